@@ -1,0 +1,186 @@
+"""The ledger: every item that enters is accounted for, at any moment and in the final event.
+
+``ingested + repeated + derived = written + duplicates + rejected + discarded + absorbed + shed + dead_lettered + in_flight``
+
+One ``OperatorAccount`` per operator books what it consumed, emitted and declared, and settles at each
+acknowledgement. Knows nothing of channels or tasks: the runtime tells it what happened and what is in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, TypeAlias
+
+Outcome: TypeAlias = Literal["duplicates", "rejected", "discarded", "dead_lettered"]
+"""The named outcomes an operator can declare for an item it does not pass on."""
+
+
+class Bookkeeping(Enum):
+    """How an operator's books must close at each acknowledgement."""
+
+    SOURCE = "source"
+    """What it emitted or gave an outcome was ingested."""
+    CONSERVING = "conserving"
+    """What it consumed it emitted, or gave a named outcome: to the item."""
+    EXPANDING = "expanding"
+    """It may derive items (copies, expansions, aggregates) and absorb items into its state."""
+    SINK = "sink"
+    """What it consumed without a named outcome is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerViolation:
+    """An operator whose books did not close: it consumed ``consumed`` items and accounted for ``accounted``."""
+
+    operator: str
+    consumed: int
+    accounted: int
+
+    def __str__(self) -> str:
+        what = "shortfall" if self.accounted < self.consumed else "surplus"
+        return (
+            f"operator {self.operator!r}: ledger {what}: acknowledged {self.consumed} items, but emitted or gave a named "
+            f"outcome to {self.accounted}; declare the operator as expanding if it derives or absorbs items"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSnapshot:
+    """The ledger's terms at one moment, in items. See the module's equation."""
+
+    ingested: int
+    repeated: int
+    derived: int
+    written: int
+    duplicates: int
+    rejected: int
+    discarded: int
+    absorbed: int
+    shed: int
+    dead_lettered: int
+    in_flight: int
+
+    @property
+    def entered(self) -> int:
+        """The equation's left side."""
+        return self.ingested + self.repeated + self.derived
+
+    @property
+    def accounted(self) -> int:
+        """The equation's right side."""
+        return (
+            self.written
+            + self.duplicates
+            + self.rejected
+            + self.discarded
+            + self.absorbed
+            + self.shed
+            + self.dead_lettered
+            + self.in_flight
+        )
+
+    @property
+    def balanced(self) -> bool:
+        """Whether both sides agree."""
+        return self.entered == self.accounted
+
+    def as_dict(self) -> dict[str, int]:
+        """Exactly the equation's terms, in its order."""
+        return {name: getattr(self, name) for name in LEDGER_TERMS}
+
+    def __str__(self) -> str:
+        left = " + ".join(f"{name} {getattr(self, name):,}" for name in LEDGER_TERMS[:3])
+        right = " + ".join(f"{name} {getattr(self, name):,}" for name in LEDGER_TERMS[3:])
+        return f"{left} {'=' if self.balanced else '≠'} {right}"
+
+
+LEDGER_TERMS: tuple[str, ...] = tuple(LedgerSnapshot.__dataclass_fields__)
+
+
+@dataclass(slots=True)
+class OperatorAccount:
+    """One operator's books. Kept across its restarts; touched only from the event loop.
+
+    ``_open`` counts what the operator has emitted or declared for items it still holds on lease.
+    """
+
+    operator: str
+    bookkeeping: Bookkeeping
+    ingested: int = 0
+    repeated: int = 0
+    derived: int = 0
+    consumed: int = 0
+    emitted: int = 0
+    written: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    discarded: int = 0
+    absorbed: int = 0
+    shed: int = 0
+    dead_lettered: int = 0
+    violation: LedgerViolation | None = None
+    _open: int = field(default=0)
+
+    @property
+    def open(self) -> int:
+        """Items that have left this operator although the lease they came from is not acknowledged yet."""
+        return self._open
+
+    def emit(self, count: int) -> None:
+        """``count`` items left through an output."""
+        self.emitted += count
+        if self.bookkeeping is Bookkeeping.SOURCE:
+            self.ingested += count
+        else:
+            self._open += count
+
+    def declare(self, outcome: Outcome, count: int) -> None:
+        """``count`` items were given a named outcome instead of being passed on."""
+        setattr(self, outcome, getattr(self, outcome) + count)
+        if self.bookkeeping is Bookkeeping.SOURCE:
+            self.ingested += count
+        else:
+            self._open += count
+
+    def acknowledge(self, count: int) -> None:
+        """``count`` leased items are done with: close the books on them."""
+        accounted, self._open = self._open, 0
+        self.consumed += count
+        if self.bookkeeping is Bookkeeping.SINK:
+            self.written += max(0, count - accounted)
+        if accounted == count:
+            return
+        if self.bookkeeping is Bookkeeping.EXPANDING:
+            if accounted > count:
+                self.derived += accounted - count
+            else:
+                self.absorbed += count - accounted
+        elif (self.bookkeeping is not Bookkeeping.SINK or accounted > count) and self.violation is None:
+            self.violation = LedgerViolation(self.operator, count, accounted)
+
+    def lease_lost(self) -> None:
+        """The lease goes back, or to the dead letters: what had left for its items will leave again, or has twice."""
+        self.repeated += self._open
+        self._open = 0
+
+    def withdrawn(self, count: int) -> None:
+        """``count`` items on their way to this operator were dead-lettered by the runtime on its behalf."""
+        self.consumed += count
+        self.dead_lettered += count
+
+
+def snapshot(accounts: Iterable[OperatorAccount], *, held: int) -> LedgerSnapshot:
+    """Sum the books.
+
+    ``held`` is what lies in edges (leased items included) and in the operators' outgoing hands. A leased item whose
+    output has left already is in flight once, not twice.
+    """
+    accounts = tuple(accounts)
+
+    def total(name: str) -> int:
+        return sum(getattr(account, name) for account in accounts)
+
+    terms = {name: total(name) for name in LEDGER_TERMS if name != "in_flight"}
+    return LedgerSnapshot(**terms, in_flight=held - total("open"))

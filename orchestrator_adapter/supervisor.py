@@ -1,0 +1,142 @@
+"""``Supervisor``: exits in, decisions out, time given. It touches no task.
+
+``runtime`` carries the decisions out. One-for-one: an operator's failure concerns that operator, until its budget is
+spent or it panics; then the whole graph comes down, because data that bypasses an operator is worse than none.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias, assert_never
+
+from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderGone
+from orchestrator_adapter.events import Restarted, RestartHistory
+from orchestrator_adapter.restart import RestartKind, RestartPolicy, admit
+from orchestrator_adapter.task_exit import Aborted, Errored, Ok, Panicked, TaskExit, describe
+
+
+@dataclass(frozen=True, slots=True)
+class CloseOutputs:
+    """The operator has ended well: its readers will see the end of the stream. The others go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start the next instance, after ``restarted.backoff_s``."""
+
+    restarted: Restarted
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Over budget, or of a kind that no restart can mend: tear the graph down."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Escalate:
+    """A bug: never restarted, tear the graph down at once."""
+
+    panicked: Panicked
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Ended while the graph was coming down: remembered, and nothing more follows from it."""
+
+
+_REMEMBERED = 100  # restarts told in full per operator; the rest are only counted, so that memory stays flat
+
+Decision: TypeAlias = CloseOutputs | Restart | Exhausted | Escalate | Record
+
+
+@dataclass(slots=True)
+class _Operator:
+    policy: RestartPolicy
+    is_source: bool
+    charged: tuple[float, ...] = ()
+    row: int = 0  # restarts since the last healthy spell
+    restarts: int = 0
+    recent: deque[Restarted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+
+class Supervisor:
+    """Decides what follows from each exit. Keeps every operator's restart history, and no other state."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._operators: dict[str, _Operator] = {}
+
+    def watch(self, operator: str, policy: RestartPolicy, *, is_source: bool) -> None:
+        """Take ``operator`` into care, with its budget whole."""
+        self._operators[operator] = _Operator(policy, is_source)
+
+    @property
+    def restarts(self) -> Mapping[str, RestartHistory]:
+        """Per operator that was restarted, how often, and the most recent restarts."""
+        return {
+            name: RestartHistory(operator.restarts, tuple(operator.recent))
+            for name, operator in self._operators.items()
+            if operator.restarts
+        }
+
+    def decide(
+        self,
+        operator: str,
+        exit_: TaskExit,
+        *,
+        instance: int,
+        now: float,
+        uptime_s: float,
+        quarantined: int = 0,
+        draining: bool = False,
+    ) -> Decision:
+        """What follows from ``exit_`` at monotonic time ``now``.
+
+        ``quarantined`` counts the poison pills that left the operator's input with this exit and had cost a restart
+        before: this one is then not charged. While ``draining``, sources stay down and nobody waits before a restart.
+        """
+        match exit_:
+            case Ok():
+                return CloseOutputs()
+            case Aborted():
+                return Record()
+            case Panicked():
+                return Escalate(exit_)
+            case Errored(error):
+                return self._errored(operator, error, instance, now, uptime_s, quarantined > 0, draining)
+            case _:
+                assert_never(exit_)
+
+    def _errored(
+        self,
+        name: str,
+        error: BaseException,
+        instance: int,
+        now: float,
+        uptime_s: float,
+        pill_removed: bool,  # noqa: FBT001 - private, and called once
+        draining: bool,  # noqa: FBT001 - as above
+    ) -> Decision:
+        operator = self._operators[name]
+        if draining and (operator.is_source or isinstance(error, ReaderGone)):
+            return Record()  # it was to end anyway; what it could not deliver is kept by the runtime
+        if isinstance(error, DeadLetterLimitExceeded):
+            return Exhausted(error)
+        if operator.policy.kind is RestartKind.NEVER or not pill_removed:
+            admitted, operator.charged = admit(operator.policy, operator.charged, now)
+            if not admitted:
+                return Exhausted(error)
+        backoff = operator.policy.backoff
+        delay_s = 0.0
+        if backoff is not None and not draining:
+            operator.row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
+            delay_s = backoff.delay_s(operator.row, self._rng)
+        restarted = Restarted(name, instance + 1, describe(error), now, not pill_removed, delay_s)
+        operator.restarts += 1
+        operator.recent.append(restarted)
+        return Restart(restarted)

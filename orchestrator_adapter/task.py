@@ -1,0 +1,132 @@
+"""``Task``: one operator instance, alive or ended, and the truth about how it ended.
+
+Knows its asyncio task and nothing of graphs, edges or restarts; those are the runtime's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import Any
+
+from orchestrator_adapter.clock import Clock
+from orchestrator_adapter.restart import RestartPolicy
+from orchestrator_adapter.task_exit import Aborted, Ok, TaskExit, classify
+
+
+class Task:
+    """One operator instance. Made by the runtime; ``start`` sets it going, ``join`` tells how it ended.
+
+    Attributes:
+        name: The operator's name.
+        instance: 1 for the operator's first instance, counted up at each restart.
+        restart_policy: What is done when it fails.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        body: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        clock: Clock,
+        restart_policy: RestartPolicy,
+        instance: int = 1,
+        expected_errors: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self.name = name
+        self.instance = instance
+        self.restart_policy = restart_policy
+        self._body = body
+        self._clock = clock
+        self._expected_errors = expected_errors
+        self._running: asyncio.Task[TaskExit] | None = None
+        self._started_at: float | None = None
+        self._ended_at: float | None = None
+        self._abort_reason: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} #{self.instance}"
+
+    def start(self, on_exit: Callable[[Task, TaskExit], None] | None = None) -> None:
+        """Set it going on the running loop. ``on_exit`` is called once, on the loop, when it has ended."""
+        if self._running is not None:
+            raise RuntimeError(f"task {self} was started already")
+        self._started_at = self._clock.monotonic()
+        self._running = asyncio.get_running_loop().create_task(self._run(), name=f"operator:{self}")
+
+        def finished(running: asyncio.Task[TaskExit]) -> None:
+            self._ended_at = self._clock.monotonic()
+            if on_exit is not None:
+                on_exit(self, self._settle(running))
+
+        self._running.add_done_callback(finished)
+
+    def uptime(self) -> float:
+        """Seconds it has run, or ran; 0 before it started."""
+        if self._started_at is None:
+            return 0.0
+        return (self._clock.monotonic() if self._ended_at is None else self._ended_at) - self._started_at
+
+    def is_alive(self) -> bool:
+        """Started and not ended. A task that swallows its cancellation is alive, whatever it was asked."""
+        return self._running is not None and not self._running.done()
+
+    def abort(self, reason: str = "abort") -> None:
+        """Ask it to stop now, by cancellation. Whether it obeys, only ``join`` and ``is_alive`` tell."""
+        if self._running is None:
+            raise RuntimeError(f"task {self} was never started")
+        if not self._running.done():
+            self._abort_reason = reason
+            self._running.cancel()
+
+    async def join(self) -> TaskExit:
+        """Wait for its end, however long that takes, and tell how it came.
+
+        Any number may wait. Cancelling a waiter does not touch the task.
+        """
+        if self._running is None:
+            raise RuntimeError(f"task {self} was never started")
+        await asyncio.wait({self._running})
+        return self._settle(self._running)
+
+    def stack(self) -> str:
+        """Where it is now, innermost frame last: for naming a straggler. Empty when it has ended."""
+        if self._running is None or self._running.done():
+            return ""
+        return "".join(traceback.format_list(_await_chain(self._running.get_coro())))
+
+    async def _run(self) -> TaskExit:
+        # Nothing but a TaskExit leaves this coroutine, SystemExit and KeyboardInterrupt included: either would
+        # otherwise tear through the event loop and take every other operator with it.
+        try:
+            await self._body()
+        except asyncio.CancelledError as cancelled:
+            return Aborted(self._abort_reason) if self._abort_reason else classify(cancelled)
+        except BaseException as error:  # noqa: BLE001 - this is the one place where everything is told apart
+            return classify(error, self._expected_errors)
+        # Swallowing the cancellation and returning is still stopping because it was asked to.
+        return Aborted(self._abort_reason) if self._abort_reason else Ok()
+
+    def _settle(self, running: asyncio.Task[TaskExit]) -> TaskExit:
+        if running.cancelled():  # cancelled before its first step: the body never ran
+            cancelled = asyncio.CancelledError("cancelled before it started")
+            return Aborted(self._abort_reason) if self._abort_reason else classify(cancelled)
+        return running.result()
+
+
+def _await_chain(awaited: object) -> list[traceback.FrameSummary]:
+    """The frames of a suspended coroutine and of what it awaits, outermost first."""
+    frames: list[traceback.FrameSummary] = []
+    while awaited is not None:
+        frame: FrameType | None = (
+            getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or getattr(awaited, "ag_frame", None)
+        )
+        if frame is None:
+            break
+        frames.extend(traceback.extract_stack(frame, limit=1))
+        awaited = (
+            getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None) or getattr(awaited, "ag_await", None)
+        )
+    return frames

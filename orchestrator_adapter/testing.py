@@ -1,0 +1,147 @@
+"""For tests of graphs, ours and yours: time set by hand, sinks that collect, one call that runs a graph to its end.
+
+Example::
+
+    async def test_doubling_keeps_the_order() -> None:
+        sink = CollectSink()
+        event = await run_graph(chain(source_of([1, 2, 3]), map_items(lambda n: 2 * n), sink))
+        assert sink.items == [2, 4, 6]
+        assert event.figures.ledger_holds
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+from orchestrator_adapter.dead_letter import DeadLetterStore
+from orchestrator_adapter.ends import Factory, WiredEnds
+from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.graph import OperatorGraph
+from orchestrator_adapter.runtime import SupervisionPolicy
+
+
+class ManualClock:
+    """A clock that stands still until ``advance`` moves it. Timers fire in order of their time, then of their making."""
+
+    def __init__(self, *, now_ns: int = 1_767_225_600_000_000_000) -> None:  # 2026-01-01T00:00:00Z
+        self._monotonic = 0.0
+        self._start_ns = now_ns
+        self._timers: list[tuple[float, int, _ManualTimer]] = []
+        self._order = itertools.count()
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def now_ns(self) -> int:
+        return self._start_ns + round(self._monotonic * 1e9)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> _ManualTimer:
+        timer = _ManualTimer(callback)
+        heapq.heappush(self._timers, (self._monotonic + delay_s, next(self._order), timer))
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        """Move time on, firing every timer on the way at its own time."""
+        end = self._monotonic + seconds
+        while self._timers and self._timers[0][0] <= end:
+            at, _, timer = heapq.heappop(self._timers)
+            self._monotonic = max(self._monotonic, at)
+            timer.fire()
+        self._monotonic = end
+
+    async def advance_when_idle(self, seconds: float) -> None:
+        """Let everything that can run now run first, then move time on, and let run what that woke."""
+        await settle()
+        self.advance(seconds)
+        await settle()
+
+
+class _ManualTimer:
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self._callback = None
+
+    def fire(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+async def settle(rounds: int = 200) -> None:
+    """Give every ready task its turns, without letting time pass."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+
+
+class CollectSink:
+    """A sink that keeps what it was given in ``items``. It is a factory: pass the object itself to ``add_sink``."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    async def __call__(self, ends: WiredEnds) -> None:
+        async for batch in ends.receiver.batches():
+            self.items.extend(batch)
+
+
+class FailAt:
+    """A function for ``map_items`` that passes items through and raises what it was told to, where it was told to.
+
+    ``script`` maps the number of a call, counted from 1 and across restarts, to the exception it raises.
+    """
+
+    def __init__(self, script: dict[int, BaseException]) -> None:
+        self.calls = 0
+        self._script = script
+
+    def __call__(self, item: Any) -> Any:
+        self.calls += 1
+        if (error := self._script.get(self.calls)) is not None:
+            raise error
+        return item
+
+
+def chain(source: Factory, *rest: Factory, capacity: int = 64, name: str = "chain") -> OperatorGraph:
+    """A graph of one source, any number of operators and, last, a sink; named ``source``, ``op-1`` … and ``sink``."""
+    if not rest:
+        raise ValueError("chain: expected a source, perhaps operators, and a sink, got the source only")
+    graph = OperatorGraph(name)
+    last = graph.add_source("source", source)
+    for number, factory in enumerate(rest[:-1], 1):
+        operator = graph.add_operator(f"op-{number}", factory)
+        graph.connect(last, operator, capacity)
+        last = operator
+    graph.connect(last, graph.add_sink("sink", rest[-1]), capacity)
+    return graph
+
+
+async def run_graph(
+    graph: OperatorGraph,
+    *,
+    clock: ManualClock | None = None,
+    rng: random.Random | None = None,
+    dead_letters: DeadLetterStore | None = None,
+    hooks: SupervisionHooks | None = None,
+    grace: timedelta = timedelta(seconds=5),
+    limit: timedelta = timedelta(seconds=30),
+    during: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+) -> SupervisorEvent:
+    """Build ``graph``, run it to its end and return the event.
+
+    ``during`` is awaited beside the run, with the built graph: to request a shutdown, say, or to advance the clock.
+    A run that takes longer than ``limit`` of real time is taken for hung and raises ``TimeoutError``.
+    """
+    built = graph.build(clock=clock, rng=rng or random.Random(0), dead_letters=dead_letters)
+    async with asyncio.timeout(limit.total_seconds()), asyncio.TaskGroup() as group:
+        running = group.create_task(built.run(SupervisionPolicy(grace=grace), hooks=hooks))
+        if during is not None:
+            group.create_task(during(built))
+    return running.result()

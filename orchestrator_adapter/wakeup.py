@@ -1,0 +1,94 @@
+"""One task waits, others wake it: the only primitive under channels, tokens and the supervisor's loop.
+
+The waiter re-checks its condition after every wake-up (``while not condition(): await wakeup.wait()``). All of this runs
+on one event loop, and between the check and the wait nothing is awaited, so no wake-up can be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from orchestrator_adapter.clock import Clock
+from orchestrator_adapter.errors import EdgeMisuse
+
+
+class Wakeup:
+    """Wakes the one task that waits here. A second waiter is a bug and is refused."""
+
+    __slots__ = ("_name", "_waiter")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Wake the waiter, if there is one. Costs nothing otherwise."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Suspend until ``wake``. Cancelled, it leaves nothing behind."""
+        if self._waiter is not None:
+            raise EdgeMisuse(f"{self._name}: one task already waits here; every end has exactly one user")
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    async def wait_until(self, deadline: float, clock: Clock) -> None:
+        """As ``wait``, but also woken at ``deadline`` (monotonic seconds of ``clock``)."""
+        timer = clock.call_later(max(0.0, deadline - clock.monotonic()), self.wake)
+        try:
+            await self.wait()
+        finally:
+            timer.cancel()
+
+
+class ShutdownToken:
+    """Set once, when the graph is to drain: sources stop accepting, everything else runs down.
+
+    Any number of tasks may wait on it. It is never unset.
+    """
+
+    __slots__ = ("_callbacks", "_waiters", "reason")
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def is_set(self) -> bool:
+        return self.reason is not None
+
+    def set(self, reason: str) -> None:
+        """Ask for the drain. Later calls change nothing, not even the reason."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        for callback in self._callbacks:
+            callback()
+
+    def on_set(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the token is set; at once if it is."""
+        if self.is_set:
+            callback()
+        else:
+            self._callbacks.append(callback)
+
+    async def wait(self) -> None:
+        """Suspend until the token is set. Cancel-safe."""
+        if self.is_set:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)

@@ -1,0 +1,186 @@
+"""Everything about a simulation that can be set. Checked once, here; all that is wrong is said together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from sda_ops.records import SourceKind
+
+OutageStyle: TypeAlias = Literal["503", "refuse"]
+
+SOURCE_KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
+MAX_PORT = 65_535
+
+
+class ConfigurationError(ValueError):
+    """The configuration cannot be run.
+
+    Attributes:
+        problems: One sentence for each thing that is wrong.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Host name or address, and port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """From ``HOST:PORT``. Raises ``ValueError``."""
+        host, colon, port = text.rpartition(":")
+        if not (host and colon and port.isdecimal() and int(port) <= MAX_PORT):
+            raise ValueError(f"expected HOST:PORT, got {text!r}")
+        return cls(host.strip("[]"), int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Every ``every_s`` seconds, at the end of the period, ``kind`` sends ``factor`` times its rate for ``for_s``."""
+
+    kind: SourceKind
+    factor: float
+    for_s: float
+    every_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Every ``every_s`` seconds, at the end of the period, ``kind`` is out of service for ``for_s``.
+
+    Radars fall silent and satellites hang up. Telescopes go on observing; it is their archive that cannot be had.
+    """
+
+    kind: SourceKind
+    for_s: float
+    every_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """One standard deviation of each component; Gaussian, unbiased, uncorrelated.
+
+    Attributes:
+        radar_range_m: Also told in the frame.
+        radar_range_rate_m_s: Also told in the frame.
+        radar_angle_rad: Azimuth (on the sky) and elevation; the frame has no field for it.
+        optical_arcsec: Right ascension (on the sky) and declination; also told in the entry.
+        isl_position_m: Each axis; also told in the frame.
+        isl_velocity_m_s: Each axis; also told in the frame.
+    """
+
+    radar_range_m: float = 30.0
+    radar_range_rate_m_s: float = 0.3
+    radar_angle_rad: float = 5e-4
+    optical_arcsec: float = 2.0
+    isl_position_m: float = 10.0
+    isl_velocity_m_s: float = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorConfig:
+    """One simulation. Raises `ConfigurationError` with everything that is wrong.
+
+    Attributes:
+        radar_targets: Where each radar array sends its datagrams; array ids count from 1 in this order.
+        radar_rate_hz: Detections a second of each array; 0 for no radars.
+        archive: Where the telescopes' archive listens; port 0 for any free one.
+        optical_rate_hz: Observations a second of all telescopes; 0 for no telescopes and no archive.
+        isl_target: Where the satellites connect to.
+        isl_rate_hz: Beacons a second of all satellites; 0 for none.
+        isl_connections: TCP connections; the satellites are shared out among them.
+        isl_satellites: Satellites with a beacon.
+        catalog: A TLE, 3LE or OMM file; None for a generated catalogue.
+        objects: Size of the generated catalogue.
+        seed: Of everything that is drawn.
+        start_time_ns: UTC; timestamps run from there at the wall's pace. None for the real clock.
+        duration_s: Stop sending after this; None for no limit.
+        count: Stop after this many frames of all kinds, faults included; None for no limit.
+        linger_s: How long the archive stays up after the last frame; None until told to stop.
+        truth: JSON Lines file of everything sent; None for none.
+        noise: Of the measurements.
+        malformed: Extra frames that do not decode, for each good frame: 0.01 is one in a hundred.
+        impossible: Extra frames that decode and cannot be true, for each good frame.
+        duplicates: Frames sent twice, byte for byte, for each good frame.
+        bursts: One at most for each kind.
+        outages: One at most for each kind.
+        archive_outage: How the archive is out of service: answers 503, or refuses connections.
+        archive_history: Entries the archive keeps; the oldest are forgotten first.
+    """
+
+    radar_targets: tuple[Endpoint, ...] = (Endpoint("127.0.0.1", 9201), Endpoint("127.0.0.1", 9202))
+    radar_rate_hz: float = 250.0
+    archive: Endpoint = Endpoint("127.0.0.1", 9300)
+    optical_rate_hz: float = 20.0
+    isl_target: Endpoint = Endpoint("127.0.0.1", 9400)
+    isl_rate_hz: float = 50.0
+    isl_connections: int = 4
+    isl_satellites: int = 40
+    catalog: Path | None = None
+    objects: int = 2000
+    seed: int = 0
+    start_time_ns: int | None = None
+    duration_s: float | None = None
+    count: int | None = None
+    linger_s: float | None = None
+    truth: Path | None = None
+    noise: Noise = field(default_factory=Noise)
+    malformed: float = 0.0
+    impossible: float = 0.0
+    duplicates: float = 0.0
+    bursts: tuple[Burst, ...] = ()
+    outages: tuple[Outage, ...] = ()
+    archive_outage: OutageStyle = "503"
+    archive_history: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        problems = [*self._out_of_bounds(), *self._impossible_windows()]
+        if problems:
+            raise ConfigurationError(problems)
+
+    def _out_of_bounds(self) -> Iterator[str]:
+        for name in ("radar_rate_hz", "optical_rate_hz", "isl_rate_hz"):
+            if not 0.0 <= getattr(self, name) <= 1e6:  # noqa: PLR2004 - beyond any socket; keeps timestamps distinct
+                yield f"{name} must be in [0, 1e6], got {getattr(self, name)}"
+        for name in ("isl_connections", "isl_satellites", "objects", "archive_history"):
+            if getattr(self, name) < 1:
+                yield f"{name} must be >= 1, got {getattr(self, name)}"
+        for name in ("duration_s", "count", "linger_s", "start_time_ns"):
+            if getattr(self, name) is not None and not getattr(self, name) >= 0:
+                yield f"{name} must be >= 0, got {getattr(self, name)}"
+        for name in ("malformed", "impossible", "duplicates"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                yield f"{name} must be in [0, 1], got {getattr(self, name)}"
+        if self.seed < 0:
+            yield f"seed must be >= 0, got {self.seed}"
+        for sigma in fields(self.noise):
+            if not 0.0 < getattr(self.noise, sigma.name) < float("inf"):
+                yield f"noise.{sigma.name} must be > 0 and finite, got {getattr(self.noise, sigma.name)}"
+        if self.radar_rate_hz > 0.0 and not self.radar_targets:
+            yield "radar_targets must name one target at least while radar_rate_hz > 0"
+        if self.isl_connections > self.isl_satellites:
+            yield f"isl_connections must be <= isl_satellites, got {self.isl_connections} and {self.isl_satellites}"
+        if self.archive_outage not in get_args(OutageStyle):
+            yield f"archive_outage must be one of {', '.join(get_args(OutageStyle))}, got {self.archive_outage!r}"
+
+    def _impossible_windows(self) -> Iterator[str]:
+        for name, windows in (("burst", self.bursts), ("outage", self.outages)):
+            kinds = [window.kind for window in windows]
+            for window in windows:
+                if window.kind not in SOURCE_KINDS:
+                    yield f"{name}: kind must be one of {', '.join(SOURCE_KINDS)}, got {window.kind!r}"
+                if not 0.0 < window.for_s < window.every_s:
+                    yield f"{name} of {window.kind}: 0 < for_s < every_s expected, got {window.for_s}, {window.every_s}"
+            yield from (f"{name} of {kind}: given more than once" for kind in set(kinds) if kinds.count(kind) > 1)
+        for burst in self.bursts:
+            if not 0.0 < burst.factor <= 1e4:  # noqa: PLR2004 - a rate beyond it is a slip of the keyboard
+                yield f"burst of {burst.kind}: factor must be in (0, 1e4], got {burst.factor}"

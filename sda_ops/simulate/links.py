@@ -1,0 +1,124 @@
+"""Where frames leave the process: UDP datagrams, a TCP connection. (The archive is the third; it has its own file.)"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from sda_ops.simulate.config import Endpoint
+from sda_ops.simulate.frames import Batch
+from sda_ops.simulate.isl import FRAMING_LOST_PREFIX
+
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+LAST_WORDS_S = 2.0
+"""How long a closing connection waits for its peer to have read everything."""
+
+
+class Link(Protocol):
+    """Where a sensor's frames go. One task uses it."""
+
+    async def ready(self, ended: asyncio.Event) -> bool:
+        """Suspend until frames can be sent; False where ``ended`` came first."""
+
+    async def send(self, batch: Batch) -> int:
+        """Send the frames in order; the number that left. Fewer than asked for: `ready` has to be awaited again."""
+
+    async def hang_up(self) -> None:
+        """Close for now; `ready` opens it again. What was sent arrives."""
+
+
+class UdpLink:
+    """Datagrams to one address. Nobody need listen there, and nothing is told of what is dropped on the way."""
+
+    def __init__(self, target: Endpoint) -> None:
+        family, _, _, _, self._address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)[0]
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    async def ready(self, ended: asyncio.Event) -> bool:
+        """At any time."""
+        return not ended.is_set()
+
+    async def send(self, batch: Batch) -> int:
+        """Each frame a datagram. Suspends while the kernel's buffer is full."""
+        sendto, address = self._socket.sendto, self._address
+        for frame in batch.frames:
+            while True:
+                try:
+                    sendto(frame, address)
+                except BlockingIOError:
+                    await asyncio.sleep(0.001)
+                else:
+                    break
+        return len(batch.frames)
+
+    async def hang_up(self) -> None:
+        """There is no connection; the socket closes with the process or `close`."""
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
+
+
+class TcpLink:
+    """One connection to a listener, made again when it breaks, after a wait with decorrelated jitter."""
+
+    def __init__(self, target: Endpoint, rng: random.Random) -> None:
+        self._target = target
+        self._rng = rng
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader: asyncio.StreamReader | None = None
+
+    async def ready(self, ended: asyncio.Event) -> bool:
+        """Connect, and again until it works."""
+        delay_s = FIRST_BACKOFF_S
+        while self._writer is None and not ended.is_set():
+            try:
+                self._reader, self._writer = await asyncio.open_connection(self._target.host, self._target.port)
+            except OSError:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), delay_s)
+                delay_s = min(MAX_BACKOFF_S, self._rng.uniform(FIRST_BACKOFF_S, 3.0 * delay_s))
+        return not ended.is_set()
+
+    async def send(self, batch: Batch) -> int:
+        """The frames as one stretch of the stream; suspends while the peer does not read.
+
+        Where the connection breaks, frames in flight are counted as not sent, although some may have arrived. After a
+        frame that costs the receiver its framing it hangs up, as the receiver must.
+        """
+        assert self._writer is not None
+        lost = _first_framing_lost(batch.frames)
+        frames = batch.frames if lost is None else batch.frames[: lost + 1]
+        try:
+            self._writer.write(b"".join(frames))
+            await self._writer.drain()
+        except OSError:
+            self._abandon()
+            return 0
+        if lost is not None:
+            await self.hang_up()
+        return len(frames)
+
+    async def hang_up(self) -> None:
+        """End the stream, and wait (not for ever) until the peer has read it and closed, too."""
+        if self._writer is None or self._reader is None:
+            return
+        with suppress(OSError, TimeoutError):
+            self._writer.write_eof()
+            await asyncio.wait_for(self._reader.read(), LAST_WORDS_S)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = self._reader = None
+
+
+def _first_framing_lost(frames: Sequence[bytes]) -> int | None:
+    return next((index for index, frame in enumerate(frames) if frame.startswith(FRAMING_LOST_PREFIX)), None)

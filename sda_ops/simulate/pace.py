@@ -1,0 +1,146 @@
+"""One sensor's frames leave when their time has come.
+
+Frames are measured a block of 50 ms ahead and sent in ticks of about 5 ms, none before its timestamp. What is more than
+`MAX_LAG_NS` late is skipped and counted, so that a slow machine or an absent peer makes a sparser stream, not an old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sda_ops.astro.time import NS_PER_S
+from sda_ops.simulate.faults import FaultRates, Schedule, Window
+from sda_ops.simulate.frames import Batch, Sensor
+from sda_ops.simulate.links import Link
+from sda_ops.simulate.truth import Tally, TruthLog
+from sda_ops.simulate.world import World
+
+TICK_S = 0.005
+MAX_LAG_NS = NS_PER_S // 2
+MAX_FRAMES_AT_ONCE = 1024
+"""Then the other sensors have their turn."""
+
+
+class Run:
+    """What the sensors of one simulation share.
+
+    Attributes:
+        world: What they look at.
+        now_ns: The simulation's clock, UTC.
+        start_ns: Its time at the start.
+        ended: Set when no more is to be sent.
+        tally: What was sent so far.
+        truth: Where every frame is written down, if anywhere.
+    """
+
+    def __init__(self, world: World, *, now_ns: Callable[[], int], count: int | None, truth: TruthLog | None) -> None:
+        self.world = world
+        self.now_ns = now_ns
+        self.start_ns = now_ns()
+        self.ended = asyncio.Event()
+        self.tally = Tally()
+        self.truth = truth
+        self._left = count
+
+    def grant(self, frames: int) -> int:
+        """How many of these frames may be sent; the last of the count ends the simulation."""
+        if self._left is None:
+            return frames
+        granted = min(frames, self._left)
+        self._left -= granted
+        if self._left == 0:
+            self.ended.set()
+        return granted
+
+    def give_back(self, frames: int) -> None:
+        """They were granted and did not leave."""
+        if self._left is not None:
+            self._left += frames
+
+    def record(self, sensor: Sensor, sent: Batch) -> None:
+        """These frames have left."""
+        self.tally.sent(sensor.kind, sent)
+        if self.truth is not None:
+            self.truth.append(sensor, sent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """One sensor, its times, its faults and its link.
+
+    Attributes:
+        sensor: Who measures.
+        schedule: When.
+        link: Where to.
+        faults: What goes wrong.
+        fault_rng: What is drawn for it; apart from the sensor's own, so that faults change no good frame.
+        hang_up_in: Outages during which the link is closed.
+    """
+
+    sensor: Sensor
+    schedule: Schedule
+    link: Link
+    faults: FaultRates
+    fault_rng: np.random.Generator
+    hang_up_in: Window | None = None
+
+
+async def drive(feed: Feed, run: Run) -> None:
+    """Measure and send until the simulation has ended; then close the link properly."""
+    at_ns = run.start_ns
+    try:
+        while not run.ended.is_set():
+            if feed.hang_up_in is not None and feed.hang_up_in.contains(at_ns):
+                await feed.link.hang_up()
+            elif not await feed.link.ready(run.ended):
+                break
+            at_ns = _catch_up(feed, run, at_ns)
+            interval = run.world.interval(at_ns)
+            end_ns, times_ns = feed.schedule.block(at_ns, interval.end_ns)
+            batch = feed.sensor.observe(interval, times_ns)
+            await _send(feed, run, feed.faults.insert(batch, feed.sensor, feed.fault_rng))
+            await _sleep_until(run, end_ns)
+            at_ns = end_ns
+    finally:
+        await feed.link.hang_up()
+
+
+def _catch_up(feed: Feed, run: Run, at_ns: int) -> int:
+    """Where the next block begins: ``at_ns``, or now where that is too long ago."""
+    now_ns = run.now_ns()
+    if now_ns - at_ns <= MAX_LAG_NS:
+        return at_ns
+    while at_ns < now_ns:
+        at_ns, missed_ns = feed.schedule.block(at_ns, now_ns)
+        run.tally.skipped(feed.sensor.kind, len(missed_ns))
+    return at_ns
+
+
+async def _send(feed: Feed, run: Run, batch: Batch) -> None:
+    """Send each frame of the batch as soon as it is due, or skip it when it is too late for that."""
+    kind = feed.sensor.kind
+    at = 0
+    while at < len(batch.frames) and await feed.link.ready(run.ended):
+        now_ns = run.now_ns()
+        fresh, due = np.searchsorted(batch.timestamp_ns, (now_ns - MAX_LAG_NS, now_ns), side="right").tolist()
+        if fresh > at:
+            run.tally.skipped(kind, fresh - at)
+            at = fresh
+        if due <= at:
+            await asyncio.sleep(TICK_S)
+            continue
+        granted = run.grant(min(due - at, MAX_FRAMES_AT_ONCE))
+        sent = await feed.link.send(batch.part(at, at + granted))
+        run.give_back(granted - sent)
+        run.record(feed.sensor, batch.part(at, at + sent))
+        at += sent
+        await asyncio.sleep(0)
+
+
+async def _sleep_until(run: Run, time_ns: int) -> None:
+    while not run.ended.is_set() and run.now_ns() < time_ns - TICK_S * NS_PER_S:
+        await asyncio.sleep(TICK_S)

@@ -1,0 +1,115 @@
+"""A radar array: detections of the objects above it, each in turn, as 64-byte datagrams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import numpy as np
+
+from sda_ops.astro.frames import sidereal_angle
+from sda_ops.astro.sites import Site
+from sda_ops.astro.time import NS_PER_DAY, Nanoseconds, julian_date
+from sda_ops.astro.topocentric import look
+from sda_ops.ids import observation_ids
+from sda_ops.records import SourceKind
+from sda_ops.simulate.config import Noise
+from sda_ops.simulate.frames import Batch
+from sda_ops.simulate.world import Interval, World
+from sda_ops.wire import radar
+
+MIN_ELEVATION_RAD = np.deg2rad(10.0)
+MAX_RANGE_M = 5_000_000.0
+"""A surveillance radar's reach in low orbit; nothing geostationary."""
+
+
+class RadarArray:
+    """One array. It gives every object a new track number whenever it rises; numbers count up from 1."""
+
+    kind: SourceKind = "radar"
+
+    def __init__(self, world: World, *, array_id: int, site: Site, noise: Noise, rng: np.random.Generator) -> None:
+        self._world = world
+        self._array_id = array_id
+        self._site = site
+        self._noise = noise
+        self._rng = rng
+        self._turn = 0
+        self._interval: Interval | None = None
+        self._visible = np.empty(0, dtype=np.intp)
+        self._tracks = np.zeros(len(world.catalog_numbers), dtype=np.uint32)
+        self._last_track = 0
+
+    def observe(self, interval: Interval, timestamp_ns: Nanoseconds) -> Batch:
+        """One detection at each time, the visible objects taking turns."""
+        if interval is not self._interval:
+            self._follow(interval)
+        count = len(timestamp_ns) if self._visible.size else 0
+        timestamp_ns = timestamp_ns[:count]
+        objects = self._visible[(self._turn + np.arange(count)) % max(1, self._visible.size)]
+        self._turn += count
+        r_m, v_m_s = interval.states(objects, timestamp_ns)
+        seen = look(self._site, r_m, v_m_s, sidereal_angle(*julian_date(timestamp_ns)))
+        noise, rng = self._noise, self._rng
+        detections = np.zeros(count, dtype=radar.FRAME_DTYPE)
+        detections["array_id"] = self._array_id
+        detections["target_track_id"] = self._tracks[objects]
+        detections["timestamp_ns"] = timestamp_ns
+        detections["range_m"] = seen.range_m + rng.normal(0.0, noise.radar_range_m, count)
+        detections["range_rate_m_s"] = seen.range_rate_m_s + rng.normal(0.0, noise.radar_range_rate_m_s, count)
+        # The noise is of the direction: near the zenith an azimuth is worth little.
+        azimuth_noise_rad = rng.normal(0.0, noise.radar_angle_rad, count) / np.cos(seen.elevation_rad)
+        detections["azimuth_rad"] = (seen.azimuth_rad + azimuth_noise_rad) % (2.0 * np.pi)
+        elevation_noise_rad = rng.normal(0.0, noise.radar_angle_rad, count)
+        detections["elevation_rad"] = np.minimum(seen.elevation_rad + elevation_noise_rad, np.pi / 2.0)
+        detections["sigma_range_m"] = noise.radar_range_m
+        detections["sigma_rate_m_s"] = noise.radar_range_rate_m_s
+        octets = detections.tobytes()
+        size = radar.FRAME_SIZE
+        numbers = self._world.catalog_numbers
+        return Batch(
+            timestamp_ns,
+            [octets[start : start + size] for start in range(0, len(octets), size)],
+            [f"radar-{self._array_id}"] * count,
+            [numbers[index] for index in objects.tolist()],
+            [None] * count,
+        )
+
+    def malformed(self, frame: bytes) -> bytes:
+        """Cut short (an empty datagram at the least) or with bytes too many."""
+        size = int(self._rng.integers(0, 2 * len(frame)))
+        return (frame + frame)[: size if size != len(frame) else size + 1]
+
+    def impossible(self, frame: bytes) -> bytes:
+        """No range, a range or speed that no object has, an elevation beyond the zenith, or a time far ahead."""
+        detection = np.frombuffer(frame, dtype=radar.FRAME_DTYPE).copy()
+        field, value = _IMPOSSIBLE[int(self._rng.integers(len(_IMPOSSIBLE)))]
+        detection[field] = value
+        if self._rng.integers(len(_IMPOSSIBLE) + 1) == 0:
+            detection["timestamp_ns"] += NS_PER_DAY
+        return detection.tobytes()
+
+    def observation_ids(self, frames: Sequence[bytes]) -> Sequence[UUID]:
+        """From all 64 bytes."""
+        return observation_ids("radar", frames)
+
+    def _follow(self, interval: Interval) -> None:
+        """See what has risen and what has set; search in a new random order."""
+        visible = interval.visible(self._site, min_elevation_rad=MIN_ELEVATION_RAD, max_range_m=MAX_RANGE_M)
+        before = np.zeros(self._tracks.size, dtype=np.bool_)
+        before[self._visible] = True
+        risen = visible[~before[visible]]
+        self._tracks[risen] = self._last_track + 1 + np.arange(risen.size)
+        self._last_track += risen.size
+        self._visible = self._rng.permutation(visible)
+        self._interval = interval
+
+
+_IMPOSSIBLE = (
+    ("range_m", np.nan),
+    ("range_m", -1000.0),
+    ("range_m", 1e12),
+    ("range_rate_m_s", 1e6),
+    ("elevation_rad", 2.0),
+)
+"""Each is rejected by `sda_ops.validate`, whatever the rest of the detection."""

@@ -1,0 +1,126 @@
+"""What was sent: a line for each frame, and the totals."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from sda_ops.records import SourceKind
+from sda_ops.simulate.config import SOURCE_KINDS
+from sda_ops.simulate.frames import Batch, Fault, Sensor
+
+
+class TruthLine(msgspec.Struct, frozen=True, gc=False):
+    """One frame that was sent.
+
+    Attributes:
+        kind: Which kind of sensor.
+        sensor: As the pipeline's ``source_id``.
+        catalog_number: Which object it really was.
+        timestamp_ns: When it was measured, UTC (an impossible frame may claim otherwise).
+        observation_id: As the pipeline will make it; None for a malformed frame.
+        fault: What is wrong with it; None for a good one.
+        size: Bytes on the wire.
+    """
+
+    kind: SourceKind
+    sensor: str
+    catalog_number: int
+    timestamp_ns: int
+    observation_id: UUID | None
+    fault: Fault | None
+    size: int
+
+
+class TruthLog:
+    """The JSON Lines file. Written in batches; whole once closed. Use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: io.BufferedWriter = path.open("wb", buffering=1 << 20)
+        self._encode = msgspec.json.Encoder().encode_lines
+
+    def __enter__(self) -> TruthLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, sensor: Sensor, sent: Batch) -> None:
+        """One line for each frame of the batch."""
+        decodable = [frame for frame, fault in zip(sent.frames, sent.faults, strict=True) if fault != "malformed"]
+        ids = iter(sensor.observation_ids(decodable))
+        kind = sensor.kind
+        self._file.write(
+            self._encode(
+                [
+                    TruthLine(kind, name, number, time, None if fault == "malformed" else next(ids), fault, len(frame))
+                    for name, number, time, fault, frame in zip(
+                        sent.sensors,
+                        sent.catalog_numbers,
+                        sent.timestamp_ns.tolist(),
+                        sent.faults,
+                        sent.frames,
+                        strict=True,
+                    )
+                ]
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSummary:
+    """What a simulation did.
+
+    Attributes:
+        sent: Frames by kind, and then by fault or ``good``.
+        skipped: Frames that were due and were not made or not sent, by kind: the machine was too slow or the peer
+            was not there. Outages are no such case.
+        unserved: Entries in the archive that no answer ever contained.
+        elapsed_s: From the first frame's time to the last.
+    """
+
+    sent: Mapping[SourceKind, Mapping[str, int]]
+    skipped: Mapping[SourceKind, int]
+    unserved: int
+    elapsed_s: float
+
+    @property
+    def total(self) -> int:
+        """Frames of all kinds."""
+        return sum(sum(by_fault.values()) for by_fault in self.sent.values())
+
+    def to_json(self) -> str:
+        """One line."""
+        rate_per_s = round(self.total / self.elapsed_s, 1) if self.elapsed_s > 0.0 else 0.0
+        return msgspec.json.encode({**asdict(self), "total": self.total, "rate_per_s": rate_per_s}).decode()
+
+
+class Tally:
+    """The totals while they grow."""
+
+    def __init__(self) -> None:
+        self._sent: dict[SourceKind, Counter[str]] = {kind: Counter() for kind in SOURCE_KINDS}
+        self._skipped: Counter[SourceKind] = Counter()
+
+    def sent(self, kind: SourceKind, sent: Batch) -> None:
+        """Count frames that have left."""
+        self._sent[kind].update("good" if fault is None else fault for fault in sent.faults)
+
+    def skipped(self, kind: SourceKind, count: int) -> None:
+        """Count frames that have not."""
+        self._skipped[kind] += count
+
+    def summary(self, *, unserved: int, elapsed_s: float) -> SimulationSummary:
+        """As of now."""
+        return SimulationSummary(
+            sent={kind: dict(by_fault) for kind, by_fault in self._sent.items()},
+            skipped={kind: self._skipped[kind] for kind in SOURCE_KINDS},
+            unserved=unserved,
+            elapsed_s=elapsed_s,
+        )

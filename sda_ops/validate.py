@@ -1,0 +1,226 @@
+"""Can this observation be true? What cannot is rejected, with a reason; nothing is mended here.
+
+Pure: the time to judge by is passed in. The bounds are those of physics for objects around the Earth, wide enough
+that no real sensor's noise falls outside, and so they catch broken sensors and broken decoders, not poor measurements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from math import hypot, inf, isfinite, pi, sin, sqrt
+
+import msgspec
+
+from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
+
+EARTH_POLAR_RADIUS_M = 6_356_752.3142
+"""WGS-84 semi-minor axis (NIMA TR8350.2, table 3.1): no point of the surface is nearer to the centre."""
+
+EARTH_EQUATORIAL_RADIUS_M = 6_378_137.0
+"""WGS-84 semi-major axis (NIMA TR8350.2, table 3.1)."""
+
+ESCAPE_SPEED_M_S = 11_186.0
+"""At the Earth's surface, sqrt(2 GM / R) (NASA Earth Fact Sheet: 11.186 km/s): nothing in orbit is faster."""
+
+LUNAR_APOGEE_M = 406_700_000.0
+"""The Moon's greatest distance (Meeus, Astronomical Algorithms, ch. 50): the far end of cislunar traffic."""
+
+_HALF_PI = pi / 2
+
+
+class RejectionReason(StrEnum):
+    """Why an observation was rejected: stable codes, for counters and dead letters."""
+
+    CLOCK_SKEW = "clock_skew"
+    NON_FINITE = "non_finite"
+    RANGE = "range"
+    RANGE_RATE = "range_rate"
+    ANGLE = "angle"
+    BELOW_SURFACE = "below_surface"
+    DISTANCE = "distance"
+    SPEED = "speed"
+    SIGMA = "sigma"
+
+
+class Rejection(msgspec.Struct, frozen=True, gc=False):
+    """The first thing that is wrong with an observation.
+
+    Attributes:
+        reason: The stable code.
+        field: Which number, as a path from the observation, e.g. ``target.range_m``.
+        expected: What it has to be, with the unit.
+        actual: What it is.
+    """
+
+    reason: RejectionReason
+    field: str
+    expected: str
+    actual: float
+
+    @property
+    def message(self) -> str:
+        """One sentence for people."""
+        return f"{self.field}: expected {self.expected}, got {self.actual!r}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationLimits:
+    """How far reality may go.
+
+    Attributes:
+        max_clock_skew: Greatest distance, either way, between a sensor's timestamp and the reference time. It has to
+            cover the delay of the feed, an archive's backlog included.
+        max_distance_m: Greatest slant range, and greatest distance from the Earth's centre.
+        max_speed_m_s: Greatest speed, and greatest range rate: twice escape speed is no orbit at all.
+        surface_tolerance_m: How far below the surface (of the polar radius) noise may carry a position.
+        max_clock_skew_ns: `max_clock_skew`, as the check uses it.
+    """
+
+    max_clock_skew: timedelta = timedelta(minutes=5)
+    max_distance_m: float = 500_000_000.0  # LUNAR_APOGEE_M and a quarter
+    max_speed_m_s: float = 2 * ESCAPE_SPEED_M_S
+    surface_tolerance_m: float = 1_000.0
+    max_clock_skew_ns: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"ValidationLimits: {name} must be {bound}, got {value!r}"
+            for name, value, good, bound in (
+                ("max_clock_skew", self.max_clock_skew, self.max_clock_skew > timedelta(0), "> 0"),
+                ("max_distance_m", self.max_distance_m, 0 < self.max_distance_m < inf, "finite and > 0"),
+                ("max_speed_m_s", self.max_speed_m_s, 0 < self.max_speed_m_s < inf, "finite and > 0"),
+                ("surface_tolerance_m", self.surface_tolerance_m, 0 <= self.surface_tolerance_m < inf, "finite, >= 0"),
+            )
+            if not good
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        object.__setattr__(self, "max_clock_skew_ns", self.max_clock_skew // timedelta(microseconds=1) * 1000)
+
+
+def validate(observation: Observation, *, reference_time_ns: int, limits: ValidationLimits) -> Rejection | None:
+    """None if the observation can be true, else the first thing that is wrong with it.
+
+    The fixed order: the sensor's timestamp; then the target's numbers in the record's order, each for being finite and
+    then for its bound; what follows from several of them; last the sigmas that are given. Absent components pass.
+
+    Args:
+        observation: In the convention of `sda_ops.normalize`.
+        reference_time_ns: The source's clock, UTC nanoseconds: now, for a live source; a replay passes its own time.
+        limits: The bounds.
+    """
+    timestamp_ns = observation.sensor_timestamp
+    if not -limits.max_clock_skew_ns <= timestamp_ns - reference_time_ns <= limits.max_clock_skew_ns:
+        expected = f"within {limits.max_clock_skew.total_seconds():g} s of {reference_time_ns} ns"
+        return Rejection(RejectionReason.CLOCK_SKEW, "sensor_timestamp", expected, timestamp_ns)
+    target = observation.target
+    if type(target) is RadarTarget:
+        rejection = _radar(target, limits)
+    elif type(target) is OpticalTarget:
+        rejection = _optical(target)
+    else:
+        assert type(target) is StateTarget
+        rejection = _state(target, limits)
+    return _sigmas(observation.uncertainty) if rejection is None else rejection
+
+
+# Every bound is a chained comparison that also fails for NaN and infinities: the common case costs one comparison a
+# number, and which of the two it was is only asked on the way out, in `_rejected`.
+
+
+def _radar(target: RadarTarget, limits: ValidationLimits) -> Rejection | None:
+    range_m, rate_m_s = target.range_m, target.range_rate_m_s
+    azimuth, elevation = target.azimuth_rad, target.elevation_rad
+    if not 0.0 < range_m <= limits.max_distance_m:
+        expected = f"> 0 m and <= {limits.max_distance_m:g} m"
+        return _rejected(RejectionReason.RANGE, "target.range_m", expected, range_m)
+    if rate_m_s is not None and not -limits.max_speed_m_s <= rate_m_s <= limits.max_speed_m_s:
+        expected = f"within +-{limits.max_speed_m_s:g} m/s"
+        return _rejected(RejectionReason.RANGE_RATE, "target.range_rate_m_s", expected, rate_m_s)
+    if azimuth is not None and not -inf < azimuth < inf:
+        return _rejected(RejectionReason.ANGLE, "target.azimuth_rad", "a finite number", azimuth)
+    if elevation is not None:
+        if not -_HALF_PI <= elevation <= _HALF_PI:
+            return _rejected(RejectionReason.ANGLE, "target.elevation_rad", "within +-pi/2 rad", elevation)
+        if elevation < 0.0:
+            return _below_horizon(range_m, elevation, limits)
+    return None
+
+
+def _below_horizon(range_m: float, elevation_rad: float, limits: ValidationLimits) -> Rejection | None:
+    """A target below the horizon may be behind the Earth's curve, or inside the Earth.
+
+    Law of cosines from a site on a spherical Earth. Where the site is, nobody says here: the equatorial radius, the
+    largest, gives the target every benefit of the doubt.
+    """
+    site_m = EARTH_EQUATORIAL_RADIUS_M
+    radius_m = sqrt(max(0.0, site_m**2 + range_m**2 + 2 * site_m * range_m * sin(elevation_rad)))
+    return _below_surface("target.elevation_rad", radius_m, limits)
+
+
+def _optical(target: OpticalTarget) -> Rejection | None:
+    ascension, declination = target.right_ascension_rad, target.declination_rad
+    if not -inf < ascension < inf:
+        return _rejected(RejectionReason.ANGLE, "target.right_ascension_rad", "a finite number", ascension)
+    if not -_HALF_PI <= declination <= _HALF_PI:
+        return _rejected(RejectionReason.ANGLE, "target.declination_rad", "within +-pi/2 rad", declination)
+    return None
+
+
+def _state(target: StateTarget, limits: ValidationLimits) -> Rejection | None:
+    radius_m, speed_m_s = hypot(*target.r_teme_m), hypot(*target.v_teme_m_s)
+    if not radius_m <= limits.max_distance_m:
+        expected = f"<= {limits.max_distance_m:g} m from the Earth's centre"
+        return _rejected_vector(RejectionReason.DISTANCE, "target.r_teme_m", expected, radius_m, target.r_teme_m)
+    if rejection := _below_surface("target.r_teme_m", radius_m, limits):
+        return rejection
+    if not speed_m_s <= limits.max_speed_m_s:
+        expected = f"<= {limits.max_speed_m_s:g} m/s"
+        return _rejected_vector(RejectionReason.SPEED, "target.v_teme_m_s", expected, speed_m_s, target.v_teme_m_s)
+    return None
+
+
+def _below_surface(name: str, radius_m: float, limits: ValidationLimits) -> Rejection | None:
+    least_m = EARTH_POLAR_RADIUS_M - limits.surface_tolerance_m
+    if radius_m >= least_m:
+        return None
+    expected = f">= {least_m:g} m from the Earth's centre (above its surface)"
+    return Rejection(RejectionReason.BELOW_SURFACE, name, expected, radius_m)
+
+
+def _sigmas(uncertainty: Uncertainty) -> Rejection | None:
+    # Written out: a loop over the names costs twice as much, and this runs for every observation.
+    if (sigma := uncertainty.sigma_range_m) is not None and not 0.0 < sigma < inf:
+        return _rejected(RejectionReason.SIGMA, "uncertainty.sigma_range_m", "> 0", sigma)
+    if (sigma := uncertainty.sigma_range_rate_m_s) is not None and not 0.0 < sigma < inf:
+        return _rejected(RejectionReason.SIGMA, "uncertainty.sigma_range_rate_m_s", "> 0", sigma)
+    if (sigma := uncertainty.sigma_angle_rad) is not None and not 0.0 < sigma < inf:
+        return _rejected(RejectionReason.SIGMA, "uncertainty.sigma_angle_rad", "> 0", sigma)
+    if (sigma := uncertainty.sigma_position_m) is not None and not 0.0 < sigma < inf:
+        return _rejected(RejectionReason.SIGMA, "uncertainty.sigma_position_m", "> 0", sigma)
+    if (sigma := uncertainty.sigma_velocity_m_s) is not None and not 0.0 < sigma < inf:
+        return _rejected(RejectionReason.SIGMA, "uncertainty.sigma_velocity_m_s", "> 0", sigma)
+    return None
+
+
+def _rejected(reason: RejectionReason, name: str, expected: str, actual: float) -> Rejection:
+    """The rejection of one number, as non-finite if that is what it is."""
+    if isfinite(actual):
+        return Rejection(reason, name, expected, actual)
+    return Rejection(RejectionReason.NON_FINITE, name, "a finite number", actual)
+
+
+def _rejected_vector(
+    reason: RejectionReason,
+    name: str,
+    expected: str,
+    norm: float,
+    components: tuple[float, float, float],
+) -> Rejection:
+    """The rejection of a vector for its norm, or for its first component that is not finite."""
+    for index, component in enumerate(components):
+        if not isfinite(component):
+            return Rejection(RejectionReason.NON_FINITE, f"{name}[{index}]", "a finite number", component)
+    return Rejection(reason, name, expected, norm)
