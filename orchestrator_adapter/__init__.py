@@ -17,7 +17,13 @@ Layout, bottom to top; a module imports only from those above it in this list:
 from orchestrator_adapter import events, task_exit
 from orchestrator_adapter.channel import EdgeStatistics, FlowPolicy
 from orchestrator_adapter.clock import Clock, SystemClock
-from orchestrator_adapter.dead_letter import DeadLetter, DeadLetterKind, DeadLetterLimits, DeadLetterList, DeadLetterStore
+from orchestrator_adapter.dead_letter import (
+    DeadLetter,
+    DeadLetterKind,
+    DeadLetterLimits,
+    DeadLetterList,
+    DeadLetterStore,
+)
 from orchestrator_adapter.ends import Factory, Receiver, Sender, WiredEnds
 from orchestrator_adapter.errors import (
     DeadLetterLimitExceeded,

@@ -201,8 +201,7 @@ class Channel(Generic[T]):
             self._buffer += items[:room]
         self.sent += accepted
         occupancy = len(self._buffer) - self._head
-        if occupancy > self.high_water_mark:
-            self.high_water_mark = occupancy
+        self.high_water_mark = max(self.high_water_mark, occupancy)
         return accepted
 
     def push_one(self, item: T) -> bool:

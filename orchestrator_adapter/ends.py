@@ -504,6 +504,27 @@ class WiredEnds:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._services.executor(), partial(function, *args, **kwargs))
 
+    async def acknowledge_after(
+        self, count: int, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """For sinks: run blocking ``function`` in the thread pool, then acknowledge the oldest ``count`` leased items.
+
+        A write once begun is seen to its end: cancelled meanwhile, it acknowledges first and passes the cancellation on
+        then, so that what is durable is never taken for undelivered. If ``function`` raises, nothing is acknowledged.
+        """
+        call = partial(function, *args, **kwargs)
+        work = asyncio.get_running_loop().run_in_executor(self._services.executor(), call)
+        cancelled: asyncio.CancelledError | None = None
+        while not work.done():
+            try:
+                await asyncio.wait({work})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        work.result()
+        self.receiver.acknowledge(count)
+        if cancelled is not None:
+            raise cancelled
+
     async def unless_shutdown(self, work: Coroutine[Any, Any, T]) -> T | None:
         """For sources: await ``work``, but give up (cancelling it) when shutdown is asked for. ``None`` then.
 

@@ -30,13 +30,13 @@ class ReaderGone(OperatorError):
     """The peer's doing: the operator that read this edge has ended for good, so nothing more can be sent on it."""
 
 
-class EndOfStream(OrchestratorError):  # noqa: N818 - names a state of the stream, as StopIteration does
+class EndOfStream(OrchestratorError):
     """``recv()`` was called after the writer closed the edge and everything in it was read."""
 
 
-class EdgeMisuse(OrchestratorError):  # noqa: N818 - says what happened; "EdgeMisuseError" says it no better
+class EdgeMisuse(OrchestratorError):
     """The caller's bug: two readers or two writers on one edge, or an end used that the role does not have."""
 
 
-class DuplicateRun(OrchestratorError):  # noqa: N818 - as above
+class DuplicateRun(OrchestratorError):
     """The caller's bug: ``run()`` was awaited a second time on one built graph."""

@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,13 @@ from orchestrator_adapter.dead_letter import DeadLetterLimits, DeadLetterStore
 from orchestrator_adapter.ends import Factory
 from orchestrator_adapter.errors import OrchestratorError
 from orchestrator_adapter.ledger import Bookkeeping
-from orchestrator_adapter.restart import SINK_DEFAULT, SOURCE_DEFAULT, STATEFUL_DEFAULT, STATELESS_DEFAULT, RestartPolicy
+from orchestrator_adapter.restart import (
+    SINK_DEFAULT,
+    SOURCE_DEFAULT,
+    STATEFUL_DEFAULT,
+    STATELESS_DEFAULT,
+    RestartPolicy,
+)
 from orchestrator_adapter.routers import broadcast, merge
 
 if TYPE_CHECKING:
@@ -416,7 +421,7 @@ class OperatorGraph:
                         f"edge {edge.id!r}: vertex {vertex_id.name!r} is not of this graph",
                         "connect only ids that this graph's add_… calls returned",
                     )
-            if isinstance(edge.capacity, bool) or not isinstance(edge.capacity, int) or edge.capacity < 1:
+            if type(edge.capacity) is not int or edge.capacity < 1:
                 yield GraphProblem(
                     ProblemKind.BAD_CAPACITY,
                     (edge.id,),

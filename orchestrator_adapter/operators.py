@@ -151,7 +151,11 @@ def sift(judge: Callable[[In], Verdict], *, max_batch: int = MAX_BATCH) -> Facto
 def filter_items(wanted: Callable[[In], bool], *, max_batch: int = MAX_BATCH) -> Factory:
     """Pass on what is wanted; the rest is booked as discarded."""
     unwanted = Discard()
-    return sift(lambda item: None if wanted(item) else unwanted, max_batch=max_batch)
+
+    def judge(item: In) -> Verdict:
+        return None if wanted(item) else unwanted
+
+    return sift(judge, max_batch=max_batch)
 
 
 def for_each(function: Callable[[In], Awaitable[None] | None]) -> Factory:

@@ -38,7 +38,7 @@ class Backoff:
     def delay_s(self, row: int, rng: random.Random) -> float:
         """Seconds to wait before the ``row``-th restart in a row, counted from 1."""
         initial, cap = self.initial.total_seconds(), self.cap.total_seconds()
-        return rng.uniform(initial, min(cap, initial * 3.0 ** min(row, 64)))
+        return rng.uniform(initial, min(cap, initial * pow(3.0, min(row, 64))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,12 @@ class RestartPolicy:
         return cls(RestartKind.BOUNDED, max_restarts, window, backoff)
 
     def __str__(self) -> str:
-        if self.kind is not RestartKind.BOUNDED:
-            return self.kind.value
-        return f"bounded({self.max_restarts}, {self.window.total_seconds():g} s)"
+        text = str(self.kind.value)
+        if self.kind is RestartKind.BOUNDED:
+            text += f"({self.max_restarts}, {self.window.total_seconds():g} s)"
+        if self.backoff is not None:
+            text += f", backoff {self.backoff.initial.total_seconds():g}–{self.backoff.cap.total_seconds():g} s"
+        return text
 
 
 def admit(policy: RestartPolicy, charged: tuple[float, ...], now: float) -> tuple[bool, tuple[float, ...]]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, assert_never
 
 from orchestrator_adapter import events, supervisor, task_exit
@@ -170,7 +171,7 @@ class BuiltGraph:
                 arrivals=arrivals[down],
                 departures=departures[up],
                 clock=self.clock,
-                bury=lambda why, items, up=up: self._bury(up, items, DeadLetterKind.UNDELIVERED, why),
+                bury=partial(self._bury_timed_out, up),
             )
             readers[down].append((edge, receiver))
             writers[up].append((edge, sender))
@@ -524,6 +525,10 @@ class BuiltGraph:
 
     # Helpers.
 
+    def _bury_timed_out(self, operator: str, why: str, items: Sequence[Undeliverable[Any]]) -> None:
+        self._slots[operator].account.dead_lettered += len(items)
+        self._bury(operator, items, DeadLetterKind.UNDELIVERED, why)
+
     def _bury_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], why: str) -> None:
         self._undelivered += len(items)
         self._bury(operator, items, DeadLetterKind.UNDELIVERED, why)
@@ -548,7 +553,9 @@ class BuiltGraph:
         try:
             self.dead_letters.append(letters)
         except OSError as error:
-            problem = f"{len(items)} items of {operator!r} could not be kept as dead letters: {task_exit.describe(error)}"
+            problem = (
+                f"{len(items)} items of {operator!r} could not be kept as dead letters: {task_exit.describe(error)}"
+            )
             self._problems.append(problem)
             self._log("dead_letters_lost", operator=operator, items=len(items), cause=task_exit.describe(error))
 

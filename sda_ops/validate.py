@@ -70,25 +70,31 @@ class ValidationLimits:
     """How far reality may go.
 
     Attributes:
-        max_clock_skew: Greatest distance, either way, between a sensor's timestamp and the reference time. It has to
-            cover the delay of the feed, an archive's backlog included.
+        max_clock_skew: How far a sensor's timestamp may lie ahead of the reference time, and behind it unless `max_age`
+            says otherwise.
+        max_age: How far it may lie behind, where that is more: for an archive, whose backlog after an outage is old and
+            good.
         max_distance_m: Greatest slant range, and greatest distance from the Earth's centre.
         max_speed_m_s: Greatest speed, and greatest range rate: twice escape speed is no orbit at all.
         surface_tolerance_m: How far below the surface (of the polar radius) noise may carry a position.
         max_clock_skew_ns: `max_clock_skew`, as the check uses it.
+        max_age_ns: `max_age`, likewise.
     """
 
     max_clock_skew: timedelta = timedelta(minutes=5)
     max_distance_m: float = 500_000_000.0  # LUNAR_APOGEE_M and a quarter
     max_speed_m_s: float = 2 * ESCAPE_SPEED_M_S
     surface_tolerance_m: float = 1_000.0
+    max_age: timedelta | None = None
     max_clock_skew_ns: int = field(init=False, repr=False)
+    max_age_ns: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         problems = [
             f"ValidationLimits: {name} must be {bound}, got {value!r}"
             for name, value, good, bound in (
                 ("max_clock_skew", self.max_clock_skew, self.max_clock_skew > timedelta(0), "> 0"),
+                ("max_age", self.max_age, self.max_age is None or self.max_age > timedelta(0), "> 0"),
                 ("max_distance_m", self.max_distance_m, 0 < self.max_distance_m < inf, "finite and > 0"),
                 ("max_speed_m_s", self.max_speed_m_s, 0 < self.max_speed_m_s < inf, "finite and > 0"),
                 ("surface_tolerance_m", self.surface_tolerance_m, 0 <= self.surface_tolerance_m < inf, "finite, >= 0"),
@@ -97,7 +103,9 @@ class ValidationLimits:
         ]
         if problems:
             raise ValueError("; ".join(problems))
+        max_age = self.max_clock_skew if self.max_age is None else self.max_age
         object.__setattr__(self, "max_clock_skew_ns", self.max_clock_skew // timedelta(microseconds=1) * 1000)
+        object.__setattr__(self, "max_age_ns", max_age // timedelta(microseconds=1) * 1000)
 
 
 def validate(observation: Observation, *, reference_time_ns: int, limits: ValidationLimits) -> Rejection | None:
@@ -112,8 +120,9 @@ def validate(observation: Observation, *, reference_time_ns: int, limits: Valida
         limits: The bounds.
     """
     timestamp_ns = observation.sensor_timestamp
-    if not -limits.max_clock_skew_ns <= timestamp_ns - reference_time_ns <= limits.max_clock_skew_ns:
-        expected = f"within {limits.max_clock_skew.total_seconds():g} s of {reference_time_ns} ns"
+    if not -limits.max_age_ns <= timestamp_ns - reference_time_ns <= limits.max_clock_skew_ns:
+        behind_s, ahead_s = limits.max_age_ns / 1e9, limits.max_clock_skew_ns / 1e9
+        expected = f"at most {behind_s:g} s before and {ahead_s:g} s after {reference_time_ns} ns"
         return Rejection(RejectionReason.CLOCK_SKEW, "sensor_timestamp", expected, timestamp_ns)
     target = observation.target
     if type(target) is RadarTarget:

@@ -31,7 +31,6 @@ class Archive:
 
     Attributes:
         app: The ASGI application.
-        unserved: Entries that no answer has contained so far.
         in_service: While False, every request is answered 503.
     """
 
@@ -47,6 +46,7 @@ class Archive:
 
     @property
     def unserved(self) -> int:
+        """Entries that no answer has contained so far."""
         return self._published - self._served
 
     async def ready(self, ended: asyncio.Event) -> bool:
@@ -129,7 +129,7 @@ class ArchiveServer:
             self._archive.app,
             lifespan="off",
             access_log=False,
-            log_level="warning",
+            log_config=None,
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)

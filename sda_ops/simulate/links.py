@@ -29,16 +29,17 @@ class Link(Protocol):
         """Send the frames in order; the number that left. Fewer than asked for: `ready` has to be awaited again."""
 
     async def hang_up(self) -> None:
-        """Close for now; `ready` opens it again. What was sent arrives."""
+        """Close; what was sent arrives. A connection is made again by `ready`."""
 
 
 class UdpLink:
     """Datagrams to one address. Nobody need listen there, and nothing is told of what is dropped on the way."""
 
     def __init__(self, target: Endpoint) -> None:
-        family, _, _, _, self._address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)[0]
+        self._address = address
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket.settimeout(0.0)
 
     async def ready(self, ended: asyncio.Event) -> bool:
         """At any time."""
@@ -58,10 +59,7 @@ class UdpLink:
         return len(batch.frames)
 
     async def hang_up(self) -> None:
-        """There is no connection; the socket closes with the process or `close`."""
-
-    def close(self) -> None:
-        """Give the socket back."""
+        """For good: there is no connection that could be closed for a while."""
         self._socket.close()
 
 
@@ -76,6 +74,8 @@ class TcpLink:
 
     async def ready(self, ended: asyncio.Event) -> bool:
         """Connect, and again until it works."""
+        if self._reader is not None and self._reader.at_eof():
+            self._abandon()
         delay_s = FIRST_BACKOFF_S
         while self._writer is None and not ended.is_set():
             try:
@@ -84,13 +84,16 @@ class TcpLink:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), delay_s)
                 delay_s = min(MAX_BACKOFF_S, self._rng.uniform(FIRST_BACKOFF_S, 3.0 * delay_s))
+            else:
+                # `drain` then waits until the kernel has everything: nothing counts as sent that we still hold.
+                self._writer.transport.set_write_buffer_limits(high=0)
         return not ended.is_set()
 
     async def send(self, batch: Batch) -> int:
         """The frames as one stretch of the stream; suspends while the peer does not read.
 
-        Where the connection breaks, frames in flight are counted as not sent, although some may have arrived. After a
-        frame that costs the receiver its framing it hangs up, as the receiver must.
+        Sent is what the kernel has taken. Where the connection breaks, this call's frames count as not sent although
+        some may have arrived, and an earlier call's as sent although the peer may not have read them. After a frame that costs the receiver its framing it hangs up, as the receiver must.
         """
         assert self._writer is not None
         lost = _first_framing_lost(batch.frames)

@@ -44,28 +44,27 @@ class Run:
         self.ended = asyncio.Event()
         self.tally = Tally()
         self.truth = truth
-        self._left = count
+        self._count = self._left = count
+        self._sent = 0
 
     def grant(self, frames: int) -> int:
-        """How many of these frames may be sent; the last of the count ends the simulation."""
+        """How many of these frames may be sent: all, unless the count is nearly used up."""
         if self._left is None:
             return frames
         granted = min(frames, self._left)
         self._left -= granted
-        if self._left == 0:
-            self.ended.set()
         return granted
 
-    def give_back(self, frames: int) -> None:
-        """They were granted and did not leave."""
-        if self._left is not None:
-            self._left += frames
-
-    def record(self, sensor: Sensor, sent: Batch) -> None:
-        """These frames have left."""
+    def record(self, sensor: Sensor, sent: Batch, *, granted: int) -> None:
+        """These frames have left, of so many that were granted. The last of the count ends the simulation."""
         self.tally.sent(sensor.kind, sent)
         if self.truth is not None:
             self.truth.append(sensor, sent)
+        if self._count is not None and self._left is not None:
+            self._left += granted - len(sent.frames)
+            self._sent += len(sent.frames)
+            if self._sent == self._count:
+                self.ended.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,17 +129,16 @@ async def _send(feed: Feed, run: Run, batch: Batch) -> None:
         if fresh > at:
             run.tally.skipped(kind, fresh - at)
             at = fresh
-        if due <= at:
-            await asyncio.sleep(TICK_S)
-            continue
-        granted = run.grant(min(due - at, MAX_FRAMES_AT_ONCE))
-        sent = await feed.link.send(batch.part(at, at + granted))
-        run.give_back(granted - sent)
-        run.record(feed.sensor, batch.part(at, at + sent))
-        at += sent
-        await asyncio.sleep(0)
+        granted = run.grant(min(max(0, due - at), MAX_FRAMES_AT_ONCE))  # 0 where the clock was set back
+        if granted > 0:
+            sent = await feed.link.send(batch.part(at, at + granted))
+            run.record(feed.sensor, batch.part(at, at + sent), granted=granted)
+            at += sent
+        await asyncio.sleep(0 if at < due and granted > 0 else TICK_S)
 
 
 async def _sleep_until(run: Run, time_ns: int) -> None:
-    while not run.ended.is_set() and run.now_ns() < time_ns - TICK_S * NS_PER_S:
-        await asyncio.sleep(TICK_S)
+    """To the end of a block, 50 ms at most."""
+    remaining_s = (time_ns - run.now_ns()) / NS_PER_S
+    if remaining_s > TICK_S:
+        await asyncio.sleep(remaining_s)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 from uuid import UUID
 
 import msgspec
@@ -42,10 +42,10 @@ class TruthLog:
     """The JSON Lines file. Written in batches; whole once closed. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        self._file: io.BufferedWriter = path.open("wb", buffering=1 << 20)
+        self._file = path.open("wb", buffering=1 << 20)
         self._encode = msgspec.json.Encoder().encode_lines
 
-    def __enter__(self) -> TruthLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,1 @@
+"""Deployable pipelines: settings -> graph -> flow. ``python -m flows`` is the command line."""

@@ -1,0 +1,65 @@
+"""The command line: ``python -m flows COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from flows import demo_command, ingest_command, simulate_command
+from orchestrator_adapter.report import ExitCode
+
+_EXIT_CODES = """\
+exit codes:
+  0  all ended well, or was asked to stop and drained
+  1  did not come about: settings, topology, addresses or files (each problem is named)
+  2  the command line is wrong
+  3  an operator exhausted its restart budget
+  4  an operator panicked (a bug)
+  5  something would not stop (it is named, with its stack)
+  6  the ledger does not balance: items are unaccounted for
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, with help."""
+    top = argparse.ArgumentParser(
+        prog="python -m flows",
+        description="Run and check the space-safety pipelines, and simulate the sensors that feed them.",
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, help_, add_arguments, run in (
+        ("ingest", "run sda-ingest: radar, optical and ISL into the event log", *_INGEST),
+        ("simulate", "send what sensors would send, over real sockets", *_SIMULATE),
+        ("check", "validate settings and topology and print the graph", *_CHECK),
+        ("demo", "Prefect server, simulator and pipeline together, with live progress", *_DEMO),
+    ):
+        command = commands.add_parser(
+            name,
+            help=help_,
+            description=f"{help_[0].upper()}{help_[1:]}.",
+            epilog=_EXIT_CODES if name in {"ingest", "demo"} else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(command)
+        command.set_defaults(run=run)
+    return top
+
+
+_INGEST = (ingest_command.add_ingest_arguments, ingest_command.run_ingest)
+_SIMULATE = (simulate_command.add_arguments, simulate_command.run)
+_CHECK = (ingest_command.add_check_arguments, ingest_command.run_check)
+_DEMO = (demo_command.add_arguments, demo_command.run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:  # before or after the pipeline's own handling of signals
+        return ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

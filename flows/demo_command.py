@@ -1,0 +1,245 @@
+"""``python -m flows demo``: a Prefect server, simulated sensors and ``sda-ingest`` together, on free ports, in one folder."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx
+
+from flows.ingest_command import closing_words, ingest
+from flows.settings import IngestSettings
+from orchestrator_adapter import BuiltGraph, Role
+from orchestrator_adapter.pipeline import Outcome
+from orchestrator_adapter.report import ExitCode
+from sda_ops.sinks.event_log import read_event_log
+
+_HOST = "127.0.0.1"
+_SERVER_START_S = 120.0  # the first start on a slow machine migrates a database; 5 to 21 s were measured
+_SIMULATOR_START_S = 60.0
+_STOP_S = 15.0
+_LINGER_S = 1.5  # the archive stays up so long after the last observation, for the poller to fetch it
+
+
+class DemoFailed(Exception):
+    """The demo could not be set up; the message says what to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where everything is in this demo."""
+
+    folder: Path
+    radar_ports: tuple[int, ...]
+    archive_port: int
+    isl_port: int
+    server_port: int
+
+    @property
+    def server_url(self) -> str:
+        return f"http://{_HOST}:{self.server_port}"
+
+    def settings(self) -> IngestSettings:
+        """The pipeline's settings on this stage."""
+        radars = [
+            {"name": f"radar-{number:02}", "host": _HOST, "port": port}
+            for number, port in enumerate(self.radar_ports, 1)
+        ]
+        return IngestSettings.model_validate(
+            {
+                "radars": radars,
+                "optical": {"url": f"http://{_HOST}:{self.archive_port}/observations"},
+                "isl": {"host": _HOST, "port": self.isl_port},
+                "event_log": {"directory": self.folder / "log"},
+                "dead_letters": {"directory": self.folder / "dead-letters"},
+                "report": self.folder / "report.json",
+            }
+        )
+
+    def simulator_arguments(self, args: argparse.Namespace) -> list[str]:
+        """The simulator's command line on this stage."""
+        radars = [word for port in self.radar_ports for word in ("--radar", f"{_HOST}:{port}")]
+        catalog = ["--catalog", str(args.catalog)] if args.catalog is not None else []
+        return [
+            *("--hold", *radars, "--archive", f"{_HOST}:{self.archive_port}", "--isl", f"{_HOST}:{self.isl_port}"),
+            *("--rate-radar", str(args.rate_radar), "--rate-optical", "50", "--rate-isl", "100", *catalog),
+            *("--malformed", "0.005", "--impossible", "0.005", "--duplicates", "0.005"),
+            *("--duration", str(args.seconds), "--linger", str(_LINGER_S)),
+            *("--truth", str(self.folder / "truth.jsonl"), "--summary", str(self.folder / "simulator.json")),
+        ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add every option of ``demo``."""
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long sensors send (default: 30)")
+    parser.add_argument("--no-api", action="store_true", help="without a Prefect server: the pipeline alone")
+    parser.add_argument("--radars", type=int, default=3, metavar="N", help="radar arrays (default: 3)")
+    parser.add_argument(
+        "--rate-radar", type=float, default=400.0, metavar="HZ", help="detections/s of each array (default: 400)"
+    )
+    parser.add_argument(
+        "--catalog", type=Path, metavar="FILE", help="TLE or OMM file to fly (default: a generated one)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no live progress")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where everything goes (default: run/demo/<time of the start>)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Set the stage, run, clear it away, and say what happened. Returns the pipeline's exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    folder = args.folder or Path("run/demo") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    ports = free_ports(args.radars + 3)
+    stage = Stage(folder, tuple(ports[3:]), *ports[:3])
+    try:
+        (folder / "prefect").mkdir(parents=True)
+        with ExitStack() as processes:
+            simulator = processes.enter_context(_simulator(stage, args))
+            if not args.no_api:
+                processes.enter_context(_prefect_server(stage))
+            _wait_for_archive(stage, simulator)
+            outcome = asyncio.run(_perform(stage, args, simulator))
+    except (DemoFailed, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return ExitCode.FAILED
+    print(closing_words(outcome, stage.settings()))
+    return _compare(stage, outcome)
+
+
+async def _perform(stage: Stage, args: argparse.Namespace, simulator: subprocess.Popen[bytes]) -> Outcome:
+    settings = stage.settings()
+    conducting: list[asyncio.Task[None]] = []
+
+    def built(graph: BuiltGraph) -> None:
+        conducting.append(asyncio.get_running_loop().create_task(_conduct(graph, simulator)))
+
+    try:
+        return await ingest(settings, prefect=not args.no_api, duration_s=None, quiet=args.quiet, on_built=built)
+    finally:
+        for task in conducting:
+            task.cancel()
+        await asyncio.gather(*conducting, return_exceptions=True)
+
+
+async def _conduct(graph: BuiltGraph, simulator: subprocess.Popen[bytes]) -> None:
+    """Let the sensors send once everything listens, and stop the pipeline when they have ended."""
+    while not all(
+        "port" in op.counters for op in graph.status().operators if op.role is Role.SOURCE and op.name != "optical"
+    ):
+        await asyncio.sleep(0.02)
+    assert simulator.stdin is not None
+    simulator.stdin.write(b"go\n")
+    simulator.stdin.close()
+    while simulator.poll() is None:
+        await asyncio.sleep(0.1)
+    graph.request_shutdown("the sensors have ended")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now, for TCP or UDP."""
+    with ExitStack() as held:
+        ports: list[int] = []
+        for _ in range(count):
+            sock = held.enter_context(closing(socket.create_server((_HOST, 0))))
+            ports.append(int(sock.getsockname()[1]))
+        return ports
+
+
+@contextmanager
+def _process(command: list[str], log: BinaryIO, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a session of its own (Ctrl-C is for us to handle), stopped at the end, by force if need be."""
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **options)  # noqa: S603 - ours
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _simulator(stage: Stage, args: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "flows", "simulate", *stage.simulator_arguments(args)]
+    with (stage.folder / "simulator.log").open("wb") as log, _process(command, log, stdin=subprocess.PIPE) as process:
+        yield process
+
+
+@contextmanager
+def _prefect_server(stage: Stage) -> Iterator[None]:
+    """A Prefect server of the demo's own; this process is pointed at it before Prefect is imported here."""
+    environment = {
+        "PREFECT_HOME": str((stage.folder / "prefect").resolve()),
+        "PREFECT_API_URL": f"{stage.server_url}/api",
+        "PREFECT_UI_API_URL": f"{stage.server_url}/api",  # off port 4200 the UI would call the wrong API
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    os.environ.update(environment)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(stage.server_port)]
+    print(f"demo: starting a Prefect server on {stage.server_url} (some seconds) …", file=sys.stderr, flush=True)
+    with (stage.folder / "prefect-server.log").open("wb") as log, _process(command, log) as process:
+        _wait(lambda: _answers(f"{stage.server_url}/api/health"), process, _SERVER_START_S, "the Prefect server", stage)
+        print(f"demo: Prefect UI at {stage.server_url}/runs", file=sys.stderr, flush=True)
+        yield
+
+
+def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], limit_s: float, what: str, stage: Stage) -> None:
+    """Wait until ``ready``, at most ``limit_s``; a process that ends before that will never be."""
+    deadline = time.monotonic() + limit_s
+    while not ready():
+        if process.poll() is not None:
+            raise DemoFailed(f"{what} ended with exit code {process.returncode}; see the logs in {stage.folder}")
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{what} was not up after {limit_s:g} s; see the logs in {stage.folder}")
+        time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _listens(port: int) -> bool:
+    with closing(socket.socket()) as sock:
+        return sock.connect_ex((_HOST, port)) == 0
+
+
+def _wait_for_archive(stage: Stage, simulator: subprocess.Popen[bytes]) -> None:
+    _wait(lambda: _listens(stage.archive_port), simulator, _SIMULATOR_START_S, "the simulator", stage)
+
+
+def _compare(stage: Stage, outcome: Outcome) -> int:
+    """Hold what was sent against what came in, and read the log back."""
+    observations = sum(1 for _ in read_event_log(stage.folder / "log"))
+    written = outcome.event.figures.ledger.written
+    print(f"  read     {observations:,} lines of the log parse back; the ledger says {written:,} were written")
+    summary_file = stage.folder / "simulator.json"
+    if summary_file.is_file():
+        summary: Mapping[str, Any] = json.loads(summary_file.read_text(encoding="utf-8"))
+        sent = sum(sum(by_fault.values()) for by_fault in summary["sent"].values())
+        print(f"  sent     {sent:,} frames by the simulator; {outcome.event.figures.ledger.ingested:,} were taken in")
+    print(f"  all in   {stage.folder.resolve()}")
+    if observations != written:
+        print("demo: the log and the ledger disagree", file=sys.stderr)
+        return ExitCode.LEDGER_VIOLATION
+    return outcome.exit_code

@@ -1,0 +1,110 @@
+"""Live progress of a running graph in a terminal: rates, latency, occupancy, ledger.
+
+On a terminal a table that redraws itself; elsewhere one line a second. Reads ``BuiltGraph.status()`` and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator_adapter import BuiltGraph, GraphStatus, Role
+
+_PERIOD_S = 1.0
+_BAR = 20  # characters of an edge's occupancy bar
+
+
+class Progress:
+    """Shows one graph from ``attach`` until ``close``. ``title`` stands above the table."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._task: asyncio.Task[None] | None = None
+
+    def attach(self, built: BuiltGraph) -> None:
+        """Start showing ``built``, on the running loop. The graph runs on if showing it fails."""
+        self._task = asyncio.get_running_loop().create_task(self._show(built))
+
+    async def close(self) -> None:
+        """Stop showing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            if not self._task.cancelled() and (error := self._task.exception()) is not None:
+                print(f"progress: {type(error).__name__}: {error}", file=sys.stderr)
+
+    async def _show(self, built: BuiltGraph) -> None:
+        console = Console(stderr=True)
+        started = then = time.monotonic()
+        before = built.status()
+        if not console.is_terminal:
+            while True:
+                await asyncio.sleep(_PERIOD_S)
+                now, status = time.monotonic(), built.status()
+                console.print(line(status, before, now - then, now - started), soft_wrap=True, highlight=False)
+                then, before = now, status
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while True:
+                await asyncio.sleep(_PERIOD_S)
+                now, status = time.monotonic(), built.status()
+                live.update(screen(self._title, status, before, now - then, now - started), refresh=True)
+                then, before = now, status
+
+
+def line(status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: float) -> str:
+    """One line: for logs and pipes."""
+    ledger = status.ledger
+    rate = (ledger.written - before.ledger.written) / period_s
+    latency = status.latency
+    timing = f"p50 {latency.p50_ms:.1f} ms  p99 {latency.p99_ms:.1f} ms" if latency is not None else "p50 -  p99 -"
+    fullest = max(status.edges.items(), key=lambda edge: edge[1].occupancy / edge[1].capacity)
+    return (
+        f"{elapsed_s:5.0f} s  {rate:8,.0f} obs/s  {timing}"
+        f"  fullest edge {fullest[0]} {fullest[1].occupancy}/{fullest[1].capacity}"
+        f"  restarts {status.restarts}  ledger {'balanced' if ledger.balanced else 'NOT BALANCED'}:"
+        f" ingested {ledger.ingested:,} written {ledger.written:,} rejected {ledger.rejected:,}"
+        f" dead-lettered {ledger.dead_lettered:,} in flight {ledger.in_flight:,}"
+    )
+
+
+def screen(title: str, status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: float) -> Group:
+    """The whole picture: operators, edges, latency and ledger."""
+    emitted_before = {operator.name: operator for operator in before.operators}
+    operators = Table("operator", "state", "run", "in/s", "out/s", "counters", title=title, title_justify="left")
+    for operator in status.operators:
+        was = emitted_before[operator.name]
+        consumed, emitted = operator.consumed - was.consumed, operator.emitted - was.emitted
+        counters = "  ".join(f"{name} {value:,}" for name, value in operator.counters.items())
+        colour = {"running": "green", "restarting": "yellow"}.get(operator.state, "red")
+        operators.add_row(
+            operator.name,
+            Text(operator.state, style=colour),
+            f"#{operator.instance}",
+            "" if operator.role is Role.SOURCE else f"{consumed / period_s:,.0f}",
+            "" if operator.role is Role.SINK else f"{emitted / period_s:,.0f}",
+            Text(counters, style="dim"),
+        )
+    edges = Table("edge", "occupancy", "", "peak", "shed")
+    for name, edge in status.edges.items():
+        full = round(_BAR * edge.occupancy / edge.capacity)
+        bar = Text("█" * full + "·" * (_BAR - full), style="red" if full > _BAR // 2 else "cyan")
+        edges.add_row(name, bar, f"{edge.occupancy:,}/{edge.capacity:,}", f"{edge.high_water_mark:,}", f"{edge.shed:,}")
+    latency = status.latency
+    timing = (
+        f"ingest to log: p50 {latency.p50_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms, max {latency.max_ms:.1f} ms"
+        if latency is not None
+        else "ingest to log: nothing measured yet"
+    )
+    rate = (status.ledger.written - before.ledger.written) / period_s
+    return Group(
+        operators,
+        edges,
+        Text(f"{elapsed_s:.0f} s   {rate:,.0f} obs/s written   {timing}   restarts {status.restarts}"),
+        Text(str(status.ledger), style="green" if status.ledger.balanced else "bold red"),
+    )

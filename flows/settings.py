@@ -1,0 +1,161 @@
+"""What an operator can set: read once, checked all at once, from defaults, a TOML file and the environment.
+
+The environment wins over the file: ``SDA_INGEST__EVENT_LOG__DIRECTORY=/data/log`` sets ``[event_log] directory``. Units are
+in the names. The Prefect UI shows the same model as a form.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+ENVIRONMENT_PREFIX = "SDA_INGEST__"
+
+Port = Annotated[int, Field(ge=0, le=65_535, description="Port; 0 lets the system choose")]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; ``problems`` names every one of them."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RadarSettings(_Section):
+    """One radar array that sends datagrams to us."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="The operator's name, e.g. radar-01")
+    host: str = Field("127.0.0.1", description="Address to bind")
+    port: Port
+    receive_buffer_bytes: PositiveInt = Field(
+        4 * 1024 * 1024, description="Kernel buffer to ask for, bytes; the kernel may grant less (net.core.rmem_max)"
+    )
+
+
+class OpticalSettings(_Section):
+    """The optical archive that we poll."""
+
+    url: HttpUrl = Field(HttpUrl("http://127.0.0.1:9300/observations"), description="Where its pages are")
+    poll_interval_s: PositiveSeconds = Field(0.2, description="Pause between polls, seconds")
+    long_poll_s: float = Field(
+        0.0, ge=0, le=300, description="How long it may hold a request, seconds; 0: fixed interval"
+    )
+    timeout_s: PositiveSeconds = Field(5.0, description="For connecting and for each read, seconds")
+    lookback_s: float = Field(60.0, ge=0, description="How far before the start the first poll reaches, seconds")
+    max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="A larger page is refused, bytes")
+
+
+class IslSettings(_Section):
+    """The listener that beacons connect to."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: Port = 9400
+    max_connections: PositiveInt = Field(256, description="Further connections are turned away")
+    inbox_frames: PositiveInt = Field(4_096, description="Frames held before connections are no longer read")
+
+
+class ValidationSettings(_Section):
+    """What is believed."""
+
+    replay: bool = Field(
+        default=False, description="The feeds replay the past: do not compare their timestamps with the clock"
+    )
+    max_clock_skew_s: PositiveSeconds = Field(300.0, description="Between a timestamp and its arrival, seconds")
+    max_archive_age_s: PositiveSeconds = Field(
+        86_400.0, description="How old an archive's observation may be (its backlog after an outage), seconds"
+    )
+    clock_offset_ns: dict[str, int] = Field(
+        default_factory=dict, description="By source id: how far its clock is known to be ahead, ns"
+    )
+
+
+class EventLogSettings(_Section):
+    """Where observations are kept."""
+
+    directory: Path = Field(Path("run/sda-ingest/log"), description="Folder; one pipeline at a time writes it")
+    max_file_bytes: PositiveInt = Field(
+        64 * 1024 * 1024, description="A file is finished before it grows beyond, bytes"
+    )
+
+
+class DeadLetterSettings(_Section):
+    """Where what cannot go on is kept, and how much of it is too much."""
+
+    directory: Path = Field(Path("run/sda-ingest/dead-letters"), description="Folder")
+    max_share: float = Field(0.5, gt=0, le=1, description="Of what validate sees; more brings the pipeline down")
+    min_items: PositiveInt = Field(10_000, description="The share is not judged before so many items")
+    max_consecutive: PositiveInt = Field(10_000, description="So many rejections in a row bring the pipeline down")
+
+
+class ShutdownSettings(_Section):
+    """How it stops."""
+
+    grace_s: PositiveSeconds = Field(
+        5.0, description="For the drain, overall, seconds; then what still runs is aborted"
+    )
+    patience_s: PositiveSeconds = Field(1.0, description="After the abort; then stragglers are named, seconds")
+
+
+class IngestSettings(_Section):
+    """Everything ``sda-ingest`` can be told."""
+
+    radars: list[RadarSettings] = Field(
+        default_factory=lambda: [RadarSettings(name="radar-01", port=9201), RadarSettings(name="radar-02", port=9202)],
+        min_length=1,
+        description="The radar arrays",
+    )
+    optical: OpticalSettings = OpticalSettings()
+    isl: IslSettings = IslSettings()
+    validation: ValidationSettings = ValidationSettings()
+    event_log: EventLogSettings = EventLogSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    report: Path = Field(Path("run/sda-ingest/report.json"), description="Where the run's report goes")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_settings(model: type[Model], file: Path | None, *, prefix: str = ENVIRONMENT_PREFIX) -> Model:
+    """Defaults, then ``file`` (TOML), then the environment. Raises ``SettingsError`` with every problem there is."""
+    if file is not None and not file.is_file():
+        raise SettingsError([f"settings file {file}: no such file"])
+
+    class Layered(model, BaseSettings):  # type: ignore[valid-type,misc] # a model chosen at run time
+        model_config = SettingsConfigDict(
+            env_prefix=prefix, env_nested_delimiter="__", toml_file=file, extra="forbid", frozen=True
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the interface's signature, as the rest
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return env_settings, TomlConfigSettingsSource(settings_cls)
+
+    try:
+        layered: BaseModel = Layered()
+    except ValidationError as error:
+        raise SettingsError([_problem(details) for details in error.errors()]) from error
+    except ValueError as error:  # TOML that does not parse, an environment variable that is no JSON
+        raise SettingsError([f"settings{f' file {file}' if file else ''}: {error}"]) from error
+    return model.model_validate(layered.model_dump())
+
+
+def _problem(details: Any) -> str:
+    where = ".".join(str(part) for part in details["loc"]) or "settings"
+    return f"{where}: {details['msg']}, got {details['input']!r}"

@@ -1,0 +1,120 @@
+"""Run a graph as a process should: with signals, a report on disk, and an exit code. No Prefect here.
+
+``prefect_flow`` runs the very same thing inside a flow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from orchestrator_adapter.clock import Clock
+from orchestrator_adapter.dead_letter import DeadLetterStore
+from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.graph import OperatorGraph
+from orchestrator_adapter.report import ExitCode, exit_code, write_report
+from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
+
+logger = logging.getLogger("orchestrator_adapter.pipeline")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A graph with what it needs to run as a process.
+
+    Attributes:
+        graph: What runs.
+        policy: How it stops.
+        dead_letters: Makes the store, once, when the run begins; ``None`` for a bounded list in memory.
+        report: Where the report goes; ``None`` for nowhere.
+        clock: Time; the machine's if ``None``.
+        rng: The random source of jitter; a fresh one if ``None``.
+    """
+
+    graph: OperatorGraph
+    policy: SupervisionPolicy = field(default_factory=SupervisionPolicy)
+    dead_letters: Callable[[], DeadLetterStore] | None = None
+    report: Path | None = None
+    clock: Clock | None = None
+    rng: random.Random | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a pipeline ended. ``problems`` are what went wrong in telling it; they change nothing of what happened."""
+
+    event: SupervisorEvent
+    exit_code: ExitCode
+    problems: tuple[str, ...]
+
+
+async def run_pipeline(
+    pipeline: Pipeline,
+    *,
+    hooks: SupervisionHooks | None = None,
+    on_built: Callable[[BuiltGraph], object] | None = None,
+) -> Outcome:
+    """Build, run to the end and settle: the outcome is on disk when this returns.
+
+    SIGTERM and SIGINT ask for the two-phase shutdown, a second one goes to its second phase; both are handled as before
+    when this returns. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
+    before anything has been opened, and ``OSError`` if the dead-letter store cannot be opened.
+    """
+    pipeline.graph.validate()
+    dead_letters = pipeline.dead_letters() if pipeline.dead_letters is not None else None
+    problems: list[str] = []
+    try:
+        built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
+        if on_built is not None:
+            on_built(built)
+        with stop_on_signals(built):
+            event = await built.run(pipeline.policy, hooks=hooks)
+    finally:
+        if dead_letters is not None:
+            _attempt("closing the dead-letter store", dead_letters.close, problems)
+    if pipeline.report is not None:
+        path = pipeline.report
+        _attempt(f"writing the report {path}", lambda: write_report(event, path), problems)
+    return Outcome(event, exit_code(event), tuple(problems))
+
+
+@contextmanager
+def stop_on_signals(built: BuiltGraph) -> Iterator[None]:
+    """While inside, SIGTERM and SIGINT ask ``built`` to shut down; afterwards whoever handled them does so again.
+
+    Outside the main thread, where Python cannot handle signals, it does nothing.
+    """
+    loop = asyncio.get_running_loop()
+    before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+    for number in _SIGNALS:
+        previous = signal.getsignal(number)
+        try:
+            loop.add_signal_handler(number, built.request_shutdown, number.name)
+        except (ValueError, RuntimeError):
+            break  # not the main thread: whoever runs us there must call request_shutdown
+        before[number] = previous
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            loop.remove_signal_handler(number)
+            if previous is not None:
+                signal.signal(number, previous)
+
+
+def _attempt(what: str, action: Callable[[], object], problems: list[str]) -> None:
+    try:
+        action()
+    except OSError as error:
+        problems.append(f"{what} failed: {error}")
+        logger.exception(json.dumps({"event": "settling_failed", "what": what}))

@@ -1,0 +1,104 @@
+"""What a run leaves behind for machines: the report as JSON, and the process's exit code.
+
+Pure functions of the ``SupervisorEvent``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator_adapter import events
+from orchestrator_adapter.events import SupervisorEvent
+
+REPORT_VERSION = 1
+
+
+class ExitCode(IntEnum):
+    """What a process that ran a graph says of it. The first that applies, from the bottom up."""
+
+    OK = 0
+    """``AllOk`` or ``ShutDown``: everything that was taken in is accounted for."""
+    FAILED = 1
+    """The run never came about: configuration, addresses, files."""
+    USAGE = 2
+    """The command line, or settings, are wrong."""
+    BUDGET_EXHAUSTED = 3
+    PANICKED = 4
+    STRAGGLERS = 5
+    """Asked to stop, and something would not."""
+    LEDGER_VIOLATION = 6
+    """Items are unaccounted for: a bug of an operator or of the orchestrator, whatever else happened."""
+
+
+def exit_code(event: SupervisorEvent) -> ExitCode:
+    """The exit code that ``event`` deserves; the gravest thing wins."""
+    if not event.figures.ledger_holds:
+        return ExitCode.LEDGER_VIOLATION
+    if event.figures.stragglers:
+        return ExitCode.STRAGGLERS
+    match event:
+        case events.Panicked():
+            return ExitCode.PANICKED
+        case events.BudgetExhausted():
+            return ExitCode.BUDGET_EXHAUSTED
+        case events.ShutDown() | events.AllOk():
+            return ExitCode.OK
+
+
+def cause(event: SupervisorEvent) -> str | None:
+    """Who brought the graph down and why, in one line; who asked for the shutdown; ``None`` for ``AllOk``."""
+    match event:
+        case events.AllOk():
+            return None
+        case events.ShutDown(_, reason):
+            return reason
+        case events.BudgetExhausted(_, operator, chain) | events.Panicked(_, operator, chain):
+            return f"{operator}: {' <- '.join(chain)}"
+
+
+def report(event: SupervisorEvent) -> dict[str, Any]:
+    """The report: plain JSON values, units in the names."""
+    figures = event.figures
+    latency = figures.latency
+    elapsed_s = figures.elapsed_s
+    return {
+        "report_version": REPORT_VERSION,
+        "event": type(event).__name__,
+        "cause": cause(event),
+        "ledger": figures.ledger.as_dict(),
+        "ledger_holds": figures.ledger_holds,
+        "ledger_violations": [str(violation) for violation in figures.violations],
+        "restarts": {operator: history.total for operator, history in figures.restarts.items()},
+        "exits": {operator: str(exit_) for operator, exit_ in figures.exits.items()},
+        "stragglers": [
+            {"operator": straggler.operator, "instance": straggler.instance, "stack": straggler.stack}
+            for straggler in figures.stragglers
+        ],
+        "undelivered": figures.undelivered,
+        "problems": list(figures.problems),
+        "latency_ms": {
+            "p50": latency.p50_ms if latency else None,
+            "p99": latency.p99_ms if latency else None,
+            "max": latency.max_ms if latency else None,
+        },
+        "throughput_per_s": figures.ledger.written / elapsed_s if elapsed_s > 0 else 0.0,
+        "elapsed_s": elapsed_s,
+        "counters": {operator: dict(counters) for operator, counters in figures.counters.items()},
+        "exit_code": int(exit_code(event)),
+    }
+
+
+def write_report(event: SupervisorEvent, path: Path) -> None:
+    """Write the report to ``path``, whole or not at all, and durable. Raises ``OSError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(report(event), file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

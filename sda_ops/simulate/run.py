@@ -1,0 +1,238 @@
+"""One simulation from start to end: catalogue, sensors, links, archive, and who closes what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from sda_ops.astro.time import NS_PER_S
+from sda_ops.catalog import ElementSet, read_catalog, synthetic_catalog
+from sda_ops.records import SourceKind
+from sda_ops.simulate.archive import Archive, ArchiveServer
+from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Outage, OutageStyle, SimulatorConfig
+from sda_ops.simulate.faults import FaultRates, Schedule, Window
+from sda_ops.simulate.frames import Sensor
+from sda_ops.simulate.isl import Beacons
+from sda_ops.simulate.links import LAST_WORDS_S, Link, TcpLink, UdpLink
+from sda_ops.simulate.optical import Telescopes
+from sda_ops.simulate.pace import Feed, Run, drive
+from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
+from sda_ops.simulate.radar import RadarArray
+from sda_ops.simulate.truth import SimulationSummary, TruthLog
+from sda_ops.simulate.world import World
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 1.0
+GRACE_S = 2.0
+"""How long a peer that reads nothing may hold up the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Sensors are about to send.
+
+    Attributes:
+        archive: Where the archive listens; None where there is none.
+        objects: Size of the catalogue.
+    """
+
+    archive: Endpoint | None
+    objects: int
+
+
+OnReady: TypeAlias = Callable[[Ready], None]
+OnProgress: TypeAlias = Callable[[SimulationSummary], None]
+
+
+async def simulate(
+    config: SimulatorConfig,
+    *,
+    stop: asyncio.Event,
+    on_ready: OnReady | None = None,
+    on_progress: OnProgress | None = None,
+) -> SimulationSummary:
+    """Send until the duration or the count is reached; then keep the archive up for ``linger_s``.
+
+    ``stop`` ends both at once, and cleanly: connections are closed so that everything written arrives, the truth is
+    whole. ``on_ready`` is called once everything listens, ``on_progress`` once a second. Raises `ConfigurationError`
+    for a catalogue without a usable object, ``OSError`` where an address or a file cannot be had.
+    """
+    now_ns = _clock(config.start_time_ns)
+    element_sets = _element_sets(config, now_ns())
+    world = World(element_sets)
+    if not world.interval(now_ns()).propagated().size:
+        raise ConfigurationError([f"catalog: none of {len(element_sets)} objects can be propagated to the start time"])
+    with ExitStack() as files:
+        truth = files.enter_context(TruthLog(config.truth)) if config.truth is not None else None
+        archive = Archive(history=config.archive_history)
+        async with AsyncExitStack() as tasks:
+            run = Run(world, now_ns=now_ns, count=config.count, truth=truth)
+            server: ArchiveServer | None = None
+            if config.optical_rate_hz > 0.0:
+                server = await tasks.enter_async_context(
+                    _serving(archive, config, _window(config.outages, "optical", run.start_ns), run)
+                )
+            if on_ready is not None:
+                on_ready(Ready(server.endpoint if server else None, len(element_sets)))
+            if on_progress is not None:
+                await tasks.enter_async_context(_background(_report(run, archive, on_progress)))
+            await tasks.enter_async_context(_background(_end_after(config.duration_s, stop, run)))
+            await _drive_all(list(_feeds(config, run, archive)), run)
+            elapsed_s = (now_ns() - run.start_ns) / NS_PER_S
+            if server is not None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), config.linger_s)
+    return run.tally.summary(unserved=archive.unserved, elapsed_s=elapsed_s)
+
+
+def _clock(start_time_ns: int | None) -> Callable[[], int]:
+    if start_time_ns is None:
+        return time.time_ns
+    offset_ns = start_time_ns - time.monotonic_ns()
+    return lambda: offset_ns + time.monotonic_ns()
+
+
+def _element_sets(config: SimulatorConfig, epoch_ns: int) -> Sequence[ElementSet]:
+    if config.catalog is None:
+        return synthetic_catalog(objects=config.objects, epoch_ns=epoch_ns, seed=config.seed)
+    catalog = read_catalog(config.catalog)
+    for problem in catalog.problems:
+        logger.warning("catalog row skipped: %s", problem)
+    if not catalog.element_sets:
+        raise ConfigurationError([f"catalog: no usable element set in {config.catalog}"])
+    return catalog.element_sets
+
+
+def _feeds(config: SimulatorConfig, run: Run, archive: Archive) -> Iterator[Feed]:
+    """Every sensor, with a random stream of its own: one more sensor changes none of the others."""
+    seeds = np.random.SeedSequence(config.seed)
+
+    def feed(sensor: Sensor, link: Link, rate_hz: float, rng: np.random.Generator) -> Feed:
+        kind = sensor.kind
+        outage = _window(config.outages, kind, run.start_ns)
+        return Feed(
+            sensor=sensor,
+            schedule=Schedule(
+                rate_hz=rate_hz,
+                phase=rng.random(),
+                burst=_window(config.bursts, kind, run.start_ns),
+                burst_factor=next((burst.factor for burst in config.bursts if burst.kind == kind), 1.0),
+                outage=outage if kind != "optical" else None,
+            ),
+            link=link,
+            faults=FaultRates(config.malformed, config.impossible, config.duplicates),
+            fault_rng=rng.spawn(1)[0],
+            hang_up_in=outage if kind == "isl" else None,
+        )
+
+    def rng_of(kind: int, index: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(seeds.entropy, spawn_key=(kind, index)))
+
+    world, noise = run.world, config.noise
+    if config.radar_rate_hz > 0.0:
+        for index, target in enumerate(config.radar_targets):
+            rng = rng_of(0, index)
+            site = RADAR_SITES[index % len(RADAR_SITES)]
+            array = RadarArray(world, array_id=index + 1, site=site, noise=noise, rng=rng)
+            yield feed(array, UdpLink(target), config.radar_rate_hz, rng)
+    if config.optical_rate_hz > 0.0:
+        rng = rng_of(1, 0)
+        yield feed(Telescopes(world, sites=TELESCOPE_SITES, noise=noise, rng=rng), archive, config.optical_rate_hz, rng)
+    if config.isl_rate_hz > 0.0:
+        candidates = world.interval(run.start_ns).propagated()
+        count = min(config.isl_satellites, candidates.size)
+        satellites = rng_of(2, 0).choice(candidates, count, replace=False)
+        connections = min(config.isl_connections, count)
+        for index in range(connections):
+            rng = rng_of(2, index + 1)
+            beacons = Beacons(world, satellites=satellites[index::connections], noise=noise, rng=rng)
+            link = TcpLink(config.isl_target, random.Random(int(rng.integers(2**63))))
+            yield feed(beacons, link, config.isl_rate_hz / connections, rng)
+
+
+def _window(windows: Sequence[Burst] | Sequence[Outage], kind: SourceKind, start_ns: int) -> Window | None:
+    for window in windows:
+        if window.kind == kind:
+            return Window(start_ns, int(window.for_s * NS_PER_S), int(window.every_s * NS_PER_S))
+    return None
+
+
+async def _drive_all(feeds: Sequence[Feed], run: Run) -> None:
+    """Run every feed to its end; a peer that does not read is given up on, an error of one ends all."""
+    drives = [asyncio.create_task(drive(feed, run), name=feed.sensor.kind) for feed in feeds]
+    ended = asyncio.create_task(run.ended.wait())
+    try:
+        await asyncio.wait((ended, *drives), return_when=asyncio.FIRST_COMPLETED)
+        run.ended.set()
+        await asyncio.wait((ended, *drives), timeout=GRACE_S + LAST_WORDS_S)
+    finally:
+        for task in (ended, *drives):
+            task.cancel()
+        outcomes = await asyncio.gather(*drives, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _end_after(duration_s: float | None, stop: asyncio.Event, run: Run) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), duration_s)
+    run.ended.set()
+
+
+async def _report(run: Run, archive: Archive, on_progress: OnProgress) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_EVERY_S)
+        elapsed_s = (run.now_ns() - run.start_ns) / NS_PER_S
+        on_progress(run.tally.summary(unserved=archive.unserved, elapsed_s=elapsed_s))
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run it alongside, and call it off on leaving."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def _serving(
+    archive: Archive, config: SimulatorConfig, outage: Window | None, run: Run
+) -> AsyncIterator[ArchiveServer]:
+    """The archive on its socket, with its outages; in service again once the simulation has ended."""
+    server = ArchiveServer(archive, config.archive)
+    await server.up()
+    try:
+        if outage is None:
+            yield server
+        else:
+            async with _background(_outages(server, archive, outage, config.archive_outage, run)):
+                yield server
+    finally:
+        await server.down()
+
+
+async def _outages(server: ArchiveServer, archive: Archive, outage: Window, style: OutageStyle, run: Run) -> None:
+    while not run.ended.is_set():
+        now_ns = run.now_ns()
+        wait_s = (outage.next_change_ns(now_ns) - now_ns) / NS_PER_S
+        with suppress(TimeoutError):
+            await asyncio.wait_for(run.ended.wait(), wait_s)
+        in_service = run.ended.is_set() or not outage.contains(run.now_ns())
+        if style == "refuse" and in_service != archive.in_service:
+            await (server.up() if in_service else server.down())
+        archive.in_service = in_service
+        archive.wake()

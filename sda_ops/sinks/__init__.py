@@ -1,0 +1,1 @@
+"""One store a file: each makes a sink operator. What a sink acknowledges is durable."""

@@ -1,0 +1,151 @@
+"""Optical archive over HTTP: poll ``?since=<timestamp_ns>``, decode a page, pass it on.
+
+The watermark outlives the operator's instances and moves in the same step in which a page's observations leave, so a
+restart neither skips nor repeats one. It asks again for the watermark's own nanosecond and drops what it has of it: an
+archive that cuts a page between two observations of the same instant loses nothing.
+
+A poll that fails is an ``OperatorError``: when to come back is the supervisor's business, with the jittered backoff of the
+source's restart policy, so that a fleet of pollers does not come back at the same instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+import httpx
+
+from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, WiredEnds
+from orchestrator_adapter.clock import sleep
+from sda_ops.ids import observation_id
+from sda_ops.records import Observation
+from sda_ops.wire import optical
+from sda_ops.wire.malformed import MalformedFrame
+
+_REMEMBERED_MALFORMED = 1_024
+
+
+class ArchiveUnavailable(OperatorError):
+    """The archive could not be reached, refused, or answered with something that is no page."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpticalFeed:
+    """How one archive is polled.
+
+    Attributes:
+        url: Where the pages are, e.g. ``http://archive.example/observations``.
+        poll_interval: Between the end of one poll and the next; in long-poll mode, only after an empty answer.
+        long_poll: How long the archive may hold a request until there is something; zero for fixed-interval polls.
+        timeout: For connecting, and for each read; a long poll's wait comes on top.
+        lookback: How far before the start the first poll reaches.
+        max_body_bytes: A larger page is refused unread.
+    """
+
+    url: str
+    poll_interval: timedelta = timedelta(milliseconds=200)
+    long_poll: timedelta = timedelta(0)
+    timeout: timedelta = timedelta(seconds=5)
+    lookback: timedelta = timedelta(0)
+    max_body_bytes: int = 16 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Watermark:
+    """How far the archive has been read: the newest timestamp, and what is known already of that very nanosecond."""
+
+    timestamp_ns: int
+    seen: set[UUID] = field(default_factory=set)
+    malformed: dict[UUID, None] = field(default_factory=dict)  # by content, oldest first
+
+    def fresh(self, observations: Sequence[Observation]) -> list[Observation]:
+        """Those that are beyond the watermark, or at it and not seen yet."""
+        newest = self.timestamp_ns
+        return [
+            observation
+            for observation in observations
+            if observation.sensor_timestamp > newest
+            or (observation.sensor_timestamp == newest and observation.observation_id not in self.seen)
+        ]
+
+    def advance(self, observations: Sequence[Observation]) -> None:
+        """Take note of ``observations``, which have been passed on."""
+        for observation in observations:
+            if observation.sensor_timestamp > self.timestamp_ns:
+                self.timestamp_ns = observation.sensor_timestamp
+                self.seen.clear()
+            if observation.sensor_timestamp == self.timestamp_ns:
+                self.seen.add(observation.observation_id)
+
+    def fresh_malformed(self, frames: Sequence[MalformedFrame]) -> list[MalformedFrame]:
+        """Those not met yet: an archive repeats a bad entry in every page until the watermark has passed it."""
+        fresh: list[MalformedFrame] = []
+        for frame in frames:
+            content = observation_id("optical", frame.frame)
+            if content not in self.malformed:
+                self.malformed[content] = None
+                fresh.append(frame)
+        while len(self.malformed) > _REMEMBERED_MALFORMED:
+            del self.malformed[next(iter(self.malformed))]
+        return fresh
+
+
+def optical_source(feed: OpticalFeed) -> Factory:
+    """A source for one archive, in fixed-interval or long-poll mode."""
+
+    async def run(ends: WiredEnds) -> None:
+        start_ns = ends.clock.now_ns() - feed.lookback // timedelta(microseconds=1) * 1_000
+        watermark = ends.keep("watermark", lambda: Watermark(start_ns))
+        timeout = httpx.Timeout(feed.timeout.total_seconds(), read=(feed.timeout + feed.long_poll).total_seconds())
+        async with httpx.AsyncClient(timeout=timeout) as client:
+            while not ends.shutdown.is_set:
+                body = await ends.unless_shutdown(_fetch(client, feed, watermark.timestamp_ns))
+                if body is None:
+                    return
+                ends.count("polls")
+                passed_on = await _pass_on(body, watermark, ends)
+                if not (passed_on and feed.long_poll):
+                    await ends.unless_shutdown(sleep(ends.clock, feed.poll_interval.total_seconds()))
+
+    return run
+
+
+async def _pass_on(body: bytes, watermark: Watermark, ends: WiredEnds) -> int:
+    """Decode a page and pass on what is new in it; returns how much that was."""
+    try:
+        observations, malformed = optical.decode_page(body, ingest_timestamp=ends.clock.now_ns())
+    except MalformedFrame as whole:
+        for frame in watermark.fresh_malformed([whole]):
+            ends.count("decode_errors")
+            ends.dead_letter(frame.frame, DeadLetterKind.SCHEMA_MISMATCH, frame.reason)
+        raise ArchiveUnavailable(f"the archive answered with something that is no page: {whole.reason}") from whole
+    for frame in watermark.fresh_malformed(malformed):
+        ends.count("decode_errors")
+        ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason)
+    fresh = watermark.fresh(observations)
+    watermark.advance(fresh)
+    await ends.emit(fresh)  # takes them over before it waits for anything
+    return len(fresh)
+
+
+async def _fetch(client: httpx.AsyncClient, feed: OpticalFeed, watermark_ns: int) -> bytes:
+    """One page as bytes. Raises ``ArchiveUnavailable`` for everything that is not a page in time."""
+    params = {"since": watermark_ns - 1}
+    if feed.long_poll:
+        params["wait_ms"] = feed.long_poll // timedelta(milliseconds=1)
+    try:
+        async with client.stream("GET", feed.url, params=params) as response:
+            if response.status_code != httpx.codes.OK:
+                raise ArchiveUnavailable(f"GET {response.url} answered {response.status_code} {response.reason_phrase}")
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > feed.max_body_bytes:
+                    raise ArchiveUnavailable(
+                        f"GET {response.url} answered with more than the {feed.max_body_bytes} bytes allowed"
+                    )
+            return bytes(body)
+    except httpx.HTTPError as error:
+        raise ArchiveUnavailable(f"GET {feed.url} failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from sda_ops.simulate.archive import Archive, ArchiveServer
+from sda_ops.simulate.config import Endpoint
+from sda_ops.simulate.frames import Batch
+
+
+def batch(*times_ns: int) -> Batch:
+    frames = [json.dumps({"timestamp_ns": time, "n": index}).encode() for index, time in enumerate(times_ns)]
+    count = len(times_ns)
+    return Batch(np.array(times_ns, dtype=np.int64), frames, ["optical-1"] * count, [1] * count, [None] * count)
+
+
+@pytest.fixture
+def archive() -> Archive:
+    return Archive(history=10_000)
+
+
+@pytest.fixture
+async def client(archive: Archive) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(archive.app), base_url="http://archive") as client:
+        yield client
+
+
+async def page(client: httpx.AsyncClient, **params: int) -> list[dict[str, Any]]:
+    answer = await client.get("/observations", params=params)
+    assert answer.status_code == 200
+    entries: list[dict[str, Any]] = answer.json()
+    return entries
+
+
+async def test_since_is_exclusive_and_entries_come_in_time_order(archive: Archive, client: httpx.AsyncClient) -> None:
+    """Entries above `since` come in time order, and the one at `since` does not."""
+    await archive.send(batch(10, 20, 30))
+    await archive.send(batch(40))
+    assert [entry["timestamp_ns"] for entry in await page(client, since=20)] == [30, 40]
+    assert [entry["timestamp_ns"] for entry in await page(client)] == [10, 20, 30, 40]
+    assert await page(client, since=40) == []
+
+
+async def test_paging_by_since_loses_nothing_where_timestamps_repeat(
+    archive: Archive, client: httpx.AsyncClient
+) -> None:
+    """Pages of two never part entries of one timestamp, so that the pages together hold each entry once."""
+    await archive.send(batch(10, 20, 20, 20, 30, 40, 40))
+    since, seen = 0, []
+    while entries := await page(client, since=since, limit=2):
+        seen += [entry["n"] for entry in entries]
+        since = entries[-1]["timestamp_ns"]
+    assert seen == [0, 1, 2, 3, 4, 5, 6]
+
+
+async def test_a_long_poll_is_answered_by_the_next_entry(archive: Archive, client: httpx.AsyncClient) -> None:
+    """A request that waits is answered as soon as there is something new, not after its waiting time."""
+    await archive.send(batch(10))
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(10):
+        waiting = tasks.create_task(page(client, since=10, wait_ms=60_000))
+        await asyncio.sleep(0)
+        await archive.send(batch(20))
+    assert [entry["timestamp_ns"] for entry in waiting.result()] == [20]
+
+
+async def test_a_long_poll_without_news_ends_empty(client: httpx.AsyncClient) -> None:
+    """After `wait_ms` with nothing new the answer is an empty array."""
+    assert await page(client, since=0, wait_ms=1) == []
+
+
+async def test_out_of_service_is_503_also_for_who_waits(archive: Archive, client: httpx.AsyncClient) -> None:
+    """An archive out of service answers 503, at once, those that were waiting included."""
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(10):
+        waiting = tasks.create_task(client.get("/observations", params={"wait_ms": 60_000}))
+        await asyncio.sleep(0)
+        archive.in_service = False
+        archive.wake()
+    assert waiting.result().status_code == 503
+    assert (await client.get("/observations")).status_code == 503
+
+
+async def test_nonsense_is_the_clients_fault(client: httpx.AsyncClient) -> None:
+    """A `since` that is no integer gets 400."""
+    assert (await client.get("/observations", params={"since": "yesterday"})).status_code == 400
+
+
+async def test_the_history_is_bounded_and_what_was_never_served_is_counted() -> None:
+    """Of 100,000 entries a history of 1,000 keeps the newest, and `unserved` knows how many no answer contained."""
+    archive = Archive(history=1_000)
+    for start in range(0, 100_000, 1_000):
+        await archive.send(batch(*range(start + 1, start + 1_001)))
+    assert archive.unserved == 100_000
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(archive.app), base_url="http://archive") as client:
+        kept = await page(client, since=0, limit=10**6)
+        assert 1_000 <= len(kept) < 10_000
+        assert kept[-1]["timestamp_ns"] == 100_000
+    assert archive.unserved == 0
+
+
+async def test_a_server_goes_down_and_comes_up_on_its_port(archive: Archive) -> None:
+    """After `down` connections are refused; after `up` the same port answers with what was observed meanwhile."""
+    server = ArchiveServer(archive, Endpoint("127.0.0.1", 0))
+    await server.up()
+    url = f"http://127.0.0.1:{server.endpoint.port}/observations"
+    async with asyncio.timeout(30), httpx.AsyncClient() as client:
+        assert (await client.get(url)).json() == []
+        await server.down()
+        await archive.send(batch(10))
+        with pytest.raises(httpx.ConnectError):
+            await client.get(url)
+        await server.up()
+        assert len((await client.get(url)).json()) == 1
+        await server.down()
