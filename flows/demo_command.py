@@ -31,7 +31,7 @@ _HOST = "127.0.0.1"
 _SERVER_START_S = 120.0  # the first start on a slow machine migrates a database; 5 to 21 s were measured
 _SIMULATOR_START_S = 60.0
 _STOP_S = 15.0
-_LINGER_S = 1.5  # the archive stays up so long after the last observation, for the poller to fetch it
+_LINGER_S = 1.0  # after the last observation, for the poller to fetch what the archive still has
 
 
 class DemoFailed(Exception):
@@ -77,7 +77,12 @@ class Stage:
             *("--hold", *radars, "--archive", f"{_HOST}:{self.archive_port}", "--isl", f"{_HOST}:{self.isl_port}"),
             *("--rate-radar", str(args.rate_radar), "--rate-optical", "50", "--rate-isl", "100", *catalog),
             *("--malformed", "0.005", "--impossible", "0.005", "--duplicates", "0.005"),
-            *("--duration", str(args.seconds), "--linger", str(_LINGER_S)),
+            *(
+                "--duration",
+                str(args.seconds),
+                "--linger",
+                str(_STOP_S + _LINGER_S),
+            ),  # the archive outlives the pipeline
             *("--truth", str(self.folder / "truth.jsonl"), "--summary", str(self.folder / "simulator.json")),
         ]
 
@@ -101,12 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Set the stage, run, clear it away, and say what happened. Returns the pipeline's exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     folder = args.folder or Path("run/demo") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     ports = free_ports(args.radars + 3)
     stage = Stage(folder, tuple(ports[3:]), *ports[:3])
     try:
         (folder / "prefect").mkdir(parents=True)
+        _log_to(folder / "pipeline.log")
         with ExitStack() as processes:
             simulator = processes.enter_context(_simulator(stage, args))
             if not args.no_api:
@@ -125,7 +130,7 @@ async def _perform(stage: Stage, args: argparse.Namespace, simulator: subprocess
     conducting: list[asyncio.Task[None]] = []
 
     def built(graph: BuiltGraph) -> None:
-        conducting.append(asyncio.get_running_loop().create_task(_conduct(graph, simulator)))
+        conducting.append(asyncio.get_running_loop().create_task(_conduct(graph, simulator, args.seconds)))
 
     try:
         return await ingest(settings, prefect=not args.no_api, duration_s=None, quiet=args.quiet, on_built=built)
@@ -135,18 +140,20 @@ async def _perform(stage: Stage, args: argparse.Namespace, simulator: subprocess
         await asyncio.gather(*conducting, return_exceptions=True)
 
 
-async def _conduct(graph: BuiltGraph, simulator: subprocess.Popen[bytes]) -> None:
+async def _conduct(graph: BuiltGraph, simulator: subprocess.Popen[bytes], seconds: float) -> None:
     """Let the sensors send once everything listens, and stop the pipeline when they have ended."""
-    while not all(
-        "port" in op.counters for op in graph.status().operators if op.role is Role.SOURCE and op.name != "optical"
-    ):
+    while not _all_listen(graph):  # noqa: ASYNC110 - the status has nothing to await
         await asyncio.sleep(0.02)
     assert simulator.stdin is not None
     simulator.stdin.write(b"go\n")
     simulator.stdin.close()
-    while simulator.poll() is None:
-        await asyncio.sleep(0.1)
-    graph.request_shutdown("the sensors have ended")
+    await asyncio.sleep(seconds + _LINGER_S)
+    graph.request_shutdown(f"the sensors have ended after {seconds:g} s")
+
+
+def _all_listen(graph: BuiltGraph) -> bool:
+    sources = [operator for operator in graph.status().operators if operator.role is Role.SOURCE]
+    return all("port" in source.counters for source in sources if source.name != "optical")
 
 
 def free_ports(count: int) -> list[int]:
@@ -157,6 +164,16 @@ def free_ports(count: int) -> list[int]:
             sock = held.enter_context(closing(socket.create_server((_HOST, 0))))
             ports.append(int(sock.getsockname()[1]))
         return ports
+
+
+def _log_to(file: Path) -> None:
+    """The pipeline's own log lines go to a file, so that the terminal is free for the progress."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("orchestrator_adapter", "sda_ops"):
+        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).propagate = False
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def run_ingest(args: argparse.Namespace) -> int:
         return _refuse([str(problem) for problem in error.problems])
     through_prefect = not args.no_api and bool(os.environ.get("PREFECT_API_URL"))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a poll is a line an item
     try:
         outcome = asyncio.run(ingest(settings, prefect=through_prefect, duration_s=args.duration, quiet=args.quiet))
     except OSError as error:

@@ -87,6 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s; SIGTERM and Ctrl-C end it at once)",
     )
 
+    rates.add_argument(
+        "--hold", action="store_true", help="once the archive listens, wait for a line on standard input before sending"
+    )
+
     what = parser.add_argument_group("what")
     what.add_argument(
         "--catalog", type=Path, metavar="FILE", help="TLE, 3LE, OMM JSON or OMM CSV (default: a generated catalogue)"
@@ -151,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
     """Simulate. 0 at the end, 2 with every configuration error named, 1 where a file or an address cannot be had."""
     try:
         config = _config(args)
-        summary = asyncio.run(_until_told(config, progress=args.progress))
+        summary = asyncio.run(_until_told(config, progress=args.progress, hold=args.hold))
         if args.summary is not None:
             args.summary.write_text(summary.to_json() + "\n", encoding="utf-8")
     except ConfigurationError as error:
@@ -243,13 +247,23 @@ def _utc_ns(text: str) -> int | None:
     return (since_epoch.days * 86_400 + since_epoch.seconds) * NS_PER_S + since_epoch.microseconds * 1000
 
 
-async def _until_told(config: SimulatorConfig, *, progress: bool) -> SimulationSummary:
+async def _until_told(config: SimulatorConfig, *, progress: bool, hold: bool) -> SimulationSummary:
     """Simulate until SIGTERM or SIGINT, or until it ends by itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    return await simulate(config, stop=stop, on_ready=_announce, on_progress=_show if progress else None)
+    go = asyncio.Event() if hold else None
+    if go is not None:
+        loop.add_reader(sys.stdin, _heard, go)
+    return await simulate(config, stop=stop, on_ready=_announce, on_progress=_show if progress else None, go=go)
+
+
+def _heard(go: asyncio.Event) -> None:
+    """A line, or the end, of standard input."""
+    sys.stdin.readline()
+    asyncio.get_running_loop().remove_reader(sys.stdin)
+    go.set()
 
 
 def _announce(ready: Ready) -> None:

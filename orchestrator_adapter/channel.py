@@ -58,7 +58,7 @@ class FlowPolicy:
 
     @classmethod
     def timed(cls, deadline: timedelta, *, dead_letter: bool = True) -> FlowPolicy:
-        """Suspend up to ``deadline``, then dead-letter what still does not fit (or drop it, counted as ``shed``)."""
+        """Suspend while full; once nothing has moved for ``deadline``, dead-letter what does not fit (or shed it, counted)."""
         if deadline <= timedelta(0):
             raise ValueError(f"FlowPolicy.timed: deadline must be > 0, got {deadline}")
         return cls(FlowKind.TIMED, deadline, dead_letter)
@@ -215,6 +215,8 @@ class Channel(Generic[T]):
 
     def take(self, max_items: int) -> list[T]:
         """Lease up to ``max_items`` ready items, in order. Suspects (see ``give_back``) come one at a time."""
+        if max_items < 1:
+            raise ValueError(f"edge {self.edge!r}: expected to take at least one item, got max_items={max_items}")
         taken = self._taken
         sequence = self._base + taken
         if sequence < self._suspects_end:

@@ -241,7 +241,10 @@ class Sender(Generic[T]):
                 await self._departures.wait()
 
     def pump(self) -> float | None:
-        """One step of ``flush``: move what fits. ``None`` if nothing is left, else when to try again at the latest."""
+        """One step of ``flush``: move what fits. ``None`` if nothing is left, else when to try again at the latest.
+
+        Minus infinity is "after one turn of the loop"; infinity is "when the reader has made room".
+        """
         if not self._outbox:
             return None
         self._check_reader()
@@ -255,7 +258,7 @@ class Sender(Generic[T]):
             return float("inf")
         if self._policy.kind is FlowKind.SHED:
             self._drop(dead_letter=False, why="")
-            return None
+            return float("-inf")  # the reader's turn: a writer that never waits would freeze the loop for everyone
         assert self._policy.deadline is not None
         now, patience = self._clock.monotonic(), self._policy.deadline.total_seconds()
         if self._stuck_since is None:
@@ -298,6 +301,8 @@ async def flush(senders: Iterable[Sender[Any]], departures: Wakeup, clock: Clock
             return
         if min(retry_at) == float("inf"):
             await departures.wait()
+        elif min(retry_at) == float("-inf"):
+            await asyncio.sleep(0)
         else:
             await departures.wait_until(min(retry_at), clock)
 
@@ -408,7 +413,7 @@ class WiredEnds:
         await flush(self.senders, self._departures, self.clock)
 
     async def arrival(self) -> None:
-        """For fan-ins: suspend until an input has items ready or has ended; returns at once if one has items."""
+        """For fan-ins: suspend until an input has items ready, or all have ended; returns at once if one has items."""
         while not any(receiver.ready for receiver in self.receivers):
             if all(receiver.ended for receiver in self.receivers):
                 return
@@ -444,7 +449,7 @@ class WiredEnds:
         )
         services.dead_letters.append([letter])
         services.account.declare(outcome, 1)
-        self._log_bounded(str(kind), message)
+        self.log_bounded(str(kind), message)
 
     def check_dead_letter_limits(self) -> None:
         """Raise ``DeadLetterLimitExceeded`` if this operator's share or run of dead letters is beyond its limits."""
@@ -452,7 +457,8 @@ class WiredEnds:
         passed = account.emitted if self.senders else account.written
         self._services.gate.check(self.name, passed=passed, dead=account.dead_lettered + account.rejected)
 
-    def _log_bounded(self, kind: str, message: str) -> None:
+    def log_bounded(self, kind: str, message: str) -> None:
+        """Log a dead letter, at most one line per kind and second: what was left out is told with the next."""
         now = self.clock.monotonic()
         last, suppressed = self._logged.get(kind, (float("-inf"), 0))
         if now - last < _LOG_PERIOD_S:
@@ -502,7 +508,7 @@ class WiredEnds:
         Cancelled, the operator stops waiting, but the thread runs on to its end: threads cannot be interrupted.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._services.executor(), partial(function, *args, **kwargs))
+        return await loop.run_in_executor(self._services.executor(), _contained, partial(function, *args, **kwargs))
 
     async def acknowledge_after(
         self, count: int, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
@@ -513,7 +519,7 @@ class WiredEnds:
         then, so that what is durable is never taken for undelivered. If ``function`` raises, nothing is acknowledged.
         """
         call = partial(function, *args, **kwargs)
-        work = asyncio.get_running_loop().run_in_executor(self._services.executor(), call)
+        work = asyncio.get_running_loop().run_in_executor(self._services.executor(), _contained, call)
         cancelled: asyncio.CancelledError | None = None
         while not work.done():
             try:
@@ -528,17 +534,28 @@ class WiredEnds:
     async def unless_shutdown(self, work: Coroutine[Any, Any, T]) -> T | None:
         """For sources: await ``work``, but give up (cancelling it) when shutdown is asked for. ``None`` then.
 
-        Whatever ``work`` has to lose by a cancellation, it must keep elsewhere.
+        Whatever ``work`` has to lose by a cancellation, it must keep elsewhere. What it returns or raises in spite of
+        the cancellation is returned or raised here.
         """
         working = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self.shutdown.wait())
+        given_up = False
         try:
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return working.result() if working.done() else None
+            given_up = not working.done()
         finally:
             for task in (working, stopping):
                 task.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
+        return None if given_up and working.cancelled() else working.result()
+
+
+def _contained(call: Callable[[], R]) -> R:
+    """Run it in a thread. A ``StopIteration`` cannot enter a future (Python 3.11 leaves it waiting for ever)."""
+    try:
+        return call()
+    except StopIteration as stop:
+        raise RuntimeError("a blocking function raised StopIteration") from stop
 
 
 Factory: TypeAlias = Callable[[WiredEnds], Coroutine[Any, Any, None]]

@@ -160,6 +160,11 @@ class OperatorAccount:
         elif (self.bookkeeping is not Bookkeeping.SINK or accounted > count) and self.violation is None:
             self.violation = LedgerViolation(self.operator, count, accounted)
 
+    def settle(self) -> None:
+        """It ended well and holds no lease: what has left since the last acknowledgement (a last aggregate) is booked."""
+        if self._open:
+            self.acknowledge(0)
+
     def lease_lost(self) -> None:
         """The lease goes back, or to the dead letters: what had left for its items will leave again, or has twice."""
         self.repeated += self._open

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, assert_never
 
 from orchestrator_adapter.dead_letter import DeadLetterKind
 from orchestrator_adapter.ends import MAX_BATCH, Factory, WiredEnds
@@ -51,15 +51,23 @@ Verdict: TypeAlias = Reject | Discard | Duplicate | Bury | None
 def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BATCH) -> Factory:
     """A source from an iterable (in batches) or an async iterable (item by item). Stops early at shutdown.
 
-    The iterator outlives the instance: after a restart the source goes on where it was, and repeats nothing.
+    The iterator outlives the instance: after a restart the source goes on where it was, and repeats nothing. Only a
+    generator cannot go on once it has raised: it raises the same again, rather than pass for a stream that has ended.
     """
 
     async def run(ends: WiredEnds) -> None:
+        failure: list[Exception] = ends.keep("failure", list)
         if isinstance(items, AsyncIterable):
             stream = ends.keep("iterator", lambda: aiter(items))
             while not ends.shutdown.is_set:
-                item = await ends.unless_shutdown(_next(stream))
+                try:
+                    item = await ends.unless_shutdown(_next(stream))
+                except Exception as error:
+                    failure[:] = [error]
+                    raise
                 if item is None:
+                    if failure and inspect.isasyncgen(stream) and not ends.shutdown.is_set:
+                        raise failure[0]
                     return
                 await ends.emit(item)
             return
@@ -69,11 +77,15 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
             try:
                 for item in islice(iterator, batch):
                     chunk.append(item)  # noqa: PERF402 - what was taken before the iterator raised must not be lost
-            finally:
+            except Exception as error:
                 ends.sender.offer(chunk)
+                failure[:] = [error]
+                raise
             if not chunk:
+                if failure and inspect.isgenerator(iterator):
+                    raise failure[0]
                 return
-            await ends.flush()
+            await ends.emit(chunk)
 
     return run
 
@@ -194,6 +206,8 @@ def _carry_out(verdict: Reject | Discard | Duplicate | Bury, item: object, ends:
             ends.duplicate()
         case Bury(kind, message):
             ends.dead_letter(item, kind, message)
+        case _:
+            assert_never(verdict)
 
 
 async def _next(stream: Any) -> list[Any] | None:

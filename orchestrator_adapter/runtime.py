@@ -127,9 +127,9 @@ class BuiltGraph:
         dead_letters: DeadLetterStore | None = None,
     ) -> None:
         self.plan = plan
-        self.clock = clock or SystemClock()
-        self.dead_letters = dead_letters or DeadLetterList()
-        self._rng = rng or random.Random()
+        self.clock = SystemClock() if clock is None else clock
+        self.dead_letters = DeadLetterList() if dead_letters is None else dead_letters
+        self._rng = random.Random() if rng is None else rng
         self._token = ShutdownToken()
         self._wakeup = Wakeup(f"supervisor of {plan.name!r}")
         self._supervisor = supervisor.Supervisor(self._rng)
@@ -243,7 +243,12 @@ class BuiltGraph:
         return self.event
 
     def request_shutdown(self, reason: str) -> None:
-        """Ask for the two-phase shutdown. A second request goes to its second phase at once. Callable at any time."""
+        """Ask for the two-phase shutdown. A second request goes to its second phase at once.
+
+        Callable on the event loop at any time: before the run nothing is then taken in, after it nothing happens.
+        """
+        if self.event is not None:
+            return
         if self._shutdown.phase == 0:
             self._begin_drain(reason)
         elif self._shutdown.phase == 1:
@@ -277,14 +282,14 @@ class BuiltGraph:
             if slot.restart_at is not None and now >= slot.restart_at:
                 slot.restart_at = None
                 self._spawn(slot, slot.restarted)
-        if self._shutdown.deadline is not None and now >= self._shutdown.deadline:
+        if self._shutdown.phase < 3 and self._shutdown.deadline is not None and now >= self._shutdown.deadline:  # noqa: PLR2004
             self._next_phase(now)
 
     async def _wait(self) -> None:
         if self._exits:
             return
         due = [slot.restart_at for slot in self._slots.values() if slot.restart_at is not None]
-        if self._shutdown.deadline is not None:
+        if self._shutdown.phase < 3 and self._shutdown.deadline is not None:  # noqa: PLR2004 - as in _finished
             due.append(self._shutdown.deadline)
         if due:
             await self._wakeup.wait_until(min(due), self.clock)
@@ -292,7 +297,10 @@ class BuiltGraph:
             await self._wakeup.wait()
 
     def _finished(self) -> bool:
-        return self._shutdown.phase == 3 or all(slot.retired for slot in self._slots.values())  # noqa: PLR2004
+        waited_for = [slot for slot in self._slots.values() if not slot.retired]
+        if self._shutdown.phase >= 3:  # noqa: PLR2004 - the phases are numbered in the specification
+            waited_for = [slot for slot in waited_for if slot.task is not None and not slot.task.is_alive()]
+        return not waited_for
 
     def _spawn(self, slot: _Slot, restarted: events.Restarted | None) -> None:
         slot.ends.instance += 1
@@ -341,7 +349,7 @@ class BuiltGraph:
                 self._log("clean_exit", operator=slot.name, instance=task.instance)
                 self._retire(slot)
             case supervisor.Record():
-                name = "abort" if isinstance(exit_, task_exit.Aborted) else "exit_while_draining"
+                name = "aborted" if isinstance(exit_, task_exit.Aborted) else "exit_while_draining"
                 self._log(name, operator=slot.name, instance=task.instance, exit=str(exit_))
                 self._retire(slot)
             case supervisor.Restart(restarted):
@@ -382,6 +390,7 @@ class BuiltGraph:
             case task_exit.Ok():
                 for receiver in slot.ends.receivers:
                     receiver.acknowledge()
+                slot.account.settle()
             case task_exit.Errored(error):
                 slot.account.lease_lost()
                 for channel in slot.inputs:
@@ -395,7 +404,7 @@ class BuiltGraph:
                 slot.account.withdrawn(len(leased))
                 self._bury(slot.name, leased, DeadLetterKind.PROCESSING_EXCEPTION, message)
                 if self._verdict is None:
-                    self._verdict_leased = tuple(repr(held.item)[:_REPR_LIMIT] for held in leased)
+                    self._verdict_leased = tuple(_repr(held.item) for held in leased)
             case task_exit.Aborted():
                 slot.account.lease_lost()
             case _:
@@ -454,9 +463,10 @@ class BuiltGraph:
         for slot in self._slots.values():
             if slot.retired:
                 continue
-            if slot.task is None or not slot.task.is_alive():
-                if not any(task is slot.task for task, _ in self._exits):
-                    self._retire(slot)  # it waited for a restart that will not come
+            if slot.restart_at is not None or slot.task is None:
+                self._retire(slot)  # it waited for a restart that will not come
+            elif not slot.task.is_alive():
+                continue  # it has ended in this very turn of the loop: how, the next turn of ours will see
             elif phase == 2:  # noqa: PLR2004 - the phases are numbered in the specification
                 self._log("abort", operator=slot.name, instance=slot.task.instance, reason=reason)
                 slot.task.abort(reason)
@@ -526,16 +536,23 @@ class BuiltGraph:
     # Helpers.
 
     def _bury_timed_out(self, operator: str, why: str, items: Sequence[Undeliverable[Any]]) -> None:
-        self._slots[operator].account.dead_lettered += len(items)
-        self._bury(operator, items, DeadLetterKind.UNDELIVERED, why)
+        slot = self._slots[operator]
+        slot.account.dead_lettered += len(items)
+        slot.ends.log_bounded(str(DeadLetterKind.UNDELIVERED), why)
+        self._keep_letters(operator, items, DeadLetterKind.UNDELIVERED, why)
 
     def _bury_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], why: str) -> None:
         self._undelivered += len(items)
         self._bury(operator, items, DeadLetterKind.UNDELIVERED, why)
 
     def _bury(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
-        if not items:
-            return
+        if items:
+            self._log("dead_letter", operator=operator, kind=str(kind), items=len(items), message=message)
+            self._keep_letters(operator, items, kind, message)
+
+    def _keep_letters(
+        self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str
+    ) -> None:
         now_ns = self.clock.now_ns()
         letters = [
             DeadLetter(
@@ -549,10 +566,9 @@ class BuiltGraph:
             )
             for held in items
         ]
-        self._log("dead_letter", operator=operator, kind=str(kind), items=len(items), message=message)
         try:
             self.dead_letters.append(letters)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
             problem = (
                 f"{len(items)} items of {operator!r} could not be kept as dead letters: {task_exit.describe(error)}"
             )
@@ -591,9 +607,17 @@ class BuiltGraph:
 
     def _log(self, event: str, **fields: object) -> None:
         """One decision, one JSON line, stable names."""
-        quiet = event in {"spawn", "clean_exit", "shutdown", "ended", "restart", "abort", "exit_while_draining"}
+        quiet = event in {"spawn", "clean_exit", "shutdown", "ended", "restart", "abort", "aborted", "exit_while_draining"}
         record = {"event": event, "graph": self.plan.name, **fields}
         events.logger.log(20 if quiet else 40, json.dumps(record, default=str))
+
+
+def _repr(item: object) -> str:
+    """An item for people, cut short; foreign code, so it may fail."""
+    try:
+        return repr(item)[:_REPR_LIMIT]
+    except Exception as error:  # noqa: BLE001 - the supervisor must survive any item
+        return f"<{type(item).__name__}, whose repr raised {type(error).__name__}>"
 
 
 __all__ = ["BuiltGraph", "GraphStatus", "OperatorStatus", "SupervisionPolicy"]

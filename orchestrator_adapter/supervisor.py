@@ -60,6 +60,7 @@ class _Operator:
     is_source: bool
     charged: tuple[float, ...] = ()
     row: int = 0  # restarts since the last healthy spell
+    pill_paid: bool = False  # the last restart was for no pill: it pays for the next one
     restarts: int = 0
     recent: deque[Restarted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -97,8 +98,10 @@ class Supervisor:
     ) -> Decision:
         """What follows from ``exit_`` at monotonic time ``now``.
 
-        ``quarantined`` counts the poison pills that left the operator's input with this exit and had cost a restart
-        before: this one is then not charged. While ``draining``, sources stay down and nobody waits before a restart.
+        ``quarantined`` counts the poison pills that left the operator's input with this exit and had been delivered
+        before: this restart is then not charged, if one was since the last pill. While ``draining``, sources stay down
+        and nobody waits before a restart. No restart brings a reader back, or a deployment in order: such failures
+        exhaust the budget at once.
         """
         match exit_:
             case Ok():
@@ -123,20 +126,32 @@ class Supervisor:
         draining: bool,  # noqa: FBT001 - as above
     ) -> Decision:
         operator = self._operators[name]
-        if draining and (operator.is_source or isinstance(error, ReaderGone)):
+        reader_gone = _is_about(error, ReaderGone)
+        if draining and (operator.is_source or reader_gone):
             return Record()  # it was to end anyway; what it could not deliver is kept by the runtime
-        if isinstance(error, DeadLetterLimitExceeded):
+        if reader_gone or _is_about(error, DeadLetterLimitExceeded):
             return Exhausted(error)
-        if operator.policy.kind is RestartKind.NEVER or not pill_removed:
+        free = pill_removed and operator.pill_paid and operator.policy.kind is not RestartKind.NEVER
+        if not free:
             admitted, operator.charged = admit(operator.policy, operator.charged, now)
             if not admitted:
                 return Exhausted(error)
+        # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. Of
+        # several pills in one batch only the first had such a failure; the quarantine of each other one is charged.
+        operator.pill_paid = not pill_removed
         backoff = operator.policy.backoff
         delay_s = 0.0
         if backoff is not None and not draining:
             operator.row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
             delay_s = backoff.delay_s(operator.row, self._rng)
-        restarted = Restarted(name, instance + 1, describe(error), now, not pill_removed, delay_s)
+        restarted = Restarted(name, instance + 1, describe(error), now, not free, delay_s)
         operator.restarts += 1
         operator.recent.append(restarted)
         return Restart(restarted)
+
+
+def _is_about(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether ``error`` is of that kind, or a group that has one of that kind in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_about(member, kind) for member in error.exceptions)
+    return isinstance(error, kind)

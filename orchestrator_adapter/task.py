@@ -103,16 +103,16 @@ class Task:
         try:
             await self._body()
         except asyncio.CancelledError as cancelled:
-            return Aborted(self._abort_reason) if self._abort_reason else classify(cancelled)
+            return Aborted(self._abort_reason) if self._abort_reason is not None else classify(cancelled)
         except BaseException as error:  # noqa: BLE001 - this is the one place where everything is told apart
             return classify(error, self._expected_errors)
         # Swallowing the cancellation and returning is still stopping because it was asked to.
-        return Aborted(self._abort_reason) if self._abort_reason else Ok()
+        return Aborted(self._abort_reason) if self._abort_reason is not None else Ok()
 
     def _settle(self, running: asyncio.Task[TaskExit]) -> TaskExit:
         if running.cancelled():  # cancelled before its first step: the body never ran
             cancelled = asyncio.CancelledError("cancelled before it started")
-            return Aborted(self._abort_reason) if self._abort_reason else classify(cancelled)
+            return Aborted(self._abort_reason) if self._abort_reason is not None else classify(cancelled)
         return running.result()
 
 

@@ -64,7 +64,10 @@ TaskExit: TypeAlias = Ok | Errored | Panicked | Aborted
 
 def describe(error: BaseException) -> str:
     """``TypeName: text`` of an exception, or just its type where it has no text."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception as broken:  # noqa: BLE001 - an exception whose text cannot be made must still be told apart
+        text = f"<its text raised {type(broken).__name__}>"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -7,10 +7,13 @@ on one event loop, and between the check and the wait nothing is awaited, so no 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.errors import EdgeMisuse
+
+logger = logging.getLogger("orchestrator_adapter.wakeup")
 
 
 class Wakeup:
@@ -73,10 +76,13 @@ class ShutdownToken:
             if not waiter.done():
                 waiter.set_result(None)
         for callback in self._callbacks:
-            callback()
+            try:
+                callback()
+            except Exception:
+                logger.exception("a shutdown callback failed; the shutdown goes on")
 
     def on_set(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` when the token is set; at once if it is."""
+        """Call ``callback`` when the token is set; at once if it is. What it raises then is logged and stops nothing."""
         if self.is_set:
             callback()
         else:

@@ -5,7 +5,7 @@ ERFA's (IAU 1976 precession, IAU 1980 nutation, IAU 1982 sidereal time, IAU 1994
 
 Two things are left out, and this is what they cost:
 
-- UT1 is taken to be UTC. They differ by 0.9 s at most, under 0.1 s since 2021: the Earth is turned by up to 1.5
+- UT1 is taken to be UTC. They differ by 0.9 s at most, about 0.1 s or less since 2022: the Earth is turned by up to 1.5
   arcseconds, which moves a site on the equator by up to 47 m (420 m at the bound). Give ``jd`` and ``fraction`` of
   UT1 where that matters: every function here that says UT1 accepts it.
 - Polar motion is zero: up to 0.4 arcseconds, 15 m at the Earth's surface.

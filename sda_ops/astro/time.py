@@ -23,7 +23,7 @@ NS_PER_DAY = 86_400 * NS_PER_S
 
 TT_MINUS_UTC_DAYS = (32.184 + 37.0) / 86_400.0
 """TT - UTC since 2017 (37 leap seconds; IERS Bulletin C). Used for precession and nutation only, where a wrong leap
-second costs 1e-6 arcsecond."""
+second costs 2e-6 arcseconds."""
 
 
 def julian_date(timestamp_ns: Nanoseconds) -> tuple[Floats, Floats]:

@@ -59,11 +59,13 @@ async def simulate(
     stop: asyncio.Event,
     on_ready: OnReady | None = None,
     on_progress: OnProgress | None = None,
+    go: asyncio.Event | None = None,
 ) -> SimulationSummary:
     """Send until the duration or the count is reached; then keep the archive up for ``linger_s``.
 
     ``stop`` ends both at once, and cleanly: connections are closed so that everything written arrives, the truth is
-    whole. ``on_ready`` is called once everything listens, ``on_progress`` once a second. Raises `ConfigurationError`
+    whole. ``on_ready`` is called once everything listens, ``on_progress`` once a second. With ``go`` nothing is sent
+    before it (or ``stop``) is set; only the archive's outages are counted from when it listens. Raises `ConfigurationError`
     for a catalogue without a usable object, ``OSError`` where an address or a file cannot be had.
     """
     now_ns = _clock(config.start_time_ns)
@@ -83,6 +85,9 @@ async def simulate(
                 )
             if on_ready is not None:
                 on_ready(Ready(server.endpoint if server else None, len(element_sets)))
+            if go is not None:
+                await _either(go, stop)
+                run.start_ns = now_ns()
             if on_progress is not None:
                 await tasks.enter_async_context(_background(_report(run, archive, on_progress)))
             await tasks.enter_async_context(_background(_end_after(config.duration_s, stop, run)))
@@ -92,6 +97,17 @@ async def simulate(
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), config.linger_s)
     return run.tally.summary(unserved=archive.unserved, elapsed_s=elapsed_s)
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 def _clock(start_time_ns: int | None) -> Callable[[], int]:

@@ -1,8 +1,9 @@
 """Optical archive over HTTP: poll ``?since=<timestamp_ns>``, decode a page, pass it on.
 
 The watermark outlives the operator's instances and moves in the same step in which a page's observations leave, so a
-restart neither skips nor repeats one. It asks again for the watermark's own nanosecond and drops what it has of it: an
-archive that cuts a page between two observations of the same instant loses nothing.
+restart neither skips nor repeats one. After news it asks again for the watermark's own nanosecond and drops what it has
+of it: an archive that cuts a page between two observations of the same instant loses nothing. Only when that brings
+nothing new does a long poll wait, and then for what is beyond the watermark.
 
 A poll that fails is an ``OperatorError``: when to come back is the supervisor's business, with the jittered backoff of the
 source's restart policy, so that a fleet of pollers does not come back at the same instant.
@@ -54,9 +55,13 @@ class OpticalFeed:
 
 @dataclass(slots=True)
 class Watermark:
-    """How far the archive has been read: the newest timestamp, and what is known already of that very nanosecond."""
+    """How far the archive has been read: the newest timestamp, and what is known already of that very nanosecond.
+
+    ``settled``: asked again for that nanosecond, the archive had nothing new.
+    """
 
     timestamp_ns: int
+    settled: bool = False
     seen: set[UUID] = field(default_factory=set)
     malformed: dict[UUID, None] = field(default_factory=dict)  # by content, oldest first
 
@@ -101,12 +106,13 @@ def optical_source(feed: OpticalFeed) -> Factory:
         timeout = httpx.Timeout(feed.timeout.total_seconds(), read=(feed.timeout + feed.long_poll).total_seconds())
         async with httpx.AsyncClient(timeout=timeout) as client:
             while not ends.shutdown.is_set:
-                body = await ends.unless_shutdown(_fetch(client, feed, watermark.timestamp_ns))
+                waiting = watermark.settled and bool(feed.long_poll)
+                body = await ends.unless_shutdown(_fetch(client, feed, watermark.timestamp_ns, waiting=waiting))
                 if body is None:
                     return
                 ends.count("polls")
-                passed_on = await _pass_on(body, watermark, ends)
-                if not (passed_on and feed.long_poll):
+                watermark.settled = not await _pass_on(body, watermark, ends)
+                if not feed.long_poll or (waiting and watermark.settled):
                     await ends.unless_shutdown(sleep(ends.clock, feed.poll_interval.total_seconds()))
 
     return run
@@ -130,10 +136,10 @@ async def _pass_on(body: bytes, watermark: Watermark, ends: WiredEnds) -> int:
     return len(fresh)
 
 
-async def _fetch(client: httpx.AsyncClient, feed: OpticalFeed, watermark_ns: int) -> bytes:
+async def _fetch(client: httpx.AsyncClient, feed: OpticalFeed, watermark_ns: int, *, waiting: bool) -> bytes:
     """One page as bytes. Raises ``ArchiveUnavailable`` for everything that is not a page in time."""
-    params = {"since": watermark_ns - 1}
-    if feed.long_poll:
+    params = {"since": watermark_ns if waiting else watermark_ns - 1}
+    if waiting:
         params["wait_ms"] = feed.long_poll // timedelta(milliseconds=1)
     try:
         async with client.stream("GET", feed.url, params=params) as response:

@@ -1,0 +1,78 @@
+# Two commands do everything on a machine with git, make and Python >= 3.11:
+#   make demo    the main job, with live progress
+#   make test    the tests
+# `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-no-api test lint types contracts format check bench bench-ingest bench-build lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The newest Python that is new enough; `make PYTHON=… demo` chooses another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo "make: no Python >= 3.11 with venv found; make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.run-ready: requirements.txt | $(VENV)/bin/python
+	@echo "installing what runs (a minute or two, once) …"
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev-ready: requirements-dev.txt $(VENV)/.run-ready
+	@echo "installing what tests (a minute, once) …"
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors and sda-ingest for 30 s
+	$(BIN)/python -m flows demo $(ARGS)
+
+demo-no-api: $(VENV)/.run-ready  ## the same without a Prefect server
+	$(BIN)/python -m flows demo --no-api $(ARGS)
+
+check: $(VENV)/.run-ready  ## validate the settings and the topology, print the graph
+	$(BIN)/python -m flows check $(ARGS)
+
+test: $(VENV)/.dev-ready  ## every test (a few minutes)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev-ready  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev-ready  ## mypy, strict
+	$(BIN)/python -m mypy
+
+contracts: $(VENV)/.dev-ready  ## import-linter: who may import whom
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev-ready  ## ruff, rewriting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: bench-build bench-ingest  ## every benchmark; they print, they judge nothing
+
+bench-build: $(VENV)/.run-ready  ## build() of a 10-operator graph, cold and warm; a 1,000-operator chain
+	$(BIN)/python -m tests.bench.build
+
+bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
+	$(BIN)/python -m tests.bench.ingest $(ARGS)
+
+lock: | $(VENV)/bin/python  ## pin the requirements again, with hashes and without any registry's name
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet uv
+	for extra in "" "--extra dev -c requirements.txt"; do \
+		out=requirements$${extra:+-dev}.txt; \
+		$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+			--universal --python-version 3.11 $$extra pyproject.toml -o $$out; \
+	done
+
+clean:  ## everything that was made here, the environment included
+	rm -rf $(VENV) run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,73 @@
+"""What tests and benchmarks of whole processes share: ports, settings files, bounded waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SDA_DATA_DIR = Path(os.environ.get("SDA_DATA_DIR", ROOT.parent / "shared" / "data"))
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where one pipeline listens and polls."""
+
+    radars: tuple[int, ...]
+    archive: int
+    isl: int
+
+    @classmethod
+    def free(cls, *, radars: int = 2) -> Addresses:
+        """Ports that nobody uses now."""
+        from flows.demo_command import free_ports  # noqa: PLC0415 - httpx and friends only where they are needed
+
+        ports = free_ports(radars + 2)
+        return cls(tuple(ports[2:]), ports[0], ports[1])
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """Settings for a pipeline here that keeps everything in ``folder``."""
+        return {
+            "radars": [{"name": f"radar-{n:02}", "port": port} for n, port in enumerate(self.radars, 1)],
+            "optical": {"url": f"http://127.0.0.1:{self.archive}/observations", "poll_interval_s": 0.05},
+            "isl": {"port": self.isl},
+            "event_log": {"directory": str(folder / "log")},
+            "dead_letters": {"directory": str(folder / "dead-letters")},
+            "report": str(folder / "report.json"),
+        }
+
+    def simulator(self) -> list[str]:
+        """The simulator's options that aim it here."""
+        radars = [word for port in self.radars for word in ("--radar", f"127.0.0.1:{port}")]
+        return [*radars, "--archive", f"127.0.0.1:{self.archive}", "--isl", f"127.0.0.1:{self.isl}"]
+
+
+def environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """This process's environment without Prefect's, with ``settings`` as the variables that set them."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SDA_INGEST__"))}
+    return kept | {
+        f"SDA_INGEST__{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in settings.items()
+    }
+
+
+def flows_process(arguments: Sequence[str], settings: Mapping[str, Any], **options: Any) -> subprocess.Popen[bytes]:
+    """``python -m flows …`` as a process of its own."""
+    command = [sys.executable, "-m", "flows", *arguments]
+    return subprocess.Popen(command, env=environment(settings), cwd=ROOT, **options)
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, limit_s: float = 60.0) -> None:
+    """Wait for what another process does; after ``limit_s`` it is taken for never."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {limit_s:g} s in vain: {what}")
+        time.sleep(0.01)
