@@ -68,7 +68,7 @@ class Telescopes:
             case 1:
                 entry["ra_rad"] = "12h 34m"
             case _:
-                entry = "exposure failed"
+                entry = f"exposure {entry['obs_id']} failed"
         return msgspec.json.encode(entry)
 
     def impossible(self, frame: bytes) -> bytes:

@@ -45,37 +45,64 @@ def isl_source(feed: IslFeed) -> Factory:
     async def run(ends: WiredEnds) -> None:
         listener = ends.keep("listener", lambda: IslListener(feed, ends.clock), IslListener.close)
         ends.shutdown.on_set(listener.wakeup.wake)
-        await listener.open()
-        ends.gauge("port", listener.port)
-        while not ends.shutdown.is_set:
-            await _pass_on(listener, ends)
-            if not listener.inbox and not ends.shutdown.is_set:
-                await listener.wakeup.wait()
-        listener.stop_accepting()
-        for _ in range(_FINAL_TURNS):
-            await asyncio.sleep(0)
-        listener.close()
-        await _pass_on(listener, ends)
+        try:
+            await listener.open()
+            ends.gauge("port", listener.port)
+            while not ends.shutdown.is_set:
+                if listener.inbox:
+                    await _pass_on(listener, ends)
+                else:
+                    await listener.wakeup.wait()
+            listener.stop_accepting()
+            for _ in range(_FINAL_TURNS):
+                await asyncio.sleep(0)
+            listener.close()
+            while listener.inbox:
+                await _pass_on(listener, ends)
+        finally:
+            _hand_over(listener, ends)
 
     return run
 
 
 async def _pass_on(listener: IslListener, ends: WiredEnds) -> None:
-    """Empty the inbox into the graph. What is taken out of the one is in the other before anything is awaited."""
-    while listener.inbox:
-        batch = listener.inbox[:_BATCH]
-        observations: list[Observation] = []
-        for received_ns, frame in batch:
+    """A batch from the inbox into the graph. What leaves the one is in the other before anything is awaited."""
+    observations: list[Observation] = []
+    try:
+        _take_out(listener, ends, observations)
+    finally:
+        await ends.emit(observations)
+    await asyncio.sleep(0)  # a flood of malformed frames fills no edge, and would freeze the loop for everyone
+
+
+def _hand_over(listener: IslListener, ends: WiredEnds) -> None:
+    """However an instance ends: what its inbox holds is the runtime's from now on, to deliver or to bury."""
+    if ends.shutdown.is_set:
+        listener.close()  # nothing more may come: nobody would take it
+    observations: list[Observation] = []
+    try:
+        while listener.inbox:
+            _take_out(listener, ends, observations)
+    finally:
+        ends.sender.offer(observations)
+
+
+def _take_out(listener: IslListener, ends: WiredEnds, observations: list[Observation]) -> None:
+    """A batch out of the inbox: the good frames onto ``observations``, the bad ones to the dead letters."""
+    done = 0
+    try:
+        for received_ns, frame in listener.inbox[:_BATCH]:
             if isinstance(frame, MalformedFrame):
-                ends.count("decode_errors")
                 ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason)
+                ends.count("decode_errors")
             else:
                 observations.append(isl.decode_frame(frame, ingest_timestamp=received_ns))
-        del listener.inbox[: len(batch)]
-        listener.resume()
-        ends.gauge("connections", len(listener.connections))
-        ends.gauge("refused_connections", listener.refused)
-        await ends.emit(observations)
+            done += 1
+    finally:  # a frame that the store would not keep stays at the head of the inbox
+        del listener.inbox[:done]
+    listener.resume()
+    ends.gauge("connections", len(listener.connections))
+    ends.gauge("refused_connections", listener.refused)
 
 
 class IslListener:
@@ -197,5 +224,5 @@ class BeaconConnection(asyncio.Protocol):
 def _listen(feed: IslFeed) -> socket.socket:
     try:
         return socket.create_server((feed.host, feed.port), backlog=128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a host name that IDNA cannot say
         raise OperatorError(f"isl feed: cannot listen on tcp://{feed.host}:{feed.port}: {error}") from error

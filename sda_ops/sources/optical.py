@@ -85,7 +85,10 @@ class Watermark:
                 self.seen.add(observation.observation_id)
 
     def fresh_malformed(self, frames: Sequence[MalformedFrame]) -> list[MalformedFrame]:
-        """Those not met yet: an archive repeats a bad entry in every page until the watermark has passed it."""
+        """Those not met yet: an archive repeats a bad entry in every page until the watermark has passed it.
+
+        A bad entry has no id to be told by: two of the very same content are taken for one.
+        """
         fresh: list[MalformedFrame] = []
         for frame in frames:
             content = observation_id("optical", frame.frame)

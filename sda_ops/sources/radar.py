@@ -66,10 +66,13 @@ def radar_source(feed: RadarFeed) -> Factory:
 
 async def _pass_on(datagrams: list[bytes], ends: WiredEnds) -> None:
     observations, malformed = radar.decode_many(datagrams, ingest_timestamp=ends.clock.now_ns())
-    for frame in malformed:
-        ends.count("decode_errors")
-        ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason)
-    await ends.emit(observations)
+    try:
+        for frame in malformed:
+            ends.count("decode_errors")
+            ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason)
+    finally:  # the kernel no longer has them: a store that is full may not cost the good ones
+        await ends.emit(observations)
+    await asyncio.sleep(0)  # a flood of malformed datagrams fills no edge, and would freeze the loop for everyone
 
 
 def _drain(sock: socket.socket) -> list[bytes]:
@@ -81,6 +84,10 @@ def _drain(sock: socket.socket) -> list[bytes]:
             keep(receive(_MAX_DATAGRAM))
     except BlockingIOError:
         pass  # drained: the one way a non-blocking socket says so
+    except OSError:
+        if not datagrams:
+            raise
+        # What came before the error must not be lost with it; one that lasts is met again at the next call.
     return datagrams
 
 
@@ -100,7 +107,7 @@ def _bind(feed: RadarFeed) -> socket.socket:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, feed.receive_buffer_bytes)
         sock.bind((feed.host, feed.port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: a host name that IDNA cannot say
         sock.close()
         raise OperatorError(f"radar feed: cannot receive on udp://{feed.host}:{feed.port}: {error}") from error
     return sock

@@ -34,7 +34,7 @@ def main() -> None:
 def _sustained(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report, summary, cpu_s = _run(args, folder, seconds=args.seconds, kill_after=None)
+        report, summary, cpu_s = _run(args, folder, seconds=args.seconds, stop_after=None)
         sent = sum(sum(faults.values()) for faults in summary["sent"].values())
         drops = sum(counters.get("kernel_drops", 0) for counters in report["counters"].values())
         ingested, written = report["ledger"]["ingested"], report["ledger"]["written"]
@@ -50,7 +50,7 @@ def _sustained(args: argparse.Namespace) -> None:
 def _sigterm(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report, _, _ = _run(args, folder, seconds=30.0, kill_after=5.0)
+        report, _, _ = _run(args, folder, seconds=30.0, stop_after=5.0)
         print(f"SIGTERM under the same load: exit code {report['exit_code']} after {report['stopped_in_s']:.2f} s")
         print(
             f"  {report['event']} ({report['cause']}); written {report['ledger']['written']:,}, lines in the log"
@@ -59,14 +59,14 @@ def _sigterm(args: argparse.Namespace) -> None:
 
 
 def _run(
-    args: argparse.Namespace, folder: Path, *, seconds: float, kill_after: float | None
+    args: argparse.Namespace, folder: Path, *, seconds: float, stop_after: float | None
 ) -> tuple[dict[str, Any], dict[str, Any], float]:
     addresses = Addresses.free(radars=args.radars)
     settings = addresses.settings(folder)
     optical, isl = 0.01 * args.rate, 0.02 * args.rate
     radar = (args.rate - optical - isl) / args.radars
     rates = ["--rate-radar", f"{radar}", "--rate-optical", f"{optical}", "--rate-isl", f"{isl}"]
-    bounds = ["--duration", f"{seconds}", "--linger", "2", "--summary", str(folder / "simulator.json"), "--hold"]
+    bounds = ["--duration", f"{seconds}", "--linger", "60", "--summary", str(folder / "simulator.json"), "--hold"]
     with (folder / "stderr").open("wb") as log:
         simulator = flows_process(
             ["simulate", *addresses.simulator(), *rates, *bounds],
@@ -83,10 +83,7 @@ def _run(
             spawned += b'"spawn"' in line
         simulator.stdin.write(b"go\n")
         simulator.stdin.close()
-        if kill_after is None:
-            simulator.wait()
-        else:
-            time.sleep(kill_after)
+        time.sleep(seconds + 1.0 if stop_after is None else stop_after)
         stopping = time.monotonic()
         pipeline.send_signal(signal.SIGTERM)
         pipeline.stderr.read()

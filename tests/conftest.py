@@ -1,0 +1,16 @@
+"""Fixtures that more than one folder uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server of the session's own, and this process pointed at it. About 15 s, once."""
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 - only where it is needed
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -1,0 +1,198 @@
+"""``python -m flows ingest`` as operators run it: real processes, real sockets, real signals; the ledger is the oracle."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator_adapter.jsonl import read_lines
+from sda_ops.sinks.event_log import STEM, read_event_log
+from sda_ops.wire import radar
+from tests.support import Addresses, flows_process, wait_until
+
+
+@contextmanager
+def pipeline(addresses: Addresses, folder: Path, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """``sda-ingest`` without a Prefect API, listening when this yields; killed at the end if it still runs."""
+    process = flows_process(
+        ["ingest", "--no-api", "--quiet"], addresses.settings(folder) | settings, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        sources = {b"isl", *(f"radar-{n:02}".encode() for n in range(1, len(addresses.radars) + 1))}
+        for line in process.stderr:  # an operator logs its spawn; it listens a moment later
+            sources -= {name for name in sources if b'"spawn"' in line and b'"%s"' % name in line}
+            if not sources:
+                break
+        wait_until(lambda: listens(addresses.isl), "the ISL listener")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, and the exit code; a process that is still there after 30 s fails the test."""
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode is not None
+    return process.returncode
+
+
+def report(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return loaded
+
+
+def test_what_three_kinds_of_sensor_sent_is_in_the_log_or_accounted_for(tmp_path: Path) -> None:
+    """Every id the simulator sent good is in the log as often as it was sent, and every bad frame has its outcome."""
+    addresses = Addresses.free(radars=2)
+    with pipeline(addresses, tmp_path) as process:
+        simulator = flows_process(
+            [
+                *("simulate", *addresses.simulator(), "--truth", str(tmp_path / "truth.jsonl")),
+                *("--rate-radar", "600", "--rate-optical", "100", "--rate-isl", "200", "--objects", "500"),
+                *("--malformed", "0.02", "--impossible", "0.02", "--duplicates", "0.02"),
+                *("--duration", "4", "--linger", "60", "--summary", str(tmp_path / "simulator.json")),
+            ],
+            {},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        truth = tmp_path / "truth.jsonl"
+        written = tmp_path / "log" / f"{STEM}-000001.jsonl.part"
+        wait_until(lambda: written.is_file() and written.stat().st_size > 1_000_000, "a megabyte of log")
+        wait_until(_unchanged(written), "the sensors' end")
+        simulator.terminate()
+        simulator.wait(30)
+        assert stop(process) == 0
+
+    sent = [json.loads(line) for line in truth.read_text().splitlines()]
+    good = Counter(row["observation_id"] for row in sent if row["fault"] in (None, "duplicate"))
+    logged = Counter(str(observation.observation_id) for observation in read_event_log(tmp_path / "log"))
+    faults = Counter(row["fault"] for row in sent)
+    outcome = report(tmp_path)
+    assert logged == good
+    assert outcome["event"] == "ShutDown"
+    assert outcome["ledger"] == {
+        "ingested": len(sent),
+        "repeated": 0,
+        "derived": 0,
+        "written": faults[None] + faults["duplicate"],
+        "duplicates": 0,
+        "rejected": faults["impossible"],
+        "discarded": 0,
+        "absorbed": 0,
+        "shed": 0,
+        "dead_lettered": faults["malformed"],
+        "in_flight": 0,
+    }
+    assert {kind for row in sent if row["fault"] is None for kind in [row["kind"]]} == {"radar", "optical", "isl"}
+    dead = [json.loads(line) for line in read_lines(tmp_path / "dead-letters", "dead-letters")]
+    kinds = Counter(letter["kind"] for letter in dead)
+    assert kinds == {"Deserialization": faults["malformed"], "ValidationFailed": faults["impossible"]}
+
+
+def _unchanged(file: Path) -> Any:
+    """A condition: the file has not grown over a hundred looks in a row."""
+    seen = Counter[int]()
+
+    def unchanged() -> bool:
+        seen[file.stat().st_size] += 1
+        return seen[file.stat().st_size] > 100
+
+    return unchanged
+
+
+def test_sigterm_under_load_loses_nothing_that_was_taken_in(tmp_path: Path) -> None:
+    """Told to stop in full flight, the pipeline ends with ShutDown and every accepted observation in the log."""
+    addresses = Addresses.free(radars=2)
+    with pipeline(addresses, tmp_path) as process:
+        simulator = flows_process(
+            ["simulate", *addresses.simulator(), "--rate-radar", "5000", "--objects", "500", "--duration", "60"],
+            {},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        written = tmp_path / "log" / f"{STEM}-000001.jsonl.part"
+        wait_until(lambda: written.is_file() and written.stat().st_size > 5_000_000, "five megabytes of log")
+        code = stop(process)
+        assert simulator.poll() is None  # the load was there to the end
+        simulator.terminate()
+        simulator.wait(30)
+
+    outcome = report(tmp_path)
+    assert code == outcome["exit_code"] == 0
+    assert (outcome["event"], outcome["cause"]) == ("ShutDown", "SIGTERM")
+    assert outcome["ledger_holds"]
+    assert outcome["undelivered"] == outcome["ledger"]["in_flight"] == outcome["ledger"]["dead_lettered"] == 0
+    assert sum(1 for _ in read_event_log(tmp_path / "log")) == outcome["ledger"]["written"] > 0
+    assert not list((tmp_path / "log").glob("*.part"))
+
+
+def test_after_kill_9_the_next_run_repairs_the_log_and_goes_on(tmp_path: Path) -> None:
+    """A run killed in the middle of a line costs that line and nothing else; the next run finishes its file."""
+    addresses = Addresses.free(radars=1)
+    part = tmp_path / "log" / f"{STEM}-000001.jsonl.part"
+    with pipeline(addresses, tmp_path) as process:
+        _send(addresses, 50)
+        wait_until(lambda: part.is_file() and part.read_bytes().count(b"\n") == 50, "fifty lines")
+        process.kill()
+        process.wait(30)
+    with part.open("ab") as file:
+        file.write(b'{"observation_id":"torn')  # what a kill inside a write leaves
+    with pipeline(addresses, tmp_path) as process:
+        _send(addresses, 7)
+        second = part.with_name(f"{STEM}-000002.jsonl.part")
+        wait_until(lambda: second.is_file() and second.read_bytes().count(b"\n") == 7, "seven lines")
+        assert stop(process) == 0
+
+    assert sum(1 for _ in read_event_log(tmp_path / "log")) == 57
+    assert report(tmp_path)["counters"]["event-log"]["repaired_bytes"] == len(b'{"observation_id":"torn')
+
+
+def test_a_second_pipeline_on_the_same_log_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    """Two runs never write one log: the second says who owns it and ends; the first does not notice."""
+    first, second = Addresses.free(radars=1), Addresses.free(radars=1)
+    with pipeline(first, tmp_path) as owner:
+        _send(first, 5)
+        other = flows_process(
+            ["ingest", "--no-api", "--quiet"],
+            second.settings(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        said, _ = other.communicate(timeout=60)
+        assert other.returncode != 0
+        assert f"process {owner.pid}" in said.decode()
+        assert stop(owner) == 0
+    assert report(tmp_path)["ledger"]["written"] == 5
+
+
+def _send(addresses: Addresses, count: int) -> None:
+    """Good datagrams to the first array."""
+    import time  # noqa: PLC0415 - the sensors' clock
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(count):
+            frame = radar.encode(
+                array_id=1,
+                target_track_id=number,
+                timestamp_ns=time.time_ns(),
+                range_m=1e6,
+                sigma_range_m=30.0,
+            )
+            sock.sendto(frame, ("127.0.0.1", addresses.radars[0]))

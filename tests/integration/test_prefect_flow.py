@@ -1,0 +1,151 @@
+"""``compile_flow`` against a real Prefect server: what the flow run and the task runs say afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
+from pydantic import BaseModel
+
+from flows.ingest import sda_ingest
+from flows.settings import IngestSettings
+from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, events, map_items, source_of
+from orchestrator_adapter.pipeline import Pipeline
+from orchestrator_adapter.prefect_flow import compile_flow, run_flow
+from orchestrator_adapter.report import ExitCode
+from orchestrator_adapter.testing import CollectSink, FailAt
+from sda_ops.sinks.event_log import read_event_log
+from sda_ops.wire import radar
+from tests.support import Addresses
+
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
+
+
+async def newest_run(flow_name: str) -> tuple[FlowRun, list[TaskRun]]:
+    """The last run of a flow and its task runs, once each of them is final on the server."""
+    async with get_client() as client, asyncio.timeout(60):
+        while True:
+            runs: Sequence[FlowRun] = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+            flows = {run.id: (await client.read_flow(run.flow_id)).name for run in runs}
+            run = next(run for run in runs if flows[run.id] == flow_name)
+            tasks: list[TaskRun] = await client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+                task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id])),
+            )
+            if run.state is not None and run.state.is_final() and tasks:
+                if all(task.state is not None and task.state.is_final() for task in tasks):
+                    return run, tasks
+            await asyncio.sleep(0.1)
+
+
+def states(tasks: Sequence[TaskRun]) -> dict[str, str]:
+    return {task.name: task.state.type.value if task.state is not None else "" for task in tasks}
+
+
+class Script(BaseModel):
+    """What the toy pipeline's operator does."""
+
+    items: int = 10
+    error_at: int | None = None
+    bug_at: int | None = None
+
+
+def toy_pipeline(script: Script) -> Pipeline:
+    failures: dict[int, BaseException] = {}
+    if script.error_at is not None:
+        failures[script.error_at] = ConnectionError("the partner hung up")
+    if script.bug_at is not None:
+        failures[script.bug_at] = KeyError("no such field")
+    graph = OperatorGraph("toy")
+    source = graph.add_source("numbers", source_of(range(script.items)))
+    operator = graph.add_operator("work", map_items(FailAt(failures)))
+    sink = graph.add_sink("keep", CollectSink(), restart_policy=RestartPolicy.never())
+    graph.connect(source, operator, 4)
+    graph.connect(operator, sink, 4)
+    return Pipeline(graph)
+
+
+toy = compile_flow("toy", Script, toy_pipeline, description="Counts.")
+
+
+async def test_an_error_shows_as_a_failed_task_run_and_a_second_one_that_completes() -> None:
+    """A restarted operator is two task runs, the first Failed with the error; the flow run is Completed."""
+    outcome = await run_flow(toy, Script(error_at=3))
+    run, tasks = await newest_run("toy")
+    assert isinstance(outcome.event, events.AllOk)
+    assert run.state is not None
+    assert run.state.type.value == "COMPLETED"
+    assert run.state.message is not None
+    assert run.state.message.startswith("AllOk; ingested 10")
+    assert states(tasks) == {"numbers": "COMPLETED", "work": "FAILED", "work #2": "COMPLETED", "keep": "COMPLETED"}
+    failed = next(task for task in tasks if task.name == "work")
+    assert failed.state is not None
+    assert failed.state.message == "ConnectionError: the partner hung up"
+
+
+async def test_a_panic_shows_as_a_crashed_task_run_with_its_traceback_and_crashes_the_flow_run() -> None:
+    """A bug is never restarted: one task run, Crashed, with the line that raised; the flow run is Crashed."""
+    outcome = await run_flow(toy, Script(bug_at=3))
+    run, tasks = await newest_run("toy")
+    assert outcome.exit_code is ExitCode.PANICKED
+    assert outcome.event.figures.ledger_holds
+    assert run.state is not None
+    assert run.state.type.value == "CRASHED"
+    assert states(tasks)["work"] == "CRASHED"
+    assert "work #2" not in states(tasks)
+    crashed = next(task for task in tasks if task.name == "work")
+    assert crashed.state is not None
+    assert "raise error" in (crashed.state.message or "")
+
+
+async def test_the_flows_parameters_are_the_settings_model() -> None:
+    """The UI's form has every section of the settings, with its description."""
+    schema = sda_ingest.parameters.model_dump()
+    assert schema["properties"]["settings"]["$ref"].endswith("IngestSettings")
+    definitions = schema["definitions"]
+    assert set(IngestSettings.model_fields) == set(definitions["IngestSettings"]["properties"])
+    assert "seconds" in definitions["ShutdownSettings"]["properties"]["grace_s"]["description"]
+
+
+async def test_sda_ingest_runs_as_a_prefect_flow_and_keeps_what_it_is_sent(tmp_path: Path) -> None:
+    """Three sources on real sockets under a Prefect flow: what was sent is in the log, every task run Completed."""
+    addresses = Addresses.free(radars=1)
+    settings = IngestSettings.model_validate(addresses.settings(tmp_path))
+    feeding: list[asyncio.Task[None]] = []
+
+    async def feed(built: BuiltGraph) -> None:
+        while "port" not in built.status().operators[0].counters:  # noqa: ASYNC110 - the status has nothing to await
+            await asyncio.sleep(0.01)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for number in range(100):
+                frame = radar.encode(
+                    array_id=1, target_track_id=number, timestamp_ns=time.time_ns(), range_m=1e6, sigma_range_m=30.0
+                )
+                sock.sendto(frame, ("127.0.0.1", addresses.radars[0]))
+        while built.ledger().written < 100:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+        built.request_shutdown("everything is in")
+
+    outcome = await run_flow(
+        sda_ingest, settings, on_built=lambda built: feeding.append(asyncio.create_task(feed(built)))
+    )
+    await feeding[0]
+    run, tasks = await newest_run("sda-ingest")
+    assert outcome.exit_code is ExitCode.OK
+    assert sum(1 for _ in read_event_log(tmp_path / "log")) == 100
+    assert run.state is not None
+    assert run.state.type.value == "COMPLETED"
+    assert (run.state.message or "").startswith("ShutDown: everything is in")
+    final = states(tasks)
+    assert {name for name in final if not name.startswith("optical")} == {
+        *("radar-01", "isl", "merge", "normalize", "validate", "event-log")
+    }
+    assert {state for name, state in final.items() if not name.startswith("optical")} == {"COMPLETED"}
