@@ -254,7 +254,12 @@ def _compare(stage: Stage, outcome: Outcome) -> int:
     if summary_file.is_file():
         summary: Mapping[str, Any] = json.loads(summary_file.read_text(encoding="utf-8"))
         sent = sum(sum(by_fault.values()) for by_fault in summary["sent"].values())
-        print(f"  sent     {sent:,} frames by the simulator; {outcome.event.figures.ledger.ingested:,} were taken in")
+        missed = sent - outcome.event.figures.ledger.ingested
+        drops = sum(counters.get("kernel_drops", 0) for counters in outcome.event.figures.counters.values())
+        why = (
+            f"; {missed:,} were not: sent after it had stopped, or dropped by the kernel ({drops:,})" if missed else ""
+        )
+        print(f"  sent     {sent:,} frames by the simulator; {sent - missed:,} were taken in{why}")
     print(f"  all in   {stage.folder.resolve()}")
     if observations != written:
         print("demo: the log and the ledger disagree", file=sys.stderr)

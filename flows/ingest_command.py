@@ -7,8 +7,11 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+
+import httpx
 
 from flows.progress import Progress
 from flows.settings import IngestSettings, SettingsError, load_settings
@@ -33,6 +36,13 @@ def add_ingest_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings_argument(parser)
     parser.add_argument(
         "--no-api", action="store_true", help="run without Prefect, even if PREFECT_API_URL names a server"
+    )
+    parser.add_argument(
+        "--api-wait",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds to wait for the server that PREFECT_API_URL names (default: %(default)s)",
     )
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="write the run's report here (default: as configured)"
@@ -75,11 +85,13 @@ def run_ingest(args: argparse.Namespace) -> int:
         return _refuse(error.problems)
     except GraphError as error:
         return _refuse([str(problem) for problem in error.problems])
-    through_prefect = not args.no_api and bool(os.environ.get("PREFECT_API_URL"))
+    api_url = None if args.no_api else os.environ.get("PREFECT_API_URL")
+    if api_url and not _api_answers(api_url, args.api_wait):
+        return _refuse([f"no Prefect API answers at {api_url} (PREFECT_API_URL); start it, or run with --no-api"])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a poll is a line an item
     try:
-        outcome = asyncio.run(ingest(settings, prefect=through_prefect, duration_s=args.duration, quiet=args.quiet))
+        outcome = asyncio.run(ingest(settings, prefect=bool(api_url), duration_s=args.duration, quiet=args.quiet))
     except OSError as error:
         return _refuse([str(error)])
     print(closing_words(outcome, settings))
@@ -140,6 +152,23 @@ def closing_words(outcome: Outcome, settings: IngestSettings) -> str:
         f"  report   {settings.report.resolve()}",
     ]
     return "\n".join(lines)
+
+
+def _api_answers(url: str, limit_s: float) -> bool:
+    """Wait for the API, saying so: without it the flow could not even begin."""
+    deadline = time.monotonic() + limit_s
+    said = False
+    while True:
+        try:
+            if httpx.get(f"{url.rstrip('/')}/health", timeout=2.0).is_success:
+                return True
+        except httpx.HTTPError as error:
+            if not said:
+                print(f"sda-ingest: waiting up to {limit_s:g} s for {url}: {error}", file=sys.stderr, flush=True)
+                said = True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.5)
 
 
 def _refuse(problems: list[str]) -> int:

@@ -6,6 +6,7 @@ On a terminal a table that redraws itself; elsewhere one line a second. Reads ``
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 
@@ -37,10 +38,11 @@ class Progress:
             self._task.cancel()
             await asyncio.wait({self._task})
             if not self._task.cancelled() and (error := self._task.exception()) is not None:
-                print(f"progress: {type(error).__name__}: {error}", file=sys.stderr)
+                with contextlib.suppress(OSError):  # nobody reads standard error any more: that is what went wrong
+                    print(f"progress: {type(error).__name__}: {error}", file=sys.stderr)
 
     async def _show(self, built: BuiltGraph) -> None:
-        console = Console(stderr=True)
+        console = _Terminal(stderr=True)
         started = then = time.monotonic()
         before = built.status()
         if not console.is_terminal:
@@ -55,6 +57,14 @@ class Progress:
                 now, status = time.monotonic(), built.status()
                 live.update(screen(self._title, status, before, now - then, now - started), refresh=True)
                 then, before = now, status
+
+
+class _Terminal(Console):
+    """Rich's console ends the process when nobody reads its output any more; a pipeline has better things to do."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError("nobody reads the progress any more")
 
 
 def line(status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: float) -> str:
@@ -80,7 +90,9 @@ def screen(title: str, status: GraphStatus, before: GraphStatus, period_s: float
     for operator in status.operators:
         was = emitted_before[operator.name]
         consumed, emitted = operator.consumed - was.consumed, operator.emitted - was.emitted
-        counters = "  ".join(f"{name} {value:,}" for name, value in operator.counters.items())
+        counters = "  ".join(
+            f"{name} {value}" if name == "port" else f"{name} {value:,}" for name, value in operator.counters.items()
+        )
         colour = {"running": "green", "restarting": "yellow"}.get(operator.state, "red")
         operators.add_row(
             operator.name,

@@ -6,6 +6,7 @@ in the names. The Prefect UI shows the same model as a form.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,7 +16,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 ENVIRONMENT_PREFIX = "SDA_INGEST__"
 
 Port = Annotated[int, Field(ge=0, le=65_535, description="Port; 0 lets the system choose")]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_YEAR_S = 366 * 86_400.0  # beyond it a duration is a mistake, and far beyond it no `timedelta`
+PositiveSeconds = Annotated[float, Field(ge=0.001, le=_YEAR_S)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
@@ -38,7 +40,9 @@ class RadarSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to bind")
     port: Port
     receive_buffer_bytes: PositiveInt = Field(
-        4 * 1024 * 1024, description="Kernel buffer to ask for, bytes; the kernel may grant less (net.core.rmem_max)"
+        4 * 1024 * 1024,
+        le=2**31 - 1,
+        description="Kernel buffer to ask for, bytes; the kernel may grant less (net.core.rmem_max)",
     )
 
 
@@ -51,7 +55,9 @@ class OpticalSettings(_Section):
         0.0, ge=0, le=300, description="How long it may hold a request, seconds; 0: fixed interval"
     )
     timeout_s: PositiveSeconds = Field(5.0, description="For connecting and for each read, seconds")
-    lookback_s: float = Field(60.0, ge=0, description="How far before the start the first poll reaches, seconds")
+    lookback_s: float = Field(
+        60.0, ge=0, le=_YEAR_S, description="How far before the start the first poll reaches, seconds"
+    )
     max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="A larger page is refused, bytes")
 
 
@@ -147,13 +153,26 @@ def load_settings(model: type[Model], file: Path | None, *, prefix: str = ENVIRO
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return env_settings, TomlConfigSettingsSource(settings_cls)
 
+    problems = _unknown_variables(model, prefix)
     try:
         layered: BaseModel = Layered()
     except ValidationError as error:
-        raise SettingsError([_problem(details) for details in error.errors()]) from error
-    except ValueError as error:  # TOML that does not parse, an environment variable that is no JSON
-        raise SettingsError([f"settings{f' file {file}' if file else ''}: {error}"]) from error
+        raise SettingsError([*problems, *map(_problem, error.errors())]) from error
+    except (ValueError, OSError) as error:  # TOML that does not parse or cannot be read, a variable that is no JSON
+        raise SettingsError([*problems, f"settings{f' file {file}' if file else ''}: {error}"]) from error
+    if problems:
+        raise SettingsError(problems)
     return model.model_validate(layered.model_dump())
+
+
+def _unknown_variables(model: type[BaseModel], prefix: str) -> list[str]:
+    """Variables with our prefix that set nothing: pydantic-settings passes over them, and a typing error with them."""
+    return [
+        f"environment variable {name}: there is no such setting"
+        for name in sorted(os.environ)
+        if name.upper().startswith(prefix.upper())
+        and name[len(prefix) :].split("__")[0].lower() not in model.model_fields
+    ]
 
 
 def _problem(details: Any) -> str:

@@ -95,6 +95,13 @@ class Receiver(Generic[T]):
         self.acknowledge()
         return self._channel.take(max_items)
 
+    def give_back(self, failure: str, max_deliveries: int) -> list[Undeliverable[T]]:
+        """For the runtime: this reader failed; see ``Channel.give_back``. Poison that leaves makes room for the writer."""
+        poison = self._channel.give_back(failure, max_deliveries)
+        if poison:
+            self._departures.wake()
+        return poison
+
     def leave(self) -> None:
         """For the runtime: this reader has ended for good. The writer's next move raises ``ReaderGone``."""
         self._channel.reader_gone = True

@@ -64,11 +64,12 @@ async def run_pipeline(
     hooks: SupervisionHooks | None = None,
     on_built: Callable[[BuiltGraph], object] | None = None,
 ) -> Outcome:
-    """Build, run to the end and settle: the outcome is on disk when this returns.
+    """Build, run to the end and settle: the outcome is on disk when this returns, or raises after the run has ended.
 
     SIGTERM and SIGINT ask for the two-phase shutdown, a second one goes to its second phase; both are handled as before
     when this returns. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
-    before anything has been opened, and ``OSError`` if the dead-letter store cannot be opened.
+    before anything has been opened, and ``OSError`` if the dead-letter store cannot be opened. Cancelled, the run drains
+    and is reported as it would be otherwise, and then the cancellation is passed on.
     """
     pipeline.graph.validate()
     dead_letters = pipeline.dead_letters() if pipeline.dead_letters is not None else None
@@ -77,14 +78,18 @@ async def run_pipeline(
         built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
         if on_built is not None:
             on_built(built)
-        with stop_on_signals(built):
-            event = await built.run(pipeline.policy, hooks=hooks)
-    finally:
+    except BaseException:
         if dead_letters is not None:
             _attempt("closing the dead-letter store", dead_letters.close, problems)
-    if pipeline.report is not None:
-        path = pipeline.report
-        _attempt(f"writing the report {path}", lambda: write_report(event, path), problems)
+        raise
+    with stop_on_signals(built):  # to the very end: an impatient signal may not cost the report
+        try:
+            event = await built.run(pipeline.policy, hooks=hooks)
+        finally:
+            if dead_letters is not None:
+                _attempt("closing the dead-letter store", dead_letters.close, problems)
+            if pipeline.report is not None:
+                _report(built, pipeline.report, problems)
     return Outcome(event, exit_code(event), tuple(problems))
 
 
@@ -112,9 +117,14 @@ def stop_on_signals(built: BuiltGraph) -> Iterator[None]:
                 signal.signal(number, previous)
 
 
+def _report(built: BuiltGraph, path: Path, problems: list[str]) -> None:
+    if (event := built.event) is not None:
+        _attempt(f"writing the report {path}", lambda: write_report(event, path), problems)
+
+
 def _attempt(what: str, action: Callable[[], object], problems: list[str]) -> None:
     try:
         action()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter: a path that is none ("", or with a NUL)
         problems.append(f"{what} failed: {error}")
         logger.exception(json.dumps({"event": "settling_failed", "what": what}))

@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     OK = 0
     """``AllOk`` or ``ShutDown``: everything that was taken in is accounted for."""
     FAILED = 1
-    """The run never came about: configuration, addresses, files."""
+    """The run never came about: settings, graph, dead-letter store. (What an operator cannot open costs its budget.)"""
     USAGE = 2
     """The command line, or settings, are wrong."""
     BUDGET_EXHAUSTED = 3
@@ -96,9 +96,18 @@ def write_report(event: SupervisorEvent, path: Path) -> None:
     """Write the report to ``path``, whole or not at all, and durable. Raises ``OSError``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(report(event), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(report(event), file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)  # the name, too, is to survive a power cut
+    finally:
+        os.close(directory)

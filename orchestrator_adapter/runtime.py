@@ -393,8 +393,8 @@ class BuiltGraph:
                 slot.account.settle()
             case task_exit.Errored(error):
                 slot.account.lease_lost()
-                for channel in slot.inputs:
-                    pills = channel.give_back(task_exit.describe(error), slot.vertex.max_deliveries)
+                for receiver in slot.ends.receivers:
+                    pills = receiver.give_back(task_exit.describe(error), slot.vertex.max_deliveries)
                     repeated_pills += sum(len(pill.history) > 1 for pill in pills)
                     slot.account.withdrawn(len(pills))
                     self._bury(slot.name, pills, DeadLetterKind.POISON_PILL, task_exit.describe(error))

@@ -25,7 +25,8 @@ from sda_ops.records import Observation
 from sda_ops.wire import optical
 from sda_ops.wire.malformed import MalformedFrame
 
-_REMEMBERED_MALFORMED = 1_024
+_REMEMBERED_MALFORMED = 1_024  # bad entries, or as many as are in one page
+_REMEMBERED_AHEAD = 65_536  # observations, or as many as are in one page: five minutes of clock error at 200 a second
 
 
 class ArchiveUnavailable(OperatorError):
@@ -63,41 +64,54 @@ class Watermark:
     timestamp_ns: int
     settled: bool = False
     seen: set[UUID] = field(default_factory=set)
-    malformed: dict[UUID, None] = field(default_factory=dict)  # by content, oldest first
+    malformed: dict[UUID, None] = field(default_factory=dict)  # by content, met longest ago first
+    ahead: dict[UUID, int] = field(default_factory=dict)  # passed on although their time is still to come, by id
 
     def fresh(self, observations: Sequence[Observation]) -> list[Observation]:
-        """Those that are beyond the watermark, or at it and not seen yet."""
+        """Those that are beyond the watermark, or at it, and not passed on yet."""
         newest = self.timestamp_ns
         return [
             observation
             for observation in observations
-            if observation.sensor_timestamp > newest
+            if (observation.sensor_timestamp > newest and observation.observation_id not in self.ahead)
             or (observation.sensor_timestamp == newest and observation.observation_id not in self.seen)
         ]
 
-    def advance(self, observations: Sequence[Observation]) -> None:
-        """Take note of ``observations``, which have been passed on."""
-        for observation in observations:
-            if observation.sensor_timestamp > self.timestamp_ns:
-                self.timestamp_ns = observation.sensor_timestamp
-                self.seen.clear()
+    def advance(self, page: Sequence[Observation], *, now_ns: int) -> None:
+        """Take note of a page, which has been passed on.
+
+        The watermark never runs ahead of ``now_ns``: one timestamp far in the future would make every later poll skip
+        all that comes before it. Such observations are remembered one by one until their time has come.
+        """
+        newest = max((o.sensor_timestamp for o in page if o.sensor_timestamp <= now_ns), default=self.timestamp_ns)
+        if newest > self.timestamp_ns:
+            self.timestamp_ns = newest
+            self.seen = {known for known, at_ns in self.ahead.items() if at_ns == newest}
+            self.ahead = {known: at_ns for known, at_ns in self.ahead.items() if at_ns > newest}
+        for observation in page:
             if observation.sensor_timestamp == self.timestamp_ns:
                 self.seen.add(observation.observation_id)
+            elif observation.sensor_timestamp > self.timestamp_ns:
+                self.ahead[observation.observation_id] = observation.sensor_timestamp
+        while len(self.ahead) > max(_REMEMBERED_AHEAD, len(page)):
+            del self.ahead[next(iter(self.ahead))]
 
-    def fresh_malformed(self, frames: Sequence[MalformedFrame]) -> list[MalformedFrame]:
-        """Those not met yet: an archive repeats a bad entry in every page until the watermark has passed it.
+    def bury_fresh(self, frames: Sequence[MalformedFrame], kind: DeadLetterKind, ends: WiredEnds) -> None:
+        """Dead-letter those not met yet: an archive repeats a bad entry in every page until the watermark has passed it.
 
-        A bad entry has no id to be told by: two of the very same content are taken for one.
+        A bad entry has no id to be told by: two of the very same content are taken for one. One that the store will
+        not keep is not taken note of: the next poll meets it again.
         """
-        fresh: list[MalformedFrame] = []
         for frame in frames:
             content = observation_id("optical", frame.frame)
-            if content not in self.malformed:
-                self.malformed[content] = None
-                fresh.append(frame)
-        while len(self.malformed) > _REMEMBERED_MALFORMED:
+            if content in self.malformed:
+                del self.malformed[content]  # met again: to the end of the queue, lest a long page push itself out
+            else:
+                ends.dead_letter(frame.frame, kind, frame.reason)
+                ends.count("decode_errors")
+            self.malformed[content] = None
+        while len(self.malformed) > max(_REMEMBERED_MALFORMED, len(frames)):
             del self.malformed[next(iter(self.malformed))]
-        return fresh
 
 
 def optical_source(feed: OpticalFeed) -> Factory:
@@ -123,18 +137,15 @@ def optical_source(feed: OpticalFeed) -> Factory:
 
 async def _pass_on(body: bytes, watermark: Watermark, ends: WiredEnds) -> int:
     """Decode a page and pass on what is new in it; returns how much that was."""
+    now_ns = ends.clock.now_ns()
     try:
-        observations, malformed = optical.decode_page(body, ingest_timestamp=ends.clock.now_ns())
+        observations, malformed = optical.decode_page(body, ingest_timestamp=now_ns)
     except MalformedFrame as whole:
-        for frame in watermark.fresh_malformed([whole]):
-            ends.count("decode_errors")
-            ends.dead_letter(frame.frame, DeadLetterKind.SCHEMA_MISMATCH, frame.reason)
+        watermark.bury_fresh([whole], DeadLetterKind.SCHEMA_MISMATCH, ends)
         raise ArchiveUnavailable(f"the archive answered with something that is no page: {whole.reason}") from whole
-    for frame in watermark.fresh_malformed(malformed):
-        ends.count("decode_errors")
-        ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason)
+    watermark.bury_fresh(malformed, DeadLetterKind.DESERIALIZATION, ends)
     fresh = watermark.fresh(observations)
-    watermark.advance(fresh)
+    watermark.advance(observations, now_ns=now_ns)
     await ends.emit(fresh)  # takes them over before it waits for anything
     return len(fresh)
 

@@ -51,9 +51,7 @@ class Bench:
             channel: Channel[Any] = Channel(f"in-{number} -> op", capacity)
             far = Wakeup("far writer")
             receivers.append(Receiver(channel, self.account, arrivals=arrivals, departures=far))
-            self.feeds.append(
-                self._sender(channel, FlowPolicy.backpressure(), _account(f"in-{number}"), arrivals, far)
-            )
+            self.feeds.append(self._sender(channel, FlowPolicy.backpressure(), _account(f"in-{number}"), arrivals, far))
         senders: list[Sender[Any]] = []
         self.drains: list[Receiver[Any]] = []
         for number in range(outputs):

@@ -23,11 +23,9 @@ def account(bookkeeping: Bookkeeping) -> OperatorAccount:
 
 def test_the_equation_has_exactly_the_terms_of_the_specification() -> None:
     """``as_dict`` names the eleven terms, in the equation's order."""
-    assert LEDGER_TERMS == (
-        *("ingested", "repeated", "derived"),
-        *("written", "duplicates", "rejected", "discarded", "absorbed", "shed", "dead_lettered", "in_flight"),
-    )
-    assert tuple(snapshot([], held=0).as_dict()) == LEDGER_TERMS
+    left = ["ingested", "repeated", "derived"]
+    right = ["written", "duplicates", "rejected", "discarded", "absorbed", "shed", "dead_lettered", "in_flight"]
+    assert list(snapshot([], held=0).as_dict()) == left + right
 
 
 @pytest.mark.parametrize("term", LEDGER_TERMS)

@@ -52,7 +52,9 @@ async def test_returning_is_ok() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OperatorError("away"), Stalled("quiet"), OSError("disk"), ConnectionResetError(), TimeoutError()], ids=repr
+    "error",
+    [OperatorError("away"), Stalled("quiet"), OSError("disk"), ConnectionResetError(), TimeoutError()],
+    ids=repr,
 )
 async def test_the_worlds_failures_are_errored(error: Exception) -> None:
     """``OperatorError``, ``OSError`` and their families are expected, and the exception itself is kept."""
@@ -226,7 +228,7 @@ async def test_an_exit_inside_an_operator_does_not_tear_the_loop(error: BaseExce
 async def test_an_exception_whose_text_cannot_be_made_still_ends_the_task() -> None:
     """An exception with a broken ``__str__`` is a panic that says so; ``join`` and the callback are told."""
 
-    class Unspeakable(Exception):  # noqa: N818 - named for what it is
+    class Unspeakable(Exception):
         def __str__(self) -> str:
             raise ZeroDivisionError
 

@@ -1,0 +1,116 @@
+"""A thread that notices when the event loop stands still, and names who holds it.
+
+On one event loop an operator that computes without awaiting freezes everyone, and nothing on the loop can say so. The
+loop beats; the watchdog, on a thread of its own, looks how long ago the last beat was, and past a threshold takes the loop
+thread's stack and the name of the task that is running. Knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+_BEATS_PER_THRESHOLD = 4  # so that a stall is noticed at most a quarter of the threshold late
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStall:
+    """The event loop stood still.
+
+    Attributes:
+        task: The name of the asyncio task that was running, e.g. ``operator:normalize #1``; empty if none was.
+        lag_s: How late the loop was when it was noticed; at the end of a stall, how long it lasted.
+        stack: The loop thread's stack, innermost frame last.
+    """
+
+    task: str
+    lag_s: float
+    stack: str
+
+
+class LoopWatchdog:
+    """Watches the running event loop between ``start`` and ``stop``.
+
+    ``on_stall`` is called once for each stall, *on the watchdog's thread*, while the loop still stands; it must be
+    thread-safe and must not touch the loop.
+
+    Attributes:
+        stalls: How many there were.
+        max_lag_s: The longest lag seen.
+    """
+
+    def __init__(
+        self,
+        on_stall: Callable[[LoopStall], object],
+        *,
+        threshold: timedelta = timedelta(milliseconds=250),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if threshold <= timedelta(0):
+            raise ValueError(f"LoopWatchdog: threshold must be > 0, got {threshold}")
+        self.stalls = 0
+        self.max_lag_s = 0.0
+        self._on_stall = on_stall
+        self._threshold_s = threshold.total_seconds()
+        self._period_s = self._threshold_s / _BEATS_PER_THRESHOLD
+        self._monotonic = monotonic
+        self._last_beat = 0.0
+        self._reported_beat: float | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
+
+    @property
+    def lag_s(self) -> float:
+        """How late the loop is now, seconds; readable from any thread."""
+        return max(0.0, self._monotonic() - self._last_beat - self._period_s) if self._beating is not None else 0.0
+
+    def start(self) -> None:
+        """Start watching the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._beat()
+        self._thread = threading.Thread(target=self._watch, name="event-loop-watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching. The thread ends within a quarter of the threshold."""
+        self._ending.set()
+        if self._beating is not None:
+            self._beating.cancel()
+            self._beating = None
+        if self._thread is not None:
+            self._thread.join()
+
+    def _beat(self) -> None:
+        assert self._loop is not None
+        self.max_lag_s = max(self.max_lag_s, self.lag_s)
+        self._last_beat = self._monotonic()
+        self._beating = self._loop.call_later(self._period_s, self._beat)
+
+    def _watch(self) -> None:
+        while not self._ending.wait(self._period_s):
+            beat, lag_s = self._last_beat, self.lag_s
+            if is_new_stall(lag_s, self._threshold_s, beat, self._reported_beat):
+                self._reported_beat = beat
+                self.stalls += 1
+                self._on_stall(self._culprit(lag_s))
+
+    def _culprit(self, lag_s: float) -> LoopStall:
+        running = asyncio.current_task(self._loop)
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        return LoopStall(running.get_name() if running is not None else "", lag_s, stack)
+
+
+def is_new_stall(lag_s: float, threshold_s: float, beat: float, reported_beat: float | None) -> bool:
+    """Whether the lag is beyond the threshold and belongs to no stall told before: each is told by its last beat."""
+    return lag_s > threshold_s and beat != reported_beat

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from flows.settings import IngestSettings
+from flows.topologies import _judge, _optical_feed, build_topology, ingest_pipeline
+from orchestrator_adapter import DeadLetterLimits, GraphError, Reject
+from orchestrator_adapter.dead_letter import DeadLetterFile
+from sda_ops.records import Observation, OpticalTarget, StateTarget, Uncertainty
+
+SETTINGS = IngestSettings.model_validate(
+    {"radars": [{"name": f"radar-{number:02}", "port": 9200 + number} for number in (1, 2, 3)]}
+)
+NOON_NS = 1_767_268_800_000_000_000
+DAY_NS = 86_400 * 10**9
+
+
+def test_build_topology_is_under_80_lines() -> None:
+    """It reads like the picture above it: one screen."""
+    assert len(inspect.getsource(build_topology).splitlines()) < 80
+
+
+def test_the_operators_come_in_the_order_of_the_data() -> None:
+    """Sources, fan-in, normalize, validate, event log; sources in the order of the settings."""
+    plan = build_topology(SETTINGS).validate()
+    assert [vertex.name for vertex in plan.order] == [
+        "radar-01",
+        "radar-02",
+        "radar-03",
+        "optical",
+        "isl",
+        "merge",
+        "normalize",
+        "validate",
+        "event-log",
+    ]
+
+
+def test_every_operator_and_every_edge_gives_its_reason() -> None:
+    """A restart policy and a capacity without a one-line reason do not pass review."""
+    plan = build_topology(SETTINGS).validate()
+    reasons = [*(vertex.note for vertex in plan.order), *(edge.note for edge in plan.edges)]
+    assert all(reasons)
+    assert not [reason for reason in reasons if "\n" in reason]
+
+
+def test_restart_policies_are_what_the_specification_says() -> None:
+    """Five a minute for sources and stateless operators, patience for the partner's archive, never for the log."""
+    plan = build_topology(SETTINGS).validate()
+    assert {vertex.name: str(vertex.restart_policy) for vertex in plan.order} == {
+        "radar-01": "bounded(5, 60 s)",
+        "radar-02": "bounded(5, 60 s)",
+        "radar-03": "bounded(5, 60 s)",
+        "optical": "always, backoff 0.5–15 s",
+        "isl": "bounded(5, 60 s)",
+        "merge": "bounded(5, 60 s)",
+        "normalize": "bounded(5, 60 s)",
+        "validate": "bounded(5, 60 s)",
+        "event-log": "never",
+    }
+
+
+def test_validate_has_the_configured_dead_letter_limits() -> None:
+    """And nobody else has any: a malformed frame never stops a source."""
+    settings = SETTINGS.model_copy(
+        update={"dead_letters": SETTINGS.dead_letters.model_copy(update={"max_share": 0.1, "min_items": 5})}
+    )
+    limits = {vertex.name: vertex.dead_letter_limits for vertex in build_topology(settings).validate().order}
+    assert limits.pop("validate") == DeadLetterLimits(max_share=0.1, min_items=5, max_consecutive=10_000)
+    assert set(limits.values()) == {None}
+
+
+@pytest.mark.parametrize("taken", ["radar-01", "merge", "optical", "event-log"])
+def test_a_radar_with_a_name_that_is_taken_is_reported(taken: str) -> None:
+    """By another radar or by another operator: the message names it."""
+    radars = [{"name": "radar-01", "port": 1}, {"name": taken, "port": 2}]
+    with pytest.raises(GraphError) as raised:
+        build_topology(IngestSettings.model_validate({"radars": radars})).validate()
+    assert any(repr(taken) in str(problem) for problem in raised.value.problems)
+
+
+def test_nothing_is_opened_before_the_run(tmp_path: Path) -> None:
+    """Building topology and pipeline touches neither disk nor network; the store is made on demand."""
+    settings = IngestSettings.model_validate(
+        {
+            "event_log": {"directory": tmp_path / "log"},
+            "dead_letters": {"directory": tmp_path / "dead"},
+            "report": tmp_path / "report.json",
+        }
+    )
+    pipeline = ingest_pipeline(settings)
+    pipeline.graph.validate()
+    assert not list(tmp_path.iterdir())
+    assert pipeline.dead_letters is not None
+    store = pipeline.dead_letters()
+    assert isinstance(store, DeadLetterFile)
+    store.close()
+    assert (tmp_path / "dead").is_dir()
+
+
+def test_the_optical_feed_is_what_the_settings_say() -> None:
+    """Seconds become durations, each in its own place."""
+    settings = IngestSettings.model_validate(
+        {
+            "optical": {
+                "url": "http://archive.example:8080/obs?x=1",
+                "poll_interval_s": 0.5,
+                "long_poll_s": 20,
+                "timeout_s": 3,
+                "lookback_s": 7,
+                "max_body_bytes": 99,
+            }
+        }
+    )
+    feed = _optical_feed(settings)
+    assert feed.url == "http://archive.example:8080/obs?x=1"
+    durations = (feed.poll_interval, feed.long_poll, feed.timeout, feed.lookback)
+    assert [duration.total_seconds() for duration in durations] == [0.5, 20, 3, 7]
+    assert feed.max_body_bytes == 99
+
+
+def seen(kind: str, at_ns: int) -> Observation:
+    target = OpticalTarget(1.0, 0.5) if kind == "optical" else StateTarget((7e6, 0.0, 0.0), (0.0, 7.5e3, 0.0))
+    uncertainty = (
+        Uncertainty(sigma_angle_rad=1e-6)
+        if kind == "optical"
+        else Uncertainty(sigma_position_m=1.0, sigma_velocity_m_s=0.1)
+    )
+    return Observation(
+        UUID(int=1), f"{kind}-1", "optical" if kind == "optical" else "isl", at_ns, NOON_NS, target, uncertainty
+    )
+
+
+def test_only_the_archive_may_be_late() -> None:
+    """An hour's backlog is believed of the archive and of nobody else; nobody is believed from the future."""
+    judge = _judge(IngestSettings())
+    hour_ns = 3_600 * 10**9
+    assert judge(seen("optical", NOON_NS - hour_ns)) is None
+    assert isinstance(judge(seen("isl", NOON_NS - hour_ns)), Reject)
+    assert isinstance(judge(seen("optical", NOON_NS - 2 * DAY_NS)), Reject)
+    assert isinstance(judge(seen("optical", NOON_NS + hour_ns)), Reject)
+    assert judge(seen("isl", NOON_NS - 10**9)) is None
+
+
+def test_a_replay_is_judged_by_its_own_time() -> None:
+    """Old timestamps pass then; physics still holds."""
+    judge = _judge(IngestSettings.model_validate({"validation": {"replay": True}}))
+    assert judge(seen("isl", NOON_NS - 400 * DAY_NS)) is None
+    fast = seen("isl", NOON_NS)
+    verdict = judge(
+        Observation(
+            fast.observation_id,
+            fast.source_id,
+            "isl",
+            NOON_NS,
+            NOON_NS,
+            StateTarget((7e6, 0.0, 0.0), (0.0, 3e8, 0.0)),
+            fast.uncertainty,
+        )
+    )
+    assert isinstance(verdict, Reject)
+    assert verdict.reason.startswith("speed: ")
+
+
+def test_a_thousand_radars_are_a_graph_like_any_other() -> None:
+    """The topology has no limit of its own and validates without running."""
+    radars = [{"name": f"r{number}", "port": number} for number in range(1_000)]
+    plan = build_topology(IngestSettings.model_validate({"radars": radars})).validate()
+    assert len(plan.order) == 1_006

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator_adapter import (
+    BuiltGraph,
+    DeadLetter,
+    DeadLetterList,
+    GraphError,
+    OperatorGraph,
+    SupervisionPolicy,
+    WiredEnds,
+    events,
+    source_of,
+)
+from orchestrator_adapter import pipeline as pipeline_module
+from orchestrator_adapter.dead_letter import DeadLetterFile
+from orchestrator_adapter.jsonl import RotatingJsonLines, StoreInUseError
+from orchestrator_adapter.pipeline import Pipeline, run_pipeline
+from orchestrator_adapter.report import ExitCode
+from orchestrator_adapter.testing import CollectSink, chain
+from tests.running import eventually
+from tests.support import ROOT
+
+
+async def endless(ends: WiredEnds) -> None:
+    """A source that has nothing to say and waits to be stopped."""
+    await ends.emit(["one item"])
+    await ends.shutdown.wait()
+
+
+async def stubborn(ends: WiredEnds) -> None:
+    """A sink that takes nothing and waits to be aborted."""
+    await asyncio.get_running_loop().create_future()
+
+
+class Store(DeadLetterList):
+    """Knows whether it was closed, and can fail to."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        super().__init__()
+        self.closed = 0
+        self.broken = broken
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.broken:
+            raise OSError("the disk is gone")
+
+
+async def test_a_run_to_the_end_leaves_report_outcome_and_a_closed_store(tmp_path: Path) -> None:
+    """AllOk, exit code 0, the report on disk, no problems."""
+    store, path = Store(), tmp_path / "report.json"
+    outcome = await run_pipeline(
+        Pipeline(chain(source_of(range(5)), CollectSink()), dead_letters=lambda: store, report=path)
+    )
+    assert isinstance(outcome.event, events.AllOk)
+    assert (outcome.exit_code, outcome.problems) == (ExitCode.OK, ())
+    assert json.loads(path.read_text())["ledger"]["written"] == 5
+    assert store.closed == 1
+
+
+async def test_a_graph_that_is_not_valid_opens_nothing(tmp_path: Path) -> None:
+    """GraphError comes before the dead-letter store is made and leaves no report."""
+    made: list[Store] = []
+
+    def make() -> Store:
+        made.append(Store())
+        return made[-1]
+
+    with pytest.raises(GraphError):
+        await run_pipeline(Pipeline(OperatorGraph("empty"), dead_letters=make, report=tmp_path / "report.json"))
+    assert not made
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_dead_letter_store_in_use_is_told_before_anything_runs(tmp_path: Path) -> None:
+    """The OSError names the folder and the process that holds it."""
+    sink = CollectSink()
+    with RotatingJsonLines(tmp_path, stem="dead-letters"), pytest.raises(StoreInUseError) as raised:
+        await run_pipeline(Pipeline(chain(source_of([1]), sink), dead_letters=lambda: DeadLetterFile(tmp_path)))
+    assert str(raised.value).startswith(f"{tmp_path} is being written by process {os.getpid()} ")
+    assert not sink.items
+
+
+async def test_a_dead_letter_folder_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    """The OSError names the path."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
+        await run_pipeline(
+            Pipeline(chain(source_of([1]), CollectSink()), dead_letters=lambda: DeadLetterFile(tmp_path / "file"))
+        )
+
+
+@pytest.mark.parametrize("path", ["/proc/report.json", "/dev/null/report.json", "", "/", "nul\0byte"])
+async def test_a_report_that_cannot_be_written_is_a_problem_and_not_a_crash(path: str) -> None:
+    """The outcome comes back all the same, with the path in its problems and the run's own exit code."""
+    outcome = await run_pipeline(Pipeline(chain(source_of([1]), CollectSink()), report=Path(path)))
+    assert outcome.exit_code is ExitCode.OK
+    assert len(outcome.problems) == 1
+    assert outcome.problems[0].startswith(f"writing the report {Path(path)} failed: ")
+
+
+async def test_a_store_that_cannot_be_closed_is_a_problem_and_not_a_crash(tmp_path: Path) -> None:
+    """The report is written all the same."""
+    path = tmp_path / "report.json"
+    outcome = await run_pipeline(
+        Pipeline(chain(source_of([1]), CollectSink()), dead_letters=lambda: Store(broken=True), report=path)
+    )
+    assert outcome.problems == ("closing the dead-letter store failed: the disk is gone",)
+    assert path.exists()
+
+
+async def test_a_caller_that_fails_before_the_start_leaves_the_store_closed() -> None:
+    """What ``on_built`` raises is raised, and nothing stays open."""
+    store = Store()
+
+    def broken(built: BuiltGraph) -> None:
+        raise RuntimeError("no terminal")
+
+    with pytest.raises(RuntimeError, match="no terminal"):
+        await run_pipeline(Pipeline(chain(source_of([1]), CollectSink()), dead_letters=lambda: store), on_built=broken)
+    assert store.closed == 1
+
+
+async def test_a_cancelled_run_drains_and_leaves_its_report(tmp_path: Path) -> None:
+    """The cancellation is passed on only when store and report are settled."""
+    store, path, sink = Store(), tmp_path / "report.json", CollectSink()
+    running = asyncio.create_task(run_pipeline(Pipeline(chain(endless, sink), dead_letters=lambda: store, report=path)))
+    await eventually(lambda: sink.items, "it runs")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    told = json.loads(path.read_text())
+    assert (told["event"], told["cause"], told["ledger"]["written"]) == ("ShutDown", "run() was cancelled", 1)
+    assert store.closed == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_asks_for_the_drain_and_the_handlers_before_come_back(number: signal.Signals) -> None:
+    """ShutDown with the signal's name; afterwards whoever handled the signals does so again."""
+    heard: list[int] = []
+
+    def mine(signum: int, frame: object) -> None:
+        heard.append(signum)
+
+    before = {each: signal.signal(each, mine) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        sink = CollectSink()
+        running = asyncio.create_task(run_pipeline(Pipeline(chain(endless, sink))))
+        await eventually(lambda: sink.items, "it runs")
+        os.kill(os.getpid(), number)
+        outcome = await running
+        assert isinstance(outcome.event, events.ShutDown)
+        assert outcome.event.reason == number.name
+        assert not heard
+        for each in before:
+            assert signal.getsignal(each) is mine
+        os.kill(os.getpid(), number)
+        await eventually(lambda: heard, "our own handler")
+        assert heard == [number]
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+async def test_a_second_signal_goes_to_the_abort_at_once() -> None:
+    """With a grace of an hour, two signals end the run now, and the item that nobody took is kept."""
+    store = Store()
+    policy = SupervisionPolicy(grace=timedelta(hours=1))
+    built: list[BuiltGraph] = []
+    running = asyncio.create_task(
+        run_pipeline(
+            Pipeline(chain(endless, stubborn), policy=policy, dead_letters=lambda: store), on_built=built.append
+        )
+    )
+    await eventually(lambda: built and built[0].ledger().ingested == 1, "it runs")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await eventually(lambda: built[0]._shutdown.phase == 1, "the drain")
+    os.kill(os.getpid(), signal.SIGTERM)
+    outcome = await asyncio.wait_for(running, 20)
+    assert isinstance(outcome.event, events.ShutDown)
+    assert [letter.payload for letter in store.letters] == ["one item"]
+    assert outcome.event.figures.ledger_holds
+
+
+async def test_a_signal_while_it_settles_does_not_cost_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An impatient second Ctrl-C, after the drain and before the report, changes nothing."""
+    path = tmp_path / "report.json"
+    write_report = pipeline_module.write_report
+
+    def interrupted(event: events.SupervisorEvent, to: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        write_report(event, to)
+
+    monkeypatch.setattr(pipeline_module, "write_report", interrupted)
+    outcome = await run_pipeline(Pipeline(chain(source_of([1]), CollectSink()), report=path))
+    assert (outcome.exit_code, outcome.problems) == (ExitCode.OK, ())
+    assert path.exists()
+
+
+def test_outside_the_main_thread_it_runs_without_signals() -> None:
+    """Python cannot handle signals there; the run comes about all the same."""
+
+    async def elsewhere() -> ExitCode:
+        pipeline = Pipeline(chain(source_of([1]), CollectSink()))
+        outcome = await asyncio.to_thread(lambda: asyncio.run(run_pipeline(pipeline)))
+        return outcome.exit_code
+
+    assert asyncio.run(elsewhere()) is ExitCode.OK
+
+
+class Refusing(DeadLetterList):
+    """Keeps nothing."""
+
+    def append(self, letters: Sequence[DeadLetter]) -> None:
+        raise OSError("full")
+
+
+async def test_dead_letters_that_could_not_be_kept_are_told() -> None:
+    """The items are still accounted for, and the event's problems say that their content is lost."""
+    built: list[BuiltGraph] = []
+    running = asyncio.create_task(
+        run_pipeline(Pipeline(chain(endless, stubborn), dead_letters=Refusing), on_built=built.append)
+    )
+    await eventually(lambda: built and built[0].ledger().ingested == 1, "it runs")
+    built[0].request_shutdown("test")
+    built[0].request_shutdown("again")
+    outcome = await running
+    assert outcome.event.figures.ledger.dead_lettered == 1
+    assert outcome.event.figures.ledger_holds
+    assert outcome.event.figures.problems == ("1 items of 'sink' could not be kept as dead letters: OSError: full",)
+
+
+PROGRAM = """
+import asyncio, pathlib, sys
+from orchestrator_adapter.pipeline import Pipeline, run_pipeline
+from orchestrator_adapter.testing import CollectSink, chain
+from tests.orchestrator_adapter.test_pipeline import endless
+
+sink = CollectSink()
+
+async def main():
+    running = asyncio.create_task(run_pipeline(Pipeline(chain(endless, sink), report=pathlib.Path(sys.argv[1]))))
+    while not sink.items:
+        await asyncio.sleep(0)
+    print("running", flush=True)
+    return await running
+
+sys.exit(asyncio.run(main()).exit_code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_told_to_stop_drains_reports_and_exits_with_zero(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """A real signal to a real process: no traceback, exit code 0, and the report names the signal."""
+    path = tmp_path / "report.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, path], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in errors) == (0, False), errors
+    told = json.loads(path.read_text())
+    assert (told["event"], told["cause"], told["exit_code"]) == ("ShutDown", number.name, 0)
