@@ -5,9 +5,9 @@ Layout, bottom to top; a module imports only from those above it in this list:
 - ``errors``, ``clock``, ``wakeup``, ``metrics``, ``ledger``: names, time, waiting, figures, books
 - ``channel``: one bounded edge with leases; ``dead_letter`` and ``jsonl``: where what cannot go on is kept
 - ``restart``, ``task_exit``, ``task``: one operator instance and how it may end
-- ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions
-- ``graph``: declare and validate; ``events``, ``supervisor``: exits in, decisions out
-- ``runtime``: a wired graph that runs; ``report``, ``pipeline``: run it in a process, with signals, report and exit code
+- ``edge``, ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions
+- ``plan``, ``graph``: validate and declare; ``events``, ``supervisor``: exits in, decisions out
+- ``wiring``, ``status``, ``watchdog``, ``runtime``: a wired graph that runs; ``report``, ``pipeline``: run it in a process, with signals, report and exit code
 - ``prefect_flow``: the same as a Prefect flow (the only module that imports Prefect); ``testing``: for your tests
 
 ``Panicked`` is both a way for a task to exit and a way for a run to end, so the two unions live in modules of their own:
@@ -24,7 +24,8 @@ from orchestrator_adapter.dead_letter import (
     DeadLetterList,
     DeadLetterStore,
 )
-from orchestrator_adapter.ends import Factory, Receiver, Sender, WiredEnds
+from orchestrator_adapter.edge import Receiver, Sender
+from orchestrator_adapter.ends import Factory, WiredEnds
 from orchestrator_adapter.errors import (
     DeadLetterLimitExceeded,
     EdgeMisuse,
@@ -35,7 +36,7 @@ from orchestrator_adapter.errors import (
     Stalled,
 )
 from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
-from orchestrator_adapter.graph import GraphError, GraphProblem, OperatorGraph, Plan, Role, VertexId
+from orchestrator_adapter.graph import OperatorGraph
 from orchestrator_adapter.ledger import LedgerSnapshot, LedgerViolation
 from orchestrator_adapter.operators import (
     Bury,
@@ -51,9 +52,11 @@ from orchestrator_adapter.operators import (
     sift,
     source_of,
 )
+from orchestrator_adapter.plan import GraphError, GraphProblem, Plan, Role, VertexId
 from orchestrator_adapter.restart import Backoff, RestartPolicy
 from orchestrator_adapter.routers import broadcast, merge, partition
-from orchestrator_adapter.runtime import BuiltGraph, GraphStatus, SupervisionPolicy
+from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
+from orchestrator_adapter.status import GraphStatus, OperatorStatus
 from orchestrator_adapter.supervisor import Supervisor
 from orchestrator_adapter.task import Task
 from orchestrator_adapter.task_exit import TaskExit
@@ -83,6 +86,7 @@ __all__ = [
     "LedgerViolation",
     "OperatorError",
     "OperatorGraph",
+    "OperatorStatus",
     "OrchestratorError",
     "Plan",
     "ReaderGone",

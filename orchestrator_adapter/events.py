@@ -5,18 +5,17 @@ Frozen values only; ``supervisor`` decides them and ``runtime`` fills them in.
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from orchestrator_adapter.decision_log import logger
 from orchestrator_adapter.ledger import LedgerSnapshot, LedgerViolation
 from orchestrator_adapter.metrics import LatencySummary
 from orchestrator_adapter.task_exit import TaskExit
 
 T = TypeVar("T")
-
-logger = logging.getLogger("orchestrator_adapter.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,8 @@ class RunFigures:
         latency: Ingest to acknowledgement by the sinks that measured it.
         counters: Per operator, the figures of its own that it counted.
         elapsed_s: Seconds from the first spawn to the end.
+        loop_stalls: How often the event loop stood still for longer than the watchdog's threshold.
+        max_loop_lag_s: The longest that it did.
     """
 
     restarts: Mapping[str, RestartHistory]
@@ -75,6 +76,8 @@ class RunFigures:
     latency: LatencySummary | None
     counters: Mapping[str, Mapping[str, int]]
     elapsed_s: float
+    loop_stalls: int = 0
+    max_loop_lag_s: float = 0.0
 
     @property
     def ledger_holds(self) -> bool:
@@ -182,5 +185,5 @@ def tell(hook: Callable[[T], object] | None, record: T) -> None:
         return
     try:
         hook(record)
-    except Exception:
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a hook is foreign code
         logger.exception("a supervision hook failed; the run goes on")

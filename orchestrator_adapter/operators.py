@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any, TypeAlias, TypeVar, assert_never
 
 from orchestrator_adapter.dead_letter import DeadLetterKind
-from orchestrator_adapter.ends import MAX_BATCH, Factory, WiredEnds
+from orchestrator_adapter.edge import MAX_BATCH
+from orchestrator_adapter.ends import Factory, WiredEnds
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -182,9 +183,7 @@ def for_each(function: Callable[[In], Awaitable[None] | None]) -> Factory:
     return run
 
 
-def for_each_batch(
-    function: Callable[[list[In]], Awaitable[None] | None], *, max_batch: int = MAX_BATCH
-) -> Factory:
+def for_each_batch(function: Callable[[list[In]], Awaitable[None] | None], *, max_batch: int = MAX_BATCH) -> Factory:
     """A sink that calls a function (plain or async) for each micro-batch; all or nothing."""
 
     async def run(ends: WiredEnds) -> None:

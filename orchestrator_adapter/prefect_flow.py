@@ -25,7 +25,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 from pydantic import BaseModel
 
-from orchestrator_adapter import events, task_exit
+from orchestrator_adapter import task_exit
+from orchestrator_adapter.decision_log import logger as decision_logger
 from orchestrator_adapter.events import Exited, Spawned, SupervisionHooks
 from orchestrator_adapter.pipeline import Outcome, Pipeline, run_pipeline
 from orchestrator_adapter.report import ExitCode, cause
@@ -210,8 +211,8 @@ class _ToRunLog(logging.Handler):
 @contextmanager
 def _decisions_in_run_log() -> Iterator[None]:
     handler = _ToRunLog()
-    events.logger.addHandler(handler)
+    decision_logger.addHandler(handler)
     try:
         yield
     finally:
-        events.logger.removeHandler(handler)
+        decision_logger.removeHandler(handler)

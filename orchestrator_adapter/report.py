@@ -87,6 +87,8 @@ def report(event: SupervisorEvent) -> dict[str, Any]:
         },
         "throughput_per_s": figures.ledger.written / elapsed_s if elapsed_s > 0 else 0.0,
         "elapsed_s": elapsed_s,
+        "loop_stalls": figures.loop_stalls,
+        "max_loop_lag_s": figures.max_loop_lag_s,
         "counters": {operator: dict(counters) for operator, counters in figures.counters.items()},
         "exit_code": int(exit_code(event)),
     }

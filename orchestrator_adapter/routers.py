@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from orchestrator_adapter.ends import MAX_BATCH, Factory, WiredEnds
+from orchestrator_adapter.edge import MAX_BATCH
+from orchestrator_adapter.ends import Factory, WiredEnds
 
 
 def merge(*, max_batch: int = MAX_BATCH) -> Factory:
@@ -46,7 +47,9 @@ def broadcast(*, max_batch: int = MAX_BATCH) -> Factory:
     return run
 
 
-def partition(key: Callable[[Any], int | str | bytes | tuple[int | str | bytes, ...]], *, max_batch: int = MAX_BATCH) -> Factory:
+def partition(
+    key: Callable[[Any], int | str | bytes | tuple[int | str | bytes, ...]], *, max_batch: int = MAX_BATCH
+) -> Factory:
     """Fan-out: each item goes to one output, chosen by ``key``; equal keys always take the same way, in order.
 
     The way is chosen by a checksum of the key's ``repr``, not by ``hash``, which for a string differs from one process

@@ -1,27 +1,26 @@
-"""``BuiltGraph``: a plan with its channels, books and tasks; it carries the supervisor's decisions out.
+"""``BuiltGraph``: a wired plan that runs; it owns every task and carries the supervisor's decisions out.
 
-Top to bottom: wiring (passes 3 and 4 of ``build``), the supervision loop, what an exit means for leases and edges,
-the two-phase shutdown, the final settlement. Knows nothing of Prefect.
+Top to bottom: the run, one turn of the supervision loop, what an exit means for leases and edges, the two-phase shutdown,
+the settlement at the end. Knows nothing of Prefect.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
-from typing import Any, assert_never
+from typing import assert_never
 
 from orchestrator_adapter import events, supervisor, task_exit
-from orchestrator_adapter.channel import Channel, EdgeStatistics, Undeliverable
+from orchestrator_adapter.burial import Burial
+from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock, SystemClock
-from orchestrator_adapter.dead_letter import DeadLetter, DeadLetterGate, DeadLetterKind, DeadLetterList, DeadLetterStore
-from orchestrator_adapter.ends import Receiver, Sender, VertexServices, WiredEnds
-from orchestrator_adapter.errors import DuplicateRun, OrchestratorError
+from orchestrator_adapter.dead_letter import DeadLetterKind, DeadLetterList, DeadLetterStore
+from orchestrator_adapter.decision_log import log_decision
+from orchestrator_adapter.errors import DuplicateRun, Stalled
 from orchestrator_adapter.events import (
     Escalated,
     Exited,
@@ -33,90 +32,61 @@ from orchestrator_adapter.events import (
     SupervisorEvent,
     tell,
 )
-from orchestrator_adapter.graph import Edge, Plan, Role, Vertex
-from orchestrator_adapter.ledger import LedgerSnapshot, OperatorAccount, snapshot
-from orchestrator_adapter.metrics import LatencyHistogram, LatencySummary
+from orchestrator_adapter.ledger import LedgerSnapshot, snapshot
+from orchestrator_adapter.metrics import LatencyHistogram
+from orchestrator_adapter.plan import Plan, Role
+from orchestrator_adapter.progress import ProgressWatch
+from orchestrator_adapter.status import GraphStatus, OperatorStatus
 from orchestrator_adapter.task import Task
 from orchestrator_adapter.task_exit import TaskExit
 from orchestrator_adapter.wakeup import ShutdownToken, Wakeup
+from orchestrator_adapter.watchdog import LoopStall, LoopWatchdog
+from orchestrator_adapter.wiring import GraphServices, Slot, wire
 
 _BLOCKING_THREADS = 4
 _REPR_LIMIT = 200  # characters of a leased item's repr in a panic event
+_RUNNING, _DRAINING, _ABORTING, _ABANDONING = range(4)  # the phases of a shutdown, as the specification numbers them
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisionPolicy:
-    """How a run ends.
+    """How a run is watched and how it ends.
 
     Attributes:
         grace: From the request to stop until what still runs is aborted, overall.
-        patience: From the abort until what still runs is named as a straggler.
+        patience: From an abort until what still runs is named as a straggler.
+        loop_stall: An event loop that stands still for longer is logged and counted, with the operator that holds it;
+            ``None`` for no watchdog. There is none on a clock that is not the machine's.
+        done_when: Names of sinks: once all of them have ended by themselves, the graph is done (``AllOk``), whatever the
+            sources still have. Empty: it is done when everything has ended.
     """
 
     grace: timedelta = timedelta(seconds=5)
     patience: timedelta = timedelta(seconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorStatus:
-    """One operator at one moment. ``state`` is waiting, running, restarting or how it ended."""
-
-    name: str
-    role: Role
-    state: str
-    instance: int
-    uptime_s: float
-    consumed: int
-    emitted: int
-    ended_for_good: bool
-    counters: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class GraphStatus:
-    """A running graph at one moment: for progress lines, status tables and tests."""
-
-    operators: tuple[OperatorStatus, ...]
-    edges: Mapping[str, EdgeStatistics]
-    ledger: LedgerSnapshot
-    latency: LatencySummary | None
-    restarts: int
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One vertex with all that belongs to it."""
-
-    vertex: Vertex
-    ends: WiredEnds
-    account: OperatorAccount
-    services: VertexServices
-    inputs: list[Channel[Any]]
-    outputs: list[Channel[Any]]
-    upstream: tuple[str, ...]
-    task: Task | None = None
-    exit: TaskExit | None = None
-    restart_at: float | None = None
-    restarted: events.Restarted | None = None
-    retired: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.vertex.name
+    loop_stall: timedelta | None = timedelta(milliseconds=250)
+    done_when: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class _Shutdown:
-    """Where the two-phase shutdown stands. Phase 0: nobody asked yet."""
+    """Where the two-phase shutdown stands."""
 
-    phase: int = 0
+    phase: int = _RUNNING
     reason: str = ""
     deadline: float | None = None
-    stragglers: list[Straggler] = field(default_factory=list)
+    done: bool = False  # by the end rule: nobody asked, and nothing went wrong
+    stragglers: dict[str, Straggler] = field(default_factory=dict)
 
 
 class BuiltGraph:
-    """A wired graph. ``await run()`` runs it once; ``request_shutdown()`` asks it to stop."""
+    """A wired graph. ``await run()`` runs it once; ``request_shutdown()`` asks it to stop.
+
+    Attributes:
+        plan: What was built.
+        clock: Its time.
+        dead_letters: Where its dead letters go.
+        event: How the run ended, once it has; also where ``run`` was itself cancelled and could not return it.
+    """
 
     def __init__(
         self,
@@ -129,10 +99,12 @@ class BuiltGraph:
         self.plan = plan
         self.clock = SystemClock() if clock is None else clock
         self.dead_letters = DeadLetterList() if dead_letters is None else dead_letters
-        self._rng = random.Random() if rng is None else rng
+        self.event: SupervisorEvent | None = None
+        rng = random.Random() if rng is None else rng
         self._token = ShutdownToken()
         self._wakeup = Wakeup(f"supervisor of {plan.name!r}")
-        self._supervisor = supervisor.Supervisor(self._rng)
+        self._supervisor = supervisor.Supervisor(rng)
+        self._burial = Burial(plan.name, self.dead_letters, self.clock)
         self._exits: deque[tuple[Task, TaskExit]] = deque()
         self._shutdown = _Shutdown()
         self._policy = SupervisionPolicy()
@@ -140,78 +112,15 @@ class BuiltGraph:
         self._verdict: supervisor.Exhausted | supervisor.Escalate | None = None
         self._verdict_operator = ""
         self._verdict_leased: tuple[str, ...] = ()
-        self._undelivered = 0
         self._problems: list[str] = []
         self._executor: ThreadPoolExecutor | None = None
+        self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
-        self.event: SupervisorEvent | None = None
-        """How the run ended, once it has; also where ``run`` itself was cancelled and could not return it."""
-        self._channels: dict[str, Channel[Any]] = {}
-        self._senders: list[Sender[Any]] = []
-        self._slots = self._wire(plan)
-
-    # Passes 3 and 4: every channel, then every operator with its ends.
-
-    def _wire(self, plan: Plan) -> dict[str, _Slot]:
-        arrivals = {vertex.name: Wakeup(f"input of {vertex.name!r}") for vertex in plan.order}
-        departures = {vertex.name: Wakeup(f"output of {vertex.name!r}") for vertex in plan.order}
-        accounts = {vertex.name: OperatorAccount(vertex.name, vertex.bookkeeping) for vertex in plan.order}
-        readers: dict[str, list[tuple[Edge, Receiver[Any]]]] = {vertex.name: [] for vertex in plan.order}
-        writers: dict[str, list[tuple[Edge, Sender[Any]]]] = {vertex.name: [] for vertex in plan.order}
-        for edge in plan.edges:
-            up, down = edge.upstream.name, edge.downstream.name
-            channel: Channel[Any] = Channel(edge.id, edge.capacity)
-            edge_id = edge.id if edge.id not in self._channels else f"{edge.id} ({len(self._channels)})"
-            self._channels[edge_id] = channel
-            receiver = Receiver(channel, accounts[down], arrivals=arrivals[down], departures=departures[up])
-            sender = Sender(
-                channel,
-                edge.policy,
-                accounts[up],
-                arrivals=arrivals[down],
-                departures=departures[up],
-                clock=self.clock,
-                bury=partial(self._bury_timed_out, up),
-            )
-            readers[down].append((edge, receiver))
-            writers[up].append((edge, sender))
-            self._senders.append(sender)
-        slots: dict[str, _Slot] = {}
-        for vertex in plan.order:
-            name = vertex.name
-            services = VertexServices(
-                clock=self.clock,
-                rng=self._rng,
-                shutdown=self._token,
-                dead_letters=self.dead_letters,
-                account=accounts[name],
-                executor=self._thread_pool,
-                gate=DeadLetterGate(vertex.dead_letter_limits),
-                latency=LatencyHistogram(),
-            )
-            inputs, outputs = readers.pop(name), writers.pop(name)
-            slots[name] = _Slot(
-                vertex=vertex,
-                ends=WiredEnds(
-                    name,
-                    [receiver for _, receiver in inputs],
-                    [sender for _, sender in outputs],
-                    services,
-                    arrivals=arrivals[name],
-                    departures=departures[name],
-                ),
-                account=accounts[name],
-                services=services,
-                inputs=[receiver.channel for _, receiver in inputs],
-                outputs=[sender.channel for _, sender in outputs],
-                upstream=tuple(edge.upstream.name for edge, _ in inputs),
-            )
-            self._supervisor.watch(name, vertex.restart_policy, is_source=vertex.role is Role.SOURCE)
-        if readers or writers:
-            raise OrchestratorError(f"ends left over after wiring: {sorted({*readers, *writers})}")
-        return slots
-
-    # Running.
+        services = GraphServices(self.clock, rng, self._token, self.dead_letters, self._burial, self._thread_pool)
+        self._wiring = wire(plan, services)
+        self._slots = self._wiring.slots
+        for slot in self._slots.values():
+            self._supervisor.watch(slot.name, slot.vertex.restart_policy, is_source=slot.vertex.role is Role.SOURCE)
 
     async def run(
         self, policy: SupervisionPolicy | None = None, *, hooks: SupervisionHooks | None = None
@@ -220,23 +129,27 @@ class BuiltGraph:
 
         Returns once every task has ended or is named as a straggler and every item is accounted for. Cancelling the
         caller asks for the shutdown (a second time: for the abort); the run ends as it would otherwise, ``event`` is
-        set, and then the cancellation is passed on.
+        set, and then the cancellation is passed on. Raises ``ValueError`` for an end rule that names no sink of the graph.
         """
         if self._started_at is not None:
             raise DuplicateRun(f"graph {self.plan.name!r} has run already; build() it again")
         self._policy = policy or self._policy
         self._hooks = hooks or self._hooks
+        sinks = {slot.name for slot in self._slots.values() if slot.vertex.role is Role.SINK}
+        if not self._policy.done_when <= sinks:
+            raise ValueError(
+                f"done_when: expected sinks of {sorted(sinks)}, got {sorted(self._policy.done_when - sinks)}"
+            )
         self._started_at = self.clock.monotonic()
-        for slot in self._slots.values():
-            self._spawn(slot, None)
-        cancelled: BaseException | None = None
-        while not self._finished():
-            try:
-                await self._wait()
-            except BaseException as error:  # noqa: BLE001 - passed on below, when no task is left behind
-                cancelled = error
-                self.request_shutdown("run() was cancelled")
-            self._turn()
+        self._start_watchdog()
+        try:
+            cancelled = await self._supervise()
+        except BaseException:
+            await self._abort_everything()
+            raise
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.stop()
         self.event = self._settle()
         if cancelled is not None:
             raise cancelled
@@ -249,9 +162,9 @@ class BuiltGraph:
         """
         if self.event is not None:
             return
-        if self._shutdown.phase == 0:
+        if self._shutdown.phase == _RUNNING:
             self._begin_drain(reason)
-        elif self._shutdown.phase == 1:
+        elif self._shutdown.phase == _DRAINING:
             self._shutdown.deadline = self.clock.monotonic()
         self._wakeup.wake()
 
@@ -259,19 +172,55 @@ class BuiltGraph:
         """The graph as it is now. Cheap enough for once a second; consistent, since it is taken between two steps."""
         return GraphStatus(
             operators=tuple(self._operator_status(slot) for slot in self._slots.values()),
-            edges={edge: channel.statistics() for edge, channel in self._channels.items()},
+            edges={edge: channel.statistics() for edge, channel in self._wiring.channels.items()},
             ledger=self.ledger(),
             latency=self._latency().summary(),
             restarts=sum(history.total for history in self._supervisor.restarts.values()),
+            loop_lag_s=self._watchdog.lag_s if self._watchdog is not None else 0.0,
+            loop_stalls=self._watchdog.stalls if self._watchdog is not None else 0,
         )
 
     def ledger(self) -> LedgerSnapshot:
         """The ledger as it stands now."""
-        held = sum(channel.occupancy for channel in self._channels.values())
-        held += sum(sender.held for sender in self._senders)
+        held = sum(channel.occupancy for channel in self._wiring.channels.values())
+        held += sum(sender.held for sender in self._wiring.senders)
         return snapshot((slot.account for slot in self._slots.values()), held=held)
 
-    # One turn of the supervision loop.
+    # The supervision loop.
+
+    async def _supervise(self) -> BaseException | None:
+        """Until everything has ended; returns the cancellation that came in between, if one did."""
+        for slot in self._slots.values():
+            self._spawn(slot, None)
+        cancelled: BaseException | None = None
+        while not self._finished():
+            try:
+                await self._wait()
+            except BaseException as error:  # noqa: BLE001 - passed on by run(), when no task is left behind
+                cancelled = error
+                self.request_shutdown("run() was cancelled")
+            self._turn()
+        return cancelled
+
+    async def _wait(self) -> None:
+        if self._exits:
+            return
+        if (due := self._next_due()) is None:
+            await self._wakeup.wait()
+        else:
+            await self._wakeup.wait_until(due, self.clock)
+
+    def _next_due(self) -> float | None:
+        """When something is to be done even if nobody wakes us."""
+        now = self.clock.monotonic()
+        due: list[float] = []
+        for slot in self._slots.values():
+            due += [at for at in (slot.restart_at, slot.abort_by) if at is not None]
+            if slot.watch is not None and slot.task is not None and slot.task.is_alive() and slot.abort_by is None:
+                due.append(slot.watch.next_look(now))
+        if self._shutdown.deadline is not None and self._shutdown.phase < _ABANDONING:
+            due.append(self._shutdown.deadline)
+        return min(due, default=None)
 
     def _turn(self) -> None:
         while self._exits:
@@ -282,28 +231,23 @@ class BuiltGraph:
             if slot.restart_at is not None and now >= slot.restart_at:
                 slot.restart_at = None
                 self._spawn(slot, slot.restarted)
-        if self._shutdown.phase < 3 and self._shutdown.deadline is not None and now >= self._shutdown.deadline:  # noqa: PLR2004
+            elif slot.watch is not None and slot.task is not None and slot.task.is_alive():
+                self._look_at_progress(slot, slot.task, slot.watch, now)
+        deadline = self._shutdown.deadline
+        if deadline is not None and now >= deadline and self._shutdown.phase < _ABANDONING:
             self._next_phase(now)
-
-    async def _wait(self) -> None:
-        if self._exits:
-            return
-        due = [slot.restart_at for slot in self._slots.values() if slot.restart_at is not None]
-        if self._shutdown.phase < 3 and self._shutdown.deadline is not None:  # noqa: PLR2004 - as in _finished
-            due.append(self._shutdown.deadline)
-        if due:
-            await self._wakeup.wait_until(min(due), self.clock)
-        else:
-            await self._wakeup.wait()
 
     def _finished(self) -> bool:
         waited_for = [slot for slot in self._slots.values() if not slot.retired]
-        if self._shutdown.phase >= 3:  # noqa: PLR2004 - the phases are numbered in the specification
+        if self._shutdown.phase >= _ABANDONING:
             waited_for = [slot for slot in waited_for if slot.task is not None and not slot.task.is_alive()]
         return not waited_for
 
-    def _spawn(self, slot: _Slot, restarted: events.Restarted | None) -> None:
+    def _spawn(self, slot: Slot, restarted: events.Restarted | None) -> None:
         slot.ends.instance += 1
+        slot.abort_by = None
+        if slot.watch is not None:
+            slot.watch.restart(self.clock.monotonic())
 
         async def body() -> None:
             await slot.ends.flush()  # what an earlier instance handed over and could not deliver
@@ -329,9 +273,30 @@ class BuiltGraph:
         self._exits.append((task, exit_))
         self._wakeup.wake()
 
+    def _look_at_progress(self, slot: Slot, task: Task, watch: ProgressWatch, now: float) -> None:
+        """Abort an operator that hangs; one that does not heed that either is a straggler, and the graph comes down."""
+        if slot.abort_by is None:
+            if watch.stalled(
+                now,
+                acknowledged=slot.account.consumed,
+                has_input=any(channel.occupancy for channel in slot.inputs),
+                waits_for_room=slot.ends.waits_for_room,
+            ):
+                self._log("stalled", operator=slot.name, instance=task.instance, stack=task.stack())
+                slot.abort_by = now + self._policy.patience.total_seconds()
+                task.abort(_stalled(watch))
+        elif now >= slot.abort_by and slot.name not in self._shutdown.stragglers:
+            slot.abort_by = None
+            self._name_straggler(slot, task)
+            error = Stalled(f"{_stalled(watch)}, and it would not stop when told to")
+            self._bring_down(slot, supervisor.Exhausted(error), "BudgetExhausted", task_exit.describe(error))
+
     # What an exit means.
 
-    def _ended(self, slot: _Slot, task: Task, exit_: TaskExit) -> None:
+    def _ended(self, slot: Slot, task: Task, exit_: TaskExit) -> None:
+        if slot.abort_by is not None and slot.watch is not None and isinstance(exit_, task_exit.Aborted):
+            exit_ = task_exit.Errored(Stalled(_stalled(slot.watch)))
+        slot.abort_by = None
         slot.exit = exit_
         tell(self._hooks.on_exit, Exited(slot.name, task.instance, exit_, task.uptime()))
         repeated_pills = self._settle_leases(slot, exit_)
@@ -343,19 +308,18 @@ class BuiltGraph:
             uptime_s=task.uptime(),
             quarantined=repeated_pills,
             draining=self._token.is_set,
+            aborting=self._shutdown.phase >= _ABORTING,
         )
         match decision:
             case supervisor.CloseOutputs():
                 self._log("clean_exit", operator=slot.name, instance=task.instance)
                 self._retire(slot)
+                self._apply_end_rule()
             case supervisor.Record():
                 name = "aborted" if isinstance(exit_, task_exit.Aborted) else "exit_while_draining"
                 self._log(name, operator=slot.name, instance=task.instance, exit=str(exit_))
                 self._retire(slot)
             case supervisor.Restart(restarted):
-                if self._shutdown.phase >= 2:  # noqa: PLR2004 - the phases are numbered in the specification
-                    self._retire(slot)
-                    return
                 self._log(
                     "restart",
                     operator=slot.name,
@@ -371,6 +335,7 @@ class BuiltGraph:
                 cause = task_exit.describe(error)
                 self._log("budget_exhausted", operator=slot.name, instance=task.instance, cause=cause)
                 self._bring_down(slot, decision, "BudgetExhausted", cause)
+                self._retire(slot)
             case supervisor.Escalate(panicked):
                 self._log(
                     "escalate",
@@ -380,10 +345,11 @@ class BuiltGraph:
                     traceback=panicked.traceback,
                 )
                 self._bring_down(slot, decision, "Panicked", panicked.message)
+                self._retire(slot)
             case _:
                 assert_never(decision)
 
-    def _settle_leases(self, slot: _Slot, exit_: TaskExit) -> int:
+    def _settle_leases(self, slot: Slot, exit_: TaskExit) -> int:
         """Acknowledge, give back or bury what the instance held. Returns the pills that had cost a restart before."""
         repeated_pills = 0
         match exit_:
@@ -397,12 +363,12 @@ class BuiltGraph:
                     pills = receiver.give_back(task_exit.describe(error), slot.vertex.max_deliveries)
                     repeated_pills += sum(len(pill.history) > 1 for pill in pills)
                     slot.account.withdrawn(len(pills))
-                    self._bury(slot.name, pills, DeadLetterKind.POISON_PILL, task_exit.describe(error))
+                    self._burial.bury(slot.name, pills, DeadLetterKind.POISON_PILL, task_exit.describe(error))
             case task_exit.Panicked(message):
                 slot.account.lease_lost()
                 leased = [item for channel in slot.inputs for item in channel.withdraw(leased_only=True)]
                 slot.account.withdrawn(len(leased))
-                self._bury(slot.name, leased, DeadLetterKind.PROCESSING_EXCEPTION, message)
+                self._burial.bury(slot.name, leased, DeadLetterKind.PROCESSING_EXCEPTION, message)
                 if self._verdict is None:
                     self._verdict_leased = tuple(_repr(held.item) for held in leased)
             case task_exit.Aborted():
@@ -412,16 +378,15 @@ class BuiltGraph:
         return repeated_pills
 
     def _bring_down(
-        self, slot: _Slot, verdict: supervisor.Exhausted | supervisor.Escalate, kind: str, cause: str
+        self, slot: Slot, verdict: supervisor.Exhausted | supervisor.Escalate, kind: str, cause: str
     ) -> None:
         if self._verdict is None:
             self._verdict, self._verdict_operator = verdict, slot.name
             tell(self._hooks.on_escalate, Escalated(slot.name, kind, cause))
-        self._retire(slot)
-        if self._shutdown.phase == 0:
+        if self._shutdown.phase == _RUNNING:
             self._begin_drain(f"{kind}: {slot.name}")
 
-    def _retire(self, slot: _Slot) -> None:
+    def _retire(self, slot: Slot) -> None:
         """The operator has ended for good: end its readers' stream, turn its writers away, bury what is stuck."""
         if slot.retired:
             return
@@ -429,27 +394,34 @@ class BuiltGraph:
         slot.restart_at = None
         why = f"operator {slot.name!r} has ended for good ({slot.exit or 'never stopped'})"
         for sender in slot.ends.senders:
+            sender.push_what_fits()
             stuck = [Undeliverable(item, ()) for item in sender.withdraw_outbox()]
             slot.account.dead_lettered += len(stuck)
-            self._bury_undelivered(slot.name, stuck, why)
+            self._burial.bury_undelivered(slot.name, stuck, why)
             sender.close()
         for receiver, channel in zip(slot.ends.receivers, slot.inputs, strict=True):
             left = channel.withdraw(leased_only=False)
             slot.account.withdrawn(len(left))
-            self._bury_undelivered(slot.name, left, why)
+            self._burial.bury_undelivered(slot.name, left, why)
             receiver.leave()
 
     # Shutting down.
 
+    def _apply_end_rule(self) -> None:
+        sinks = self._policy.done_when
+        if sinks and self._shutdown.phase == _RUNNING and all(self._slots[sink].retired for sink in sinks):
+            self._shutdown.done = True
+            self._begin_drain(f"done: {', '.join(sorted(sinks))}")
+
     def _begin_drain(self, reason: str) -> None:
         grace_s = self._policy.grace.total_seconds()
-        self._shutdown.phase, self._shutdown.reason = 1, reason
+        self._shutdown.phase, self._shutdown.reason = _DRAINING, reason
         self._shutdown.deadline = self.clock.monotonic() + grace_s
-        self._log("shutdown", phase=1, reason=reason, grace_s=grace_s)
-        tell(self._hooks.on_shutdown, ShuttingDown(1, reason, grace_s))
+        self._log("shutdown", phase=_DRAINING, reason=reason, grace_s=grace_s)
+        tell(self._hooks.on_shutdown, ShuttingDown(_DRAINING, reason, grace_s))
         self._token.set(reason)
         for slot in self._slots.values():
-            if slot.restart_at is not None:  # nobody waits out a backoff while the graph drains
+            if slot.restart_at is not None:  # nobody waits out a backoff that began before the drain
                 if slot.vertex.role is Role.SOURCE:
                     self._retire(slot)
                 else:
@@ -467,13 +439,30 @@ class BuiltGraph:
                 self._retire(slot)  # it waited for a restart that will not come
             elif not slot.task.is_alive():
                 continue  # it has ended in this very turn of the loop: how, the next turn of ours will see
-            elif phase == 2:  # noqa: PLR2004 - the phases are numbered in the specification
+            elif phase == _ABORTING:
                 self._log("abort", operator=slot.name, instance=slot.task.instance, reason=reason)
+                slot.abort_by = None
                 slot.task.abort(reason)
             else:
-                straggler = Straggler(slot.name, slot.task.instance, slot.task.stack())
-                self._shutdown.stragglers.append(straggler)
-                self._log("straggler", operator=slot.name, instance=slot.task.instance, stack=straggler.stack)
+                self._name_straggler(slot, slot.task)
+
+    def _name_straggler(self, slot: Slot, task: Task) -> None:
+        if slot.name not in self._shutdown.stragglers:
+            straggler = Straggler(slot.name, task.instance, task.stack())
+            self._shutdown.stragglers[slot.name] = straggler
+            self._log("straggler", operator=slot.name, instance=task.instance, stack=straggler.stack)
+
+    async def _abort_everything(self) -> None:
+        """The supervision itself has failed: a bug of ours. Nothing may be left running all the same."""
+        alive = [slot.task for slot in self._slots.values() if slot.task is not None and slot.task.is_alive()]
+        for task in alive:
+            task.abort("the supervision failed")
+        joins = [asyncio.ensure_future(task.join()) for task in alive]
+        if joins:
+            _, late = await asyncio.wait(joins, timeout=self._policy.patience.total_seconds())
+            for join in late:
+                join.cancel()
+            await asyncio.gather(*joins, return_exceptions=True)
 
     def _settle(self) -> SupervisorEvent:
         """Everything has ended or is given up on: bury what is left, close what was kept, and name the event."""
@@ -488,36 +477,23 @@ class BuiltGraph:
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
         event = self._name_event()
-        ledger = event.figures.ledger
+        figures = event.figures
         self._log(
             "ended",
             outcome=type(event).__name__,
-            ledger=ledger.as_dict(),
-            ledger_holds=event.figures.ledger_holds,
-            undelivered=self._undelivered,
-            problems=self._problems,
+            ledger=figures.ledger.as_dict(),
+            ledger_holds=figures.ledger_holds,
+            undelivered=figures.undelivered,
+            problems=figures.problems,
         )
-        for violation in event.figures.violations:
+        for violation in figures.violations:
             self._log("ledger_violation", operator=violation.operator, message=str(violation))
         return event
 
     def _name_event(self) -> SupervisorEvent:
-        assert self._started_at is not None
-        slots = self._slots.values()
-        figures = RunFigures(
-            restarts=self._supervisor.restarts,
-            exits={slot.name: slot.exit for slot in slots if slot.exit is not None},
-            stragglers=tuple(self._shutdown.stragglers),
-            ledger=self.ledger(),
-            violations=tuple(slot.account.violation for slot in slots if slot.account.violation is not None),
-            undelivered=self._undelivered,
-            problems=tuple(self._problems),
-            latency=self._latency().summary(),
-            counters={slot.name: dict(slot.services.counters) for slot in slots if slot.services.counters},
-            elapsed_s=self.clock.monotonic() - self._started_at,
-        )
+        figures = self._figures()
         match self._verdict:
-            case None if self._shutdown.phase == 0:
+            case None if self._shutdown.phase == _RUNNING or self._shutdown.done:
                 return events.AllOk(figures)
             case None:
                 return events.ShutDown(figures, self._shutdown.reason)
@@ -533,47 +509,26 @@ class BuiltGraph:
                     self._verdict_leased,
                 )
 
+    def _figures(self) -> RunFigures:
+        assert self._started_at is not None
+        slots = self._slots.values()
+        watchdog = self._watchdog
+        return RunFigures(
+            restarts=self._supervisor.restarts,
+            exits={slot.name: slot.exit for slot in slots if slot.exit is not None},
+            stragglers=tuple(self._shutdown.stragglers.values()),
+            ledger=self.ledger(),
+            violations=tuple(slot.account.violation for slot in slots if slot.account.violation is not None),
+            undelivered=self._burial.undelivered,
+            problems=(*self._burial.problems, *self._problems),
+            latency=self._latency().summary(),
+            counters={slot.name: dict(slot.services.counters) for slot in slots if slot.services.counters},
+            elapsed_s=self.clock.monotonic() - self._started_at,
+            loop_stalls=watchdog.stalls if watchdog is not None else 0,
+            max_loop_lag_s=watchdog.max_lag_s if watchdog is not None else 0.0,
+        )
+
     # Helpers.
-
-    def _bury_timed_out(self, operator: str, why: str, items: Sequence[Undeliverable[Any]]) -> None:
-        slot = self._slots[operator]
-        slot.account.dead_lettered += len(items)
-        slot.ends.log_bounded(str(DeadLetterKind.UNDELIVERED), why)
-        self._keep_letters(operator, items, DeadLetterKind.UNDELIVERED, why)
-
-    def _bury_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], why: str) -> None:
-        self._undelivered += len(items)
-        self._bury(operator, items, DeadLetterKind.UNDELIVERED, why)
-
-    def _bury(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
-        if items:
-            self._log("dead_letter", operator=operator, kind=str(kind), items=len(items), message=message)
-            self._keep_letters(operator, items, kind, message)
-
-    def _keep_letters(
-        self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str
-    ) -> None:
-        now_ns = self.clock.now_ns()
-        letters = [
-            DeadLetter(
-                time_ns=now_ns,
-                operator=operator,
-                kind=kind,
-                message=message,
-                attempts=len(held.history),
-                payload=held.item,
-                history=held.history,
-            )
-            for held in items
-        ]
-        try:
-            self.dead_letters.append(letters)
-        except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
-            problem = (
-                f"{len(items)} items of {operator!r} could not be kept as dead letters: {task_exit.describe(error)}"
-            )
-            self._problems.append(problem)
-            self._log("dead_letters_lost", operator=operator, items=len(items), cause=task_exit.describe(error))
 
     def _latency(self) -> LatencyHistogram:
         merged = LatencyHistogram()
@@ -581,13 +536,14 @@ class BuiltGraph:
             merged.merge(slot.services.latency)
         return merged
 
-    def _operator_status(self, slot: _Slot) -> OperatorStatus:
+    def _operator_status(self, slot: Slot) -> OperatorStatus:
         if slot.retired:
             state = type(slot.exit).__name__.lower() if slot.exit is not None else "straggler"
         elif slot.restart_at is not None:
             state = "restarting"
         else:
             state = "running" if slot.task is not None and slot.task.is_alive() else "waiting"
+        last_item = slot.services.last_item_monotonic
         return OperatorStatus(
             name=slot.name,
             role=slot.vertex.role,
@@ -596,9 +552,19 @@ class BuiltGraph:
             uptime_s=slot.task.uptime() if slot.task is not None else 0.0,
             consumed=slot.account.consumed,
             emitted=slot.account.emitted,
+            idle_s=self.clock.monotonic() - last_item if last_item is not None else None,
             ended_for_good=slot.retired,
             counters=dict(slot.services.counters),
         )
+
+    def _start_watchdog(self) -> None:
+        if self._policy.loop_stall is not None and isinstance(self.clock, SystemClock):
+            self._watchdog = LoopWatchdog(self._loop_stalled, threshold=self._policy.loop_stall)
+            self._watchdog.start()
+
+    def _loop_stalled(self, stall: LoopStall) -> None:
+        """On the watchdog's thread, while the loop stands still."""
+        self._log("loop_stall", operator=stall.operator, lag_s=stall.lag_s, stack=stall.stack)
 
     def _thread_pool(self) -> ThreadPoolExecutor:
         if self._executor is None:
@@ -606,10 +572,11 @@ class BuiltGraph:
         return self._executor
 
     def _log(self, event: str, **fields: object) -> None:
-        """One decision, one JSON line, stable names."""
-        quiet = event in {"spawn", "clean_exit", "shutdown", "ended", "restart", "abort", "aborted", "exit_while_draining"}
-        record = {"event": event, "graph": self.plan.name, **fields}
-        events.logger.log(20 if quiet else 40, json.dumps(record, default=str))
+        log_decision(event, self.plan.name, **fields)
+
+
+def _stalled(watch: ProgressWatch) -> str:
+    return f"no progress for {watch.timeout_s:g} s with input waiting"
 
 
 def _repr(item: object) -> str:
@@ -618,6 +585,3 @@ def _repr(item: object) -> str:
         return repr(item)[:_REPR_LIMIT]
     except Exception as error:  # noqa: BLE001 - the supervisor must survive any item
         return f"<{type(item).__name__}, whose repr raised {type(error).__name__}>"
-
-
-__all__ = ["BuiltGraph", "GraphStatus", "OperatorStatus", "SupervisionPolicy"]

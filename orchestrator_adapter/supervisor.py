@@ -95,13 +95,14 @@ class Supervisor:
         uptime_s: float,
         quarantined: int = 0,
         draining: bool = False,
+        aborting: bool = False,
     ) -> Decision:
         """What follows from ``exit_`` at monotonic time ``now``.
 
         ``quarantined`` counts the poison pills that left the operator's input with this exit and had been delivered
-        before: this restart is then not charged, if one was since the last pill. While ``draining``, sources stay down
-        and nobody waits before a restart. No restart brings a reader back, or a deployment in order: such failures
-        exhaust the budget at once.
+        before: this restart is then not charged, if one was since the last pill. While ``draining``, sources stay
+        down; while ``aborting``, everybody does. No restart brings a reader back, or a deployment in order: such
+        failures exhaust the budget at once.
         """
         match exit_:
             case Ok():
@@ -110,6 +111,8 @@ class Supervisor:
                 return Record()
             case Panicked():
                 return Escalate(exit_)
+            case Errored() if aborting:
+                return Record()
             case Errored(error):
                 return self._errored(operator, error, instance, now, uptime_s, quarantined > 0, draining)
             case _:
@@ -141,7 +144,7 @@ class Supervisor:
         operator.pill_paid = not pill_removed
         backoff = operator.policy.backoff
         delay_s = 0.0
-        if backoff is not None and not draining:
+        if backoff is not None:
             operator.row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
             delay_s = backoff.delay_s(operator.row, self._rng)
         restarted = Restarted(name, instance + 1, describe(error), now, not free, delay_s)

@@ -15,6 +15,9 @@ from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.restart import RestartPolicy
 from orchestrator_adapter.task_exit import Aborted, Ok, TaskExit, classify
 
+TASK_NAME_PREFIX = "operator:"
+"""Of the asyncio tasks that run operators; the rest of the name is the instance's, e.g. ``normalize #2``."""
+
 
 class Task:
     """One operator instance. Made by the runtime; ``start`` sets it going, ``join`` tells how it ended.
@@ -54,7 +57,7 @@ class Task:
         if self._running is not None:
             raise RuntimeError(f"task {self} was started already")
         self._started_at = self._clock.monotonic()
-        self._running = asyncio.get_running_loop().create_task(self._run(), name=f"operator:{self}")
+        self._running = asyncio.get_running_loop().create_task(self._run(), name=f"{TASK_NAME_PREFIX}{self}")
 
         def finished(running: asyncio.Task[TaskExit]) -> None:
             self._ended_at = self._clock.monotonic()
@@ -121,12 +124,16 @@ def _await_chain(awaited: object) -> list[traceback.FrameSummary]:
     frames: list[traceback.FrameSummary] = []
     while awaited is not None:
         frame: FrameType | None = (
-            getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or getattr(awaited, "ag_frame", None)
+            getattr(awaited, "cr_frame", None)
+            or getattr(awaited, "gi_frame", None)
+            or getattr(awaited, "ag_frame", None)
         )
         if frame is None:
             break
         frames.extend(traceback.extract_stack(frame, limit=1))
         awaited = (
-            getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None) or getattr(awaited, "ag_await", None)
+            getattr(awaited, "cr_await", None)
+            or getattr(awaited, "gi_yieldfrom", None)
+            or getattr(awaited, "ag_await", None)
         )
     return frames

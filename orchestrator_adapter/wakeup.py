@@ -25,6 +25,11 @@ class Wakeup:
         self._name = name
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a task waits here now."""
+        return self._waiter is not None and not self._waiter.done()
+
     def wake(self) -> None:
         """Wake the waiter, if there is one. Costs nothing otherwise."""
         waiter = self._waiter

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from orchestrator_adapter.task import TASK_NAME_PREFIX
+
 _BEATS_PER_THRESHOLD = 4  # so that a stall is noticed at most a quarter of the threshold late
 
 
@@ -24,12 +26,13 @@ class LoopStall:
     """The event loop stood still.
 
     Attributes:
-        task: The name of the asyncio task that was running, e.g. ``operator:normalize #1``; empty if none was.
+        operator: The asyncio task that was running: an operator's instance (``normalize #1``), or another's name; empty if
+            none was.
         lag_s: How late the loop was when it was noticed; at the end of a stall, how long it lasted.
         stack: The loop thread's stack, innermost frame last.
     """
 
-    task: str
+    operator: str
     lag_s: float
     stack: str
 
@@ -108,7 +111,8 @@ class LoopWatchdog:
         running = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-        return LoopStall(running.get_name() if running is not None else "", lag_s, stack)
+        name = running.get_name() if running is not None else ""
+        return LoopStall(name.removeprefix(TASK_NAME_PREFIX), lag_s, stack)
 
 
 def is_new_stall(lag_s: float, threshold_s: float, beat: float, reported_beat: float | None) -> bool:

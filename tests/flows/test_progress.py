@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -144,10 +145,8 @@ async def test_a_reader_of_the_progress_that_goes_away_does_not_end_the_pipeline
 
         event = await run_graph(chain(ten_and_wait, sink), during=during)
         monkeypatch.undo()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             broken.flush()
-        except BrokenPipeError:
-            pass
         os.dup2(os.open(os.devnull, os.O_WRONLY), broken.fileno())
     assert isinstance(event, events.ShutDown)
     assert len(sink.items) == 10

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -9,13 +9,10 @@ from flows.settings import IngestSettings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    import os
-
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith("SDA_INGEST__"):
             monkeypatch.delenv(name)
-    yield
 
 
 def written(tmp_path: Path, text: str) -> Path:

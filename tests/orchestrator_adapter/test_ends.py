@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from orchestrator_adapter.channel import Channel, FlowPolicy, Undeliverable
 from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterLimits, DeadLetterList
-from orchestrator_adapter.ends import Receiver, Sender, VertexServices, WiredEnds
+from orchestrator_adapter.decision_log import BoundedLog
+from orchestrator_adapter.edge import Receiver, Sender
+from orchestrator_adapter.ends import VertexServices, WiredEnds
 from orchestrator_adapter.errors import DeadLetterLimitExceeded, EdgeMisuse, EndOfStream, OperatorError, ReaderGone
 from orchestrator_adapter.ledger import Bookkeeping, OperatorAccount
 from orchestrator_adapter.metrics import LatencyHistogram
@@ -67,6 +69,7 @@ class Bench:
             account=self.account,
             executor=self._executor,
             gate=DeadLetterGate(limits),
+            log=BoundedLog("op", self.clock),
             latency=LatencyHistogram(),
         )
         self.ends = WiredEnds("op", receivers, senders, services, arrivals=arrivals, departures=departures)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator_adapter.channel import FlowPolicy
 from orchestrator_adapter.ends import WiredEnds
-from orchestrator_adapter.graph import GraphError, OperatorGraph, Plan, ProblemKind, Role, VertexId
+from orchestrator_adapter.graph import OperatorGraph
+from orchestrator_adapter.plan import GraphError, Plan, ProblemKind, Role, VertexId
 from orchestrator_adapter.ledger import Bookkeeping
 from orchestrator_adapter.restart import RestartPolicy
 
@@ -125,7 +126,7 @@ def missing_fan_in_output(graph: OperatorGraph) -> None:
 def surplus_fan_in_output(graph: OperatorGraph) -> None:
     missing_fan_in_output(graph)
     for name in ("log", "audit"):
-        graph.connect(VertexId(0, "fan-in"), sink(graph, name), 1)
+        graph.connect(graph.vertices[0].id, sink(graph, name), 1)
 
 
 def missing_fan_out_input(graph: OperatorGraph) -> None:
@@ -143,7 +144,7 @@ def missing_fan_out_output(graph: OperatorGraph) -> None:
 def surplus_fan_out_input(graph: OperatorGraph) -> None:
     missing_fan_out_input(graph)
     for name in ("radar", "optical"):
-        graph.connect(source(graph, name), VertexId(0, "fan-out"), 1)
+        graph.connect(source(graph, name), graph.vertices[0].id, 1)
 
 
 @pytest.mark.parametrize(

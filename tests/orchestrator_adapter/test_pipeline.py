@@ -23,11 +23,10 @@ from orchestrator_adapter import (
     events,
     source_of,
 )
-from orchestrator_adapter import pipeline as pipeline_module
 from orchestrator_adapter.dead_letter import DeadLetterFile
 from orchestrator_adapter.jsonl import RotatingJsonLines, StoreInUseError
 from orchestrator_adapter.pipeline import Pipeline, run_pipeline
-from orchestrator_adapter.report import ExitCode
+from orchestrator_adapter.report import ExitCode, write_report
 from orchestrator_adapter.testing import CollectSink, chain
 from tests.running import eventually
 from tests.support import ROOT
@@ -58,6 +57,10 @@ class Store(DeadLetterList):
             raise OSError("the disk is gone")
 
 
+def is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
 async def test_a_run_to_the_end_leaves_report_outcome_and_a_closed_store(tmp_path: Path) -> None:
     """AllOk, exit code 0, the report on disk, no problems."""
     store, path = Store(), tmp_path / "report.json"
@@ -81,7 +84,7 @@ async def test_a_graph_that_is_not_valid_opens_nothing(tmp_path: Path) -> None:
     with pytest.raises(GraphError):
         await run_pipeline(Pipeline(OperatorGraph("empty"), dead_letters=make, report=tmp_path / "report.json"))
     assert not made
-    assert not list(tmp_path.iterdir())
+    assert is_empty(tmp_path)
 
 
 async def test_a_dead_letter_store_in_use_is_told_before_anything_runs(tmp_path: Path) -> None:
@@ -199,13 +202,12 @@ async def test_a_signal_while_it_settles_does_not_cost_the_report(
 ) -> None:
     """An impatient second Ctrl-C, after the drain and before the report, changes nothing."""
     path = tmp_path / "report.json"
-    write_report = pipeline_module.write_report
 
     def interrupted(event: events.SupervisorEvent, to: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         write_report(event, to)
 
-    monkeypatch.setattr(pipeline_module, "write_report", interrupted)
+    monkeypatch.setattr("orchestrator_adapter.pipeline.write_report", interrupted)
     outcome = await run_pipeline(Pipeline(chain(source_of([1]), CollectSink()), report=path))
     assert (outcome.exit_code, outcome.problems) == (ExitCode.OK, ())
     assert path.exists()

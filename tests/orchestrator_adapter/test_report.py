@@ -121,6 +121,8 @@ def test_the_report_has_exactly_these_fields() -> None:
         "latency_ms": {"p50": 1.5, "p99": 2.5, "max": 3.5},
         "throughput_per_s": 2.0,
         "elapsed_s": 3.5,
+        "loop_stalls": 0,
+        "max_loop_lag_s": 0.0,
         "counters": {"poll": {"polls": 3}},
         "exit_code": 5,
     }
@@ -200,10 +202,7 @@ async def test_a_real_panics_report_has_the_cause_chain() -> None:
     """The bug and what it came from, outermost first."""
 
     async def buggy(ends: WiredEnds) -> None:
-        try:
-            raise OSError("first")
-        except OSError as error:
-            raise TypeError("second") from error
+        raise TypeError("second") from OSError("first")
 
     told = report(await run_graph(chain(source_of(range(10)), buggy)))
     assert told["event"] == "Panicked"

@@ -26,6 +26,16 @@ def logging_to(directory: Path, items: list[Observation], **options: Any) -> Any
     return chain(source_of(items), event_log_sink(EventLog(directory, **options)))
 
 
+def log_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("observations-*"))
+
+
+def holder_of(directory: Path) -> subprocess.Popen[str]:
+    """Another process that writes the log."""
+    command = [sys.executable, "-c", HOLDER, str(directory)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def disk_that_fills_up(monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
     """Let log files take ``capacity`` bytes in all, with a real short write before the error."""
     pwrite, left = os.pwrite, [capacity]
@@ -67,7 +77,7 @@ async def test_every_line_of_the_log_parses_back_to_what_was_sent(tmp_path: Path
     sent = observations(500)
     event = await run_graph(logging_to(tmp_path, sent))
     assert list(read_event_log(tmp_path)) == sent
-    (file,) = tmp_path.glob("*.jsonl")
+    (file,) = log_files(tmp_path)
     assert file.name == "observations-000001.jsonl"
     assert file.read_bytes() == b"".join(msgspec.json.encode(item) + b"\n" for item in sent)
     assert event.figures.ledger.written == 500
@@ -95,7 +105,7 @@ async def test_files_are_finished_before_they_outgrow_the_limit(tmp_path: Path) 
     """No file is longer than the limit, none is left unfinished, no line is lost or split."""
     sent = observations(1_000)
     await run_graph(logging_to(tmp_path, sent, max_bytes=20_000))
-    files = sorted(tmp_path.glob("observations-*"))
+    files = log_files(tmp_path)
     assert len(files) > 5
     assert {file.suffix for file in files} == {".jsonl"}
     assert max(file.stat().st_size for file in files) <= 20_000
@@ -126,9 +136,7 @@ with RotatingJsonLines(pathlib.Path(sys.argv[1]), stem="observations"):
 async def test_a_directory_that_another_process_writes_is_refused_naming_it(tmp_path: Path) -> None:
     """The run ends as BudgetExhausted with the other's process id; every observation is Undelivered, none written."""
     letters = DeadLetterList()
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
+    with holder_of(tmp_path) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         event = await run_graph(logging_to(tmp_path, observations(10)), dead_letters=letters)

@@ -5,13 +5,14 @@ import socket
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 
 from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList, events, task_exit
 from orchestrator_adapter.testing import CollectSink, run_graph, settle
 from sda_ops.records import Observation
-from sda_ops.sources.isl import IslFeed, IslListener, isl_source
+from sda_ops.sources.isl import BeaconConnection, IslFeed, IslListener, isl_source
 from sda_ops.wire import isl
 from tests.running import NOON_NS, FailingStore, Fault, GatedSink, counter, eventually, fed_by, port_of
 
@@ -51,7 +52,7 @@ class Beacon:
 
     async def hung_up_on(self) -> bool:
         """Whether the other side closed the connection; waits for it."""
-        self.sock.setblocking(False)
+        self.sock.settimeout(0)
         with suppress(ConnectionError):
             return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 1), 10) == b""
         return True
@@ -196,7 +197,7 @@ async def test_a_full_inbox_stops_the_reading_and_an_emptied_one_resumes_it() ->
     assert event.figures.ledger_holds
 
 
-async def _only(listener: IslListener):  # type: ignore[no-untyped-def] # the listener's own kind of connection
+async def _only(listener: IslListener) -> BeaconConnection:
     await eventually(lambda: listener.connections, "a connection")
     return next(iter(listener.connections))
 
@@ -360,11 +361,12 @@ async def test_a_flood_of_malformed_frames_does_not_freeze_the_loop() -> None:
         while letters.total < count:
             turns_between.append(letters.total)
             await asyncio.sleep(0)
+        turns_between.append(letters.total)
         built.request_shutdown("test")
         beacon.close()
 
     await run_graph(fed_by(isl_source(FEED), CollectSink()), dead_letters=letters, during=during)
-    steps = [after - before for before, after in zip(turns_between, turns_between[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(turns_between)]
     assert max(steps) <= 512
 
 

@@ -1,0 +1,66 @@
+"""Where the runtime takes what no operator can deal with any more: to the dead letters, counted and logged.
+
+Knows the store and the clock, and nothing of why operators end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator_adapter.channel import Undeliverable
+from orchestrator_adapter.clock import Clock
+from orchestrator_adapter.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
+from orchestrator_adapter.decision_log import log_decision
+from orchestrator_adapter.task_exit import describe
+
+
+class Burial:
+    """Buries items of one graph.
+
+    Attributes:
+        undelivered: How many were buried because nobody was left to take them.
+        problems: What the store would not keep, in words.
+    """
+
+    def __init__(self, graph: str, store: DeadLetterStore, clock: Clock) -> None:
+        self.undelivered = 0
+        self.problems: list[str] = []
+        self._graph = graph
+        self._store = store
+        self._clock = clock
+
+    def bury(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
+        """Log the burial as one decision, and keep the items."""
+        if items:
+            log_decision(
+                "dead_letter", self._graph, operator=operator, kind=str(kind), items=len(items), message=message
+            )
+            self.keep(operator, items, kind, message)
+
+    def bury_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], message: str) -> None:
+        """As ``bury``, for items that nobody is left to take."""
+        self.undelivered += len(items)
+        self.bury(operator, items, DeadLetterKind.UNDELIVERED, message)
+
+    def keep(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
+        """Keep the items, without a line in the log. A store that fails is a problem of the run, and ends nothing."""
+        now_ns = self._clock.now_ns()
+        letters = [
+            DeadLetter(
+                time_ns=now_ns,
+                operator=operator,
+                kind=kind,
+                message=message,
+                attempts=len(held.history),
+                payload=held.item,
+                history=held.history,
+            )
+            for held in items
+        ]
+        try:
+            self._store.append(letters)
+        except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
+            cause = describe(error)
+            self.problems.append(f"{len(items)} items of {operator!r} could not be kept as dead letters: {cause}")
+            log_decision("dead_letters_lost", self._graph, operator=operator, items=len(items), cause=cause)

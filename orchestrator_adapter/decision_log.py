@@ -1,0 +1,52 @@
+"""Every decision is one JSON log line with stable field names. Never one line per item: what items cause is bounded."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from orchestrator_adapter.clock import Clock
+
+logger = logging.getLogger("orchestrator_adapter.supervisor")
+operator_logger = logging.getLogger("orchestrator_adapter.operator")
+
+_PERIOD_S = 1.0  # at most one line per operator and kind in this time
+
+_ERRORS = frozenset(
+    {
+        "budget_exhausted",
+        "dead_letter",
+        "dead_letters_lost",
+        "escalate",
+        "ledger_violation",
+        "loop_stall",
+        "stalled",
+        "straggler",
+    }
+)
+
+
+def log_decision(event: str, graph: str, **fields: object) -> None:
+    """Log ``event`` of ``graph``; what a person should look at is logged as an error, the rest as information."""
+    record = {"event": event, "graph": graph, **fields}
+    logger.log(logging.ERROR if event in _ERRORS else logging.INFO, json.dumps(record, default=str))
+
+
+class BoundedLog:
+    """One operator's log of what its items cause: at most one line a second and kind, with the number left out."""
+
+    def __init__(self, operator: str, clock: Clock) -> None:
+        self._operator = operator
+        self._clock = clock
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def note(self, kind: str, message: str) -> None:
+        """Log it, unless one of its kind was logged within the last second; then count it."""
+        now = self._clock.monotonic()
+        last, suppressed = self._last.get(kind, (float("-inf"), 0))
+        if now - last < _PERIOD_S:
+            self._last[kind] = (last, suppressed + 1)
+            return
+        self._last[kind] = (now, 0)
+        fields = {"event": "dead_letter", "operator": self._operator, "kind": kind, "message": message}
+        operator_logger.warning(json.dumps(fields | {"not_logged_since_last": suppressed}))

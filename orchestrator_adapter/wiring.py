@@ -1,0 +1,169 @@
+"""Passes 3 and 4 of ``build``: every channel, then every operator with its ends, in topological order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from orchestrator_adapter.burial import Burial
+from orchestrator_adapter.channel import Channel, Undeliverable
+from orchestrator_adapter.clock import Clock
+from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterStore
+from orchestrator_adapter.decision_log import BoundedLog
+from orchestrator_adapter.edge import Receiver, Sender
+from orchestrator_adapter.ends import VertexServices, WiredEnds
+from orchestrator_adapter.errors import OrchestratorError
+from orchestrator_adapter.events import Restarted
+from orchestrator_adapter.ledger import OperatorAccount
+from orchestrator_adapter.metrics import LatencyHistogram
+from orchestrator_adapter.plan import Plan, Vertex
+from orchestrator_adapter.progress import ProgressWatch
+from orchestrator_adapter.task import Task
+from orchestrator_adapter.task_exit import TaskExit
+from orchestrator_adapter.wakeup import ShutdownToken, Wakeup
+
+
+@dataclass(frozen=True, slots=True)
+class GraphServices:
+    """What every vertex of one graph shares."""
+
+    clock: Clock
+    rng: random.Random
+    shutdown: ShutdownToken
+    dead_letters: DeadLetterStore
+    burial: Burial
+    executor: Callable[[], ThreadPoolExecutor]
+
+
+@dataclass(slots=True)
+class Slot:
+    """One vertex with all that belongs to it, over all its instances.
+
+    Attributes:
+        vertex: What was declared.
+        ends: What its instances are handed.
+        services: What the runtime lends it.
+        inputs: The channels it reads.
+        upstream: Who writes them, by name.
+        watch: Its progress timeout, if it has one.
+        task: Its latest instance.
+        exit: How the latest instance to end did so.
+        restart_at: When the next instance is due, if one is.
+        restarted: Why it is.
+        abort_by: When an instance that was aborted for making no progress is a straggler, if there is one.
+        retired: It has ended for good.
+    """
+
+    vertex: Vertex
+    ends: WiredEnds
+    services: VertexServices
+    inputs: tuple[Channel[Any], ...]
+    upstream: tuple[str, ...]
+    watch: ProgressWatch | None
+    task: Task | None = None
+    exit: TaskExit | None = None
+    restart_at: float | None = None
+    restarted: Restarted | None = None
+    abort_by: float | None = None
+    retired: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.vertex.name
+
+    @property
+    def account(self) -> OperatorAccount:
+        """Its books."""
+        return self.services.account
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """A plan with every channel made and every end handed out."""
+
+    slots: dict[str, Slot]
+    channels: dict[str, Channel[Any]]
+    senders: tuple[Sender[Any], ...]
+
+
+def wire(plan: Plan, services: GraphServices) -> Wiring:
+    """Allocate every channel, then hand every end out exactly once. What is left over is a bug and raises."""
+    arrivals = {vertex.name: Wakeup(f"input of {vertex.name!r}") for vertex in plan.order}
+    departures = {vertex.name: Wakeup(f"output of {vertex.name!r}") for vertex in plan.order}
+    lent = {vertex.name: _services(vertex, services) for vertex in plan.order}
+    receivers: dict[str, list[Receiver[Any]]] = {vertex.name: [] for vertex in plan.order}
+    senders: dict[str, list[Sender[Any]]] = {vertex.name: [] for vertex in plan.order}
+    upstream: dict[str, list[str]] = {vertex.name: [] for vertex in plan.order}
+    channels: dict[str, Channel[Any]] = {}
+    every_sender: list[Sender[Any]] = []
+    for edge in plan.edges:
+        up, down = edge.upstream.name, edge.downstream.name
+        channel: Channel[Any] = Channel(edge.id, edge.capacity)
+        # Two edges between the same two routers have the same id; both must be seen.
+        channels[edge.id if edge.id not in channels else f"{edge.id} ({len(channels)})"] = channel
+        receivers[down].append(
+            Receiver(channel, lent[down].account, arrivals=arrivals[down], departures=departures[up])
+        )
+        sender = Sender(
+            channel,
+            edge.policy,
+            lent[up].account,
+            arrivals=arrivals[down],
+            departures=departures[up],
+            clock=services.clock,
+            bury=partial(_bury_timed_out, up, lent[up], services.burial),
+        )
+        senders[up].append(sender)
+        every_sender.append(sender)
+        upstream[down].append(up)
+    slots: dict[str, Slot] = {}
+    for vertex in plan.order:
+        name = vertex.name
+        inputs = receivers.pop(name)
+        ends = WiredEnds(
+            name,
+            inputs,
+            senders.pop(name),
+            lent[name],
+            arrivals=arrivals[name],
+            departures=departures[name],
+        )
+        timeout = vertex.progress_timeout
+        slots[name] = Slot(
+            vertex=vertex,
+            ends=ends,
+            services=lent[name],
+            inputs=tuple(receiver.channel for receiver in inputs),
+            upstream=tuple(upstream[name]),
+            watch=ProgressWatch(timeout.total_seconds(), services.clock.monotonic()) if timeout is not None else None,
+        )
+    if receivers or senders:
+        raise OrchestratorError(f"ends left over after wiring: {sorted({*receivers, *senders})}")
+    return Wiring(slots, channels, tuple(every_sender))
+
+
+def _services(vertex: Vertex, services: GraphServices) -> VertexServices:
+    return VertexServices(
+        clock=services.clock,
+        rng=services.rng,
+        shutdown=services.shutdown,
+        dead_letters=services.dead_letters,
+        account=OperatorAccount(vertex.name, vertex.bookkeeping),
+        executor=services.executor,
+        gate=DeadLetterGate(vertex.dead_letter_limits),
+        log=BoundedLog(vertex.name, services.clock),
+        latency=LatencyHistogram(),
+    )
+
+
+def _bury_timed_out(
+    operator: str, services: VertexServices, burial: Burial, why: str, items: Sequence[Undeliverable[Any]]
+) -> None:
+    """What an edge's flow policy gave up on: too frequent for a decision's line each."""
+    services.log.note(str(DeadLetterKind.UNDELIVERED), why)
+    services.account.dead_lettered += len(items)
+    burial.keep(operator, items, DeadLetterKind.UNDELIVERED, why)
