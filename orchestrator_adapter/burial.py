@@ -20,15 +20,22 @@ class Burial:
 
     Attributes:
         undelivered: How many were buried because nobody was left to take them.
-        problems: What the store would not keep, in words.
     """
 
     def __init__(self, graph: str, store: DeadLetterStore, clock: Clock) -> None:
         self.undelivered = 0
-        self.problems: list[str] = []
+        self._lost: dict[tuple[str, str], int] = {}
         self._graph = graph
         self._store = store
         self._clock = clock
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What the store would not keep, in words: a sentence for each operator and cause."""
+        return tuple(
+            f"{items} items of {operator!r} could not be kept as dead letters: {cause}"
+            for (operator, cause), items in self._lost.items()
+        )
 
     def bury(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
         """Log the burial as one decision, and keep the items."""
@@ -43,8 +50,34 @@ class Burial:
         self.undelivered += len(items)
         self.bury(operator, items, DeadLetterKind.UNDELIVERED, message)
 
-    def keep(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
+    def keep(
+        self,
+        operator: str,
+        items: Sequence[Undeliverable[Any]],
+        kind: DeadLetterKind,
+        message: str,
+        *,
+        attempts: int | None = None,
+    ) -> None:
         """Keep the items, without a line in the log. A store that fails is a problem of the run, and ends nothing."""
+        try:
+            self.keep_or_raise(operator, items, kind, message, attempts=attempts)
+        except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
+            key = (operator, describe(error))
+            if key not in self._lost:
+                log_decision("dead_letters_lost", self._graph, operator=operator, items=len(items), cause=key[1])
+            self._lost[key] = self._lost.get(key, 0) + len(items)
+
+    def keep_or_raise(
+        self,
+        operator: str,
+        items: Sequence[Undeliverable[Any]],
+        kind: DeadLetterKind,
+        message: str,
+        *,
+        attempts: int | None = None,
+    ) -> None:
+        """As ``keep``, but raises what the store raises. ``attempts`` is the length of each item's history if not given."""
         now_ns = self._clock.now_ns()
         letters = [
             DeadLetter(
@@ -52,15 +85,10 @@ class Burial:
                 operator=operator,
                 kind=kind,
                 message=message,
-                attempts=len(held.history),
+                attempts=len(held.history) if attempts is None else attempts,
                 payload=held.item,
                 history=held.history,
             )
             for held in items
         ]
-        try:
-            self._store.append(letters)
-        except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
-            cause = describe(error)
-            self.problems.append(f"{len(items)} items of {operator!r} could not be kept as dead letters: {cause}")
-            log_decision("dead_letters_lost", self._graph, operator=operator, items=len(items), cause=cause)
+        self._store.append(letters)

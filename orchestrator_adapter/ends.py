@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+from orchestrator_adapter.burial import Burial
+from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock
-from orchestrator_adapter.dead_letter import DeadLetter, DeadLetterGate, DeadLetterKind, DeadLetterStore
+from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind
 from orchestrator_adapter.decision_log import BoundedLog
 from orchestrator_adapter.edge import Receiver, Sender, flush
 from orchestrator_adapter.errors import EdgeMisuse
@@ -43,7 +45,7 @@ class VertexServices:
     clock: Clock
     rng: random.Random
     shutdown: ShutdownToken
-    dead_letters: DeadLetterStore
+    burial: Burial
     account: OperatorAccount
     executor: Callable[[], ThreadPoolExecutor]
     gate: DeadLetterGate
@@ -167,21 +169,30 @@ class WiredEnds:
         """``item`` is unacceptable: booked as rejected, and kept in the dead letters as ``ValidationFailed``."""
         self._declare_dead("rejected", item, DeadLetterKind.VALIDATION_FAILED, reason, 1)
 
-    def dead_letter(self, item: object, kind: DeadLetterKind, message: str, *, attempts: int = 1) -> None:
-        """``item`` cannot be processed: it goes to the dead letters with its reason."""
-        self._declare_dead("dead_lettered", item, kind, message, attempts)
+    def dead_letter(
+        self, item: object, kind: DeadLetterKind, message: str, *, attempts: int = 1, must_keep: bool = True
+    ) -> None:
+        """``item`` cannot be processed: it goes to the dead letters with its reason.
 
-    def _declare_dead(self, outcome: Outcome, item: object, kind: DeadLetterKind, message: str, attempts: int) -> None:
+        If the store fails, its error is raised, nothing is booked, and the item is still leased (or in the source's own
+        hands). With ``must_keep=False`` it is booked all the same, and the store's failure is a problem of the run, told in
+        its figures: for input that could not be offered again, such as a datagram.
+        """
+        self._declare_dead("dead_lettered", item, kind, message, attempts, must_keep=must_keep)
+
+    def _declare_dead(
+        self,
+        outcome: Outcome,
+        item: object,
+        kind: DeadLetterKind,
+        message: str,
+        attempts: int,
+        *,
+        must_keep: bool = True,
+    ) -> None:
         services = self._services
-        letter = DeadLetter(
-            time_ns=self.clock.now_ns(),
-            operator=self.name,
-            kind=kind,
-            message=message,
-            attempts=attempts,
-            payload=item,
-        )
-        services.dead_letters.append([letter])
+        keep = services.burial.keep_or_raise if must_keep else services.burial.keep
+        keep(self.name, [Undeliverable(item, ())], kind, message, attempts=attempts)
         services.account.declare(outcome, 1)
         services.log.note(str(kind), message)
 

@@ -116,7 +116,7 @@ class BuiltGraph:
         self._executor: ThreadPoolExecutor | None = None
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
-        services = GraphServices(self.clock, rng, self._token, self.dead_letters, self._burial, self._thread_pool)
+        services = GraphServices(self.clock, rng, self._token, self._burial, self._thread_pool)
         self._wiring = wire(plan, services)
         self._slots = self._wiring.slots
         for slot in self._slots.values():

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Channel, Undeliverable
 from orchestrator_adapter.clock import Clock
-from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterStore
+from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind
 from orchestrator_adapter.decision_log import BoundedLog
 from orchestrator_adapter.edge import Receiver, Sender
 from orchestrator_adapter.ends import VertexServices, WiredEnds
@@ -34,7 +34,6 @@ class GraphServices:
     clock: Clock
     rng: random.Random
     shutdown: ShutdownToken
-    dead_letters: DeadLetterStore
     burial: Burial
     executor: Callable[[], ThreadPoolExecutor]
 
@@ -115,7 +114,7 @@ def wire(plan: Plan, services: GraphServices) -> Wiring:
             arrivals=arrivals[down],
             departures=departures[up],
             clock=services.clock,
-            bury=partial(_bury_timed_out, up, lent[up], services.burial),
+            bury=partial(_bury_timed_out, up, lent[up]),
         )
         senders[up].append(sender)
         every_sender.append(sender)
@@ -151,7 +150,7 @@ def _services(vertex: Vertex, services: GraphServices) -> VertexServices:
         clock=services.clock,
         rng=services.rng,
         shutdown=services.shutdown,
-        dead_letters=services.dead_letters,
+        burial=services.burial,
         account=OperatorAccount(vertex.name, vertex.bookkeeping),
         executor=services.executor,
         gate=DeadLetterGate(vertex.dead_letter_limits),
@@ -160,10 +159,8 @@ def _services(vertex: Vertex, services: GraphServices) -> VertexServices:
     )
 
 
-def _bury_timed_out(
-    operator: str, services: VertexServices, burial: Burial, why: str, items: Sequence[Undeliverable[Any]]
-) -> None:
+def _bury_timed_out(operator: str, services: VertexServices, why: str, items: Sequence[Undeliverable[Any]]) -> None:
     """What an edge's flow policy gave up on: too frequent for a decision's line each."""
     services.log.note(str(DeadLetterKind.UNDELIVERED), why)
     services.account.dead_lettered += len(items)
-    burial.keep(operator, items, DeadLetterKind.UNDELIVERED, why)
+    services.burial.keep(operator, items, DeadLetterKind.UNDELIVERED, why)

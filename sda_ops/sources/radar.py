@@ -66,12 +66,11 @@ def radar_source(feed: RadarFeed) -> Factory:
 
 async def _pass_on(datagrams: list[bytes], ends: WiredEnds) -> None:
     observations, malformed = radar.decode_many(datagrams, ingest_timestamp=ends.clock.now_ns())
-    try:
-        for frame in malformed:
-            ends.count("decode_errors")
-            ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason)
-    finally:  # the kernel no longer has them: a store that is full may not cost the good ones
-        await ends.emit(observations)
+    for frame in malformed:
+        ends.count("decode_errors")
+        # The kernel no longer has it: a store that is full may cost neither the good ones nor the count.
+        ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason, must_keep=False)
+    await ends.emit(observations)
     await asyncio.sleep(0)  # a flood of malformed datagrams fills no edge, and would freeze the loop for everyone
 
 

@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.settings import IngestSettings
@@ -104,12 +105,12 @@ async def serve_page(page: bytes, port: int, served: asyncio.Event) -> asyncio.S
 async def feed(built: BuiltGraph, addresses: Addresses, datagrams: list[bytes], stream: bytes, expected: int) -> None:
     """Send everything at a pace the socket buffers hold, wait until it is in, then ask for the shutdown."""
 
-    async def until(condition: object, what: str) -> None:
+    async def until(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
-            while not condition():  # type: ignore[operator]
+            while not condition():  # noqa: ASYNC110 - what the graph shows has nothing to await
                 await asyncio.sleep(0.01)
 
-    await until(lambda: sum("port" in operator.counters for operator in built.status().operators) == 2, "open sockets")
+    await until(lambda: sum("port" in operator.counters for operator in built.status().operators) == 2)
     _, writer = await asyncio.open_connection("127.0.0.1", addresses.isl)
     writer.write(stream)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -118,7 +119,7 @@ async def feed(built: BuiltGraph, addresses: Addresses, datagrams: list[bytes], 
                 sock.sendto(datagram, ("127.0.0.1", addresses.radars[0]))
             await asyncio.sleep(0.001)
     await writer.drain()
-    await until(lambda: built.ledger().ingested >= expected, "everything taken in")
+    await until(lambda: built.ledger().ingested >= expected)
     built.request_shutdown("everything is in")
     writer.close()
 

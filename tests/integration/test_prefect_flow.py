@@ -40,9 +40,9 @@ async def newest_run(flow_name: str) -> tuple[FlowRun, list[TaskRun]]:
                 flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
                 task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id])),
             )
-            if run.state is not None and run.state.is_final() and tasks:
-                if all(task.state is not None and task.state.is_final() for task in tasks):
-                    return run, tasks
+            told = [run.state, *(task.state for task in tasks)]
+            if tasks and all(state is not None and state.is_final() for state in told):
+                return run, tasks
             await asyncio.sleep(0.1)
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Channel, FlowPolicy, Undeliverable
 from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterLimits, DeadLetterList
 from orchestrator_adapter.decision_log import BoundedLog
@@ -65,7 +66,7 @@ class Bench:
             clock=self.clock,
             rng=random.Random(0),
             shutdown=self.shutdown,
-            dead_letters=self.letters,
+            burial=Burial("graph", self.letters, self.clock),
             account=self.account,
             executor=self._executor,
             gate=DeadLetterGate(limits),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from orchestrator_adapter.channel import FlowPolicy
 from orchestrator_adapter.ends import WiredEnds
 from orchestrator_adapter.graph import OperatorGraph
-from orchestrator_adapter.plan import GraphError, Plan, ProblemKind, Role, VertexId
 from orchestrator_adapter.ledger import Bookkeeping
+from orchestrator_adapter.plan import GraphError, Plan, ProblemKind, Role, VertexId
 from orchestrator_adapter.restart import RestartPolicy
 
 

@@ -176,8 +176,8 @@ def test_a_socket_error_does_not_cost_the_datagrams_before_it() -> None:
         radar_module._drain(sock)
 
 
-async def test_a_dead_letter_store_that_fails_costs_no_good_datagram() -> None:
-    """The batch's good datagrams get through although its malformed one could not be kept and cost a restart."""
+async def test_a_dead_letter_store_that_fails_costs_no_good_datagram_and_no_count() -> None:
+    """The batch's good datagrams get through, the malformed one is booked, and the run tells what was not kept."""
     sink = CollectSink()
 
     async def during(built: BuiltGraph) -> None:
@@ -187,8 +187,11 @@ async def test_a_dead_letter_store_that_fails_costs_no_good_datagram() -> None:
 
     event = await run_graph(fed_by(radar_source(FEED), sink), dead_letters=FailingStore(1), during=during)
     assert tracks(sink.items) == [0, 1]
-    assert event.figures.restarts["source"].total == 1
-    assert event.figures.ledger_holds
+    assert not event.figures.restarts
+    assert (event.figures.ledger.ingested, event.figures.ledger.dead_lettered) == (3, 1)
+    assert event.figures.problems == (
+        "1 items of 'source' could not be kept as dead letters: OSError: [Errno 28] No space left on device",
+    )
 
 
 async def test_what_the_kernel_dropped_is_counted() -> None:
