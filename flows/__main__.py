@@ -12,9 +12,9 @@ from orchestrator_adapter.report import ExitCode
 _EXIT_CODES = """\
 exit codes:
   0  all ended well, or was asked to stop and drained
-  1  did not come about: settings, topology, addresses or files (each problem is named)
+  1  did not come about: settings, topology, dead-letter store, Prefect API (each problem is named)
   2  the command line is wrong
-  3  an operator exhausted its restart budget
+  3  an operator exhausted its restart budget (a port that is taken, a log that cannot be written, …)
   4  an operator panicked (a bug)
   5  something would not stop (it is named, with its stack)
   6  the ledger does not balance: items are unaccounted for

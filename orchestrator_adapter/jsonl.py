@@ -14,6 +14,7 @@ an event loop calls it through a thread where a slow disk may not stall it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -80,6 +81,7 @@ class RotatingJsonLines:
         self._path: Path | None = None
         self._file = -1
         self._size = 0
+        self._unsynced = False  # an fsync failed: the next one may succeed although data are lost (fsync(2), NOTES)
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(directory / f"{stem}.lock")
         try:
@@ -135,9 +137,17 @@ class RotatingJsonLines:
         self.lines_written += lines
 
     def sync(self) -> None:
-        """Blocks until everything accepted is on the disk. After an error nothing may be assumed about it."""
+        """Blocks until everything accepted is on the disk.
+
+        After an error nothing may be assumed about what was accepted since the last success, and no later fsync can
+        tell: the file keeps its ``.part``, and nothing more is written.
+        """
         if self._file >= 0:
-            os.fsync(self._file)
+            try:
+                os.fsync(self._file)
+            except OSError:
+                self._unsynced = True
+                raise
 
     def close(self) -> None:
         """Finishes the current file and gives the directory back; a second call does nothing.
@@ -179,6 +189,8 @@ class RotatingJsonLines:
 
     def _write_piece(self, piece: memoryview) -> None:
         """One piece into one file. Always at the committed size: what a failed write left there is overwritten."""
+        if self._unsynced:
+            raise OSError(errno.EIO, "this file could not be synced or finished before", str(self._path))
         if self._size and self._size + len(piece) > self._max_bytes:
             self._finish()
         if self._file < 0:
@@ -202,10 +214,14 @@ class RotatingJsonLines:
 
     def _finish(self) -> None:
         """The current file, if there is one, gets its final name; one without a line is removed."""
-        if self._path is None:
+        if self._path is None or self._unsynced:
             return
         os.ftruncate(self._file, self._size)
-        _finalise(self._file, self._path, self._size)
+        try:
+            _finalise(self._file, self._path, self._size)
+        except OSError:
+            self._unsynced = True
+            raise
         os.close(self._file)
         self._file = -1
         self._path = None

@@ -471,6 +471,10 @@ class BuiltGraph:
                 slot.account.lease_lost()
                 self._retire(slot)
         for slot in reversed(self._slots.values()):
+            if slot.name in self._shutdown.stragglers:
+                # It may still use them, and closing under it could hang us with it (a disk that does not answer).
+                self._problems.append(f"what {slot.name!r} kept was not closed: it has not stopped")
+                continue
             self._problems += [
                 f"closing what {slot.name!r} kept: {task_exit.describe(error)}" for error in slot.ends.close_kept()
             ]

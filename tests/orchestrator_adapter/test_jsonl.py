@@ -320,3 +320,21 @@ def test_a_file_is_synced_before_it_gets_its_name_and_its_directory_after(
     monkeypatch.setattr(Path, "rename", noted_rename)
     writer.close()
     assert steps == ["fsync events-000001.jsonl.part", "rename to events-000001.jsonl", f"fsync {tmp_path.name}"]
+
+
+def test_a_file_whose_fsync_failed_never_gets_its_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reports a failed write-back once: a later fsync that succeeds proves nothing, and closing does not pretend."""
+    lines = RotatingJsonLines(tmp_path, stem="log")
+    lines.write_lines(b"1\n", 1)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", _no_disk)
+        with pytest.raises(OSError, match="Input/output"):
+            lines.sync()
+    with pytest.raises(WriteFailedError, match="could not be synced"):
+        lines.write_lines(b"2\n", 1)
+    lines.close()
+    assert [path.name for path in sorted(tmp_path.glob("*.jsonl*"))] == ["log-000001.jsonl.part"]
+
+
+def _no_disk(_: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")

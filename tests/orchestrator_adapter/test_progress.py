@@ -1,0 +1,127 @@
+"""The progress timeout, decided with given time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, WiredEnds, events, map_items, source_of
+from orchestrator_adapter.errors import Stalled
+from orchestrator_adapter.plan import GraphError
+from orchestrator_adapter.progress import ProgressWatch
+from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph
+
+
+def test_an_operator_with_input_that_acknowledges_nothing_stalls_after_its_timeout() -> None:
+    """Ten seconds without an acknowledgement are a stall, a moment less is not."""
+    watch = ProgressWatch(10.0, since=0.0)
+    assert not watch.stalled(9.999, acknowledged=0, has_input=True, waits_for_room=False)
+    assert watch.stalled(10.0, acknowledged=0, has_input=True, waits_for_room=False)
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "has_input", "waits_for_room"), [(1, True, False), (0, False, False), (0, True, True)]
+)
+def test_an_excuse_starts_the_time_over(acknowledged: int, has_input: bool, waits_for_room: bool) -> None:  # noqa: FBT001
+    """An acknowledgement, an empty input or a full output: each gives the whole timeout anew."""
+    watch = ProgressWatch(10.0, since=0.0)
+    assert not watch.stalled(9.0, acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room)
+    assert not watch.stalled(18.999, acknowledged=acknowledged, has_input=True, waits_for_room=False)
+    assert watch.stalled(19.0, acknowledged=acknowledged, has_input=True, waits_for_room=False)
+
+
+async def hangs_at_first(ends: WiredEnds) -> None:
+    """Takes an item and waits for ever, in its first instance; works in the next."""
+    async for batch in ends.receiver.batches():
+        if ends.instance == 1:
+            await asyncio.Event().wait()
+        ends.commit(batch, acknowledge=len(batch))
+        await ends.flush()
+
+
+def graph_with(hanging: object, sink: CollectSink, *, policy: RestartPolicy | None = None) -> OperatorGraph:
+    graph = OperatorGraph("hangs")
+    source = graph.add_source("source", source_of(range(5)))
+    operator = graph.add_operator(
+        "hangs",
+        hanging,  # type: ignore[arg-type] # any factory
+        progress_timeout=timedelta(seconds=10),
+        restart_policy=policy,
+    )
+    graph.connect(source, operator, 8)
+    graph.connect(operator, graph.add_sink("sink", sink), 8)
+    return graph
+
+
+async def test_an_operator_that_hangs_is_aborted_restarted_and_nothing_is_lost() -> None:
+    """A hang counts as an error called Stalled: one restart, every item delivered once."""
+    clock, sink = ManualClock(), CollectSink()
+
+    async def let_time_pass(built: BuiltGraph) -> None:
+        while not sink.items:
+            await clock.advance_when_idle(1.0)
+
+    event = await run_graph(graph_with(hangs_at_first, sink), clock=clock, during=let_time_pass)
+    assert isinstance(event, events.AllOk)
+    assert sink.items == [0, 1, 2, 3, 4]
+    (restart,) = event.figures.restarts["hangs"].recent
+    assert restart.cause == "Stalled: no progress for 10 s with input waiting"
+    assert event.figures.ledger_holds
+
+
+async def test_an_operator_behind_a_full_edge_is_not_blamed_for_the_one_that_hangs() -> None:
+    """Backpressure is no stall: only the operator that really hangs is restarted."""
+    clock, sink = ManualClock(), CollectSink()
+    graph = OperatorGraph("pressure")
+    source = graph.add_source("source", source_of(range(50)))
+    before = graph.add_operator("before", map_items(lambda n: n), progress_timeout=timedelta(seconds=10))
+    hangs = graph.add_operator("hangs", hangs_at_first, progress_timeout=timedelta(seconds=30))
+    graph.connect(source, before, 2)
+    graph.connect(before, hangs, 2)
+    graph.connect(hangs, graph.add_sink("sink", sink), 2)
+
+    async def let_time_pass(built: BuiltGraph) -> None:
+        while not sink.items:
+            await clock.advance_when_idle(1.0)
+
+    event = await run_graph(graph, clock=clock, during=let_time_pass)
+    assert set(event.figures.restarts) == {"hangs"}
+    assert sink.items == list(range(50))
+
+
+async def test_an_operator_that_hangs_and_will_not_stop_brings_the_graph_down_by_name() -> None:
+    """Nothing can be restarted on ends that somebody still holds: it is a straggler, and the budget counts as spent."""
+    clock, sink = ManualClock(), CollectSink()
+    let_go = asyncio.Event()
+
+    async def stubborn(ends: WiredEnds) -> None:
+        await ends.receiver.recv()
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async def let_time_pass(built: BuiltGraph) -> None:
+        while built.event is None:
+            await clock.advance_when_idle(1.0)
+        let_go.set()
+
+    event = await run_graph(graph_with(stubborn, sink), clock=clock, during=let_time_pass)
+    assert isinstance(event, events.BudgetExhausted)
+    assert isinstance(event.error, Stalled)
+    assert [straggler.operator for straggler in event.figures.stragglers] == ["hangs"]
+    assert "let_go.wait()" in event.figures.stragglers[0].stack
+    assert event.figures.ledger.balanced
+
+
+def test_a_progress_timeout_of_nothing_is_refused() -> None:
+    """Zero would abort everything at once; the message says how to have no limit."""
+    graph = OperatorGraph("zero")
+    source = graph.add_source("source", source_of([]))
+    sink = graph.add_sink("sink", CollectSink(), progress_timeout=timedelta(0))
+    graph.connect(source, sink, 1)
+    with pytest.raises(GraphError, match="progress_timeout must be > 0, got 0:00:00; leave it out for no limit"):
+        graph.validate()
