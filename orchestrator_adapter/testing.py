@@ -1,4 +1,5 @@
-"""For tests of graphs, ours and yours: time set by hand, sinks that collect, one call that runs a graph to its end.
+"""For tests of graphs, ours and yours: time set by hand, scripted sources and faults, a sink that collects, one call that
+runs a graph to its end. ``docs/testing.md`` shows how they go together.
 
 Example::
 
@@ -15,10 +16,13 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
+from orchestrator_adapter.clock import sleep
 from orchestrator_adapter.dead_letter import DeadLetterStore
 from orchestrator_adapter.ends import Factory, WiredEnds
 from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
@@ -81,6 +85,53 @@ async def settle(rounds: int = 200) -> None:
         await asyncio.sleep(0)
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A step of a ``ListSource``: let this much of the clock's time pass. Cut short by shutdown."""
+
+    duration: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """A step of a ``ListSource``: raise this. An ``OSError`` or ``OperatorError`` is an error, anything else a panic."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class UntilShutdown:
+    """A step of a ``ListSource``: stay, as a live source would, until the graph is asked to stop."""
+
+
+Step: TypeAlias = Sequence[Any] | Pause | Fail | UntilShutdown
+
+
+class ListSource:
+    """A source that plays a script: lists of items to emit, and what happens in between. Ends after the last step.
+
+    It is a factory: pass the object itself to ``add_source``. A step is taken once, however often the source is
+    restarted: after a ``Fail`` the next instance goes on with the step behind it. Once asked to stop, it emits no more::
+
+        ListSource([1, 2], Pause(timedelta(seconds=3)), Fail(OSError("cable")), [3], UntilShutdown())
+    """
+
+    def __init__(self, *steps: Step) -> None:
+        self._steps = deque(steps)
+
+    async def __call__(self, ends: WiredEnds) -> None:
+        while self._steps and not ends.shutdown.is_set:
+            match self._steps.popleft():
+                case Pause(duration):
+                    await ends.unless_shutdown(sleep(ends.clock, duration.total_seconds()))
+                case Fail(error):
+                    raise error
+                case UntilShutdown():
+                    await ends.shutdown.wait()
+                case items:
+                    await ends.emit(items)
+
+
 class CollectSink:
     """A sink that keeps what it was given in ``items``. It is a factory: pass the object itself to ``add_sink``."""
 
@@ -130,18 +181,19 @@ async def run_graph(
     rng: random.Random | None = None,
     dead_letters: DeadLetterStore | None = None,
     hooks: SupervisionHooks | None = None,
+    policy: SupervisionPolicy | None = None,
     grace: timedelta = timedelta(seconds=5),
     limit: timedelta = timedelta(seconds=30),
     during: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> SupervisorEvent:
     """Build ``graph``, run it to its end and return the event.
 
-    ``during`` is awaited beside the run, with the built graph: to request a shutdown, say, or to advance the clock.
+    ``policy`` says how it is watched and stopped; without one, ``grace`` is all that is chosen. ``during`` is awaited beside the run, with the built graph: to request a shutdown, say, or to advance the clock.
     A run that takes longer than ``limit`` of real time is taken for hung and raises ``TimeoutError``.
     """
     built = graph.build(clock=clock, rng=rng or random.Random(0), dead_letters=dead_letters)
     async with asyncio.timeout(limit.total_seconds()), asyncio.TaskGroup() as group:
-        running = group.create_task(built.run(SupervisionPolicy(grace=grace), hooks=hooks))
+        running = group.create_task(built.run(policy or SupervisionPolicy(grace=grace), hooks=hooks))
         if during is not None:
             group.create_task(during(built))
     return running.result()

@@ -1,0 +1,108 @@
+"""The test kit is product: its own promises, and the example in its documentation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator_adapter import BuiltGraph, events
+from orchestrator_adapter.testing import (
+    CollectSink,
+    Fail,
+    ListSource,
+    ManualClock,
+    Pause,
+    UntilShutdown,
+    chain,
+    run_graph,
+    settle,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+async def test_the_documented_example_passes() -> None:
+    """What docs/testing.md shows is a test that runs as it stands."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/testing.md", "exec"), names)
+    example: Callable[[], Awaitable[None]] = names["test_a_lost_cable_costs_a_restart_and_no_item"]
+    await example()
+
+
+async def test_the_readmes_example_prints_what_it_says() -> None:
+    """The library's example in the README runs and balances."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    body = "\n".join(f"    {line}" for line in block.splitlines())
+    names: dict[str, Any] = {}
+    exec(compile(f"async def example():\n{body}\n    return event", "README.md", "exec"), names)
+    event = await names["example"]()
+    assert isinstance(event, events.AllOk)
+    assert str(event.figures.ledger).startswith("ingested 10 + ")
+
+
+async def test_a_list_source_plays_its_script_once_across_restarts() -> None:
+    """An error is raised where the script says, and the next instance goes on behind it."""
+    sink = CollectSink()
+    event = await run_graph(chain(ListSource([1, 2], Fail(OSError("cable")), [3]), sink))
+    assert sink.items == [1, 2, 3]
+    assert event.figures.restarts["source"].total == 1
+
+
+async def test_a_list_source_pauses_on_the_graphs_clock() -> None:
+    """Nothing behind a pause comes before its time, to the moment."""
+    clock, sink = ManualClock(), CollectSink()
+
+    async def look(built: BuiltGraph) -> None:
+        await clock.advance_when_idle(3599.0)
+        assert sink.items == ["before"]
+        await clock.advance_when_idle(1.0)
+        assert sink.items == ["before", "behind"]
+
+    await run_graph(
+        chain(ListSource(["before"], Pause(timedelta(hours=1)), ["behind"]), sink), clock=clock, during=look
+    )
+
+
+async def test_a_list_source_panics_and_is_not_played_on() -> None:
+    """A bug in the script brings the graph down; what comes behind it is never emitted."""
+    sink = CollectSink()
+    event = await run_graph(chain(ListSource([1], Fail(KeyError("bug")), [2]), sink))
+    assert isinstance(event, events.Panicked)
+    assert sink.items == [1]
+
+
+async def test_a_list_source_that_stays_ends_at_shutdown() -> None:
+    """It waits like a live source and heeds the token."""
+    sink = CollectSink()
+
+    async def stop(built: BuiltGraph) -> None:
+        await settle()
+        built.request_shutdown("enough")
+
+    event = await run_graph(chain(ListSource([1], UntilShutdown(), [2]), sink), during=stop)
+    assert isinstance(event, events.ShutDown)
+    assert sink.items == [1]
+
+
+def test_timers_fire_in_the_order_of_their_time_and_see_it() -> None:
+    """Advancing past several timers fires each at its own time, a tie in the order of making, a cancelled one never."""
+    clock, fired = ManualClock(), list[tuple[str, float]]()
+    clock.call_later(3.0, lambda: fired.append(("late", clock.monotonic())))
+    clock.call_later(1.0, lambda: fired.append(("early", clock.monotonic())))
+    clock.call_later(1.0, lambda: fired.append(("tie", clock.monotonic())))
+    clock.call_later(2.0, lambda: fired.append(("never", clock.monotonic()))).cancel()
+    clock.advance(5.0)
+    assert fired == [("early", 1.0), ("tie", 1.0), ("late", 3.0)]
+    assert (clock.monotonic(), clock.now_ns() % 10**9) == (5.0, 0)
+
+
+def test_a_chain_of_nothing_is_refused() -> None:
+    """A source alone is no graph."""
+    with pytest.raises(ValueError, match="got the source only"):
+        chain(ListSource())
