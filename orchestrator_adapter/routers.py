@@ -48,12 +48,16 @@ def broadcast(*, max_batch: int = MAX_BATCH) -> Factory:
 
 
 def partition(
-    key: Callable[[Any], int | str | bytes | tuple[int | str | bytes, ...]], *, max_batch: int = MAX_BATCH
+    key: Callable[[Any], int | str | bytes | tuple[int | str | bytes, ...]],
+    *,
+    everywhere: Callable[[Any], bool] | None = None,
+    max_batch: int = MAX_BATCH,
 ) -> Factory:
     """Fan-out: each item goes to one output, chosen by ``key``; equal keys always take the same way, in order.
 
     The way is chosen by a checksum of the key's ``repr``, not by ``hash``, which for a string differs from one process
-    to the next.
+    to the next. Items that have no key but concern every reader (a watermark, a checkpoint barrier) are those for which
+    ``everywhere`` holds: a copy goes each way, in its place among the others.
     """
 
     async def run(ends: WiredEnds) -> None:
@@ -61,6 +65,10 @@ def partition(
         async for batch in ends.receiver.batches(max_batch):
             ways: list[list[Any]] = [[] for _ in senders]
             for item in batch:
+                if everywhere is not None and everywhere(item):
+                    for way in ways:
+                        way.append(item)
+                    continue
                 ways[crc32(repr(key(item)).encode()) % len(senders)].append(item)
             for sender, items in zip(senders, ways, strict=True):
                 if items:

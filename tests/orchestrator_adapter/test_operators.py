@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -342,3 +343,43 @@ async def test_partition_takes_the_same_way_in_every_process() -> None:
     """The way of a known key is pinned: it must not follow ``hash``, which changes from process to process."""
     *streams, _ = await fan_out(partition(str), ["iss", "hst", "envisat", "vanguard-1"], 2, {})
     assert streams == [["vanguard-1"], ["iss", "hst", "envisat"]]
+
+
+async def test_partition_sends_what_concerns_everyone_every_way_in_its_place() -> None:
+    """A watermark reaches each output behind exactly the items that came before it."""
+    items: list[Any] = [f"item-{number}" for number in range(30)]
+    items[10:10] = [Watermark(1)]
+    items.append(Watermark(2))
+    router = partition(str, everywhere=lambda item: isinstance(item, Watermark))
+    *streams, ledger = await fan_out(router, items, 2, {})
+    early = set(items[:10])
+    for stream in streams:
+        at = stream.index(Watermark(1))
+        assert set(stream[:at]) <= early
+        assert not early & set(stream[at:])
+        assert stream[-1] == Watermark(2)
+    assert ledger.derived == 2
+
+
+async def test_merge_passes_on_what_it_does_not_know_in_order() -> None:
+    """Items are opaque to a fan-in: a watermark keeps its place within its input."""
+    graph, sink = OperatorGraph("marks"), CollectSink()
+    merged = graph.add_fan_in("merge")
+    inputs = {name: [(name, 1), Watermark(name), (name, 2)] for name in ("radar", "optical")}
+    for name, items in inputs.items():
+        graph.connect(graph.add_source(name, source_of(items)), merged, 2)
+    graph.connect(merged, graph.add_sink("sink", sink), 2)
+    await run_graph(graph)
+    for name, items in inputs.items():
+        assert [item for item in sink.items if name in (getattr(item, "mark", None), *_pair(item))] == items
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """An item of a type that no router knows."""
+
+    mark: object
+
+
+def _pair(item: object) -> tuple[object, ...]:
+    return item if isinstance(item, tuple) else ()
