@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 ENVIRONMENT_PREFIX = "SDA_INGEST__"
@@ -128,6 +128,14 @@ class IngestSettings(_Section):
     shutdown: ShutdownSettings = ShutdownSettings()
     report: Path = Field(Path("run/sda-ingest/report.json"), description="Where the run's report goes")
 
+    @model_validator(mode="after")
+    def _one_array_a_port(self) -> IngestSettings:
+        owners: dict[tuple[str, int], str] = {}
+        for radar in self.radars:
+            if radar.port and (other := owners.setdefault((radar.host, radar.port), radar.name)) != radar.name:
+                raise ValueError(f"radars {other} and {radar.name} both listen on udp://{radar.host}:{radar.port}")
+        return self
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -176,5 +184,7 @@ def _unknown_variables(model: type[BaseModel], prefix: str) -> list[str]:
 
 
 def _problem(details: Any) -> str:
-    where = ".".join(str(part) for part in details["loc"]) or "settings"
+    if not details["loc"]:  # about several settings together: the message names them
+        return str(details["msg"])
+    where = ".".join(str(part) for part in details["loc"])
     return f"{where}: {details['msg']}, got {details['input']!r}"

@@ -43,8 +43,7 @@ def isl_source(feed: IslFeed) -> Factory:
     """A source for all beacons of one listener. A port that is taken or forbidden is an ``OperatorError``."""
 
     async def run(ends: WiredEnds) -> None:
-        listener = ends.keep("listener", lambda: IslListener(feed, ends.clock), IslListener.close)
-        ends.shutdown.on_set(listener.wakeup.wake)
+        listener = ends.keep("listener", lambda: _listener(feed, ends), IslListener.close)
         try:
             await listener.open()
             ends.gauge("port", listener.port)
@@ -63,6 +62,12 @@ def isl_source(feed: IslFeed) -> Factory:
             _hand_over(listener, ends)
 
     return run
+
+
+def _listener(feed: IslFeed, ends: WiredEnds) -> IslListener:
+    listener = IslListener(feed, ends.clock)
+    ends.shutdown.on_set(listener.wakeup.wake)
+    return listener
 
 
 async def _pass_on(listener: IslListener, ends: WiredEnds) -> None:

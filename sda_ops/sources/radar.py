@@ -42,8 +42,7 @@ def radar_source(feed: RadarFeed) -> Factory:
 
     async def run(ends: WiredEnds) -> None:
         sock = ends.keep("socket", lambda: _bind(feed), socket.socket.close)
-        wakeup = Wakeup(f"socket of {ends.name!r}")
-        ends.shutdown.on_set(wakeup.wake)
+        wakeup = ends.keep("wakeup", lambda: _woken_by_shutdown(ends))
         ends.gauge("port", sock.getsockname()[1])
         ends.gauge("receive_buffer_bytes", sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
         drops_seen_at = float("-inf")
@@ -62,6 +61,12 @@ def radar_source(feed: RadarFeed) -> Factory:
         ends.gauge("kernel_drops", kernel_drops(sock))
 
     return run
+
+
+def _woken_by_shutdown(ends: WiredEnds) -> Wakeup:
+    wakeup = Wakeup(f"socket of {ends.name!r}")
+    ends.shutdown.on_set(wakeup.wake)
+    return wakeup
 
 
 async def _pass_on(datagrams: list[bytes], ends: WiredEnds) -> None:

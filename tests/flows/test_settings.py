@@ -175,3 +175,12 @@ def test_every_setting_is_described() -> None:
         if "description" not in field and "$ref" not in field
     ]
     assert not missing
+
+
+def test_two_arrays_on_one_port_are_an_error_that_names_both(tmp_path: Path) -> None:
+    """The second could never bind; the settings know that before any socket does."""
+    file = tmp_path / "settings.toml"
+    file.write_text('[[radars]]\nname = "north"\nport = 9201\n[[radars]]\nname = "south"\nport = 9201\n')
+    with pytest.raises(SettingsError) as caught:
+        load_settings(IngestSettings, file)
+    assert caught.value.problems == ["Value error, radars north and south both listen on udp://127.0.0.1:9201"]
