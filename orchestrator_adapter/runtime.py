@@ -36,7 +36,7 @@ from orchestrator_adapter.ledger import LedgerSnapshot, snapshot
 from orchestrator_adapter.metrics import LatencyHistogram
 from orchestrator_adapter.plan import Plan, Role
 from orchestrator_adapter.progress import ProgressWatch
-from orchestrator_adapter.status import GraphStatus, OperatorStatus
+from orchestrator_adapter.status import GraphStatus, operator_status
 from orchestrator_adapter.task import Task
 from orchestrator_adapter.task_exit import TaskExit
 from orchestrator_adapter.wakeup import ShutdownToken, Wakeup
@@ -109,9 +109,7 @@ class BuiltGraph:
         self._shutdown = _Shutdown()
         self._policy = SupervisionPolicy()
         self._hooks = SupervisionHooks()
-        self._verdict: supervisor.Exhausted | supervisor.Escalate | None = None
-        self._verdict_operator = ""
-        self._verdict_leased: tuple[str, ...] = ()
+        self._verdict: supervisor.Verdict | None = None
         self._problems: list[str] = []
         self._executor: ThreadPoolExecutor | None = None
         self._watchdog: LoopWatchdog | None = None
@@ -171,7 +169,7 @@ class BuiltGraph:
     def status(self) -> GraphStatus:
         """The graph as it is now. Cheap enough for once a second; consistent, since it is taken between two steps."""
         return GraphStatus(
-            operators=tuple(self._operator_status(slot) for slot in self._slots.values()),
+            operators=tuple(operator_status(slot, self.clock) for slot in self._slots.values()),
             edges={edge: channel.statistics() for edge, channel in self._wiring.channels.items()},
             ledger=self.ledger(),
             latency=self._latency().summary(),
@@ -215,7 +213,12 @@ class BuiltGraph:
         now = self.clock.monotonic()
         due: list[float] = []
         for slot in self._slots.values():
-            due += [at for at in (slot.restart_at, slot.abort_by) if at is not None]
+            if slot.retired:
+                continue  # a long chain ends one operator at a time: what has ended may cost next to nothing
+            if slot.restart_at is not None:
+                due.append(slot.restart_at)
+            if slot.abort_by is not None:
+                due.append(slot.abort_by)
             if slot.watch is not None and slot.task is not None and slot.task.is_alive() and slot.abort_by is None:
                 due.append(slot.watch.next_look(now))
         if self._shutdown.deadline is not None and self._shutdown.phase < _ABANDONING:
@@ -289,7 +292,7 @@ class BuiltGraph:
             slot.abort_by = None
             self._name_straggler(slot, task)
             error = Stalled(f"{_stalled(watch)}, and it would not stop when told to")
-            self._bring_down(slot, supervisor.Exhausted(error), "BudgetExhausted", task_exit.describe(error))
+            self._bring_down(supervisor.Verdict(supervisor.Exhausted(error), slot.name))
 
     # What an exit means.
 
@@ -299,7 +302,7 @@ class BuiltGraph:
         slot.abort_by = None
         slot.exit = exit_
         tell(self._hooks.on_exit, Exited(slot.name, task.instance, exit_, task.uptime()))
-        repeated_pills = self._settle_leases(slot, exit_)
+        repeated_pills, buried = self._settle_leases(slot, exit_)
         decision = self._supervisor.decide(
             slot.name,
             exit_,
@@ -332,9 +335,10 @@ class BuiltGraph:
                 slot.restarted = restarted
                 slot.restart_at = self.clock.monotonic() + restarted.backoff_s
             case supervisor.Exhausted(error):
-                cause = task_exit.describe(error)
-                self._log("budget_exhausted", operator=slot.name, instance=task.instance, cause=cause)
-                self._bring_down(slot, decision, "BudgetExhausted", cause)
+                self._log(
+                    "budget_exhausted", operator=slot.name, instance=task.instance, cause=task_exit.describe(error)
+                )
+                self._bring_down(supervisor.Verdict(decision, slot.name))
                 self._retire(slot)
             case supervisor.Escalate(panicked):
                 self._log(
@@ -344,14 +348,18 @@ class BuiltGraph:
                     cause=panicked.message,
                     traceback=panicked.traceback,
                 )
-                self._bring_down(slot, decision, "Panicked", panicked.message)
+                self._bring_down(supervisor.Verdict(decision, slot.name, leased=buried))
                 self._retire(slot)
             case _:
                 assert_never(decision)
 
-    def _settle_leases(self, slot: Slot, exit_: TaskExit) -> int:
-        """Acknowledge, give back or bury what the instance held. Returns the pills that had cost a restart before."""
+    def _settle_leases(self, slot: Slot, exit_: TaskExit) -> tuple[int, tuple[str, ...]]:
+        """Acknowledge, give back or bury what the instance held.
+
+        Returns how many pills had cost a restart before, and what a panic held, for people.
+        """
         repeated_pills = 0
+        buried: tuple[str, ...] = ()
         match exit_:
             case task_exit.Ok():
                 for receiver in slot.ends.receivers:
@@ -369,22 +377,20 @@ class BuiltGraph:
                 leased = [item for channel in slot.inputs for item in channel.withdraw(leased_only=True)]
                 slot.account.withdrawn(len(leased))
                 self._burial.bury(slot.name, leased, DeadLetterKind.PROCESSING_EXCEPTION, message)
-                if self._verdict is None:
-                    self._verdict_leased = tuple(_repr(held.item) for held in leased)
+                buried = tuple(_repr(held.item) for held in leased)
             case task_exit.Aborted():
                 slot.account.lease_lost()
             case _:
                 assert_never(exit_)
-        return repeated_pills
+        return repeated_pills, buried
 
-    def _bring_down(
-        self, slot: Slot, verdict: supervisor.Exhausted | supervisor.Escalate, kind: str, cause: str
-    ) -> None:
+    def _bring_down(self, verdict: supervisor.Verdict) -> None:
+        """The first verdict names the event; the graph drains as far as it can."""
         if self._verdict is None:
-            self._verdict, self._verdict_operator = verdict, slot.name
-            tell(self._hooks.on_escalate, Escalated(slot.name, kind, cause))
+            self._verdict = verdict
+            tell(self._hooks.on_escalate, Escalated(verdict.operator, verdict.kind, verdict.cause))
         if self._shutdown.phase == _RUNNING:
-            self._begin_drain(f"{kind}: {slot.name}")
+            self._begin_drain(f"{verdict.kind}: {verdict.operator}")
 
     def _retire(self, slot: Slot) -> None:
         """The operator has ended for good: end its readers' stream, turn its writers away, bury what is stuck."""
@@ -480,8 +486,9 @@ class BuiltGraph:
             ]
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
-        event = self._name_event()
-        figures = event.figures
+        stopped = self._shutdown.phase != _RUNNING and not self._shutdown.done
+        figures = self._figures()
+        event = supervisor.name_event(figures, self._verdict, self._shutdown.reason if stopped else None)
         self._log(
             "ended",
             outcome=type(event).__name__,
@@ -493,25 +500,6 @@ class BuiltGraph:
         for violation in figures.violations:
             self._log("ledger_violation", operator=violation.operator, message=str(violation))
         return event
-
-    def _name_event(self) -> SupervisorEvent:
-        figures = self._figures()
-        match self._verdict:
-            case None if self._shutdown.phase == _RUNNING or self._shutdown.done:
-                return events.AllOk(figures)
-            case None:
-                return events.ShutDown(figures, self._shutdown.reason)
-            case supervisor.Exhausted(error):
-                return events.BudgetExhausted(figures, self._verdict_operator, task_exit.cause_chain(error), error)
-            case supervisor.Escalate(panicked):
-                return events.Panicked(
-                    figures,
-                    self._verdict_operator,
-                    task_exit.cause_chain(panicked.error),
-                    panicked.error,
-                    panicked.traceback,
-                    self._verdict_leased,
-                )
 
     def _figures(self) -> RunFigures:
         assert self._started_at is not None
@@ -539,27 +527,6 @@ class BuiltGraph:
         for slot in self._slots.values():
             merged.merge(slot.services.latency)
         return merged
-
-    def _operator_status(self, slot: Slot) -> OperatorStatus:
-        if slot.retired:
-            state = type(slot.exit).__name__.lower() if slot.exit is not None else "straggler"
-        elif slot.restart_at is not None:
-            state = "restarting"
-        else:
-            state = "running" if slot.task is not None and slot.task.is_alive() else "waiting"
-        last_item = slot.services.last_item_monotonic
-        return OperatorStatus(
-            name=slot.name,
-            role=slot.vertex.role,
-            state=state,
-            instance=slot.ends.instance,
-            uptime_s=slot.task.uptime() if slot.task is not None else 0.0,
-            consumed=slot.account.consumed,
-            emitted=slot.account.emitted,
-            idle_s=self.clock.monotonic() - last_item if last_item is not None else None,
-            ended_for_good=slot.retired,
-            counters=dict(slot.services.counters),
-        )
 
     def _start_watchdog(self) -> None:
         if self._policy.loop_stall is not None and isinstance(self.clock, SystemClock):

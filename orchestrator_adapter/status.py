@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator_adapter.channel import EdgeStatistics
+from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.ledger import LedgerSnapshot
 from orchestrator_adapter.metrics import LatencySummary
 from orchestrator_adapter.plan import Role
+from orchestrator_adapter.wiring import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,26 @@ class GraphStatus:
     restarts: int
     loop_lag_s: float
     loop_stalls: int
+
+
+def operator_status(slot: Slot, clock: Clock) -> OperatorStatus:
+    """One operator as it is now."""
+    if slot.retired:
+        state = type(slot.exit).__name__.lower() if slot.exit is not None else "straggler"
+    elif slot.restart_at is not None:
+        state = "restarting"
+    else:
+        state = "running" if slot.task is not None and slot.task.is_alive() else "waiting"
+    last_item = slot.services.last_item_monotonic
+    return OperatorStatus(
+        name=slot.name,
+        role=slot.vertex.role,
+        state=state,
+        instance=slot.ends.instance,
+        uptime_s=slot.task.uptime() if slot.task is not None else 0.0,
+        consumed=slot.account.consumed,
+        emitted=slot.account.emitted,
+        idle_s=clock.monotonic() - last_item if last_item is not None else None,
+        ended_for_good=slot.retired,
+        counters=dict(slot.services.counters),
+    )

@@ -13,9 +13,18 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
 from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderGone
-from orchestrator_adapter.events import Restarted, RestartHistory
+from orchestrator_adapter.events import (
+    AllOk,
+    BudgetExhausted,
+    Restarted,
+    RestartHistory,
+    RunFigures,
+    ShutDown,
+    SupervisorEvent,
+)
+from orchestrator_adapter.events import Panicked as PanickedEvent
 from orchestrator_adapter.restart import RestartKind, RestartPolicy, admit
-from orchestrator_adapter.task_exit import Aborted, Errored, Ok, Panicked, TaskExit, describe
+from orchestrator_adapter.task_exit import Aborted, Errored, Ok, Panicked, TaskExit, cause_chain, describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,41 @@ class Escalate:
 @dataclass(frozen=True, slots=True)
 class Record:
     """Ended while the graph was coming down: remembered, and nothing more follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Who brings the graph down, why, and what it held (for people; a panic's leased items)."""
+
+    decision: Exhausted | Escalate
+    operator: str
+    leased: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The name of the event to come."""
+        return "Panicked" if isinstance(self.decision, Escalate) else "BudgetExhausted"
+
+    @property
+    def cause(self) -> str:
+        """In one line."""
+        match self.decision:
+            case Exhausted(error):
+                return describe(error)
+            case Escalate(panicked):
+                return panicked.message
+
+
+def name_event(figures: RunFigures, verdict: Verdict | None, stopped_because: str | None) -> SupervisorEvent:
+    """How a run with these figures ended: by the verdict, else as asked (``stopped_because``), else by itself."""
+    if verdict is None:
+        return AllOk(figures) if stopped_because is None else ShutDown(figures, stopped_because)
+    match verdict.decision:
+        case Exhausted(error):
+            return BudgetExhausted(figures, verdict.operator, cause_chain(error), error)
+        case Escalate(panicked):
+            chain = cause_chain(panicked.error)
+            return PanickedEvent(figures, verdict.operator, chain, panicked.error, panicked.traceback, verdict.leased)
 
 
 _REMEMBERED = 100  # restarts told in full per operator; the rest are only counted, so that memory stays flat
