@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -62,6 +63,12 @@ def flows_process(arguments: Sequence[str], settings: Mapping[str, Any], **optio
     """``python -m flows …`` as a process of its own."""
     command = [sys.executable, "-m", "flows", *arguments]
     return subprocess.Popen(command, env=environment(settings), cwd=ROOT, **options)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts TCP connections there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, limit_s: float = 60.0) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator_adapter.jsonl import read_lines
 from sda_ops.sinks.event_log import STEM
-from tests.support import Addresses, flows_process, wait_until
+from tests.support import Addresses, flows_process, listens, wait_until
 
 
 def main() -> None:
@@ -75,12 +75,14 @@ def _run(
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
+        wait_until(lambda: listens(addresses.archive), "the archive")
         pipeline = flows_process(["ingest", "--no-api", "--quiet"], settings, stdout=log, stderr=subprocess.PIPE)
         assert simulator.stdin is not None
         assert pipeline.stderr is not None
         spawned = 0
         while spawned < args.radars + 6 and (line := pipeline.stderr.readline()):
             spawned += b'"spawn"' in line
+        wait_until(lambda: listens(addresses.isl), "the ISL listener, the last to be opened")
         simulator.stdin.write(b"go\n")
         simulator.stdin.close()
         time.sleep(seconds + 1.0 if stop_after is None else stop_after)

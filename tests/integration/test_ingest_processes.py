@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 from orchestrator_adapter.jsonl import read_lines
 from sda_ops.sinks.event_log import STEM, read_event_log
 from sda_ops.wire import radar
-from tests.support import Addresses, flows_process, wait_until
+from tests.support import Addresses, flows_process, listens, wait_until
 
 
 @contextmanager
@@ -37,11 +38,6 @@ def pipeline(addresses: Addresses, folder: Path, **settings: Any) -> Iterator[su
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
@@ -184,8 +180,6 @@ def test_a_second_pipeline_on_the_same_log_is_refused_and_the_first_goes_on(tmp_
 
 def _send(addresses: Addresses, count: int) -> None:
     """Good datagrams to the first array."""
-    import time  # noqa: PLC0415 - the sensors' clock
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for number in range(count):
             frame = radar.encode(
