@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api test lint types contracts format check bench bench-ingest bench-build lock clean
+.PHONY: help demo demo-no-api test lint types contracts format check bench bench-build bench-cost bench-ingest lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,10 +58,13 @@ format: $(VENV)/.dev-ready  ## ruff, rewriting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: bench-build bench-ingest  ## every benchmark; they print, they judge nothing
+bench: bench-build bench-cost bench-ingest  ## every benchmark; they print, they judge nothing
 
 bench-build: $(VENV)/.run-ready  ## build() of a 10-operator graph, cold and warm; a 1,000-operator chain
 	$(BIN)/python -m tests.bench.build
+
+bench-cost: $(VENV)/.run-ready  ## orchestrated against a plain loop; instruments; long chains; memory (four minutes)
+	$(BIN)/python -m tests.bench.cost $(ARGS)
 
 bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
 	$(BIN)/python -m tests.bench.ingest $(ARGS)

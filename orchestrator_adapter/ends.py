@@ -146,7 +146,8 @@ class WiredEnds:
 
     async def flush(self) -> None:
         """Suspend until everything offered has been taken in by the outgoing edges (or dealt with by their policies)."""
-        await flush(self.senders, self._departures, self.clock)
+        if any(sender.held for sender in self.senders):
+            await flush(self.senders, self._departures, self.clock)
 
     async def arrival(self) -> None:
         """For fan-ins: suspend until an input has items ready, or all have ended; returns at once if one has items."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar, assert_never
@@ -57,28 +58,29 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
     """
 
     async def run(ends: WiredEnds) -> None:
-        failure: list[Exception] = ends.keep("failure", list)
+        failure: list[BaseException] = ends.keep("failure", list)
         if isinstance(items, AsyncIterable):
             stream = ends.keep("iterator", lambda: aiter(items))
             while not ends.shutdown.is_set:
+                taken: list[Any] = []
                 try:
-                    item = await ends.unless_shutdown(_next(stream))
-                except Exception as error:
+                    await ends.unless_shutdown(_take_next(stream, taken))
+                except BaseException as error:
+                    ends.sender.offer(taken)  # it may have come in the very turn in which this instance was cancelled
                     failure[:] = [error]
                     raise
-                if item is None:
+                if not taken:
                     if failure and inspect.isasyncgen(stream) and not ends.shutdown.is_set:
                         raise failure[0]
                     return
-                await ends.emit(item)
+                await ends.emit(taken)
             return
         iterator = ends.keep("iterator", lambda: iter(items))
         while not ends.shutdown.is_set:
             chunk: list[Any] = []
             try:
-                for item in islice(iterator, batch):
-                    chunk.append(item)  # noqa: PERF402 - what was taken before the iterator raised must not be lost
-            except Exception as error:
+                chunk.extend(islice(iterator, batch))  # keeps what was taken before the iterator raised, if it does
+            except BaseException as error:
                 ends.sender.offer(chunk)
                 failure[:] = [error]
                 raise
@@ -145,7 +147,7 @@ def sift(judge: Callable[[In], Verdict], *, max_batch: int = MAX_BATCH) -> Facto
     async def run(ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches(max_batch):
             passed: list[In] = []
-            done = 0
+            turned_away = 0
             try:
                 for item in batch:
                     verdict = judge(item)
@@ -153,9 +155,9 @@ def sift(judge: Callable[[In], Verdict], *, max_batch: int = MAX_BATCH) -> Facto
                         passed.append(item)
                     else:
                         _carry_out(verdict, item, ends)
-                    done += 1
+                        turned_away += 1
             finally:
-                ends.commit(passed, acknowledge=done)
+                ends.commit(passed, acknowledge=len(passed) + turned_away)
             await ends.flush()
 
     return run
@@ -209,8 +211,7 @@ def _carry_out(verdict: Reject | Discard | Duplicate | Bury, item: object, ends:
             assert_never(verdict)
 
 
-async def _next(stream: Any) -> list[Any] | None:
-    try:
-        return [await anext(stream)]
-    except StopAsyncIteration:
-        return None
+async def _take_next(stream: Any, taken: list[Any]) -> None:
+    """Into the caller's hands, and not as a result: that would be lost if the caller were cancelled now."""
+    with suppress(StopAsyncIteration):
+        taken.append(await anext(stream))

@@ -219,7 +219,8 @@ class BuiltGraph:
                 due.append(slot.restart_at)
             if slot.abort_by is not None:
                 due.append(slot.abort_by)
-            if slot.watch is not None and slot.task is not None and slot.task.is_alive() and slot.abort_by is None:
+            watched = slot.watch is not None and slot.abort_by is None and slot.name not in self._shutdown.stragglers
+            if watched and slot.watch is not None and slot.task is not None and slot.task.is_alive():
                 due.append(slot.watch.next_look(now))
         if self._shutdown.deadline is not None and self._shutdown.phase < _ABANDONING:
             due.append(self._shutdown.deadline)
@@ -278,6 +279,8 @@ class BuiltGraph:
 
     def _look_at_progress(self, slot: Slot, task: Task, watch: ProgressWatch, now: float) -> None:
         """Abort an operator that hangs; one that does not heed that either is a straggler, and the graph comes down."""
+        if slot.name in self._shutdown.stragglers:
+            return
         if slot.abort_by is None:
             if watch.stalled(
                 now,
@@ -288,7 +291,7 @@ class BuiltGraph:
                 self._log("stalled", operator=slot.name, instance=task.instance, stack=task.stack())
                 slot.abort_by = now + self._policy.patience.total_seconds()
                 task.abort(_stalled(watch))
-        elif now >= slot.abort_by and slot.name not in self._shutdown.stragglers:
+        elif now >= slot.abort_by:
             slot.abort_by = None
             self._name_straggler(slot, task)
             error = Stalled(f"{_stalled(watch)}, and it would not stop when told to")
@@ -301,6 +304,8 @@ class BuiltGraph:
             exit_ = task_exit.Errored(Stalled(_stalled(slot.watch)))
         slot.abort_by = None
         slot.exit = exit_
+        # One that was named as a straggler and has stopped after all: the graph comes down for its sake already.
+        was_straggler = self._shutdown.stragglers.pop(slot.name, None) is not None
         tell(self._hooks.on_exit, Exited(slot.name, task.instance, exit_, task.uptime()))
         repeated_pills, buried = self._settle_leases(slot, exit_)
         decision = self._supervisor.decide(
@@ -311,7 +316,7 @@ class BuiltGraph:
             uptime_s=task.uptime(),
             quarantined=repeated_pills,
             draining=self._token.is_set,
-            aborting=self._shutdown.phase >= _ABORTING,
+            aborting=was_straggler or self._shutdown.phase >= _ABORTING,
         )
         match decision:
             case supervisor.CloseOutputs():

@@ -117,6 +117,35 @@ async def test_an_operator_that_hangs_and_will_not_stop_brings_the_graph_down_by
     assert event.figures.ledger.balanced
 
 
+async def test_a_straggler_that_stops_after_all_is_neither_restarted_nor_called_one() -> None:
+    """The graph comes down for its sake already: its late end is recorded, its items are buried, and nothing spins."""
+    clock, sink = ManualClock(), CollectSink()
+    let_go = asyncio.Event()
+
+    async def slow_to_obey(ends: WiredEnds) -> None:
+        await ends.receiver.recv()
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async def let_time_pass(built: BuiltGraph) -> None:
+        for _ in range(20):  # seconds: the timeout, the patience, and some in which nothing may spin
+            await clock.advance_when_idle(1.0)
+        let_go.set()
+        while built.event is None:
+            await clock.advance_when_idle(1.0)
+
+    graph = graph_with(slow_to_obey, sink)
+    event = await run_graph(graph, clock=clock, during=let_time_pass, grace=timedelta(minutes=1))
+    assert isinstance(event, events.BudgetExhausted)
+    assert isinstance(event.error, Stalled)
+    assert not event.figures.stragglers
+    assert not event.figures.restarts
+    assert event.figures.ledger_holds
+
+
 def test_a_progress_timeout_of_nothing_is_refused() -> None:
     """Zero would abort everything at once; the message says how to have no limit."""
     graph = OperatorGraph("zero")
