@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api test lint types contracts format check bench bench-build bench-cost bench-ingest lock clean
+.PHONY: help demo demo-no-api test chaos chaos-seed lint types contracts format check bench bench-build bench-cost bench-ingest lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,6 +43,12 @@ check: $(VENV)/.run-ready  ## validate the settings and the topology, print the 
 
 test: $(VENV)/.dev-ready  ## every test (a few minutes)
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.dev-ready  ## many more random schedules than the tests run: SEEDS=100000, from SEED=0
+	$(BIN)/python -m tests.chaos.schedule $(or $(SEED),0) --count $(or $(SEEDS),100000)
+
+chaos-seed: $(VENV)/.dev-ready  ## one random schedule again, with its graph, faults and decisions: SEED=…
+	$(BIN)/python -m tests.chaos.schedule $(SEED)
 
 lint: $(VENV)/.dev-ready  ## ruff
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ acknowledgement. Knows nothing of channels or tasks: the runtime tells it what h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, TypeAlias
@@ -176,16 +176,22 @@ class OperatorAccount:
         self.dead_lettered += count
 
 
-def snapshot(accounts: Iterable[OperatorAccount], *, held: int) -> LedgerSnapshot:
+def snapshot(
+    accounts: Iterable[OperatorAccount], *, held: int, leased: Mapping[str, int] | None = None
+) -> LedgerSnapshot:
     """Sum the books.
 
-    ``held`` is what lies in edges (leased items included) and in the operators' outgoing hands. A leased item whose
-    output has left already is in flight once, not twice.
+    ``held`` is what lies in edges (leased items included) and in the operators' outgoing hands, ``leased`` what each
+    operator holds on lease. A leased item whose output has left already is in flight once, not twice; what has left an
+    expanding operator beyond that is derived, although its books close only at the next acknowledgement.
     """
     accounts = tuple(accounts)
-
-    def total(name: str) -> int:
-        return sum(getattr(account, name) for account in accounts)
-
-    terms = {name: total(name) for name in LEDGER_TERMS if name != "in_flight"}
-    return LedgerSnapshot(**terms, in_flight=held - total("open"))
+    terms = {name: sum(getattr(account, name) for account in accounts) for name in LEDGER_TERMS if name != "in_flight"}
+    counted_twice = 0
+    for account in accounts:
+        of_its_lease = account.open
+        if leased is not None and account.bookkeeping is Bookkeeping.EXPANDING:
+            of_its_lease = min(account.open, leased.get(account.operator, 0))
+        counted_twice += of_its_lease
+        terms["derived"] += account.open - of_its_lease
+    return LedgerSnapshot(**terms, in_flight=held - counted_twice)

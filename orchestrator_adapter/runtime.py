@@ -182,7 +182,8 @@ class BuiltGraph:
         """The ledger as it stands now."""
         held = sum(channel.occupancy for channel in self._wiring.channels.values())
         held += sum(sender.held for sender in self._wiring.senders)
-        return snapshot((slot.account for slot in self._slots.values()), held=held)
+        leased = {slot.name: sum(channel.leased for channel in slot.inputs) for slot in self._slots.values()}
+        return snapshot((slot.account for slot in self._slots.values()), held=held, leased=leased)
 
     # The supervision loop.
 

@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000_000, help="for the memory figure (default: 10000000)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        bench_pipeline(records(args.records), args.rounds, Path(name))
+        bench_pipeline([records(args.records // SOURCES, seed) for seed in range(SOURCES)], args.rounds, Path(name))
     bench_chains(args.rounds)
     bench_edge()
     bench_memory(args.items)
@@ -81,9 +81,9 @@ def main() -> None:
 # The records, and the work on them.
 
 
-def records(count: int) -> list[Observation]:
-    """Radar detections as they come off the wire, some repeated, some of them impossible."""
-    rng = np.random.default_rng(1)
+def records(count: int, seed: int = 0) -> list[Observation]:
+    """One source's radar detections as they come off the wire, some repeated, some of them impossible."""
+    rng = np.random.default_rng(seed)
     frames = np.zeros(count, dtype=radar.FRAME_DTYPE)
     frames["array_id"] = rng.integers(1, 5, count)
     frames["target_track_id"] = rng.integers(1, 20_000, count)
@@ -95,7 +95,7 @@ def records(count: int) -> list[Observation]:
     frames["sigma_range_m"], frames["sigma_rate_m_s"] = 15.0, 0.1
     frames["range_m"][rng.random(count) < IMPOSSIBLE] = -1.0
     repeated = np.flatnonzero(rng.random(count) < REPEATED)
-    frames[repeated] = frames[np.maximum(repeated - 100 * SOURCES, 0)]
+    frames[repeated] = frames[np.maximum(repeated - 100, 0)]
     datagrams = [frame.tobytes() for frame in frames]
     return [
         observation
@@ -272,10 +272,9 @@ def uninstrumented(graph: OperatorGraph) -> BuiltGraph:
 # The measurements.
 
 
-def bench_pipeline(observations: list[Observation], rounds: int, folder: Path) -> None:
+def bench_pipeline(parts: Sequence[list[Observation]], rounds: int, folder: Path) -> None:
     """(a) against the plain loop, (b) against itself without instruments."""
-    share = -(-len(observations) // SOURCES)
-    parts = [observations[at : at + share] for at in range(0, len(observations), share)]
+    observations = [observation for part in parts for observation in part]
 
     def writing(work: Callable[[RotatingJsonLines], float]) -> Callable[[], float]:
         def run() -> float:

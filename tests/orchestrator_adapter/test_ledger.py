@@ -219,3 +219,15 @@ def test_the_ledger_balances_at_every_moment(steps: list[tuple[str, int]]) -> No
                 pass
         check()
     assert operator.violation is None
+
+
+def test_what_an_expanding_operator_derived_is_in_flight_before_its_books_close() -> None:
+    """Five items out of one leased: four are derived now, not at the acknowledgement, and nothing is negative."""
+    source, operator = OperatorAccount("source", Bookkeeping.SOURCE), OperatorAccount("many", Bookkeeping.EXPANDING)
+    source.emit(1)
+    operator.emit(5)
+    before = snapshot([source, operator], held=1 + 5, leased={"many": 1})
+    assert (before.derived, before.in_flight, before.balanced) == (4, 5, True)
+    operator.acknowledge(1)
+    after = snapshot([source, operator], held=5, leased={"many": 0})
+    assert (after.derived, after.in_flight, after.balanced) == (4, 5, True)

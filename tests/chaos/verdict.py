@@ -1,0 +1,354 @@
+"""The judge of a schedule: what must hold at the end of every run, whatever went wrong in it.
+
+A naive oracle. It walks the graph once, from the sources on, and knows nothing of channels, leases or supervisors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from typing import TypeAlias
+
+from orchestrator_adapter import events, task_exit
+from orchestrator_adapter.dead_letter import DeadLetter, DeadLetterKind
+from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderGone, Stalled
+from orchestrator_adapter.plan import Role
+from orchestrator_adapter.restart import RestartKind
+from tests.chaos.record import Record
+from tests.chaos.scenario import READY_MADE, Group, Item, Part
+
+_SLACK_S = 0.5  # the loop may come late, once for each timer on the way
+_RAISED_ON_REFUSAL = {DeadLetterKind.VALIDATION_FAILED, DeadLetterKind.SCHEMA_MISMATCH}
+
+Sent: TypeAlias = dict[Item, bool]
+"""Items that must have come this way; False for those that an edge on the way may have shed."""
+
+
+def judge(record: Record) -> list[str]:
+    """Everything that is wrong, as sentences."""
+    if record.built.event is None and not record.spawns and record.requests:
+        return []  # run() was cancelled before its first step: there was no run
+    if record.built.event is None:
+        return ["run() has ended and left no event"]
+    return [
+        *_books(record),
+        *(() if _loose(record) else _every_id(record)),
+        *_order(record),
+        *_ending(record),
+        *_tasks(record),
+        *_budgets(record),
+        *_time(record),
+    ]
+
+
+# Books.
+
+
+def _books(record: Record) -> Iterator[str]:
+    assert record.built.event is not None
+    figures, world, store = record.built.event.figures, record.world, record.store
+    ledger = figures.ledger
+    if not ledger.balanced and not world.leaked:
+        yield f"the ledger does not balance: {ledger}"
+    if ledger.in_flight:
+        yield f"the ledger has {ledger.in_flight} items in flight at the end: {ledger}"
+    named = {violation.operator for violation in figures.violations}
+    if named != world.leaked:
+        yield f"operators that lost items: {sorted(world.leaked)}; named: {sorted(named)}"
+    loose = _loose(record)
+    written = sum(map(len, world.written.values()))
+    if ledger.written != written and not loose:
+        yield f"written by the ledger {ledger.written}, by the sinks {written}"
+    entered = sum(map(len, world.entered.values()))
+    if ledger.ingested != entered and not loose:
+        yield f"ingested by the ledger {ledger.ingested}, by the sources {entered}"
+    dead = len(store.kept) + len(_lost(record))
+    if ledger.dead_lettered + ledger.rejected != dead:
+        yield f"dead-lettered and rejected {ledger.dead_lettered + ledger.rejected}, in the store or refused {dead}"
+    told = sum(int(count) for problem in figures.problems for count in re.findall(r"^(\d+) items of", problem))
+    if told != len(_lost(record)):
+        yield f"the store refused {len(_lost(record))} items for good, and {told} were told as problems"
+    shed = sum(edge.shed for edge in record.edges.values())
+    if ledger.shed != shed:
+        yield f"shed by the ledger {ledger.shed}, by the edges {shed}"
+    undelivered = sum(
+        letter.message.startswith("operator ") for letter in _dead(record) if letter.kind is DeadLetterKind.UNDELIVERED
+    )
+    if figures.undelivered != undelivered:
+        yield f"undelivered by the event {figures.undelivered}, in the dead letters {undelivered}"
+    if ledger.repeated and all(part.kind in READY_MADE for part in record.scenario.parts if part.role in _MIDDLE):
+        yield f"{ledger.repeated} items repeated, although only ready-made operators were at work"
+    for letter in _dead(record):
+        yield from _letter(letter, record)
+
+
+_MIDDLE = (Role.OPERATOR, Role.FAN_IN, Role.FAN_OUT)
+
+
+def _loose(record: Record) -> bool:
+    """Whether a straggler has items in hands that nobody can look into: a source's own, or a write under way.
+
+    What a source took and has not offered is not ingested yet; a write that ends after the run makes an item written that
+    was given up as undelivered.
+    """
+    assert record.built.event is not None
+    stragglers = [_part(record, straggler.operator) for straggler in record.built.event.figures.stragglers]
+    return any(part.role is Role.SOURCE or part.kind in _BLOCKING for part in stragglers)
+
+
+def _letter(letter: DeadLetter, record: Record) -> Iterator[str]:
+    part = _part(record, letter.operator)
+    if not letter.message:
+        yield f"a dead letter of {part.name!r} without a reason: {letter}"
+    if letter.kind is DeadLetterKind.POISON_PILL:
+        if not letter.attempts == len(letter.history) == part.max_deliveries:
+            yield f"{letter.payload} is a pill after {letter.history}, with max_deliveries={part.max_deliveries}"
+        if part.max_deliveries > 1 and letter.payload not in record.world.culprits[part.name]:
+            yield f"{letter.payload} is a pill of {part.name!r}, but it was never the one that failed"
+
+
+def _lost(record: Record) -> list[DeadLetter]:
+    """What the store refused for good: not those that then stay with their operator."""
+    return [letter for letter in record.store.refused if letter.kind not in _RAISED_ON_REFUSAL]
+
+
+def _dead(record: Record) -> list[DeadLetter]:
+    return [*record.store.kept, *_lost(record)]
+
+
+def _part(record: Record, name: str) -> Part:
+    return next(part for part in record.scenario.parts if part.name == name)
+
+
+def _members(payload: Item | Group) -> tuple[Item, ...]:
+    return payload.members if isinstance(payload, Group) else (payload,)
+
+
+# Ids.
+
+
+def _every_id(record: Record) -> Iterator[str]:
+    """Everything that entered is written, or there is a dead letter, a shed edge or a declared outcome on its way."""
+    assert record.built.event is not None
+    world = record.world
+    repeated = record.built.event.figures.ledger.repeated
+    buried: dict[str, Counter[Item]] = defaultdict(Counter)
+    for letter in _dead(record):
+        buried[letter.operator].update(_members(letter.payload))
+    inputs: dict[str, Sent] = defaultdict(dict)
+    copies: dict[str, Counter[Item]] = defaultdict(Counter)  # how often each could arrive, had nothing gone wrong
+    shedding = {edge for edge, figures in record.edges.items() if figures.shed}
+    for part in _topological(record):
+        name = part.name
+        if part.role is Role.SOURCE:
+            entered = world.entered[name]
+            if len({*entered}) < len(entered):
+                yield f"{name!r} entered an item twice"
+            inputs[name], copies[name] = dict.fromkeys(entered, True), Counter(entered)
+        gone = buried[name]
+        if foreign := {
+            item
+            for item in gone
+            if item not in copies[name] and item not in _made(part, copies[name]) and part.kind != "group"
+        }:
+            yield f"{name!r} buried what it cannot have had: {_some(foreign)}"
+        if part.role is Role.SINK:
+            yield from _sink(record, part, inputs[name], copies[name], gone, repeated)
+            continue
+        links = [link for link in record.scenario.links if link.upstream == name]
+        for way, link in enumerate(links):
+            edge = f"{link.upstream} -> {link.downstream}"
+            certain = not any(shed.startswith(edge) for shed in shedding)
+            for item, sure in inputs[name].items():
+                for output in _outputs(part, item, way, len(links)):
+                    copies[link.downstream][output] += copies[name][item]
+                    if item not in gone and output not in gone and item not in world.excused[name]:
+                        arrived = inputs[link.downstream]
+                        arrived[output] = arrived.get(output, False) or (sure and certain)
+            # What must not arrive may arrive all the same: a copy of it took another way, or came before.
+            for item in copies[name].keys() - inputs[name].keys():
+                for output in _outputs(part, item, way, len(links)):
+                    copies[link.downstream][output] += copies[name][item]
+
+
+def _outputs(part: Part, item: Item, way: int, ways: int) -> list[Item]:
+    if part.malformed(item) or (part.kind == "emit" and item.number % 13 == 12):
+        return []
+    if part.kind == "partition" and not item.everywhere and part.way(item, ways) != way:
+        return []
+    return part.outputs(item)
+
+
+def _made(part: Part, items: Counter[Item]) -> set[Item]:
+    return {output for item in items for output in part.outputs(item)}
+
+
+def _sink(
+    record: Record, part: Part, due: Sent, copies: Counter[Item], gone: Counter[Item], repeated: int
+) -> Iterator[str]:
+    written = Counter(item for entry in record.world.written[part.name] for item in _members(entry))
+    missing = {item for item, sure in due.items() if sure and item not in written and item not in gone}
+    if missing:
+        yield f"{part.name!r} has neither written nor buried {_some(missing)}"
+    if foreign := written.keys() - copies.keys():
+        yield f"{part.name!r} wrote what cannot have come: {_some(foreign)}"
+    if not repeated:
+        twice = {item for item in written if written[item] + gone[item] > copies[item]}
+        if twice:
+            yield f"nothing was repeated, but {part.name!r} has written or buried too often: {_some(twice)}"
+
+
+def _topological(record: Record) -> list[Part]:
+    before: dict[str, list[str]] = {part.name: [] for part in record.scenario.parts}
+    for link in record.scenario.links:
+        before[link.downstream].append(link.upstream)
+    return [_part(record, name) for name in TopologicalSorter(before).static_order()]
+
+
+def _some(items: set[Item]) -> str:
+    return ", ".join(map(str, sorted(items)[:5])) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
+
+
+# Order.
+
+
+def _order(record: Record) -> Iterator[str]:
+    """Where there is one way from a source to a sink, its items are written in their order (first time each)."""
+    ways: dict[str, Counter[str]] = defaultdict(Counter)
+    for part in _topological(record):
+        if part.role is Role.SOURCE:
+            ways[part.name][part.name] = 1
+        for link in record.scenario.links:
+            if link.upstream == part.name:
+                ways[link.downstream] += ways[part.name]
+    for sink, entries in record.world.written.items():
+        items = list(dict.fromkeys(item for entry in entries for item in _members(entry)))
+        for source, count in ways[sink].items():
+            own = [item for item in items if item.source == source]
+            if count == 1 and own != sorted(own):
+                yield f"{sink!r} wrote the items of {source!r} out of order: {', '.join(map(str, own))}"
+
+
+# How it ended.
+
+
+def _ending(record: Record) -> Iterator[str]:
+    event = record.built.event
+    assert event is not None
+    figures = event.figures
+    panics = [exited for _, exited in record.exits if isinstance(exited.exit, task_exit.Panicked)]
+    if len(record.escalated) > 1:
+        yield f"escalated more than once: {record.escalated}"
+    if panics and not record.escalated:
+        yield f"{panics[0].operator!r} panicked, and nobody escalated it"
+    if record.escalated:
+        _, first = record.escalated[0]
+        named = (type(event).__name__, getattr(event, "operator", None))
+        if named != (first.kind, first.operator):
+            yield f"escalated {first.kind} of {first.operator!r}, but the event is {named[0]} of {named[1]!r}"
+        if isinstance(event, events.Panicked) and event.operator != panics[0].operator:
+            yield f"the first panic was of {panics[0].operator!r}, but the event names {event.operator!r}"
+    elif isinstance(event, events.ShutDown) and not record.requests:
+        yield f"shut down ({event.reason}), and nobody had asked"
+    elif isinstance(event, events.AllOk):
+        if record.phases and not record.scenario.done_when:
+            yield "AllOk, although the graph was being shut down"
+        bad = {name: str(exit_) for name, exit_ in figures.exits.items() if not isinstance(exit_, task_exit.Ok)}
+        if bad and not record.scenario.done_when:
+            yield f"AllOk, but {bad}"
+        if not {*record.scenario.done_when} <= {n for n, e in figures.exits.items() if isinstance(e, task_exit.Ok)}:
+            yield f"AllOk, but of {sorted(record.scenario.done_when)} not all have ended: {figures.exits}"
+    elif isinstance(event, events.BudgetExhausted | events.Panicked):
+        yield f"{type(event).__name__} of {event.operator!r}, which was never escalated"
+
+
+def _tasks(record: Record) -> Iterator[str]:
+    event = record.built.event
+    assert event is not None
+    stragglers = {straggler.operator for straggler in event.figures.stragglers}
+    # A blocking write once begun is seen to its end, however impatient the run.
+    stubborn = {part.name for part in record.scenario.parts if part.swallow or part.kind in _BLOCKING}
+    if unnamed := record.alive_at_end - stragglers:
+        yield f"still running after the run, and not named as stragglers: {sorted(unnamed)}"
+    if innocent := stragglers - stubborn:
+        yield f"named as stragglers, but they heed cancellation: {sorted(innocent)}"
+    first_abort = min((at for at, phase in record.phases if phase.phase >= 2), default=float("inf"))
+    for at, exited in record.exits:
+        part = _part(record, exited.operator)
+        if isinstance(exited.exit, task_exit.Aborted) and at < first_abort and exited.operator not in stragglers:
+            yield f"{exited.operator!r} was aborted, and no abort was due: {exited.exit}"
+        if isinstance(exited.exit, task_exit.Errored) and isinstance(exited.exit.error, Stalled):
+            waits = any(fault.kind in {"slow", "stall"} for fault in part.faults.values()) or part.kind in _BLOCKING
+            if not waits:
+                yield f"{part.name!r} never waits for anything but its edges, but was taken for stalled"
+    running = Counter[str]()
+    told: list[events.Spawned | events.Exited] = [what for _, what in record.spawns]
+    told += [what for _, what in record.exits]
+    for what in sorted(told, key=lambda what: (what.instance, isinstance(what, events.Exited))):
+        running[what.operator] += 1 if isinstance(what, events.Spawned) else -1
+        if not 0 <= running[what.operator] <= 1:
+            yield f"{what.operator!r} ran {running[what.operator]} times at once"
+
+
+_BLOCKING = {"durable", "blocking relay"}
+
+
+def _budgets(record: Record) -> Iterator[str]:
+    """No sliding window holds more charged restarts than its bound; and none is refused that there was room for."""
+    by_operator: dict[str, list[float]] = defaultdict(list)
+    for restarted in record.restarts:
+        policy = _part(record, restarted.operator).restart_policy
+        if policy.kind is RestartKind.NEVER:
+            yield f"{restarted.operator!r} was restarted against its policy"
+        if not restarted.charged:
+            continue
+        charged = by_operator[restarted.operator]
+        charged.append(restarted.at_monotonic)
+        window_s = policy.window.total_seconds()
+        recent = [at for at in charged if restarted.at_monotonic - at < window_s]
+        if policy.kind is RestartKind.BOUNDED and len(recent) > policy.max_restarts:
+            yield f"{restarted.operator!r}: {len(recent)} restarts within {policy.window}, against {policy}"
+    panicked = {exited.operator: at for at, exited in record.exits if isinstance(exited.exit, task_exit.Panicked)}
+    for at, spawned in record.spawns:
+        if at > panicked.get(spawned.operator, float("inf")):
+            yield f"{spawned.operator!r} was restarted after a panic"
+        if spawned.restarted is not None and not record.phases:
+            due = spawned.restarted.at_monotonic + spawned.restarted.backoff_s
+            if not due - 1e-6 <= at <= due + _SLACK_S:
+                yield f"{spawned.operator!r} was to be restarted at {due:.3f} s, and was at {at:.3f} s"
+    event = record.built.event
+    if isinstance(event, events.BudgetExhausted):
+        policy = _part(record, event.operator).restart_policy
+        at, _ = record.escalated[0]
+        recent = [then for then in by_operator[event.operator] if at - then < policy.window.total_seconds()]
+        would_not_stop = isinstance(event.error, Stalled) and "would not stop" in str(event.error)
+        unmendable = would_not_stop or _is_about(event.error, (ReaderGone, DeadLetterLimitExceeded))
+        spent = policy.kind is RestartKind.NEVER or (
+            policy.kind is RestartKind.BOUNDED and len(recent) == policy.max_restarts
+        )
+        if not unmendable and not spent:
+            yield f"{event.operator!r} was not restarted, although {policy} had room: restarts at {recent}, now {at}"
+
+
+def _is_about(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_about(member, kinds) for member in error.exceptions)
+    return isinstance(error, kinds)
+
+
+def _time(record: Record) -> Iterator[str]:
+    """Once the shutdown has begun, it ends within the grace period and twice the patience."""
+    if not record.phases:
+        return
+    grace_s, patience_s = record.scenario.grace.total_seconds(), record.scenario.patience.total_seconds()
+    began, _ = record.phases[0]
+    if record.ended_at > began + grace_s + 2 * patience_s + _SLACK_S:
+        yield f"the shutdown began at {began:.3f} s and took until {record.ended_at:.3f} s"
+    requests = [at for at in record.requests if at >= began]
+    if len(requests) > 1 and record.ended_at > requests[1] + 2 * patience_s + _SLACK_S:
+        yield f"a second request came at {requests[1]:.3f} s, and the run took until {record.ended_at:.3f} s"
+    numbers = [phase.phase for _, phase in record.phases]
+    if numbers != sorted({*numbers}):
+        yield f"the shutdown's phases came as {numbers}"
