@@ -243,6 +243,7 @@ async def test_figures_are_shown_while_it_runs(tmp_path: Path) -> None:
 
     async def during(built: BuiltGraph) -> None:
         await eventually(lambda: counter(built, "bytes_written", "sink"), "the figure")
+        await eventually(lambda: built.ledger().written == 10, "all ten")
         built.request_shutdown("test")
 
     async def stream() -> Any:
