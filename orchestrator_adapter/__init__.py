@@ -8,7 +8,8 @@ Layout, bottom to top; a module imports only from those above it in this list:
 - ``edge``, ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions
 - ``plan``, ``graph``: validate and declare; ``events``, ``supervisor``: exits in, decisions out
 - ``wiring``, ``status``, ``watchdog``, ``runtime``: a wired graph that runs; ``report``, ``pipeline``: run it in a process, with signals, report and exit code
-- ``prefect_flow``: the same as a Prefect flow (the only module that imports Prefect); ``testing``: for your tests
+- ``prefect_flow``: the same as a Prefect flow (the only module that imports Prefect); ``testing``, ``schedules``: for your
+  tests
 
 ``Panicked`` is both a way for a task to exit and a way for a run to end, so the two unions live in modules of their own:
 ``task_exit.Panicked`` and ``events.Panicked``.

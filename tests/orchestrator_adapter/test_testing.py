@@ -28,11 +28,20 @@ ROOT = Path(__file__).parents[2]
 
 async def test_the_documented_example_passes() -> None:
     """What docs/testing.md shows is a test that runs as it stands."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)
+    example: Callable[[], Awaitable[None]] = documented(0)["test_a_lost_cable_costs_a_restart_and_no_item"]
+    await example()
+
+
+def test_the_documented_schedules_pass() -> None:
+    """So is what it shows of schedules."""
+    documented(1)["test_the_order_is_kept_on_every_schedule"]()
+
+
+def documented(number: int) -> dict[str, Any]:
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing.md").read_text(), re.DOTALL)[number]
     names: dict[str, Any] = {}
     exec(compile(block, "docs/testing.md", "exec"), names)
-    example: Callable[[], Awaitable[None]] = names["test_a_lost_cable_costs_a_restart_and_no_item"]
-    await example()
+    return names
 
 
 async def test_the_readmes_example_prints_what_it_says() -> None:
