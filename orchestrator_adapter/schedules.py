@@ -81,9 +81,10 @@ def run_schedule(
     order of a set of objects is one). Must not be called from inside a running loop. Raises what the coroutine raises;
     ``Deadlock``; ``OutOfTime`` past ``limit`` of virtual time or after ``max_callbacks``; ``LeftBehind`` for tasks that
     still run, exceptions that were never retrieved, and coroutines that were never awaited. It collects garbage to find
-    the last two: a caller with thousands of schedules may want to ``gc.freeze()`` what there was before.
+    the last two, and freezes what there was before meanwhile: a large process would spend its time on nothing else.
     """
     left: list[str] = []
+    gc.freeze()
     loop = VirtualTimeLoop(seed, limit=limit, max_callbacks=max_callbacks)
     loop.set_exception_handler(lambda _, context: left.append(_told(context)))
     with _complaints(left):
@@ -94,6 +95,7 @@ def run_schedule(
             complaints, left[:] = tuple(left), []
             loop.wind_up()
             gc.collect()
+            gc.unfreeze()
         # What winding up has to say is of interest only where there was nothing to wind up.
         complaints += () if any(text.startswith("still running") for text in complaints) else tuple(left)
     if complaints:
