@@ -11,7 +11,7 @@ No time is waited: where nothing is ready, the clock jumps to the next timer, no
 loop would. Where there is no timer either, nobody can ever wake anybody again: that is a ``Deadlock``, and it is raised.
 There are no threads: what is given to an executor runs on the loop, some virtual milliseconds later.
 
-Knows nothing of graphs. Relies on these insides of CPython's asyncio (3.11 to 3.14), which
+Knows nothing of graphs. Relies on these insides of CPython's asyncio (3.11 to 3.13), which
 ``tests/orchestrator_adapter/test_schedules.py`` watches: ``BaseEventLoop._run_once`` takes what it runs next from
 ``_ready.popleft()``, waits in ``_selector.select(timeout)``, and keeps its timers in the heap ``_scheduled``.
 """

@@ -65,7 +65,7 @@ class ShutdownToken:
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}  # a set would wake them in another order in every process
         self._callbacks: list[Callable[[], None]] = []
 
     @property
@@ -98,8 +98,8 @@ class ShutdownToken:
         if self.is_set:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)

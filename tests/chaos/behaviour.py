@@ -218,6 +218,8 @@ class _Body:
                 return self._batch_relay
             case "commit relay":
                 return self._commit_relay
+            case "hasty relay":
+                return self._hasty_relay
             case "blocking relay":
                 return self._blocking_relay
             case "group":
@@ -266,6 +268,17 @@ class _Body:
                 for item in batch:
                     visits.create_task(self.visit(item))
             ends.commit(batch, acknowledge=len(batch))
+            await ends.flush()
+            if self.leave_if_told(ends):
+                return
+
+    async def _hasty_relay(self, ends: WiredEnds) -> None:
+        """Commits again although what it committed before is not through yet."""
+        async for batch in ends.receiver.batches(self.part.batch):
+            for item in batch:
+                await self.visit(item)
+                ends.commit([item], acknowledge=1)
+                await asyncio.sleep(0)
             await ends.flush()
             if self.leave_if_told(ends):
                 return

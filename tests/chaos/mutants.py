@@ -1,58 +1,154 @@
-"""The orchestrator, broken on purpose, one way at a time: what the schedules must notice.
+"""The orchestrator, broken on purpose: one promise at a time. The schedules are worth what they find of these.
 
-Each mutant is a context manager that breaks one thing while it is open.
+Each mutant is a context manager that puts a broken function in a sound one's place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator_adapter import edge, restart, routers, supervisor
+from orchestrator_adapter import runtime, supervisor
 from orchestrator_adapter.burial import Burial
-from orchestrator_adapter.channel import Channel, Undeliverable
+from orchestrator_adapter.channel import Channel
 from orchestrator_adapter.edge import Receiver, Sender
 from orchestrator_adapter.ends import Factory, WiredEnds
+from orchestrator_adapter.ledger import OperatorAccount
+from orchestrator_adapter.progress import ProgressWatch
+from orchestrator_adapter.restart import RestartPolicy
+from orchestrator_adapter.routers import merge as sound_merge
+from orchestrator_adapter.supervisor import Supervisor
+from orchestrator_adapter.task import Task
+from orchestrator_adapter.task_exit import Errored, Panicked
+from tests.chaos import behaviour
 
-Mutant = Callable[[], AbstractContextManager[None]]
+Mutant = Callable[[], AbstractContextManager[object]]
 
 
 @contextmanager
-def give_back_drops_an_item() -> Iterator[None]:
-    """A lease that goes back loses its first item."""
-    give_back = Channel.give_back
+def lease_drops_an_item() -> Iterator[None]:
+    """A lease that is given back loses its first item."""
+    sound = Channel.give_back
 
-    def broken(self: Channel[Any], failure: str, max_deliveries: int) -> list[Undeliverable[Any]]:
+    def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
         if self.leased > 1:
             self.acknowledge(1)
-        return give_back(self, failure, max_deliveries)
+        return sound(self, failure, max_deliveries)
 
     with patch.object(Channel, "give_back", broken):
         yield
 
 
 @contextmanager
-def acknowledge_takes_one_too_many() -> Iterator[None]:
-    """An acknowledgement swallows one leased item more than it says."""
-    acknowledge = Channel.acknowledge
+def lease_comes_back_reversed() -> Iterator[None]:
+    """A lease that is given back comes again in the wrong order."""
+    sound = Channel.give_back
+
+    def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
+        self._buffer[self._head : self._taken] = self._buffer[self._head : self._taken][::-1]
+        return sound(self, failure, max_deliveries)
+
+    with patch.object(Channel, "give_back", broken):
+        yield
+
+
+@contextmanager
+def suspects_come_together() -> Iterator[None]:
+    """Given-back items are delivered in batches again, so that the culprit is not known."""
+    sound = Channel.give_back
+
+    def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
+        poison = sound(self, failure, max_deliveries)
+        self._suspects_end = 0
+        return poison
+
+    with patch.object(Channel, "give_back", broken):
+        yield
+
+
+@contextmanager
+def one_delivery_too_many() -> Iterator[None]:
+    """A pill is recognised one delivery late."""
+    sound = Channel.give_back
+    with patch.object(Channel, "give_back", lambda self, failure, most: sound(self, failure, most + 1)):
+        yield
+
+
+@contextmanager
+def acknowledges_one_too_many() -> Iterator[None]:
+    """Acknowledging lets one more leased item go than it was told to."""
+    sound = Channel.acknowledge
 
     def broken(self: Channel[Any], count: int) -> None:
-        acknowledge(self, min(count + 1, self.leased))
+        sound(self, min(count + 1, self.leased))
 
     with patch.object(Channel, "acknowledge", broken):
         yield
 
 
 @contextmanager
-def acknowledge_forgets_to_wake_the_writer() -> Iterator[None]:
-    """Room is made and nobody is told: a lost wake-up."""
+def capacity_is_ignored() -> Iterator[None]:
+    """An edge takes one item more than it may hold."""
+    sound = Channel.push
+
+    def broken(self: Channel[Any], items: Sequence[Any]) -> int:
+        self.capacity += 1
+        try:
+            return sound(self, items)
+        finally:
+            self.capacity -= 1
+
+    with patch.object(Channel, "push", broken):
+        yield
+
+
+@contextmanager
+def budget_is_endless() -> Iterator[None]:
+    """Every restart is admitted, and charged."""
+
+    def broken(_: RestartPolicy, charged: tuple[float, ...], now: float) -> tuple[bool, tuple[float, ...]]:
+        return True, (*charged, now)
+
+    with patch.object(supervisor, "admit", broken):
+        yield
+
+
+@contextmanager
+def budget_never_recovers() -> Iterator[None]:
+    """Restarts older than the window go on counting."""
+
+    def broken(policy: RestartPolicy, charged: tuple[float, ...], now: float) -> tuple[bool, tuple[float, ...]]:
+        if policy == RestartPolicy.never() or (policy.max_restarts and len(charged) >= policy.max_restarts):
+            return False, charged
+        return True, (*charged, now)
+
+    with patch.object(supervisor, "admit", broken):
+        yield
+
+
+@contextmanager
+def panics_are_restarted() -> Iterator[None]:
+    """A bug is taken for a failure of the world."""
+    sound = Supervisor.decide
+
+    def broken(self: Supervisor, operator: str, exit_: Any, **facts: Any) -> Any:
+        if isinstance(exit_, Panicked):
+            exit_ = Errored(exit_.error)
+        return sound(self, operator, exit_, **facts)
+
+    with patch.object(Supervisor, "decide", broken):
+        yield
+
+
+@contextmanager
+def room_wakes_nobody() -> Iterator[None]:
+    """Acknowledging forgets to wake the writer that waits for room."""
 
     def broken(self: Receiver[Any], count: int | None = None) -> None:
-        count = self.channel.leased if count is None else count
-        if count:
-            self.channel.acknowledge(count)
+        if count := self._channel.leased if count is None else count:
+            self._channel.acknowledge(count)
             self._account.acknowledge(count)
 
     with patch.object(Receiver, "acknowledge", broken):
@@ -60,37 +156,106 @@ def acknowledge_forgets_to_wake_the_writer() -> Iterator[None]:
 
 
 @contextmanager
-def the_budget_always_admits() -> Iterator[None]:
-    """A bounded policy restarts for ever."""
+def the_end_wakes_nobody() -> Iterator[None]:
+    """Closing an edge forgets to wake the reader that waits for items."""
 
-    def broken(policy: restart.RestartPolicy, charged: tuple[float, ...], now: float) -> tuple[bool, tuple[float, ...]]:
-        _, remembered = restart.admit(policy, charged, now)
-        return policy.kind is not restart.RestartKind.NEVER, remembered
+    def broken(self: Sender[Any]) -> None:
+        self._channel.closed = True
 
-    with patch.object(supervisor, "admit", broken):
+    with patch.object(Sender, "close", broken):
         yield
 
 
 @contextmanager
-def offer_forgets_what_does_not_fit() -> Iterator[None]:
-    """The outbox leaks."""
+def outbox_is_dropped() -> Iterator[None]:
+    """What is offered and does not fit is forgotten."""
+    sound = Sender.offer
 
     def broken(self: Sender[Any], items: Sequence[Any]) -> None:
-        self._account.emit(len(items))
-        self.channel.push(items)
-        self._arrivals.wake()
+        sound(self, items)
+        self._outbox.clear()
 
     with patch.object(Sender, "offer", broken):
         yield
 
 
 @contextmanager
+def outbox_overtakes() -> Iterator[None]:
+    """What is offered goes ahead of what waits already."""
+
+    def broken(self: Sender[Any], items: Sequence[Any]) -> None:
+        self._account.emit(len(items))
+        accepted = 0 if self._channel.reader_gone else self._channel.push(items)
+        self._arrivals.wake()
+        self._outbox.extend(items[accepted:])
+
+    with patch.object(Sender, "offer", broken):
+        yield
+
+
+@contextmanager
+def the_retired_are_not_buried() -> Iterator[None]:
+    """What lies in the edges of an operator that has ended for good is counted, and not kept."""
+
+    def broken(self: Burial, operator: str, items: Sequence[Any], message: str) -> None:
+        self.undelivered += len(items)
+
+    with patch.object(Burial, "bury_undelivered", broken):
+        yield
+
+
+@contextmanager
+def pills_are_not_buried() -> Iterator[None]:
+    """Poison pills leave the edge and arrive nowhere."""
+    with patch.object(Burial, "bury", lambda *_: None):
+        yield
+
+
+@contextmanager
+def the_buried_are_not_booked() -> Iterator[None]:
+    """What the runtime buries is not entered in the books."""
+    with patch.object(OperatorAccount, "withdrawn", lambda self, count: None):
+        yield
+
+
+@contextmanager
+def repeats_are_not_booked() -> Iterator[None]:
+    """What leaves twice is booked once."""
+
+    def broken(self: OperatorAccount) -> None:
+        self._open = 0
+
+    with patch.object(OperatorAccount, "lease_lost", broken):
+        yield
+
+
+@contextmanager
+def merge_loses_an_input() -> Iterator[None]:
+    """A fan-in ends when its first input has ended."""
+
+    def merge(*, max_batch: int = 256) -> Factory:
+        async def run(ends: WiredEnds) -> None:
+            while not ends.receivers[0].ended:
+                for receiver in ends.receivers:
+                    if batch := receiver.try_recv_many(max_batch):
+                        ends.sender.offer(batch)
+                        receiver.acknowledge(len(batch))
+                        await ends.flush()
+                if not ends.receivers[0].ended:
+                    await ends.arrival()
+
+        return run
+
+    with patch.object(behaviour, "merge", merge):
+        yield
+
+
+@contextmanager
 def merge_forgets_its_last_input() -> Iterator[None]:
     """A fan-in serves all its inputs but one, and ends without it."""
-    whole = routers.merge
 
-    def broken(*, max_batch: int = edge.MAX_BATCH) -> Factory:
-        run = whole(max_batch=max_batch)
+    def merge(*, max_batch: int = 256) -> Factory:
+        run = sound_merge(max_batch=max_batch)
 
         async def without_the_last(ends: WiredEnds) -> None:
             ends.receivers = ends.receivers[:-1] or ends.receivers
@@ -98,34 +263,97 @@ def merge_forgets_its_last_input() -> Iterator[None]:
 
         return without_the_last
 
-    with patch("tests.chaos.behaviour.merge", broken):
+    with patch.object(behaviour, "merge", merge):
         yield
 
 
 @contextmanager
-def what_is_undelivered_is_not_buried() -> Iterator[None]:
-    """What lies in edges at the end vanishes."""
-    with patch.object(Burial, "bury_undelivered", lambda *_: None):
+def broadcast_misses_an_output() -> Iterator[None]:
+    """A broadcast leaves its last output out when it has more than one item to give."""
+
+    def broadcast(*, max_batch: int = 256) -> Factory:
+        async def run(ends: WiredEnds) -> None:
+            async for batch in ends.receiver.batches(max_batch):
+                for sender in ends.senders[: -1 if len(batch) > 1 else None]:
+                    sender.offer(batch)
+                ends.receiver.acknowledge(len(batch))
+                await ends.flush()
+
+        return run
+
+    with patch.object(behaviour, "broadcast", broadcast):
         yield
 
 
 @contextmanager
-def poison_is_not_buried() -> Iterator[None]:
-    """Pills leave the edge and arrive nowhere."""
-    with patch.object(Burial, "bury", lambda *_: None):
+def abort_does_nothing() -> Iterator[None]:
+    """An abort is noted, and nobody is cancelled."""
+
+    def broken(self: Task, reason: str = "abort") -> None:
+        self._abort_reason = reason
+
+    with patch.object(Task, "abort", broken):
         yield
 
 
-MUTANTS: dict[str, Mutant] = {
+@contextmanager
+def stalls_go_unseen() -> Iterator[None]:
+    """No operator is ever taken for stalled."""
+    with patch.object(ProgressWatch, "stalled", lambda *_, **__: False):
+        yield
+
+
+@contextmanager
+def waiting_for_room_is_a_stall() -> Iterator[None]:
+    """An operator behind a slow reader is taken for stalled."""
+    sound = ProgressWatch.stalled
+
+    def broken(self: ProgressWatch, now: float, *, acknowledged: int, has_input: bool, waits_for_room: bool) -> bool:
+        return sound(self, now, acknowledged=acknowledged, has_input=has_input, waits_for_room=False)
+
+    with patch.object(ProgressWatch, "stalled", broken):
+        yield
+
+
+@contextmanager
+def the_second_request_is_ignored() -> Iterator[None]:
+    """A second request to stop does not cut the grace short."""
+    sound = runtime.BuiltGraph.request_shutdown
+
+    def broken(self: runtime.BuiltGraph, reason: str) -> None:
+        if self._shutdown.phase == 0:
+            sound(self, reason)
+
+    with patch.object(runtime.BuiltGraph, "request_shutdown", broken):
+        yield
+
+
+MUTANTS: Mapping[str, Mutant] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
-        give_back_drops_an_item,
-        acknowledge_takes_one_too_many,
-        acknowledge_forgets_to_wake_the_writer,
-        the_budget_always_admits,
-        offer_forgets_what_does_not_fit,
+        lease_drops_an_item,
+        lease_comes_back_reversed,
+        suspects_come_together,
+        one_delivery_too_many,
+        acknowledges_one_too_many,
+        capacity_is_ignored,
+        budget_is_endless,
+        budget_never_recovers,
+        panics_are_restarted,
+        room_wakes_nobody,
+        the_end_wakes_nobody,
+        outbox_is_dropped,
+        outbox_overtakes,
+        the_retired_are_not_buried,
+        pills_are_not_buried,
+        the_buried_are_not_booked,
+        repeats_are_not_booked,
+        merge_loses_an_input,
         merge_forgets_its_last_input,
-        what_is_undelivered_is_not_buried,
-        poison_is_not_buried,
+        broadcast_misses_an_output,
+        abort_does_nothing,
+        stalls_go_unseen,
+        waiting_for_room_is_a_stall,
+        the_second_request_is_ignored,
     )
 }

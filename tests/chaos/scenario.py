@@ -197,7 +197,7 @@ READY_MADE = frozenset({"map", "map_batches", "filter", "sift", "flat_map", "mer
 _INITIALS = {Role.SOURCE: "s", Role.OPERATOR: "o", Role.SINK: "k", Role.FAN_IN: "m", Role.FAN_OUT: "x"}
 _OPERATORS = (
     *("map", "map_batches", "filter", "sift", "flat_map"),
-    *("relay", "recv relay", "batch relay", "commit relay", "blocking relay"),
+    *("relay", "recv relay", "batch relay", "commit relay", "hasty relay", "blocking relay"),
 )
 _SOURCES = ("list", "stream", "emit", "paced")
 _SINKS = ("for_each", "for_each async", "for_each_batch", "for_each_batch async", "durable")
@@ -214,7 +214,7 @@ def make_scenario(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     parts, wires = _shape(rng)
     links = [Link(up, down, rng.choice((1, 1, 2, 3, 5, 16)), _policy(rng)) for up, down in wires]
-    trouble = rng.choice((0.0, 0.3, 0.3, 0.6))  # the share of vertices where something goes wrong
+    trouble = rng.choice((0.0, 0.4, 0.6, 0.8))  # the share of vertices where something goes wrong
     for part in parts:
         _trouble(rng, part, wires, troubled=rng.random() < trouble)
     sinks = [part.name for part in parts if part.role is Role.SINK]
@@ -224,14 +224,17 @@ def make_scenario(seed: int) -> Scenario:
         for _ in range(rng.choice((1, 1, 2, 3))):
             kind = rng.choice(("request", "request", "request", "cancel run", "cancel operator"))
             moves.append(Move(kind, rng.randrange(120), rng.choice((0.0, 0.0, rng.uniform(0, 2))), rng.randrange(64)))
-    if any(_hangs(part) for part in parts):
+    hangs = any(_hangs(part) for part in parts)
+    if hangs:
         moves.append(Move("request", 0, rng.uniform(1, 5)))  # otherwise it may well wait for ever, and rightly
+        if rng.random() < 0.5:
+            moves.append(Move("request", 0, moves[-1].seconds + rng.uniform(0, 0.3)))
     return Scenario(
         seed,
         parts,
         links,
         moves,
-        grace=timedelta(seconds=rng.choice((0.0, 0.05, 0.5, 5.0))),
+        grace=timedelta(seconds=rng.choice((0.0, 0.05, 0.5, 5.0, 5.0) if hangs else (0.0, 0.05, 0.5, 5.0))),
         patience=timedelta(seconds=rng.choice((0.05, 0.5, 1.0))),
         done_when=done_when,
         # Not always, where a source would offer what is malformed again and again, and rightly.
@@ -258,7 +261,7 @@ def _shape(rng: random.Random) -> tuple[list[Part], list[tuple[str, str]]]:
     size = rng.randint(2, MAX_VERTICES)
     for _ in range(rng.choice((1, 1, 2, 3)) if size > 4 else 1):
         ends.append(add(Role.SOURCE, rng.choice(_SOURCES)))
-        parts[-1].count = rng.choice((0, 1, 3, 10, 10, 20, 40))
+        parts[-1].count = rng.choice((0, 1, 3, 10, 20, 40, 40))
     while len(parts) + len(ends) < size:
         room = size - len(parts) - len(ends)
         action = rng.choice(("operator", "operator", "fan-in", "fan-out"))
@@ -318,13 +321,15 @@ def _trouble(rng: random.Random, part: Part, wires: list[tuple[str, str]], *, tr
         return
     kinds = ["error", "error", "error", "panic", "cancel", "stop"]
     if is_async:
-        kinds += ["slow", "slow", "slow", "stall", "leave"]
-    if part.role is not Role.SOURCE and rng.random() < 0.2:
-        part.poison = rng.choice((5, 20))
+        kinds += ["slow", "slow", "slow", "stall", "stall", "leave"]
+    if part.role is not Role.SOURCE and rng.random() < 0.3:
+        part.poison = rng.choice((5, 10))
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
         kind = rng.choice(kinds)
         if kind in {"panic", "cancel", "stop", "leave"} and rng.random() < 0.5:
             kind = "error"  # those end everything; let there be something to see before
         panics = _PANICS if part.kind not in _SUBTASKS else _PANICS[:3]
         detail = rng.choice(_ERRORS) if kind == "error" else rng.choice(panics) if kind == "panic" else ""
-        part.faults[rng.randint(1, 25)] = Fault(kind, detail, rng.uniform(0, 0.5) if kind == "slow" else 0.0)
+        part.faults[rng.choice((rng.randint(1, 6), rng.randint(1, 25)))] = Fault(
+            kind, detail, rng.uniform(0, 0.5) if kind == "slow" else 0.0
+        )

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -104,10 +105,8 @@ async def _run(scenario: Scenario) -> Record:
             record.problems.append("run() was cancelled, and nobody had cancelled it")
     elif running.exception() is not None:
         record.problems.append(f"run() raised {running.exception()!r}")
-    written = {name: list(items) for name, items in world.written.items()}
-    await _let_go(record)
-    world.written.clear()
-    world.written.update(written)  # what a straggler wrote after the end is its own affair
+    record.world = deepcopy(world, {id(world.released): world.released, id(world.stop): world.stop})
+    await _let_go(record)  # what a straggler does after the end is its own affair: it does it to the other world
     return record
 
 

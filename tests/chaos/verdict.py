@@ -102,6 +102,8 @@ def _letter(letter: DeadLetter, record: Record) -> Iterator[str]:
     part = _part(record, letter.operator)
     if not letter.message:
         yield f"a dead letter of {part.name!r} without a reason: {letter}"
+    if letter.message.endswith("has ended for good (Ok)") and part.name not in record.world.left:
+        yield f"{part.name!r} ended as if its input had, and {letter.payload} was left"
     if letter.kind is DeadLetterKind.POISON_PILL:
         if not letter.attempts == len(letter.history) == part.max_deliveries:
             yield f"{letter.payload} is a pill after {letter.history}, with max_deliveries={part.max_deliveries}"
@@ -277,7 +279,7 @@ def _tasks(record: Record) -> Iterator[str]:
     first_abort = min((at for at, phase in record.phases if phase.phase >= 2), default=float("inf"))
     for at, exited in record.exits:
         part = _part(record, exited.operator)
-        if isinstance(exited.exit, task_exit.Aborted) and at < first_abort and exited.operator not in stragglers:
+        if isinstance(exited.exit, task_exit.Aborted) and at < first_abort and not part.swallow:
             yield f"{exited.operator!r} was aborted, and no abort was due: {exited.exit}"
         if isinstance(exited.exit, task_exit.Errored) and isinstance(exited.exit.error, Stalled):
             waits = any(fault.kind in {"slow", "stall"} for fault in part.faults.values()) or part.kind in _BLOCKING
@@ -346,9 +348,9 @@ def _time(record: Record) -> Iterator[str]:
     began, _ = record.phases[0]
     if record.ended_at > began + grace_s + 2 * patience_s + _SLACK_S:
         yield f"the shutdown began at {began:.3f} s and took until {record.ended_at:.3f} s"
-    requests = [at for at in record.requests if at >= began]
-    if len(requests) > 1 and record.ended_at > requests[1] + 2 * patience_s + _SLACK_S:
-        yield f"a second request came at {requests[1]:.3f} s, and the run took until {record.ended_at:.3f} s"
+    further = [at for at in record.requests if at > began]
+    if further and record.ended_at > further[0] + 2 * patience_s + _SLACK_S:
+        yield f"a second request came at {further[0]:.3f} s, and the run took until {record.ended_at:.3f} s"
     numbers = [phase.phase for _, phase in record.phases]
     if numbers != sorted({*numbers}):
         yield f"the shutdown's phases came as {numbers}"

@@ -126,6 +126,42 @@ async def test_source_of_stops_at_a_shutdown_even_while_it_waits() -> None:
     assert isinstance(event, events.ShutDown)
 
 
+@pytest.mark.parametrize("turns", range(25))
+async def test_source_of_keeps_what_it_took_in_the_very_turn_in_which_it_is_aborted(turns: int) -> None:
+    """Aborted at any turn, what the stream has given is written or in the dead letters, and in the books."""
+    taken: list[int] = []
+
+    class Ready(AsyncIterator[int]):
+        async def __anext__(self) -> int:
+            await asyncio.sleep(0)
+            taken.append(len(taken))
+            return taken[-1]
+
+    sink, letters = CollectSink(), DeadLetterList()
+    built = chain(source_of(Ready()), sink).build(clock=ManualClock(), dead_letters=letters)
+    running = asyncio.create_task(built.run())
+    await settle(turns)
+    built.request_shutdown("test")
+    built.request_shutdown("at once")
+    event = await running
+    assert sink.items + [letter.payload for letter in letters.letters] == taken
+    assert event.figures.ledger.ingested == len(taken)
+
+
+async def test_source_of_keeps_what_it_took_before_a_cancellation_came_out_of_the_iterator() -> None:
+    """What is no ``Exception`` loses nothing either: the graph panics, and what was taken before is delivered."""
+
+    def cancelled() -> Iterator[int]:
+        yield from range(3)
+        raise asyncio.CancelledError
+
+    sink = CollectSink()
+    event = await run_graph(chain(source_of(cancelled()), sink), clock=ManualClock())
+    assert isinstance(event, events.Panicked)
+    assert sink.items == [0, 1, 2]
+    assert event.figures.ledger.ingested == 3
+
+
 # map_items
 
 
