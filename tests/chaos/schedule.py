@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import logging
 import random
@@ -25,7 +24,7 @@ from orchestrator_adapter.events import Exited, SupervisionHooks
 from orchestrator_adapter.graph import OperatorGraph
 from orchestrator_adapter.plan import Role, VertexId
 from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
-from orchestrator_adapter.schedules import LoopClock, ScheduleFault, run_schedule
+from orchestrator_adapter.schedules import LoopClock, ScheduleFault, only_new_garbage, run_schedule
 from orchestrator_adapter.task import TASK_NAME_PREFIX
 from tests.chaos.behaviour import Declared, World, make
 from tests.chaos.mutants import MUTANTS
@@ -245,17 +244,6 @@ def _decisions() -> Iterator[list[str]]:
 def _short(line: str) -> str:
     record = {name: value for name, value in json.loads(line).items() if name not in {"graph", "traceback", "stack"}}
     return f"{record.pop('event'):16} " + " ".join(f"{name}={value}" for name, value in record.items())
-
-
-@contextmanager
-def only_new_garbage() -> Iterator[None]:
-    """``run_schedule`` collects garbage each time: it need not look through what there was before."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def main() -> int:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator_adapter.plan import Role
+from orchestrator_adapter.schedules import only_new_garbage
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.scenario import MAX_VERTICES, make_scenario
-from tests.chaos.schedule import only_new_garbage, run_seed
+from tests.chaos.schedule import run_seed
 from tests.support import ROOT
 
 SEEDS = int(os.environ.get("CHAOS_SEEDS", "2000"))

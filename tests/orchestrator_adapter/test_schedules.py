@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -11,15 +10,14 @@ import pytest
 from orchestrator_adapter import events
 from orchestrator_adapter.errors import OperatorError
 from orchestrator_adapter.operators import map_items, source_of
-from orchestrator_adapter.schedules import Deadlock, LeftBehind, LoopClock, OutOfTime, run_schedule
+from orchestrator_adapter.schedules import Deadlock, LeftBehind, LoopClock, OutOfTime, only_new_garbage, run_schedule
 from orchestrator_adapter.testing import CollectSink, FailAt, chain
 
 
 @pytest.fixture(autouse=True)
 def _only_new_garbage() -> Iterator[None]:
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    with only_new_garbage():
+        yield
 
 
 # What the module relies on of CPython's asyncio: if one of these fails on a new Python, its event loop has changed.
