@@ -122,6 +122,7 @@ class Channel(Generic[T]):
         "dead_lettered",
         "edge",
         "high_water_mark",
+        "reader_done",
         "reader_gone",
         "received",
         "redelivered",
@@ -134,6 +135,7 @@ class Channel(Generic[T]):
         self.capacity = capacity
         self.closed = False  # the writer has finished
         self.reader_gone = False  # the reader has ended for good
+        self.reader_done = False  # … because it has had all it wanted, and nothing is wrong
         self.sent = 0
         self.received = 0
         self.redelivered = 0

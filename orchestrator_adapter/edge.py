@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from contextvars import ContextVar
+from typing import Any, Generic, TypeAlias, TypeVar
+from weakref import ReferenceType, ref
 
 from orchestrator_adapter.channel import Channel, FlowKind, FlowPolicy, Undeliverable
 from orchestrator_adapter.clock import Clock
-from orchestrator_adapter.errors import EndOfStream, ReaderGone
+from orchestrator_adapter.errors import EdgeMisuse, EndOfStream, ReaderDone, ReaderGone
 from orchestrator_adapter.ledger import OperatorAccount
 from orchestrator_adapter.wakeup import Wakeup
 
@@ -22,20 +24,65 @@ MAX_BATCH = 256
 """Items in an adaptive micro-batch unless the operator asks for another figure: enough to amortise the event loop."""
 
 
-class Receiver(Generic[T]):
-    """The reading end of one edge. Exactly one operator uses it.
+_Task: TypeAlias = "asyncio.Task[Any]"
+_LINE: ContextVar[tuple[ReferenceType[_Task], ...]] = ContextVar("line", default=())
+"""The tasks that have used an end of an edge on the way to this one: itself, the one that started it, and so on."""
 
-    What has been received is leased: the next ``recv`` or ``recv_many`` acknowledges it, or ``acknowledge`` does so
-    sooner. If the operator fails before that, it comes again.
+
+class _OneUser:
+    """Holds an end of an edge to one task at a time.
+
+    A second task would acknowledge what the first still works on. Those that a task starts may use the end on its
+    behalf, while it waits for them (``asyncio.wait_for`` is such a task on Python 3.11).
     """
 
-    __slots__ = ("_account", "_arrivals", "_channel", "_departures")
+    __slots__ = ("_end", "_user")
 
-    def __init__(self, channel: Channel[T], account: OperatorAccount, *, arrivals: Wakeup, departures: Wakeup) -> None:
+    def __init__(self, end: str) -> None:
+        self._end = end
+        self._user: _Task | None = None
+
+    def check(self) -> None:
+        """The current task uses the end from now on. Raises ``EdgeMisuse`` while another one does."""
+        task = asyncio.current_task()
+        if task is self._user or task is None:
+            return
+        line = _LINE.get()
+        if self._user is not None and not self._user.done() and ref(self._user) not in line:
+            raise EdgeMisuse(
+                f"{self._end} is used by task {self._user.get_name()!r}, and now by {task.get_name()!r} as well: "
+                "every end of an edge has exactly one user"
+            )
+        self._user = task
+        if ref(task) not in line:
+            _LINE.set((*line, ref(task)))
+
+
+class Receiver(Generic[T]):
+    """The reading end of one edge. Exactly one task of exactly one operator uses it: a second one is refused.
+
+    What has been received is leased: the next ``recv`` or ``recv_many`` acknowledges it, or ``acknowledge`` does so
+    sooner. If the operator fails before that, it comes again. An operator that returns before its input has ended is done
+    with the one item it holds; of a batch, only with what it has acknowledged: the rest is undelivered.
+    """
+
+    __slots__ = ("_account", "_arrivals", "_channel", "_departures", "_one_user", "_siblings")
+
+    def __init__(
+        self,
+        channel: Channel[T],
+        account: OperatorAccount,
+        *,
+        arrivals: Wakeup,
+        departures: Wakeup,
+        siblings: Sequence[Channel[Any]] = (),
+    ) -> None:
         self._channel = channel
         self._account = account
         self._arrivals = arrivals  # wakes this reader
         self._departures = departures  # wakes the writer at the other end
+        self._siblings = siblings  # all the inputs of this operator
+        self._one_user = _OneUser(f"the reading end of edge {channel.edge!r}")
 
     @property
     def channel(self) -> Channel[T]:
@@ -63,11 +110,15 @@ class Receiver(Generic[T]):
             count = self._channel.leased
         if count:
             self._channel.acknowledge(count)
-            self._account.acknowledge(count)
+            still_leased = self._channel.leased
+            if self._siblings:
+                still_leased = sum(channel.leased for channel in self._siblings)
+            self._account.acknowledge(count, still_leased=still_leased)
             self._departures.wake()
 
     def try_recv_many(self, max_items: int = MAX_BATCH) -> list[T]:
         """Take what is ready, up to ``max_items``, without waiting; perhaps nothing. Acknowledges what came before."""
+        self._one_user.check()
         self.acknowledge()
         return self._channel.take(max_items)
 
@@ -78,9 +129,13 @@ class Receiver(Generic[T]):
             self._departures.wake()
         return poison
 
-    def leave(self) -> None:
-        """For the runtime: this reader has ended for good. The writer's next move raises ``ReaderGone``."""
+    def leave(self, *, done: bool = False) -> None:
+        """For the runtime: this reader has ended for good. The writer's next move raises ``ReaderGone``.
+
+        With ``done`` it has had all it wanted: then it raises ``ReaderDone``, unless the writer has other readers.
+        """
         self._channel.reader_gone = True
+        self._channel.reader_done = done
         self._departures.wake()
 
     async def recv_many(self, max_items: int = MAX_BATCH) -> list[T]:
@@ -88,6 +143,7 @@ class Receiver(Generic[T]):
 
         Acknowledges what came before. In order. Cancelled while it waits, it has taken nothing.
         """
+        self._one_user.check()
         self.acknowledge()
         channel = self._channel
         while not channel.ready:
@@ -135,7 +191,7 @@ class _Batches(AsyncIterator[list[T]]):
 
 
 class Sender(Generic[T]):
-    """The writing end of one edge. Exactly one operator uses it.
+    """The writing end of one edge. Exactly one task of exactly one operator uses it: a second one is refused.
 
     ``send`` and ``send_many`` suspend while the edge is full. ``offer`` never suspends: what does not fit stays in the
     runtime's hands (the *outbox*, which outlives the operator instance) until ``WiredEnds.flush`` has moved it.
@@ -148,8 +204,10 @@ class Sender(Generic[T]):
         "_channel",
         "_clock",
         "_departures",
+        "_one_user",
         "_outbox",
         "_policy",
+        "_siblings",
         "_stuck_since",
     )
 
@@ -163,6 +221,7 @@ class Sender(Generic[T]):
         departures: Wakeup,
         clock: Clock,
         bury: Callable[[str, Sequence[Undeliverable[T]]], None],
+        siblings: Sequence[Channel[Any]] = (),
     ) -> None:
         self._channel = channel
         self._policy = policy
@@ -171,6 +230,8 @@ class Sender(Generic[T]):
         self._departures = departures  # wakes this writer
         self._clock = clock
         self._bury = bury
+        self._siblings = siblings  # all the outputs of a fan-out
+        self._one_user = _OneUser(f"the writing end of edge {channel.edge!r}")
         self._outbox: list[T] = []
         self._stuck_since: float | None = None
 
@@ -191,6 +252,7 @@ class Sender(Generic[T]):
 
     def offer(self, items: Sequence[T]) -> None:
         """Hand ``items`` over, in order, without suspending. From now on they are the runtime's to deliver or bury."""
+        self._one_user.check()
         self._account.emit(len(items))
         if self._outbox or self._channel.reader_gone:
             self._outbox.extend(items)  # the next flush moves it on, or says that the reader is gone
@@ -208,20 +270,35 @@ class Sender(Generic[T]):
         await self.send_many((item,))
 
     async def send_many(self, items: Sequence[T]) -> None:
-        """Send ``items`` in order. Cancelled, the ones from the front that were accepted stay accepted."""
-        if self._policy.kind is not FlowKind.BACKPRESSURE:
+        """Send ``items`` in order. Cancelled, the ones from the front that were accepted stay accepted.
+
+        On an edge with a deadline, what it gives up on is accepted, too: it is in the dead letters, or shed.
+        """
+        self._one_user.check()
+        await flush([self], self._departures, self._clock)
+        if self._policy.kind is FlowKind.SHED:
             self.offer(items)
             await flush([self], self._departures, self._clock)
             return
-        await flush([self], self._departures, self._clock)
         start = 0
+        self._stuck_since = None  # these items have waited for nothing yet
         while start < len(items):
-            self._check_reader()
+            if not self._is_read():
+                self._account.emit(len(items) - start)
+                self._bury_unread(items[start:])
+                return
             if room := self._channel.room:
                 self.offer(items[start : start + room])
                 start += room
-            else:
+                self._stuck_since = None
+            elif (give_up_at := self._give_up_at()) is None:
                 await self._departures.wait()
+            elif self._clock.monotonic() < give_up_at:
+                await self._departures.wait_until(give_up_at, self._clock)
+            else:
+                self._account.emit(len(items) - start)
+                self._give_up(items[start:])
+                return
 
     def pump(self) -> float | None:
         """One step of ``flush``: move what fits. ``None`` if nothing is left, else when to try again at the latest.
@@ -230,25 +307,24 @@ class Sender(Generic[T]):
         """
         if not self._outbox:
             return None
-        self._check_reader()
+        if not self._is_read():
+            self._bury_unread(self.withdraw_outbox())
+            return None
         if accepted := self._channel.push(self._outbox):
             self._arrivals.wake()
             del self._outbox[:accepted]
             self._stuck_since = None
         if not self._outbox:
             return None
-        if self._policy.kind is FlowKind.BACKPRESSURE:
-            return float("inf")
         if self._policy.kind is FlowKind.SHED:
-            self._drop(dead_letter=False, why="")
+            self._give_up(self.withdraw_outbox())
             return float("-inf")  # the reader's turn: a writer that never waits would freeze the loop for everyone
-        assert self._policy.deadline is not None
-        now, patience = self._clock.monotonic(), self._policy.deadline.total_seconds()
-        if self._stuck_since is None:
-            self._stuck_since = now
-        if now < self._stuck_since + patience:
-            return self._stuck_since + patience
-        self._drop(dead_letter=self._policy.dead_letter, why=f"edge {self.edge!r} was full for {patience:g} s")
+        give_up_at = self._give_up_at()
+        if give_up_at is None:
+            return float("inf")
+        if self._clock.monotonic() < give_up_at:
+            return give_up_at
+        self._give_up(self.withdraw_outbox())
         return None
 
     def push_what_fits(self) -> None:
@@ -267,19 +343,41 @@ class Sender(Generic[T]):
         items, self._outbox = self._outbox, []
         return items
 
-    def _drop(self, *, dead_letter: bool, why: str) -> None:
-        items = self.withdraw_outbox()
+    def _give_up_at(self) -> float | None:
+        """When a writer that finds the edge full now stops waiting, monotonic; ``None`` is never."""
+        if self._policy.deadline is None:
+            return None
+        if self._stuck_since is None:
+            self._stuck_since = self._clock.monotonic()
+        return self._stuck_since + self._policy.deadline.total_seconds()
+
+    def _give_up(self, items: Sequence[T]) -> None:
+        """What the edge has no room for goes where its policy says."""
         self._stuck_since = None
-        if dead_letter:
-            self._channel.dead_lettered += len(items)
-            self._bury(why, [Undeliverable(item, ()) for item in items])
+        if self._policy.dead_letter:
+            assert self._policy.deadline is not None
+            self._dead_letter(items, f"edge {self.edge!r} was full for {self._policy.deadline.total_seconds():g} s")
         else:
             self._channel.shed += len(items)
             self._account.shed += len(items)
 
-    def _check_reader(self) -> None:
-        if self._channel.reader_gone:
+    def _is_read(self) -> bool:
+        """Whether there is a reader. Raises ``ReaderGone`` where there is none, and no other branch to go on for."""
+        if not self._channel.reader_gone:
+            return True
+        if not self._channel.reader_done:
             raise ReaderGone(f"edge {self.edge!r}: its reader has ended for good")
+        if all(channel.reader_done for channel in self._siblings):
+            raise ReaderDone(f"edge {self.edge!r}: its reader has had all it wanted")
+        return False
+
+    def _bury_unread(self, items: Sequence[T]) -> None:
+        """One branch of a fan-out is done, and the others go on."""
+        self._dead_letter(items, f"edge {self.edge!r}: its reader has had all it wanted")
+
+    def _dead_letter(self, items: Sequence[T], why: str) -> None:
+        self._channel.dead_lettered += len(items)
+        self._bury(why, [Undeliverable(item, ()) for item in items])
 
 
 async def flush(senders: Iterable[Sender[Any]], departures: Wakeup, clock: Clock) -> None:

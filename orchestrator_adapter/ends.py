@@ -18,6 +18,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -28,7 +29,7 @@ from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind
 from orchestrator_adapter.decision_log import BoundedLog
 from orchestrator_adapter.edge import Receiver, Sender, flush
-from orchestrator_adapter.errors import EdgeMisuse
+from orchestrator_adapter.errors import EdgeMisuse, ReaderGone
 from orchestrator_adapter.ledger import OperatorAccount, Outcome
 from orchestrator_adapter.metrics import LatencyHistogram
 from orchestrator_adapter.wakeup import ShutdownToken, Wakeup
@@ -130,24 +131,36 @@ class WiredEnds:
         if items:
             self._services.last_item_monotonic = self.clock.monotonic()
         self.sender.offer(items)
-        self.check_dead_letter_limits()
         await self.flush()
 
     def commit(self, outputs: Sequence[Any], *, acknowledge: int) -> None:
         """In one step: ``outputs`` leave for the (one) output, and the oldest ``acknowledge`` leased inputs are done.
 
-        Follow it with ``flush()``. A failure before it repeats nothing; a failure after it loses nothing. Raises
-        ``DeadLetterLimitExceeded`` (after the books are closed) when too much of the stream became dead letters.
+        Follow it with ``flush()``. A failure before it repeats nothing; a failure after it loses nothing.
         """
         if outputs:
             self.sender.offer(outputs)
         self.receiver.acknowledge(acknowledge)
-        self.check_dead_letter_limits()
 
     async def flush(self) -> None:
-        """Suspend until everything offered has been taken in by the outgoing edges (or dealt with by their policies)."""
+        """Suspend until everything offered has been taken in by the outgoing edges (or dealt with by their policies).
+
+        Raises ``DeadLetterLimitExceeded``, before it waits, when too much of the stream has become dead letters.
+        """
+        self.check_dead_letter_limits()
         if any(sender.held for sender in self.senders):
             await flush(self.senders, self._departures, self.clock)
+
+    @property
+    def has_to_deliver(self) -> bool:
+        """For the runtime: whether something offered waits for a reader that is still there."""
+        return any(sender.held and not sender.channel.reader_gone for sender in self.senders)
+
+    async def deliver(self) -> None:
+        """For the runtime: as ``flush``, for an operator that has ended; what has no reader is left where it is."""
+        while pending := [sender for sender in self.senders if sender.held and not sender.channel.reader_gone]:
+            with suppress(ReaderGone):  # one of them has gone meanwhile: go on without it
+                await flush(pending, self._departures, self.clock)
 
     async def arrival(self) -> None:
         """For fan-ins: suspend until an input has items ready, or all have ended; returns at once if one has items."""

@@ -30,6 +30,10 @@ class ReaderGone(OperatorError):
     """The peer's doing: the operator that read this edge has ended for good, so nothing more can be sent on it."""
 
 
+class ReaderDone(ReaderGone):
+    """Nobody's fault: by the run's end rule the reader has had all it wanted, so its writer has nothing left to do."""
+
+
 class EndOfStream(OrchestratorError):
     """``recv()`` was called after the writer closed the edge and everything in it was read."""
 

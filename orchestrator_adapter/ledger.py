@@ -144,9 +144,15 @@ class OperatorAccount:
         else:
             self._open += count
 
-    def acknowledge(self, count: int) -> None:
-        """``count`` leased items are done with: close the books on them."""
+    def acknowledge(self, count: int, *, still_leased: int = 0) -> None:
+        """``count`` leased items are done with: close the books on them.
+
+        What has left beyond that may have come of the ``still_leased`` other items that the operator holds, of this input
+        or another, and then stays open until they are done with. Not so where items may be derived.
+        """
         accounted, self._open = self._open, 0
+        if 0 < accounted - count <= still_leased and self.bookkeeping is not Bookkeeping.EXPANDING:
+            accounted, self._open = count, accounted - count
         self.consumed += count
         if self.bookkeeping is Bookkeeping.SINK:
             self.written += max(0, count - accounted)

@@ -9,13 +9,13 @@ _LOOKS_PER_TIMEOUT = 4  # so that a stall is seen at most a quarter of the timeo
 
 @dataclass(slots=True)
 class ProgressWatch:
-    """Watches one operator. Looked at four times per timeout; ``since`` is when it last had an excuse.
+    """Watches one operator. Looked at four times per timeout; ``since`` is the first look at which it had no excuse.
 
     An operator that waits for room in its output is excused: the one downstream is to blame.
     """
 
     timeout_s: float
-    since: float
+    since: float | None = None
     acknowledged: int = 0
 
     def next_look(self, now: float) -> float:
@@ -25,10 +25,12 @@ class ProgressWatch:
     def stalled(self, now: float, *, acknowledged: int, has_input: bool, waits_for_room: bool) -> bool:
         """Whether it has had input, and room for its output, and acknowledged nothing for the whole timeout."""
         if acknowledged != self.acknowledged or not has_input or waits_for_room:
-            self.since, self.acknowledged = now, acknowledged
+            self.since, self.acknowledged = None, acknowledged
             return False
+        if self.since is None:
+            self.since = now  # the excuse may have ended at any moment since the last look
         return now - self.since >= self.timeout_s
 
-    def restart(self, now: float) -> None:
+    def restart(self) -> None:
         """A new instance has all its time before it."""
-        self.since = now
+        self.since = None

@@ -78,11 +78,14 @@ class RestartPolicy:
         return text
 
 
-def admit(policy: RestartPolicy, charged: tuple[float, ...], now: float) -> tuple[bool, tuple[float, ...]]:
+def admit(
+    policy: RestartPolicy, charged: tuple[float, ...], now: float, *, begins_at: float
+) -> tuple[bool, tuple[float, ...]]:
     """Whether one more restart is within the budget at ``now``, and the restarts that count from then on.
 
-    ``charged`` are the monotonic times of restarts charged so far, oldest first. A restart exactly ``window`` old no
-    longer counts. Without a bound nothing needs remembering.
+    ``charged`` are the monotonic times at which the restarts charged so far began, oldest first; this one is to begin at
+    ``begins_at``, after its backoff. A restart exactly ``window`` old no longer counts. Without a bound nothing needs
+    remembering.
     """
     if policy.kind is RestartKind.NEVER:
         return False, charged
@@ -91,7 +94,7 @@ def admit(policy: RestartPolicy, charged: tuple[float, ...], now: float) -> tupl
     recent = tuple(at for at in charged if now - at < policy.window.total_seconds())
     if len(recent) >= policy.max_restarts:
         return False, recent
-    return True, (*recent, now)
+    return True, (*recent, begins_at)
 
 
 SOURCE_DEFAULT = RestartPolicy.bounded(5, timedelta(seconds=60))

@@ -20,7 +20,7 @@ from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock, SystemClock
 from orchestrator_adapter.dead_letter import DeadLetterKind, DeadLetterList, DeadLetterStore
 from orchestrator_adapter.decision_log import log_decision
-from orchestrator_adapter.errors import DuplicateRun, Stalled
+from orchestrator_adapter.errors import DuplicateRun, ReaderGone, Stalled
 from orchestrator_adapter.events import (
     Escalated,
     Exited,
@@ -32,7 +32,7 @@ from orchestrator_adapter.events import (
     SupervisorEvent,
     tell,
 )
-from orchestrator_adapter.ledger import LedgerSnapshot, snapshot
+from orchestrator_adapter.ledger import Bookkeeping, LedgerSnapshot, OperatorAccount, snapshot
 from orchestrator_adapter.metrics import LatencyHistogram
 from orchestrator_adapter.plan import Plan, Role
 from orchestrator_adapter.progress import ProgressWatch
@@ -74,6 +74,7 @@ class _Shutdown:
     phase: int = _RUNNING
     reason: str = ""
     deadline: float | None = None
+    requested: bool = False  # somebody asked; a drain may also come of a verdict or of the end rule
     done: bool = False  # by the end rule: nobody asked, and nothing went wrong
     stragglers: dict[str, Straggler] = field(default_factory=dict)
 
@@ -102,7 +103,7 @@ class BuiltGraph:
         self.event: SupervisorEvent | None = None
         rng = random.Random() if rng is None else rng
         self._token = ShutdownToken()
-        self._wakeup = Wakeup(f"supervisor of {plan.name!r}")
+        self._wakeup = Wakeup()
         self._supervisor = supervisor.Supervisor(rng)
         self._burial = Burial(plan.name, self.dead_letters, self.clock)
         self._exits: deque[tuple[Task, TaskExit]] = deque()
@@ -111,6 +112,7 @@ class BuiltGraph:
         self._hooks = SupervisionHooks()
         self._verdict: supervisor.Verdict | None = None
         self._problems: list[str] = []
+        self._asked_early: list[str] = []  # reasons of the requests before the run
         self._executor: ThreadPoolExecutor | None = None
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
@@ -139,6 +141,8 @@ class BuiltGraph:
                 f"done_when: expected sinks of {sorted(sinks)}, got {sorted(self._policy.done_when - sinks)}"
             )
         self._started_at = self.clock.monotonic()
+        for reason in self._asked_early:
+            self.request_shutdown(reason)
         self._start_watchdog()
         try:
             cancelled = await self._supervise()
@@ -156,14 +160,21 @@ class BuiltGraph:
     def request_shutdown(self, reason: str) -> None:
         """Ask for the two-phase shutdown. A second request goes to its second phase at once.
 
+        A graph that comes down by itself (its budget is spent, its sinks are done) goes on draining at the first request.
         Callable on the event loop at any time: before the run nothing is then taken in, after it nothing happens.
         """
         if self.event is not None:
             return
+        if self._started_at is None:
+            self._asked_early.append(reason)
+            return
+        again, self._shutdown.requested = self._shutdown.requested, True
         if self._shutdown.phase == _RUNNING:
             self._begin_drain(reason)
         elif self._shutdown.phase == _DRAINING:
-            self._shutdown.deadline = self.clock.monotonic()
+            self._log("shutdown_again" if again else "shutdown_under_way", reason=reason)
+            if again:
+                self._shutdown.deadline = self.clock.monotonic()
         self._wakeup.wake()
 
     def status(self) -> GraphStatus:
@@ -220,8 +231,7 @@ class BuiltGraph:
                 due.append(slot.restart_at)
             if slot.abort_by is not None:
                 due.append(slot.abort_by)
-            watched = slot.watch is not None and slot.abort_by is None and slot.name not in self._shutdown.stragglers
-            if watched and slot.watch is not None and slot.task is not None and slot.task.is_alive():
+            if slot.watch is not None and slot.abort_by is None and self._is_watched(slot):
                 due.append(slot.watch.next_look(now))
         if self._shutdown.deadline is not None and self._shutdown.phase < _ABANDONING:
             due.append(self._shutdown.deadline)
@@ -236,7 +246,7 @@ class BuiltGraph:
             if slot.restart_at is not None and now >= slot.restart_at:
                 slot.restart_at = None
                 self._spawn(slot, slot.restarted)
-            elif slot.watch is not None and slot.task is not None and slot.task.is_alive():
+            elif slot.watch is not None and slot.task is not None and self._is_watched(slot):
                 self._look_at_progress(slot, slot.task, slot.watch, now)
         deadline = self._shutdown.deadline
         if deadline is not None and now >= deadline and self._shutdown.phase < _ABANDONING:
@@ -252,7 +262,7 @@ class BuiltGraph:
         slot.ends.instance += 1
         slot.abort_by = None
         if slot.watch is not None:
-            slot.watch.restart(self.clock.monotonic())
+            slot.watch.restart()
 
         async def body() -> None:
             await slot.ends.flush()  # what an earlier instance handed over and could not deliver
@@ -278,10 +288,14 @@ class BuiltGraph:
         self._exits.append((task, exit_))
         self._wakeup.wake()
 
+    def _is_watched(self, slot: Slot) -> bool:
+        """Whether its progress is looked at now: not once it is told to stop, or known not to."""
+        alive = slot.task is not None and slot.task.is_alive()
+        stopping = slot.leaving or self._shutdown.phase >= _ABORTING or slot.name in self._shutdown.stragglers
+        return alive and not stopping
+
     def _look_at_progress(self, slot: Slot, task: Task, watch: ProgressWatch, now: float) -> None:
         """Abort an operator that hangs; one that does not heed that either is a straggler, and the graph comes down."""
-        if slot.name in self._shutdown.stragglers:
-            return
         if slot.abort_by is None:
             if watch.stalled(
                 now,
@@ -301,6 +315,9 @@ class BuiltGraph:
     # What an exit means.
 
     def _ended(self, slot: Slot, task: Task, exit_: TaskExit) -> None:
+        if slot.leaving:
+            self._retire(slot)  # how it ended was told before; this was only the delivery of what it left
+            return
         if slot.abort_by is not None and slot.watch is not None and isinstance(exit_, task_exit.Aborted):
             exit_ = task_exit.Errored(Stalled(_stalled(slot.watch)))
         slot.abort_by = None
@@ -325,9 +342,10 @@ class BuiltGraph:
                 self._retire(slot)
                 self._apply_end_rule()
             case supervisor.Record():
-                name = "aborted" if isinstance(exit_, task_exit.Aborted) else "exit_while_draining"
+                drained = "exit_while_draining" if self._token.is_set else "not_wanted"
+                name = "aborted" if isinstance(exit_, task_exit.Aborted) else drained
                 self._log(name, operator=slot.name, instance=task.instance, exit=str(exit_))
-                self._retire(slot)
+                self._let_go(slot)
             case supervisor.Restart(restarted):
                 self._log(
                     "restart",
@@ -340,12 +358,14 @@ class BuiltGraph:
                 tell(self._hooks.on_restart, restarted)
                 slot.restarted = restarted
                 slot.restart_at = self.clock.monotonic() + restarted.backoff_s
+                if self._token.is_set:
+                    self._cut_backoff_short(slot)
             case supervisor.Exhausted(error):
                 self._log(
                     "budget_exhausted", operator=slot.name, instance=task.instance, cause=task_exit.describe(error)
                 )
                 self._bring_down(supervisor.Verdict(decision, slot.name))
-                self._retire(slot)
+                self._let_go(slot)
             case supervisor.Escalate(panicked):
                 self._log(
                     "escalate",
@@ -355,7 +375,7 @@ class BuiltGraph:
                     traceback=panicked.traceback,
                 )
                 self._bring_down(supervisor.Verdict(decision, slot.name, leased=buried))
-                self._retire(slot)
+                self._let_go(slot)
             case _:
                 assert_never(decision)
 
@@ -369,8 +389,10 @@ class BuiltGraph:
         match exit_:
             case task_exit.Ok():
                 for receiver in slot.ends.receivers:
-                    receiver.acknowledge()
+                    receiver.acknowledge(_done_with(receiver.channel.leased, slot.account))
                 slot.account.settle()
+            case task_exit.Errored(error) if supervisor.is_about(error, ReaderGone):
+                slot.account.lease_lost()  # not the items' fault, and there will be no other instance
             case task_exit.Errored(error):
                 slot.account.lease_lost()
                 for receiver in slot.ends.receivers:
@@ -398,24 +420,51 @@ class BuiltGraph:
         if self._shutdown.phase == _RUNNING:
             self._begin_drain(f"{verdict.kind}: {verdict.operator}")
 
+    def _let_go(self, slot: Slot) -> None:
+        """The operator has ended for good: retire it, once what it had handed over is delivered to those who still read."""
+        slot.restart_at = None
+        if slot.ends.has_to_deliver and self._shutdown.phase < _ABORTING:
+            slot.leaving = True
+            self._turn_writers_away(slot)
+            slot.task = Task(
+                slot.name,
+                slot.ends.deliver,
+                clock=self.clock,
+                restart_policy=slot.vertex.restart_policy,
+                instance=slot.ends.instance,
+            )
+            slot.task.start(self._noticed)
+        else:
+            self._retire(slot)
+
     def _retire(self, slot: Slot) -> None:
-        """The operator has ended for good: end its readers' stream, turn its writers away, bury what is stuck."""
+        """The operator has ended for good: turn its writers away, end its readers' stream, bury what is stuck."""
         if slot.retired:
             return
         slot.retired = True
         slot.restart_at = None
-        why = f"operator {slot.name!r} has ended for good ({slot.exit or 'never stopped'})"
+        self._turn_writers_away(slot)
         for sender in slot.ends.senders:
             sender.push_what_fits()
             stuck = [Undeliverable(item, ()) for item in sender.withdraw_outbox()]
             slot.account.dead_lettered += len(stuck)
-            self._burial.bury_undelivered(slot.name, stuck, why)
+            self._burial.bury_undelivered(slot.name, stuck, _why_ended(slot))
             sender.close()
+
+    def _turn_writers_away(self, slot: Slot) -> None:
+        """Nobody reads its inputs any more: bury what lies in them, and let their writers know."""
+        done = self._has_all_it_wanted(slot)
         for receiver, channel in zip(slot.ends.receivers, slot.inputs, strict=True):
             left = channel.withdraw(leased_only=False)
             slot.account.withdrawn(len(left))
-            self._burial.bury_undelivered(slot.name, left, why)
-            receiver.leave()
+            self._burial.bury_undelivered(slot.name, left, _why_ended(slot))
+            receiver.leave(done=done)
+
+    def _has_all_it_wanted(self, slot: Slot) -> bool:
+        """By the end rule: it is a sink that is done, or all that it would write to have all they wanted."""
+        if slot.ends.senders:
+            return all(sender.channel.reader_done for sender in slot.ends.senders)
+        return slot.name in self._policy.done_when and isinstance(slot.exit, task_exit.Ok)
 
     # Shutting down.
 
@@ -433,11 +482,15 @@ class BuiltGraph:
         tell(self._hooks.on_shutdown, ShuttingDown(_DRAINING, reason, grace_s))
         self._token.set(reason)
         for slot in self._slots.values():
-            if slot.restart_at is not None:  # nobody waits out a backoff that began before the drain
-                if slot.vertex.role is Role.SOURCE:
-                    self._retire(slot)
-                else:
-                    slot.restart_at = self.clock.monotonic()
+            if slot.restart_at is not None:
+                self._cut_backoff_short(slot)
+
+    def _cut_backoff_short(self, slot: Slot) -> None:
+        """Nobody waits out a backoff in a drain: a source is not started again, everybody else is at once."""
+        if slot.vertex.role is Role.SOURCE:
+            self._let_go(slot)
+        else:
+            slot.restart_at = self.clock.monotonic()
 
     def _next_phase(self, now: float) -> None:
         self._shutdown.phase += 1
@@ -452,7 +505,8 @@ class BuiltGraph:
             elif not slot.task.is_alive():
                 continue  # it has ended in this very turn of the loop: how, the next turn of ours will see
             elif phase == _ABORTING:
-                self._log("abort", operator=slot.name, instance=slot.task.instance, reason=reason)
+                if not slot.leaving:
+                    self._log("abort", operator=slot.name, instance=slot.task.instance, reason=reason)
                 slot.abort_by = None
                 slot.task.abort(reason)
             else:
@@ -550,6 +604,21 @@ class BuiltGraph:
 
     def _log(self, event: str, **fields: object) -> None:
         log_decision(event, self.plan.name, **fields)
+
+
+def _done_with(leased: int, account: OperatorAccount) -> int:
+    """How many leased items an operator is done with that returned while it held them.
+
+    The one item in its hands; of a batch, those that it has passed on or given an outcome. One that aggregates may have
+    taken all of them in.
+    """
+    if leased <= 1 or account.bookkeeping is Bookkeeping.EXPANDING:
+        return leased
+    return min(leased, account.open)
+
+
+def _why_ended(slot: Slot) -> str:
+    return f"operator {slot.name!r} has ended for good ({slot.exit or 'never stopped'})"
 
 
 def _stalled(watch: ProgressWatch) -> str:

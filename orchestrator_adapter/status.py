@@ -68,7 +68,7 @@ class GraphStatus:
 
 def operator_status(slot: Slot, clock: Clock) -> OperatorStatus:
     """One operator as it is now."""
-    if slot.retired:
+    if slot.retired or slot.leaving:
         state = type(slot.exit).__name__.lower() if slot.exit is not None else "straggler"
     elif slot.restart_at is not None:
         state = "restarting"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
-from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderGone
+from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderDone, ReaderGone
 from orchestrator_adapter.events import (
     AllOk,
     BudgetExhausted,
@@ -145,8 +145,8 @@ class Supervisor:
 
         ``quarantined`` counts the poison pills that left the operator's input with this exit and had been delivered
         before: this restart is then not charged, if one was since the last pill. While ``draining``, sources stay
-        down; while ``aborting``, everybody does. No restart brings a reader back, or a deployment in order: such
-        failures exhaust the budget at once.
+        down; while ``aborting``, everybody does; so does, at any time, whose readers have had all they wanted. No restart
+        brings a reader back, or a deployment in order: such failures exhaust the budget at once.
         """
         match exit_:
             case Ok():
@@ -173,32 +173,44 @@ class Supervisor:
         draining: bool,  # noqa: FBT001 - as above
     ) -> Decision:
         operator = self._operators[name]
-        reader_gone = _is_about(error, ReaderGone)
+        reader_gone = is_about(error, ReaderGone)
         if draining and (operator.is_source or reader_gone):
             return Record()  # it was to end anyway; what it could not deliver is kept by the runtime
-        if reader_gone or _is_about(error, DeadLetterLimitExceeded):
+        if _is_only(error, ReaderDone):
+            return Record()
+        if reader_gone or is_about(error, DeadLetterLimitExceeded):
             return Exhausted(error)
+        delay_s = self._delay_s(operator, uptime_s)
         free = pill_removed and operator.pill_paid and operator.policy.kind is not RestartKind.NEVER
         if not free:
-            admitted, operator.charged = admit(operator.policy, operator.charged, now)
+            admitted, operator.charged = admit(operator.policy, operator.charged, now, begins_at=now + delay_s)
             if not admitted:
                 return Exhausted(error)
         # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. Of
         # several pills in one batch only the first had such a failure; the quarantine of each other one is charged.
         operator.pill_paid = not pill_removed
-        backoff = operator.policy.backoff
-        delay_s = 0.0
-        if backoff is not None:
-            operator.row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
-            delay_s = backoff.delay_s(operator.row, self._rng)
         restarted = Restarted(name, instance + 1, describe(error), now, not free, delay_s)
         operator.restarts += 1
         operator.recent.append(restarted)
         return Restart(restarted)
 
+    def _delay_s(self, operator: _Operator, uptime_s: float) -> float:
+        backoff = operator.policy.backoff
+        if backoff is None:
+            return 0.0
+        operator.row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
+        return backoff.delay_s(operator.row, self._rng)
 
-def _is_about(error: BaseException, kind: type[BaseException]) -> bool:
+
+def is_about(error: BaseException, kind: type[BaseException]) -> bool:
     """Whether ``error`` is of that kind, or a group that has one of that kind in it."""
     if isinstance(error, BaseExceptionGroup):
-        return any(_is_about(member, kind) for member in error.exceptions)
+        return any(is_about(member, kind) for member in error.exceptions)
+    return isinstance(error, kind)
+
+
+def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether ``error`` is of that kind, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_only(member, kind) for member in error.exceptions)
     return isinstance(error, kind)

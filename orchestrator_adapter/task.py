@@ -6,8 +6,10 @@ Knows its asyncio task and nothing of graphs, edges or restarts; those are the r
 from __future__ import annotations
 
 import asyncio
+import gc
 import traceback
 from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar
 from types import FrameType
 from typing import Any
 
@@ -17,6 +19,9 @@ from orchestrator_adapter.task_exit import Aborted, Ok, TaskExit, classify
 
 TASK_NAME_PREFIX = "operator:"
 """Of the asyncio tasks that run operators; the rest of the name is the instance's, e.g. ``normalize #2``."""
+
+INSTANCE: ContextVar[Task] = ContextVar("instance")
+"""The operator instance on whose behalf something runs: itself, a task it has started, or a callback it has scheduled."""
 
 
 class Task:
@@ -95,14 +100,23 @@ class Task:
         return self._settle(self._running)
 
     def stack(self) -> str:
-        """Where it is now, innermost frame last: for naming a straggler. Empty when it has ended."""
+        """Where it is now, innermost frame last, and where the tasks are that it has started: for naming a straggler.
+
+        Empty when it has ended. Takes some milliseconds where there are many tasks.
+        """
         if self._running is None or self._running.done():
             return ""
-        return "".join(traceback.format_list(_await_chain(self._running.get_coro())))
+        told = traceback.format_list(_await_chain(self._running.get_coro()))
+        for task in sorted(asyncio.all_tasks(self._running.get_loop()) - {self._running}, key=asyncio.Task.get_name):
+            if (context := _context_of(task)) is not None and context.get(INSTANCE) is self:
+                told.append(f"in its task {task.get_name()!r}:\n")
+                told += traceback.format_list(_await_chain(task.get_coro()))
+        return "".join(told)
 
     async def _run(self) -> TaskExit:
         # Nothing but a TaskExit leaves this coroutine, SystemExit and KeyboardInterrupt included: either would
         # otherwise tear through the event loop and take every other operator with it.
+        INSTANCE.set(self)
         try:
             await self._body()
         except asyncio.CancelledError as cancelled:
@@ -117,6 +131,14 @@ class Task:
             cancelled = asyncio.CancelledError("cancelled before it started")
             return Aborted(self._abort_reason) if self._abort_reason is not None else classify(cancelled)
         return running.result()
+
+
+def _context_of(task: asyncio.Task[Any]) -> Context | None:
+    """The context that a task runs in. Python 3.11's tasks do not tell; the garbage collector knows what they refer to."""
+    if hasattr(task, "get_context"):
+        context: Context = task.get_context()
+        return context
+    return next((referent for referent in gc.get_referents(task) if isinstance(referent, Context)), None)
 
 
 def _await_chain(awaited: object) -> list[traceback.FrameSummary]:

@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from orchestrator_adapter.clock import sleep
+from orchestrator_adapter.clock import Clock, sleep
 from orchestrator_adapter.dead_letter import DeadLetterStore
 from orchestrator_adapter.ends import Factory, WiredEnds
 from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.graph import OperatorGraph
-from orchestrator_adapter.runtime import SupervisionPolicy
+from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
+
+_MINUTES_TO_COME_DOWN = 1_000  # by hand; a run that has not come down by then never will
 
 
 class ManualClock:
@@ -177,23 +179,49 @@ def chain(source: Factory, *rest: Factory, capacity: int = 64, name: str = "chai
 async def run_graph(
     graph: OperatorGraph,
     *,
-    clock: ManualClock | None = None,
+    clock: Clock | None = None,
     rng: random.Random | None = None,
     dead_letters: DeadLetterStore | None = None,
     hooks: SupervisionHooks | None = None,
     policy: SupervisionPolicy | None = None,
-    grace: timedelta = timedelta(seconds=5),
+    grace: timedelta | None = None,
     limit: timedelta = timedelta(seconds=30),
-    during: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+    during: Callable[[BuiltGraph], Coroutine[Any, Any, None]] | None = None,
 ) -> SupervisorEvent:
     """Build ``graph``, run it to its end and return the event.
 
-    ``policy`` says how it is watched and stopped; without one, ``grace`` is all that is chosen. ``during`` is awaited beside the run, with the built graph: to request a shutdown, say, or to advance the clock.
-    A run that takes longer than ``limit`` of real time is taken for hung and raises ``TimeoutError``.
+    ``policy`` says how it is watched and stopped; where it is only the ``grace`` that matters, that will do. ``during`` is
+    awaited beside the run, with the built graph: to request a shutdown, say, or to advance the clock. What it raises is
+    raised here. A run that takes longer than ``limit`` of real time is taken for hung and raises ``TimeoutError``. In both
+    cases the graph is brought down first, whoever else moves the clock: a failing test fails, it does not hang.
     """
+    if policy is not None and grace is not None:
+        raise ValueError("run_graph: expected a policy or a grace, got both: the policy has a grace of its own")
+    policy = policy or (SupervisionPolicy() if grace is None else SupervisionPolicy(grace=grace))
     built = graph.build(clock=clock, rng=rng or random.Random(0), dead_letters=dead_letters)
-    async with asyncio.timeout(limit.total_seconds()), asyncio.TaskGroup() as group:
-        running = group.create_task(built.run(policy or SupervisionPolicy(grace=grace), hooks=hooks))
-        if during is not None:
-            group.create_task(during(built))
+    running = asyncio.create_task(built.run(policy, hooks=hooks))
+    beside = asyncio.create_task(during(built)) if during is not None else running
+    try:
+        async with asyncio.timeout(limit.total_seconds()):
+            await asyncio.wait({running, beside}, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        if beside is not running:
+            beside.cancel()
+        await _bring_down(built, running, clock)
+        await asyncio.wait({running, beside})
+    if not beside.cancelled():
+        beside.result()
     return running.result()
+
+
+async def _bring_down(built: BuiltGraph, running: asyncio.Task[SupervisorEvent], clock: Clock | None) -> None:
+    """End the run if it has not: drain, abort, abandon, on a clock that nobody else may be moving any more."""
+    for _ in range(_MINUTES_TO_COME_DOWN):
+        if running.done():
+            return
+        built.request_shutdown("the test is over")
+        if isinstance(clock, ManualClock):
+            await clock.advance_when_idle(60.0)
+        else:
+            await asyncio.wait({running}, timeout=0.05)
+    running.cancel()

@@ -1,4 +1,4 @@
-"""One task waits, others wake it: the only primitive under channels, tokens and the supervisor's loop.
+"""Some wait, others wake them: the only primitive under channels, tokens and the supervisor's loop.
 
 The waiter re-checks its condition after every wake-up (``while not condition(): await wakeup.wait()``). All of this runs
 on one event loop, and between the check and the wait nothing is awaited, so no wake-up can be lost.
@@ -11,40 +11,37 @@ import logging
 from collections.abc import Callable
 
 from orchestrator_adapter.clock import Clock
-from orchestrator_adapter.errors import EdgeMisuse
 
 logger = logging.getLogger("orchestrator_adapter.wakeup")
 
 
 class Wakeup:
-    """Wakes the one task that waits here. A second waiter is a bug and is refused."""
+    """Wakes everybody who waits here: one task, as a rule; several, where an operator has one for each of its edges."""
 
-    __slots__ = ("_name", "_waiter")
+    __slots__ = ("_waiters",)
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._waiter: asyncio.Future[None] | None = None
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
 
     @property
     def awaited(self) -> bool:
         """Whether a task waits here now."""
-        return self._waiter is not None and not self._waiter.done()
+        return any(not waiter.done() for waiter in self._waiters)
 
     def wake(self) -> None:
-        """Wake the waiter, if there is one. Costs nothing otherwise."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        """Wake whoever waits. Costs nothing where nobody does."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def wait(self) -> None:
         """Suspend until ``wake``. Cancelled, it leaves nothing behind."""
-        if self._waiter is not None:
-            raise EdgeMisuse(f"{self._name}: one task already waits here; every end has exactly one user")
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
             await waiter
         finally:
-            self._waiter = None
+            self._waiters.remove(waiter)
 
     async def wait_until(self, deadline: float, clock: Clock) -> None:
         """As ``wait``, but also woken at ``deadline`` (monotonic seconds of ``clock``)."""

@@ -2,7 +2,7 @@
 
 On one event loop an operator that computes without awaiting freezes everyone, and nothing on the loop can say so. The
 loop beats; the watchdog, on a thread of its own, looks how long ago the last beat was, and past a threshold takes the loop
-thread's stack and the name of the task that is running. Knows nothing of graphs.
+thread's stack and the name of the operator on whose behalf it runs. Knows nothing of graphs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 
-from orchestrator_adapter.task import TASK_NAME_PREFIX
+from orchestrator_adapter.task import INSTANCE
 
 _BEATS_PER_THRESHOLD = 4  # so that a stall is noticed at most a quarter of the threshold late
 
@@ -26,8 +28,8 @@ class LoopStall:
     """The event loop stood still.
 
     Attributes:
-        operator: The asyncio task that was running: an operator's instance (``normalize #1``), or another's name; empty if
-            none was.
+        operator: The operator's instance (``normalize #1``) that was running, or that had started the task or scheduled
+            the callback which was; else that task's name; empty if none was.
         lag_s: How late the loop was when it was noticed; at the end of a stall, how long it lasted.
         stack: The loop thread's stack, innermost frame last.
     """
@@ -112,7 +114,22 @@ class LoopWatchdog:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
         name = running.get_name() if running is not None else ""
-        return LoopStall(name.removeprefix(TASK_NAME_PREFIX), lag_s, stack)
+        return LoopStall(_instance(frame) or name, lag_s, stack)
+
+
+def _instance(frame: FrameType | None) -> str:
+    """The operator's instance on whose behalf the loop runs what it runs; empty if for none.
+
+    asyncio runs every callback, a task's next step among them, by ``Handle._run`` in the context in which it was
+    scheduled. Other event loops (uvloop) have no such frame; there the task's own name has to do.
+    """
+    while frame is not None:
+        if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - watched by tests/orchestrator_adapter/test_watchdog.py
+            context: Context = frame.f_locals["self"]._context  # noqa: SLF001 - as above
+            instance = context.get(INSTANCE)
+            return "" if instance is None else str(instance)
+        frame = frame.f_back
+    return ""
 
 
 def is_new_stall(lag_s: float, threshold_s: float, beat: float, reported_beat: float | None) -> bool:

@@ -20,7 +20,7 @@ from orchestrator_adapter.errors import OrchestratorError
 from orchestrator_adapter.events import Restarted
 from orchestrator_adapter.ledger import OperatorAccount
 from orchestrator_adapter.metrics import LatencyHistogram
-from orchestrator_adapter.plan import Plan, Vertex
+from orchestrator_adapter.plan import Plan, Role, Vertex
 from orchestrator_adapter.progress import ProgressWatch
 from orchestrator_adapter.task import Task
 from orchestrator_adapter.task_exit import TaskExit
@@ -54,7 +54,8 @@ class Slot:
         restart_at: When the next instance is due, if one is.
         restarted: Why it is.
         abort_by: When an instance that was aborted for making no progress is a straggler, if there is one.
-        retired: It has ended for good.
+        leaving: It has ended for good, and its task delivers what it had handed over.
+        retired: It has ended for good, and all is settled.
     """
 
     vertex: Vertex
@@ -68,6 +69,7 @@ class Slot:
     restart_at: float | None = None
     restarted: Restarted | None = None
     abort_by: float | None = None
+    leaving: bool = False
     retired: bool = False
 
     @property
@@ -91,12 +93,14 @@ class Wiring:
 
 def wire(plan: Plan, services: GraphServices) -> Wiring:
     """Allocate every channel, then hand every end out exactly once. What is left over is a bug and raises."""
-    arrivals = {vertex.name: Wakeup(f"input of {vertex.name!r}") for vertex in plan.order}
-    departures = {vertex.name: Wakeup(f"output of {vertex.name!r}") for vertex in plan.order}
+    arrivals = {vertex.name: Wakeup() for vertex in plan.order}
+    departures = {vertex.name: Wakeup() for vertex in plan.order}
     lent = {vertex.name: _services(vertex, services) for vertex in plan.order}
     receivers: dict[str, list[Receiver[Any]]] = {vertex.name: [] for vertex in plan.order}
     senders: dict[str, list[Sender[Any]]] = {vertex.name: [] for vertex in plan.order}
     upstream: dict[str, list[str]] = {vertex.name: [] for vertex in plan.order}
+    joined: dict[str, list[Channel[Any]]] = {vertex.name: [] for vertex in plan.order if vertex.role is Role.FAN_IN}
+    split: dict[str, list[Channel[Any]]] = {vertex.name: [] for vertex in plan.order if vertex.role is Role.FAN_OUT}
     channels: dict[str, Channel[Any]] = {}
     every_sender: list[Sender[Any]] = []
     for edge in plan.edges:
@@ -104,8 +108,18 @@ def wire(plan: Plan, services: GraphServices) -> Wiring:
         channel: Channel[Any] = Channel(edge.id, edge.capacity)
         # Two edges between the same two routers have the same id; both must be seen.
         channels[edge.id if edge.id not in channels else f"{edge.id} ({len(channels)})"] = channel
+        if down in joined:
+            joined[down].append(channel)
+        if up in split:
+            split[up].append(channel)
         receivers[down].append(
-            Receiver(channel, lent[down].account, arrivals=arrivals[down], departures=departures[up])
+            Receiver(
+                channel,
+                lent[down].account,
+                arrivals=arrivals[down],
+                departures=departures[up],
+                siblings=joined.get(down, ()),
+            )
         )
         sender = Sender(
             channel,
@@ -114,7 +128,8 @@ def wire(plan: Plan, services: GraphServices) -> Wiring:
             arrivals=arrivals[down],
             departures=departures[up],
             clock=services.clock,
-            bury=partial(_bury_timed_out, up, lent[up]),
+            bury=partial(_bury_untaken, up, lent[up]),
+            siblings=split.get(up, ()),
         )
         senders[up].append(sender)
         every_sender.append(sender)
@@ -138,7 +153,7 @@ def wire(plan: Plan, services: GraphServices) -> Wiring:
             services=lent[name],
             inputs=tuple(receiver.channel for receiver in inputs),
             upstream=tuple(upstream[name]),
-            watch=ProgressWatch(timeout.total_seconds(), services.clock.monotonic()) if timeout is not None else None,
+            watch=ProgressWatch(timeout.total_seconds()) if timeout is not None else None,
         )
     if receivers or senders:
         raise OrchestratorError(f"ends left over after wiring: {sorted({*receivers, *senders})}")
@@ -159,8 +174,8 @@ def _services(vertex: Vertex, services: GraphServices) -> VertexServices:
     )
 
 
-def _bury_timed_out(operator: str, services: VertexServices, why: str, items: Sequence[Undeliverable[Any]]) -> None:
-    """What an edge's flow policy gave up on: too frequent for a decision's line each."""
+def _bury_untaken(operator: str, services: VertexServices, why: str, items: Sequence[Undeliverable[Any]]) -> None:
+    """What an edge's flow policy gave up on, or what is for a branch that is done: too frequent for a decision's line each."""
     services.log.note(str(DeadLetterKind.UNDELIVERED), why)
     services.account.dead_lettered += len(items)
     services.burial.keep(operator, items, DeadLetterKind.UNDELIVERED, why)

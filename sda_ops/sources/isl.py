@@ -118,7 +118,7 @@ class IslListener:
         self.inbox: list[tuple[int, Assembled]] = []
         self.connections: set[BeaconConnection] = set()
         self.refused = 0
-        self.wakeup = Wakeup("the ISL listener's inbox")
+        self.wakeup = Wakeup()
         self._feed = feed
         self._server: asyncio.Server | None = None
         self._socket = _listen(feed)

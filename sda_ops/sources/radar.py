@@ -64,7 +64,7 @@ def radar_source(feed: RadarFeed) -> Factory:
 
 
 def _woken_by_shutdown(ends: WiredEnds) -> Wakeup:
-    wakeup = Wakeup(f"socket of {ends.name!r}")
+    wakeup = Wakeup()
     ends.shutdown.on_set(wakeup.wake)
     return wakeup
 

@@ -248,7 +248,7 @@ class NoBooks(OperatorAccount):
     def declare(self, outcome: Outcome, count: int) -> None:
         pass
 
-    def acknowledge(self, count: int) -> None:
+    def acknowledge(self, count: int, *, still_leased: int = 0) -> None:
         pass
 
 

@@ -108,8 +108,10 @@ def capacity_is_ignored() -> Iterator[None]:
 def budget_is_endless() -> Iterator[None]:
     """Every restart is admitted, and charged."""
 
-    def broken(_: RestartPolicy, charged: tuple[float, ...], now: float) -> tuple[bool, tuple[float, ...]]:
-        return True, (*charged, now)
+    def broken(
+        _: RestartPolicy, charged: tuple[float, ...], now: float, *, begins_at: float
+    ) -> tuple[bool, tuple[float, ...]]:
+        return True, (*charged, begins_at)
 
     with patch.object(supervisor, "admit", broken):
         yield
@@ -119,10 +121,12 @@ def budget_is_endless() -> Iterator[None]:
 def budget_never_recovers() -> Iterator[None]:
     """Restarts older than the window go on counting."""
 
-    def broken(policy: RestartPolicy, charged: tuple[float, ...], now: float) -> tuple[bool, tuple[float, ...]]:
+    def broken(
+        policy: RestartPolicy, charged: tuple[float, ...], now: float, *, begins_at: float
+    ) -> tuple[bool, tuple[float, ...]]:
         if policy == RestartPolicy.never() or (policy.max_restarts and len(charged) >= policy.max_restarts):
             return False, charged
-        return True, (*charged, now)
+        return True, (*charged, begins_at)
 
     with patch.object(supervisor, "admit", broken):
         yield

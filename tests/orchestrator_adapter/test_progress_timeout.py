@@ -6,6 +6,8 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, WiredEnds, events, map_items, source_of
 from orchestrator_adapter.errors import Stalled
@@ -15,8 +17,9 @@ from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph
 
 
 def test_an_operator_with_input_that_acknowledges_nothing_stalls_after_its_timeout() -> None:
-    """Ten seconds without an acknowledgement are a stall, a moment less is not."""
-    watch = ProgressWatch(10.0, since=0.0)
+    """Ten seconds from the first look at which it had work, a moment less is no stall."""
+    watch = ProgressWatch(10.0)
+    assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_room=False)
     assert not watch.stalled(9.999, acknowledged=0, has_input=True, waits_for_room=False)
     assert watch.stalled(10.0, acknowledged=0, has_input=True, waits_for_room=False)
 
@@ -25,11 +28,37 @@ def test_an_operator_with_input_that_acknowledges_nothing_stalls_after_its_timeo
     ("acknowledged", "has_input", "waits_for_room"), [(1, True, False), (0, False, False), (0, True, True)]
 )
 def test_an_excuse_starts_the_time_over(acknowledged: int, has_input: bool, waits_for_room: bool) -> None:  # noqa: FBT001
-    """An acknowledgement, an empty input or a full output: each gives the whole timeout anew."""
-    watch = ProgressWatch(10.0, since=0.0)
+    """An acknowledgement, an empty input or a full output: each gives the whole timeout anew, from the look behind it."""
+    watch = ProgressWatch(10.0)
+    assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_room=False)
     assert not watch.stalled(9.0, acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room)
-    assert not watch.stalled(18.999, acknowledged=acknowledged, has_input=True, waits_for_room=False)
-    assert watch.stalled(19.0, acknowledged=acknowledged, has_input=True, waits_for_room=False)
+    assert not watch.stalled(11.5, acknowledged=acknowledged, has_input=True, waits_for_room=False)
+    assert not watch.stalled(21.499, acknowledged=acknowledged, has_input=True, waits_for_room=False)
+    assert watch.stalled(21.5, acknowledged=acknowledged, has_input=True, waits_for_room=False)
+
+
+@given(
+    timeout_s=st.integers(1, 20),
+    looks=st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans(), st.booleans()), max_size=60),
+)
+def test_only_what_had_work_at_every_look_for_the_whole_timeout_has_stalled(
+    timeout_s: int, looks: list[tuple[int, bool, bool, bool]]
+) -> None:
+    """Against a naive search back through every look: never early, whatever happened between two of them."""
+    watch, now, acknowledged = ProgressWatch(float(timeout_s)), 0, 0
+    history: list[tuple[int, bool]] = []
+    for gap, progressed, has_input, waits_for_room in looks:
+        now += gap
+        acknowledged += progressed
+        history.append((now, progressed or not has_input or waits_for_room))
+        idle_since = now
+        for at, excused in reversed(history):
+            if excused:
+                break
+            idle_since = at
+        expected = not history[-1][1] and now - idle_since >= timeout_s
+        told = watch.stalled(float(now), acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room)
+        assert told == expected
 
 
 async def hangs_at_first(ends: WiredEnds) -> None:

@@ -24,7 +24,7 @@ def admitted_at(policy: RestartPolicy, *times: float) -> list[bool]:
     charged: tuple[float, ...] = ()
     answers = []
     for now in times:
-        answer, charged = admit(policy, charged, now)
+        answer, charged = admit(policy, charged, now, begins_at=now)
         answers.append(answer)
     return answers
 
@@ -48,28 +48,36 @@ def test_never_admits_none_and_always_admits_all() -> None:
     """``never`` refuses the first; ``always`` admits a thousand and remembers none of them."""
     assert admitted_at(RestartPolicy.never(), 0) == [False]
     assert all(admitted_at(RestartPolicy.always(), *range(1_000)))
-    assert admit(RestartPolicy.always(), (), 1.0) == (True, ())
+    assert admit(RestartPolicy.always(), (), 1.0, begins_at=1.0) == (True, ())
 
 
 @given(
     max_restarts=st.integers(1, 6),
     window=st.integers(1, 20),
-    gaps=st.lists(st.integers(0, 15), max_size=40),
+    gaps=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=40),
 )
-def test_no_sliding_window_ever_holds_more_than_the_bound(max_restarts: int, window: int, gaps: list[int]) -> None:
-    """Against a naive count over all admitted restarts, every answer agrees and the remembered ones stay few."""
+def test_no_sliding_window_ever_holds_more_than_the_bound(
+    max_restarts: int, window: int, gaps: list[tuple[int, int]]
+) -> None:
+    """With any backoffs, no window holds more restarts or more failures than it may; and none is refused too early."""
     policy = RestartPolicy.bounded(max_restarts, timedelta(seconds=window))
     charged: tuple[float, ...] = ()
-    admitted: list[int] = []
+    failures: list[int] = []
+    began: list[int] = []
     now = 0
-    for gap in gaps:
-        now += gap
-        expected = sum(now - window < at <= now for at in admitted) < max_restarts
-        answer, charged = admit(policy, charged, float(now))
+    for uptime, backoff in gaps:
+        now += uptime
+        expected = sum(now - window < at for at in began) < max_restarts
+        answer, charged = admit(policy, charged, float(now), begins_at=float(now + backoff))
         assert answer == expected
-        if expected:
-            admitted.append(now)
         assert len(charged) <= max_restarts
+        if not expected:
+            continue
+        failures.append(now)
+        now += backoff
+        began.append(now)
+        for restarts in (failures, began):
+            assert sum(now - window < at <= now for at in restarts) <= max_restarts
 
 
 @pytest.mark.parametrize(("max_restarts", "window_s"), [(0, 60), (-1, 60), (5, 0), (5, -1)])

@@ -502,15 +502,20 @@ async def test_a_straggler_is_named_with_its_stack() -> None:
 
 
 async def test_a_request_before_the_run_takes_nothing_in_and_one_after_it_does_nothing() -> None:
-    """Asked to stop before it started, the graph starts and ends; asked after its end, no hook is told."""
+    """Asked to stop before it started, the graph starts and ends, with all its grace; asked after its end, nothing is told."""
     told: list[Any] = []
-    built = chain(live, CollectSink()).build()
+    clock = ManualClock()
+    built = chain(live, CollectSink()).build(clock=clock)
     built.request_shutdown("early")
-    event = await built.run(hooks=SupervisionHooks(on_shutdown=told.append))
+    clock.advance(3600)
+    event = await built.run(
+        SupervisionPolicy(grace=timedelta(seconds=60)), hooks=SupervisionHooks(on_shutdown=told.append)
+    )
     assert isinstance(event, events.ShutDown)
+    assert event.reason == "early"
     assert event.figures.ledger.ingested == 0
     built.request_shutdown("late")
-    assert told == []
+    assert told == [events.ShuttingDown(1, "early", 60.0)]
 
 
 async def test_cancelling_run_drains_leaves_no_task_and_is_passed_on() -> None:

@@ -34,7 +34,7 @@ class NaiveOperator:
         self.policy = policy
         self.is_source = is_source
         self.instance = 1
-        self.history: list[tuple[float, float, bool, bool]] = []  # time, uptime, charged, a pill was quarantined
+        self.history: list[tuple[float, float, bool, bool]] = []  # begun, uptime, charged, a pill was quarantined
 
     def free(self, *, pill: bool) -> bool:
         """A pill's quarantine is paid for by the restart just before it, if that was for no pill itself."""
@@ -131,7 +131,7 @@ class SupervisorAgainstOracle(RuleBasedStateMachine):
             assert restarted.backoff_s == 0
         else:
             assert 1 <= restarted.backoff_s <= min(20, 3 ** model.row(uptime_s))
-        model.history.append((self.now, uptime_s, not free, pills > 0))
+        model.history.append((self.now + restarted.backoff_s, uptime_s, not free, pills > 0))
         model.instance += 1
 
     @invariant()
