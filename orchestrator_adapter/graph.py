@@ -7,6 +7,7 @@ to ``runtime``, which wires and runs it.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class OperatorGraph:
         self.name = name
         self._vertices: list[Vertex] = []
         self._edges: list[Edge] = []
+        self._alike = Counter[str]()
 
     @property
     def vertices(self) -> tuple[Vertex, ...]:
@@ -149,7 +151,11 @@ class OperatorGraph:
         progress_timeout: timedelta | None = None,
         note: str = "",
     ) -> VertexId:
-        """A router with two or more inputs and one output. By default it merges them, each served in turn."""
+        """A router with two or more inputs and one output. By default it merges them, each served in turn.
+
+        One of your own tells its inputs apart by ``Receiver.edge``. If it holds items of several of them at once when it
+        fails, all of those are under suspicion, and an innocent one may be taken for a poison pill with the culprit.
+        """
         return self._add(
             name,
             Role.FAN_IN,
@@ -197,9 +203,13 @@ class OperatorGraph:
     ) -> str:
         """An edge that holds at most ``capacity`` items; returns its id, ``upstream -> downstream``.
 
-        ``policy`` is backpressure unless told otherwise; ``note`` says why this capacity.
+        A second edge between the same two routers is ``upstream -> downstream (2)``. ``policy`` is backpressure unless
+        told otherwise; ``note`` says why this capacity.
         """
         edge_id = f"{upstream.name} -> {downstream.name}"
+        self._alike[edge_id] += 1
+        if self._alike[edge_id] > 1:
+            edge_id += f" ({self._alike[edge_id]})"
         self._edges.append(Edge(edge_id, upstream, downstream, capacity, policy or FlowPolicy.backpressure(), note))
         return edge_id
 

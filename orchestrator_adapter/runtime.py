@@ -45,6 +45,7 @@ from orchestrator_adapter.wiring import GraphServices, Slot, wire
 
 _BLOCKING_THREADS = 4
 _REPR_LIMIT = 200  # characters of a leased item's repr in a panic event
+_BACKOFF_OF_GRACE = 0.1  # the longest backoff in a drain: several tries, and no spinning through the grace period
 _RUNNING, _DRAINING, _ABORTING, _ABANDONING = range(4)  # the phases of a shutdown, as the specification numbers them
 
 
@@ -359,7 +360,7 @@ class BuiltGraph:
                 slot.restarted = restarted
                 slot.restart_at = self.clock.monotonic() + restarted.backoff_s
                 if self._token.is_set:
-                    self._cut_backoff_short(slot)
+                    self._hasten(slot, self._policy.grace.total_seconds() * _BACKOFF_OF_GRACE)
             case supervisor.Exhausted(error):
                 self._log(
                     "budget_exhausted", operator=slot.name, instance=task.instance, cause=task_exit.describe(error)
@@ -483,14 +484,15 @@ class BuiltGraph:
         self._token.set(reason)
         for slot in self._slots.values():
             if slot.restart_at is not None:
-                self._cut_backoff_short(slot)
+                self._hasten(slot, 0.0)
 
-    def _cut_backoff_short(self, slot: Slot) -> None:
-        """Nobody waits out a backoff in a drain: a source is not started again, everybody else is at once."""
+    def _hasten(self, slot: Slot, at_most_s: float) -> None:
+        """Nobody waits out a backoff in a drain: a source is not started again, everybody else is soon."""
+        assert slot.restart_at is not None
         if slot.vertex.role is Role.SOURCE:
             self._let_go(slot)
         else:
-            slot.restart_at = self.clock.monotonic()
+            slot.restart_at = min(slot.restart_at, self.clock.monotonic() + at_most_s)
 
     def _next_phase(self, now: float) -> None:
         self._shutdown.phase += 1

@@ -106,8 +106,7 @@ def wire(plan: Plan, services: GraphServices) -> Wiring:
     for edge in plan.edges:
         up, down = edge.upstream.name, edge.downstream.name
         channel: Channel[Any] = Channel(edge.id, edge.capacity)
-        # Two edges between the same two routers have the same id; both must be seen.
-        channels[edge.id if edge.id not in channels else f"{edge.id} ({len(channels)})"] = channel
+        channels[edge.id] = channel
         if down in joined:
             joined[down].append(channel)
         if up in split:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator_adapter.schedules import only_new_garbage
+
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
@@ -13,4 +15,11 @@ def prefect_server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 - only where it is needed
 
     with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def _many_schedules() -> Iterator[None]:
+    """For modules that run schedule after schedule."""
+    with only_new_garbage():
         yield

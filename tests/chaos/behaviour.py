@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, assert_never
@@ -42,6 +42,8 @@ class World:
     entered: dict[str, list[Item]] = field(default_factory=lambda: defaultdict(list))
     written: dict[str, list[Item | Group]] = field(default_factory=lambda: defaultdict(list))
     excused: dict[str, set[Item]] = field(default_factory=lambda: defaultdict(set))  # held in a state, or leaked
+    again: dict[str, Counter[Item | Group]] = field(default_factory=lambda: defaultdict(Counter))
+    """What a sink has written without acknowledging it: it will come once more, or be buried."""
     leaked: set[str] = field(default_factory=set)  # operators that dropped an item without a word
     left: set[str] = field(default_factory=set)  # operators that returned early
     last: dict[str, Item | Group] = field(default_factory=dict)  # the last item each one looked at
@@ -58,8 +60,12 @@ def make(part: Part, world: World) -> Factory:
             return body.operator()
         case Role.SINK:
             return body.sink()
+        case Role.FAN_IN if part.kind == "gather":
+            return body.gather
         case Role.FAN_IN:
             return merge(max_batch=part.batch)
+        case Role.FAN_OUT if part.kind == "crew":
+            return body.crew
         case Role.FAN_OUT if part.kind == "broadcast":
             return broadcast(max_batch=part.batch)
         case Role.FAN_OUT:
@@ -141,9 +147,8 @@ class _Body:
         if not self.leaving:
             return False
         self.world.left.add(self.part.name)
-        if self.part.swallow:  # it may be taken for aborted, and then its return acknowledges nothing
-            for receiver in ends.receivers:
-                receiver.acknowledge()
+        for receiver in ends.receivers:  # of a batch, only what was acknowledged is done with
+            receiver.acknowledge()
         return True
 
     # Sources.
@@ -220,6 +225,10 @@ class _Body:
                 return self._commit_relay
             case "hasty relay":
                 return self._hasty_relay
+            case "late relay":
+                return self._late_relay
+            case "burst":
+                return self._burst
             case "blocking relay":
                 return self._blocking_relay
             case "group":
@@ -283,6 +292,23 @@ class _Body:
             if self.leave_if_told(ends):
                 return
 
+    async def _late_relay(self, ends: WiredEnds) -> None:
+        """Fails, if it does, when the item has left and is not acknowledged: it leaves again."""
+        async for item in ends.receiver:
+            await ends.sender.send(item)
+            await self.visit(item)
+            if self.leave_if_told(ends):
+                return
+
+    async def _burst(self, ends: WiredEnds) -> None:
+        """Makes two of one, and may fail in between."""
+        async for item in ends.receiver:
+            for output in self.part.outputs(item):
+                await ends.sender.send(output)
+                await self.visit(item)
+            if self.leave_if_told(ends):
+                return
+
     async def _blocking_relay(self, ends: WiredEnds) -> None:
         async for item in ends.receiver:
             await self.visit(item)
@@ -323,6 +349,35 @@ class _Body:
             if self.leave_if_told(ends):
                 return
 
+    # Routers by hand.
+
+    async def gather(self, ends: WiredEnds) -> None:
+        """A fan-in that takes one of each input before it passes any on: leases on all of them at once."""
+        while True:
+            taken = [item for receiver in ends.receivers for item in receiver.try_recv_many(1)]
+            if not taken:
+                if all(receiver.ended for receiver in ends.receivers):
+                    return
+                await ends.arrival()
+                continue
+            for item in taken:
+                await self.visit(item)
+            await ends.sender.send_many(taken)
+            for receiver in ends.receivers:
+                receiver.acknowledge()
+            if self.leave_if_told(ends):
+                return
+
+    async def crew(self, ends: WiredEnds) -> None:
+        """A fan-out with a task for each of its outputs."""
+        async for batch in ends.receiver.batches(self.part.batch):
+            await self.visit(batch[0])
+            async with asyncio.TaskGroup() as crew:
+                for sender in ends.senders:
+                    crew.create_task(sender.send_many(batch))
+            if self.leave_if_told(ends):
+                return
+
     # Sinks.
 
     def sink(self) -> Factory:
@@ -337,6 +392,8 @@ class _Body:
                 return self._leaving(for_each_batch(self._write_all_after_visits, max_batch=self.part.batch))
             case "durable":
                 return self._durable
+            case "hasty":
+                return self._hasty
             case kind:
                 raise AssertionError(kind)
 
@@ -371,6 +428,17 @@ class _Body:
         self._write_all(batch, look=False)
         if self.leaving:
             raise _Leave
+
+    async def _hasty(self, ends: WiredEnds) -> None:
+        """Writes, and fails, if it does, before it has said so: it writes again."""
+        again = self.world.again[self.part.name]
+        async for item in ends.receiver:
+            self.world.written[self.part.name].append(item)
+            again[item] += 1
+            await self.visit(item)
+            again[item] -= 1
+            if self.leave_if_told(ends):
+                return
 
     async def _durable(self, ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches(self.part.batch):

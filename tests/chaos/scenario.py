@@ -108,6 +108,8 @@ class Part:
                 return [item] if self.wanted(item) else []
             case "sift":
                 return [item] if self.verdict(item) is None else []
+            case "burst":
+                return [item._replace(parts=(*item.parts, part)) for part in range(2)]
             case "flat_map":
                 return [item._replace(parts=(*item.parts, part)) for part in range(self.chance(item, 4))]
             case _:
@@ -197,12 +199,16 @@ READY_MADE = frozenset({"map", "map_batches", "filter", "sift", "flat_map", "mer
 _INITIALS = {Role.SOURCE: "s", Role.OPERATOR: "o", Role.SINK: "k", Role.FAN_IN: "m", Role.FAN_OUT: "x"}
 _OPERATORS = (
     *("map", "map_batches", "filter", "sift", "flat_map"),
-    *("relay", "recv relay", "batch relay", "commit relay", "hasty relay", "blocking relay"),
+    *("relay", "recv relay", "batch relay", "commit relay", "hasty relay", "late relay", "blocking relay", "burst"),
 )
 _SOURCES = ("list", "stream", "emit", "paced")
-_SINKS = ("for_each", "for_each async", "for_each_batch", "for_each_batch async", "durable")
+_SINKS = ("for_each", "for_each async", "for_each_batch", "for_each_batch async", "durable", "hasty")
 _ASYNC = frozenset(
-    {*_OPERATORS[5:], "stream", "emit", "paced", "for_each async", "for_each_batch async", "leaky", "group"}
+    {
+        *_OPERATORS[5:],
+        *("stream", "emit", "paced", "for_each async", "for_each_batch async", "hasty", "leaky", "group"),
+        *("gather", "crew"),
+    }
 )
 _ERRORS = ("OperatorError", "OSError", "TimeoutError", "ConnectionResetError", "group", "declared")
 _PANICS = ("KeyError", "AssertionError", "mixed group", "StopIteration", "SystemExit")
@@ -271,11 +277,11 @@ def _shape(rng: random.Random) -> tuple[list[Part], list[tuple[str, str]]]:
             wires.append((upstream, ends[-1]))
         elif action == "fan-in" and len(ends) >= 2:
             joined = [ends.pop(rng.randrange(len(ends))) for _ in range(rng.randint(2, min(3, len(ends))))]
-            ends.append(add(Role.FAN_IN, "merge"))
+            ends.append(add(Role.FAN_IN, rng.choice(("merge", "merge", "gather"))))
             wires += [(end, ends[-1]) for end in joined]
         elif action == "fan-out" and room >= 2:
             upstream = ends.pop(rng.randrange(len(ends)))
-            name = add(Role.FAN_OUT, rng.choice(("broadcast", "partition")))
+            name = add(Role.FAN_OUT, rng.choice(("broadcast", "broadcast", "partition", "partition", "crew")))
             wires.append((upstream, name))
             ends += [name] * rng.randint(2, min(3, room))  # joined again later: a diamond
     for end in ends:

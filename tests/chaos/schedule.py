@@ -185,7 +185,7 @@ def _add(graph: OperatorGraph, part: Part, world: World) -> VertexId:
     }
     match part.role:
         case Role.OPERATOR:
-            expanding = part.kind in {"flat_map", "group"}
+            expanding = part.kind in {"flat_map", "group", "burst"}
             return graph.add_operator(
                 part.name, factory, expanding=expanding, dead_letter_limits=part.limits, **options
             )

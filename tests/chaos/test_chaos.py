@@ -4,12 +4,10 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from orchestrator_adapter.plan import Role
-from orchestrator_adapter.schedules import only_new_garbage
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.scenario import MAX_VERTICES, make_scenario
 from tests.chaos.schedule import run_seed
@@ -20,10 +18,7 @@ CHUNKS = 10
 ENOUGH_FOR_ANY_MUTANT = 1_500  # the best hidden one is found about once in 300 seeds
 
 
-@pytest.fixture(autouse=True)
-def _quick_collections() -> Iterator[None]:
-    with only_new_garbage():
-        yield
+pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

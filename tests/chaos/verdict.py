@@ -58,7 +58,8 @@ def _books(record: Record) -> Iterator[str]:
     if named != world.leaked:
         yield f"operators that lost items: {sorted(world.leaked)}; named: {sorted(named)}"
     loose = _loose(record)
-    written = sum(map(len, world.written.values()))
+    again = sum(counter.total() for counter in world.again.values())
+    written = sum(map(len, world.written.values())) - again
     if ledger.written != written and not loose:
         yield f"written by the ledger {ledger.written}, by the sinks {written}"
     entered = sum(map(len, world.entered.values()))
@@ -84,6 +85,7 @@ def _books(record: Record) -> Iterator[str]:
         yield from _letter(letter, record)
 
 
+_MULTIPLYING = {"broadcast", "crew", "partition", "flat_map", "burst", "group"}
 _MIDDLE = (Role.OPERATOR, Role.FAN_IN, Role.FAN_OUT)
 
 
@@ -107,7 +109,9 @@ def _letter(letter: DeadLetter, record: Record) -> Iterator[str]:
     if letter.kind is DeadLetterKind.POISON_PILL:
         if not letter.attempts == len(letter.history) == part.max_deliveries:
             yield f"{letter.payload} is a pill after {letter.history}, with max_deliveries={part.max_deliveries}"
-        if part.max_deliveries > 1 and letter.payload not in record.world.culprits[part.name]:
+        # What gathers holds one of each input: whoever is delivered with a culprit is under suspicion with it.
+        alone = part.max_deliveries > 1 and part.kind != "gather"
+        if alone and letter.payload not in record.world.culprits[part.name]:
             yield f"{letter.payload} is a pill of {part.name!r}, but it was never the one that failed"
 
 
@@ -196,10 +200,17 @@ def _sink(
         yield f"{part.name!r} has neither written nor buried {_some(missing)}"
     if foreign := written.keys() - copies.keys():
         yield f"{part.name!r} wrote what cannot have come: {_some(foreign)}"
-    if not repeated:
-        twice = {item for item in written if written[item] + gone[item] > copies[item]}
-        if twice:
-            yield f"nothing was repeated, but {part.name!r} has written or buried too often: {_some(twice)}"
+    again = Counter[Item]()
+    for entry, count in record.world.again[part.name].items():
+        for item in _members(entry):
+            again[item] += count
+    excess = Counter({item: written[item] + gone[item] - again[item] - copies[item] for item in written})
+    twice = {item for item, count in excess.items() if count > 0}
+    if twice and not repeated:
+        yield f"nothing was repeated, but {part.name!r} has written or buried too often: {_some(twice)}"
+    multiplied = any(part.kind in _MULTIPLYING for part in record.scenario.parts)
+    if not multiplied and sum(excess[item] for item in twice) > repeated:
+        yield f"{repeated} were repeated, but {part.name!r} has written or buried more than that again: {_some(twice)}"
 
 
 def _topological(record: Record) -> list[Part]:
@@ -307,9 +318,10 @@ def _budgets(record: Record) -> Iterator[str]:
         if not restarted.charged:
             continue
         charged = by_operator[restarted.operator]
-        charged.append(restarted.at_monotonic)
+        begun = restarted.at_monotonic + restarted.backoff_s
+        charged.append(begun)
         window_s = policy.window.total_seconds()
-        recent = [at for at in charged if restarted.at_monotonic - at < window_s]
+        recent = [at for at in charged if begun - at < window_s]
         if policy.kind is RestartKind.BOUNDED and len(recent) > policy.max_restarts:
             yield f"{restarted.operator!r}: {len(recent)} restarts within {policy.window}, against {policy}"
     panicked = {exited.operator: at for at, exited in record.exits if isinstance(exited.exit, task_exit.Panicked)}
@@ -348,9 +360,10 @@ def _time(record: Record) -> Iterator[str]:
     began, _ = record.phases[0]
     if record.ended_at > began + grace_s + 2 * patience_s + _SLACK_S:
         yield f"the shutdown began at {began:.3f} s and took until {record.ended_at:.3f} s"
-    further = [at for at in record.requests if at > began]
-    if further and record.ended_at > further[0] + 2 * patience_s + _SLACK_S:
-        yield f"a second request came at {further[0]:.3f} s, and the run took until {record.ended_at:.3f} s"
+    if len(record.requests) > 1:
+        second = max(record.requests[1], began)
+        if record.ended_at > second + 2 * patience_s + _SLACK_S:
+            yield f"a second request came at {second:.3f} s, and the run took until {record.ended_at:.3f} s"
     numbers = [phase.phase for _, phase in record.phases]
     if numbers != sorted({*numbers}):
         yield f"the shutdown's phases came as {numbers}"

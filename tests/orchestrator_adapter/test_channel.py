@@ -161,6 +161,20 @@ def test_statistics_are_a_frozen_picture() -> None:
     )
 
 
+def test_what_has_left_leaves_no_history_behind() -> None:
+    """A hundred items that failed and then went, acknowledged or buried, are forgotten: memory stays flat."""
+    channel: Channel[int] = Channel("up -> down", 8)
+    for number in range(100):
+        channel.push([number, -number])
+        channel.take(2)
+        channel.give_back("away", 9)
+        channel.take(1)
+        channel.acknowledge(1)
+        channel.take(1)
+        channel.withdraw(leased_only=True)
+    assert not channel._failures
+
+
 # Flow policies.
 
 

@@ -30,17 +30,18 @@ from orchestrator_adapter import (
     partition,
     source_of,
 )
-from orchestrator_adapter.schedules import Deadlock, LoopClock, only_new_garbage, run_every_schedule, run_schedule
+from orchestrator_adapter.schedules import Deadlock, LoopClock, run_every_schedule, run_schedule
 from orchestrator_adapter.testing import CollectSink, FailAt, chain
 from tests.chaos.mutants import lease_comes_back_reversed, lease_drops_an_item, room_wakes_nobody, the_end_wakes_nobody
 
+pytestmark = pytest.mark.usefixtures("_many_schedules")
+
 
 @pytest.fixture(autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """Each schedule collects garbage; the decisions that pytest would keep of thousands of them are not to be looked through."""
+def _no_decisions_kept() -> Iterator[None]:
+    """Of thousands of runs pytest would keep every line, with the frames of every traceback in it."""
     logging.disable(logging.CRITICAL)
-    with only_new_garbage():
-        yield
+    yield
     logging.disable(logging.NOTSET)
 
 

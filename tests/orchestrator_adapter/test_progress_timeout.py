@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from datetime import timedelta
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, WiredEnds, events, map_items, source_of
+from orchestrator_adapter.clock import sleep
 from orchestrator_adapter.errors import Stalled
 from orchestrator_adapter.plan import GraphError
 from orchestrator_adapter.progress import ProgressWatch
@@ -98,6 +101,60 @@ async def test_an_operator_that_hangs_is_aborted_restarted_and_nothing_is_lost()
     (restart,) = event.figures.restarts["hangs"].recent
     assert restart.cause == "Stalled: no progress for 10 s with input waiting"
     assert event.figures.ledger_holds
+
+
+async def test_an_item_that_takes_a_little_less_than_the_timeout_is_never_a_stall() -> None:
+    """At whatever moment it comes between two looks, eight seconds of work are within ten."""
+
+    async def eight_seconds(ends: WiredEnds) -> None:
+        async for item in ends.receiver:
+            await sleep(ends.clock, 8)
+            await ends.sender.send(item)
+
+    for tenths in range(30):
+        clock, sink = ManualClock(), CollectSink()
+
+        async def come_late(ends: WiredEnds, after_s: float = tenths / 10) -> None:
+            await sleep(ends.clock, after_s)
+            await ends.emit(["late"])
+
+        graph = OperatorGraph("late")
+        slow = graph.add_operator("slow", eight_seconds, progress_timeout=timedelta(seconds=10))
+        graph.connect(graph.add_source("source", come_late), slow, 8)
+        graph.connect(slow, graph.add_sink("sink", sink), 8)
+
+        async def let_time_pass(built: BuiltGraph, clock: ManualClock = clock) -> None:
+            while built.event is None:
+                await clock.advance_when_idle(0.5)
+
+        event = await run_graph(graph, clock=clock, during=let_time_pass)
+        assert not event.figures.restarts
+        assert sink.items == ["late"]
+
+
+async def test_a_restarted_instance_has_all_its_time_before_it(caplog: pytest.LogCaptureFixture) -> None:
+    """After a hang the next instance may take eight of its ten seconds; the hang is one line, with its stack."""
+    clock, sink = ManualClock(), CollectSink()
+
+    async def hangs_then_slow(ends: WiredEnds) -> None:
+        async for item in ends.receiver:
+            if ends.instance == 1:
+                await asyncio.Event().wait()
+            await sleep(ends.clock, 8)
+            await ends.sender.send(item)
+
+    async def let_time_pass(built: BuiltGraph) -> None:
+        while built.event is None:
+            await clock.advance_when_idle(1.0)
+
+    graph = graph_with(hangs_then_slow, sink)
+    with caplog.at_level(logging.DEBUG, "orchestrator_adapter"):
+        event = await run_graph(graph, clock=clock, during=let_time_pass)
+    assert event.figures.restarts["hangs"].total == 1
+    assert sink.items == [0, 1, 2, 3, 4]
+    (line,) = [line for record in caplog.records if (line := json.loads(record.getMessage()))["event"] == "stalled"]
+    assert (line["operator"], line["instance"]) == ("hangs", 1)
+    assert "hangs_then_slow" in line["stack"]
 
 
 async def test_an_operator_behind_a_full_edge_is_not_blamed_for_the_one_that_hangs() -> None:

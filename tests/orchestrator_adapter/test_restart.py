@@ -94,7 +94,7 @@ def test_the_defaults_are_those_of_the_specification() -> None:
     assert (str(STATEFUL_DEFAULT), str(SINK_DEFAULT)) == ("bounded(3, 60 s)", "never")
 
 
-@given(row=st.integers(1, 500), seed=st.integers(0, 99))
+@given(row=st.integers(1, 10_000), seed=st.integers(0, 99))
 def test_a_backoff_lies_between_its_initial_and_its_cap(row: int, seed: int) -> None:
     """Every delay is within [initial, min(cap, initial * 3**row)], for rows so long that the power overflows."""
     backoff = Backoff(timedelta(milliseconds=100), timedelta(seconds=5))

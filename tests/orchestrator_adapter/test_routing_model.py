@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 from zlib import crc32
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from orchestrator_adapter.testing import CollectSink
 SEEDS = st.integers(0, 2**32)
 CAPACITIES = st.integers(1, 9)
 BATCHES = st.integers(1, 9)
+
+pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 
 def run(seed: int, graph: OperatorGraph, hooks: SupervisionHooks | None = None) -> SupervisorEvent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
@@ -19,14 +19,10 @@ from orchestrator_adapter.events import SupervisionHooks
 from orchestrator_adapter.graph import OperatorGraph
 from orchestrator_adapter.operators import map_items, source_of
 from orchestrator_adapter.routers import merge, partition
-from orchestrator_adapter.schedules import LoopClock, only_new_garbage, run_schedule
+from orchestrator_adapter.schedules import LoopClock, run_schedule
 from orchestrator_adapter.testing import CollectSink
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _only_new_garbage() -> Iterator[None]:
-    with only_new_garbage():
-        yield
+pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 
 SEEDS = st.integers(0, 2**32)

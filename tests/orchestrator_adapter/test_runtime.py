@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
-import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -832,32 +830,3 @@ def _advancing(times: int) -> Any:
             await built.clock.advance_when_idle(1)
 
     return during
-
-
-# The end rule.
-
-
-async def test_the_graph_is_done_when_the_named_sinks_have_ended() -> None:
-    """A sink that has all it wants ends an endless graph: AllOk, the source stopped, what was under way accounted for."""
-    first: list[int] = []
-
-    async def first_three(ends: WiredEnds) -> None:
-        async for number in ends.receiver:
-            first.append(number)
-            if len(first) == 3:
-                return
-
-    graph = chain(source_of(itertools.count()), map_items(lambda number: number), first_three, capacity=4)
-    event = await graph.build(clock=ManualClock()).run(SupervisionPolicy(done_when=frozenset({"sink"})))
-    assert isinstance(event, events.AllOk)
-    assert first == [0, 1, 2]
-    assert event.figures.ledger.written == 3
-    assert event.figures.ledger.balanced
-    assert event.figures.undelivered == event.figures.ledger.dead_lettered > 0
-
-
-async def test_an_end_rule_that_names_no_sink_is_refused_before_anything_starts() -> None:
-    """A misspelt sink would make a graph that never ends."""
-    built = chain(source_of([1]), CollectSink()).build()
-    with pytest.raises(ValueError, match=re.escape("done_when: expected sinks of ['sink'], got ['snik']")):
-        await built.run(SupervisionPolicy(done_when=frozenset({"snik"})))

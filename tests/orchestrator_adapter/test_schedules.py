@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import gc
+import itertools
+import sys
+import warnings
 from datetime import timedelta
 
 import pytest
@@ -10,14 +13,18 @@ import pytest
 from orchestrator_adapter import events
 from orchestrator_adapter.errors import OperatorError
 from orchestrator_adapter.operators import map_items, source_of
-from orchestrator_adapter.schedules import Deadlock, LeftBehind, LoopClock, OutOfTime, only_new_garbage, run_schedule
+from orchestrator_adapter.schedules import (
+    Deadlock,
+    LeftBehind,
+    LoopClock,
+    OutOfTime,
+    only_new_garbage,
+    run_every_schedule,
+    run_schedule,
+)
 from orchestrator_adapter.testing import CollectSink, FailAt, chain
 
-
-@pytest.fixture(autouse=True)
-def _only_new_garbage() -> Iterator[None]:
-    with only_new_garbage():
-        yield
+pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 
 # What the module relies on of CPython's asyncio: if one of these fails on a new Python, its event loop has changed.
@@ -74,6 +81,122 @@ def test_virtual_hours_pass_without_waiting_and_timers_never_come_early() -> Non
         return clock.monotonic()
 
     assert run_schedule(0, scenario, limit=timedelta(days=60)) >= 3_600_000
+
+
+def test_a_loop_comes_late_now_and_then_under_a_seed() -> None:
+    """Of a thousand timers some are come to a little late: what is due at nearly one time is then due together."""
+
+    async def scenario() -> int:
+        loop, late = asyncio.get_running_loop(), 0
+        for _ in range(1_000):
+            before = loop.time()
+            await asyncio.sleep(1.0)
+            late += loop.time() - before > 1.0001
+        return late
+
+    assert 100 < run_schedule(0, scenario) < 500
+
+
+# Every schedule there is.
+
+
+def orders_of(count: int, *, departures: int | None = None) -> list[tuple[int, ...]]:
+    """The order in which so many callbacks ran, under each schedule."""
+    orders: list[tuple[int, ...]] = []
+
+    async def scenario() -> None:
+        ran: list[int] = []
+        done = asyncio.get_running_loop().create_future()
+
+        def note(number: int) -> None:
+            ran.append(number)
+            if len(ran) == count:
+                done.set_result(None)
+
+        for number in range(count):
+            asyncio.get_running_loop().call_soon(note, number)
+        await done
+        orders.append(tuple(ran))
+
+    assert run_every_schedule(scenario, departures=departures) == len(orders)
+    return orders
+
+
+def test_every_order_there_is_is_run_once() -> None:
+    """Four callbacks run in each of their 24 orders; without departures only in asyncio's own."""
+    assert sorted(orders_of(4)) == sorted(itertools.permutations(range(4)))
+    assert orders_of(4, departures=0) == [(0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("departures", [1, 2, 3])
+def test_departures_are_counted_as_turns_out_of_turn(departures: int) -> None:
+    """Against a naive count: an order departs as often as it takes another callback than the oldest that is left."""
+    reachable = set[tuple[int, ...]]()
+    for order in itertools.permutations(range(4)):
+        left, out_of_turn = list(range(4)), 0
+        for number in order:
+            out_of_turn += number != left[0]
+            left.remove(number)
+        if out_of_turn <= departures:
+            reachable.add(order)
+    assert {*orders_of(4, departures=departures)} == reachable
+
+
+async def racy() -> None:
+    """Right in asyncio's own order, and in no other."""
+    ran: list[int] = []
+    for number in range(3):
+        asyncio.get_running_loop().call_soon(ran.append, number)
+    await asyncio.sleep(1)
+    assert ran == [0, 1, 2]
+
+
+def test_the_schedule_that_failed_is_named_and_can_be_had_again() -> None:
+    """The note names the fewest departures with which it fails, and these give the failure again."""
+    with pytest.raises(AssertionError) as caught:
+        run_every_schedule(racy)
+    (note,) = caught.value.__notes__
+    assert note == "again, with: run_schedule({0: 1}, …)"
+    with pytest.raises(AssertionError):
+        run_schedule({0: 1}, racy)
+    run_schedule({}, racy)
+
+
+def test_more_schedules_than_were_bargained_for_are_not_cut_short_in_silence() -> None:
+    """Past the limit it raises, and says what to do."""
+    with pytest.raises(OutOfTime, match=r"^expected at most 5 schedules, and there are more; bound the departures$"):
+        run_every_schedule(racy_but_right, max_schedules=5)
+
+
+async def racy_but_right() -> None:
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(4)))
+
+
+def test_schedules_in_a_row_leave_nothing_behind() -> None:
+    """After a hundred runs there are as many objects as after ten: garbage in cycles is collected, not frozen away."""
+
+    class Marked:
+        pass
+
+    async def scenario() -> None:
+        first, second = Marked(), Marked()
+        first.other, second.other = second, first  # type: ignore[attr-defined]
+        sink = CollectSink()
+        await chain(source_of([first]), sink, capacity=1).build(clock=LoopClock()).run()
+
+    with only_new_garbage():
+        for seed in range(100):
+            run_schedule(seed, scenario)
+        left = sum(isinstance(thing, Marked) for thing in gc.get_objects())
+    assert left <= 2
+
+
+def test_what_it_changes_of_the_interpreter_it_puts_back() -> None:
+    """The hook for unraisable exceptions, the warnings' filters, and what is frozen, are as before."""
+    frozen, hook, filters = gc.get_freeze_count(), sys.unraisablehook, list(warnings.filters)
+    run_schedule(0, racy_but_right)
+    run_every_schedule(racy_but_right, departures=1)
+    assert (gc.get_freeze_count(), sys.unraisablehook, list(warnings.filters)) == (frozen, hook, filters)
 
 
 # What it finds.

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator_adapter.errors import DeadLetterLimitExceeded, OperatorError, ReaderGone
+from orchestrator_adapter.errors import DeadLetterLimitExceeded, OperatorError, ReaderDone, ReaderGone
 from orchestrator_adapter.restart import Backoff, RestartPolicy
 from orchestrator_adapter.supervisor import CloseOutputs, Decision, Escalate, Exhausted, Record, Restart, Supervisor
 from orchestrator_adapter.task_exit import Aborted, Errored, Ok, Panicked, TaskExit
@@ -102,6 +102,27 @@ def test_what_no_restart_can_mend_exhausts_at_once(error: OperatorError) -> None
     assert Desk(RestartPolicy.always()).decide(Errored(group)) == Exhausted(group)
 
 
+def test_an_operator_whose_readers_have_all_they_wanted_is_let_go() -> None:
+    """By the end rule nothing is wrong: recorded under any policy; among other errors it excuses none of them."""
+    done = ReaderDone("edge 'a -> b'")
+    assert Desk(RestartPolicy.never()).decide(Errored(done)) == Record()
+    assert Desk(RestartPolicy.never()).decide(Errored(ExceptionGroup("branches", [done, done]))) == Record()
+    mixed = ExceptionGroup("branches", [done, OSError("disk")])
+    assert Desk(RestartPolicy.always()).decide(Errored(mixed)) == Exhausted(mixed)
+
+
+def test_a_restart_counts_from_when_it_begins() -> None:
+    """With a backoff of 10 s, a restart decided at 0 s is in the window of a minute until 70 s."""
+    ten = Backoff(timedelta(seconds=10), timedelta(seconds=10))
+    one_a_minute = RestartPolicy.bounded(1, timedelta(seconds=60), backoff=ten)
+    desk = Desk(one_a_minute)
+    assert restarted(desk.decide(now=0.0)).restarted.backoff_s == 10.0
+    assert desk.decide(now=69.9) == Exhausted(FAILURE.error)
+    desk = Desk(one_a_minute)
+    desk.decide(now=0.0)
+    assert isinstance(desk.decide(now=70.0), Restart)
+
+
 # Poison pills.
 
 
@@ -153,8 +174,8 @@ def test_a_sink_that_fails_while_draining_still_exhausts_its_budget() -> None:
     assert Desk(RestartPolicy.never()).decide(draining=True) == Exhausted(FAILURE.error)
 
 
-def test_a_failure_during_the_drain_waits_its_backoff() -> None:
-    """A persistent failure does not spin through the grace period: it backs off as it would at any time."""
+def test_a_failure_during_the_drain_is_decided_with_its_backoff() -> None:
+    """A persistent failure is not to spin through the grace period: how long it really waits is the runtime's business."""
     desk = Desk(RestartPolicy.always(backoff=Backoff(timedelta(seconds=1), timedelta(seconds=9))))
     assert restarted(desk.decide(draining=True)).restarted.backoff_s >= 1.0
 

@@ -194,6 +194,36 @@ async def test_a_task_that_swallows_its_cancellation_stays_alive_and_its_stack_n
     assert task.stack() == ""
 
 
+async def test_the_stack_shows_the_tasks_it_has_started_wherever_they_are_in_the_loop() -> None:
+    """What hangs in a child, a grandchild or a task group is in the stack, under that task's name; a stranger is not."""
+    release = asyncio.Event()
+
+    async def stuck_grandchild() -> None:
+        await release.wait()
+
+    async def child() -> None:
+        await asyncio.gather(asyncio.create_task(stuck_grandchild(), name="grandchild"))
+
+    async def body() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child(), name="child")
+
+    async def stranger() -> None:
+        await release.wait()
+
+    task = task_of(body)
+    other = asyncio.create_task(stranger(), name="stranger")
+    task.start()
+    await settle()
+    stack = task.stack()
+    assert stack.index("in body") < stack.index("in its task 'child':\n") < stack.index("in its task 'grandchild':\n")
+    assert "in stuck_grandchild" in stack
+    assert "stranger" not in stack
+    release.set()
+    assert await task.join() == Ok()
+    await other
+
+
 async def test_cancelling_someone_who_joins_does_not_touch_the_task() -> None:
     """One joiner is cancelled; the task runs on, and the other joiner learns its exit."""
     release = asyncio.Event()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 import pytest
 
-from orchestrator_adapter import SupervisionPolicy, events, for_each, map_items, source_of
+from orchestrator_adapter import Factory, SupervisionPolicy, WiredEnds, events, for_each, map_items, source_of
 from orchestrator_adapter.testing import chain
 from orchestrator_adapter.watchdog import LoopStall, LoopWatchdog, is_new_stall
 
@@ -79,6 +81,115 @@ async def test_the_operator_that_holds_the_loop_is_named_in_the_log_and_counted(
     assert event.figures.max_loop_lag_s > 0.02
     assert json.loads(lines[0])["operator"] == "op-1 #1"
     assert "computes" in json.loads(lines[0])["stack"]
+
+
+def in_a_child(block: Callable[[], None]) -> Factory:
+    async def run(ends: WiredEnds) -> None:
+        async def child() -> None:
+            block()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+
+    return run
+
+
+def in_a_callback(block: Callable[[], None]) -> Factory:
+    async def run(ends: WiredEnds) -> None:
+        done = asyncio.get_running_loop().create_future()
+
+        def callback() -> None:
+            block()
+            done.set_result(None)
+
+        asyncio.get_running_loop().call_soon(callback)
+        await done
+
+    return run
+
+
+def in_an_async_iterable(block: Callable[[], None]) -> Factory:
+    async def items() -> AsyncIterator[int]:
+        block()
+        yield 1
+
+    return source_of(items())
+
+
+@pytest.mark.parametrize("make", [in_a_child, in_a_callback, in_an_async_iterable])
+async def test_the_operator_is_named_on_whose_behalf_the_loop_is_held(
+    make: Callable[[Callable[[], None]], Factory],
+) -> None:
+    """A task that it has started, a callback that it has scheduled, an iterable that it reads: the operator is named."""
+    told, stalls = threading.Event(), list[LoopStall]()
+
+    def tell(stall: LoopStall) -> None:
+        stalls.append(stall)
+        told.set()
+
+    watchdog = LoopWatchdog(tell, threshold=timedelta(milliseconds=20))
+    watchdog.start()
+    try:
+        event = await chain(make(lambda: block_until(told)), for_each(lambda _: None)).build().run()
+    finally:
+        watchdog.stop()
+    assert isinstance(event, events.AllOk)
+    assert stalls[0].operator == "source #1"
+    assert "block_until" in stalls[0].stack
+
+
+async def test_a_long_stall_is_told_once() -> None:
+    """However often the watchdog looks while the loop stands, it is one stall."""
+    looks = threading.Semaphore(0)
+
+    class Counting(LoopWatchdog):
+        @property
+        def lag_s(self) -> float:
+            if threading.get_ident() != self._loop_thread:
+                looks.release()
+            return super().lag_s
+
+    told: list[LoopStall] = []
+    watchdog = Counting(told.append, threshold=timedelta(milliseconds=20))
+    watchdog.start()
+    try:
+        for _ in range(16):
+            assert looks.acquire(timeout=30)
+    finally:
+        watchdog.stop()
+    assert watchdog.stalls == len(told) == 1
+
+
+async def test_a_stopped_watchdog_leaves_neither_a_timer_nor_a_thread() -> None:
+    """After ``stop`` nothing beats and nothing looks, and there is no lag to tell."""
+    watchdog = LoopWatchdog(lambda _: None, threshold=timedelta(milliseconds=20))
+    watchdog.start()
+    beat, thread = watchdog._beating, watchdog._thread
+    watchdog.stop()
+    assert beat is not None
+    assert beat.cancelled()
+    assert thread is not None
+    assert not thread.is_alive()
+    assert watchdog.lag_s == 0.0
+
+
+async def test_the_lag_is_what_comes_on_top_of_the_beats_period() -> None:
+    """A loop that beats on time has no lag, although its last beat is a period old."""
+    now = 100.0
+    watchdog = LoopWatchdog(lambda _: None, threshold=timedelta(seconds=4), monotonic=lambda: now)
+    watchdog.start()
+    try:
+        now = 101.0
+        assert watchdog.lag_s == 0.0
+        now = 103.5
+        assert watchdog.lag_s == 2.5
+    finally:
+        watchdog.stop()
+
+
+def test_it_watches_unless_told_otherwise_for_a_quarter_of_a_second() -> None:
+    """The specification's default threshold."""
+    assert SupervisionPolicy().loop_stall == timedelta(milliseconds=250)
 
 
 async def test_a_threshold_of_nothing_is_refused() -> None:
