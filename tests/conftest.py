@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from orchestrator_adapter.schedules import only_new_garbage
+
+# How long an example takes is the machine's business, which is shared: Hypothesis is not to judge by it.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
 from orchestrator_adapter.schedules import LoopClock, ScheduleFault, only_new_garbage, run_schedule
 from orchestrator_adapter.task import TASK_NAME_PREFIX
 from tests.chaos.behaviour import Declared, World, make
-from tests.chaos.mutants import MUTANTS
+from tests.chaos.mutants import MUTANTS, Mutant
 from tests.chaos.record import Record, Store
 from tests.chaos.scenario import Move, Part, Scenario, make_scenario
 from tests.chaos.verdict import judge
@@ -248,10 +248,23 @@ def _short(line: str) -> str:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.schedule", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos.schedule",
+        description="Run random graphs under random faults in random orders of events, and judge each run. A seed decides all "
+        "of it: one that fails fails again.",
+        epilog="One seed prints its graph, its faults, every decision with its time, and the verdict; several print only "
+        "those that failed, and a count. Exit code 0: every promise was kept; 1: one was broken. Example: "
+        "python -m tests.chaos.schedule 0 --count 100000",
+    )
     parser.add_argument("seed", type=int, help="the schedule to run, or the first of several")
     parser.add_argument("--count", type=int, default=1, help="how many seeds; of several only failures are printed")
-    parser.add_argument("--mutant", help="break the orchestrator on purpose, as tests/chaos/mutants.py says")
+    parser.add_argument(
+        "--mutant",
+        choices=sorted(MUTANTS),
+        metavar="NAME",
+        help="break the orchestrator on purpose: "
+        + "; ".join(f"{name}: {_about(MUTANTS[name])}" for name in sorted(MUTANTS)),
+    )
     arguments = parser.parse_args()
     failed, kinds, started = 0, dict[str, int](), time.perf_counter()
     with MUTANTS[arguments.mutant]() if arguments.mutant else nullcontext(), only_new_garbage():
@@ -269,6 +282,10 @@ def main() -> int:
         if failed:
             print("one of them again, with its trace: .venv/bin/python -m tests.chaos.schedule SEED")
     return 1 if failed else 0
+
+
+def _about(mutant: Mutant) -> str:
+    return (mutant.__doc__ or "").rstrip(".").replace("%", "%%")
 
 
 if __name__ == "__main__":

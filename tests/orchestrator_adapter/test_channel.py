@@ -290,5 +290,5 @@ class ChannelAgainstOracle(RuleBasedStateMachine):
         assert self.sent == self.acknowledged + self.dead + len(self.entries)
 
 
-ChannelAgainstOracle.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+ChannelAgainstOracle.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestChannelAgainstOracle = ChannelAgainstOracle.TestCase

@@ -15,6 +15,7 @@ from orchestrator_adapter.graph import OperatorGraph
 from orchestrator_adapter.ledger import Bookkeeping
 from orchestrator_adapter.plan import GraphError, Plan, ProblemKind, Role, VertexId
 from orchestrator_adapter.restart import RestartPolicy
+from orchestrator_adapter.schedules import LoopClock
 
 
 async def idle(ends: WiredEnds) -> None:
@@ -280,6 +281,23 @@ def test_max_deliveries_below_one_is_refused() -> None:
     assert problems_of(graph) == [
         "sink 'log': max_deliveries must be >= 1, got 0; an item must be delivered once at least"
     ]
+
+
+def test_an_item_is_delivered_twice_unless_told_otherwise() -> None:
+    """The default of the specification, for every kind of vertex that reads."""
+    graph = OperatorGraph()
+    graph.add_operator("operator", idle)
+    graph.add_sink("sink", idle)
+    graph.add_fan_in("fan-in")
+    graph.add_fan_out("fan-out")
+    assert [vertex.max_deliveries for vertex in graph.vertices] == [2, 2, 2, 2]
+
+
+def test_building_needs_no_running_loop_whatever_the_clock() -> None:
+    """Also a graph with progress timeouts, on a clock that is the running loop's, is built where no loop runs."""
+    graph = OperatorGraph()
+    graph.connect(source(graph), graph.add_sink("log", idle, progress_timeout=timedelta(seconds=1)), 1)
+    assert graph.build(clock=LoopClock()).event is None
 
 
 def test_all_problems_are_reported_together() -> None:

@@ -745,7 +745,7 @@ FAULTS: dict[str, Callable[[], Exception]] = {
 }
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     items=st.integers(0, 40),
     capacity=st.integers(1, 6),

@@ -158,4 +158,4 @@ class SupervisorAgainstOracle(RuleBasedStateMachine):
 
 
 TestSupervisorAgainstOracle = SupervisorAgainstOracle.TestCase
-TestSupervisorAgainstOracle.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSupervisorAgainstOracle.settings = settings(max_examples=150, stateful_step_count=40)
