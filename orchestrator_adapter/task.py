@@ -10,7 +10,7 @@ import gc
 import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
-from types import FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any
 
 from orchestrator_adapter.clock import Clock
@@ -141,17 +141,24 @@ def _context_of(task: asyncio.Task[Any]) -> Context | None:
     return next((referent for referent in gc.get_referents(task) if isinstance(referent, Context)), None)
 
 
+_SUSPENDABLE = (CoroutineType, AsyncGeneratorType)
+
+
 def _await_chain(awaited: object) -> list[traceback.FrameSummary]:
     """The frames of a suspended coroutine and of what it awaits, outermost first."""
     frames: list[traceback.FrameSummary] = []
-    while awaited is not None:
+    seen: set[int] = set()
+    while awaited is not None and id(awaited) not in seen:
+        seen.add(id(awaited))
         frame: FrameType | None = (
             getattr(awaited, "cr_frame", None)
             or getattr(awaited, "gi_frame", None)
             or getattr(awaited, "ag_frame", None)
         )
         if frame is None:
-            break
+            # A step of an async generator (``anext``) does not tell whose it is; the garbage collector knows.
+            awaited = next((what for what in gc.get_referents(awaited) if isinstance(what, _SUSPENDABLE)), None)
+            continue
         frames.extend(traceback.extract_stack(frame, limit=1))
         awaited = (
             getattr(awaited, "cr_await", None)
