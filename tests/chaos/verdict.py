@@ -228,7 +228,16 @@ def _some(items: set[Item]) -> str:
 
 
 def _order(record: Record) -> Iterator[str]:
-    """Where there is one way from a source to a sink, its items are written in their order (first time each)."""
+    """Where there is one way from a source to a sink, its items are written in their order (first time each).
+
+    Where items left twice, the first copy of one may have been buried or shed on its way, and the second comes later.
+    """
+    assert record.built.event is not None
+    ledger = record.built.event.figures.ledger
+    if ledger.repeated and ledger.shed:
+        return
+    buried = (item for letter in _dead(record) for item in _members(letter.payload) if ledger.repeated)
+    late = {(item.source, item.number) for item in buried}
     ways: dict[str, Counter[str]] = defaultdict(Counter)
     for part in _topological(record):
         if part.role is Role.SOURCE:
@@ -239,7 +248,7 @@ def _order(record: Record) -> Iterator[str]:
     for sink, entries in record.world.written.items():
         items = list(dict.fromkeys(item for entry in entries for item in _members(entry)))
         for source, count in ways[sink].items():
-            own = [item for item in items if item.source == source]
+            own = [item for item in items if item.source == source and (item.source, item.number) not in late]
             if count == 1 and own != sorted(own):
                 yield f"{sink!r} wrote the items of {source!r} out of order: {', '.join(map(str, own))}"
 
