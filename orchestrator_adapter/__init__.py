@@ -33,6 +33,7 @@ from orchestrator_adapter.errors import (
     EndOfStream,
     OperatorError,
     OrchestratorError,
+    ReaderDone,
     ReaderGone,
     Stalled,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "OperatorStatus",
     "OrchestratorError",
     "Plan",
+    "ReaderDone",
     "ReaderGone",
     "Receiver",
     "Reject",

@@ -84,10 +84,11 @@ def run_schedule(
 
     The same seed gives the same schedule, in every process, as long as the code that runs draws on no other chance (the
     order of a set of objects is one). Instead of a seed, the departures that ``run_every_schedule`` names give that
-    schedule again. Must not be called from inside a running loop. Raises what the coroutine raises; ``Deadlock``; ``OutOfTime``
-    past ``limit`` of virtual time or after ``max_callbacks``; ``LeftBehind`` for tasks that still run, exceptions that
-    were never retrieved, and coroutines that were never awaited. It collects garbage to find the last two: put many
-    schedules in one ``only_new_garbage()``.
+    schedule again. Must not be called from inside a running loop.
+
+    Raises what the coroutine raises; ``Deadlock``; ``OutOfTime`` past ``limit`` of virtual time or after
+    ``max_callbacks``; ``LeftBehind`` for tasks that still run, exceptions that were never retrieved, and coroutines that
+    were never awaited. It collects garbage to find the last two: put many schedules in one ``only_new_garbage()``.
     """
     order = _Seeded(random.Random(seed)) if isinstance(seed, int) else _Prescribed(seed)
     return _run(VirtualTimeLoop(order, limit=limit, max_callbacks=max_callbacks), make)
