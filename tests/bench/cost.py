@@ -221,7 +221,7 @@ def _letter(observation: Observation, reason: str) -> DeadLetter:
 
 
 class BareChannel(Channel[T]):
-    """A bounded queue: what is taken is gone. A cursor stays, because removing item by item would cost more."""
+    """A bounded queue: what is taken is gone, and nothing of it is remembered."""
 
     __slots__ = ()
 
