@@ -145,12 +145,9 @@ class Receiver(Generic[T]):
         """
         self._one_user.check()
         self.acknowledge()
-        channel = self._channel
-        while not channel.ready:
-            if channel.closed:
-                return []
-            await self._arrivals.wait()
-        return channel.take(max_items)
+        if self._channel.ready or await self._arrived():
+            return self._channel.take(max_items)
+        return []
 
     async def recv(self) -> T:
         """Take the next item; as ``recv_many`` otherwise. Raises ``EndOfStream`` at the end of the stream."""
@@ -158,6 +155,14 @@ class Receiver(Generic[T]):
         if not batch:
             raise EndOfStream(f"edge {self.edge!r} has ended")
         return batch[0]
+
+    async def _arrived(self) -> bool:
+        """Wait for an item; false at the end of the stream."""
+        while not self._channel.ready:
+            if self._channel.closed:
+                return False
+            await self._arrivals.wait()
+        return True
 
     def __aiter__(self) -> AsyncIterator[T]:
         """Every item, one at a time; asking for the next acknowledges the one before."""
@@ -253,6 +258,9 @@ class Sender(Generic[T]):
     def offer(self, items: Sequence[T]) -> None:
         """Hand ``items`` over, in order, without suspending. From now on they are the runtime's to deliver or bury."""
         self._one_user.check()
+        self._hand_over(items)
+
+    def _hand_over(self, items: Sequence[T]) -> None:
         self._account.emit(len(items))
         if self._outbox or self._channel.reader_gone:
             self._outbox.extend(items)  # the next flush moves it on, or says that the reader is gone
@@ -267,7 +275,11 @@ class Sender(Generic[T]):
 
         Cancelled, the item was either accepted or not, and nothing else happened. Raises ``ReaderGone``.
         """
-        await self.send_many((item,))
+        self._one_user.check()
+        if self._outbox or self._channel.reader_gone or not self._channel.room:
+            await self.send_many((item,))
+        else:
+            self._hand_over((item,))
 
     async def send_many(self, items: Sequence[T]) -> None:
         """Send ``items`` in order. Cancelled, the ones from the front that were accepted stay accepted.
@@ -275,9 +287,10 @@ class Sender(Generic[T]):
         On an edge with a deadline, what it gives up on is accepted, too: it is in the dead letters, or shed.
         """
         self._one_user.check()
-        await flush([self], self._departures, self._clock)
+        if self._outbox:
+            await flush([self], self._departures, self._clock)
         if self._policy.kind is FlowKind.SHED:
-            self.offer(items)
+            self._hand_over(items)
             await flush([self], self._departures, self._clock)
             return
         start = 0
@@ -288,7 +301,7 @@ class Sender(Generic[T]):
                 self._bury_unread(items[start:])
                 return
             if room := self._channel.room:
-                self.offer(items[start : start + room])
+                self._hand_over(items[start : start + room])
                 start += room
                 self._stuck_since = None
             elif (give_up_at := self._give_up_at()) is None:

@@ -337,9 +337,13 @@ async def test_items_of_a_writer_whose_reader_has_gone_are_undelivered_and_no_pi
         await ends.receiver.recv()
         raise KeyError("bug")
 
+    async def passes_on(ends: WiredEnds) -> None:
+        async for item in ends.receiver:
+            await ends.sender.send(item)
+
     letters = DeadLetterList()
     graph = OperatorGraph("dead end")
-    middle = graph.add_operator("middle", map_items(lambda item: item), max_deliveries=1)
+    middle = graph.add_operator("middle", passes_on, max_deliveries=1)
     graph.connect(graph.add_source("source", source_of(itertools.count(), batch=1)), middle, 1)
     graph.connect(middle, graph.add_sink("gone", gone), 1)
     event = await run_graph(graph, dead_letters=letters)
@@ -436,6 +440,31 @@ async def test_the_books_balance_although_a_straggler_has_passed_on_what_it_neve
     assert event.figures.ledger_holds
     assert (event.figures.ledger.repeated, event.figures.ledger.in_flight) == (1, 0)
     assert [straggler.operator for straggler in event.figures.stragglers] == ["op-1"]
+
+
+async def test_nobody_is_a_straggler_for_having_something_in_hand_for_one() -> None:
+    """A source that is aborted before a sink that will not stop is done at once: what it had in hand is buried."""
+    clock, released, letters = ManualClock(), asyncio.Event(), DeadLetterList()
+
+    async def stubborn(ends: WiredEnds) -> None:
+        await ends.receiver.recv()
+        await stubborn_until(ends, released)
+
+    async def stop(built: BuiltGraph) -> None:
+        await settle()
+        built.request_shutdown("asked")
+        built.request_shutdown("at once")
+        await settle()
+        state = {status.name: status.state for status in built.status().operators}
+        await let_pass(built, clock)
+        released.set()
+        assert state == {"source": "aborted", "sink": "running"}
+
+    graph = chain(source_of(range(10)), stubborn, capacity=2)
+    event = await run_graph(graph, clock=clock, during=stop, dead_letters=letters)
+    assert [straggler.operator for straggler in event.figures.stragglers] == ["sink"]
+    assert sorted(letter.payload for letter in letters.letters) == list(range(10))
+    assert event.figures.ledger_holds
 
 
 async def test_what_is_told_to_stop_is_not_told_again_for_making_no_progress() -> None:
