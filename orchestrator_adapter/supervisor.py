@@ -180,12 +180,16 @@ class Supervisor:
             return Record()
         if reader_gone or is_about(error, DeadLetterLimitExceeded):
             return Exhausted(error)
-        delay_s = self._delay_s(operator, uptime_s)
+        backoff, row, delay_s = operator.policy.backoff, 0, 0.0
+        if backoff is not None:
+            row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
+            delay_s = backoff.delay_s(row, self._rng)
         free = pill_removed and operator.pill_paid and operator.policy.kind is not RestartKind.NEVER
         if not free:
             admitted, operator.charged = admit(operator.policy, operator.charged, now, begins_at=now + delay_s)
             if not admitted:
                 return Exhausted(error)
+        operator.row = row
         # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. Of
         # several pills in one batch only the first had such a failure; the quarantine of each other one is charged.
         operator.pill_paid = not pill_removed
@@ -193,13 +197,6 @@ class Supervisor:
         operator.restarts += 1
         operator.recent.append(restarted)
         return Restart(restarted)
-
-    def _delay_s(self, operator: _Operator, uptime_s: float) -> float:
-        backoff = operator.policy.backoff
-        if backoff is None:
-            return 0.0
-        operator.row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
-        return backoff.delay_s(operator.row, self._rng)
 
 
 def is_about(error: BaseException, kind: type[BaseException]) -> bool:
