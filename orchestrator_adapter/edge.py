@@ -340,12 +340,6 @@ class Sender(Generic[T]):
         self._give_up(self.withdraw_outbox())
         return None
 
-    def push_what_fits(self) -> None:
-        """For the runtime: the writer has ended; move what still fits, whatever the policy."""
-        if self._outbox and not self._channel.reader_gone:
-            accepted = self._channel.push(self._outbox)
-            del self._outbox[:accepted]
-
     def close(self) -> None:
         """For the runtime: the writer has ended. The reader drains what is left and then sees the end of the stream."""
         self._channel.closed = True

@@ -446,7 +446,6 @@ class BuiltGraph:
         slot.restart_at = None
         self._turn_writers_away(slot)
         for sender in slot.ends.senders:
-            sender.push_what_fits()
             stuck = [Undeliverable(item, ()) for item in sender.withdraw_outbox()]
             slot.account.dead_lettered += len(stuck)
             self._burial.bury_undelivered(slot.name, stuck, _why_ended(slot))

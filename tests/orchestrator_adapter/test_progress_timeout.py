@@ -206,7 +206,7 @@ async def test_an_operator_that_hangs_and_will_not_stop_brings_the_graph_down_by
 async def test_a_straggler_that_stops_after_all_is_neither_restarted_nor_called_one() -> None:
     """The graph comes down for its sake already: its late end is recorded, its items are buried, and nothing spins."""
     clock, sink = ManualClock(), CollectSink()
-    let_go = asyncio.Event()
+    let_go, told_to_stop = asyncio.Event(), list[float]()
 
     async def slow_to_obey(ends: WiredEnds) -> None:
         await ends.receiver.recv()
@@ -214,10 +214,10 @@ async def test_a_straggler_that_stops_after_all_is_neither_restarted_nor_called_
             try:
                 await let_go.wait()
             except asyncio.CancelledError:
-                continue
+                told_to_stop.append(ends.clock.monotonic())
 
     async def let_time_pass(built: BuiltGraph) -> None:
-        for _ in range(20):  # seconds: the timeout, the patience, and some in which nothing may spin
+        for _ in range(40):  # seconds: the timeout, the patience, and some in which nothing may spin
             await clock.advance_when_idle(1.0)
         let_go.set()
         while built.event is None:
@@ -227,6 +227,7 @@ async def test_a_straggler_that_stops_after_all_is_neither_restarted_nor_called_
     event = await run_graph(graph, clock=clock, during=let_time_pass, grace=timedelta(minutes=1))
     assert isinstance(event, events.BudgetExhausted)
     assert isinstance(event.error, Stalled)
+    assert len(told_to_stop) == 1
     assert not event.figures.stragglers
     assert not event.figures.restarts
     assert event.figures.ledger_holds

@@ -120,6 +120,41 @@ def test_what_cannot_be_delivered_before_the_abort_is_buried() -> None:
         run_schedule(seed, scenario)
 
 
+async def test_a_reader_that_goes_meanwhile_does_not_end_the_delivery_to_another() -> None:
+    """A fan-out that has ended with items in hand for two readers: one of them panics, and the other gets all of its own."""
+
+    async def fails_at_once(ends: WiredEnds) -> None:
+        batch = await ends.receiver.recv_many()
+        for sender in ends.senders:
+            sender.offer(batch)
+        ends.receiver.acknowledge()
+        raise OSError("disk")
+
+    async def panics_later(ends: WiredEnds) -> None:
+        await ends.receiver.recv()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        raise KeyError("bug")
+
+    async def slow(ends: WiredEnds) -> None:
+        async for item in ends.receiver:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            written.append(item)
+
+    written, letters = list[int](), DeadLetterList()
+    graph = OperatorGraph("two readers")
+    split = graph.add_fan_out("split", fails_at_once, restart_policy=RestartPolicy.never())
+    graph.connect(graph.add_source("source", source_of(range(8))), split, 8)
+    graph.connect(split, graph.add_sink("slow", slow), 1)
+    graph.connect(split, graph.add_sink("panics", panics_later), 1)
+    event = await run_graph(graph, clock=ManualClock(), dead_letters=letters)
+    assert isinstance(event, events.BudgetExhausted)
+    assert written == list(range(8))
+    assert sorted(letter.payload for letter in letters.letters) == list(range(8))
+    assert event.figures.ledger_holds
+
+
 async def test_what_an_instance_offers_and_does_not_flush_is_delivered() -> None:
     """Ten items offered to an edge of one, and a return: they all arrive before the end of the stream does."""
 
