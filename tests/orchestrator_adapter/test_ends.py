@@ -492,14 +492,15 @@ async def test_timed_waits_up_to_its_deadline_and_then_dead_letters() -> None:
 async def test_a_wait_that_ends_in_time_leaves_no_timer_behind() -> None:
     """Items that got room in time leave nothing on the clock that could still fire."""
     bench = Bench(capacity=1, policy=FlowPolicy.timed(timedelta(hours=1)))
+    bench.ends.sender.channel.push("x")
     for number in range(10):
         sending = asyncio.create_task(bench.ends.sender.send(number))
         await settle(5)
+        assert not sending.done()
         bench.drain.try_recv_many()
         bench.drain.acknowledge()
         await sending
-    cancelled = [timer._callback is None for _, _, timer in bench.clock._timers]
-    assert all(cancelled)
+    assert [timer._callback for _, _, timer in bench.clock._timers] == [None] * 10
 
 
 async def test_timed_may_shed_instead() -> None:
