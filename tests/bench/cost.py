@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -327,23 +328,30 @@ def bench_pipeline(parts: Sequence[list[Observation]], rounds: int, folder: Path
     )
 
 
-def bench_chains(rounds: int, sizes: Sequence[int] = (5, 50, 500), items: int = 100_000) -> None:
-    """(c) what one item costs at one hop, in chains of map operators."""
+def bench_chains(rounds: int, sizes: Sequence[int] = (5, 50, 500), hops_in_all: int = 25_000_000) -> None:
+    """(c) what one item costs at one hop, in chains of map operators.
+
+    Every chain does the same work, counted in hops, so that what comes once in so much of it (a full garbage collection)
+    comes as often in each: a short chain takes more items than a long one.
+    """
 
     def identity(item: object) -> object:
         return item
 
+    pool = list(range(100_000))
+
     def chained(operators: int) -> Callable[[], float]:
         def run() -> float:
             hops = operators + 1
-            work = list(range(items))
+            items = hops_in_all // hops
+            work = islice(cycle(pool), items)
             graph = chain(source_of(work), *[map_items(identity)] * operators, counting_sink(), capacity=1_024)
             return _cost_s(graph.build()) / (items * hops) * 1e6
 
         return run
 
     figures = in_turn(rounds, {str(size): chained(size) for size in sizes})
-    print(f"(c) chains of map_items(identity), {items:,} items, {rounds} rounds")
+    print(f"(c) chains of map_items(identity), {hops_in_all:,} hops of items in each, {rounds} rounds")
     for name, costs in figures.items():
         print(
             f"  {name:>4} operators: {median(costs):.4f} us an item and hop,"
