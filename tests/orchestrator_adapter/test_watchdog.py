@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -30,27 +31,33 @@ def test_a_stall_is_told_once_and_only_beyond_the_threshold(
 
 async def test_a_loop_that_stands_still_is_noticed_from_outside_with_its_stack() -> None:
     """The stall is told while it lasts, by the watchdog's own thread, and the stack names the function that blocks."""
-    told = threading.Event()
-    stalls: list[LoopStall] = []
-
-    def tell(stall: LoopStall) -> None:
-        stalls.append(stall)
-        told.set()
-
-    watchdog = LoopWatchdog(tell, threshold=timedelta(milliseconds=20))
-    watchdog.start()
-    try:
+    with watched() as (told, stalls):
         block_until(told)
-    finally:
-        watchdog.stop()
-    assert watchdog.stalls == len(stalls) == 1
-    assert "block_until" in stalls[0].stack
+    assert len(stalls) == 1
     assert stalls[0].lag_s > 0.02
 
 
 def block_until(told: threading.Event) -> None:
     """Blocks the event loop, as a computation without an await would."""
     assert told.wait(30)
+
+
+@contextmanager
+def watched() -> Iterator[tuple[threading.Event, list[LoopStall]]]:
+    """What is told of ``block_until``, and when; a busy machine may hold up the loop elsewhere, which is not of interest."""
+    told, stalls = threading.Event(), list[LoopStall]()
+
+    def tell(stall: LoopStall) -> None:
+        if "block_until" in stall.stack:
+            stalls.append(stall)
+            told.set()
+
+    watchdog = LoopWatchdog(tell, threshold=timedelta(milliseconds=20))
+    watchdog.start()
+    try:
+        yield told, stalls
+    finally:
+        watchdog.stop()
 
 
 async def test_the_operator_that_holds_the_loop_is_named_in_the_log_and_counted() -> None:
@@ -60,7 +67,7 @@ async def test_the_operator_that_holds_the_loop_is_named_in_the_log_and_counted(
 
     class Listen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "loop_stall" in record.getMessage():
+            if "loop_stall" in record.getMessage() and "block_until" in record.getMessage():
                 lines.append(record.getMessage())
                 told.set()
 
@@ -77,10 +84,11 @@ async def test_the_operator_that_holds_the_loop_is_named_in_the_log_and_counted(
     finally:
         logging.getLogger("orchestrator_adapter.supervisor").removeHandler(handler)
     assert isinstance(event, events.AllOk)
-    assert event.figures.loop_stalls == 1
+    assert event.figures.loop_stalls >= 1
     assert event.figures.max_loop_lag_s > 0.02
-    assert json.loads(lines[0])["operator"] == "op-1 #1"
-    assert "computes" in json.loads(lines[0])["stack"]
+    (line,) = map(json.loads, lines)
+    assert line["operator"] == "op-1 #1"
+    assert "computes" in line["stack"]
 
 
 def in_a_child(block: Callable[[], None]) -> Factory:
@@ -121,21 +129,10 @@ async def test_the_operator_is_named_on_whose_behalf_the_loop_is_held(
     make: Callable[[Callable[[], None]], Factory],
 ) -> None:
     """A task that it has started, a callback that it has scheduled, an iterable that it reads: the operator is named."""
-    told, stalls = threading.Event(), list[LoopStall]()
-
-    def tell(stall: LoopStall) -> None:
-        stalls.append(stall)
-        told.set()
-
-    watchdog = LoopWatchdog(tell, threshold=timedelta(milliseconds=20))
-    watchdog.start()
-    try:
+    with watched() as (told, stalls):
         event = await chain(make(lambda: block_until(told)), for_each(lambda _: None)).build().run()
-    finally:
-        watchdog.stop()
     assert isinstance(event, events.AllOk)
-    assert stalls[0].operator == "source #1"
-    assert "block_until" in stalls[0].stack
+    assert [stall.operator for stall in stalls] == ["source #1"]
 
 
 async def test_a_long_stall_is_told_once() -> None:
@@ -157,7 +154,8 @@ async def test_a_long_stall_is_told_once() -> None:
             assert looks.acquire(timeout=30)
     finally:
         watchdog.stop()
-    assert watchdog.stalls == len(told) == 1
+    assert watchdog.stalls == len(told)
+    assert len([stall for stall in told if "test_a_long_stall_is_told_once" in stall.stack]) == 1
 
 
 async def test_a_stopped_watchdog_leaves_neither_a_timer_nor_a_thread() -> None:
