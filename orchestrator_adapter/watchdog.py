@@ -8,6 +8,7 @@ thread's stack and the name of the operator on whose behalf it runs. Knows nothi
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ from datetime import timedelta
 from types import FrameType
 
 from orchestrator_adapter.task import INSTANCE
+
+logger = logging.getLogger("orchestrator_adapter.watchdog")
 
 _BEATS_PER_THRESHOLD = 4  # so that a stall is noticed at most a quarter of the threshold late
 
@@ -107,7 +110,10 @@ class LoopWatchdog:
             if is_new_stall(lag_s, self._threshold_s, beat, self._reported_beat):
                 self._reported_beat = beat
                 self.stalls += 1
-                self._on_stall(self._culprit(lag_s))
+                try:
+                    self._on_stall(self._culprit(lag_s))
+                except Exception:  # the watchdog must outlive what it looks at, and whom it tells
+                    logger.exception("a stall of the event loop could not be told; the watchdog goes on")
 
     def _culprit(self, lag_s: float) -> LoopStall:
         running = asyncio.current_task(self._loop)
@@ -125,8 +131,9 @@ def _instance(frame: FrameType | None) -> str:
     """
     while frame is not None:
         if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - watched by tests/orchestrator_adapter/test_watchdog.py
-            context: Context = frame.f_locals["self"]._context  # noqa: SLF001 - as above
-            instance = context.get(INSTANCE)
+            # The loop's thread may run on meanwhile; at its end ``_run`` lets go of its handle.
+            context: Context | None = getattr(frame.f_locals.get("self"), "_context", None)
+            instance = context.get(INSTANCE) if context is not None else None
             return "" if instance is None else str(instance)
         frame = frame.f_back
     return ""

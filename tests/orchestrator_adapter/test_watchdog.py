@@ -9,12 +9,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType, SimpleNamespace
+from typing import cast
 
 import pytest
 
 from orchestrator_adapter import Factory, SupervisionPolicy, WiredEnds, events, for_each, map_items, source_of
 from orchestrator_adapter.testing import chain
-from orchestrator_adapter.watchdog import LoopStall, LoopWatchdog, is_new_stall
+from orchestrator_adapter.watchdog import LoopStall, LoopWatchdog, _instance, is_new_stall
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,36 @@ async def test_a_long_stall_is_told_once() -> None:
         watchdog.stop()
     assert watchdog.stalls == len(told)
     assert len([stall for stall in told if "test_a_long_stall_is_told_once" in stall.stack]) == 1
+
+
+async def test_a_listener_that_fails_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:
+    """What is told of a stall may raise: it is logged, and the next stall is told as well."""
+    told = [threading.Event(), threading.Event()]
+
+    def tell(stall: LoopStall) -> None:
+        if "block_until" in stall.stack:
+            (told[0] if not told[0].is_set() else told[1]).set()
+            raise OSError("nobody listens")
+
+    watchdog = LoopWatchdog(tell, threshold=timedelta(milliseconds=20))
+    watchdog.start()
+    try:
+        block_until(told[0])
+        while watchdog.lag_s > 0:  # noqa: ASYNC110 - a beat has no event to wait for
+            await asyncio.sleep(0)  # let it beat: the next is a stall of its own
+        block_until(told[1])
+    finally:
+        watchdog.stop()
+    logged = [record for record in caplog.records if record.name == "orchestrator_adapter.watchdog"]
+    assert len(logged) == 2
+    assert all("nobody listens" in (record.exc_text or "") for record in logged)
+
+
+def test_a_handle_that_has_just_finished_names_nobody() -> None:
+    """The loop runs on while the watchdog looks: a callback that is at its very end has let go of its handle."""
+    ending = SimpleNamespace(f_code=asyncio.Handle._run.__code__, f_locals={"self": None}, f_back=None)
+    assert _instance(cast("FrameType", ending)) == ""
+    assert _instance(None) == ""
 
 
 async def test_a_stopped_watchdog_leaves_neither_a_timer_nor_a_thread() -> None:
