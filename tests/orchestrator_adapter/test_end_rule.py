@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from orchestrator_adapter import (
     DeadLetterList,
     Factory,
     OperatorGraph,
+    ReaderGone,
     SupervisionPolicy,
     WiredEnds,
     broadcast,
@@ -23,7 +25,7 @@ from orchestrator_adapter import (
     source_of,
 )
 from orchestrator_adapter.schedules import LoopClock, run_every_schedule, run_schedule
-from orchestrator_adapter.testing import CollectSink, ManualClock, chain
+from orchestrator_adapter.testing import CollectSink, ManualClock, chain, settle
 
 pytestmark = pytest.mark.usefixtures("_many_schedules")
 
@@ -128,6 +130,43 @@ def test_a_branch_that_is_done_does_not_end_the_others(kind: str) -> None:
 
     for seed in range(200):
         run_schedule(seed, scenario)
+
+
+async def test_a_straggler_buries_nothing_once_the_run_has_ended() -> None:
+    """A fan-out that goes on after the end is turned away by a branch that was done: the report stands as it is."""
+    clock, released, letters = ManualClock(), asyncio.Event(), DeadLetterList()
+    refused: list[type[BaseException]] = []
+
+    async def stubborn(ends: WiredEnds) -> None:
+        for sender in ends.senders:
+            await sender.send(await ends.receiver.recv())
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+        try:
+            await ends.senders[0].send(99)
+        except ReaderGone as error:
+            refused.append(type(error))
+
+    graph = OperatorGraph("after the end")
+    split = graph.add_fan_out("split", stubborn)
+    graph.connect(graph.add_source("source", source_of(range(9), batch=1)), split, 2)
+    graph.connect(split, graph.add_sink("few", wanting(1, [])), 2)
+    graph.connect(split, graph.add_sink("many", CollectSink()), 2)
+    built = graph.build(clock=clock, dead_letters=letters)
+    running = asyncio.create_task(built.run(done_when("few", "many")))
+    await settle()
+    built.request_shutdown("asked")
+    built.request_shutdown("at once")
+    while not running.done():
+        await clock.advance_when_idle(1)
+    event = await running
+    assert [straggler.operator for straggler in event.figures.stragglers] == ["split"]
+    told = letters.total
+    released.set()
+    await settle()
+    assert refused == [ReaderGone]
+    assert letters.total == told == event.figures.ledger.dead_lettered
 
 
 async def test_a_sink_that_the_rule_does_not_name_may_not_leave() -> None:
