@@ -88,7 +88,14 @@ async def _run(scenario: Scenario) -> Record:
     if scenario.before_run:
         stop("before the run")
     policy = SupervisionPolicy(grace=scenario.grace, patience=scenario.patience, done_when=scenario.done_when)
-    running = asyncio.create_task(built.run(policy, hooks=_hooks(record)), name="run")
+
+    async def run() -> None:
+        try:
+            await built.run(policy, hooks=_hooks(record))
+        finally:  # in this very step: what a straggler does after the end is its own affair, it does it to the other world
+            record.world = deepcopy(world, {id(world.released): world.released, id(world.stop): world.stop})
+
+    running = asyncio.create_task(run(), name="run")
     others = [asyncio.create_task(_move(move, record, running), name=f"move {move}") for move in scenario.moves]
     others.append(asyncio.create_task(_audit(record, running), name="audit"))
     await asyncio.wait({running})
@@ -104,8 +111,7 @@ async def _run(scenario: Scenario) -> Record:
             record.problems.append("run() was cancelled, and nobody had cancelled it")
     elif running.exception() is not None:
         record.problems.append(f"run() raised {running.exception()!r}")
-    record.world = deepcopy(world, {id(world.released): world.released, id(world.stop): world.stop})
-    await _let_go(record)  # what a straggler does after the end is its own affair: it does it to the other world
+    await _let_go(record)
     return record
 
 
