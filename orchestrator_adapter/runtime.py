@@ -538,9 +538,8 @@ class BuiltGraph:
                 slot.account.lease_lost()
                 self._retire(slot)
         for channel in self._wiring.channels.values():
-            channel.reader_done = (
-                False  # the books are closed: a straggler that goes on is turned away, and buries nothing
-            )
+            # The books are closed: a straggler that goes on is turned away everywhere, and buries nothing.
+            channel.reader_done = False
         for slot in reversed(self._slots.values()):
             if slot.name in self._shutdown.stragglers:
                 # It may still use them, and closing under it could hang us with it (a disk that does not answer).

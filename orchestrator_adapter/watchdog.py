@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
-from orchestrator_adapter.task import INSTANCE
+from orchestrator_adapter.task import INSTANCE, TASK_NAME_PREFIX
 
 logger = logging.getLogger("orchestrator_adapter.watchdog")
 
@@ -120,7 +120,7 @@ class LoopWatchdog:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
         name = running.get_name() if running is not None else ""
-        return LoopStall(_instance(frame) or name, lag_s, stack)
+        return LoopStall(_instance(frame) or name.removeprefix(TASK_NAME_PREFIX), lag_s, stack)
 
 
 def _instance(frame: FrameType | None) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType, SimpleNamespace
 from typing import cast
+from unittest.mock import patch
 
 import pytest
 
@@ -181,6 +182,17 @@ async def test_a_listener_that_fails_does_not_end_the_watch(caplog: pytest.LogCa
     logged = [record for record in caplog.records if record.name == "orchestrator_adapter.watchdog"]
     assert len(logged) == 2
     assert all("nobody listens" in (record.exc_text or "") for record in logged)
+
+
+async def test_on_an_event_loop_of_another_make_the_task_itself_is_named() -> None:
+    """Where no frame tells on whose behalf the loop runs (uvloop), an operator's own task still names the operator."""
+
+    async def holds_the_loop(ends: WiredEnds) -> None:
+        block_until(told)
+
+    with patch("orchestrator_adapter.watchdog._instance", return_value=""), watched() as (told, stalls):
+        await chain(holds_the_loop, for_each(lambda _: None)).build().run(SupervisionPolicy(loop_stall=None))
+    assert [stall.operator for stall in stalls] == ["source #1"]
 
 
 def test_a_handle_that_has_just_finished_names_nobody() -> None:
