@@ -4,6 +4,7 @@ Layout, bottom to top; a module imports only from those above it in this list:
 
 - ``errors``, ``clock``, ``wakeup``, ``metrics``, ``ledger``: names, time, waiting, figures, books
 - ``channel``: one bounded edge with leases; ``dead_letter`` and ``jsonl``: where what cannot go on is kept
+- ``breaker``, ``retry``: a downstream that fails, and how to go on asking it
 - ``restart``, ``task_exit``, ``task``: one operator instance and how it may end
 - ``edge``, ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions
 - ``plan``, ``graph``: validate and declare; ``events``, ``supervisor``: exits in, decisions out
@@ -12,10 +13,11 @@ Layout, bottom to top; a module imports only from those above it in this list:
   tests
 
 ``Panicked`` is both a way for a task to exit and a way for a run to end, so the two unions live in modules of their own:
-``task_exit.Panicked`` and ``events.Panicked``.
+``task_exit.Panicked`` and ``events.Panicked``. So it is with what came of an attempt: ``retry.Ok``, ``retry.Discard``.
 """
 
-from orchestrator_adapter import events, task_exit
+from orchestrator_adapter import events, retry, task_exit
+from orchestrator_adapter.breaker import BreakerPolicy, BreakerState, BreakerStatistics, CircuitBreaker
 from orchestrator_adapter.channel import EdgeStatistics, FlowPolicy
 from orchestrator_adapter.clock import Clock, SystemClock
 from orchestrator_adapter.dead_letter import (
@@ -28,13 +30,18 @@ from orchestrator_adapter.dead_letter import (
 from orchestrator_adapter.edge import Receiver, Sender
 from orchestrator_adapter.ends import Factory, WiredEnds
 from orchestrator_adapter.errors import (
+    BreakerOpen,
     DeadLetterLimitExceeded,
     EdgeMisuse,
     EndOfStream,
     OperatorError,
     OrchestratorError,
+    PermanentFailure,
     ReaderDone,
     ReaderGone,
+    RetriesExhausted,
+    RetryCutShort,
+    RetryFailure,
     Stalled,
 )
 from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
@@ -56,6 +63,7 @@ from orchestrator_adapter.operators import (
 )
 from orchestrator_adapter.plan import GraphError, GraphProblem, Plan, Role, VertexId
 from orchestrator_adapter.restart import Backoff, RestartPolicy
+from orchestrator_adapter.retry import RetryBudget, RetryDisposition, RetryPolicy, with_retry
 from orchestrator_adapter.routers import broadcast, merge, partition
 from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
 from orchestrator_adapter.status import GraphStatus, OperatorStatus
@@ -65,8 +73,13 @@ from orchestrator_adapter.task_exit import TaskExit
 
 __all__ = [
     "Backoff",
+    "BreakerOpen",
+    "BreakerPolicy",
+    "BreakerState",
+    "BreakerStatistics",
     "BuiltGraph",
     "Bury",
+    "CircuitBreaker",
     "Clock",
     "DeadLetter",
     "DeadLetterKind",
@@ -90,12 +103,19 @@ __all__ = [
     "OperatorGraph",
     "OperatorStatus",
     "OrchestratorError",
+    "PermanentFailure",
     "Plan",
     "ReaderDone",
     "ReaderGone",
     "Receiver",
     "Reject",
     "RestartPolicy",
+    "RetriesExhausted",
+    "RetryBudget",
+    "RetryCutShort",
+    "RetryDisposition",
+    "RetryFailure",
+    "RetryPolicy",
     "Role",
     "Sender",
     "Stalled",
@@ -118,7 +138,9 @@ __all__ = [
     "map_items",
     "merge",
     "partition",
+    "retry",
     "sift",
     "source_of",
     "task_exit",
+    "with_retry",
 ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 from orchestrator_adapter.clock import Clock
+
+T = TypeVar("T")
 
 logger = logging.getLogger("orchestrator_adapter.supervisor")
 operator_logger = logging.getLogger("orchestrator_adapter.operator")
@@ -32,6 +37,16 @@ def log_decision(event: str, graph: str, **fields: object) -> None:
     logger.log(logging.ERROR if event in _ERRORS else logging.INFO, json.dumps(record, default=str))
 
 
+def tell(hook: Callable[[T], object] | None, record: T) -> None:
+    """Call ``hook`` with ``record``; whatever it raises is logged and goes no further."""
+    if hook is None:
+        return
+    try:
+        hook(record)
+    except (Exception, asyncio.CancelledError):  # a hook is foreign code
+        logger.exception("a hook failed; what it was told of goes on")
+
+
 class BoundedLog:
     """One operator's log of what its items cause: at most one line a second and kind, with the number left out."""
 
@@ -39,6 +54,7 @@ class BoundedLog:
         self._operator = operator
         self._clock = clock
         self._last: dict[str, tuple[float, int]] = {}
+        self._failing: dict[str, bool] = {}
 
     def note(self, kind: str, message: str) -> None:
         """Log it, unless one of its kind was logged within the last second; then count it."""
@@ -50,3 +66,11 @@ class BoundedLog:
         self._last[kind] = (now, 0)
         fields = {"event": "dead_letter", "operator": self._operator, "kind": kind, "message": message}
         operator_logger.warning(json.dumps(fields | {"not_logged_since_last": suppressed}))
+
+    def downstream(self, name: str, *, failing: bool, **fields: object) -> None:
+        """Log that a downstream has begun to fail, or answers again: one line for each change."""
+        if failing != self._failing.get(name, False):
+            self._failing[name] = failing
+            event = "downstream_failing" if failing else "downstream_answers"
+            line = json.dumps({"event": event, "operator": self._operator, "downstream": name, **fields})
+            operator_logger.log(logging.WARNING if failing else logging.INFO, line)

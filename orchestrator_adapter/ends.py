@@ -16,22 +16,34 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+from orchestrator_adapter.breaker import BreakerPolicy, Breakers, CircuitBreaker
 from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind
-from orchestrator_adapter.decision_log import BoundedLog
+from orchestrator_adapter.decision_log import BoundedLog, tell
 from orchestrator_adapter.edge import Receiver, Sender, flush
 from orchestrator_adapter.errors import EdgeMisuse, ReaderGone
 from orchestrator_adapter.ledger import OperatorAccount, Outcome
-from orchestrator_adapter.metrics import LatencyHistogram
+from orchestrator_adapter.metrics import LatencyHistogram, RateMeter
+from orchestrator_adapter.retry import (
+    Attempt,
+    AttemptOutcome,
+    Discard,
+    Ok,
+    RetryBudget,
+    RetryDisposition,
+    RetryPolicy,
+    with_retry,
+)
+from orchestrator_adapter.task_exit import describe
 from orchestrator_adapter.wakeup import ShutdownToken, Wakeup
 
 T = TypeVar("T")
@@ -41,7 +53,10 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class VertexServices:
-    """What the runtime lends one vertex for its whole life. Internal: operators see it through ``WiredEnds``."""
+    """What the runtime lends one vertex for its whole life. Internal: operators see it through ``WiredEnds``.
+
+    ``ingest_rate`` is a source's, from its first start on.
+    """
 
     clock: Clock
     rng: random.Random
@@ -49,11 +64,13 @@ class VertexServices:
     burial: Burial
     account: OperatorAccount
     executor: Callable[[], ThreadPoolExecutor]
+    breakers: Breakers
     gate: DeadLetterGate
     log: BoundedLog
     latency: LatencyHistogram
     counters: dict[str, int] = field(default_factory=dict)
     last_item_monotonic: float | None = None
+    ingest_rate: RateMeter | None = None
 
 
 class WiredEnds:
@@ -129,7 +146,10 @@ class WiredEnds:
         instance delivers them first, and if there is none they go to the dead letters.
         """
         if items:
-            self._services.last_item_monotonic = self.clock.monotonic()
+            services, now = self._services, self.clock.monotonic()
+            services.last_item_monotonic = now
+            if services.ingest_rate is not None:
+                services.ingest_rate.mark(len(items), now)
         self.sender.offer(items)
         await self.flush()
 
@@ -173,11 +193,11 @@ class WiredEnds:
 
     def duplicate(self, count: int = 1) -> None:
         """``count`` items repeat what has been passed on before."""
-        self._services.account.declare("duplicates", count)
+        self._declare("duplicates", count)
 
     def discard(self, count: int = 1) -> None:
         """``count`` items are of no interest here."""
-        self._services.account.declare("discarded", count)
+        self._declare("discarded", count)
 
     def reject(self, item: object, reason: str) -> None:
         """``item`` is unacceptable: booked as rejected, and kept in the dead letters as ``ValidationFailed``."""
@@ -207,8 +227,14 @@ class WiredEnds:
         services = self._services
         keep = services.burial.keep_or_raise if must_keep else services.burial.keep
         keep(self.name, [Undeliverable(item, ())], kind, message, attempts=attempts)
-        services.account.declare(outcome, 1)
+        self._declare(outcome, 1)
         services.log.note(str(kind), message)
+
+    def _declare(self, outcome: Outcome, count: int) -> None:
+        services = self._services
+        services.account.declare(outcome, count)
+        if services.ingest_rate is not None:  # what a source gives an outcome, it has taken in
+            services.ingest_rate.mark(count, self.clock.monotonic())
 
     def check_dead_letter_limits(self) -> None:
         """Raise ``DeadLetterLimitExceeded`` if this operator's share or run of dead letters is beyond its limits."""
@@ -219,7 +245,12 @@ class WiredEnds:
     # The world around.
 
     def count(self, name: str, by: int = 1) -> None:
-        """Count something of the operator's own (``kernel_drops``, ``connections``), for metrics and reports."""
+        """Count something of the operator's own, for metrics and reports, where it is ``operator_figure{operator,name}``.
+
+        Four names are known and have metrics of their own: ``decode_errors`` (of a source: frames that are none),
+        ``kernel_drops`` (of a source: what the kernel dropped before it could be read), ``bytes_written`` (of a sink) and
+        ``retry_attempts`` (counted by ``with_retry``). They only ever grow.
+        """
         counters = self._services.counters
         counters[name] = counters.get(name, 0) + by
 
@@ -249,6 +280,52 @@ class WiredEnds:
                 except Exception as error:  # noqa: BLE001 - the others must be closed too; the runtime reports it
                     problems.append(error)
         return problems
+
+    def breaker(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
+        """The graph's circuit breaker of that name, made at the first call: operators with the same downstream share it.
+
+        It outlives the instance, its changes are logged, and metrics and the report show it. Raises ``ValueError`` if it
+        was made with another policy.
+        """
+        return self._services.breakers.get(name, policy)
+
+    async def with_retry(
+        self,
+        policy: RetryPolicy,
+        op: Callable[[], Awaitable[RetryDisposition[T]]],
+        *,
+        breaker: CircuitBreaker | None = None,
+        budget: RetryBudget | None = None,
+        on_attempt: Callable[[Attempt], object] | None = None,
+    ) -> Ok[T] | Discard:
+        """As ``retry.with_retry``, on the graph's clock and random source, until its shutdown.
+
+        Counts ``retry_attempts``: attempts that were made after the first. When the downstream begins to fail, and when it
+        answers again, that is one line in the log.
+        """
+        downstream = breaker.name if breaker is not None else self.name
+        self.count("retry_attempts", 0)
+
+        def told(attempt: Attempt) -> None:
+            if attempt.number > 1 and attempt.outcome is not AttemptOutcome.REFUSED:
+                self.count("retry_attempts")
+            log, number = self._services.log, attempt.number
+            if attempt.error is None:
+                log.downstream(downstream, failing=False, attempt=number)
+            else:
+                log.downstream(downstream, failing=True, attempt=number, error=describe(attempt.error))
+            tell(on_attempt, attempt)
+
+        return await with_retry(
+            policy,
+            op,
+            breaker=breaker,
+            budget=budget,
+            clock=self.clock,
+            rng=self.rng,
+            shutdown=self.shutdown,
+            on_attempt=told,
+        )
 
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking ``function`` in the graph's bounded thread pool, so that the event loop stays free.

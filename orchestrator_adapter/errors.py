@@ -5,6 +5,13 @@ Knows nothing of channels, tasks or graphs: it only names what can go wrong with
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+GiveUpReason: TypeAlias = Literal["attempts", "deadline", "budget"]
+"""Why no further attempt was made: there had been as many as allowed, there was no time left, or no token."""
+
 
 class OrchestratorError(Exception):
     """Base of every error defined here."""
@@ -24,6 +31,84 @@ class Stalled(OperatorError):
 
 class DeadLetterLimitExceeded(OperatorError):
     """Too many of an operator's items became dead letters: the deployment is at fault, not the items."""
+
+
+class BreakerOpen(OperatorError):
+    """The downstream's doing: its circuit breaker refuses calls.
+
+    Attributes:
+        breaker: Which one.
+        ask_again_in: When a permit may be had.
+    """
+
+    def __init__(self, message: str, *, breaker: str, ask_again_in: timedelta) -> None:
+        super().__init__(message)
+        self.breaker = breaker
+        self.ask_again_in = ask_again_in
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What ``with_retry`` had done when it gave up.
+
+    Attributes:
+        attempts: How often it was really tried.
+        refused: How often a circuit breaker let nothing be sent; not among the attempts.
+        elapsed_s: Seconds since it began.
+    """
+
+    attempts: int
+    refused: int
+    elapsed_s: float
+
+    def __str__(self) -> str:
+        plural = "" if self.attempts == 1 else "s"
+        refused = f" and {self.refused} refused" if self.refused else ""
+        return f"after {self.attempts} attempt{plural}{refused} in {self.elapsed_s:.3g} s"
+
+
+class RetryFailure(OperatorError):
+    """The downstream's doing: what was tried has not worked. The last error is the cause (``__cause__``).
+
+    Attributes:
+        tried: What was done.
+    """
+
+    def __init__(self, message: str, tried: Tried) -> None:
+        super().__init__(f"{message} ({tried})")
+        self.tried = tried
+
+    @property
+    def attempts(self) -> int:
+        """How often it was really tried."""
+        return self.tried.attempts
+
+
+class PermanentFailure(RetryFailure):
+    """Another attempt would not mend it."""
+
+
+class RetriesExhausted(RetryFailure):
+    """It might pass, and it was given up all the same.
+
+    Attributes:
+        reason: Why: ``attempts``, ``deadline`` or ``budget``.
+    """
+
+    def __init__(self, message: str, tried: Tried, *, reason: GiveUpReason) -> None:
+        super().__init__(f"no {_SPENT[reason]} left: {message}", tried)
+        self.reason = reason
+
+
+_SPENT: dict[GiveUpReason, str] = {
+    "attempts": "attempts",
+    "deadline": "time",
+    "budget": "token in the retry budget",
+}
+
+
+class RetryCutShort(RetryFailure):
+    """Nobody's fault: the graph is shutting down, and nobody waits for another attempt."""
 
 
 class ReaderGone(OperatorError):

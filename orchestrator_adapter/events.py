@@ -5,17 +5,14 @@ Frozen values only; ``supervisor`` decides them and ``runtime`` fills them in.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
-from orchestrator_adapter.decision_log import logger
+from orchestrator_adapter.breaker import BreakerStatistics
 from orchestrator_adapter.ledger import LedgerSnapshot, LedgerViolation
 from orchestrator_adapter.metrics import LatencySummary
 from orchestrator_adapter.task_exit import TaskExit
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,7 @@ class RunFigures:
         problems: What went wrong while closing resources, in words.
         latency: Ingest to acknowledgement by the sinks that measured it.
         counters: Per operator, the figures of its own that it counted.
+        breakers: By name, every circuit breaker as it was at the end.
         elapsed_s: Seconds from the first spawn to the end.
         loop_stalls: How often the event loop stood still for longer than the watchdog's threshold.
         max_loop_lag_s: The longest that it did.
@@ -75,6 +73,7 @@ class RunFigures:
     problems: tuple[str, ...]
     latency: LatencySummary | None
     counters: Mapping[str, Mapping[str, int]]
+    breakers: Mapping[str, BreakerStatistics]
     elapsed_s: float
     loop_stalls: int = 0
     max_loop_lag_s: float = 0.0
@@ -177,13 +176,3 @@ class SupervisionHooks:
     on_restart: Callable[[Restarted], object] | None = None
     on_escalate: Callable[[Escalated], object] | None = None
     on_shutdown: Callable[[ShuttingDown], object] | None = None
-
-
-def tell(hook: Callable[[T], object] | None, record: T) -> None:
-    """Call ``hook`` with ``record``; whatever it raises is logged and goes no further."""
-    if hook is None:
-        return
-    try:
-        hook(record)
-    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a hook is foreign code
-        logger.exception("a supervision hook failed; the run goes on")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator_adapter import events
+from orchestrator_adapter.breaker import BreakerStatistics
 from orchestrator_adapter.events import SupervisorEvent
 
 REPORT_VERSION = 1
@@ -90,7 +91,18 @@ def report(event: SupervisorEvent) -> dict[str, Any]:
         "loop_stalls": figures.loop_stalls,
         "max_loop_lag_s": figures.max_loop_lag_s,
         "counters": {operator: dict(counters) for operator, counters in figures.counters.items()},
+        "breakers": {name: _breaker(breaker) for name, breaker in figures.breakers.items()},
         "exit_code": int(exit_code(event)),
+    }
+
+
+def _breaker(breaker: BreakerStatistics) -> dict[str, Any]:
+    return {
+        "state": breaker.state.name.lower(),
+        "forced": breaker.forced,
+        "opened": breaker.opened,
+        "open_s": breaker.open_s,
+        "refusals": breaker.refusals,
     }
 
 

@@ -15,11 +15,12 @@ from datetime import timedelta
 from typing import assert_never
 
 from orchestrator_adapter import events, supervisor, task_exit
+from orchestrator_adapter.breaker import Breakers
 from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock, SystemClock
 from orchestrator_adapter.dead_letter import DeadLetterKind, DeadLetterList, DeadLetterStore
-from orchestrator_adapter.decision_log import log_decision
+from orchestrator_adapter.decision_log import log_decision, tell
 from orchestrator_adapter.errors import DuplicateRun, ReaderGone, Stalled
 from orchestrator_adapter.events import (
     Escalated,
@@ -30,7 +31,6 @@ from orchestrator_adapter.events import (
     Straggler,
     SupervisionHooks,
     SupervisorEvent,
-    tell,
 )
 from orchestrator_adapter.ledger import Bookkeeping, LedgerSnapshot, OperatorAccount, snapshot
 from orchestrator_adapter.metrics import LatencyHistogram
@@ -117,7 +117,8 @@ class BuiltGraph:
         self._executor: ThreadPoolExecutor | None = None
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
-        services = GraphServices(self.clock, rng, self._token, self._burial, self._thread_pool)
+        self._breakers = Breakers(plan.name, self.clock)
+        services = GraphServices(self.clock, rng, self._token, self._burial, self._thread_pool, self._breakers)
         self._wiring = wire(plan, services)
         self._slots = self._wiring.slots
         for slot in self._slots.values():
@@ -185,6 +186,7 @@ class BuiltGraph:
             edges={edge: channel.statistics() for edge, channel in self._wiring.channels.items()},
             ledger=self.ledger(),
             latency=self._latency().summary(),
+            breakers=self._breakers.statistics(),
             restarts=sum(history.total for history in self._supervisor.restarts.values()),
             loop_lag_s=self._watchdog.lag_s if self._watchdog is not None else 0.0,
             loop_stalls=self._watchdog.stalls if self._watchdog is not None else 0,
@@ -579,6 +581,7 @@ class BuiltGraph:
             problems=(*self._burial.problems, *self._problems),
             latency=self._latency().summary(),
             counters={slot.name: dict(slot.services.counters) for slot in slots if slot.services.counters},
+            breakers=self._breakers.statistics(),
             elapsed_s=self.clock.monotonic() - self._started_at,
             loop_stalls=watchdog.stalls if watchdog is not None else 0,
             max_loop_lag_s=watchdog.max_lag_s if watchdog is not None else 0.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator_adapter.breaker import BreakerStatistics
 from orchestrator_adapter.channel import EdgeStatistics
 from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.ledger import LedgerSnapshot
@@ -52,6 +53,7 @@ class GraphStatus:
         edges: By edge id.
         ledger: As it stands.
         latency: Ingest to acknowledgement by the sinks that measure it.
+        breakers: By name.
         restarts: Of all operators together.
         loop_lag_s: How late the event loop is, seconds; 0 where no watchdog runs.
         loop_stalls: How often it stood still for longer than the watchdog's threshold.
@@ -61,6 +63,7 @@ class GraphStatus:
     edges: Mapping[str, EdgeStatistics]
     ledger: LedgerSnapshot
     latency: LatencySummary | None
+    breakers: Mapping[str, BreakerStatistics]
     restarts: int
     loop_lag_s: float
     loop_stalls: int

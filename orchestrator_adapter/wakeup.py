@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from orchestrator_adapter.clock import Clock
 
@@ -31,8 +32,7 @@ class Wakeup:
     def wake(self) -> None:
         """Wake whoever waits. Costs nothing where nobody does."""
         for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _resolve(waiter)
 
     async def wait(self) -> None:
         """Suspend until ``wake``. Cancelled, it leaves nothing behind."""
@@ -75,8 +75,7 @@ class ShutdownToken:
             return
         self.reason = reason
         for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _resolve(waiter)
         for callback in self._callbacks:
             try:
                 callback()
@@ -92,11 +91,32 @@ class ShutdownToken:
 
     async def wait(self) -> None:
         """Suspend until the token is set. Cancel-safe."""
-        if self.is_set:
-            return
+        if not self.is_set:
+            await self._wait(self._waiter())
+
+    async def wait_at_most(self, delay_s: float, clock: Clock) -> bool:
+        """Suspend until the token is set, but for ``delay_s`` seconds of ``clock``'s time at most. Whether it is set."""
+        if not self.is_set:
+            waiter = self._waiter()
+            timer = clock.call_later(delay_s, partial(_resolve, waiter))
+            try:
+                await self._wait(waiter)
+            finally:
+                timer.cancel()
+        return self.is_set
+
+    def _waiter(self) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
+        return waiter
+
+    async def _wait(self, waiter: asyncio.Future[None]) -> None:
         try:
             await waiter
         finally:
             self._waiters.pop(waiter, None)
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from orchestrator_adapter.breaker import Breakers
 from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Channel, Undeliverable
 from orchestrator_adapter.clock import Clock
@@ -36,6 +37,7 @@ class GraphServices:
     shutdown: ShutdownToken
     burial: Burial
     executor: Callable[[], ThreadPoolExecutor]
+    breakers: Breakers
 
 
 @dataclass(slots=True)
@@ -167,6 +169,7 @@ def _services(vertex: Vertex, services: GraphServices) -> VertexServices:
         burial=services.burial,
         account=OperatorAccount(vertex.name, vertex.bookkeeping),
         executor=services.executor,
+        breakers=services.breakers,
         gate=DeadLetterGate(vertex.dead_letter_limits),
         log=BoundedLog(vertex.name, services.clock),
         latency=LatencyHistogram(),

@@ -5,32 +5,40 @@ restart neither skips nor repeats one. After news it asks again for the watermar
 of it: an archive that cuts a page between two observations of the same instant loses nothing. Only when that brings
 nothing new does a long poll wait, and then for what is beyond the watermark.
 
-A poll that fails is an ``OperatorError``: when to come back is the supervisor's business, with the jittered backoff of the
-source's restart policy, so that a fleet of pollers does not come back at the same instant.
+A poll that fails in a way that may pass (the archive is down, slow, overloaded) is tried again by ``with_retry``, behind a
+circuit breaker and for as long as it takes: an outage of the partner costs no restart, and a fleet of pollers does not come
+back in the same instant. What will not pass by itself (a wrong address, a certificate, an answer that is no page) raises
+``PermanentFailure``: then it is for the supervisor, and perhaps for a person.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 from uuid import UUID
 
 import httpx
 
-from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, WiredEnds
-from orchestrator_adapter.clock import sleep
+from orchestrator_adapter import BreakerPolicy, DeadLetterKind, Factory, RetryCutShort, RetryPolicy, WiredEnds
+from orchestrator_adapter.http_exchange import DEFAULT_MAX_BODY_BYTES, exchange
+from orchestrator_adapter.retry import Ok, RetryDisposition
 from sda_ops.ids import observation_id
 from sda_ops.records import Observation
 from sda_ops.wire import optical
 from sda_ops.wire.malformed import MalformedFrame
 
+_Page: TypeAlias = tuple[list[Observation], list[MalformedFrame]]
+
 _REMEMBERED_MALFORMED = 1_024  # bad entries, or as many as are in one page
 _REMEMBERED_AHEAD = 65_536  # observations, or as many as are in one page: five minutes of clock error at 200 a second
 
-
-class ArchiveUnavailable(OperatorError):
-    """The archive could not be reached, refused, or answered with something that is no page."""
+AS_LONG_AS_IT_TAKES = RetryPolicy(timedelta(milliseconds=200), timedelta(seconds=15), max_attempts=None)
+SHORT_MEMORY = BreakerPolicy(window=timedelta(seconds=15), cooldown=timedelta(seconds=15), min_calls=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +46,16 @@ class OpticalFeed:
     """How one archive is polled.
 
     Attributes:
-        url: Where the pages are, e.g. ``http://archive.example/observations``.
+        url: Where the pages are, e.g. ``https://archive.example/observations``. Certificates are verified.
         poll_interval: Between the end of one poll and the next; in long-poll mode, only after an empty answer.
         long_poll: How long the archive may hold a request until there is something; zero for fixed-interval polls.
-        timeout: For connecting, and for each read; a long poll's wait comes on top.
+        timeout: For the whole of an answer, from connecting to its last byte; a long poll's wait comes on top.
         lookback: How far before the start the first poll reaches.
-        max_body_bytes: A larger page is refused unread.
+        max_body_bytes: A larger page is refused, and not read any further.
+        retry: When a poll that failed is tried again. Its attempts are limited by ``timeout`` unless it says otherwise.
+        breaker: When the archive is left alone. A poller asks several times a second while all is well and seldom once it
+            backs off, so the window is short: successes from before the outage must not outvote its failures.
+        ca_file: Certificates (PEM) to trust instead of the system's, for an archive with a certificate authority of its own.
     """
 
     url: str
@@ -51,7 +63,10 @@ class OpticalFeed:
     long_poll: timedelta = timedelta(0)
     timeout: timedelta = timedelta(seconds=5)
     lookback: timedelta = timedelta(0)
-    max_body_bytes: int = 16 * 1024 * 1024
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    retry: RetryPolicy = AS_LONG_AS_IT_TAKES
+    breaker: BreakerPolicy = SHORT_MEMORY
+    ca_file: Path | None = None
 
 
 @dataclass(slots=True)
@@ -115,57 +130,71 @@ class Watermark:
 
 
 def optical_source(feed: OpticalFeed) -> Factory:
-    """A source for one archive, in fixed-interval or long-poll mode."""
+    """A source for one archive, in fixed-interval or long-poll mode. Its circuit breaker has the operator's name."""
 
     async def run(ends: WiredEnds) -> None:
         start_ns = ends.clock.now_ns() - feed.lookback // timedelta(microseconds=1) * 1_000
         watermark = ends.keep("watermark", lambda: Watermark(start_ns))
-        timeout = httpx.Timeout(feed.timeout.total_seconds(), read=(feed.timeout + feed.long_poll).total_seconds())
-        async with httpx.AsyncClient(timeout=timeout) as client:
+        breaker = ends.breaker(ends.name, feed.breaker)
+        async with _client(feed) as client:
             while not ends.shutdown.is_set:
                 waiting = watermark.settled and bool(feed.long_poll)
-                body = await ends.unless_shutdown(_fetch(client, feed, watermark.timestamp_ns, waiting=waiting))
-                if body is None:
+                poll = partial(_poll, client, feed, watermark, ends, waiting=waiting)
+                try:
+                    page = await ends.unless_shutdown(
+                        ends.with_retry(_limited(feed, waiting=waiting), poll, breaker=breaker)
+                    )
+                except RetryCutShort:
                     return
+                if not isinstance(page, Ok):
+                    return  # the shutdown came first; a poll is never discarded
                 ends.count("polls")
-                watermark.settled = not await _pass_on(body, watermark, ends)
+                watermark.settled = not await _pass_on(page.value, watermark, ends)
                 if not feed.long_poll or (waiting and watermark.settled):
-                    await ends.unless_shutdown(sleep(ends.clock, feed.poll_interval.total_seconds()))
+                    await ends.shutdown.wait_at_most(feed.poll_interval.total_seconds(), ends.clock)
 
     return run
 
 
-async def _pass_on(body: bytes, watermark: Watermark, ends: WiredEnds) -> int:
-    """Decode a page and pass on what is new in it; returns how much that was."""
-    now_ns = ends.clock.now_ns()
-    try:
-        observations, malformed = optical.decode_page(body, ingest_timestamp=now_ns)
-    except MalformedFrame as whole:
-        watermark.bury_fresh([whole], DeadLetterKind.SCHEMA_MISMATCH, ends)
-        raise ArchiveUnavailable(f"the archive answered with something that is no page: {whole.reason}") from whole
-    watermark.bury_fresh(malformed, DeadLetterKind.DESERIALIZATION, ends)
-    fresh = watermark.fresh(observations)
-    watermark.advance(observations, now_ns=now_ns)
-    await ends.emit(fresh)  # takes them over before it waits for anything
-    return len(fresh)
+def _client(feed: OpticalFeed) -> httpx.AsyncClient:
+    trusted = ssl.create_default_context(cafile=feed.ca_file) if feed.ca_file is not None else True
+    return httpx.AsyncClient(verify=trusted, timeout=(feed.timeout + feed.long_poll).total_seconds())
 
 
-async def _fetch(client: httpx.AsyncClient, feed: OpticalFeed, watermark_ns: int, *, waiting: bool) -> bytes:
-    """One page as bytes. Raises ``ArchiveUnavailable`` for everything that is not a page in time."""
-    params = {"since": watermark_ns if waiting else watermark_ns - 1}
+def _limited(feed: OpticalFeed, *, waiting: bool) -> RetryPolicy:
+    if feed.retry.attempt_timeout is not None:
+        return feed.retry
+    return replace(feed.retry, attempt_timeout=feed.timeout + feed.long_poll if waiting else feed.timeout)
+
+
+async def _poll(
+    client: httpx.AsyncClient, feed: OpticalFeed, watermark: Watermark, ends: WiredEnds, *, waiting: bool
+) -> RetryDisposition[_Page]:
+    params = {"since": watermark.timestamp_ns if waiting else watermark.timestamp_ns - 1}
     if waiting:
         params["wait_ms"] = feed.long_poll // timedelta(milliseconds=1)
+    return await exchange(
+        client,
+        client.build_request("GET", feed.url, params=params),
+        decode=partial(_decode, watermark, ends),
+        now_ns=ends.clock.now_ns,
+        max_body_bytes=feed.max_body_bytes,
+    )
+
+
+def _decode(watermark: Watermark, ends: WiredEnds, body: bytes) -> _Page:
     try:
-        async with client.stream("GET", feed.url, params=params) as response:
-            if response.status_code != httpx.codes.OK:
-                raise ArchiveUnavailable(f"GET {response.url} answered {response.status_code} {response.reason_phrase}")
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > feed.max_body_bytes:
-                    raise ArchiveUnavailable(
-                        f"GET {response.url} answered with more than the {feed.max_body_bytes} bytes allowed"
-                    )
-            return bytes(body)
-    except httpx.HTTPError as error:
-        raise ArchiveUnavailable(f"GET {feed.url} failed: {type(error).__name__}: {error}") from error
+        return optical.decode_page(body, ingest_timestamp=ends.clock.now_ns())
+    except MalformedFrame as whole:
+        watermark.bury_fresh([whole], DeadLetterKind.SCHEMA_MISMATCH, ends)
+        raise
+
+
+async def _pass_on(page: _Page, watermark: Watermark, ends: WiredEnds) -> int:
+    """Pass on what is new in a page; returns how much that was."""
+    observations, malformed = page
+    watermark.bury_fresh(malformed, DeadLetterKind.DESERIALIZATION, ends)
+    fresh = watermark.fresh(observations)
+    watermark.advance(observations, now_ns=ends.clock.now_ns())
+    await ends.emit(fresh)  # takes them over before it waits for anything
+    return len(fresh)

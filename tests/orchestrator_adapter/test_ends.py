@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator_adapter.breaker import Breakers
 from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Channel, FlowPolicy, Undeliverable
 from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterLimits, DeadLetterList
@@ -79,6 +80,7 @@ class Bench:
             burial=Burial("graph", self.letters, self.clock),
             account=self.account,
             executor=self._executor,
+            breakers=Breakers("graph", self.clock),
             gate=DeadLetterGate(limits),
             log=BoundedLog("op", self.clock),
             latency=LatencyHistogram(),

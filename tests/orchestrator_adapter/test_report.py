@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator_adapter import OperatorError, WiredEnds, events, map_items, source_of, task_exit
+from orchestrator_adapter.breaker import BreakerState, BreakerStatistics
 from orchestrator_adapter.events import Restarted, RestartHistory, RunFigures, Straggler, SupervisorEvent
 from orchestrator_adapter.ledger import LEDGER_TERMS, LedgerSnapshot, LedgerViolation
 from orchestrator_adapter.metrics import LatencySummary
@@ -17,6 +18,9 @@ from orchestrator_adapter.report import ExitCode, cause, exit_code, report, writ
 from orchestrator_adapter.testing import CollectSink, FailAt, chain, run_graph
 
 BALANCED = LedgerSnapshot(10, 0, 0, 7, 1, 1, 0, 0, 0, 1, 0)
+OPEN = BreakerStatistics(
+    "archive", BreakerState.OPEN, forced=False, calls=5, failures=4, refusals=12, opened=2, open_s=31.5
+)
 FIGURES = RunFigures(
     restarts={"poll": RestartHistory(2, (Restarted("poll", 2, "OSError", 1.0, charged=True, backoff_s=0.0),))},
     exits={"poll": task_exit.Ok(), "log": task_exit.Aborted("SIGTERM")},
@@ -27,6 +31,7 @@ FIGURES = RunFigures(
     problems=("closing what 'log' kept: OSError",),
     latency=LatencySummary(7, 1.5, 2.5, 3.5),
     counters={"poll": {"polls": 3}},
+    breakers={"archive": OPEN},
     elapsed_s=3.5,
 )
 STUCK = replace(FIGURES, stragglers=(Straggler("log", 1, "here"),))
@@ -124,6 +129,9 @@ def test_the_report_has_exactly_these_fields() -> None:
         "loop_stalls": 0,
         "max_loop_lag_s": 0.0,
         "counters": {"poll": {"polls": 3}},
+        "breakers": {
+            "archive": {"state": "open", "forced": False, "opened": 2, "open_s": 31.5, "refusals": 12},
+        },
         "exit_code": 5,
     }
     assert list(told["ledger"]) == list(LEDGER_TERMS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +13,17 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from orchestrator_adapter import Backoff, BuiltGraph, DeadLetterKind, DeadLetterList, RestartPolicy, events, task_exit
+from orchestrator_adapter import (
+    BreakerPolicy,
+    BreakerState,
+    BuiltGraph,
+    DeadLetterKind,
+    DeadLetterList,
+    RestartPolicy,
+    RetryPolicy,
+    events,
+    task_exit,
+)
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
 from sda_ops.sources.optical import OpticalFeed, Watermark, optical_source
 from sda_ops.wire import optical
@@ -98,9 +109,13 @@ def http(status: int, body: bytes, *headers: str) -> bytes:
 
 
 def feed(archive: Archive, **options: Any) -> OpticalFeed:
-    return OpticalFeed(
-        archive.url, **({"poll_interval": timedelta(milliseconds=1), "lookback": timedelta(seconds=60)} | options)
-    )
+    usual: dict[str, Any] = {
+        "poll_interval": timedelta(milliseconds=1),
+        "lookback": timedelta(seconds=60),
+        "retry": RetryPolicy(timedelta(milliseconds=1), timedelta(milliseconds=5), max_attempts=None),
+        "breaker": BreakerPolicy(min_calls=1_000),
+    }
+    return OpticalFeed(archive.url, **(usual | options))
 
 
 def ids(sink: CollectSink | GatedSink) -> list[str]:
@@ -255,22 +270,47 @@ def test_what_was_ahead_is_not_repeated_when_its_time_has_come() -> None:
     assert not watermark.ahead
 
 
+MAY_PASS = {
+    "503": http(503, b"out of service"),
+    "429": http(429, b"not so fast", "Retry-After: 0"),
+    "dropped": None,
+    "cut short": http(200, b"[]")[:-1],
+}
+
+
+@pytest.mark.parametrize("what", MAY_PASS)
+async def test_a_poll_that_may_work_the_next_time_costs_an_attempt_and_no_restart(what: str) -> None:
+    """Whatever passing trouble the archive has, the source is not restarted, and goes on where the last page ended."""
+    sink, clock = CollectSink(), ManualClock()
+    async with Archive(entry(1)).serving() as archive:
+
+        async def during(built: BuiltGraph) -> None:
+            await eventually(lambda: len(sink.items) == 1, "the first page")
+            archive.answers.extend([MAY_PASS[what]] * 2)
+            archive.entries.append(entry(2))
+            await when(built, clock, lambda: len(sink.items) >= 2, "the second page")
+
+        event = await run_graph(fed_by(optical_source(feed(archive)), sink), clock=clock, during=during)
+    assert not event.figures.restarts
+    assert event.figures.counters["source"]["retry_attempts"] == 2
+    assert ids(sink) == ["o-1", "o-2"]
+    assert event.figures.ledger_holds
+
+
 UNAVAILABLE = {
-    "503": (http(503, b"out of service"), r"answered 503 Scripted"),
-    "redirect": (http(302, b"", "Location: /elsewhere"), r"answered 302 Scripted"),
-    "dropped": (None, r"failed: RemoteProtocolError"),
+    "404": (http(404, b""), r"answered 404 Not Found"),
+    "redirect": (http(302, b"", "Location: /elsewhere"), r"answered 302 Found"),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", r"failed: RemoteProtocolError"),
-    "cut short": (http(200, b"[]")[:-1], r"failed: RemoteProtocolError"),
     "oversized": (http(200, b" " * 10_001), r"answered with more than the 10000 bytes allowed"),
-    "not JSON": (http(200, b"<html>"), r"something that is no page: optical page: expected a JSON array, got 6 bytes"),
-    "no array": (http(200, b"{}"), r"something that is no page: optical page: expected a JSON array, got a JSON dict"),
-    "empty": (http(200, b""), r"something that is no page"),
+    "not JSON": (http(200, b"<html>"), r"not what was expected: optical page: expected a JSON array, got 6 bytes"),
+    "no array": (http(200, b"{}"), r"not what was expected: optical page: expected a JSON array, got a JSON dict"),
+    "empty": (http(200, b""), r"not what was expected"),
 }
 
 
 @pytest.mark.parametrize("what", UNAVAILABLE)
-async def test_an_answer_that_is_no_page_costs_a_restart_and_nothing_else(what: str) -> None:
-    """Whatever the archive answers instead of a page, the next poll goes on where the last good one ended."""
+async def test_an_answer_that_will_never_be_a_page_costs_a_restart_and_nothing_else(what: str) -> None:
+    """Whatever the archive answers instead of a page, the next instance goes on where the last good one ended."""
     answer, message = UNAVAILABLE[what]
     sink, clock = CollectSink(), ManualClock()
     async with Archive(entry(1)).serving() as archive:
@@ -285,7 +325,7 @@ async def test_an_answer_that_is_no_page_costs_a_restart_and_nothing_else(what: 
         event = await run_graph(graph, clock=clock, during=during)
     causes = [restart.cause for restart in event.figures.restarts["source"].recent]
     assert len(causes) == 1
-    assert causes[0].startswith("ArchiveUnavailable: ")
+    assert causes[0].startswith("PermanentFailure: HttpFailure: GET http://127.0.0.1")
     assert re.search(message, causes[0])
     assert ids(sink) == ["o-1", "o-2"]
     assert event.figures.ledger_holds
@@ -309,40 +349,62 @@ async def test_a_body_that_is_no_page_is_kept_once() -> None:
     assert event.figures.ledger_holds
 
 
-async def test_an_outage_is_waited_out_with_the_policys_backoff() -> None:
-    """While the archive is down the source comes back only when its jittered backoff is over, and loses nothing."""
-    sink, clock = CollectSink(), ManualClock()
-    backoff = RestartPolicy.always(backoff=Backoff(initial=timedelta(seconds=10), cap=timedelta(seconds=10)))
-    archive = Archive(entry(1))
+async def test_an_outage_is_waited_out_without_a_restart() -> None:
+    """Refused for as long as it takes the breaker to open thrice: no restart, no loss, and it closes afterwards."""
+    sink = CollectSink()
+    breaker = BreakerPolicy(window=timedelta(milliseconds=200), cooldown=timedelta(milliseconds=10), min_calls=3)
+    archive = Archive(entry(1, at_ns=time.time_ns()))
     async with archive.serving():
-        port = archive.port
+        pass  # now it has a port, and refuses connections there
 
     async def during(built: BuiltGraph) -> None:
-        await eventually(lambda: built.status().restarts == 1, "the refusal")
         async with archive.serving():
-            assert archive.port == port
-            clock.advance(9.999)
-            await settle()
-            assert built.status().operators[0].state == "restarting"
-            clock.advance(0.001)
-            await eventually(lambda: len(sink.items) == 1, "the page after the outage")
+            await eventually(lambda: len(sink.items) == 1, "the first page")
+        archive.entries.append(entry(2, at_ns=time.time_ns()))
+        await eventually(lambda: built.status().breakers["source"].opened >= 3, "an outage")
+        async with archive.serving():
+            await eventually(lambda: len(sink.items) >= 2, "the page after the outage")
             built.request_shutdown("test")
 
-    graph = fed_by(optical_source(feed(archive)), sink, policy=backoff)
-    event = await run_graph(graph, clock=clock, during=during)
-    assert "ArchiveUnavailable" in event.figures.restarts["source"].recent[0].cause
-    assert "ConnectError" in event.figures.restarts["source"].recent[0].cause
-    assert ids(sink) == ["o-1"]
+    event = await run_graph(fed_by(optical_source(feed(archive, breaker=breaker)), sink), during=during)
+    assert ids(sink) == ["o-1", "o-2"]
+    assert not event.figures.restarts
+    assert event.figures.breakers["source"].state is BreakerState.CLOSED
+    assert event.figures.breakers["source"].refusals > 0
+    assert event.figures.ledger_holds
 
 
-async def test_without_patience_an_outage_exhausts_the_budget() -> None:
-    """The library's default for sources gives up after five restarts and names the archive."""
+async def test_a_shutdown_in_an_outage_is_no_failure() -> None:
+    """A source that waits for its next attempt ends well, at once, when the graph is asked to stop."""
     archive = Archive()
     async with archive.serving():
         pass
-    event = await run_graph(fed_by(optical_source(feed(archive)), CollectSink()))
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(lambda: failing(built), "the first refusal")
+        built.request_shutdown("test")
+
+    def failing(built: BuiltGraph) -> bool:
+        breaker = built.status().breakers.get("source")
+        return breaker is not None and breaker.failures > 0
+
+    patient = RetryPolicy(timedelta(hours=1), timedelta(hours=1), max_attempts=None)
+    graph = fed_by(optical_source(feed(archive, retry=patient)), CollectSink())
+    event = await run_graph(graph, clock=ManualClock(), during=during)
+    assert event.figures.exits["source"] == task_exit.Ok()
+
+
+async def test_attempts_that_are_counted_end_in_a_restart() -> None:
+    """With a bound on its attempts the source fails with the last error, and the default budget gives up after five."""
+    archive = Archive()
+    async with archive.serving():
+        pass
+    twice = RetryPolicy(timedelta(microseconds=1), timedelta(microseconds=2), max_attempts=2)
+    graph = fed_by(optical_source(feed(archive, retry=twice)), CollectSink())
+    event = await run_graph(graph)
     assert isinstance(event, events.BudgetExhausted)
-    assert event.chain[0].startswith(f"ArchiveUnavailable: GET {archive.url} failed: ConnectError")
+    assert event.chain[0].startswith(f"RetriesExhausted: no attempts left: HttpFailure: GET {archive.url}?since=")
+    assert "ConnectError" in event.chain[0]
 
 
 async def test_the_watermark_survives_a_restart_in_the_middle_of_a_page() -> None:

@@ -1,0 +1,143 @@
+"""One HTTP exchange as a ``RetryDisposition``: the one place where it is said what may pass and what will not.
+
+==================================================================================  ============================
+what came of it                                                                      disposition
+==================================================================================  ============================
+2xx with a body that decodes                                                         ``Ok``
+connection refused, reset or timed out, name not resolved, server hung up            ``Retry``
+5xx, 429                                                                             ``Retry`` (503 and 429 with ``Retry-After``)
+4xx otherwise, 1xx and 3xx (redirects are not followed)                              ``Permanent``
+certificate that does not verify, TLS that is none, malformed HTTP                   ``Permanent``
+bad JSON, wrong schema, body that is too large or cannot be decompressed             ``Permanent``
+==================================================================================  ============================
+
+Knows httpx, and nothing of what is asked or answered.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TypeVar
+
+import httpx
+
+from orchestrator_adapter.errors import OperatorError
+from orchestrator_adapter.retry import Ok, Permanent, Retry, RetryDisposition
+
+T = TypeVar("T")
+
+DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
+
+_NS_PER_S = 1_000_000_000
+
+
+class HttpFailure(OperatorError):
+    """The peer's doing: an exchange did not bring what was asked for. The message names method, URL and what came."""
+
+
+async def exchange(
+    client: httpx.AsyncClient,
+    request: httpx.Request,
+    *,
+    decode: Callable[[bytes], T],
+    now_ns: Callable[[], int],
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+) -> RetryDisposition[T]:
+    """Send ``request`` once and classify what comes of it; raises nothing that the network or the peer can cause.
+
+    ``decode`` makes a value of a successful answer's body; a ``ValueError`` from it is a body that is wrong. What else it
+    raises is a bug, and is passed on. ``now_ns``, UTC, is what a ``Retry-After`` in the form of a date is compared with.
+    The body is read up to ``max_body_bytes`` and not beyond, after decompression. httpx limits each step (connecting, each
+    read) by the client's timeout; the whole exchange is for the caller to limit (``RetryPolicy.attempt_timeout``), lest a
+    peer drip its answer for ever. Cancelled, it closes the connection.
+    """
+    where = f"{request.method} {request.url}"
+    try:
+        response = await client.send(request, stream=True)
+        try:
+            failed = classify_status(where, response.status_code, response.headers, now_ns=now_ns())
+            if failed is not None:
+                return failed
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > max_body_bytes:
+                    return Permanent(HttpFailure(f"{where} answered with more than the {max_body_bytes} bytes allowed"))
+        finally:
+            await response.aclose()
+    except (httpx.HTTPError, OSError) as error:
+        return classify_error(where, error)
+    try:
+        return Ok(decode(bytes(body)))
+    except ValueError as error:
+        failure = HttpFailure(f"{where} answered with {len(body)} bytes that are not what was expected: {error}")
+        failure.__cause__ = error
+        return Permanent(failure)
+
+
+def classify_status(where: str, status: int, headers: Mapping[str, str], *, now_ns: int) -> Retry | Permanent | None:
+    """What a status code says; ``None`` for a success. ``headers`` by lower-case name (httpx's do not mind the case)."""
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return None
+    try:
+        phrase = f" {HTTPStatus(status).phrase}"
+    except ValueError:
+        phrase = ""
+    failure = HttpFailure(f"{where} answered {status}{phrase}")
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        return Retry(failure, retry_after(headers.get("retry-after"), now_ns=now_ns))
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Retry(failure)
+    return Permanent(failure)
+
+
+def retry_after(value: str | None, *, now_ns: int) -> timedelta | None:
+    """A ``Retry-After`` header (RFC 9110, section 10.2.3: seconds, or a date) as a duration; ``None`` if it is neither."""
+    if value is None:
+        return None
+    try:
+        if value.strip().isdecimal():
+            return timedelta(seconds=int(value))
+        until = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    now = datetime.fromtimestamp(now_ns / _NS_PER_S, UTC)
+    return max(timedelta(0), until - now)
+
+
+def classify_error(where: str, error: BaseException) -> Retry | Permanent:
+    """What an exception of httpx, or of the socket below, says."""
+    failure = HttpFailure(f"{where} failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return Retry(failure) if _may_pass(error) else Permanent(failure)
+
+
+def _may_pass(error: BaseException) -> bool:
+    for cause in _causes(error):
+        if isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            return True  # hung up within the handshake or the stream: a reset that TLS has noticed
+        if isinstance(cause, ssl.SSLError):
+            return False
+    # ``RemoteProtocolError`` is both: a peer that hangs up instead of answering, and one that does not speak HTTP.
+    if isinstance(error, httpx.RemoteProtocolError):
+        return any(sign in str(error) for sign in _HUNG_UP)
+    return isinstance(error, (httpx.TimeoutException, httpx.NetworkError, OSError))
+
+
+_HUNG_UP = ("disconnected without sending", "peer closed connection")
+"""How h11 and httpcore say so; watched by tests/orchestrator_adapter/test_http_exchange.py."""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
