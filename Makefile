@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api test chaos chaos-seed lint types contracts format check bench bench-build bench-cost bench-ingest lock clean
+.PHONY: help demo demo-no-api test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,6 +63,9 @@ contracts: $(VENV)/.dev-ready  ## import-linter: who may import whom
 format: $(VENV)/.dev-ready  ## ruff, rewriting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+outage: $(VENV)/.run-ready  ## 30 s without the optical archive, in four ways, for real (four minutes)
+	$(BIN)/python -m tests.bench.outage $(ARGS)
 
 bench: bench-build bench-cost bench-ingest  ## every benchmark; they print, they judge nothing
 

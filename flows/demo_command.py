@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import httpx
-
+from flows.api_health import api_health
 from flows.ingest_command import closing_words, ingest
 from flows.settings import IngestSettings
 from orchestrator_adapter import BuiltGraph, Role
 from orchestrator_adapter.pipeline import Outcome
 from orchestrator_adapter.report import ExitCode
+from orchestrator_adapter.retry import Ok
 from sda_ops.sinks.event_log import read_event_log
 
 _HOST = "127.0.0.1"
@@ -213,7 +213,7 @@ def _prefect_server(stage: Stage) -> Iterator[None]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(stage.server_port)]
     print(f"demo: starting a Prefect server on {stage.server_url} (some seconds) …", file=sys.stderr, flush=True)
     with (stage.folder / "prefect-server.log").open("wb") as log, _process(command, log) as process:
-        _wait(lambda: _answers(f"{stage.server_url}/api/health"), process, _SERVER_START_S, "the Prefect server", stage)
+        _wait(lambda: _answers(f"{stage.server_url}/api"), process, _SERVER_START_S, "the Prefect server", stage)
         print(f"demo: Prefect UI at {stage.server_url}/runs", file=sys.stderr, flush=True)
         yield
 
@@ -229,11 +229,8 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], limit_s: 
         time.sleep(0.1)
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2.0).is_success
-    except httpx.HTTPError:
-        return False
+def _answers(api_url: str) -> bool:
+    return isinstance(asyncio.run(api_health(api_url)), Ok)
 
 
 def _listens(port: int) -> bool:

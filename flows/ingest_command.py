@@ -7,12 +7,10 @@ import asyncio
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-
+from flows.api_health import wait_for_api
 from flows.progress import Progress
 from flows.settings import IngestSettings, SettingsError, load_settings
 from flows.topologies import build_topology, ingest_pipeline
@@ -86,8 +84,10 @@ def run_ingest(args: argparse.Namespace) -> int:
     except GraphError as error:
         return _refuse([str(problem) for problem in error.problems])
     api_url = None if args.no_api else os.environ.get("PREFECT_API_URL")
-    if api_url and not _api_answers(api_url, args.api_wait):
-        return _refuse([f"no Prefect API answers at {api_url} (PREFECT_API_URL); start it, or run with --no-api"])
+    if api_url and (why := asyncio.run(wait_for_api(api_url, args.api_wait, _say_that_it_waits(args.api_wait)))):
+        return _refuse(
+            [f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}; start it, or run with --no-api"]
+        )
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a poll is a line an item
     try:
@@ -154,21 +154,11 @@ def closing_words(outcome: Outcome, settings: IngestSettings) -> str:
     return "\n".join(lines)
 
 
-def _api_answers(url: str, limit_s: float) -> bool:
-    """Wait for the API, saying so: without it the flow could not even begin."""
-    deadline = time.monotonic() + limit_s
-    said = False
-    while True:
-        try:
-            if httpx.get(f"{url.rstrip('/')}/health", timeout=2.0).is_success:
-                return True
-        except httpx.HTTPError as error:
-            if not said:
-                print(f"sda-ingest: waiting up to {limit_s:g} s for {url}: {error}", file=sys.stderr, flush=True)
-                said = True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.5)
+def _say_that_it_waits(limit_s: float) -> Callable[[str], None]:
+    def say(why: str) -> None:
+        print(f"sda-ingest: waiting up to {limit_s:g} s for the Prefect API: {why}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _refuse(problems: list[str]) -> int:

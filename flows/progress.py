@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator_adapter import BuiltGraph, GraphStatus, Role
+from orchestrator_adapter import BreakerState, BuiltGraph, GraphStatus, Role
 
 _PERIOD_S = 1.0
 _BAR = 20  # characters of an edge's occupancy bar
@@ -77,7 +77,7 @@ def line(status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: f
     return (
         f"{elapsed_s:5.0f} s  {rate:8,.0f} obs/s  {timing}"
         f"  fullest edge {fullest[0]} {fullest[1].occupancy}/{fullest[1].capacity}"
-        f"  restarts {status.restarts}  ledger {'balanced' if ledger.balanced else 'NOT BALANCED'}:"
+        f"  restarts {status.restarts}{_not_closed(status)}  ledger {'balanced' if ledger.balanced else 'NOT BALANCED'}:"
         f" ingested {ledger.ingested:,} written {ledger.written:,} rejected {ledger.rejected:,}"
         f" dead-lettered {ledger.dead_lettered:,} in flight {ledger.in_flight:,}"
     )
@@ -118,5 +118,15 @@ def screen(title: str, status: GraphStatus, before: GraphStatus, period_s: float
         operators,
         edges,
         Text(f"{elapsed_s:.0f} s   {rate:,.0f} obs/s written   {timing}   restarts {status.restarts}"),
+        *([Text(text.strip(), style="yellow")] if (text := _not_closed(status)) else []),
         Text(str(status.ledger), style="green" if status.ledger.balanced else "bold red"),
+    )
+
+
+def _not_closed(status: GraphStatus) -> str:
+    """The circuit breakers that refuse calls now; empty as a rule."""
+    return "".join(
+        f"  breaker {name} {breaker.state.label}"
+        for name, breaker in status.breakers.items()
+        if breaker.state is not BreakerState.CLOSED
     )

@@ -142,7 +142,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--archive-outage",
         choices=get_args(OutageStyle),
         default="503",
-        help="what an archive that is down does: answer 503 or refuse connections (default: %(default)s)",
+        help="what an archive that is down does: answer 503, refuse connections, take requests and never answer, or answer"
+        " with a body that drips for ever (default: %(default)s)",
     )
 
     told = parser.add_argument_group("what is told")

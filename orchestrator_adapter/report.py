@@ -98,7 +98,7 @@ def report(event: SupervisorEvent) -> dict[str, Any]:
 
 def _breaker(breaker: BreakerStatistics) -> dict[str, Any]:
     return {
-        "state": breaker.state.name.lower(),
+        "state": breaker.state.label,
         "forced": breaker.forced,
         "opened": breaker.opened,
         "open_s": breaker.open_s,

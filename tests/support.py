@@ -37,7 +37,13 @@ class Addresses:
         """Settings for a pipeline here that keeps everything in ``folder``."""
         return {
             "radars": [{"name": f"radar-{n:02}", "port": port} for n, port in enumerate(self.radars, 1)],
-            "optical": {"url": f"http://127.0.0.1:{self.archive}/observations", "poll_interval_s": 0.05},
+            "optical": {
+                "url": f"http://127.0.0.1:{self.archive}/observations",
+                "poll_interval_s": 0.05,
+                # A pipeline that starts before its archive must not be a matter of half a minute here.
+                "retry": {"initial_s": 0.05, "cap_s": 0.5},
+                "breaker": {"cooldown_s": 0.5},
+            },
             "isl": {"port": self.isl},
             "event_log": {"directory": str(folder / "log")},
             "dead_letters": {"directory": str(folder / "dead-letters")},

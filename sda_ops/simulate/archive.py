@@ -11,19 +11,20 @@ import asyncio
 import contextlib
 import socket
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from sda_ops.simulate.config import Endpoint
+from sda_ops.simulate.config import Endpoint, OutageStyle
 from sda_ops.simulate.frames import Batch
 
 DEFAULT_LIMIT = 5000
 MAX_WAIT_MS = 60_000
+DRIP_EVERY_S = 0.05
 
 
 class Archive:
@@ -31,12 +32,18 @@ class Archive:
 
     Attributes:
         app: The ASGI application.
-        in_service: While False, every request is answered 503.
+        in_service: While False, every request meets what ``outage_style`` says.
+        outage_style: How it is out of service; a refused connection is the server's business, and is 503 here.
+        requests: How many came in.
+        requests_in_outage: How many of them while it was out of service.
     """
 
     def __init__(self, *, history: int) -> None:
         self.app = Starlette(routes=[Route("/observations", self._observations)])
         self.in_service = True
+        self.outage_style: OutageStyle = "503"
+        self.requests = 0
+        self.requests_in_outage = 0
         self._history = history
         self._times_ns: list[int] = []
         self._entries: list[bytes] = []
@@ -80,13 +87,20 @@ class Archive:
             )
         except ValueError:
             return JSONResponse({"error": "since, wait_ms and limit must be integers"}, status_code=400)
+        self.requests += 1
+        self.requests_in_outage += not self.in_service
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(max(0, wait_ms), MAX_WAIT_MS) / 1000.0):
                 while self.in_service and not (self._times_ns and self._times_ns[-1] > since_ns):
                     await self._news.wait()
-        if not self.in_service:
-            return JSONResponse({"error": "out of service"}, status_code=503)
-        return Response(self._page(since_ns, max(1, limit)), media_type="application/json")
+        if self.in_service:
+            return Response(self._page(since_ns, max(1, limit)), media_type="application/json")
+        if self.outage_style == "drip":
+            return StreamingResponse(_drip(), media_type="application/json")
+        if self.outage_style == "blackhole":
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+        return JSONResponse({"error": "out of service"}, status_code=503)
 
     def _page(self, since_ns: int, limit: int) -> bytes:
         first = bisect_right(self._times_ns, since_ns)
@@ -96,6 +110,13 @@ class Archive:
         forgotten = self._published - len(self._times_ns)
         self._served = max(self._served, forgotten + last)
         return b"[" + b",".join(self._entries[first:last]) + b"]"
+
+
+async def _drip() -> AsyncIterator[bytes]:
+    """The white space before a JSON value: each byte promises more, and it never ends."""
+    while True:
+        yield b" "
+        await asyncio.sleep(DRIP_EVERY_S)
 
 
 class _Server(uvicorn.Server):

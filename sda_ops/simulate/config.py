@@ -9,7 +9,9 @@ from typing import Literal, TypeAlias, get_args
 
 from sda_ops.records import SourceKind
 
-OutageStyle: TypeAlias = Literal["503", "refuse"]
+OutageStyle: TypeAlias = Literal["503", "refuse", "blackhole", "drip"]
+"""What an archive that is out of service does: answer 503; refuse connections; take requests and never answer; answer with
+a body that never ends, a byte at a time."""
 
 SOURCE_KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
 MAX_PORT = 65_535
@@ -113,7 +115,7 @@ class SimulatorConfig:
         duplicates: Frames sent twice, byte for byte, for each good frame.
         bursts: One at most for each kind.
         outages: One at most for each kind.
-        archive_outage: How the archive is out of service: answers 503, or refuses connections.
+        archive_outage: How the archive is out of service.
         archive_history: Entries the archive keeps; the oldest are forgotten first.
     """
 

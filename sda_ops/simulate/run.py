@@ -96,7 +96,7 @@ async def simulate(
             if server is not None:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), config.linger_s)
-    return run.tally.summary(unserved=archive.unserved, elapsed_s=elapsed_s)
+    return _summary(run, archive, elapsed_s)
 
 
 async def _either(*events: asyncio.Event) -> None:
@@ -209,7 +209,16 @@ async def _report(run: Run, archive: Archive, on_progress: OnProgress) -> None:
     while True:
         await asyncio.sleep(PROGRESS_EVERY_S)
         elapsed_s = (run.now_ns() - run.start_ns) / NS_PER_S
-        on_progress(run.tally.summary(unserved=archive.unserved, elapsed_s=elapsed_s))
+        on_progress(_summary(run, archive, elapsed_s))
+
+
+def _summary(run: Run, archive: Archive, elapsed_s: float) -> SimulationSummary:
+    return run.tally.summary(
+        unserved=archive.unserved,
+        archive_requests=archive.requests,
+        archive_requests_in_outage=archive.requests_in_outage,
+        elapsed_s=elapsed_s,
+    )
 
 
 @asynccontextmanager
@@ -229,6 +238,7 @@ async def _serving(
     archive: Archive, config: SimulatorConfig, outage: Window | None, run: Run
 ) -> AsyncIterator[ArchiveServer]:
     """The archive on its socket, with its outages; in service again once the simulation has ended."""
+    archive.outage_style = config.archive_outage
     server = ArchiveServer(archive, config.archive)
     await server.up()
     try:

@@ -82,12 +82,16 @@ class SimulationSummary:
         skipped: Frames that were due and were not made or not sent, by kind: the machine was too slow or the peer
             was not there. Outages are no such case.
         unserved: Entries in the archive that no answer ever contained.
+        archive_requests: Requests that the archive has received.
+        archive_requests_in_outage: Those of them that it received while out of service.
         elapsed_s: From the first frame's time to the last.
     """
 
     sent: Mapping[SourceKind, Mapping[str, int]]
     skipped: Mapping[SourceKind, int]
     unserved: int
+    archive_requests: int
+    archive_requests_in_outage: int
     elapsed_s: float
 
     @property
@@ -116,11 +120,15 @@ class Tally:
         """Count frames that have not."""
         self._skipped[kind] += count
 
-    def summary(self, *, unserved: int, elapsed_s: float) -> SimulationSummary:
+    def summary(
+        self, *, unserved: int, archive_requests: int, archive_requests_in_outage: int, elapsed_s: float
+    ) -> SimulationSummary:
         """As of now."""
         return SimulationSummary(
             sent={kind: dict(by_fault) for kind, by_fault in self._sent.items()},
             skipped={kind: self._skipped[kind] for kind in SOURCE_KINDS},
             unserved=unserved,
+            archive_requests=archive_requests,
+            archive_requests_in_outage=archive_requests_in_outage,
             elapsed_s=elapsed_s,
         )

@@ -11,7 +11,15 @@ from rich.console import Console
 
 from flows import progress
 from flows.progress import Progress, line, screen
-from orchestrator_adapter import BuiltGraph, OperatorError, WiredEnds, events, map_items
+from orchestrator_adapter import (
+    BreakerPolicy,
+    BuiltGraph,
+    CircuitBreaker,
+    OperatorError,
+    WiredEnds,
+    events,
+    map_items,
+)
 from orchestrator_adapter.testing import CollectSink, FailAt, chain, run_graph
 from tests.running import GatedSink, eventually
 
@@ -51,6 +59,32 @@ async def test_a_line_tells_rate_occupancy_restarts_and_ledger() -> None:
     assert lines[0].endswith("ingested 10 written 0 rejected 0 dead-lettered 0 in flight 10")
     assert "ledger balanced" in lines[1]
     assert " obs/s" in lines[1]
+
+
+async def test_an_open_breaker_is_shown_and_a_closed_one_is_not() -> None:
+    """Who looks at the terminal in an outage sees which downstream is left alone."""
+    shown: list[str] = []
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(lambda: breakers, "the source's breaker")
+        breaker = breakers[0]
+        for change in (breaker.force_open, breaker.release, breaker.force_closed):
+            change()
+            status = built.status()
+            shown.append(line(status, status, 1.0, 1.0))
+            shown.append(rendered(screen("title", status, status, 1.0, 1.0)))
+        built.request_shutdown("test")
+
+    breakers: list[CircuitBreaker] = []
+
+    async def source(ends: WiredEnds) -> None:
+        breakers.append(ends.breaker("archive", BreakerPolicy()))
+        await ends.shutdown.wait()
+
+    await run_graph(chain(source, CollectSink()), during=during)
+    assert all("breaker archive open" in text for text in shown[:2])
+    assert all("breaker archive half-open" in text for text in shown[2:4])
+    assert not any("breaker" in text for text in shown[4:])
 
 
 async def test_the_screen_shows_every_operator_edge_and_the_ledger() -> None:

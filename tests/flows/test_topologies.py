@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -8,9 +9,10 @@ import pytest
 
 from flows.settings import IngestSettings
 from flows.topologies import _judge, _optical_feed, build_topology, ingest_pipeline
-from orchestrator_adapter import DeadLetterLimits, GraphError, Reject
+from orchestrator_adapter import BreakerPolicy, DeadLetterLimits, GraphError, Reject, RetryPolicy
 from orchestrator_adapter.dead_letter import DeadLetterFile
 from sda_ops.records import Observation, OpticalTarget, StateTarget, Uncertainty
+from sda_ops.sources.optical import AS_LONG_AS_IT_TAKES, SHORT_MEMORY, OpticalFeed
 
 SETTINGS = IngestSettings.model_validate(
     {"radars": [{"name": f"radar-{number:02}", "port": 9200 + number} for number in (1, 2, 3)]}
@@ -25,7 +27,7 @@ def test_build_topology_is_under_80_lines() -> None:
 
 
 def test_the_operators_come_in_the_order_of_the_data() -> None:
-    """Sources, fan-in, normalize, validate, event log; sources in the order of the settings."""
+    """Sources, fan-in, normalize, validate, dedup, event log; sources in the order of the settings."""
     plan = build_topology(SETTINGS).validate()
     assert [vertex.name for vertex in plan.order] == [
         "radar-01",
@@ -36,6 +38,7 @@ def test_the_operators_come_in_the_order_of_the_data() -> None:
         "merge",
         "normalize",
         "validate",
+        "dedup",
         "event-log",
     ]
 
@@ -49,7 +52,7 @@ def test_every_operator_and_every_edge_gives_its_reason() -> None:
 
 
 def test_restart_policies_are_what_the_specification_says() -> None:
-    """Five a minute for sources and stateless operators, patience for the partner's archive, never for the log."""
+    """Five a minute for sources and stateless operators, three for dedup, patience for the archive, never for the log."""
     plan = build_topology(SETTINGS).validate()
     assert {vertex.name: str(vertex.restart_policy) for vertex in plan.order} == {
         "radar-01": "bounded(5, 60 s)",
@@ -60,6 +63,7 @@ def test_restart_policies_are_what_the_specification_says() -> None:
         "merge": "bounded(5, 60 s)",
         "normalize": "bounded(5, 60 s)",
         "validate": "bounded(5, 60 s)",
+        "dedup": "bounded(3, 60 s)",
         "event-log": "never",
     }
 
@@ -113,6 +117,9 @@ def test_the_optical_feed_is_what_the_settings_say() -> None:
                 "timeout_s": 3,
                 "lookback_s": 7,
                 "max_body_bytes": 99,
+                "ca_file": __file__,
+                "retry": {"initial_s": 0.3, "cap_s": 30, "max_attempts": 8},
+                "breaker": {"threshold": 0.7, "window_s": 11, "cooldown_s": 12, "min_calls": 4},
             }
         }
     )
@@ -120,7 +127,18 @@ def test_the_optical_feed_is_what_the_settings_say() -> None:
     assert feed.url == "http://archive.example:8080/obs?x=1"
     durations = (feed.poll_interval, feed.long_poll, feed.timeout, feed.lookback)
     assert [duration.total_seconds() for duration in durations] == [0.5, 20, 3, 7]
-    assert feed.max_body_bytes == 99
+    assert (feed.max_body_bytes, feed.ca_file) == (99, Path(__file__))
+    assert feed.retry == RetryPolicy(timedelta(seconds=0.3), timedelta(seconds=30), max_attempts=8)
+    assert feed.breaker == BreakerPolicy(
+        threshold=0.7, window=timedelta(seconds=11), cooldown=timedelta(seconds=12), min_calls=4
+    )
+
+
+def test_the_default_settings_and_the_sources_own_defaults_agree() -> None:
+    """An operator who sets nothing gets the discipline that the optical source documents."""
+    feed = _optical_feed(IngestSettings())
+    assert (feed.retry, feed.breaker) == (AS_LONG_AS_IT_TAKES, SHORT_MEMORY)
+    assert feed.max_body_bytes == OpticalFeed("").max_body_bytes
 
 
 def seen(kind: str, at_ns: int) -> Observation:
@@ -170,4 +188,4 @@ def test_a_thousand_radars_are_a_graph_like_any_other() -> None:
     """The topology has no limit of its own and validates without running."""
     radars = [{"name": f"r{number}", "port": number} for number in range(1_000)]
     plan = build_topology(IngestSettings.model_validate({"radars": radars})).validate()
-    assert len(plan.order) == 1_006
+    assert len(plan.order) == 1_007

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sda_ops.simulate.archive import Archive, ArchiveServer
-from sda_ops.simulate.config import Endpoint
+from sda_ops.simulate.config import Endpoint, OutageStyle
 from sda_ops.simulate.frames import Batch
 
 
@@ -83,6 +83,27 @@ async def test_out_of_service_is_503_also_for_who_waits(archive: Archive, client
         archive.wake()
     assert waiting.result().status_code == 503
     assert (await client.get("/observations")).status_code == 503
+
+
+@pytest.mark.parametrize("style", ["blackhole", "drip"])
+async def test_an_outage_may_take_requests_and_never_finish_an_answer(archive: Archive, style: OutageStyle) -> None:
+    """A black hole says nothing, a drip says more and more, both until the client leaves; both are counted."""
+    archive.outage_style = style
+    server = ArchiveServer(archive, Endpoint("127.0.0.1", 0))
+    await server.up()
+    archive.in_service = False
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.endpoint.port)
+    writer.write(b"GET /observations HTTP/1.1\r\nHost: archive\r\n\r\n")
+    if style == "drip":
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await reader.readuntil(b" \r\n")
+        assert await reader.readuntil(b" \r\n")
+    else:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.1)
+    writer.close()
+    await server.down()
+    assert (archive.requests, archive.requests_in_outage) == (1, 1)
 
 
 async def test_nonsense_is_the_clients_fault(client: httpx.AsyncClient) -> None:

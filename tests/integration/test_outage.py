@@ -1,0 +1,27 @@
+"""A shortened outage of a real archive in each of the four ways; ``make outage`` runs the full 30 s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from orchestrator_adapter import BreakerState
+from sda_ops.simulate.config import OutageStyle
+from tests.bench.outage import SHORT, perform
+
+
+@pytest.mark.parametrize("style", get_args(OutageStyle))
+async def test_an_outage_of_the_archive_costs_no_restart_and_no_observation(style: OutageStyle, tmp_path: Path) -> None:
+    """503s, refused connections, a black hole, a drip: everything sent is logged once, and the breaker opened and closed."""
+    result = await perform(style, SHORT, tmp_path)
+    assert result.logged == result.sent
+    assert result.figures.ledger_holds
+    assert not result.figures.restarts
+    breaker = result.figures.breakers["optical"]
+    assert (breaker.state, breaker.opened > 0) == (BreakerState.CLOSED, True)
+    assert result.attempts_in_outage > 0
+    if style != "refuse":
+        # The poll that was under way when it began, and one whose beginning or end the two processes see differently.
+        assert abs(result.requests_in_outage - result.attempts_in_outage) <= 2
