@@ -37,6 +37,11 @@ class BreakerState(IntEnum):
     HALF_OPEN = 2
     """One probe goes through and decides; all other calls are refused."""
 
+    @property
+    def label(self) -> str:
+        """For people and logs: ``closed``, ``open``, ``half-open``."""
+        return self.name.lower().replace("_", "-")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerPolicy:
@@ -110,8 +115,7 @@ class Refusal:
     ask_again_in: timedelta
 
     def __str__(self) -> str:
-        state = self.state.name.lower().replace("_", "-")
-        return f"breaker {self.breaker!r} is {state}: ask again in {self.ask_again_in.total_seconds():g} s"
+        return f"breaker {self.breaker!r} is {self.state.label}: ask again in {self.ask_again_in.total_seconds():g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,8 +372,8 @@ class Breakers:
             "circuit_breaker",
             self._graph,
             breaker=change.breaker,
-            was=change.was.name.lower(),
-            state=change.state.name.lower(),
+            was=change.was.label,
+            state=change.state.label,
             forced=change.forced,
             reason=change.reason,
         )

@@ -56,7 +56,7 @@ class BoundedLog:
         self._last: dict[str, tuple[float, int]] = {}
         self._failing: dict[str, bool] = {}
 
-    def note(self, kind: str, message: str) -> None:
+    def note(self, kind: str, message: str, *, event: str = "dead_letter", **fields: object) -> None:
         """Log it, unless one of its kind was logged within the last second; then count it."""
         now = self._clock.monotonic()
         last, suppressed = self._last.get(kind, (float("-inf"), 0))
@@ -64,8 +64,8 @@ class BoundedLog:
             self._last[kind] = (last, suppressed + 1)
             return
         self._last[kind] = (now, 0)
-        fields = {"event": "dead_letter", "operator": self._operator, "kind": kind, "message": message}
-        operator_logger.warning(json.dumps(fields | {"not_logged_since_last": suppressed}))
+        told = {"event": event, "operator": self._operator, "kind": kind, "message": message, **fields}
+        operator_logger.warning(json.dumps(told | {"not_logged_since_last": suppressed}))
 
     def downstream(self, name: str, *, failing: bool, **fields: object) -> None:
         """Log that a downstream has begun to fail, or answers again: one line for each change."""

@@ -5,6 +5,9 @@ restart neither skips nor repeats one. After news it asks again for the watermar
 of it: an archive that cuts a page between two observations of the same instant loses nothing. Only when that brings
 nothing new does a long poll wait, and then for what is beyond the watermark.
 
+It holds one page at most: while the graph has not taken the last one in, nothing more is asked for, and the backlog waits
+where it is, at the archive.
+
 A poll that fails in a way that may pass (the archive is down, slow, overloaded) is tried again by ``with_retry``, behind a
 circuit breaker and for as long as it takes: an outage of the partner costs no restart, and a fleet of pollers does not come
 back in the same instant. What will not pass by itself (a wrong address, a certificate, an answer that is no page) raises

@@ -3,15 +3,19 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import trustme
 
 from orchestrator_adapter import (
     BreakerPolicy,
@@ -65,8 +69,8 @@ class Archive:
         return f"http://127.0.0.1:{self.port}/observations"
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Archive]:
-        server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
+    async def serving(self, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Archive]:
+        server = await asyncio.start_server(self._answer, "127.0.0.1", self.port, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -425,6 +429,50 @@ async def test_the_watermark_survives_a_restart_in_the_middle_of_a_page() -> Non
     assert ids(sink) == [f"o-{number}" for number in range(20)]
     assert archive.requests[-1]["since"] == entry(19)["timestamp_ns"] - 1
     assert (event.figures.ledger.ingested, event.figures.ledger.repeated) == (20, 0)
+
+
+async def test_a_page_that_the_graph_does_not_take_is_the_only_one_that_is_held() -> None:
+    """While downstream stands still no further poll is made, however much time passes; then everything comes, once."""
+    sink, clock = GatedSink(), ManualClock()
+    async with Archive(*map(entry, range(40)), limit=20).serving() as archive:
+
+        async def during(built: BuiltGraph) -> None:
+            await eventually(lambda: built.ledger().ingested == 20, "the first page")
+            for _ in range(100):
+                clock.advance(60.0)
+                await settle(5)
+            assert len(archive.requests) == 1
+            assert built.ledger().in_flight == 20
+            sink.gate.set()
+            await when(built, clock, lambda: len(sink.items) >= 40, "the rest")
+
+        graph = fed_by(optical_source(feed(archive)), sink, capacity=4)
+        event = await run_graph(graph, clock=clock, during=during)
+    assert ids(sink) == [f"o-{number}" for number in range(40)]
+    assert event.figures.ledger_holds
+
+
+async def test_an_archive_with_an_authority_of_its_own_is_verified_by_it(tmp_path: Path) -> None:
+    """With its certificate authority's file it is read over TLS; without, nothing is asked and the reason is named."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    ca_file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(ca_file)
+    sink, clock = CollectSink(), ManualClock()
+    async with Archive(entry(1)).serving(tls=tls) as archive:
+        secure = replace(feed(archive, ca_file=ca_file), url=archive.url.replace("http:", "https:"))
+
+        async def during(built: BuiltGraph) -> None:
+            await eventually(lambda: sink.items, "a page")
+            built.request_shutdown("test")
+
+        event = await run_graph(fed_by(optical_source(secure), sink), clock=clock, during=during)
+        assert event.figures.exits["source"] == task_exit.Ok()
+        asked = len(archive.requests)
+        refused = await run_graph(fed_by(optical_source(replace(secure, ca_file=None)), CollectSink()))
+        assert len(archive.requests) == asked
+    assert isinstance(refused, events.BudgetExhausted)
+    assert "CERTIFICATE_VERIFY_FAILED" in refused.chain[0]
 
 
 async def test_a_shutdown_does_not_wait_for_the_archive() -> None:
