@@ -47,6 +47,7 @@ class Stage:
     archive_port: int
     isl_port: int
     server_port: int
+    control_port: int
 
     @property
     def server_url(self) -> str:
@@ -65,6 +66,7 @@ class Stage:
                 "isl": {"host": _HOST, "port": self.isl_port},
                 "event_log": {"directory": self.folder / "log"},
                 "dead_letters": {"directory": self.folder / "dead-letters"},
+                "control_plane": {"host": _HOST, "port": self.control_port},
                 "report": self.folder / "report.json",
             }
         )
@@ -107,8 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Set the stage, run, clear it away, and say what happened. Returns the pipeline's exit code."""
     folder = args.folder or Path("run/demo") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    ports = free_ports(args.radars + 3)
-    stage = Stage(folder, tuple(ports[3:]), *ports[:3])
+    ports = free_ports(args.radars + 4)
+    stage = Stage(folder, tuple(ports[4:]), *ports[:4])
     try:
         (folder / "prefect").mkdir(parents=True)
         _log_to(folder / "pipeline.log")
@@ -117,6 +119,9 @@ def run(args: argparse.Namespace) -> int:
             if not args.no_api:
                 processes.enter_context(_prefect_server(stage))
             _wait_for_archive(stage, simulator)
+            print(
+                f"demo: health and metrics at http://{_HOST}:{stage.control_port}/metrics", file=sys.stderr, flush=True
+            )
             outcome = asyncio.run(_perform(stage, args, simulator))
     except (DemoFailed, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, HttpUrl, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 ENVIRONMENT_PREFIX = "SDA_INGEST__"
@@ -46,6 +46,31 @@ class RadarSettings(_Section):
     )
 
 
+class RetrySettings(_Section):
+    """When a request that failed, in a way that may pass, is made again: decorrelated jitter."""
+
+    initial_s: PositiveSeconds = Field(0.2, description="The least delay, seconds")
+    cap_s: PositiveSeconds = Field(15.0, description="The greatest delay, seconds")
+    max_attempts: int = Field(
+        0, ge=0, description="Then the operator fails and is restarted by its policy; 0: for as long as it takes"
+    )
+
+    @model_validator(mode="after")
+    def _delays_fit(self) -> RetrySettings:
+        if self.cap_s < self.initial_s:
+            raise ValueError(f"cap_s must be >= initial_s, got {self.cap_s:g} and {self.initial_s:g}")
+        return self
+
+
+class BreakerSettings(_Section):
+    """When a downstream that fails is left alone."""
+
+    threshold: float = Field(0.5, gt=0, le=1, description="Share of failed requests in the window that opens it")
+    window_s: PositiveSeconds = Field(15.0, description="How far back requests count, seconds")
+    cooldown_s: PositiveSeconds = Field(15.0, description="From opening to the first probe, seconds")
+    min_calls: int = Field(3, ge=1, le=10_000, description="It does not open on fewer requests")
+
+
 class OpticalSettings(_Section):
     """The optical archive that we poll."""
 
@@ -54,11 +79,16 @@ class OpticalSettings(_Section):
     long_poll_s: float = Field(
         0.0, ge=0, le=300, description="How long it may hold a request, seconds; 0: fixed interval"
     )
-    timeout_s: PositiveSeconds = Field(5.0, description="For connecting and for each read, seconds")
+    timeout_s: PositiveSeconds = Field(
+        5.0, description="For the whole of an answer, seconds; a long poll's wait comes on top"
+    )
     lookback_s: float = Field(
         60.0, ge=0, le=_YEAR_S, description="How far before the start the first poll reaches, seconds"
     )
     max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="A larger page is refused, bytes")
+    ca_file: FilePath | None = Field(None, description="Certificates (PEM) to trust instead of the usual ones")
+    retry: RetrySettings = RetrySettings()
+    breaker: BreakerSettings = BreakerSettings()
 
 
 class IslSettings(_Section):
@@ -67,7 +97,20 @@ class IslSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: Port = 9400
     max_connections: PositiveInt = Field(256, description="Further connections are turned away")
+    max_connections_per_peer: PositiveInt = Field(64, description="Of one remote address; further ones are turned away")
     inbox_frames: PositiveInt = Field(4_096, description="Frames held before connections are no longer read")
+    frame_deadline_s: PositiveSeconds = Field(
+        30.0, description="For a frame, from its first byte to its last, seconds; then its sender is hung up on"
+    )
+    silence_deadline_s: PositiveSeconds = Field(
+        300.0, description="A peer that sends nothing for so long is hung up on, seconds"
+    )
+    max_frame_bytes: int = Field(
+        4_096, ge=72, le=1024 * 1024, description="Whoever announces a longer frame is hung up on, bytes"
+    )
+    max_malformed_frames: int = Field(
+        100, ge=0, description="Whoever sends more of them on one connection is hung up on"
+    )
 
 
 class ValidationSettings(_Section):
@@ -82,6 +125,15 @@ class ValidationSettings(_Section):
     )
     clock_offset_ns: dict[str, int] = Field(
         default_factory=dict, description="By source id: how far its clock is known to be ahead, ns"
+    )
+
+
+class DedupSettings(_Section):
+    """How long an observation is remembered, so that its repeat is known for one."""
+
+    window_s: PositiveSeconds = Field(600.0, description="After it was last met, seconds")
+    max_ids: PositiveInt = Field(
+        500_000, description="Remembered at most (75 MB for 500,000); at high rates this is the shorter bound"
     )
 
 
@@ -112,6 +164,14 @@ class ShutdownSettings(_Section):
     patience_s: PositiveSeconds = Field(1.0, description="After the abort; then stragglers are named, seconds")
 
 
+class ControlPlaneSettings(_Section):
+    """Where the run is asked for its health and its figures, over HTTP: /health and /metrics."""
+
+    enabled: bool = Field(default=True, description="Whether it is served at all")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; who can reach it can read it")
+    port: Port = 9100
+
+
 class IngestSettings(_Section):
     """Everything ``sda-ingest`` can be told."""
 
@@ -123,9 +183,11 @@ class IngestSettings(_Section):
     optical: OpticalSettings = OpticalSettings()
     isl: IslSettings = IslSettings()
     validation: ValidationSettings = ValidationSettings()
+    dedup: DedupSettings = DedupSettings()
     event_log: EventLogSettings = EventLogSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
+    control_plane: ControlPlaneSettings = ControlPlaneSettings()
     report: Path = Field(Path("run/sda-ingest/report.json"), description="Where the run's report goes")
 
     @model_validator(mode="after")

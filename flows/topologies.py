@@ -3,7 +3,7 @@
 ``sda-ingest``::
 
     radar ×N (UDP) ──┐
-    optical (HTTP) ──┼─ merge ── normalize ── validate ── event log (JSON Lines)
+    optical (HTTP) ──┼─ merge ── normalize ── validate ── dedup ── event log (JSON Lines)
     isl (TCP) ───────┘
 """
 
@@ -12,21 +12,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from flows.settings import IngestSettings
+from flows.settings import BreakerSettings, ControlPlaneSettings, IngestSettings, RetrySettings
 from orchestrator_adapter import (
     Backoff,
+    BreakerPolicy,
     DeadLetterLimits,
     OperatorGraph,
     Reject,
     RestartPolicy,
+    RetryPolicy,
     SupervisionPolicy,
     VertexId,
     map_items,
     sift,
 )
+from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.dead_letter import DeadLetterFile
 from orchestrator_adapter.operators import Verdict
 from orchestrator_adapter.pipeline import Pipeline
+from sda_ops.dedup import deduplicate
 from sda_ops.normalize import Normalizer
 from sda_ops.records import Observation
 from sda_ops.sinks.event_log import EventLog, event_log_sink
@@ -36,6 +40,7 @@ from sda_ops.sources.radar import RadarFeed, radar_source
 from sda_ops.validate import ValidationLimits, validate
 
 FIVE_A_MINUTE = RestartPolicy.bounded(5, timedelta(seconds=60))
+THREE_A_MINUTE = RestartPolicy.bounded(3, timedelta(seconds=60))
 PATIENT = RestartPolicy.always(backoff=Backoff(initial=timedelta(milliseconds=500), cap=timedelta(seconds=15)))
 
 
@@ -48,6 +53,7 @@ def build_topology(settings: IngestSettings) -> OperatorGraph:
             radar.name,
             radar_source(RadarFeed(radar.host, radar.port, radar.receive_buffer_bytes)),
             restart_policy=FIVE_A_MINUTE,
+            endless=True,
             note="its socket outlives it; a host that loses sockets more often needs a person",
         )
         feeds.append((source, 4_096, "8 s of one array at 500 Hz; the kernel's buffer comes on top"))
@@ -55,15 +61,15 @@ def build_topology(settings: IngestSettings) -> OperatorGraph:
         "optical",
         optical_source(_optical_feed(settings)),
         restart_policy=PATIENT,
-        note="a partner's outage is no fault of ours: come back, jittered, for as long as it takes",
+        endless=True,
+        note="it waits an outage out; what no retry mends (a wrong page, a certificate) it comes back to, jittered",
     )
     feeds.append((optical, 2_048, "a backlog comes in pages; it can wait at the archive"))
     isl = graph.add_source(
         "isl",
-        isl_source(
-            IslFeed(settings.isl.host, settings.isl.port, settings.isl.max_connections, settings.isl.inbox_frames)
-        ),
+        isl_source(_isl_feed(settings)),
         restart_policy=FIVE_A_MINUTE,
+        endless=True,
         note="its connections outlive it",
     )
     feeds.append((isl, 2_048, "TCP holds what does not fit"))
@@ -89,25 +95,38 @@ def build_topology(settings: IngestSettings) -> OperatorGraph:
         note="stateless; if it rejects most of the stream, the deployment is at fault",
     )
     graph.connect(normalize, check, 1_024, note="four micro-batches: enough to keep both ends busy")
+    unique = graph.add_operator(
+        "dedup",
+        deduplicate(max_age=timedelta(seconds=settings.dedup.window_s), max_items=settings.dedup.max_ids),
+        stateful=True,
+        restart_policy=THREE_A_MINUTE,
+        note="what it remembers outlives it",
+    )
+    graph.connect(check, unique, 1_024, note="four micro-batches: enough to keep both ends busy")
     log = graph.add_sink(
         "event-log",
         event_log_sink(EventLog(settings.event_log.directory, settings.event_log.max_file_bytes)),
         restart_policy=RestartPolicy.never(),
         note="the record of what was seen: if it cannot be written, nothing may pretend that it was",
     )
-    graph.connect(check, log, 16_384, note="what gathers while the disk syncs")
+    graph.connect(unique, log, 16_384, note="what gathers while the disk syncs")
     return graph
 
 
 def ingest_pipeline(settings: IngestSettings) -> Pipeline:
-    """``sda-ingest`` with its dead-letter store, report and way of stopping. Opens nothing."""
+    """``sda-ingest`` with its dead-letter store, report, control plane and way of stopping. Opens nothing."""
     seconds = settings.shutdown
     return Pipeline(
         graph=build_topology(settings),
         policy=SupervisionPolicy(timedelta(seconds=seconds.grace_s), timedelta(seconds=seconds.patience_s)),
         dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
         report=settings.report,
+        control_plane=_control_plane(settings.control_plane),
     )
+
+
+def _control_plane(settings: ControlPlaneSettings) -> ControlPlane | None:
+    return ControlPlane(host=settings.host, port=settings.port) if settings.enabled else None
 
 
 def _optical_feed(settings: IngestSettings) -> OpticalFeed:
@@ -119,6 +138,37 @@ def _optical_feed(settings: IngestSettings) -> OpticalFeed:
         timeout=timedelta(seconds=optical.timeout_s),
         lookback=timedelta(seconds=optical.lookback_s),
         max_body_bytes=optical.max_body_bytes,
+        retry=_retry_policy(optical.retry),
+        breaker=_breaker_policy(optical.breaker),
+        ca_file=optical.ca_file,
+    )
+
+
+def _retry_policy(retry: RetrySettings) -> RetryPolicy:
+    return RetryPolicy(timedelta(seconds=retry.initial_s), timedelta(seconds=retry.cap_s), retry.max_attempts or None)
+
+
+def _breaker_policy(breaker: BreakerSettings) -> BreakerPolicy:
+    return BreakerPolicy(
+        threshold=breaker.threshold,
+        window=timedelta(seconds=breaker.window_s),
+        cooldown=timedelta(seconds=breaker.cooldown_s),
+        min_calls=breaker.min_calls,
+    )
+
+
+def _isl_feed(settings: IngestSettings) -> IslFeed:
+    isl = settings.isl
+    return IslFeed(
+        isl.host,
+        isl.port,
+        max_connections=isl.max_connections,
+        max_connections_per_peer=isl.max_connections_per_peer,
+        inbox_frames=isl.inbox_frames,
+        frame_deadline=timedelta(seconds=isl.frame_deadline_s),
+        silence_deadline=timedelta(seconds=isl.silence_deadline_s),
+        max_frame_bytes=isl.max_frame_bytes,
+        max_malformed_frames=isl.max_malformed_frames,
     )
 
 

@@ -8,7 +8,8 @@ Layout, bottom to top; a module imports only from those above it in this list:
 - ``restart``, ``task_exit``, ``task``: one operator instance and how it may end
 - ``edge``, ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions
 - ``plan``, ``graph``: validate and declare; ``events``, ``supervisor``: exits in, decisions out
-- ``wiring``, ``status``, ``watchdog``, ``runtime``: a wired graph that runs; ``report``, ``pipeline``: run it in a process, with signals, report and exit code
+- ``wiring``, ``status``, ``watchdog``, ``runtime``: a wired graph that runs
+- ``control_plane``: ask it over HTTP; ``report``, ``pipeline``: run it in a process, with signals, report and exit code
 - ``prefect_flow``: the same as a Prefect flow (the only module that imports Prefect); ``testing``, ``schedules``: for your
   tests
 

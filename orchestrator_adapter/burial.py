@@ -5,7 +5,8 @@ Knows the store and the clock, and nothing of why operators end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator_adapter.channel import Undeliverable
@@ -24,10 +25,18 @@ class Burial:
 
     def __init__(self, graph: str, store: DeadLetterStore, clock: Clock) -> None:
         self.undelivered = 0
+        self._buried: dict[str, Counter[DeadLetterKind]] = {}
         self._lost: dict[tuple[str, str], int] = {}
         self._graph = graph
         self._store = store
         self._clock = clock
+
+    def buried(self, operator: str) -> Mapping[DeadLetterKind, int]:
+        """How many items of ``operator`` were buried, by kind; those that the store would not keep are among them.
+
+        Of all operators together it is what the ledger has as dead-lettered or rejected.
+        """
+        return dict(self._buried.get(operator, {}))
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -67,6 +76,7 @@ class Burial:
             if key not in self._lost:
                 log_decision("dead_letters_lost", self._graph, operator=operator, items=len(items), cause=key[1])
             self._lost[key] = self._lost.get(key, 0) + len(items)
+            self._count(operator, kind, len(items))
 
     def keep_or_raise(
         self,
@@ -92,3 +102,7 @@ class Burial:
             for held in items
         ]
         self._store.append(letters)
+        self._count(operator, kind, len(items))
+
+    def _count(self, operator: str, kind: DeadLetterKind, items: int) -> None:
+        self._buried.setdefault(operator, Counter())[kind] += items

@@ -82,6 +82,7 @@ class EdgeStatistics:
         redelivered: Times an item was handed out again after a failure of its reader.
         shed: Items dropped by the edge's flow policy.
         dead_lettered: Items that left this edge for the dead letters (poison, timed out, undelivered, panic).
+        policy_drops: Items that the edge's flow policy gave up on: those shed, and those dead-lettered at its deadline.
         high_water_mark: The highest occupancy there has been.
     """
 
@@ -93,6 +94,7 @@ class EdgeStatistics:
     redelivered: int
     shed: int
     dead_lettered: int
+    policy_drops: int
     high_water_mark: int
 
 
@@ -122,6 +124,7 @@ class Channel(Generic[T]):
         "dead_lettered",
         "edge",
         "high_water_mark",
+        "policy_drops",
         "reader_done",
         "reader_gone",
         "received",
@@ -141,6 +144,7 @@ class Channel(Generic[T]):
         self.redelivered = 0
         self.shed = 0
         self.dead_lettered = 0
+        self.policy_drops = 0
         self.high_water_mark = 0
         self._buffer: list[T] = []
         self._head = 0
@@ -187,6 +191,7 @@ class Channel(Generic[T]):
             redelivered=self.redelivered,
             shed=self.shed,
             dead_lettered=self.dead_lettered,
+            policy_drops=self.policy_drops,
             high_water_mark=self.high_water_mark,
         )
 

@@ -361,6 +361,7 @@ class Sender(Generic[T]):
     def _give_up(self, items: Sequence[T]) -> None:
         """What the edge has no room for goes where its policy says."""
         self._stuck_since = None
+        self._channel.policy_drops += len(items)
         if self._policy.dead_letter:
             assert self._policy.deadline is not None
             self._dead_letter(items, f"edge {self.edge!r} was full for {self._policy.deadline.total_seconds():g} s")

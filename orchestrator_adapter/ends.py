@@ -305,10 +305,13 @@ class WiredEnds:
         """
         downstream = breaker.name if breaker is not None else self.name
         self.count("retry_attempts", 0)
+        made = 0
 
         def told(attempt: Attempt) -> None:
-            if attempt.number > 1 and attempt.outcome is not AttemptOutcome.REFUSED:
-                self.count("retry_attempts")
+            nonlocal made
+            if attempt.outcome is not AttemptOutcome.REFUSED:
+                made += 1
+                self.count("retry_attempts", int(made > 1))
             log, number = self._services.log, attempt.number
             if attempt.error is None:
                 log.downstream(downstream, failing=False, attempt=number)

@@ -64,7 +64,7 @@ class Tried:
     def __str__(self) -> str:
         plural = "" if self.attempts == 1 else "s"
         refused = f" and {self.refused} refused" if self.refused else ""
-        return f"after {self.attempts} attempt{plural}{refused} in {self.elapsed_s:.3g} s"
+        return f"after {self.attempts} attempt{plural}{refused} in {round(self.elapsed_s, 3):g} s"
 
 
 class RetryFailure(OperatorError):

@@ -68,9 +68,14 @@ class OperatorGraph:
         restart_policy: RestartPolicy = SOURCE_DEFAULT,
         expected_errors: tuple[type[BaseException], ...] = (),
         dead_letter_limits: DeadLetterLimits | None = None,
+        endless: bool = False,
         note: str = "",
     ) -> VertexId:
-        """A vertex without input and with one output. Malformed input never stops it unless limits are given."""
+        """A vertex without input and with one output. Malformed input never stops it unless limits are given.
+
+        ``endless`` says that it has no end of its own, as a feed's listener has none: if it ends although nobody asked the
+        graph to stop, the control plane's ``/health`` says so. The run goes on all the same.
+        """
         return self._add(
             name,
             Role.SOURCE,
@@ -79,6 +84,7 @@ class OperatorGraph:
             bookkeeping=Bookkeeping.SOURCE,
             expected_errors=expected_errors,
             dead_letter_limits=dead_letter_limits,
+            endless=endless,
             note=note,
         )
 
@@ -281,6 +287,7 @@ class OperatorGraph:
         max_deliveries: int = 1,
         progress_timeout: timedelta | None = None,
         dead_letter_limits: DeadLetterLimits | None = None,
+        endless: bool = False,
     ) -> VertexId:
         vertex_id = VertexId(len(self._vertices), name)
         self._vertices.append(
@@ -294,6 +301,7 @@ class OperatorGraph:
                 max_deliveries=max_deliveries,
                 progress_timeout=progress_timeout,
                 dead_letter_limits=dead_letter_limits,
+                endless=endless,
                 note=note,
             )
         )

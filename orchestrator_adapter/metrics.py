@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 _BUCKETS_PER_DOUBLING = 16  # a bucket is 4.4 % wide: quantiles are exact to that
+RATE_TAU_S = 30.0
+"""What happened so long ago weighs a third (1/e) of what happens now in a ``RateMeter``, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +57,30 @@ class LatencyHistogram:
             if seen >= wanted:
                 return float(min(2 ** (bucket / _BUCKETS_PER_DOUBLING), self._max_ns) / 1e6)
         raise AssertionError("the buckets hold fewer items than were counted")
+
+
+class RateMeter:
+    """How many items a second, an exponentially weighted mean over the last ``tau_s`` seconds: constant memory.
+
+    A count that decays by a factor of e each ``tau_s``. It is divided by the weight of the time that it has been counting
+    for, so that it is right from the first second on, and it goes down while nothing comes. ``now`` is monotonic seconds.
+    """
+
+    __slots__ = ("_at", "_count", "_since", "_tau_s")
+
+    def __init__(self, now: float, *, tau_s: float = RATE_TAU_S) -> None:
+        self._since = self._at = now
+        self._count = 0.0
+        self._tau_s = tau_s
+
+    def mark(self, count: int, now: float) -> None:
+        """``count`` items came just now."""
+        self._count = self._count * math.exp((self._at - now) / self._tau_s) + count
+        self._at = now
+
+    def rate(self, now: float) -> float:
+        """Items a second, as of now; 0 at the very start, when no time has passed in which any could have come."""
+        if now <= self._since:
+            return 0.0
+        weight = -math.expm1((self._since - now) / self._tau_s) * self._tau_s
+        return self._count * math.exp((self._at - now) / self._tau_s) / weight

@@ -11,12 +11,13 @@ import logging
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from orchestrator_adapter.clock import Clock
+from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.dead_letter import DeadLetterStore
 from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.graph import OperatorGraph
@@ -39,6 +40,7 @@ class Pipeline:
         report: Where the report goes; ``None`` for nowhere.
         clock: Time; the machine's if ``None``.
         rng: The random source of jitter; a fresh one if ``None``.
+        control_plane: Where it is asked for its health and its figures while it runs and drains; ``None`` for nowhere.
     """
 
     graph: OperatorGraph
@@ -47,6 +49,7 @@ class Pipeline:
     report: Path | None = None
     clock: Clock | None = None
     rng: random.Random | None = None
+    control_plane: ControlPlane | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +71,23 @@ async def run_pipeline(
 
     SIGTERM and SIGINT ask for the two-phase shutdown, a second one goes to its second phase; both are handled as before
     when this returns. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
-    before anything has been opened, and ``OSError`` if the dead-letter store cannot be opened. Cancelled, the run drains
-    and is reported as it would be otherwise, and then the cancellation is passed on.
+    before anything has been opened, and ``OSError`` if the dead-letter store cannot be opened or the control plane cannot
+    listen. Cancelled, the run drains and is reported as it would be otherwise, and then the cancellation is passed on.
     """
     pipeline.graph.validate()
     dead_letters = pipeline.dead_letters() if pipeline.dead_letters is not None else None
     problems: list[str] = []
-    try:
-        built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
-        if on_built is not None:
-            on_built(built)
-    except BaseException:
-        if dead_letters is not None:
-            _attempt("closing the dead-letter store", dead_letters.close, problems)
-        raise
-    with stop_on_signals(built):  # to the very end: an impatient signal may not cost the report
+    with ExitStack() as until_the_end:
+        try:
+            built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
+            until_the_end.enter_context(_served(built, pipeline.control_plane))
+            if on_built is not None:
+                on_built(built)
+        except BaseException:
+            if dead_letters is not None:
+                _attempt("closing the dead-letter store", dead_letters.close, problems)
+            raise
+        until_the_end.enter_context(stop_on_signals(built))  # an impatient signal may not cost the report
         try:
             event = await built.run(pipeline.policy, hooks=hooks)
         finally:
@@ -91,6 +96,15 @@ async def run_pipeline(
             if pipeline.report is not None:
                 _report(built, pipeline.report, problems)
     return Outcome(event, exit_code(event), tuple(problems))
+
+
+def _served(built: BuiltGraph, control_plane: ControlPlane | None) -> AbstractContextManager[object]:
+    if control_plane is None:
+        return nullcontext()
+    # A web server takes a tenth of a second to import, and nothing else here needs it.
+    from orchestrator_adapter.control_plane.server import ControlPlaneServer  # noqa: PLC0415
+
+    return ControlPlaneServer(built, control_plane)
 
 
 @contextmanager

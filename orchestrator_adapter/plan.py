@@ -62,6 +62,7 @@ class Vertex:
         progress_timeout: With input waiting, and room for its output, it must acknowledge something within this time; else
             it is aborted and counts as failed with ``Stalled``. ``None`` for no limit.
         dead_letter_limits: Beyond these the operator itself is taken to be at fault; ``None`` for no limit.
+        endless: It is a source that has no end of its own: should it end before the graph is told to, something is wrong.
         note: Why this policy, in one line.
     """
 
@@ -74,6 +75,7 @@ class Vertex:
     max_deliveries: int
     progress_timeout: timedelta | None
     dead_letter_limits: DeadLetterLimits | None
+    endless: bool
     note: str
 
     @property

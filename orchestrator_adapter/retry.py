@@ -237,9 +237,10 @@ async def with_retry(
     Operators use ``ends.with_retry``, which fills in their clock, random source and shutdown token, and counts.
 
     ``breaker``: a call that it refuses skips the attempt and goes on to the next backoff. ``budget``: without a token no
-    attempt after the first is made; what the breaker refuses costs none, and a retry that is not made gives its own back. ``shutdown``: once it is set nobody waits any more, and the attempt under way is the
-    last; it is not cancelled. A downstream's ``retry_after`` comes on top of the drawn delay, so that those who were all
-    told "in 30 s" do not come back in the same instant.
+    attempt after the first is made; what the breaker refuses costs none, and a retry that is not made gives its own back.
+    ``shutdown``: once it is set nobody waits any more, and the attempt under way is the last; it is not cancelled. A
+    downstream's ``retry_after`` comes on top of the drawn delay, so that those who were all told "in 30 s" do not come
+    back in the same instant.
 
     Returns what ``op`` said, if that was ``Ok`` or ``Discard``. Raises ``PermanentFailure`` at once,
     ``RetriesExhausted`` (it says why and after how many attempts), or ``RetryCutShort``, each with the last error as its

@@ -33,7 +33,7 @@ from orchestrator_adapter.events import (
     SupervisorEvent,
 )
 from orchestrator_adapter.ledger import Bookkeeping, LedgerSnapshot, OperatorAccount, snapshot
-from orchestrator_adapter.metrics import LatencyHistogram
+from orchestrator_adapter.metrics import LatencyHistogram, RateMeter
 from orchestrator_adapter.plan import Plan, Role
 from orchestrator_adapter.progress import ProgressWatch
 from orchestrator_adapter.status import GraphStatus, operator_status
@@ -179,15 +179,25 @@ class BuiltGraph:
                 self._shutdown.deadline = self.clock.monotonic()
         self._wakeup.wake()
 
+    @property
+    def watchdog(self) -> LoopWatchdog | None:
+        """Who watches the event loop of this run, if anybody does; what it says may be read from any thread."""
+        return self._watchdog
+
     def status(self) -> GraphStatus:
         """The graph as it is now. Cheap enough for once a second; consistent, since it is taken between two steps."""
+        restarts = {operator: history.total for operator, history in self._supervisor.restarts.items()}
         return GraphStatus(
-            operators=tuple(operator_status(slot, self.clock) for slot in self._slots.values()),
+            operators=tuple(
+                operator_status(slot, self.clock, restarts=restarts.get(slot.name, 0)) for slot in self._slots.values()
+            ),
             edges={edge: channel.statistics() for edge, channel in self._wiring.channels.items()},
             ledger=self.ledger(),
             latency=self._latency().summary(),
             breakers=self._breakers.statistics(),
-            restarts=sum(history.total for history in self._supervisor.restarts.values()),
+            restarts=sum(restarts.values()),
+            shutting_down=self._why_shutting_down(),
+            verdict=None if self._verdict is None else str(self._verdict),
             loop_lag_s=self._watchdog.lag_s if self._watchdog is not None else 0.0,
             loop_stalls=self._watchdog.stalls if self._watchdog is not None else 0,
         )
@@ -264,6 +274,8 @@ class BuiltGraph:
     def _spawn(self, slot: Slot, restarted: events.Restarted | None) -> None:
         slot.ends.instance += 1
         slot.abort_by = None
+        if slot.vertex.role is Role.SOURCE and slot.services.ingest_rate is None:
+            slot.services.ingest_rate = RateMeter(self.clock.monotonic())
         if slot.watch is not None:
             slot.watch.restart()
 
@@ -588,6 +600,11 @@ class BuiltGraph:
         )
 
     # Helpers.
+
+    def _why_shutting_down(self) -> str | None:
+        if self._shutdown.phase != _RUNNING:
+            return self._shutdown.reason
+        return self._asked_early[0] if self._asked_early else None
 
     def _latency(self) -> LatencyHistogram:
         merged = LatencyHistogram()

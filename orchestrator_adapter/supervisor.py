@@ -80,6 +80,9 @@ class Verdict:
             case Escalate(panicked):
                 return panicked.message
 
+    def __str__(self) -> str:
+        return f"operator {self.operator!r} brings the graph down ({self.kind}): {self.cause}"
+
 
 def name_event(figures: RunFigures, verdict: Verdict | None, stopped_because: str | None) -> SupervisorEvent:
     """How a run with these figures ended: by the verdict, else as asked (``stopped_because``), else by itself."""

@@ -27,6 +27,7 @@ from orchestrator_adapter.dead_letter import DeadLetterStore
 from orchestrator_adapter.ends import Factory, WiredEnds
 from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.graph import OperatorGraph
+from orchestrator_adapter.retry import without_waiting as without_waiting  # noqa: PLC0414 - it is part of this toolbox
 from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
 
 _MINUTES_TO_COME_DOWN = 1_000  # by hand; a run that has not come down by then never will

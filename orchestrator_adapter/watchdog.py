@@ -51,6 +51,7 @@ class LoopWatchdog:
     Attributes:
         stalls: How many there were.
         max_lag_s: The longest lag seen.
+        threshold_s: A longer lag is a stall, seconds.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class LoopWatchdog:
             raise ValueError(f"LoopWatchdog: threshold must be > 0, got {threshold}")
         self.stalls = 0
         self.max_lag_s = 0.0
+        self.threshold_s = threshold.total_seconds()
         self._on_stall = on_stall
-        self._threshold_s = threshold.total_seconds()
-        self._period_s = self._threshold_s / _BEATS_PER_THRESHOLD
+        self._period_s = self.threshold_s / _BEATS_PER_THRESHOLD
         self._monotonic = monotonic
         self._last_beat = 0.0
         self._reported_beat: float | None = None
+        self._told: tuple[float, LoopStall] | None = None  # the last stall, with the last beat before it
         self._beating: asyncio.TimerHandle | None = None
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
@@ -80,6 +82,12 @@ class LoopWatchdog:
     def lag_s(self) -> float:
         """How late the loop is now, seconds; readable from any thread."""
         return max(0.0, self._monotonic() - self._last_beat - self._period_s) if self._beating is not None else 0.0
+
+    @property
+    def standing(self) -> LoopStall | None:
+        """The stall that lasts now, as far as it has been noticed; readable from any thread."""
+        told = self._told
+        return told[1] if told is not None and told[0] == self._last_beat and self._beating is not None else None
 
     def start(self) -> None:
         """Start watching the running loop."""
@@ -107,11 +115,13 @@ class LoopWatchdog:
     def _watch(self) -> None:
         while not self._ending.wait(self._period_s):
             beat, lag_s = self._last_beat, self.lag_s
-            if is_new_stall(lag_s, self._threshold_s, beat, self._reported_beat):
+            if is_new_stall(lag_s, self.threshold_s, beat, self._reported_beat):
                 self._reported_beat = beat
                 self.stalls += 1
                 try:
-                    self._on_stall(self._culprit(lag_s))
+                    stall = self._culprit(lag_s)
+                    self._told = (beat, stall)
+                    self._on_stall(stall)
                 except Exception:  # the watchdog must outlive what it looks at, and whom it tells
                     logger.exception("a stall of the event loop could not be told; the watchdog goes on")
 

@@ -47,6 +47,7 @@ class Addresses:
             "isl": {"port": self.isl},
             "event_log": {"directory": str(folder / "log")},
             "dead_letters": {"directory": str(folder / "dead-letters")},
+            "control_plane": {"port": 0},
             "report": str(folder / "report.json"),
         }
 

@@ -41,6 +41,8 @@ def config(folder: Path, *, isl_port: int = 0, extra: str = "") -> Path:
         directory = "{folder}/log"
         [dead_letters]
         directory = "{folder}/dead"
+        [control_plane]
+        port = 0
         """
     )
     return path
@@ -156,6 +158,21 @@ def test_a_port_that_is_taken_ends_with_3_and_is_named(tmp_path: Path, capsys: p
     assert f"cannot listen on tcp://127.0.0.1:{port}" in capsys.readouterr().out
     assert f"tcp://127.0.0.1:{port}" in report(tmp_path)["cause"]
     assert report(tmp_path)["ledger_holds"]
+
+
+def test_a_control_planes_port_that_is_taken_ends_with_1_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on standard error that names the address and the setting; no report, no log."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("SDA_INGEST__CONTROL_PLANE__PORT", str(port))
+        assert ingest(config(tmp_path)) == ExitCode.FAILED
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-ingest: "))
+    assert told.startswith(f"sda-ingest: control plane: cannot listen on http://127.0.0.1:{port}: ")
+    assert "control_plane.port" in told
+    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "log").exists()
 
 
 def test_an_event_log_in_use_ends_with_3_and_names_the_process(

@@ -7,9 +7,10 @@ from uuid import UUID
 
 import pytest
 
-from flows.settings import IngestSettings
+from flows.settings import ControlPlaneSettings, IngestSettings
 from flows.topologies import _judge, _optical_feed, build_topology, ingest_pipeline
 from orchestrator_adapter import BreakerPolicy, DeadLetterLimits, GraphError, Reject, RetryPolicy
+from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.dead_letter import DeadLetterFile
 from sda_ops.records import Observation, OpticalTarget, StateTarget, Uncertainty
 from sda_ops.sources.optical import AS_LONG_AS_IT_TAKES, SHORT_MEMORY, OpticalFeed
@@ -66,6 +67,23 @@ def test_restart_policies_are_what_the_specification_says() -> None:
         "dedup": "bounded(3, 60 s)",
         "event-log": "never",
     }
+
+
+def test_no_feed_has_an_end_of_its_own() -> None:
+    """A source that ends unasked is a matter for the control plane's health, and nothing else is."""
+    plan = build_topology(SETTINGS).validate()
+    assert {vertex.name for vertex in plan.order if vertex.endless} == {
+        *("radar-01", "radar-02", "radar-03", "optical", "isl")
+    }
+
+
+def test_the_control_plane_is_where_the_settings_say_or_nowhere() -> None:
+    """On the loopback's port 9100 unless told otherwise."""
+    assert ingest_pipeline(SETTINGS).control_plane == ControlPlane(host="127.0.0.1", port=9100)
+    elsewhere = SETTINGS.model_copy(update={"control_plane": ControlPlaneSettings(host="::1", port=5)})
+    assert ingest_pipeline(elsewhere).control_plane == ControlPlane(host="::1", port=5)
+    nowhere = SETTINGS.model_copy(update={"control_plane": ControlPlaneSettings(enabled=False)})
+    assert ingest_pipeline(nowhere).control_plane is None
 
 
 def test_validate_has_the_configured_dead_letter_limits() -> None:

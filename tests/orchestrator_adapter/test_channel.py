@@ -157,6 +157,7 @@ def test_statistics_are_a_frozen_picture() -> None:
         redelivered=0,
         shed=0,
         dead_lettered=0,
+        policy_drops=0,
         high_water_mark=3,
     )
 
@@ -280,6 +281,7 @@ class ChannelAgainstOracle(RuleBasedStateMachine):
             redelivered=self.redelivered,
             shed=0,
             dead_lettered=self.dead,
+            policy_drops=0,
             high_water_mark=self.highest,
         )
         assert self.channel.room == 7 - len(self.entries)

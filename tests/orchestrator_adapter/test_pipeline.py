@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from orchestrator_adapter import (
@@ -23,12 +27,14 @@ from orchestrator_adapter import (
     events,
     source_of,
 )
+from orchestrator_adapter.control_plane import ControlPlane
+from orchestrator_adapter.control_plane.server import CannotListen
 from orchestrator_adapter.dead_letter import DeadLetterFile
 from orchestrator_adapter.jsonl import RotatingJsonLines, StoreInUseError
 from orchestrator_adapter.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.report import ExitCode, write_report
 from orchestrator_adapter.testing import CollectSink, chain
-from tests.running import eventually
+from tests.running import GatedSink, eventually
 from tests.support import ROOT
 
 
@@ -244,6 +250,71 @@ async def test_dead_letters_that_could_not_be_kept_are_told() -> None:
     assert outcome.event.figures.ledger.dead_lettered == 1
     assert outcome.event.figures.ledger_holds
     assert outcome.event.figures.problems == ("1 items of 'sink' could not be kept as dead letters: OSError: full",)
+
+
+# With a control plane.
+
+
+async def test_a_run_can_be_asked_from_before_its_first_operator_to_its_last(caplog: pytest.LogCaptureFixture) -> None:
+    """The address is the log's first line; health answers while it runs and while it drains, and not after the end."""
+    sink, graphs = GatedSink(), list[BuiltGraph]()
+    with caplog.at_level(logging.INFO, logger="orchestrator_adapter.supervisor"):
+        pipeline = Pipeline(chain(endless, sink), control_plane=ControlPlane(port=0))
+        running = asyncio.create_task(run_pipeline(pipeline, on_built=graphs.append))
+        await eventually(lambda: graphs and graphs[0].ledger().ingested == 1, "it runs")
+        told = [json.loads(record.message) for record in caplog.records]
+    assert told[0] == {"event": "control_plane", "graph": "chain", "url": told[0]["url"]}
+    assert {line["event"] for line in told[1:]} == {"spawn"}
+    url = told[0]["url"] + "/health"
+    assert (await asyncio.to_thread(httpx.get, url)).json()["status"] == "ok"
+    graphs[0].request_shutdown("enough")
+    answer = await asyncio.to_thread(httpx.get, url)
+    assert (answer.status_code, answer.json()["status"]) == (200, "draining")
+    sink.gate.set()
+    assert (await running).exit_code is ExitCode.OK
+    with pytest.raises(httpx.ConnectError):
+        await asyncio.to_thread(httpx.get, url)
+
+
+async def test_a_control_plane_that_cannot_listen_keeps_the_run_from_coming_about(tmp_path: Path) -> None:
+    """An ``OSError`` that names the address: nothing has started, nobody was told of a graph, and the store is closed."""
+    store, sink, graphs = Store(), CollectSink(), list[BuiltGraph]()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        pipeline = Pipeline(
+            chain(source_of([1]), sink),
+            dead_letters=lambda: store,
+            report=tmp_path / "report.json",
+            control_plane=ControlPlane(port=port),
+        )
+        with pytest.raises(CannotListen, match=f"cannot listen on http://127.0.0.1:{port}: "):
+            await run_pipeline(pipeline, on_built=graphs.append)
+    assert (store.closed, sink.items, graphs) == (1, [], [])
+    assert is_empty(tmp_path)
+
+
+async def test_a_caller_that_fails_before_the_start_leaves_no_control_plane_behind() -> None:
+    """What ``on_built`` raises is raised, and the thread has ended."""
+
+    def broken(built: BuiltGraph) -> None:
+        raise RuntimeError("no terminal")
+
+    pipeline = Pipeline(chain(source_of([1]), CollectSink()), control_plane=ControlPlane(port=0))
+    with pytest.raises(RuntimeError, match="no terminal"):
+        await run_pipeline(pipeline, on_built=broken)
+    assert "control-plane" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_run_without_a_control_plane_loads_no_web_server() -> None:
+    """Whoever does not want one does not wait for its import."""
+    program = (
+        "import asyncio, sys; from orchestrator_adapter import source_of;"
+        "from orchestrator_adapter.pipeline import Pipeline, run_pipeline;"
+        "from orchestrator_adapter.testing import CollectSink, chain;"
+        "asyncio.run(run_pipeline(Pipeline(chain(source_of([1]), CollectSink()))));"
+        "sys.exit(bool({'uvicorn', 'starlette', 'prometheus_client'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60).returncode == 0
 
 
 PROGRAM = """

@@ -18,6 +18,7 @@ import pytest
 from orchestrator_adapter import Factory, SupervisionPolicy, WiredEnds, events, for_each, map_items, source_of
 from orchestrator_adapter.testing import chain
 from orchestrator_adapter.watchdog import LoopStall, LoopWatchdog, _instance, is_new_stall
+from tests.running import eventually
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,30 @@ async def test_a_loop_that_stands_still_is_noticed_from_outside_with_its_stack()
         block_until(told)
     assert len(stalls) == 1
     assert stalls[0].lag_s > 0.02
+
+
+async def test_a_stall_can_be_read_from_outside_while_it_lasts_and_not_after() -> None:
+    """``standing`` is the stall that was told, until the loop beats again; before the first there is none."""
+    told, seen = threading.Event(), list[LoopStall | None]()
+
+    def read(stall: LoopStall) -> None:
+        if "block_until" in stall.stack:
+            seen.append(watchdog.standing)
+            told.set()
+
+    watchdog = LoopWatchdog(read, threshold=timedelta(milliseconds=20))
+    assert watchdog.standing is None
+    watchdog.start()
+    try:
+        block_until(told)
+        await eventually(lambda: watchdog.standing is None, "the next beat")
+        afterwards = watchdog.standing
+    finally:
+        watchdog.stop()
+    assert seen[0] is not None
+    assert "block_until" in seen[0].stack
+    assert afterwards is None
+    assert watchdog.standing is None
 
 
 def block_until(told: threading.Event) -> None:

@@ -1,0 +1,322 @@
+"""A view of a graph as metric families: Prometheus text, OpenMetrics, JSON. ``docs/control-plane.md`` lists them.
+
+Units are in the names. Where an operator does not count something there is no sample of it, rather than a zero that
+would be a claim; what the orchestrator itself counts starts at zero, so that the first increase can be seen as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from orchestrator_adapter.control_plane.snapshot import View
+from orchestrator_adapter.dead_letter import DeadLetterKind
+from orchestrator_adapter.metrics import LatencySummary
+from orchestrator_adapter.plan import Plan, Role
+from orchestrator_adapter.status import GraphStatus, OperatorStatus
+
+JSON = "application/json"
+
+_Samples: TypeAlias = Iterable[tuple[Sequence[str], float]]
+
+
+def text(plan: Plan, view: View, accept: str) -> tuple[bytes, str]:
+    """The families in the text format that ``accept`` (the HTTP header) asks for, and its content type."""
+    registry = CollectorRegistry()
+    registry.register(_OneView(plan, view))
+    try:
+        encode, content_type = choose_encoder(accept)
+    except TypeError:  # of a version that is no number, prometheus_client cannot say which is the newer
+        encode, content_type = choose_encoder("")
+    return encode(registry), content_type
+
+
+def as_json(plan: Plan, view: View) -> dict[str, Any]:
+    """The same families as plain values. A counter's name ends in ``_total`` here, as its samples' do."""
+    return {
+        "metrics": [
+            {
+                "name": f"{family.name}_total" if family.type == "counter" else family.name,
+                "type": family.type,
+                "help": family.documentation,
+                "samples": [
+                    {"name": sample.name, "labels": dict(sample.labels), "value": sample.value}
+                    for sample in family.samples
+                ],
+            }
+            for family in families(plan, view)
+        ]
+    }
+
+
+def wants_json(accept: str) -> bool:
+    """Whether the HTTP header ``Accept`` names JSON, and would not rather have one of the text formats."""
+    wanted: dict[str, float] = {}
+    for media_range in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in media_range.split(";"))
+        wanted[name] = max(wanted.get(name, 0.0), _quality(parameters))
+    as_text = max(wanted.get(name, 0.0) for name in ("text/plain", "application/openmetrics-text"))
+    return wanted.get(JSON, 0.0) > as_text
+
+
+def _quality(parameters: Iterable[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+class _OneView(Collector):
+    """What ``prometheus_client`` collects from."""
+
+    def __init__(self, plan: Plan, view: View) -> None:
+        self._plan = plan
+        self._view = view
+
+    def collect(self) -> Iterable[Metric]:
+        return families(self._plan, self._view)
+
+
+def families(plan: Plan, view: View) -> Iterator[Metric]:
+    """Every metric family there is, each with its help and its unit."""
+    operators = view.status.operators
+    yield from _of_operators(operators)
+    yield from _of_sources([operator for operator in operators if operator.role is Role.SOURCE])
+    yield from _of_sinks([operator for operator in operators if operator.role is Role.SINK])
+    yield from _of_edges(plan, view.status)
+    yield from _of_breakers(view.status)
+    yield from _of_the_ledger(view.status)
+    yield from _of_the_loop(view)
+
+
+def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:
+    def each(figure: Callable[[OperatorStatus], float]) -> _Samples:
+        return (((operator.name,), figure(operator)) for operator in operators)
+
+    yield _gauge("operator_up", "Whether an instance of the operator runs: 1, else 0", ["operator"], each(_is_up))
+    yield _counter(
+        "operator_restart_total",
+        "Restarts of the operator",
+        ["operator"],
+        each(lambda operator: operator.restarts),
+    )
+    yield _gauge(
+        "operator_uptime_seconds",
+        "For how long the operator's instance has run, or ran, seconds",
+        ["operator"],
+        each(lambda operator: operator.uptime_s),
+    )
+    yield _counter(
+        "operator_items_total",
+        "Items that the operator has consumed (acknowledged) or emitted (sent on)",
+        ["operator", "direction"],
+        (
+            sample
+            for operator in operators
+            for sample in (
+                ((operator.name, "consumed"), operator.consumed),
+                ((operator.name, "emitted"), operator.emitted),
+            )
+        ),
+    )
+    yield _counter(
+        "retry_attempts_total",
+        "Attempts that the operator made after the first, of calls with retry",
+        ["operator"],
+        _counted(operators, "retry_attempts"),
+    )
+    yield _counter(
+        "dead_letters_total",
+        "Items of the operator that went to the dead letters, by what went wrong",
+        ["operator", "kind"],
+        (
+            ((operator.name, kind.value), operator.dead_letters.get(kind, 0))
+            for operator in operators
+            for kind in DeadLetterKind
+        ),
+    )
+    yield _gauge(
+        "operator_figure",
+        "A figure of the operator's own; what it means and its unit are the operator's business",
+        ["operator", "name"],
+        (
+            ((operator.name, name), value)
+            for operator in operators
+            for name, value in operator.counters.items()
+            if name not in _WELL_KNOWN[operator.role]
+        ),
+    )
+
+
+_WELL_KNOWN: dict[Role, frozenset[str]] = {
+    role: frozenset({"retry_attempts"})
+    | {Role.SOURCE: {"decode_errors", "kernel_drops"}, Role.SINK: {"bytes_written"}}.get(role, set())
+    for role in Role
+}
+"""The counters that have a family of their own; see ``WiredEnds.count``."""
+
+
+def _of_sources(sources: Sequence[OperatorStatus]) -> Iterator[Metric]:
+    yield _gauge(
+        "source_ingest_rate",
+        "Items that the source takes in, malformed ones included, per second; mean weighted exponentially over 30 s",
+        ["source"],
+        (((source.name,), source.ingest_rate_per_s or 0.0) for source in sources),
+    )
+    yield _counter(
+        "source_decode_errors_total",
+        "Frames that the source could not decode",
+        ["source"],
+        (((source.name,), source.counters.get("decode_errors", 0)) for source in sources),
+    )
+    yield _counter(
+        "source_kernel_drops_total",
+        "Datagrams that the kernel dropped before the source could read them",
+        ["source"],
+        _counted(sources, "kernel_drops"),
+    )
+    yield _gauge(
+        "source_last_item_age_seconds",
+        "How long ago the source sent its last item on, seconds; absent before the first",
+        ["source"],
+        (((source.name,), source.idle_s) for source in sources if source.idle_s is not None),
+    )
+
+
+def _of_sinks(sinks: Sequence[OperatorStatus]) -> Iterator[Metric]:
+    yield _counter(
+        "sink_bytes_written_total", "What the sink has written, bytes", ["sink"], _counted(sinks, "bytes_written")
+    )
+    yield _gauge(
+        "sink_latency_seconds",
+        "From ingest to the sink's acknowledgement, quantiles since the start, seconds; quantile 1 is the longest",
+        ["sink", "quantile"],
+        (
+            ((sink.name, quantile), milliseconds / 1e3)
+            for sink in sinks
+            if sink.latency is not None
+            for quantile, milliseconds in _quantiles(sink.latency)
+        ),
+    )
+
+
+def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
+    edges = status.edges
+    yield _gauge(
+        "channel_occupancy",
+        "Items in the edge, leased ones included",
+        ["edge"],
+        (((edge,), figures.occupancy) for edge, figures in edges.items()),
+    )
+    yield _gauge(
+        "channel_capacity",
+        "Items that the edge can hold",
+        ["edge"],
+        (((edge,), figures.capacity) for edge, figures in edges.items()),
+    )
+    yield _gauge(
+        "channel_high_water_mark",
+        "The most items there have been in the edge",
+        ["edge"],
+        (((edge,), figures.high_water_mark) for edge, figures in edges.items()),
+    )
+    yield _counter(
+        "flow_policy_drops_total",
+        "Items that the edge's flow policy gave up on when the edge was full: shed or dead-lettered",
+        ["edge", "policy"],
+        (((edge.id, edge.policy.kind.value), edges[edge.id].policy_drops) for edge in plan.edges),
+    )
+
+
+def _of_breakers(status: GraphStatus) -> Iterator[Metric]:
+    breakers = status.breakers.values()
+    yield _gauge(
+        "circuit_breaker_state",
+        "State of the circuit breaker: 0 closed, 1 open, 2 half-open",
+        ["breaker"],
+        (((breaker.name,), int(breaker.state)) for breaker in breakers),
+    )
+    yield _gauge(
+        "circuit_breaker_forced",
+        "Whether a person holds the circuit breaker in its state: 1, else 0",
+        ["breaker"],
+        (((breaker.name,), int(breaker.forced)) for breaker in breakers),
+    )
+    yield _counter(
+        "circuit_breaker_refusals_total",
+        "Calls that the circuit breaker refused",
+        ["breaker"],
+        (((breaker.name,), breaker.refusals) for breaker in breakers),
+    )
+    yield _counter(
+        "circuit_breaker_open_seconds_total",
+        "For how long the circuit breaker has been open in all, seconds, the time half-open not included",
+        ["breaker"],
+        (((breaker.name,), breaker.open_s) for breaker in breakers),
+    )
+
+
+def _of_the_ledger(status: GraphStatus) -> Iterator[Metric]:
+    ledger = status.ledger
+    yield _gauge(
+        "ledger_items",
+        "The ledger's terms, items: ingested + repeated + derived = all the others together",
+        ["term"],
+        (((term,), items) for term, items in ledger.as_dict().items()),
+    )
+    yield _gauge(
+        "ledger_balanced",
+        "Whether both sides of the ledger's equation agree: 1, else 0",
+        [],
+        [((), int(ledger.balanced))],
+    )
+
+
+def _of_the_loop(view: View) -> Iterator[Metric]:
+    yield _gauge("event_loop_lag_seconds", "How late the event loop is now, seconds", [], [((), view.lag_s)])
+    yield _counter(
+        "event_loop_stalls_total",
+        "How often the event loop has stood still for longer than the watchdog's threshold",
+        [],
+        [((), view.stalls)],
+    )
+    yield _gauge(
+        "snapshot_age_seconds",
+        "How old these figures are, but for those of the event loop, seconds: it grows while the loop does not answer",
+        [],
+        [((), view.age_s)],
+    )
+
+
+def _is_up(operator: OperatorStatus) -> int:
+    return int(operator.state == "running")
+
+
+def _counted(operators: Iterable[OperatorStatus], name: str) -> _Samples:
+    return (((operator.name,), operator.counters[name]) for operator in operators if name in operator.counters)
+
+
+def _quantiles(latency: LatencySummary) -> tuple[tuple[str, float], ...]:
+    return ("0.5", latency.p50_ms), ("0.99", latency.p99_ms), ("1", latency.max_ms)
+
+
+def _gauge(name: str, meaning: str, labels: Sequence[str], samples: _Samples) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=labels)
+    for values, figure in samples:
+        family.add_metric(values, figure)
+    return family
+
+
+def _counter(name: str, meaning: str, labels: Sequence[str], samples: _Samples) -> Metric:
+    family = CounterMetricFamily(name, meaning, labels=labels)
+    for values, figure in samples:
+        family.add_metric(values, figure)
+    return family
