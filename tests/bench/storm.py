@@ -474,10 +474,7 @@ def draw(storms: Mapping[str, Storm], path: Path) -> None:
         panel.axhline(RATE_PER_S, color="tab:orange", lw=1, ls="--")
         if storm.recovery_s is not None and storm.recovery_s < DRAWN_S:
             panel.axvline(storm.recovery_s, color="tab:green", lw=1.5)
-            verdict = f"recovered after {storm.recovery_s:.0f} s"
-        else:
-            verdict = f"not recovered within {storm.watched_s / 60:.0f} min"
-        panel.set_title(f"{name}: {verdict}", fontsize=9, loc="left")
+        panel.set_title(f"{name}: {_verdict(storm)}", fontsize=9, loc="left")
         panel.set_xlim(edges[0], DRAWN_S)
         panel.set_ylim(0, TALLEST)
         panel.spines[["top", "right"]].set_visible(False)
@@ -486,6 +483,13 @@ def draw(storms: Mapping[str, Storm], path: Path) -> None:
     )
     figure.supylabel("requests in a second; dashed: what the archive serves", fontsize=9)
     figure.savefig(path, dpi=100, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _verdict(storm: Storm) -> str:
+    if storm.recovery_s is None:
+        return f"not recovered within {storm.watched_s / 60:.0f} min"
+    long = storm.recovery_s >= DRAWN_S
+    return f"recovered after {storm.recovery_s / 60:.0f} min" if long else f"recovered after {storm.recovery_s:.0f} s"
 
 
 if __name__ == "__main__":

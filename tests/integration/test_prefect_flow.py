@@ -146,6 +146,6 @@ async def test_sda_ingest_runs_as_a_prefect_flow_and_keeps_what_it_is_sent(tmp_p
     assert (run.state.message or "").startswith("ShutDown: everything is in")
     final = states(tasks)
     assert {name for name in final if not name.startswith("optical")} == {
-        *("radar-01", "isl", "merge", "normalize", "validate", "event-log")
+        *("radar-01", "isl", "merge", "normalize", "validate", "dedup", "event-log")
     }
     assert {state for name, state in final.items() if not name.startswith("optical")} == {"COMPLETED"}
