@@ -54,7 +54,7 @@ class BoundedLog:
         self._operator = operator
         self._clock = clock
         self._last: dict[str, tuple[float, int]] = {}
-        self._failing: dict[str, bool] = {}
+        self._downstreams: dict[str, tuple[bool, float]] = {}  # what was told last, and when
 
     def note(self, kind: str, message: str, *, event: str = "dead_letter", **fields: object) -> None:
         """Log it, unless one of its kind was logged within the last second; then count it."""
@@ -68,9 +68,15 @@ class BoundedLog:
         operator_logger.warning(json.dumps(told | {"not_logged_since_last": suppressed}))
 
     def downstream(self, name: str, *, failing: bool, **fields: object) -> None:
-        """Log that a downstream has begun to fail, or answers again: one line for each change."""
-        if failing != self._failing.get(name, False):
-            self._failing[name] = failing
-            event = "downstream_failing" if failing else "downstream_answers"
-            line = json.dumps({"event": event, "operator": self._operator, "downstream": name, **fields})
-            operator_logger.log(logging.WARNING if failing else logging.INFO, line)
+        """Log that a downstream has begun to fail, or answers again: a line a change, and at most one a second.
+
+        What changes sooner is told by the next call after that second, if it still holds.
+        """
+        now = self._clock.monotonic()
+        was_failing, told_at = self._downstreams.get(name, (False, float("-inf")))
+        if failing == was_failing or now - told_at < _PERIOD_S:
+            return
+        self._downstreams[name] = (failing, now)
+        event = "downstream_failing" if failing else "downstream_answers"
+        line = json.dumps({"event": event, "operator": self._operator, "downstream": name, **fields})
+        operator_logger.log(logging.WARNING if failing else logging.INFO, line)

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar, assert_never
 
 from orchestrator_adapter.breaker import BreakerPolicy, Breakers, CircuitBreaker
 from orchestrator_adapter.burial import Burial
@@ -312,11 +312,17 @@ class WiredEnds:
             if attempt.outcome is not AttemptOutcome.REFUSED:
                 made += 1
                 self.count("retry_attempts", int(made > 1))
-            log, number = self._services.log, attempt.number
-            if attempt.error is None:
-                log.downstream(downstream, failing=False, attempt=number)
-            else:
-                log.downstream(downstream, failing=True, attempt=number, error=describe(attempt.error))
+            log = self._services.log
+            match attempt.outcome:
+                case AttemptOutcome.OK | AttemptOutcome.DISCARDED:
+                    log.downstream(downstream, failing=False, attempt=attempt.number)
+                case AttemptOutcome.FAILED | AttemptOutcome.REFUSED:
+                    assert attempt.error is not None
+                    log.downstream(downstream, failing=True, attempt=attempt.number, error=describe(attempt.error))
+                case AttemptOutcome.PERMANENT:
+                    pass  # it has answered, with a "no" that is about this one call; the caller is told
+                case _:
+                    assert_never(attempt.outcome)
             tell(on_attempt, attempt)
 
         return await with_retry(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import random
@@ -21,11 +22,19 @@ from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind, Dea
 from orchestrator_adapter.decision_log import BoundedLog
 from orchestrator_adapter.edge import Receiver, Sender
 from orchestrator_adapter.ends import VertexServices, WiredEnds
-from orchestrator_adapter.errors import DeadLetterLimitExceeded, EdgeMisuse, EndOfStream, OperatorError, ReaderGone
+from orchestrator_adapter.errors import (
+    DeadLetterLimitExceeded,
+    EdgeMisuse,
+    EndOfStream,
+    OperatorError,
+    PermanentFailure,
+    ReaderGone,
+)
 from orchestrator_adapter.ledger import Bookkeeping, OperatorAccount
 from orchestrator_adapter.metrics import LatencyHistogram
+from orchestrator_adapter.retry import Ok, Permanent, Retry, RetryDisposition, RetryPolicy
 from orchestrator_adapter.routers import merge
-from orchestrator_adapter.testing import ManualClock, settle
+from orchestrator_adapter.testing import ManualClock, settle, without_waiting
 from orchestrator_adapter.wakeup import ShutdownToken, Wakeup
 
 
@@ -969,3 +978,39 @@ async def _give(value: str) -> str:
 
 async def _raise(error: Exception) -> None:
     raise error
+
+
+async def test_a_downstream_that_fails_now_and_then_is_told_of_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    """Every second call fails once: a thousand calls within a second are one line, and the next second tells how it is."""
+    bench = Bench()
+    once = RetryPolicy(timedelta(milliseconds=1), timedelta(milliseconds=1), max_attempts=2)
+    failures = itertools.cycle([True, False, False])
+
+    async def flaky() -> RetryDisposition[int]:
+        return Retry(ConnectionError("reset")) if next(failures) else Ok(1)
+
+    async def refusing() -> RetryDisposition[int]:
+        return Permanent(ValueError("404"))
+
+    def told() -> list[dict[str, Any]]:
+        return [json.loads(line.message) for line in caplog.records if "downstream_" in line.message]
+
+    with caplog.at_level(logging.INFO), without_waiting():
+        for _ in range(1_000):
+            await bench.ends.with_retry(once, flaky)
+        assert told() == [
+            {
+                "event": "downstream_failing",
+                "operator": "op",
+                "downstream": "op",
+                "attempt": 1,
+                "error": "ConnectionError: reset",
+            }
+        ]
+        bench.clock.advance(1.0)
+        for _ in range(4):
+            with pytest.raises(PermanentFailure):
+                await bench.ends.with_retry(once, refusing)
+        assert len(told()) == 1
+        await bench.ends.with_retry(once, flaky)
+    assert told()[1:] == [{"event": "downstream_answers", "operator": "op", "downstream": "op", "attempt": 2}]
