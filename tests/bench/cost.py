@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -31,7 +32,6 @@ from orchestrator_adapter import (
     DeadLetter,
     DeadLetterKind,
     DeadLetterList,
-    Duplicate,
     Factory,
     OperatorGraph,
     Reject,
@@ -48,6 +48,7 @@ from orchestrator_adapter.ledger import OperatorAccount, Outcome
 from orchestrator_adapter.metrics import LatencyHistogram
 from orchestrator_adapter.operators import Verdict
 from orchestrator_adapter.testing import chain
+from sda_ops.dedup import SeenSet, deduplicate, observation_key
 from sda_ops.ids import observation_ids
 from sda_ops.normalize import Normalizer
 from sda_ops.records import Observation
@@ -59,6 +60,7 @@ T = TypeVar("T")
 SOURCES = 3
 REPEATED, IMPOSSIBLE = 0.02, 0.005  # shares of the records that dedup and validate turn away
 SEEN = 100_000  # ids that dedup remembers
+WINDOW = timedelta(minutes=10)  # for so long
 DRAIN = 512  # records that share an ingest time, as the datagrams of one drain do
 WRITE_BATCH = 1_024  # lines that the plain loop gathers for a write; 256 cost it the same
 NOON_NS = 1_767_268_800_000_000_000  # 2026-01-01T12:00:00Z
@@ -105,30 +107,10 @@ def records(count: int, seed: int = 0) -> list[Observation]:
     ]
 
 
-_DUPLICATE = Duplicate()
-
-
-class Seen:
-    """The ids met lately: at least ``SEEN / 2`` of them, at most ``SEEN``."""
-
-    def __init__(self) -> None:
-        self._young: set[object] = set()
-        self._old: set[object] = set()
-
-    def judge(self, observation: Observation) -> Duplicate | None:
-        """``Duplicate`` if it was met before; it is from now on."""
-        key = observation.observation_id
-        if key in self._young or key in self._old:
-            return _DUPLICATE
-        self._young.add(key)
-        if len(self._young) >= SEEN // 2:
-            self._young, self._old = set(), self._young
-        return None
-
-
 def plain_loop(observations: Iterable[Observation], writer: RotatingJsonLines, *, batch: int) -> int:
     """The same work by hand, a record at a time; lines are gathered for a write. Returns how many were written."""
-    normalize, seen, letters = Normalizer(), Seen(), DeadLetterList()
+    normalize, seen, letters = Normalizer(), SeenSet(WINDOW, SEEN), DeadLetterList()
+    now = time.monotonic()
     encode = msgspec.json.Encoder().encode
     lines: list[bytes] = []
     for raw in observations:
@@ -137,13 +119,14 @@ def plain_loop(observations: Iterable[Observation], writer: RotatingJsonLines, *
         if rejection is not None:
             letters.append([_letter(observation, f"{rejection.reason}: {rejection.message}")])
             continue
-        if seen.judge(observation) is not None:
+        if seen.meets_again(observation_key(observation), now):
             continue
         lines.append(encode(observation))
         if len(lines) >= batch:
             lines.append(b"")
             writer.write_lines(b"\n".join(lines), len(lines) - 1)
             lines.clear()
+            now = time.monotonic()
     if lines:
         lines.append(b"")
         writer.write_lines(b"\n".join(lines), len(lines) - 1)
@@ -152,7 +135,8 @@ def plain_loop(observations: Iterable[Observation], writer: RotatingJsonLines, *
 
 def batching_loop(observations: Iterable[Observation], writer: RotatingJsonLines) -> int:
     """As ``plain_loop``, but records are gathered, and encoded together: as good as a loop by hand gets."""
-    normalize, seen, letters = Normalizer(), Seen(), DeadLetterList()
+    normalize, seen, letters = Normalizer(), SeenSet(WINDOW, SEEN), DeadLetterList()
+    now = time.monotonic()
     encode_lines = msgspec.json.Encoder().encode_lines
     pending: list[Observation] = []
     for raw in observations:
@@ -161,12 +145,13 @@ def batching_loop(observations: Iterable[Observation], writer: RotatingJsonLines
         if rejection is not None:
             letters.append([_letter(observation, f"{rejection.reason}: {rejection.message}")])
             continue
-        if seen.judge(observation) is not None:
+        if seen.meets_again(observation_key(observation), now):
             continue
         pending.append(observation)
         if len(pending) >= WRITE_BATCH:
             writer.write_lines(encode_lines(pending), len(pending))
             pending.clear()
+            now = time.monotonic()
     writer.write_lines(encode_lines(pending), len(pending))
     return writer.lines_written
 
@@ -184,7 +169,7 @@ def pipeline(sources: Sequence[Iterable[Observation]], sink: Factory) -> Operato
         graph.connect(graph.add_source(f"source-{number}", source_of(source)), merged, 4_096)
     normalize = graph.add_operator("normalize", map_items(Normalizer()))
     check = graph.add_operator("validate", sift(judge))
-    dedup = graph.add_operator("dedup", sift(Seen().judge), stateful=True)
+    dedup = graph.add_operator("dedup", deduplicate(max_age=WINDOW, max_items=SEEN), stateful=True)
     log = graph.add_sink("log", sink)
     graph.connect(merged, normalize, 1_024)
     graph.connect(normalize, check, 1_024)
