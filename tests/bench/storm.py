@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -101,7 +102,10 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         for name in chosen:
             run = partial(_simulate_named, name, args.horizon_s, World(outage_s=args.outage_s))
-            runs[name] = list(pool.map(run, range(args.seed, args.seed + args.seeds)))
+            runs[name] = []
+            for storm in pool.map(run, range(args.seed, args.seed + args.seeds)):
+                runs[name].append(storm)
+                print(f"\r{name}: seed {len(runs[name])} of {args.seeds}\033[K", end="\r", file=sys.stderr, flush=True)
             print(_row(name, runs[name], args.horizon_s), flush=True)
     if args.picture is not None:
         draw({name: storms[0] for name, storms in runs.items()}, args.picture)
