@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,18 +10,21 @@ from datetime import timedelta
 import httpx
 
 from orchestrator_adapter import RetryDisposition, RetryFailure, RetryPolicy, with_retry
-from orchestrator_adapter.http_exchange import exchange
-from orchestrator_adapter.retry import Attempt
+from orchestrator_adapter.http_exchange import HttpFailure, exchange
+from orchestrator_adapter.retry import Attempt, Retry
 
-_ANSWER_WITHIN = timedelta(seconds=2)
+_ANSWER_WITHIN_S = 2.0
 _FIRST_DELAY, _LONGEST_DELAY = timedelta(milliseconds=100), timedelta(seconds=1)
 
 
 async def api_health(api_url: str) -> RetryDisposition[bytes]:
-    """One request for the API's health: ``Ok`` if it is up, else why not, and whether that may pass."""
-    async with httpx.AsyncClient(timeout=_ANSWER_WITHIN.total_seconds()) as client:
-        request = client.build_request("GET", f"{api_url.rstrip('/')}/health")
-        return await exchange(client, request, decode=bytes, now_ns=time.time_ns)
+    """One request for the API's health: ``Ok`` if it is up, else why not, and whether that may pass. Two seconds at most."""
+    url = f"{api_url.rstrip('/')}/health"
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S), httpx.AsyncClient(timeout=_ANSWER_WITHIN_S) as client:
+            return await exchange(client, client.build_request("GET", url), decode=bytes, now_ns=time.time_ns)
+    except TimeoutError:
+        return Retry(HttpFailure(f"GET {url} was not answered within {_ANSWER_WITHIN_S:g} s"))
 
 
 async def wait_for_api(api_url: str, limit_s: float, on_first_failure: Callable[[str], object]) -> str | None:

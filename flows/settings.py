@@ -7,6 +7,7 @@ in the names. The Prefect UI shows the same model as a form.
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -57,8 +58,10 @@ class RetrySettings(_Section):
 
     @model_validator(mode="after")
     def _delays_fit(self) -> RetrySettings:
-        if self.cap_s < self.initial_s:
-            raise ValueError(f"cap_s must be >= initial_s, got {self.cap_s:g} and {self.initial_s:g}")
+        if self.cap_s < 3 * self.initial_s:
+            raise ValueError(
+                f"cap_s must be >= 3 * initial_s, or there is little jitter: got {self.cap_s:g} and {self.initial_s:g}"
+            )
         return self
 
 
@@ -66,7 +69,9 @@ class BreakerSettings(_Section):
     """When a downstream that fails is left alone."""
 
     threshold: float = Field(0.5, gt=0, le=1, description="Share of failed requests in the window that opens it")
-    window_s: PositiveSeconds = Field(15.0, description="How far back requests count, seconds")
+    window_s: PositiveSeconds | None = Field(
+        None, description="How far back requests count, seconds (default: 15, or min_calls requests that time out)"
+    )
     cooldown_s: PositiveSeconds = Field(15.0, description="From opening to the first probe, seconds")
     min_calls: int = Field(3, ge=1, le=10_000, description="It does not open on fewer requests")
 
@@ -89,6 +94,30 @@ class OpticalSettings(_Section):
     ca_file: FilePath | None = Field(None, description="Certificates (PEM) to trust instead of the usual ones")
     retry: RetrySettings = RetrySettings()
     breaker: BreakerSettings = BreakerSettings()
+
+    @property
+    def longest_time_outs_s(self) -> float:
+        """For how long the archive must be silent for as many requests to time out as it takes to open the breaker."""
+        return self.breaker.min_calls * (self.timeout_s + self.long_poll_s)
+
+    @model_validator(mode="after")
+    def _breaker_can_open(self) -> OpticalSettings:
+        window_s = self.breaker.window_s
+        if window_s is not None and window_s < self.longest_time_outs_s:
+            raise ValueError(
+                f"breaker.window_s must be >= breaker.min_calls * (timeout_s + long_poll_s) = {self.longest_time_outs_s:g}"
+                f", or the breaker never opens while the archive is silent: got {window_s:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ca_file_has_certificates(self) -> OpticalSettings:
+        if self.ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=self.ca_file)
+            except OSError as error:  # an SSLError is one
+                raise ValueError(f"no certificates in ca_file {self.ca_file}: {error}") from error
+        return self
 
 
 class IslSettings(_Section):
@@ -249,4 +278,6 @@ def _problem(details: Any) -> str:
     if not details["loc"]:  # about several settings together: the message names them
         return str(details["msg"])
     where = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "value_error":  # one of ours: it says itself what it got
+        return f"{where}: {str(details['msg']).removeprefix('Value error, ')}"
     return f"{where}: {details['msg']}, got {details['input']!r}"

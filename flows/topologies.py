@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-from flows.settings import BreakerSettings, ControlPlaneSettings, IngestSettings, RetrySettings
+from flows.settings import ControlPlaneSettings, IngestSettings, OpticalSettings, RetrySettings
 from orchestrator_adapter import (
     Backoff,
     BreakerPolicy,
@@ -35,7 +35,7 @@ from sda_ops.normalize import Normalizer
 from sda_ops.records import Observation
 from sda_ops.sinks.event_log import EventLog, event_log_sink
 from sda_ops.sources.isl import IslFeed, isl_source
-from sda_ops.sources.optical import OpticalFeed, optical_source
+from sda_ops.sources.optical import SHORT_MEMORY, OpticalFeed, optical_source
 from sda_ops.sources.radar import RadarFeed, radar_source
 from sda_ops.validate import ValidationLimits, validate
 
@@ -139,7 +139,7 @@ def _optical_feed(settings: IngestSettings) -> OpticalFeed:
         lookback=timedelta(seconds=optical.lookback_s),
         max_body_bytes=optical.max_body_bytes,
         retry=_retry_policy(optical.retry),
-        breaker=_breaker_policy(optical.breaker),
+        breaker=_breaker_policy(optical),
         ca_file=optical.ca_file,
     )
 
@@ -148,10 +148,12 @@ def _retry_policy(retry: RetrySettings) -> RetryPolicy:
     return RetryPolicy(timedelta(seconds=retry.initial_s), timedelta(seconds=retry.cap_s), retry.max_attempts or None)
 
 
-def _breaker_policy(breaker: BreakerSettings) -> BreakerPolicy:
+def _breaker_policy(optical: OpticalSettings) -> BreakerPolicy:
+    breaker = optical.breaker
+    shortest_s = max(SHORT_MEMORY.window.total_seconds(), optical.longest_time_outs_s)
     return BreakerPolicy(
         threshold=breaker.threshold,
-        window=timedelta(seconds=breaker.window_s),
+        window=timedelta(seconds=shortest_s if breaker.window_s is None else breaker.window_s),
         cooldown=timedelta(seconds=breaker.cooldown_s),
         min_calls=breaker.min_calls,
     )

@@ -370,9 +370,9 @@ async def _limited(
     try:
         async with limit:
             return await op()
-    except TimeoutError as error:
+    except TimeoutError:
         if limit.cut_off:
-            return Retry(error)
+            return Retry(TimeoutError(f"the attempt was not done within {limit_s:g} s"))
         raise
 
 

@@ -21,7 +21,7 @@ from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock, SystemClock
 from orchestrator_adapter.dead_letter import DeadLetterKind, DeadLetterList, DeadLetterStore
 from orchestrator_adapter.decision_log import log_decision, tell
-from orchestrator_adapter.errors import DuplicateRun, ReaderGone, Stalled
+from orchestrator_adapter.errors import DuplicateRun, ReaderGone, RetryCutShort, Stalled
 from orchestrator_adapter.events import (
     Escalated,
     Exited,
@@ -406,7 +406,9 @@ class BuiltGraph:
                 for receiver in slot.ends.receivers:
                     receiver.acknowledge(_done_with(receiver.channel.leased, slot.account))
                 slot.account.settle()
-            case task_exit.Errored(error) if supervisor.is_about(error, ReaderGone):
+            case task_exit.Errored(error) if supervisor.is_about(error, ReaderGone) or (
+                self._token.is_set and supervisor.is_only(error, RetryCutShort)
+            ):
                 slot.account.lease_lost()  # not the items' fault, and there will be no other instance
             case task_exit.Errored(error):
                 slot.account.lease_lost()

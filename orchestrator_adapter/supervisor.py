@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
-from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderDone, ReaderGone
+from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderDone, ReaderGone, RetryCutShort
 from orchestrator_adapter.events import (
     AllOk,
     BudgetExhausted,
@@ -177,9 +177,9 @@ class Supervisor:
     ) -> Decision:
         operator = self._operators[name]
         reader_gone = is_about(error, ReaderGone)
-        if draining and (operator.is_source or reader_gone):
+        if draining and (operator.is_source or reader_gone or is_only(error, RetryCutShort)):
             return Record()  # it was to end anyway; what it could not deliver is kept by the runtime
-        if _is_only(error, ReaderDone):
+        if is_only(error, ReaderDone):
             return Record()
         if reader_gone or is_about(error, DeadLetterLimitExceeded):
             return Exhausted(error)
@@ -209,8 +209,8 @@ def is_about(error: BaseException, kind: type[BaseException]) -> bool:
     return isinstance(error, kind)
 
 
-def _is_only(error: BaseException, kind: type[BaseException]) -> bool:
+def is_only(error: BaseException, kind: type[BaseException]) -> bool:
     """Whether ``error`` is of that kind, or a group of nothing else."""
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_only(member, kind) for member in error.exceptions)
+        return all(is_only(member, kind) for member in error.exceptions)
     return isinstance(error, kind)

@@ -2,8 +2,9 @@
 
 The watermark outlives the operator's instances and moves in the same step in which a page's observations leave, so a
 restart neither skips nor repeats one. After news it asks again for the watermark's own nanosecond and drops what it has
-of it: an archive that cuts a page between two observations of the same instant loses nothing. Only when that brings
-nothing new does a long poll wait, and then for what is beyond the watermark.
+of it: an archive that cuts a page between two observations of the same instant loses nothing (unless its pages are shorter
+than what it has of one nanosecond: nobody gets past that by ``since``). Only when that brings nothing new does a long poll
+wait, and then for what is beyond the watermark.
 
 It holds one page at most: while the graph has not taken the last one in, nothing more is asked for, and the backlog waits
 where it is, at the archive.
@@ -16,6 +17,7 @@ back in the same instant. What will not pass by itself (a wrong address, a certi
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +29,16 @@ from uuid import UUID
 
 import httpx
 
-from orchestrator_adapter import BreakerPolicy, DeadLetterKind, Factory, RetryCutShort, RetryPolicy, WiredEnds
+from orchestrator_adapter import (
+    BreakerPolicy,
+    DeadLetterKind,
+    Factory,
+    OperatorError,
+    PermanentFailure,
+    RetryCutShort,
+    RetryPolicy,
+    WiredEnds,
+)
 from orchestrator_adapter.http_exchange import DEFAULT_MAX_BODY_BYTES, exchange
 from orchestrator_adapter.retry import Ok, RetryDisposition
 from sda_ops.ids import observation_id
@@ -38,6 +49,7 @@ from sda_ops.wire.malformed import MalformedFrame
 _Page: TypeAlias = tuple[list[Observation], list[MalformedFrame]]
 
 _REMEMBERED_MALFORMED = 1_024  # bad entries, or as many as are in one page
+_BURIED_AT_ONCE = 256  # bad entries, before the event loop has its turn
 _REMEMBERED_AHEAD = 65_536  # observations, or as many as are in one page: five minutes of clock error at 200 a second
 
 AS_LONG_AS_IT_TAKES = RetryPolicy(timedelta(milliseconds=200), timedelta(seconds=15), max_attempts=None)
@@ -52,12 +64,14 @@ class OpticalFeed:
         url: Where the pages are, e.g. ``https://archive.example/observations``. Certificates are verified.
         poll_interval: Between the end of one poll and the next; in long-poll mode, only after an empty answer.
         long_poll: How long the archive may hold a request until there is something; zero for fixed-interval polls.
-        timeout: For the whole of an answer, from connecting to its last byte; a long poll's wait comes on top.
+        timeout: For the whole of an answer, from connecting to its last byte; a long poll's wait comes on top. It must do
+            for the largest page there can be, for one that is cut off is asked for again, from its first byte.
         lookback: How far before the start the first poll reaches.
         max_body_bytes: A larger page is refused, and not read any further.
         retry: When a poll that failed is tried again. Its attempts are limited by ``timeout`` unless it says otherwise.
         breaker: When the archive is left alone. A poller asks several times a second while all is well and seldom once it
-            backs off, so the window is short: successes from before the outage must not outvote its failures.
+            backs off, so the window is short: successes from before the outage must not outvote its failures. But as many
+            polls as it takes to open it must time out within the window.
         ca_file: Certificates (PEM) to trust instead of the system's, for an archive with a certificate authority of its own.
     """
 
@@ -70,6 +84,22 @@ class OpticalFeed:
     retry: RetryPolicy = AS_LONG_AS_IT_TAKES
     breaker: BreakerPolicy = SHORT_MEMORY
     ca_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        zero = timedelta(0)
+        problems = [
+            f"OpticalFeed: {name} must be {bound}, got {value!r}"
+            for name, value, good, bound in (
+                ("poll_interval", self.poll_interval, self.poll_interval >= zero, ">= 0"),
+                ("long_poll", self.long_poll, self.long_poll >= zero, ">= 0"),
+                ("timeout", self.timeout, self.timeout > zero, "> 0"),
+                ("lookback", self.lookback, self.lookback >= zero, ">= 0"),
+                ("max_body_bytes", self.max_body_bytes, self.max_body_bytes >= 1, ">= 1"),
+            )
+            if not good
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 @dataclass(slots=True)
@@ -114,13 +144,13 @@ class Watermark:
         while len(self.ahead) > max(_REMEMBERED_AHEAD, len(page)):
             del self.ahead[next(iter(self.ahead))]
 
-    def bury_fresh(self, frames: Sequence[MalformedFrame], kind: DeadLetterKind, ends: WiredEnds) -> None:
+    async def bury_fresh(self, frames: Sequence[MalformedFrame], kind: DeadLetterKind, ends: WiredEnds) -> None:
         """Dead-letter those not met yet: an archive repeats a bad entry in every page until the watermark has passed it.
 
         A bad entry has no id to be told by: two of the very same content are taken for one. One that the store will
-        not keep is not taken note of: the next poll meets it again.
+        not keep is not taken note of: the next poll meets it again. Cancelled in between, it has buried and noted some.
         """
-        for frame in frames:
+        for number, frame in enumerate(frames, 1):
             content = observation_id("optical", frame.frame)
             if content in self.malformed:
                 del self.malformed[content]  # met again: to the end of the queue, lest a long page push itself out
@@ -128,6 +158,8 @@ class Watermark:
                 ends.dead_letter(frame.frame, kind, frame.reason)
                 ends.count("decode_errors")
             self.malformed[content] = None
+            if number % _BURIED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # a page of nothing but bad entries must not freeze the loop for everyone
         while len(self.malformed) > max(_REMEMBERED_MALFORMED, len(frames)):
             del self.malformed[next(iter(self.malformed))]
 
@@ -142,26 +174,39 @@ def optical_source(feed: OpticalFeed) -> Factory:
         async with _client(feed) as client:
             while not ends.shutdown.is_set:
                 waiting = watermark.settled and bool(feed.long_poll)
-                poll = partial(_poll, client, feed, watermark, ends, waiting=waiting)
+                poll = partial(_poll, client, feed, watermark.timestamp_ns, ends, waiting=waiting)
                 try:
                     page = await ends.unless_shutdown(
                         ends.with_retry(_limited(feed, waiting=waiting), poll, breaker=breaker)
                     )
                 except RetryCutShort:
                     return
+                except PermanentFailure as failure:
+                    if (no_page := _malformed_page(failure)) is not None:
+                        await watermark.bury_fresh([no_page], DeadLetterKind.SCHEMA_MISMATCH, ends)
+                    raise
                 if not isinstance(page, Ok):
                     return  # the shutdown came first; a poll is never discarded
                 ends.count("polls")
-                watermark.settled = not await _pass_on(page.value, watermark, ends)
-                if not feed.long_poll or (waiting and watermark.settled):
+                news = await _pass_on(page.value, watermark, ends)
+                if not feed.long_poll or (waiting and not news):
                     await ends.shutdown.wait_at_most(feed.poll_interval.total_seconds(), ends.clock)
 
     return run
 
 
 def _client(feed: OpticalFeed) -> httpx.AsyncClient:
-    trusted = ssl.create_default_context(cafile=feed.ca_file) if feed.ca_file is not None else True
-    return httpx.AsyncClient(verify=trusted, timeout=(feed.timeout + feed.long_poll).total_seconds())
+    """Raises ``OperatorError`` for a certificate file, or a proxy of the environment, that cannot be used."""
+    trusted: ssl.SSLContext | bool = True
+    if feed.ca_file is not None:
+        try:
+            trusted = ssl.create_default_context(cafile=feed.ca_file)
+        except OSError as error:  # an SSLError is one
+            raise OperatorError(f"optical feed: no certificates in ca_file {feed.ca_file}: {error}") from error
+    try:
+        return httpx.AsyncClient(verify=trusted, timeout=(feed.timeout + feed.long_poll).total_seconds())
+    except (ImportError, ValueError) as error:
+        raise OperatorError(f"optical feed: the environment's proxy (HTTP_PROXY and the like): {error}") from error
 
 
 def _limited(feed: OpticalFeed, *, waiting: bool) -> RetryPolicy:
@@ -171,33 +216,36 @@ def _limited(feed: OpticalFeed, *, waiting: bool) -> RetryPolicy:
 
 
 async def _poll(
-    client: httpx.AsyncClient, feed: OpticalFeed, watermark: Watermark, ends: WiredEnds, *, waiting: bool
+    client: httpx.AsyncClient, feed: OpticalFeed, since_ns: int, ends: WiredEnds, *, waiting: bool
 ) -> RetryDisposition[_Page]:
-    params = {"since": watermark.timestamp_ns if waiting else watermark.timestamp_ns - 1}
+    params = {"since": since_ns if waiting else since_ns - 1}
     if waiting:
         params["wait_ms"] = feed.long_poll // timedelta(milliseconds=1)
+
+    def decode(body: bytes) -> _Page:
+        return optical.decode_page(body, ingest_timestamp=ends.clock.now_ns())
+
     return await exchange(
         client,
-        client.build_request("GET", feed.url, params=params),
-        decode=partial(_decode, watermark, ends),
+        client.build_request("GET", httpx.URL(feed.url).copy_merge_params(params)),
+        decode=decode,
         now_ns=ends.clock.now_ns,
         max_body_bytes=feed.max_body_bytes,
     )
 
 
-def _decode(watermark: Watermark, ends: WiredEnds, body: bytes) -> _Page:
-    try:
-        return optical.decode_page(body, ingest_timestamp=ends.clock.now_ns())
-    except MalformedFrame as whole:
-        watermark.bury_fresh([whole], DeadLetterKind.SCHEMA_MISMATCH, ends)
-        raise
+def _malformed_page(failure: PermanentFailure) -> MalformedFrame | None:
+    """The body that was no page, if that is what it was about."""
+    cause = failure.__cause__.__cause__ if failure.__cause__ is not None else None
+    return cause if isinstance(cause, MalformedFrame) else None
 
 
 async def _pass_on(page: _Page, watermark: Watermark, ends: WiredEnds) -> int:
     """Pass on what is new in a page; returns how much that was."""
     observations, malformed = page
-    watermark.bury_fresh(malformed, DeadLetterKind.DESERIALIZATION, ends)
+    await watermark.bury_fresh(malformed, DeadLetterKind.DESERIALIZATION, ends)
     fresh = watermark.fresh(observations)
     watermark.advance(observations, now_ns=ends.clock.now_ns())
+    watermark.settled = not fresh  # in this step: an instance that fails while it emits has moved the watermark already
     await ends.emit(fresh)  # takes them over before it waits for anything
     return len(fresh)

@@ -51,7 +51,7 @@ SHORT = Timing(
     optical={
         "timeout_s": 0.3,
         "retry": {"initial_s": 0.02, "cap_s": 0.5},
-        "breaker": {"window_s": 1.0, "cooldown_s": 0.5},
+        "breaker": {"window_s": 1.0, "cooldown_s": 0.5},  # 1.0 >= 3 * 0.3: three time-outs
     },
 )
 """A tenth of it, and the settings with it."""

@@ -67,3 +67,24 @@ async def test_something_else_at_that_address_is_not_waited_for() -> None:
     assert why is not None
     assert f"http://127.0.0.1:{port}/api/health answered 404 Not Found (after 1 attempt" in why
     assert len(asked) == 1
+
+
+async def test_an_api_that_drips_its_answer_is_not_waited_for_longer_than_it_says() -> None:
+    """Each byte is in time and the answer never whole: asked once, it is of no use, and the reason says so."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        try:
+            while not reader.at_eof():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        why = await asyncio.wait_for(wait_for_api(f"http://127.0.0.1:{port}/api", 0.0, lambda _: None), 60.0)
+    assert why is not None
+    assert f"http://127.0.0.1:{port}/api/health was not answered within 2 s" in why

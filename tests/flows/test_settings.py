@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,3 +186,29 @@ def test_two_arrays_on_one_port_are_an_error_that_names_both(tmp_path: Path) -> 
     with pytest.raises(SettingsError) as caught:
         load_settings(IngestSettings, file)
     assert caught.value.problems == ["Value error, radars north and south both listen on udp://127.0.0.1:9201"]
+
+
+@pytest.mark.parametrize(
+    ("optical", "problem"),
+    [
+        (
+            {"retry": {"initial_s": 15, "cap_s": 20}},
+            "optical.retry: cap_s must be >= 3 * initial_s, or there is little jitter: got 20 and 15",
+        ),
+        (
+            {"breaker": {"window_s": 10}, "timeout_s": 5},
+            "optical: breaker.window_s must be >= breaker.min_calls * (timeout_s + long_poll_s) = 15, or the breaker never",
+        ),
+        ({"ca_file": __file__}, f"optical: no certificates in ca_file {__file__}: [X509: NO_CERTIFICATE_OR_CRL_FOUND]"),
+    ],
+)
+def test_settings_that_could_only_fail_in_an_outage_are_refused_before_it(
+    optical: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No jitter to speak of, a breaker that cannot open, a file without certificates: each is named, with what it got."""
+    monkeypatch.setenv("SDA_INGEST__OPTICAL", json.dumps(optical))
+    with pytest.raises(SettingsError) as raised:
+        load_settings(IngestSettings, None)
+    (told,) = raised.value.problems
+    assert told.startswith(problem)
+    assert "input" not in told

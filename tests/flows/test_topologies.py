@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import certifi
 import pytest
 
 from flows.settings import ControlPlaneSettings, IngestSettings
@@ -135,9 +136,9 @@ def test_the_optical_feed_is_what_the_settings_say() -> None:
                 "timeout_s": 3,
                 "lookback_s": 7,
                 "max_body_bytes": 99,
-                "ca_file": __file__,
+                "ca_file": certifi.where(),
                 "retry": {"initial_s": 0.3, "cap_s": 30, "max_attempts": 8},
-                "breaker": {"threshold": 0.7, "window_s": 11, "cooldown_s": 12, "min_calls": 4},
+                "breaker": {"threshold": 0.7, "window_s": 110, "cooldown_s": 12, "min_calls": 4},
             }
         }
     )
@@ -145,11 +146,18 @@ def test_the_optical_feed_is_what_the_settings_say() -> None:
     assert feed.url == "http://archive.example:8080/obs?x=1"
     durations = (feed.poll_interval, feed.long_poll, feed.timeout, feed.lookback)
     assert [duration.total_seconds() for duration in durations] == [0.5, 20, 3, 7]
-    assert (feed.max_body_bytes, feed.ca_file) == (99, Path(__file__))
+    assert (feed.max_body_bytes, feed.ca_file) == (99, Path(certifi.where()))
     assert feed.retry == RetryPolicy(timedelta(seconds=0.3), timedelta(seconds=30), max_attempts=8)
     assert feed.breaker == BreakerPolicy(
-        threshold=0.7, window=timedelta(seconds=11), cooldown=timedelta(seconds=12), min_calls=4
+        threshold=0.7, window=timedelta(seconds=110), cooldown=timedelta(seconds=12), min_calls=4
     )
+
+
+def test_a_breaker_without_a_window_of_its_own_can_open_on_time_outs() -> None:
+    """However long a poll may take, as many as it takes to open the breaker fit into its window."""
+    for timeout_s, long_poll_s, window_s in ((1, 0, 15), (5, 0, 15), (10, 0, 30), (5, 20, 75)):
+        settings = IngestSettings.model_validate({"optical": {"timeout_s": timeout_s, "long_poll_s": long_poll_s}})
+        assert _optical_feed(settings).breaker.window == timedelta(seconds=window_s)
 
 
 def test_the_default_settings_and_the_sources_own_defaults_agree() -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 import ssl
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -152,6 +154,46 @@ async def test_a_good_answer_is_what_decode_makes_of_its_body() -> None:
     assert await got_from(answering(http(b'{"a": 1}'))) == Ok({"a": 1})
 
 
+async def test_a_compressed_answer_is_asked_for_and_inflated() -> None:
+    """gzip is offered, once, and its body is as good as any."""
+    offered = []
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        offered.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(http(gzip.compress(b'{"a": 1}'), "Content-Encoding: GZIP"))
+        await writer.drain()
+
+    assert await got_from(peer) == Ok({"a": 1})
+    assert offered[0].lower().count(b"accept-encoding: gzip\r\n") == 1
+
+
+async def test_no_more_of_a_body_is_made_than_is_allowed() -> None:
+    """A kilobyte that would inflate to 64 MiB takes no such memory: it is left where the limit is."""
+    async with listening(answering(http(BOMB, "Content-Encoding: gzip"))) as port:
+        tracemalloc.start()
+        try:
+            assert isinstance(await get(f"http://127.0.0.1:{port}/", max_body_bytes=1_000), Permanent)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+async def test_messages_keep_secrets_and_name_the_first_cause() -> None:
+    """Neither password nor query is told; what the socket said is."""
+    async with listening(hang_up) as port:
+        pass
+    told = message(await get(f"http://user:s3cret@127.0.0.1:{port}/page?token=s3cret#s3cret"))
+    assert told.startswith(f"GET http://127.0.0.1:{port}/page failed: ConnectError: ")
+    assert "Connect call failed" in told
+
+
+@pytest.mark.parametrize(("status", "passes"), [("503 Service Unavailable", True), ("407 Authentication", False)])
+def test_a_proxy_that_refuses_is_judged_by_its_status(status: str, passes: bool) -> None:  # noqa: FBT001 - a table
+    """A proxy's 503 may pass as a server's may, its 407 will not."""
+    assert isinstance(classify_error("GET here", httpx.ProxyError(status)), Retry if passes else Permanent)
+
+
 async def test_a_503_is_told_with_its_retry_after() -> None:
     """What the header says reaches the caller as a duration."""
     disposition = await got_from(answering(http(b"", "Retry-After: 30", status=503)))
@@ -216,14 +258,41 @@ def test_what_is_below_a_failed_connection_decides(error: OSError, passes: bool)
     assert isinstance(classify_error("GET here", failed), Retry if passes else Permanent)
 
 
+BOMB = gzip.compress(bytes(64 << 20))  # 64 MiB in 64 kB
+
 WILL_NOT_PASS = {
     "no HTTP": (answering(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "RemoteProtocolError: illegal status line"),
-    "bad gzip": (answering(http(b"not gzip", "Content-Encoding: gzip")), "DecodingError"),
+    "bad gzip": (answering(http(b"not gzip", "Content-Encoding: gzip")), "while decompressing data"),
+    "half a gzip": (answering(http(gzip.compress(b"[]")[:-4], "Content-Encoding: gzip")), "that is cut short"),
+    "gzip and more": (answering(http(gzip.compress(b"[]") + b"x", "Content-Encoding: gzip")), "goes on after its end"),
+    "inflating": (
+        answering(http(gzip.compress(b" " * 2_000), "Content-Encoding: gzip")),
+        "more than the 1000 bytes allowed",
+    ),
+    "bomb": (answering(http(BOMB, "Content-Encoding: gzip")), "more than the 1000 bytes allowed"),
+    "double bomb": (
+        answering(http(gzip.compress(BOMB), "Content-Encoding: gzip, gzip")),
+        "answered with Content-Encoding 'gzip, gzip', which was not asked for",
+    ),
+    "brotli": (answering(http(b"[]", "Content-Encoding: br")), "Content-Encoding 'br', which was not asked for"),
     "bad JSON": (answering(http(b"<html>")), "answered with 6 bytes that are not what was expected"),
     "empty": (answering(http(b"")), "answered with 0 bytes that are not what was expected"),
     "too large": (answering(http(b" " * 2_000)), "answered with more than the 1000 bytes allowed"),
     "endless": (send_for_ever, "answered with more than the 1000 bytes allowed"),
-    "redirect": (answering(http(b"", "Location: /", status=307)), "answered 307 Temporary Redirect"),
+    "redirect": (answering(http(b"", "Location: /x", status=307)), "answered 307 Temporary Redirect, to '/x'"),
+    "redirect to no URL": (
+        answering(http(b"", "Location: login:portal", status=302)),
+        "a redirection to what is no URL",
+    ),
+    "redirect to a mailbox": (
+        answering(http(b"", "Location: mailto:x@y", status=302)),
+        "a redirection to what is no URL",
+    ),
+    "redirect with backslashes": (
+        answering(http(b"", "Location: http:\\\\evil\\x", status=302)),
+        "a redirection to what is no URL",
+    ),
+    "redirect to no port": (answering(http(b"", "Location: http://x:999999/", status=302)), "302"),
 }
 
 

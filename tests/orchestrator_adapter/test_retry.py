@@ -25,6 +25,8 @@ from orchestrator_adapter import (
     BreakerState,
     BuiltGraph,
     CircuitBreaker,
+    DeadLetterKind,
+    DeadLetterList,
     Factory,
     OperatorGraph,
     PermanentFailure,
@@ -42,10 +44,18 @@ from orchestrator_adapter import (
 from orchestrator_adapter.breaker import Permit
 from orchestrator_adapter.clock import Clock, sleep
 from orchestrator_adapter.errors import Tried
-from orchestrator_adapter.report import report
+from orchestrator_adapter.report import ExitCode, exit_code, report
 from orchestrator_adapter.retry import Attempt, AttemptOutcome, Discard, Ok, Permanent, Retry, give_up, without_waiting
 from orchestrator_adapter.schedules import LoopClock, run_every_schedule
-from orchestrator_adapter.testing import CollectSink, ManualClock, chain, run_graph, settle
+from orchestrator_adapter.testing import (
+    CollectSink,
+    ListSource,
+    ManualClock,
+    UntilShutdown,
+    chain,
+    run_graph,
+    settle,
+)
 from orchestrator_adapter.wakeup import ShutdownToken
 
 T = TypeVar("T")
@@ -644,7 +654,9 @@ async def test_an_attempt_is_cut_off_at_the_deadline() -> None:
     with pytest.raises(RetriesExhausted) as raised:
         await finish(clock, with_retry(policy(deadline=5 * S), op, clock=clock, rng=Highest()))
     assert clock.monotonic() == 105.0
-    assert str(raised.value) == "no time left: TimeoutError: not done within 3 s (after 2 attempts in 5 s)"
+    assert (
+        str(raised.value) == "no time left: TimeoutError: the attempt was not done within 3 s (after 2 attempts in 5 s)"
+    )
     assert isinstance(raised.value.__cause__, TimeoutError)
 
 
@@ -679,7 +691,7 @@ async def test_an_attempt_that_takes_longer_than_its_limit_counts_as_one_that_ma
     assert op.calls == [0.0, 6.5]
     assert [attempt.outcome for attempt in told] == [AttemptOutcome.FAILED, AttemptOutcome.OK]
     assert isinstance(told[0].error, TimeoutError)
-    assert str(told[0].error) == "not done within 5 s"
+    assert str(told[0].error) == "the attempt was not done within 5 s"
 
 
 @pytest.mark.parametrize(("attempt_s", "deadline_s", "shorter_s"), [(2, 5, 2), (5, 2, 2)])
@@ -688,7 +700,7 @@ async def test_of_both_limits_the_shorter_cuts_the_attempt_off(attempt_s: int, d
     clock = ManualClock()
     op = Script(clock, takes(clock, 60.0, Ok("late")))
     both = policy(attempt_timeout=attempt_s * S, deadline=deadline_s * S, max_attempts=1)
-    with pytest.raises(RetriesExhausted, match=f"TimeoutError: not done within {shorter_s} s "):
+    with pytest.raises(RetriesExhausted, match=f"TimeoutError: the attempt was not done within {shorter_s} s "):
         await finish(clock, with_retry(both, op, clock=clock))
 
 
@@ -1190,6 +1202,39 @@ async def test_attempts_after_the_first_are_counted_and_the_items_arrive() -> No
     assert sink.items == [1, 2, 3]
     assert event.figures.counters["source"]["retry_attempts"] == 3
     assert event.figures.restarts == {}
+    assert event.figures.ledger_holds
+
+
+@pytest.mark.parametrize("policy", [RestartPolicy.never(), RestartPolicy.bounded(5, 60 * S)])
+async def test_a_sink_that_gives_up_because_of_the_shutdown_has_not_failed(policy: RestartPolicy) -> None:
+    """Its downstream is away when the graph is asked to stop: ``ShutDown``, and what it holds is undelivered, no poison."""
+    letters, clock, refused = DeadLetterList(), ManualClock(), 0
+
+    async def op() -> RetryDisposition[None]:
+        nonlocal refused
+        refused += 1
+        return away()
+
+    async def sink(ends: WiredEnds) -> None:
+        async for _ in ends.receiver:
+            await ends.with_retry(FOREVER, op)
+
+    graph = OperatorGraph("alerts")
+    source = graph.add_source("source", ListSource([1, 2, 3], UntilShutdown()))
+    graph.connect(source, graph.add_sink("sink", sink, restart_policy=policy), 8)
+
+    async def during(built: BuiltGraph) -> None:
+        await settle()
+        assert refused == 1
+        built.request_shutdown("SIGTERM")
+
+    event = await run_graph(graph, clock=clock, dead_letters=letters, during=during)
+    assert isinstance(event, events.ShutDown)
+    assert exit_code(event) is ExitCode.OK
+    assert (event.figures.restarts, refused) == ({}, 1)
+    assert [(letter.payload, letter.kind) for letter in letters.letters] == [
+        (item, DeadLetterKind.UNDELIVERED) for item in (1, 2, 3)
+    ]
     assert event.figures.ledger_holds
 
 
