@@ -47,6 +47,7 @@ class _Caller:
 
     on_built: Callable[[BuiltGraph], object] | None
     outcome: Outcome | None = None
+    error: Exception | None = None  # what kept the run from coming about; Prefect makes a state's message of it
 
 
 _caller: ContextVar[_Caller | None] = ContextVar("orchestrator_caller", default=None)
@@ -71,9 +72,14 @@ def compile_flow(
         caller = _caller.get()
         reporter = _Reporter()
         with _decisions_in_run_log():
-            outcome = await run_pipeline(
-                pipeline(settings), hooks=reporter.hooks(), on_built=caller.on_built if caller is not None else None
-            )
+            try:
+                outcome = await run_pipeline(
+                    pipeline(settings), hooks=reporter.hooks(), on_built=caller.on_built if caller is not None else None
+                )
+            except Exception as error:
+                if caller is not None:
+                    caller.error = error
+                raise
             if caller is not None:
                 caller.outcome = outcome
             await reporter.finish()
@@ -98,7 +104,7 @@ async def run_flow(
     """Run a compiled flow in this process and return the ``Outcome``, whatever Prefect makes of the state.
 
     Needs a Prefect API. ``on_built`` is given the built graph before it starts. Raises what kept the run from coming
-    about: an API that cannot be reached, a graph that is not valid.
+    about, as it was raised: an API that cannot be reached, a graph that is not valid, a port that is taken.
     """
     caller = _Caller(on_built)
     token = _caller.set(caller)
@@ -107,12 +113,14 @@ async def run_flow(
         call: Any = flow(settings=settings, return_state=True)
         state: State[Any] = await call
     except Exception:
-        if caller.outcome is None:
+        if caller.outcome is None and caller.error is None:
             raise
-        logger.exception("Prefect could not record how the run ended; the report on disk tells it")
+        logger.exception("Prefect could not record how the run ended")
     finally:
         _caller.reset(token)
     if caller.outcome is None:
+        if caller.error is not None:
+            raise caller.error
         raise RuntimeError(f"flow {flow.name!r} did not run: {state.name}: {state.message}")
     return caller.outcome
 

@@ -157,16 +157,34 @@ def _answer(body: bytes, content_type: str, status: int = 200, headers: Any = No
 
 
 def paced(app: ASGIApp, per_s: float) -> ASGIApp:
-    """``app``, called ``per_s`` times a second and no more, after a burst of as many; who comes too soon waits in line."""
+    """``app``, called ``per_s`` times a second and no more, after a burst of as many; who comes too soon waits in line.
+
+    Whoever hangs up (the future ``scope["state"]["gone"]`` is done) leaves the line at once and takes nobody's turn: the
+    line is never longer than there are connections. ASGI's own way, ``receive``, would read a greedy client's whole body.
+    """
     gap_s, free_at = 1.0 / per_s, float("-inf")
+    head_of_line = asyncio.Lock()  # first come, first served
+
+    async def turn() -> None:
+        nonlocal free_at
+        async with head_of_line:
+            now = asyncio.get_running_loop().time()
+            due = max(free_at, now - 1.0) + gap_s
+            if due > now:
+                await asyncio.sleep(due - now)
+            free_at = due  # only now: who leaves while waiting has taken nothing
 
     async def in_turn(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal free_at
-        now = asyncio.get_running_loop().time()
-        free_at = max(free_at, now - 1.0) + gap_s
-        if free_at > now:
-            await asyncio.sleep(free_at - now)
-        await app(scope, receive, send)
+        gone: asyncio.Future[None] = scope["state"]["gone"]
+        if gone.done():
+            return
+        my_turn = asyncio.create_task(turn())
+        try:
+            await asyncio.wait((my_turn, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            my_turn.cancel()
+        if not gone.done():
+            await app(scope, receive, send)
 
     return in_turn
 
@@ -206,21 +224,29 @@ class _Server(uvicorn.Server):
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
         await asyncio.sleep(0)  # their last callbacks
+        if self.server_state.tasks:  # those who stood in line leave it
+            await asyncio.wait(self.server_state.tasks, timeout=_LAST_ANSWERS_S)
 
 
 def _limited(settings: ControlPlane) -> type[H11Protocol]:
-    """An HTTP connection of uvicorn, within limits: it has one for the time between requests, and none for a request's."""
+    """An HTTP connection of uvicorn, within limits: it has one for the time between requests, and none for a request's.
+
+    Its requests can tell, without reading on, whether the client is still there: see ``paced``.
+    """
     limit_s = settings.request_limit.total_seconds()
 
     class Limited(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
             super().connection_made(transport)
             self._limit = self.loop.call_later(limit_s, transport.abort)
+            self._gone: asyncio.Future[None] = self.loop.create_future()
+            self.app_state = {**self.app_state, "gone": self._gone}  # uvicorn makes it each request's scope["state"]
             if len(self.connections) > settings.max_connections:
                 transport.abort()  # uvicorn's way would be a 503, and that is what an ill graph is told by
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._limit.cancel()
+            self._gone.set_result(None)
             super().connection_lost(exc)
 
     return Limited

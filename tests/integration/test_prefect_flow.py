@@ -6,6 +6,8 @@ import asyncio
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,11 @@ from pydantic import BaseModel
 from flows.ingest import sda_ingest
 from flows.settings import IngestSettings
 from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, events, map_items, source_of
-from orchestrator_adapter.pipeline import Pipeline
+from orchestrator_adapter.control_plane import ControlPlane
+from orchestrator_adapter.control_plane.server import CannotListen
+from orchestrator_adapter.dead_letter import DeadLetterFile
+from orchestrator_adapter.jsonl import StoreInUseError
+from orchestrator_adapter.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.prefect_flow import compile_flow, run_flow
 from orchestrator_adapter.report import ExitCode
 from orchestrator_adapter.testing import CollectSink, FailAt
@@ -29,8 +35,11 @@ from tests.support import Addresses
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
 
-async def newest_run(flow_name: str) -> tuple[FlowRun, list[TaskRun]]:
-    """The last run of a flow and its task runs, once each of them is final on the server."""
+async def newest_run(flow_name: str, *, came_about: bool = True) -> tuple[FlowRun, list[TaskRun]]:
+    """The last run of a flow and its task runs, once each of them is final on the server.
+
+    There are task runs if it ``came_about``.
+    """
     async with get_client() as client, asyncio.timeout(60):
         while True:
             runs: Sequence[FlowRun] = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC)
@@ -41,7 +50,7 @@ async def newest_run(flow_name: str) -> tuple[FlowRun, list[TaskRun]]:
                 task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id])),
             )
             told = [run.state, *(task.state for task in tasks)]
-            if tasks and all(state is not None and state.is_final() for state in told):
+            if bool(tasks) is came_about and all(state is not None and state.is_final() for state in told):
                 return run, tasks
             await asyncio.sleep(0.1)
 
@@ -51,11 +60,13 @@ def states(tasks: Sequence[TaskRun]) -> dict[str, str]:
 
 
 class Script(BaseModel):
-    """What the toy pipeline's operator does."""
+    """What the toy pipeline's operator does, and what the pipeline needs to come about."""
 
     items: int = 10
     error_at: int | None = None
     bug_at: int | None = None
+    port: int | None = None
+    dead_letters: Path | None = None
 
 
 def toy_pipeline(script: Script) -> Pipeline:
@@ -70,7 +81,11 @@ def toy_pipeline(script: Script) -> Pipeline:
     sink = graph.add_sink("keep", CollectSink(), restart_policy=RestartPolicy.never())
     graph.connect(source, operator, 4)
     graph.connect(operator, sink, 4)
-    return Pipeline(graph)
+    return Pipeline(
+        graph,
+        control_plane=ControlPlane(port=script.port) if script.port is not None else None,
+        dead_letters=partial(DeadLetterFile, script.dead_letters) if script.dead_letters is not None else None,
+    )
 
 
 toy = compile_flow("toy", Script, toy_pipeline, description="Counts.")
@@ -104,6 +119,25 @@ async def test_a_panic_shows_as_a_crashed_task_run_with_its_traceback_and_crashe
     crashed = next(task for task in tasks if task.name == "work")
     assert crashed.state is not None
     assert "raise error" in (crashed.state.message or "")
+
+
+@pytest.mark.parametrize(("taken", "expected"), [("port", CannotListen), ("dead_letters", StoreInUseError)])
+async def test_what_keeps_a_run_from_coming_about_is_raised_as_it_is_without_prefect(
+    taken: str, expected: type[Exception], tmp_path: Path
+) -> None:
+    """A port or a dead-letter folder that somebody has is the same ``OSError``, to the word; the flow run is Failed."""
+    with socket.create_server(("127.0.0.1", 0)) as somebody, closing(DeadLetterFile(tmp_path)):
+        script = Script(port=somebody.getsockname()[1]) if taken == "port" else Script(dead_letters=tmp_path)
+        with pytest.raises(expected) as without:
+            await run_pipeline(toy_pipeline(script))
+        with pytest.raises(expected) as raised:
+            await run_flow(toy, script)
+    assert isinstance(raised.value, OSError)
+    assert str(raised.value) == str(without.value)
+    run, _ = await newest_run("toy", came_about=False)
+    assert run.state is not None
+    assert run.state.type.value == "FAILED"
+    assert str(without.value) in (run.state.message or "")
 
 
 async def test_the_flows_parameters_are_the_settings_model() -> None:

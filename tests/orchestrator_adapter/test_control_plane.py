@@ -537,14 +537,58 @@ def test_who_asks_too_often_waits_in_line() -> None:
 
         app = paced(page, 5)
         began = loop.time()
-        await asyncio.gather(*(app(None, None, None) for _ in range(8)))  # type: ignore[arg-type] # passed on, as they are
+        await asyncio.gather(*(app(*request()) for _ in range(8)))
         assert sorted(passed) == pytest.approx([0, 0, 0, 0, 0, 0.2, 0.4, 0.6], abs=0.03)
         await asyncio.sleep(60)
         began, passed[:] = loop.time(), []
-        await asyncio.gather(*(app(None, None, None) for _ in range(6)))  # type: ignore[arg-type]
+        await asyncio.gather(*(app(*request()) for _ in range(6)))
         assert sorted(passed) == pytest.approx([0, 0, 0, 0, 0, 0.2], abs=0.03)
 
     run_schedule(0, scenario)
+
+
+def request(gone: asyncio.Future[None] | None = None) -> tuple[Any, Any, Any]:
+    """What ``paced`` is called with, for a client that stays, or hangs up when ``gone`` is done."""
+    return {"state": {"gone": gone or asyncio.get_running_loop().create_future()}}, None, None
+
+
+def test_who_hangs_up_while_waiting_in_line_costs_nobody_a_turn() -> None:
+    """Of a crowd of 600 that leaves at once no task is left, and who stays passes at the next turn, whatever the order."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        passed: list[tuple[str, float]] = []
+
+        async def page(scope: Any, receive: Any, send: Any) -> None:
+            passed.append((scope["state"].get("who", "crowd"), loop.time() - began))
+
+        def honest(who: str) -> asyncio.Task[None]:
+            scope, *rest = request()
+            scope["state"]["who"] = who
+            return asyncio.ensure_future(app(scope, *rest))
+
+        app: Any = paced(page, 5)
+        ours = asyncio.all_tasks()
+        began = loop.time()
+        await asyncio.gather(*(app(*request()) for _ in range(5)))  # the burst
+        before = loop.create_future()
+        before.set_result(None)
+        hang_ups = [loop.create_future() for _ in range(600)]
+        crowd = [asyncio.ensure_future(app(*request(gone))) for gone in (before, *hang_ups)]
+        await asyncio.sleep(0.05)  # all of them are in line
+        first = honest("first")
+        for gone in hang_ups:
+            gone.set_result(None)
+        second = honest("second")
+        await asyncio.wait(crowd)
+        assert len(passed) == 5
+        await asyncio.gather(first, second)
+        assert {who for who, _ in passed[5:]} == {"first", "second"}
+        assert [at for _, at in passed[5:]] == pytest.approx([0.2, 0.4], abs=0.03)
+        assert asyncio.all_tasks() == ours
+
+    for seed in range(20):
+        run_schedule(seed, scenario)
 
 
 # Bad company.
@@ -599,6 +643,23 @@ def server_connections(url: str) -> list[str]:
     port = f":{int(url.rsplit(':', 1)[1]):04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
     return [row[2] for row in rows if row[1].endswith(port) and row[3] == "01"]
+
+
+async def test_a_crowd_that_hangs_up_at_once_leaves_nothing_for_others_to_wait_for() -> None:
+    """At one answer a second, sixty requests hung up on are gone long before sixty answers, and the next is answered."""
+    plane = ControlPlane(port=0, max_requests_per_s=1, request_limit=timedelta(hours=1))
+    with ControlPlaneServer(waiting(), plane) as server:
+        assert (await fetch(f"{server.url}/health")).status_code == 200
+        assert server._serving is not None
+        state = server._serving[1].server_state
+        crowd = [connect(server.url) for _ in range(60)]
+        for client in crowd:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        await eventually(lambda: len(state.tasks) > 40, "the line")
+        for client in crowd:
+            client.close()
+        await eventually(lambda: not state.tasks, "the line's end")
+        assert (await fetch(f"{server.url}/health")).status_code == 200
 
 
 async def test_a_connection_that_has_ended_leaves_no_timer_behind() -> None:
