@@ -14,6 +14,7 @@ and gone once it is closed, with no state in between, and one that is turned awa
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -49,10 +50,11 @@ class IslFeed:
     Deadlines run while a connection is read from: where the inbox is full, it is not the peer who is late.
 
     Attributes:
-        host: The address to listen on.
+        host: The address to listen on, IPv4 or IPv6; ``::`` is every address of both.
         port: The TCP port; 0 lets the system choose.
         max_connections: Further ones are turned away at once, counted as ``refused_connections``.
-        max_connections_per_peer: Likewise for the connections of one remote address, which may be a gateway's.
+        max_connections_per_peer: Likewise for the connections of one remote address, which may be a gateway's. An IPv6
+            network of 64 bits counts as one address: a single host has all of it to itself.
         inbox_frames: Frames received and not yet passed on, above which no connection is read.
         frame_deadline: How long after its first byte a frame must be whole, or the peer is hung up on. TCP itself takes
             about so long to mend a link that was down for half of it.
@@ -171,17 +173,14 @@ def _hand_over(listener: IslListener, ends: WiredEnds) -> None:
 
 def _take_out(listener: IslListener, ends: WiredEnds, observations: list[Observation]) -> None:
     """A batch out of the inbox: the good frames onto ``observations``, the bad ones to the dead letters."""
-    done = 0
-    try:
-        for received_ns, frame in listener.inbox[:_BATCH]:
-            if isinstance(frame, MalformedFrame):
-                ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason)
-                ends.count("decode_errors")
-            else:
-                observations.append(isl.decode_frame(frame, ingest_timestamp=received_ns))
-            done += 1
-    finally:  # a frame that the store would not keep stays at the head of the inbox
-        del listener.inbox[:done]
+    for received_ns, frame in listener.inbox[:_BATCH]:
+        if isinstance(frame, MalformedFrame):
+            ends.count("decode_errors")
+            # TCP has acknowledged it: a store that is full may cost neither the good ones behind it nor the count.
+            ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason, must_keep=False)
+        else:
+            observations.append(isl.decode_frame(frame, ingest_timestamp=received_ns))
+    del listener.inbox[:_BATCH]
     listener.resume()
 
 
@@ -260,7 +259,7 @@ class IslListener:
         """Let in those who wait; but a crowd at the door must leave the others their turn."""
         for _ in range(_ACCEPTS_A_TURN):
             try:
-                sock, (address, port) = self._socket.accept()
+                sock, (address, port, *_) = self._socket.accept()  # of IPv6, flow and scope come after it
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -270,27 +269,27 @@ class IslListener:
                 self._accept_again = self._clock.call_later(_ACCEPT_PAUSE_S, self.open)
                 self.note(Trouble.ACCEPT, f"isl feed: cannot accept a connection for {_ACCEPT_PAUSE_S:g} s: {error}")
                 return
-            self._admit(sock, address, f"{address}:{port}")
+            self._admit(sock, _origin(address), f"{_bracketed(address)}:{port}")
 
-    def _admit(self, sock: socket.socket, address: str, peer: str) -> None:
-        if refusal := self._refusal(address):
+    def _admit(self, sock: socket.socket, origin: str, peer: str) -> None:
+        if refusal := self._refusal(origin):
             sock.close()
             self.note(Trouble.REFUSED, refusal, peer)
             return
-        connection = BeaconConnection(self, sock, address, peer)
+        connection = BeaconConnection(self, sock, origin, peer)
         self.connections.add(connection)
         if not self.paused:
             connection.resume()
         self._arm()
         self.wakeup.wake()
 
-    def _refusal(self, address: str) -> str | None:
-        """Why another connection of ``address`` is one too many, if it is."""
+    def _refusal(self, origin: str) -> str | None:
+        """Why another connection of ``origin`` is one too many, if it is."""
         feed = self.feed
         if len(self.connections) >= feed.max_connections:
             return f"isl feed: expected at most {feed.max_connections} connections, got one more"
-        if sum(other.address == address for other in self.connections) >= feed.max_connections_per_peer:
-            return f"isl feed: expected at most {feed.max_connections_per_peer} connections of {address}, got one more"
+        if sum(other.origin == origin for other in self.connections) >= feed.max_connections_per_peer:
+            return f"isl feed: expected at most {feed.max_connections_per_peer} connections of {origin}, got one more"
         return None
 
     # What connections tell.
@@ -361,12 +360,12 @@ class BeaconConnection:
     """One beacon's connection, not read from until ``resume``.
 
     Attributes:
-        address: The remote address.
+        origin: What the limit per peer counts: the remote address, or the IPv6 network that it is in.
         peer: The remote address and port, for people.
     """
 
-    def __init__(self, listener: IslListener, sock: socket.socket, address: str, peer: str) -> None:
-        self.address = address
+    def __init__(self, listener: IslListener, sock: socket.socket, origin: str, peer: str) -> None:
+        self.origin = origin
         self.peer = peer
         self._listener = listener
         self._feed = listener.feed
@@ -470,6 +469,18 @@ def _cut(frames: list[Assembled], allowance: int, stream: bytes) -> list[Assembl
     return frames
 
 
+def _origin(address: str) -> str:
+    """Who is behind a remote address: itself, but for IPv6 its network of 64 bits (RFC 4291, section 2.5.4)."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return address
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _cancel(timer: Timer | None) -> None:
     if timer is not None:
         timer.cancel()
@@ -477,9 +488,18 @@ def _cancel(timer: Timer | None) -> None:
 
 def _listen(feed: IslFeed) -> socket.socket:
     try:
-        sock = socket.create_server((feed.host, feed.port), backlog=min(feed.max_connections, _MAX_BACKLOG))
+        found = socket.getaddrinfo(feed.host or None, feed.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # Of a name that has both, the IPv4 address: it is the one that every beacon can reach.
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        sock = socket.create_server(
+            address,
+            family=family,
+            backlog=min(feed.max_connections, _MAX_BACKLOG),
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+        )
     except (OSError, UnicodeError) as error:  # the latter: a host name that IDNA cannot say
-        raise OperatorError(f"isl feed: cannot listen on tcp://{feed.host}:{feed.port}: {error}") from error
+        where = f"tcp://{_bracketed(feed.host)}:{feed.port}"
+        raise OperatorError(f"isl feed: cannot listen on {where}: {error}") from error
     sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
     # Linux hands these on to every connection it accepts here.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

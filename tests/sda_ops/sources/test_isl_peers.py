@@ -16,9 +16,18 @@ import pytest
 
 from orchestrator_adapter import BuiltGraph, DeadLetterList
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
-from sda_ops.sources.isl import BeaconConnection, IslFeed, IslListener, Trouble, isl_source
+from sda_ops.sources.isl import BeaconConnection, IslFeed, IslListener, Trouble, _origin, isl_source
 from tests.running import Fault, GatedSink, counter, eventually, fed_by, port_of
-from tests.sda_ops.sources.test_isl_source import FEED, ONE_READ, Beacon, listener_of, message, messages, numbers
+from tests.sda_ops.sources.test_isl_source import (
+    FEED,
+    ONE_READ,
+    Beacon,
+    listener_of,
+    message,
+    messages,
+    needs_ipv6,
+    numbers,
+)
 
 EMPTY_FRAME = struct.pack("<I", 0)
 
@@ -60,8 +69,9 @@ async def crowd() -> AsyncIterator[Crowd]:
 
 
 def _ours(listener: IslListener, beacon: Beacon) -> BeaconConnection | None:
-    address, port = beacon.sock.getsockname()
-    return next((known for known in listener.connections if known.peer == f"{address}:{port}"), None)
+    address, port = beacon.sock.getsockname()[:2]
+    named = f"{address}:{port}"  # where we listen on both kinds, an IPv4 address is the end of an IPv6 one
+    return next((known for known in listener.connections if known.peer.replace("]", "").endswith(named)), None)
 
 
 async def heard(connection: BeaconConnection, torn_bytes: int) -> None:
@@ -344,6 +354,42 @@ async def test_one_address_cannot_take_all_places(crowd: Crowd) -> None:
 
     await run_graph(fed_by(isl_source(feed), sink), during=during)
     assert sorted(numbers(sink.items)) == [1, 2, 3]
+
+
+async def test_an_ipv6_peer_is_limited_too_and_named_as_one(crowd: Crowd, caplog: pytest.LogCaptureFixture) -> None:
+    """One connection too many is turned away, its address in brackets in the log; IPv4 at the same port still gets in."""
+    needs_ipv6()
+    sink = CollectSink()
+
+    async def during(built: BuiltGraph) -> None:
+        await crowd.join(built, source="::1")
+        second = crowd.knock(await port_of(built), source="::1")
+        assert await second.hung_up_on()
+        await shown(built, "refused_connections", 1)
+        other, _ = await crowd.join(built)
+        other.send(message(1))
+        await eventually(lambda: len(sink.items) == 1, "who is in")
+        assert f'"[::1]:{second.sock.getsockname()[1]}"' in caplog.text
+        built.request_shutdown("test")
+
+    await run_graph(fed_by(isl_source(IslFeed("::", 0, max_connections_per_peer=1)), sink), during=during)
+    assert numbers(sink.items) == [1]
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_what_counts_as_one_peer(address: str, counted: str) -> None:
+    """An IPv4 address, however it is written, or an IPv6 network of 64 bits."""
+    assert _origin(address) == counted
 
 
 async def test_half_open_connections_are_probed(crowd: Crowd) -> None:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList, events, task_exit
 from orchestrator_adapter.testing import CollectSink, run_graph, settle
 from sda_ops.records import Observation
+from sda_ops.sources import isl as isl_module
 from sda_ops.sources.isl import IslFeed, IslListener, isl_source
 from sda_ops.wire import isl
 from tests.running import NOON_NS, FailingStore, Fault, GatedSink, counter, eventually, fed_by, port_of
@@ -44,7 +45,8 @@ class Beacon:
     """A connected beacon with a blocking socket: what it has sent is in the kernel when ``send`` returns."""
 
     def __init__(self, port: int, *, source: str = "127.0.0.1") -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+        to = "::1" if ":" in source else "127.0.0.1"
+        self.sock = socket.create_connection((to, port), timeout=10, source_address=(source, 0))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, data: bytes) -> None:
@@ -64,6 +66,15 @@ class Beacon:
         """Close without the courtesies: the other side sees a reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
+
+
+def needs_ipv6() -> None:
+    """Skip the test where there is none."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback here: {error}")
 
 
 def listener_of(built: BuiltGraph) -> IslListener:
@@ -368,19 +379,88 @@ async def test_a_flood_of_malformed_frames_does_not_freeze_the_loop() -> None:
     assert max(steps) <= 512
 
 
-async def test_a_dead_letter_store_that_fails_loses_no_frame() -> None:
-    """The malformed frame costs a restart and is kept by the next instance; the good ones get through once."""
-    sink, letters = CollectSink(), FailingStore(1)
+async def test_a_dead_letter_store_that_fails_costs_no_good_frame_and_no_count() -> None:
+    """The good frames before and behind get through, the malformed one is booked, and the run tells what was not kept."""
+    sink = CollectSink()
 
     async def during(built: BuiltGraph) -> None:
         beacon = Beacon(await port_of(built))
-        beacon.send(message(1) + struct.pack("<I", 3) + b"bad" + message(2))
-        await eventually(lambda: len(sink.items) == 2 and letters.total, "all three")
+        beacon.send(message(1) + struct.pack("<I", 3) + b"bad" + messages(*range(2, 12)))
+        await eventually(lambda: len(sink.items) == 11, "the good ones")
         built.request_shutdown("test")
         beacon.close()
 
-    event = await run_graph(fed_by(isl_source(FEED), sink), dead_letters=letters, during=during)
-    assert numbers(sink.items) == [1, 2]
-    assert [letter.payload for letter in letters.letters] == [b"bad"]
-    assert event.figures.ledger.ingested == 3
-    assert event.figures.restarts["source"].total == 1
+    event = await run_graph(fed_by(isl_source(FEED), sink), dead_letters=FailingStore(1), during=during)
+    assert numbers(sink.items) == list(range(1, 12))
+    assert not event.figures.restarts
+    assert event.figures.counters["source"]["decode_errors"] == 1
+    assert (event.figures.ledger.ingested, event.figures.ledger.dead_lettered) == (12, 1)
+    assert event.figures.ledger_holds
+    assert event.figures.problems == (
+        "1 items of 'source' could not be kept as dead letters: OSError: [Errno 28] No space left on device",
+    )
+
+
+async def test_an_aborted_inbox_is_booked_whole_where_the_store_never_keeps_anything() -> None:
+    """Good frames and bad ones behind each other in the inbox: each is ingested and dead-lettered, and told as lost."""
+    sink, count = GatedSink(), 1_000
+    pair = struct.pack("<I", 3) + b"bad" + message(0)
+
+    async def during(built: BuiltGraph) -> None:
+        beacon = Beacon(await port_of(built))
+        beacon.send(pair * count)
+        listener = listener_of(built)
+        await eventually(lambda: len(listener.inbox) + built.ledger().ingested == 2 * count, "all frames are received")
+        assert any(isinstance(frame, bytes) for _, frame in listener.inbox)
+        built.request_shutdown("test")
+        built.request_shutdown("again")
+        beacon.close()
+
+    graph = fed_by(isl_source(IslFeed("127.0.0.1", 0, max_malformed_frames=count)), sink, capacity=8)
+    event = await run_graph(graph, dead_letters=FailingStore(10**9), during=during)
+    assert isinstance(event.figures.exits["source"], task_exit.Aborted)
+    assert (event.figures.ledger.ingested, event.figures.ledger.dead_lettered) == (2 * count, 2 * count)
+    assert event.figures.ledger_holds
+    assert sum(int(problem.split()[0]) for problem in event.figures.problems) == 2 * count
+
+
+@pytest.mark.parametrize(("host", "sources"), [("::1", ["::1"]), ("::", ["::1", "127.0.0.1"]), ("", ["127.0.0.1"])])
+async def test_an_address_of_either_kind_is_listened_on(host: str, sources: list[str]) -> None:
+    """IPv6 at its own address, both kinds at ``::``, and IPv4 where no address is named."""
+    if ":" in host:
+        needs_ipv6()
+    sink = CollectSink()
+
+    async def during(built: BuiltGraph) -> None:
+        port = await port_of(built)
+        beacons = [Beacon(port, source=source) for source in sources]
+        for number, beacon in enumerate(beacons):
+            beacon.send(message(number))
+        await eventually(lambda: len(sink.items) == len(sources), "a frame of each")
+        built.request_shutdown("test")
+        for beacon in beacons:
+            beacon.close()
+
+    await run_graph(fed_by(isl_source(IslFeed(host, 0)), sink), during=during)
+    assert sorted(numbers(sink.items)) == list(range(len(sources)))
+
+
+async def test_an_ipv6_port_that_is_taken_is_named_as_one() -> None:
+    """In brackets, so that address and port can be told apart."""
+    needs_ipv6()
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        event = await run_graph(fed_by(isl_source(IslFeed("::1", port)), CollectSink()))
+    assert isinstance(event, events.BudgetExhausted)
+    assert f"isl feed: cannot listen on tcp://[::1]:{port}: [Errno 98] Address already in use" in event.chain[0]
+
+
+def test_a_name_of_both_kinds_is_its_ipv4_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever the resolver names first: a beacon that knows no IPv6 must get in."""
+    both = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    with isl_module._listen(IslFeed("localhost", 0)) as sock:
+        assert sock.getsockname()[0] == "127.0.0.1"

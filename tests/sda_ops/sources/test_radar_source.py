@@ -9,18 +9,24 @@ from typing import Any
 import pytest
 
 from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList, events, task_exit
-from orchestrator_adapter.testing import CollectSink, run_graph, settle
+from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
 from sda_ops.sources import radar as radar_module
 from sda_ops.sources.radar import RadarFeed, kernel_drops, radar_source
 from tests.running import FailingStore, Fault, GatedSink, counter, datagram, eventually, fed_by, port_of, tracks
+from tests.sda_ops.sources.test_isl_source import needs_ipv6
 
 FEED = RadarFeed("127.0.0.1", 0)
 
 
-def send(port: int, *datagrams: bytes) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sensor:
+def send(port: int, *datagrams: bytes, to: str = "127.0.0.1") -> None:
+    with socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, socket.SOCK_DGRAM) as sensor:
         for each in datagrams:
-            sensor.sendto(each, ("127.0.0.1", port))
+            sensor.sendto(each, (to, port))
+
+
+def socket_of(built: BuiltGraph) -> socket.socket:
+    sock: socket.socket = built._slots["source"].ends._kept["socket"][0]
+    return sock
 
 
 async def test_every_datagram_becomes_one_observation_in_order() -> None:
@@ -82,6 +88,58 @@ async def test_a_host_that_cannot_be_bound_is_an_operational_failure(host: str) 
     event = await run_graph(fed_by(radar_source(RadarFeed(host, 0)), CollectSink()))
     assert isinstance(event, events.BudgetExhausted)
     assert f"cannot receive on udp://{host}:0" in event.chain[0]
+
+
+@pytest.mark.parametrize(("host", "senders"), [("::1", ["::1"]), ("::", ["::1", "127.0.0.1"]), ("", ["127.0.0.1"])])
+async def test_an_address_of_either_kind_is_received_on(host: str, senders: list[str]) -> None:
+    """IPv6 at its own address, both kinds at ``::``, and IPv4 where no address is named."""
+    if ":" in host:
+        needs_ipv6()
+    sink = CollectSink()
+
+    async def during(built: BuiltGraph) -> None:
+        port = await port_of(built)
+        for number, sender in enumerate(senders):
+            send(port, datagram(number), to=sender)
+        await eventually(lambda: len(sink.items) == len(senders), "a datagram of each")
+        built.request_shutdown("test")
+
+    await run_graph(fed_by(radar_source(RadarFeed(host, 0)), sink), during=during)
+    assert sorted(tracks(sink.items)) == list(range(len(senders)))
+
+
+async def test_an_ipv6_port_that_is_taken_is_named_as_one() -> None:
+    """In brackets, so that address and port can be told apart."""
+    needs_ipv6()
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        other.bind(("::1", 0))
+        port = other.getsockname()[1]
+        event = await run_graph(fed_by(radar_source(RadarFeed("::1", port)), CollectSink()))
+    assert isinstance(event, events.BudgetExhausted)
+    assert f"cannot receive on udp://[::1]:{port}: [Errno 98] Address already in use" in event.chain[0]
+
+
+def test_a_name_of_both_kinds_is_its_ipv4_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever the resolver names first: a sender that knows no IPv6 must be heard."""
+    both = [
+        (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("::1", 0, 0, 0)),
+        (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    with radar_module._bind(RadarFeed("localhost", 0)) as sock:
+        assert sock.getsockname()[0] == "127.0.0.1"
+
+
+def test_all_problems_of_a_feed_are_told_together() -> None:
+    """One error names each field that cannot be, what it must be and what it is."""
+    with pytest.raises(ValueError, match="RadarFeed") as raised:
+        RadarFeed("127.0.0.1", 65_536, receive_buffer_bytes=0)
+    assert str(raised.value).split("; ") == [
+        "RadarFeed: port must be 0 to 65535, got 65536",
+        "RadarFeed: receive_buffer_bytes must be 1 to 2147483647, got 0",
+    ]
+    with pytest.raises(ValueError, match="receive_buffer_bytes"):
+        RadarFeed("127.0.0.1", 0, receive_buffer_bytes=2**31)
 
 
 async def test_what_the_kernel_holds_at_shutdown_is_still_taken_in() -> None:
@@ -212,6 +270,31 @@ async def test_what_the_kernel_dropped_is_counted() -> None:
     assert drops > 0
     assert len(sink.items) + drops == sent
     assert event.figures.counters["source"]["receive_buffer_bytes"] > 1
+
+
+async def test_drops_are_shown_while_the_graph_pushes_back_and_after_an_abort_in_that_state() -> None:
+    """A second later the figure is the kernel's, twice in one wait for room; the report has the last of them, too."""
+    clock, sink, told = ManualClock(), GatedSink(), [0]
+
+    async def during(built: BuiltGraph) -> None:
+        port = await port_of(built)
+        for _ in range(2):
+            send(port, *map(datagram, range(1_000)))
+            await eventually(lambda: built._slots["source"].ends.waits_for_room, "the source waits for room")
+            clock.advance(1)
+            told.append(kernel_drops(socket_of(built)))
+            assert counter(built, "kernel_drops") == told[-1] > told[-2]
+        send(port, *map(datagram, range(1_000)))
+        told.append(kernel_drops(socket_of(built)))
+        built.request_shutdown("test")
+        built.request_shutdown("again")
+
+    feed = RadarFeed("127.0.0.1", 0, receive_buffer_bytes=1)
+    event = await run_graph(fed_by(radar_source(feed), sink, capacity=1), clock=clock, during=during)
+    assert isinstance(event.figures.exits["source"], task_exit.Aborted)
+    assert event.figures.counters["source"]["kernel_drops"] == told[-1] > told[-2]
+    assert event.figures.ledger_holds
+    assert not [timer for _, _, timer in clock._timers if timer._callback is not None]
 
 
 def test_drops_of_a_new_socket_are_zero() -> None:
