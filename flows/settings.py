@@ -126,7 +126,9 @@ class IslSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: Port = 9400
     max_connections: PositiveInt = Field(256, description="Further connections are turned away")
-    max_connections_per_peer: PositiveInt = Field(64, description="Of one remote address; further ones are turned away")
+    max_connections_per_peer: PositiveInt = Field(
+        64, description="Of one remote address (IPv6: of one /64); further ones are turned away"
+    )
     inbox_frames: PositiveInt = Field(4_096, description="Frames held before connections are no longer read")
     frame_deadline_s: PositiveSeconds = Field(
         30.0, description="For a frame, from its first byte to its last, seconds; then its sender is hung up on"
