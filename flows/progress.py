@@ -78,7 +78,8 @@ def line(status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: f
         f"{elapsed_s:5.0f} s  {rate:8,.0f} obs/s  {timing}"
         f"  fullest edge {fullest[0]} {fullest[1].occupancy}/{fullest[1].capacity}"
         f"  restarts {status.restarts}{_not_closed(status)}  ledger {'balanced' if ledger.balanced else 'NOT BALANCED'}:"
-        f" ingested {ledger.ingested:,} written {ledger.written:,} rejected {ledger.rejected:,}"
+        f" ingested {ledger.ingested:,} written {ledger.written:,} duplicates {ledger.duplicates:,}"
+        f" rejected {ledger.rejected:,}"
         f" dead-lettered {ledger.dead_lettered:,} in flight {ledger.in_flight:,}"
     )
 

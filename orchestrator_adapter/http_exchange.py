@@ -17,6 +17,7 @@ Knows httpx, and nothing of what is asked or answered.
 
 from __future__ import annotations
 
+import re
 import ssl
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 
 _NS_PER_S = 1_000_000_000
 _MAX_LOCATION = 200  # characters of where a redirection leads, in messages
+_USERINFO = re.compile("//[^/]*@")
 
 
 class HttpFailure(OperatorError):
@@ -108,6 +110,14 @@ def _without_secrets(url: httpx.URL) -> httpx.URL:
     return url.copy_with(userinfo=b"", query=None, fragment=None)
 
 
+def _elsewhere(location: str | None) -> str:
+    """Where a redirection leads, likewise; it may be no URL, so it is cut as text."""
+    if not location:
+        return ""
+    path = _USERINFO.sub("//", re.split("[?#]", location, maxsplit=1)[0])
+    return f", to {path[:_MAX_LOCATION]!r}"
+
+
 def classify_status(where: str, status: int, headers: Mapping[str, str], *, now_ns: int) -> Retry | Permanent | None:
     """What a status code says; ``None`` for a success. ``headers`` by lower-case name (httpx's do not mind the case)."""
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -116,8 +126,7 @@ def classify_status(where: str, status: int, headers: Mapping[str, str], *, now_
         phrase = f" {HTTPStatus(status).phrase}"
     except ValueError:
         phrase = ""
-    elsewhere = f", to {location[:_MAX_LOCATION]!r}" if (location := headers.get("location")) else ""
-    failure = HttpFailure(f"{where} answered {status}{phrase}{elsewhere}")
+    failure = HttpFailure(f"{where} answered {status}{phrase}{_elsewhere(headers.get('location'))}")
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         return Retry(failure, retry_after(headers.get("retry-after"), now_ns=now_ns))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -56,7 +56,7 @@ async def test_a_line_tells_rate_occupancy_restarts_and_ledger() -> None:
     assert lines[0].startswith(
         "    7 s         0 obs/s  p50 -  p99 -  fullest edge source -> sink 8/8  restarts 0  ledger balanced"
     )
-    assert lines[0].endswith("ingested 10 written 0 rejected 0 dead-lettered 0 in flight 10")
+    assert lines[0].endswith("ingested 10 written 0 duplicates 0 rejected 0 dead-lettered 0 in flight 10")
     assert "ledger balanced" in lines[1]
     assert " obs/s" in lines[1]
 

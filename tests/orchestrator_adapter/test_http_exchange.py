@@ -188,6 +188,22 @@ async def test_messages_keep_secrets_and_name_the_first_cause() -> None:
     assert "Connect call failed" in told
 
 
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("/login?token=s3cret", "/login"),
+        ("https://user:s3cret@elsewhere/login#s3cret", "https://elsewhere/login"),
+        ("//user:s3@cret@elsewhere", "//elsewhere"),
+        ("/" + 500 * "x", "/" + 199 * "x"),
+    ],
+)
+def test_a_redirection_says_where_to_and_no_secret(location: str, told: str) -> None:
+    """What the old address carried is often in the new one: only its host and path are told, and not without end."""
+    failed = classify_status("GET here", 308, {"location": location}, now_ns=NOW_NS)
+    assert failed is not None
+    assert message(failed) == f"GET here answered 308 Permanent Redirect, to {told!r}"
+
+
 @pytest.mark.parametrize(("status", "passes"), [("503 Service Unavailable", True), ("407 Authentication", False)])
 def test_a_proxy_that_refuses_is_judged_by_its_status(status: str, passes: bool) -> None:  # noqa: FBT001 - a table
     """A proxy's 503 may pass as a server's may, its 407 will not."""
