@@ -1220,6 +1220,36 @@ async def test_attempts_after_the_first_are_counted_and_the_items_arrive() -> No
     assert event.figures.ledger_holds
 
 
+async def test_an_item_that_comes_a_second_time_in_a_shutdown_is_no_poison() -> None:
+    """Its sink has failed on it before, and now gives up because of the shutdown: that does not count against the item."""
+    letters, clock = DeadLetterList(), ManualClock()
+
+    async def op() -> RetryDisposition[None]:
+        return away()
+
+    async def sink(ends: WiredEnds) -> None:
+        async for _ in ends.receiver:
+            if ends.instance == 1:
+                raise OSError("once")
+            await ends.with_retry(FOREVER, op)
+
+    graph = OperatorGraph("alerts")
+    source = graph.add_source("source", ListSource([1, 2], UntilShutdown()))
+    graph.connect(source, graph.add_sink("sink", sink, restart_policy=RestartPolicy.bounded(5, 60 * S)), 8)
+
+    async def during(built: BuiltGraph) -> None:
+        await settle()
+        assert built.status().restarts == 1
+        built.request_shutdown("SIGTERM")
+
+    event = await run_graph(graph, clock=clock, dead_letters=letters, during=during)
+    assert isinstance(event, events.ShutDown)
+    assert [(letter.payload, letter.kind) for letter in letters.letters] == [
+        (item, DeadLetterKind.UNDELIVERED) for item in (1, 2)
+    ]
+    assert event.figures.ledger_holds
+
+
 @pytest.mark.parametrize("policy", [RestartPolicy.never(), RestartPolicy.bounded(5, 60 * S)])
 async def test_a_sink_that_gives_up_because_of_the_shutdown_has_not_failed(policy: RestartPolicy) -> None:
     """Its downstream is away when the graph is asked to stop: ``ShutDown``, and what it holds is undelivered, no poison."""

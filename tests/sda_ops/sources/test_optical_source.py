@@ -6,7 +6,7 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +21,7 @@ from orchestrator_adapter import (
     BreakerPolicy,
     BreakerState,
     BuiltGraph,
+    DeadLetter,
     DeadLetterKind,
     DeadLetterList,
     RestartPolicy,
@@ -240,6 +241,29 @@ async def test_a_page_with_more_bad_entries_than_are_remembered_is_dead_lettered
     assert letters.total == 1_500
 
 
+async def test_a_page_of_nothing_but_bad_entries_leaves_the_others_their_turns() -> None:
+    """While 5,000 of them are buried the event loop goes round at least once for every 500."""
+    turns, clock = 0, ManualClock()
+    buried_at: list[int] = []
+
+    class Store(DeadLetterList):
+        def append(self, letters: Sequence[DeadLetter]) -> None:
+            super().append(letters)
+            buried_at.append(turns)
+
+    async def during(built: BuiltGraph) -> None:
+        nonlocal turns
+        while len(buried_at) < 5_000:
+            turns += 1
+            await asyncio.sleep(0)
+        built.request_shutdown("test")
+
+    async with Archive(*({"bad": number} for number in range(5_000)), limit=5_000).serving() as archive:
+        graph = fed_by(optical_source(feed(archive)), CollectSink())
+        await run_graph(graph, clock=clock, dead_letters=Store(), during=during)
+    assert buried_at[-1] - buried_at[0] >= 10
+
+
 async def test_one_timestamp_in_the_future_does_not_silence_the_archive() -> None:
     """It is passed on once, for validate to reject, and what comes before it in time is still fetched."""
     sink, clock = CollectSink(), ManualClock()
@@ -423,12 +447,13 @@ async def test_an_instance_that_fails_while_it_emits_leaves_no_gap_behind() -> N
 
         async def during(built: BuiltGraph) -> None:
             await eventually(lambda: any("wait_ms" in asked for asked in archive.requests), "a request that waits")
-            archive.answers.append(http(200, json.dumps([late[0]]).encode()))
+            archive.limit = 1  # its pages cut within the nanosecond
             archive.entries += late
             archive.news.set()
             await eventually(lambda: built.ledger().ingested >= 2, "the page, cut within a nanosecond")
             source.strike()
             await eventually(lambda: built.status().restarts == 1, "the fault")
+            archive.limit = 10
             sink.gate.set()
             await when(built, clock, lambda: len(sink.items) >= 4, "the rest of the nanosecond")
 
