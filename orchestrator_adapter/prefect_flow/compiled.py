@@ -1,4 +1,4 @@
-"""``compile_flow``: a pipeline as one long-running Prefect flow. The only module here that imports Prefect.
+"""``compile_flow``: a pipeline as one long-running Prefect flow.
 
 The data plane never touches Prefect. The flow runs the graph exactly as ``pipeline.run_pipeline`` does without it; all
 that Prefect sees hangs on the supervision hooks. Each operator instance gets a task run, started by a direct call on the
