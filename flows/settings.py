@@ -203,6 +203,26 @@ class ControlPlaneSettings(_Section):
     port: Port = 9100
 
 
+class PrefectSettings(_Section):
+    """What Prefect is told beside the stream, where the pipeline runs as a Prefect flow."""
+
+    directory: Path = Field(
+        Path("run/sda-ingest/prefect"),
+        description="Folder: how runs ended, and what Prefect has not been told; the next start tells it",
+    )
+    artifacts: bool = Field(default=True, description="Whether topology, live status and report are shown as artifacts")
+    status_every_s: PositiveSeconds = Field(10.0, description="How often the live status is renewed, seconds")
+    look_every_s: PositiveSeconds = Field(
+        5.0, description="How often the run looks whether somebody has cancelled it in Prefect, seconds"
+    )
+    patience_s: PositiveSeconds = Field(
+        120.0, description="How long an end of its own waits for an API that does not answer, seconds"
+    )
+    patience_when_stopped_s: PositiveSeconds = Field(
+        10.0, description="The same for an end that somebody asked for, seconds; a worker kills after 30, drain included"
+    )
+
+
 class IngestSettings(_Section):
     """Everything ``sda-ingest`` can be told."""
 
@@ -219,6 +239,7 @@ class IngestSettings(_Section):
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings()
+    prefect: PrefectSettings = PrefectSettings()
     report: Path = Field(Path("run/sda-ingest/report.json"), description="Where the run's report goes")
 
     @model_validator(mode="after")

@@ -31,10 +31,15 @@ _ERRORS = frozenset(
 )
 
 
+def is_alarming(event: str) -> bool:
+    """Whether a person should look at it."""
+    return event in _ERRORS
+
+
 def log_decision(event: str, graph: str, **fields: object) -> None:
     """Log ``event`` of ``graph``; what a person should look at is logged as an error, the rest as information."""
     record = {"event": event, "graph": graph, **fields}
-    logger.log(logging.ERROR if event in _ERRORS else logging.INFO, json.dumps(record, default=str))
+    logger.log(logging.ERROR if is_alarming(event) else logging.INFO, json.dumps(record, default=str))
 
 
 def tell(hook: Callable[[T], object] | None, record: T) -> None:

@@ -165,10 +165,26 @@ class ShuttingDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """Told to ``on_decision``: exactly what is logged as one line. ``fields`` has the names and values of that line."""
+
+    decision: str
+    fields: Mapping[str, object]
+
+    @property
+    def operator(self) -> str | None:
+        """Whom it is about; ``None`` where it is about the graph."""
+        operator = self.fields.get("operator")
+        return operator if isinstance(operator, str) and operator else None
+
+
+@dataclass(frozen=True, slots=True)
 class SupervisionHooks:
     """Callbacks for whoever reports what happens; each gets one frozen record, on the loop.
 
-    A hook that raises is logged and changes nothing. A hook must not block: the data plane waits for it.
+    ``on_decision`` is told every decision, the others again with what they need of it; a stall of the loop is told on the
+    watchdog's thread, while the loop stands still. A hook that raises is logged and changes nothing. A hook must not
+    block: the data plane waits for it.
     """
 
     on_spawn: Callable[[Spawned], object] | None = None
@@ -176,3 +192,4 @@ class SupervisionHooks:
     on_restart: Callable[[Restarted], object] | None = None
     on_escalate: Callable[[Escalated], object] | None = None
     on_shutdown: Callable[[ShuttingDown], object] | None = None
+    on_decision: Callable[[Decided], object] | None = None

@@ -6,13 +6,13 @@ Pure functions of the ``SupervisorEvent``.
 from __future__ import annotations
 
 import json
-import os
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from orchestrator_adapter import events
 from orchestrator_adapter.breaker import BreakerStatistics
+from orchestrator_adapter.durable import write_durably
 from orchestrator_adapter.events import SupervisorEvent
 
 REPORT_VERSION = 1
@@ -108,20 +108,4 @@ def _breaker(breaker: BreakerStatistics) -> dict[str, Any]:
 
 def write_report(event: SupervisorEvent, path: Path) -> None:
     """Write the report to ``path``, whole or not at all, and durable. Raises ``OSError``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(report(event), file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)  # the name, too, is to survive a power cut
-    finally:
-        os.close(directory)
+    write_durably(path, json.dumps(report(event), indent=2) + "\n")

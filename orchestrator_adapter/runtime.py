@@ -23,6 +23,7 @@ from orchestrator_adapter.dead_letter import DeadLetterKind, DeadLetterList, Dea
 from orchestrator_adapter.decision_log import log_decision, tell
 from orchestrator_adapter.errors import DuplicateRun, ReaderGone, RetryCutShort, Stalled
 from orchestrator_adapter.events import (
+    Decided,
     Escalated,
     Exited,
     RunFigures,
@@ -630,6 +631,7 @@ class BuiltGraph:
 
     def _log(self, event: str, **fields: object) -> None:
         log_decision(event, self.plan.name, **fields)
+        tell(self._hooks.on_decision, Decided(event, fields))
 
 
 def _done_with(leased: int, account: OperatorAccount) -> int:

@@ -28,7 +28,7 @@ class Addresses:
     @classmethod
     def free(cls, *, radars: int = 2) -> Addresses:
         """Ports that nobody uses now."""
-        from flows.demo_command import free_ports  # noqa: PLC0415 - httpx and friends only where they are needed
+        from flows.prefect_processes import free_ports  # noqa: PLC0415 - httpx and friends only where they are needed
 
         ports = free_ports(radars + 2)
         return cls(tuple(ports[2:]), ports[0], ports[1])
@@ -48,6 +48,7 @@ class Addresses:
             "event_log": {"directory": str(folder / "log")},
             "dead_letters": {"directory": str(folder / "dead-letters")},
             "control_plane": {"port": 0},
+            "prefect": {"directory": str(folder / "prefect"), "status_every_s": 2, "look_every_s": 1},
             "report": str(folder / "report.json"),
         }
 

@@ -1,5 +1,18 @@
-"""A pipeline as one long-running Prefect flow. The only package of the adapter that imports Prefect."""
+"""A pipeline as one long-running Prefect flow. The only package of the adapter that imports Prefect.
 
-from orchestrator_adapter.prefect_flow.compiled import compile_flow, flow_state, run_flow, task_state
+Layout, top to bottom:
 
-__all__ = ["compile_flow", "flow_state", "run_flow", "task_state"]
+- ``compiled``: ``compile_flow``, ``run_flow``, the flow's body and who may stop it
+- ``link``: the thread beside the data plane; ``courier``: deliver, and look whether it arrived; ``display``: artifacts
+- ``reconcile``: earlier runs put right; ``automations``: the ready ones
+- ``records``: what outlives a run, on disk
+- ``task_runs``, ``decisions``, ``artifacts``, ``states``: what is told, as pure functions of supervision records
+- ``outbox``, ``identity``, ``vocabulary``, ``options``: values; ``api``: one call, classified
+- ``internals``: everything undocumented of Prefect's
+"""
+
+from orchestrator_adapter.prefect_flow.compiled import compile_flow, run_flow
+from orchestrator_adapter.prefect_flow.options import Reporting
+from orchestrator_adapter.prefect_flow.states import flow_state, task_state
+
+__all__ = ["Reporting", "compile_flow", "flow_state", "run_flow", "task_state"]

@@ -1,10 +1,9 @@
 """``compile_flow``: a pipeline as one long-running Prefect flow.
 
-The data plane never touches Prefect. The flow runs the graph exactly as ``pipeline.run_pipeline`` does without it; all
-that Prefect sees hangs on the supervision hooks. Each operator instance gets a task run, started by a direct call on the
-flow's own loop (``.submit()`` would give it a thread and a loop of its own), whose body does nothing but wait for the
-instance's ``TaskExit`` and then *returns* the state which that exit deserves. No exception reaches Prefect's engine
-undecided, and an engine that is slow, or that cannot reach its server, delays nobody but itself.
+The data plane never touches Prefect. The flow runs the graph exactly as ``pipeline.run_pipeline`` does without it; all that
+Prefect learns hangs on the supervision hooks and travels on a thread of its own (``link``). At the end the outcome is on disk
+first, then Prefect is told, and a server that is away is waited for a bounded time only: what it does not know then, the next
+start (or ``put_right``) tells it.
 """
 
 from __future__ import annotations
@@ -12,31 +11,34 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any, TypeVar, assert_never
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
 
-from prefect import Flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import Flow
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Completed, Crashed, Failed
+from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
-from orchestrator_adapter import task_exit
-from orchestrator_adapter.decision_log import logger as decision_logger
-from orchestrator_adapter.events import Exited, Spawned, SupervisionHooks
-from orchestrator_adapter.pipeline import Outcome, Pipeline, run_pipeline
-from orchestrator_adapter.report import ExitCode, cause
+from orchestrator_adapter import events
+from orchestrator_adapter.claims import Owner, claim
+from orchestrator_adapter.pipeline import Outcome, Pipeline, run_pipeline, stop_on_signals
+from orchestrator_adapter.prefect_flow.identity import RunIdentity
+from orchestrator_adapter.prefect_flow.internals import ENGINE_LEFT, bound_event_queue, leave_engine_silently
+from orchestrator_adapter.prefect_flow.link import PrefectLink, Telling
+from orchestrator_adapter.prefect_flow.options import Reporting
+from orchestrator_adapter.prefect_flow.records import RunRecord, RunRecords
+from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.runtime import BuiltGraph
-from orchestrator_adapter.task_exit import TaskExit
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
-REPORTING_GRACE = timedelta(seconds=10)
-"""How long the flow waits at its end for task runs to be told to Prefect. The outcome is on disk before."""
+_SAME_REQUEST_S = 1.0  # a terminal's Ctrl-C reaches a worker's child twice: as SIGINT, and as the worker's SIGTERM
 
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
@@ -60,30 +62,22 @@ def compile_flow(
     *,
     description: str,
     version: str | None = None,
+    reporting: Callable[[Settings], Reporting] | None = None,
+    run_name: str | None = None,
 ) -> Flow[..., Any]:
     """A flow whose one parameter, ``settings``, is the model (the Prefect UI shows it as a form).
 
-    Assign it to a module-level name: ``prefect deploy``, ``flow.serve()`` and a direct call all accept it. The flow run
-    ends *Completed* on ``AllOk`` and ``ShutDown``, *Failed* on ``BudgetExhausted``, stragglers and ledger violations, and
-    *Crashed* on ``Panicked``.
+    Assign it to a module-level name: ``prefect deploy``, ``flow.serve()`` and a direct call all accept it. ``reporting`` says
+    what Prefect is told beside the stream; ``run_name`` is Prefect's ``flow_run_name``, a template.
+
+    The flow run ends *Completed* on ``AllOk`` and ``ShutDown`` (*Cancelled* where it was Prefect that asked), *Failed* on
+    ``BudgetExhausted``, stragglers and ledger violations, and *Crashed* on ``Panicked``. SIGTERM, SIGINT, a cancellation in
+    the UI and ``prefect flow-run cancel`` each ask for the two-phase shutdown; a second signal goes to its second phase,
+    and ends the waiting for a server that is away.
     """
 
     async def run(settings: Settings) -> State[Any]:
-        caller = _caller.get()
-        reporter = _Reporter()
-        with _decisions_in_run_log():
-            try:
-                outcome = await run_pipeline(
-                    pipeline(settings), hooks=reporter.hooks(), on_built=caller.on_built if caller is not None else None
-                )
-            except Exception as error:
-                if caller is not None:
-                    caller.error = error
-                raise
-            if caller is not None:
-                caller.outcome = outcome
-            await reporter.finish()
-        return flow_state(outcome)
+        return await _run(pipeline(settings), reporting(settings) if reporting is not None else Reporting(), name)
 
     # Prefect reads the parameters' schema from the signature, and the model is known only now.
     parameter = inspect.Parameter(
@@ -94,7 +88,13 @@ def compile_flow(
     run.__name__ = run.__qualname__ = name.replace("-", "_")
     run.__doc__ = description
     return Flow(
-        run, name=name, description=description, version=version, validate_parameters=True, persist_result=False
+        run,
+        name=name,
+        description=description,
+        version=version,
+        flow_run_name=run_name,
+        validate_parameters=True,
+        persist_result=False,
     )
 
 
@@ -103,15 +103,20 @@ async def run_flow(
 ) -> Outcome:
     """Run a compiled flow in this process and return the ``Outcome``, whatever Prefect makes of the state.
 
-    Needs a Prefect API. ``on_built`` is given the built graph before it starts. Raises what kept the run from coming
-    about, as it was raised: an API that cannot be reached, a graph that is not valid, a port that is taken.
+    Needs a Prefect API when it starts, and none from then on. ``on_built`` is given the built graph before it starts. Raises
+    what kept the run from coming about, as it was raised: an API that cannot be reached, a graph that is not valid, a port
+    that is taken.
     """
     caller = _Caller(on_built)
     token = _caller.set(caller)
+    state: State[Any] | None = None
     try:
         # Prefect's overloads cannot tell that a flow of a coroutine function is awaitable.
         call: Any = flow(settings=settings, return_state=True)
-        state: State[Any] = await call
+        state = await call
+    except ENGINE_LEFT as left:
+        if caller.outcome is None:
+            raise RuntimeError(f"flow {flow.name!r} did not run: {left}") from left
     except Exception:
         if caller.outcome is None and caller.error is None:
             raise
@@ -121,106 +126,157 @@ async def run_flow(
     if caller.outcome is None:
         if caller.error is not None:
             raise caller.error
+        assert state is not None
         raise RuntimeError(f"flow {flow.name!r} did not run: {state.name}: {state.message}")
     return caller.outcome
 
 
-def flow_state(outcome: Outcome) -> State[Any]:
-    """The state in which a flow run with this outcome ends."""
-    event = outcome.event
-    message = f"{type(event).__name__}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}"
-    match outcome.exit_code:
-        case ExitCode.OK:
-            return Completed(message=message)
-        case ExitCode.PANICKED:
-            return Crashed(message=message)
-        case _:
-            return Failed(message=f"{outcome.exit_code.name}: {message}")
+async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[Any]:
+    """The flow's body."""
+    caller = _caller.get() or _Caller(None)
+    identity = _identity(pipeline.graph.name, flow_name)
+    bound_event_queue(options.queue)
+    requests = _Requests()
+    link = PrefectLink(identity, pipeline.graph, options, on_cancel=requests.cancelled)
+    desk = _RecordDesk(identity, options.directory)
+
+    def built(graph: BuiltGraph) -> None:
+        desk.open()
+        requests.attach(graph, link)
+        link.start(graph)
+        if caller.on_built is not None:
+            caller.on_built(graph)
+
+    with stop_on_signals(requests.signalled), desk.claimed(pipeline.graph.name):
+        try:
+            outcome = await run_pipeline(
+                pipeline, hooks=link.hooks(), on_built=built, run_label=identity.label, handle_signals=False
+            )
+        except Exception as error:
+            caller.error = error
+            raise
+        caller.outcome = outcome
+        requests.ended = True
+        desk.settle(flow_state(outcome, cancelled=requests.by_prefect), int(outcome.exit_code))
+        asked = isinstance(outcome.event, events.ShutDown)
+        telling = await link.finish(outcome, options.patience_when_stopped if asked else options.patience)
+        state = flow_state(outcome, cancelled=requests.by_prefect or telling.cancelled)
+        desk.settle(state, int(outcome.exit_code))
+        desk.keep(telling)
+    if not telling.everything:
+        leave_engine_silently(
+            "Prefect does not answer: how the run ended is on disk, and is told at the next start"
+            if options.directory is not None
+            else "Prefect does not answer, and there is no folder to keep for it how the run ended"
+        )
+    return state
 
 
-def task_state(exit_: TaskExit) -> State[Any]:
-    """The state in which an operator's task run ends."""
-    match exit_:
-        case task_exit.Ok():
-            return Completed(message="end of stream")
-        case task_exit.Errored(error):
-            return Failed(message=" <- ".join(task_exit.cause_chain(error)))
-        case task_exit.Panicked(message, trace):
-            return Crashed(message=f"{message}\n{trace}")
-        case task_exit.Aborted(reason):
-            return Cancelled(message=reason)
-        case _:
-            assert_never(exit_)
-
-
-@task(persist_result=False, cache_policy=NO_CACHE)
-async def operator(ended: asyncio.Future[TaskExit]) -> State[Any]:
-    """One operator instance, as Prefect sees it: *Running* until it has ended."""
-    return task_state(await ended)
+def _identity(pipeline: str, flow_name: str) -> RunIdentity:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("a compiled flow's function was called outside a flow run; call the flow, or run_pipeline")
+    return RunIdentity.of(context.flow_run, pipeline=pipeline, flow_name=flow_name)
 
 
 @dataclass
-class _Reporter:
-    """Tells Prefect of operator instances, beside the data plane. Nothing it does can fail the run."""
+class _Requests:
+    """Who has asked the run to stop: people and supervisors by signals, Prefect by the run's state.
 
-    _ended: dict[tuple[str, int], asyncio.Future[TaskExit]] = field(default_factory=dict)
-    _telling: set[asyncio.Task[None]] = field(default_factory=set)
+    A cancellation under a worker comes twice, as a state and as the worker's SIGTERM: together they are one request. Two
+    signals are two, unless they are different ones within a second (a terminal's Ctrl-C, and the worker that passes it on).
 
-    def hooks(self) -> SupervisionHooks:
-        return SupervisionHooks(on_spawn=self._spawned, on_exit=self._exited)
+    Attributes:
+        by_prefect: Prefect asked.
+        ended: The graph has: from now on a signal is about the waiting for Prefect.
+    """
 
-    async def finish(self) -> None:
-        """Wait, bounded, until everything is told. An instance that never ended (a straggler) is told as such."""
-        for (name, instance), ended in self._ended.items():
-            if not ended.done():
-                error = RuntimeError(f"{name} #{instance} was asked to stop and did not")
-                ended.set_result(task_exit.classify(error))
-        if not self._telling:
+    by_prefect: bool = False
+    ended: bool = False
+    _signals: list[tuple[float, str]] = field(default_factory=list)
+    _graph: BuiltGraph | None = None
+    _link: PrefectLink | None = None
+    _early: list[str] = field(default_factory=list)
+
+    def attach(self, graph: BuiltGraph, link: PrefectLink) -> None:
+        self._graph, self._link = graph, link
+        for reason in self._early:
+            graph.request_shutdown(reason)
+
+    def cancelled(self, reason: str) -> None:
+        """Prefect's state of the run says so."""
+        self.by_prefect = True
+        if not self._signals:
+            self._ask(reason)
+
+    def signalled(self, name: str) -> None:
+        """A signal has come."""
+        now = asyncio.get_running_loop().time()
+        again = any(earlier == name or now - at > _SAME_REQUEST_S for at, earlier in self._signals)
+        first = not self._signals
+        self._signals.append((now, name))
+        if self.ended:
+            if self._link is not None:
+                self._link.hurry()
+        elif again or (first and not self.by_prefect):
+            self._ask(name)
+
+    def _ask(self, reason: str) -> None:
+        if self._graph is None:
+            self._early.append(reason)
+        else:
+            self._graph.request_shutdown(reason)
+
+
+class _RecordDesk:
+    """Keeps this run's record, if there is a folder for it. A disk that fails costs the record, not the run."""
+
+    def __init__(self, identity: RunIdentity, directory: Path | None) -> None:
+        self._identity = identity
+        self._directory = directory
+        self._record: RunRecord | None = None
+
+    @contextmanager
+    def claimed(self, pipeline: str) -> Iterator[None]:
+        """The folder is this run's while inside. Raises ``OSError`` naming who has it."""
+        if self._directory is None:
+            yield
             return
-        _, late = await asyncio.wait(self._telling, timeout=REPORTING_GRACE.total_seconds())
-        for telling in late:
-            telling.cancel()
-        if late:
-            logger.warning("%d task runs could not be told to Prefect within %s", len(late), REPORTING_GRACE)
-            await asyncio.wait(late)
+        with claim((f"file://{self._directory.resolve()}",), Owner.this_process(pipeline, run=self._identity.label)):
+            yield
 
-    def _spawned(self, record: Spawned) -> None:
-        ended: asyncio.Future[TaskExit] = asyncio.get_running_loop().create_future()
-        self._ended[record.operator, record.instance] = ended
-        telling = asyncio.get_running_loop().create_task(_tell_task_run(record, ended))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+    def open(self) -> None:
+        """The run begins. Raises ``OSError``: a folder that cannot be written is better known now."""
+        if self._directory is not None:
+            self._record = RunRecord(
+                flow_run_id=self._identity.flow_run_id,
+                flow_run_name=self._identity.flow_run_name,
+                pipeline=self._identity.pipeline,
+                attempt=self._identity.attempt,
+                pid=os.getpid(),
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            RunRecords(self._directory).write(self._record)
 
-    def _exited(self, record: Exited) -> None:
-        self._ended.pop((record.operator, record.instance)).set_result(record.exit)
+    def settle(self, state: State[Any], exit_code: int) -> None:
+        """The run has ended, so."""
+        if self._directory is not None and self._record is not None:
+            try:
+                self._record = RunRecords(self._directory).settle(
+                    self._record, state_type=state.type.value, message=state.message or "", exit_code=exit_code
+                )
+            except OSError:
+                logger.exception("how the run ended could not be written to %s", self._directory)
 
-
-async def _tell_task_run(record: Spawned, ended: asyncio.Future[TaskExit]) -> None:
-    run_name = record.operator if record.instance == 1 else f"{record.operator} #{record.instance}"
-    named = operator.with_options(name=f"{record.role}: {record.operator}", task_run_name=run_name)
-    try:
-        call: Any = named(ended, return_state=True)  # as in run_flow
-        await call
-    except Exception:
-        logger.exception("Prefect does not know of %s; the operator runs on without it", run_name)
-
-
-class _ToRunLog(logging.Handler):
-    """Forwards the supervisor's decisions to the flow run's log. A line a decision, never one an item."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self._run_logger = get_run_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._run_logger.log(record.levelno, record.getMessage())
-
-
-@contextmanager
-def _decisions_in_run_log() -> Iterator[None]:
-    handler = _ToRunLog()
-    decision_logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        decision_logger.removeHandler(handler)
+    def keep(self, telling: Telling) -> None:
+        """Keep what Prefect was not told."""
+        if self._directory is not None and self._record is not None and telling.left:
+            try:
+                RunRecords(self._directory).keep_untold(self._record, telling.left)
+            except OSError:
+                logger.exception("what Prefect was not told could not be written to %s", self._directory)
+            else:
+                logger.warning(
+                    "Prefect does not answer: %d events and log lines of this run are kept in %s for the next start",
+                    *(len(telling.left), self._directory),
+                )

@@ -1,0 +1,392 @@
+"""Ready Prefect automations on the supervisor's events: alarm, flapping and zombie, and installing them.
+
+Pure functions make the automations of one flow; ``install`` and ``uninstall`` hold the server to them. They build on the
+names in ``vocabulary`` and on Prefect's own flow-run events. They do not know who emits these, and nothing of the pipeline
+waits for them: an automation that is missing, or a server that is down, changes no run.
+
+An event belongs to a flow by its related resource in the role ``flow``, matched by name; Prefect's heartbeats and state
+changes carry it, and so do ours. So an automation can be installed before the flow has ever run.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import (
+    ActionTypes,
+    CallWebhook,
+    CancelFlowRun,
+    ChangeFlowRunState,
+    PauseDeployment,
+    SendNotification,
+)
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.types import SecretDict
+from pydantic import SecretStr
+
+from orchestrator_adapter.prefect_flow.vocabulary import (
+    BUDGET_EXHAUSTED,
+    ESCALATE,
+    LEDGER_VIOLATION,
+    OPERATOR,
+    PIPELINE,
+    RESOURCE_ID,
+    RESOURCE_NAME,
+    RESOURCE_ROLE,
+    RESTART,
+    STRAGGLER,
+    operator_event,
+)
+
+ALARMING = (ESCALATE, BUDGET_EXHAUSTED, STRAGGLER, LEDGER_VIOLATION)
+"""The decisions that somebody must hear of: each is a run that ends badly, or items that are unaccounted for."""
+
+RESTARTS = 10
+WITHIN = timedelta(minutes=10)
+"""Flapping, unless told otherwise: more than a restart a minute for ten minutes. Each stays within its budget (at most 5 in
+60 s by default), so nothing else stops it."""
+
+HEARTBEATS = 3
+"""A run is a zombie after this many heartbeats that did not come: one or two get lost."""
+
+SHORTEST_WATCH = timedelta(seconds=10)
+"""Prefect's minimum for a trigger on the absence of events."""
+
+HEARTBEAT = "prefect.flow-run.heartbeat"
+CRASHED = "prefect.flow-run.Crashed"
+ENDED = ("prefect.flow-run.Completed", "prefect.flow-run.Failed", "prefect.flow-run.Cancelled", CRASHED)
+
+_REAPED = "Reaped: no heartbeat for"
+_FLOW_RUN = "event.resource_in_role['flow-run']"
+
+
+class OnFlapping(StrEnum):
+    """What is done about an operator that keeps being restarted; whoever is to be notified is notified, too."""
+
+    PAUSE = "pause"
+    """Pause the deployment of the run: its schedules start no more runs. The run at hand goes on, and so do the restarts."""
+
+    NOTIFY = "notify"
+    """Nothing else."""
+
+    CANCEL = "cancel"
+    """Cancel the run: the pipeline drains in two phases and ends Cancelled. Its schedules may start the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who is notified: a block on the server. A webhook is sent JSON; any other block its kind of message."""
+
+    block_id: UUID
+    webhook: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What happened to the automation of this name: ``created``, ``updated``, ``unchanged`` or ``removed``."""
+
+    name: str
+    what: str
+    enabled: bool = True
+
+
+class BlockRefused(Exception):
+    """There is no such block, or it cannot notify anybody; the message says which."""
+
+
+def automations_for(
+    flow: str,
+    *,
+    target: Target | None,
+    restarts: int = RESTARTS,
+    within: timedelta = WITHIN,
+    on_flapping: OnFlapping = OnFlapping.PAUSE,
+    zombie_after: timedelta | None,
+) -> list[AutomationCore]:
+    """All that can be had for this flow: without a ``target`` nothing that only notifies, without heartbeats no ``zombie``."""
+    wanted: list[AutomationCore] = []
+    if target is not None:
+        wanted.append(alarm(flow, target))
+    if target is not None or on_flapping is not OnFlapping.NOTIFY:
+        wanted.append(flapping(flow, restarts=restarts, within=within, on_flapping=on_flapping, target=target))
+    if zombie_after is not None:
+        wanted.append(zombie(flow, after=zombie_after))
+        if target is not None:
+            wanted.append(reaped(flow, target))
+    return wanted
+
+
+def alarm(flow: str, target: Target) -> AutomationCore:
+    """Notify of every panic, exhausted budget, straggler and ledger violation; one message each, at once."""
+    return AutomationCore(
+        name=_name(flow, "alarm"),
+        description="An operator panicked, exhausted its restart budget, would not stop, or lost count of its items.",
+        trigger=EventTrigger(
+            expect={operator_event(decision) for decision in ALARMING},
+            match=ResourceSpecification({RESOURCE_ID: f"{OPERATOR}.*"}),
+            match_related=_of_flow(flow),
+            posture=Posture.Reactive,
+        ),
+        actions=[_notify(target, flow, _OF_OPERATOR)],
+    )
+
+
+def flapping(
+    flow: str, *, restarts: int, within: timedelta, on_flapping: OnFlapping, target: Target | None
+) -> AutomationCore:
+    """Act on more than ``restarts`` restarts of one operator ``within`` so long; see ``OnFlapping`` for what can be done.
+
+    Prefect counts in windows that follow each other and do not slide: restarts that straddle two of them may number twice
+    as many before it acts. It acts once a window. Pausing takes the deployment from the event: a run that has none is not
+    paused, and the failed action is an event ``prefect.automation.action.failed``.
+    """
+    if restarts < 1:
+        raise ValueError(f"flapping: restarts must be >= 1, got {restarts}")
+    if within <= timedelta(0):
+        raise ValueError(f"flapping: within must be > 0 s, got {within.total_seconds():g} s")
+    actions: list[ActionTypes] = []
+    if on_flapping is OnFlapping.PAUSE:
+        actions.append(PauseDeployment(source="inferred"))
+    elif on_flapping is OnFlapping.CANCEL:
+        actions.append(CancelFlowRun())
+    if target is not None:
+        actions.append(_notify(target, flow, _OF_OPERATOR))
+    if not actions:
+        raise ValueError("flapping: 'notify' needs somebody to notify")
+    return AutomationCore(
+        name=_name(flow, "flapping"),
+        description=f"One operator was restarted more than {restarts} times within {within.total_seconds():g} s.",
+        trigger=EventTrigger(
+            expect={operator_event(RESTART)},
+            match=ResourceSpecification({RESOURCE_ID: f"{OPERATOR}.*"}),
+            match_related=_of_flow(flow),
+            for_each={RESOURCE_ID},
+            posture=Posture.Reactive,
+            threshold=restarts + 1,
+            within=within,
+        ),
+        actions=actions,
+    )
+
+
+def zombie(flow: str, *, after: timedelta) -> AutomationCore:
+    """Set a run Crashed when, ``after`` so long, its last heartbeat was followed by neither another nor an end.
+
+    A process that is killed cannot say so; without this its run stays Running for good. A run that has ended is left as it
+    is: Prefect refuses to crash it, even if a heartbeat arrives late. ``after`` must be some heartbeats of the *pipeline's*
+    environment (``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``; see ``HEARTBEATS``).
+    """
+    if after < SHORTEST_WATCH:
+        raise ValueError(f"zombie: after must be >= {_seconds(SHORTEST_WATCH)} s, got {_seconds(after)} s")
+    return AutomationCore(
+        name=_name(flow, "zombie"),
+        description=f"A run sent no heartbeat for {_seconds(after)} s and has not ended: its process is gone.",
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *ENDED},
+            match=ResourceSpecification({RESOURCE_ID: "prefect.flow-run.*"}),
+            match_related=_of_flow(flow),
+            for_each={RESOURCE_ID},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=after,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=zombie_message(flow, after))],
+    )
+
+
+def reaped(flow: str, target: Target) -> AutomationCore:
+    """Notify of a run that ``zombie`` has crashed: of the state change itself, hence never of a run that had ended."""
+    return AutomationCore(
+        name=_name(flow, "reaped"),
+        description="A run was set Crashed because its heartbeats stopped.",
+        trigger=EventTrigger(
+            expect={CRASHED},
+            match=ResourceSpecification({RESOURCE_ID: "prefect.flow-run.*", "prefect.state-message": f"{_REAPED}*"}),
+            match_related=_of_flow(flow),
+            posture=Posture.Reactive,
+        ),
+        actions=[_notify(target, flow, _OF_FLOW_RUN)],
+    )
+
+
+def zombie_message(flow: str, after: timedelta) -> str:
+    """The message of a state that ``zombie`` has set: whoever finds it on a live run knows whence it comes."""
+    return f"{_REAPED} {_seconds(after)} s (automation {_name(flow, 'zombie')!r})"
+
+
+def is_reaped(message: str | None) -> bool:
+    """Whether a state with this message was set by ``zombie``."""
+    return message is not None and message.startswith(_REAPED)
+
+
+def describe(automation: AutomationCore) -> str:
+    """One line for people: what it waits for, and what it then does."""
+    trigger = automation.trigger
+    actions = ", ".join(action.type for action in automation.actions)
+    off = "" if automation.enabled else " (disabled)"
+    if not isinstance(trigger, EventTrigger):
+        return f"{automation.name}{off}: {actions}"
+    wanted = ", ".join(sorted(trigger.expect))
+    each = f" for each {', '.join(sorted(trigger.for_each))}" if trigger.for_each else ""
+    if trigger.posture is Posture.Proactive:
+        first = ", ".join(sorted(trigger.after))
+        condition = f"none of {wanted} within {_seconds(trigger.within)} s of {first}"
+    else:
+        window = f" within {_seconds(trigger.within)} s" if trigger.within else ""
+        condition = f"{trigger.threshold} of {wanted}{window}"
+    return f"{automation.name}{off}: {condition}{each} -> {actions}"
+
+
+async def install(client: PrefectClient, automations: Sequence[AutomationCore]) -> list[Done]:
+    """Hold the server to these automations, matched by name. What is as it should be is not touched.
+
+    An update keeps the automation's id and whether it is enabled; it forgets what its trigger has counted so far. Of
+    several with one name, one is left.
+    """
+    done: list[Done] = []
+    for wanted in automations:
+        newest, *others = await client.read_automations_by_name(wanted.name) or [None]
+        for other in others:
+            assert other is not None
+            await client.delete_automation(other.id)
+        if newest is None:
+            await client.create_automation(wanted)
+            done.append(Done(wanted.name, "created"))
+            continue
+        kept = wanted.model_copy(update={"enabled": newest.enabled})
+        if same(newest, kept):
+            done.append(Done(wanted.name, "unchanged", newest.enabled))
+            continue
+        # The client sends only what was set, and the server tells actions apart by their `type`: so everything is set,
+        # but for the owner, which an update may not name.
+        complete = AutomationCore.model_validate(kept.model_dump(exclude={"owner_resource"}))
+        await client.update_automation(newest.id, complete)
+        done.append(Done(wanted.name, "updated", newest.enabled))
+    return done
+
+
+async def uninstall(client: PrefectClient, flow: str, *, keep: Collection[str] = ()) -> list[Done]:
+    """Remove the automations that ``install`` made for this flow, except those named in ``keep``. No other is touched."""
+    done: list[Done] = []
+    for installed in await installed_for(client, flow):
+        if installed.name not in keep:
+            await client.delete_automation(installed.id)
+            done.append(Done(installed.name, "removed"))
+    return done
+
+
+async def installed_for(client: PrefectClient, flow: str) -> list[Automation]:
+    """What the server has of this flow's automations."""
+    return [automation for kind in _KINDS for automation in await client.read_automations_by_name(_name(flow, kind))]
+
+
+async def save_webhook(client: PrefectClient, flow: str, url: str) -> Target:
+    """Make this flow's ``Webhook`` block, or point the one there is at this URL. The server keeps it encrypted."""
+    block = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
+    return Target(await block.asave(webhook_name(flow), overwrite=True, client=client), webhook=True)
+
+
+async def remove_webhook(client: PrefectClient, flow: str) -> bool:
+    """Remove the block that ``save_webhook`` made; whether there was one."""
+    try:
+        block = await client.read_block_document_by_name(webhook_name(flow), "webhook")
+    except ObjectNotFound:
+        return False
+    await client.delete_block_document(block.id)
+    return True
+
+
+async def find_block(client: PrefectClient, reference: str) -> Target:
+    """The existing block ``TYPE/NAME``: a webhook, or anything that can notify. Raises ``BlockRefused``."""
+    type_, _, name = reference.partition("/")
+    if not type_ or not name:
+        raise BlockRefused(f"expected TYPE/NAME, got {reference!r}, as in slack-webhook/on-call")
+    try:
+        block = await client.read_block_document_by_name(name, type_, include_secrets=False)
+    except ObjectNotFound:
+        raise BlockRefused(f"the server has no block {reference!r}; `prefect block ls` shows those it has") from None
+    if type_ == "webhook":
+        return Target(block.id, webhook=True)
+    if block.block_schema is None or "notify" not in block.block_schema.capabilities:
+        raise BlockRefused(f"block {reference!r} cannot notify anybody: neither a notification block nor a webhook")
+    return Target(block.id, webhook=False)
+
+
+def same(one: AutomationCore, other: AutomationCore) -> bool:
+    """Whether the server would do the same for both."""
+    fields = set(AutomationCore.model_fields)  # an Automation has its id besides
+    return one.model_dump(include=fields) == other.model_dump(include=fields)
+
+
+def webhook_name(flow: str) -> str:
+    """The name of this flow's block, in the characters that Prefect admits."""
+    return f"{re.sub(r'[^a-z0-9]+', '-', flow.lower()).strip('-')}-automations"
+
+
+def json_template(values: Mapping[str, str]) -> str:
+    """A template that renders as a JSON object of these Jinja expressions; what is undefined is null."""
+    members = ", ".join(f'"{key}": {{{{ ({value}) | default(none) | tojson }}}}' for key, value in values.items())
+    return f"{{{members}}}"
+
+
+_KINDS = ("alarm", "flapping", "zombie", "reaped")
+
+_CAUSE = "event.payload.cause or event.payload.message or event.payload.stack"
+
+_OF_OPERATOR: Mapping[str, str] = {
+    "automation": "automation.name",
+    "event": "event.event",
+    "operator": "event.resource.name",
+    "pipeline": f"event.resource['{PIPELINE}']",
+    "cause": _CAUSE,
+    "flow_run_id": f"{_FLOW_RUN}.id.removeprefix('prefect.flow-run.')",
+    "flow_run_name": f"{_FLOW_RUN}.name",
+    "occurred": "event.occurred.isoformat()",
+    "payload": "event.payload",
+}
+
+_OF_FLOW_RUN: Mapping[str, str] = {
+    "automation": "automation.name",
+    "event": "event.event",
+    "operator": "none",
+    "pipeline": "event.resource_in_role['flow'].name",
+    "cause": "event.resource['prefect.state-message']",
+    "flow_run_id": "event.resource.id.removeprefix('prefect.flow-run.')",
+    "flow_run_name": "event.resource.name",
+    "occurred": "event.occurred.isoformat()",
+    "payload": "{}",
+}
+
+
+def _notify(target: Target, flow: str, values: Mapping[str, str]) -> CallWebhook | SendNotification:
+    if target.webhook:
+        return CallWebhook(block_document_id=target.block_id, payload=json_template(values))
+    lines = [f"{key}: {{{{ {values[key]} }}}}" for key in ("event", "operator", "pipeline", "cause", "flow_run_id")]
+    return SendNotification(
+        block_document_id=target.block_id, subject=f"{flow}: {{{{ automation.name }}}}", body="\n".join(lines)
+    )
+
+
+def _of_flow(flow: str) -> ResourceSpecification:
+    # Labels are matched as patterns: a name with `*` in it must not match other flows.
+    return ResourceSpecification({RESOURCE_ROLE: "flow", RESOURCE_NAME: glob.escape(flow)})
+
+
+def _name(flow: str, kind: str) -> str:
+    return f"{flow}: {kind}"
+
+
+def _seconds(duration: timedelta) -> str:
+    return f"{duration.total_seconds():g}"

@@ -1,0 +1,43 @@
+"""The Prefect states that outcomes and exits deserve. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Crashed, Failed
+
+from orchestrator_adapter import events, task_exit
+from orchestrator_adapter.pipeline import Outcome
+from orchestrator_adapter.report import ExitCode, cause
+from orchestrator_adapter.task_exit import TaskExit
+
+
+def flow_state(outcome: Outcome, *, cancelled: bool = False) -> State[Any]:
+    """The state in which a flow run with this outcome ends. ``cancelled``: it was Prefect that asked it to stop."""
+    event = outcome.event
+    message = f"{type(event).__name__}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}"
+    match outcome.exit_code:
+        case ExitCode.OK if cancelled and isinstance(event, events.ShutDown):
+            return Cancelled(message=message)
+        case ExitCode.OK:
+            return Completed(message=message)
+        case ExitCode.PANICKED:
+            return Crashed(message=message)
+        case _:
+            return Failed(message=f"{outcome.exit_code.name}: {message}")
+
+
+def task_state(exit_: TaskExit) -> State[Any]:
+    """The state in which an operator's task run ends."""
+    match exit_:
+        case task_exit.Ok():
+            return Completed(message="end of stream")
+        case task_exit.Errored(error):
+            return Failed(message=" <- ".join(task_exit.cause_chain(error)))
+        case task_exit.Panicked(message, trace):
+            return Crashed(message=f"{message}\n{trace}")
+        case task_exit.Aborted(reason):
+            return Cancelled(message=reason)
+        case _:
+            assert_never(exit_)
