@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest storm lock clean
+.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +37,15 @@ demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors and sda-ingest fo
 
 demo-no-api: $(VENV)/.run-ready  ## the same without a Prefect server
 	$(BIN)/python -m flows demo --no-api $(ARGS)
+
+up: $(VENV)/.run-ready  ## a Prefect server and a worker that stay, with every pipeline deployed; prints the URLs
+	$(BIN)/python -m flows up $(ARGS)
+
+down: $(VENV)/.run-ready  ## stop what `make up` has started; flow runs drain first
+	$(BIN)/python -m flows down $(ARGS)
+
+browser:  ## install Chromium (Debian and its kin), for the tests that look at the UI
+	scripts/debian-packages.sh
 
 check: $(VENV)/.run-ready  ## validate the settings and the topology, print the graph
 	$(BIN)/python -m flows check $(ARGS)

@@ -6,19 +6,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flows import demo_command, ingest_command, simulate_command
+from flows import automations_command, demo_command, ingest_command, simulate_command, up_command, worker_command
 from orchestrator_adapter.report import ExitCode
 
 _EXIT_CODES = """\
 exit codes:
   0  all ended well, or was asked to stop and drained
-  1  did not come about: settings, topology, dead-letter store, control plane, Prefect API (each is named)
+  1  did not come about: settings, topology, what another run has, dead-letter store, control plane, Prefect API (each
+     is named)
   2  the command line is wrong
   3  an operator exhausted its restart budget (a port that is taken, a log that cannot be written, …)
   4  an operator panicked (a bug)
   5  something would not stop (it is named, with its stack)
   6  the ledger does not balance: items are unaccounted for
 """
+
+_EPILOGS = {"ingest": _EXIT_CODES, "demo": _EXIT_CODES, "automations": automations_command.EPILOG}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,12 +36,16 @@ def parser() -> argparse.ArgumentParser:
         ("simulate", "send what sensors would send, over real sockets", *_SIMULATE),
         ("check", "validate settings and topology and print the graph", *_CHECK),
         ("demo", "Prefect server, simulator and pipeline together, with live progress", *_DEMO),
+        ("automations", "install Prefect automations on a pipeline's events: alarm, flapping, zombie", *_AUTOMATIONS),
+        ("up", "start a Prefect server and a worker that stay, with every pipeline deployed", *_UP),
+        ("down", "stop what `up` has started; its flow runs drain first", *_DOWN),
+        ("worker", "run a Prefect process worker whose flow runs drain when it is told to stop", *_WORKER),
     ):
         command = commands.add_parser(
             name,
             help=help_,
             description=f"{help_[0].upper()}{help_[1:]}.",
-            epilog=_EXIT_CODES if name in {"ingest", "demo"} else None,
+            epilog=_EPILOGS.get(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_arguments(command)
@@ -50,6 +57,10 @@ _INGEST = (ingest_command.add_ingest_arguments, ingest_command.run_ingest)
 _SIMULATE = (simulate_command.add_arguments, simulate_command.run)
 _CHECK = (ingest_command.add_check_arguments, ingest_command.run_check)
 _DEMO = (demo_command.add_arguments, demo_command.run)
+_AUTOMATIONS = (automations_command.add_arguments, automations_command.run)
+_UP = (up_command.add_up_arguments, up_command.run_up)
+_DOWN = (up_command.add_down_arguments, up_command.run_down)
+_WORKER = (worker_command.add_arguments, worker_command.run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,35 +7,38 @@ import asyncio
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flows.api_health import api_health
 from flows.ingest_command import closing_words, ingest
+from flows.prefect_processes import (
+    HOST,
+    SERVER_START_S,
+    LocalServer,
+    ProcessFailed,
+    answers,
+    exit_of,
+    free_ports,
+    last_lines,
+    listens,
+    wait_for,
+)
 from flows.settings import IngestSettings
 from orchestrator_adapter import BuiltGraph, Role
 from orchestrator_adapter.pipeline import Outcome
 from orchestrator_adapter.report import ExitCode
-from orchestrator_adapter.retry import Ok
 from sda_ops.sinks.event_log import read_event_log
 
-_HOST = "127.0.0.1"
-_SERVER_START_S = 120.0  # the first start on a slow machine migrates a database; 5 to 21 s were measured
 _SIMULATOR_START_S = 60.0
 _STOP_S = 15.0
 _LINGER_S = 1.0  # after the last observation, for the poller to fetch what the archive still has
-
-
-class DemoFailed(Exception):
-    """The demo could not be set up; the message says what to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +53,34 @@ class Stage:
     control_port: int
 
     @property
-    def server_url(self) -> str:
-        return f"http://{_HOST}:{self.server_port}"
+    def server(self) -> LocalServer:
+        return LocalServer(self.folder / "prefect", self.server_port)
 
     def settings(self) -> IngestSettings:
         """The pipeline's settings on this stage."""
         radars = [
-            {"name": f"radar-{number:02}", "host": _HOST, "port": port}
+            {"name": f"radar-{number:02}", "host": HOST, "port": port}
             for number, port in enumerate(self.radar_ports, 1)
         ]
         return IngestSettings.model_validate(
             {
                 "radars": radars,
-                "optical": {"url": f"http://{_HOST}:{self.archive_port}/observations"},
-                "isl": {"host": _HOST, "port": self.isl_port},
+                "optical": {"url": f"http://{HOST}:{self.archive_port}/observations"},
+                "isl": {"host": HOST, "port": self.isl_port},
                 "event_log": {"directory": self.folder / "log"},
                 "dead_letters": {"directory": self.folder / "dead-letters"},
-                "control_plane": {"host": _HOST, "port": self.control_port},
+                "control_plane": {"host": HOST, "port": self.control_port},
+                "prefect": {"directory": self.folder / "prefect-runs"},
                 "report": self.folder / "report.json",
             }
         )
 
     def simulator_arguments(self, args: argparse.Namespace) -> list[str]:
         """The simulator's command line on this stage."""
-        radars = [word for port in self.radar_ports for word in ("--radar", f"{_HOST}:{port}")]
+        radars = [word for port in self.radar_ports for word in ("--radar", f"{HOST}:{port}")]
         catalog = ["--catalog", str(args.catalog)] if args.catalog is not None else []
         return [
-            *("--hold", *radars, "--archive", f"{_HOST}:{self.archive_port}", "--isl", f"{_HOST}:{self.isl_port}"),
+            *("--hold", *radars, "--archive", f"{HOST}:{self.archive_port}", "--isl", f"{HOST}:{self.isl_port}"),
             *("--rate-radar", str(args.rate_radar), "--rate-optical", "50", "--rate-isl", "100", *catalog),
             *("--malformed", "0.005", "--impossible", "0.005", "--duplicates", "0.005"),
             *(
@@ -119,11 +123,9 @@ def run(args: argparse.Namespace) -> int:
             if not args.no_api:
                 processes.enter_context(_prefect_server(stage))
             _wait_for_archive(stage, simulator)
-            print(
-                f"demo: health and metrics at http://{_HOST}:{stage.control_port}/metrics", file=sys.stderr, flush=True
-            )
+            _say(f"health and metrics at http://{HOST}:{stage.control_port}/metrics")
             outcome = asyncio.run(_perform(stage, args, simulator))
-    except (DemoFailed, OSError) as error:
+    except (ProcessFailed, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return ExitCode.FAILED
     print(closing_words(outcome, stage.settings()))
@@ -161,16 +163,6 @@ def _all_listen(graph: BuiltGraph) -> bool:
     return all("port" in source.counters for source in sources if source.name != "optical")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, for TCP or UDP."""
-    with ExitStack() as held:
-        ports: list[int] = []
-        for _ in range(count):
-            sock = held.enter_context(closing(socket.create_server((_HOST, 0))))
-            ports.append(int(sock.getsockname()[1]))
-        return ports
-
-
 def _log_to(file: Path) -> None:
     """The pipeline's own log lines go to a file, so that the terminal is free for the progress."""
     handler = logging.FileHandler(file)
@@ -206,45 +198,36 @@ def _simulator(stage: Stage, args: argparse.Namespace) -> Iterator[subprocess.Po
 @contextmanager
 def _prefect_server(stage: Stage) -> Iterator[None]:
     """A Prefect server of the demo's own; this process is pointed at it before Prefect is imported here."""
-    environment = {
-        "PREFECT_HOME": str((stage.folder / "prefect").resolve()),
-        "PREFECT_API_URL": f"{stage.server_url}/api",
-        "PREFECT_UI_API_URL": f"{stage.server_url}/api",  # off port 4200 the UI would call the wrong API
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
-        "PREFECT_CLI_PROMPT": "false",
-    }
-    os.environ.update(environment)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(stage.server_port)]
-    print(f"demo: starting a Prefect server on {stage.server_url} (some seconds) …", file=sys.stderr, flush=True)
-    with (stage.folder / "prefect-server.log").open("wb") as log, _process(command, log) as process:
-        _wait(lambda: _answers(f"{stage.server_url}/api"), process, _SERVER_START_S, "the Prefect server", stage)
-        print(f"demo: Prefect UI at {stage.server_url}/runs", file=sys.stderr, flush=True)
+    server = stage.server
+    os.environ.update(server.environment() | {"PREFECT_LOGGING_LEVEL": "WARNING"})
+    _say(f"starting a Prefect server on {server.url} (some seconds) …")
+    log = stage.folder / "prefect-server.log"
+    with log.open("wb") as output, _process(server.command(), output) as process:
+        wait_for(
+            lambda: answers(server.api_url),
+            limit_s=SERVER_START_S,
+            what="the Prefect server",
+            ended=lambda: exit_of(process),
+            look_at=partial(last_lines, log),
+            tell=_say,
+        )
+        _say(f"Prefect UI at {server.url}/runs")
         yield
 
 
-def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], limit_s: float, what: str, stage: Stage) -> None:
-    """Wait until ``ready``, at most ``limit_s``; a process that ends before that will never be."""
-    deadline = time.monotonic() + limit_s
-    while not ready():
-        if process.poll() is not None:
-            raise DemoFailed(f"{what} ended with exit code {process.returncode}; see the logs in {stage.folder}")
-        if time.monotonic() > deadline:
-            raise DemoFailed(f"{what} was not up after {limit_s:g} s; see the logs in {stage.folder}")
-        time.sleep(0.1)
-
-
-def _answers(api_url: str) -> bool:
-    return isinstance(asyncio.run(api_health(api_url)), Ok)
-
-
-def _listens(port: int) -> bool:
-    with closing(socket.socket()) as sock:
-        return sock.connect_ex((_HOST, port)) == 0
-
-
 def _wait_for_archive(stage: Stage, simulator: subprocess.Popen[bytes]) -> None:
-    _wait(lambda: _listens(stage.archive_port), simulator, _SIMULATOR_START_S, "the simulator", stage)
+    wait_for(
+        lambda: listens(stage.archive_port),
+        limit_s=_SIMULATOR_START_S,
+        what="the simulator",
+        ended=lambda: exit_of(simulator),
+        look_at=partial(last_lines, stage.folder / "simulator.log"),
+        tell=_say,
+    )
+
+
+def _say(what: str) -> None:
+    print(f"demo: {what}", file=sys.stderr, flush=True)
 
 
 def _compare(stage: Stage, outcome: Outcome) -> int:

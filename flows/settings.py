@@ -219,7 +219,8 @@ class PrefectSettings(_Section):
         120.0, description="How long an end of its own waits for an API that does not answer, seconds"
     )
     patience_when_stopped_s: PositiveSeconds = Field(
-        10.0, description="The same for an end that somebody asked for, seconds; a worker kills after 30, drain included"
+        10.0,
+        description="The same for an end that somebody asked for, seconds; a worker kills after 30, drain included",
     )
 
 

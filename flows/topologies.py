@@ -9,8 +9,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from flows.settings import ControlPlaneSettings, IngestSettings, OpticalSettings, RetrySettings
 from orchestrator_adapter import (
@@ -122,7 +126,38 @@ def ingest_pipeline(settings: IngestSettings) -> Pipeline:
         dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
         report=settings.report,
         control_plane=_control_plane(settings.control_plane),
+        claims=_claims(settings),
     )
+
+
+def _claims(settings: IngestSettings) -> tuple[str, ...]:
+    """Every socket and every place on disk that no other pipeline may have meanwhile."""
+    control_plane = settings.control_plane
+    sockets = [
+        *(("udp", radar.host, radar.port) for radar in settings.radars),
+        ("tcp", settings.isl.host, settings.isl.port),
+        ("http", control_plane.host, control_plane.port if control_plane.enabled else 0),
+    ]
+    places = (settings.event_log.directory, settings.dead_letters.directory, settings.report)
+    return (
+        *(_socket(scheme, host, port) for scheme, host, port in sockets if port),
+        *(f"file://{_resolved(place)}" for place in places),
+    )
+
+
+def _socket(scheme: str, host: str, port: int) -> str:
+    """With the address that the host stands for, as the sources choose it; a name that nobody knows stays a name."""
+    with suppress(OSError, UnicodeError):
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        host = str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _resolved(place: Path) -> str:
+    try:
+        return os.path.realpath(place)
+    except ValueError:  # a path that is none; whoever opens it will say so
+        return str(place)
 
 
 def _control_plane(settings: ControlPlaneSettings) -> ControlPlane | None:

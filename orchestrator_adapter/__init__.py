@@ -4,6 +4,7 @@ Layout, bottom to top; a module imports only from those above it in this list:
 
 - ``errors``, ``clock``, ``wakeup``, ``metrics``, ``ledger``: names, time, waiting, figures, books
 - ``channel``: one bounded edge with leases; ``dead_letter`` and ``jsonl``: where what cannot go on is kept
+- ``claims``: what only one run on the machine may have, and who has it
 - ``breaker``, ``retry``: a downstream that fails, and how to go on asking it
 - ``restart``, ``task_exit``, ``task``: one operator instance and how it may end
 - ``edge``, ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions

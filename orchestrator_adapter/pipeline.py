@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from orchestrator_adapter.claims import Owner, claim
 from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.dead_letter import DeadLetterStore
@@ -41,6 +42,7 @@ class Pipeline:
         clock: Time; the machine's if ``None``.
         rng: The random source of jitter; a fresh one if ``None``.
         control_plane: Where it is asked for its health and its figures while it runs and drains; ``None`` for nowhere.
+        claims: What no other run on this machine may have meanwhile, each in one form (see ``claims``); empty for nothing.
     """
 
     graph: OperatorGraph
@@ -50,6 +52,7 @@ class Pipeline:
     clock: Clock | None = None
     rng: random.Random | None = None
     control_plane: ControlPlane | None = None
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,22 @@ async def run_pipeline(
     *,
     hooks: SupervisionHooks | None = None,
     on_built: Callable[[BuiltGraph], object] | None = None,
+    run_label: str = "",
+    handle_signals: bool = True,
 ) -> Outcome:
     """Build, run to the end and settle: the outcome is on disk when this returns, or raises after the run has ended.
 
     SIGTERM and SIGINT ask for the two-phase shutdown, a second one goes to its second phase; both are handled as before
-    when this returns. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
-    before anything has been opened, and ``OSError`` if the dead-letter store cannot be opened or the control plane cannot
-    listen. Cancelled, the run drains and is reported as it would be otherwise, and then the cancellation is passed on.
+    when this returns; ``handle_signals=False`` leaves them to the caller. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
+    before anything has been opened, and ``OSError`` if another run has what this one claims (it is told of this one by
+    ``run_label``, if it has a name elsewhere), the dead-letter store cannot be opened or the control plane cannot listen.
+    Cancelled, the run drains and is reported as it would be otherwise, and then the cancellation is passed on.
     """
     pipeline.graph.validate()
-    dead_letters = pipeline.dead_letters() if pipeline.dead_letters is not None else None
     problems: list[str] = []
     with ExitStack() as until_the_end:
+        until_the_end.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))
+        dead_letters = pipeline.dead_letters() if pipeline.dead_letters is not None else None
         try:
             built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
             until_the_end.enter_context(_served(built, pipeline.control_plane))
@@ -87,7 +94,10 @@ async def run_pipeline(
             if dead_letters is not None:
                 _attempt("closing the dead-letter store", dead_letters.close, problems)
             raise
-        until_the_end.enter_context(stop_on_signals(built))  # an impatient signal may not cost the report
+        if handle_signals:
+            until_the_end.enter_context(
+                stop_on_signals(built.request_shutdown)
+            )  # an impatient one may not cost the report
         try:
             event = await built.run(pipeline.policy, hooks=hooks)
         finally:
@@ -108,8 +118,8 @@ def _served(built: BuiltGraph, control_plane: ControlPlane | None) -> AbstractCo
 
 
 @contextmanager
-def stop_on_signals(built: BuiltGraph) -> Iterator[None]:
-    """While inside, SIGTERM and SIGINT ask ``built`` to shut down; afterwards whoever handled them does so again.
+def stop_on_signals(request: Callable[[str], object]) -> Iterator[None]:
+    """While inside, SIGTERM and SIGINT call ``request`` with their names; afterwards whoever handled them does so again.
 
     Outside the main thread, where Python cannot handle signals, it does nothing.
     """
@@ -118,7 +128,7 @@ def stop_on_signals(built: BuiltGraph) -> Iterator[None]:
     for number in _SIGNALS:
         previous = signal.getsignal(number)
         try:
-            loop.add_signal_handler(number, built.request_shutdown, number.name)
+            loop.add_signal_handler(number, request, number.name)
         except (ValueError, RuntimeError):
             break  # not the main thread: whoever runs us there must call request_shutdown
         before[number] = previous

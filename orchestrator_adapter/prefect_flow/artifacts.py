@@ -164,9 +164,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
 
 
-def _table(
-    head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: frozenset[int] = frozenset()
-) -> list[str]:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> list[str]:
     rule = ["---:" if column in right else "---" for column in range(len(head))]
     return [_row(head), _row(tuple(rule)), *map(_row, rows)]
 

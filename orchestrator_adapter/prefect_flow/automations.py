@@ -1,4 +1,4 @@
-"""Ready Prefect automations on the supervisor's events: alarm, flapping and zombie, and installing them.
+"""Ready Prefect automations on the supervisor's events: alarm, flapping, zombie, reaped; and installing them.
 
 Pure functions make the automations of one flow; ``install`` and ``uninstall`` hold the server to them. They build on the
 names in ``vocabulary`` and on Prefect's own flow-run events. They do not know who emits these, and nothing of the pipeline
@@ -52,14 +52,6 @@ from orchestrator_adapter.prefect_flow.vocabulary import (
 ALARMING = (ESCALATE, BUDGET_EXHAUSTED, STRAGGLER, LEDGER_VIOLATION)
 """The decisions that somebody must hear of: each is a run that ends badly, or items that are unaccounted for."""
 
-RESTARTS = 10
-WITHIN = timedelta(minutes=10)
-"""Flapping, unless told otherwise: more than a restart a minute for ten minutes. Each stays within its budget (at most 5 in
-60 s by default), so nothing else stops it."""
-
-HEARTBEATS = 3
-"""A run is a zombie after this many heartbeats that did not come: one or two get lost."""
-
 SHORTEST_WATCH = timedelta(seconds=10)
 """Prefect's minimum for a trigger on the absence of events."""
 
@@ -109,9 +101,9 @@ def automations_for(
     flow: str,
     *,
     target: Target | None,
-    restarts: int = RESTARTS,
-    within: timedelta = WITHIN,
-    on_flapping: OnFlapping = OnFlapping.PAUSE,
+    restarts: int,
+    within: timedelta,
+    on_flapping: OnFlapping,
     zombie_after: timedelta | None,
 ) -> list[AutomationCore]:
     """All that can be had for this flow: without a ``target`` nothing that only notifies, without heartbeats no ``zombie``."""
@@ -138,7 +130,7 @@ def alarm(flow: str, target: Target) -> AutomationCore:
             match_related=_of_flow(flow),
             posture=Posture.Reactive,
         ),
-        actions=[_notify(target, flow, _OF_OPERATOR)],
+        actions=[_notify(target, _OF_OPERATOR)],
     )
 
 
@@ -161,7 +153,7 @@ def flapping(
     elif on_flapping is OnFlapping.CANCEL:
         actions.append(CancelFlowRun())
     if target is not None:
-        actions.append(_notify(target, flow, _OF_OPERATOR))
+        actions.append(_notify(target, _OF_OPERATOR))
     if not actions:
         raise ValueError("flapping: 'notify' needs somebody to notify")
     return AutomationCore(
@@ -183,9 +175,10 @@ def flapping(
 def zombie(flow: str, *, after: timedelta) -> AutomationCore:
     """Set a run Crashed when, ``after`` so long, its last heartbeat was followed by neither another nor an end.
 
-    A process that is killed cannot say so; without this its run stays Running for good. A run that has ended is left as it
-    is: Prefect refuses to crash it, even if a heartbeat arrives late. ``after`` must be some heartbeats of the *pipeline's*
-    environment (``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``; see ``HEARTBEATS``).
+    A process that is killed cannot say so; without this its run stays Running for good. It may fire for a run that has ended
+    (a heartbeat arrives late, or the server, on SQLite, loses the event of the end); such a run is left as it is, because
+    Prefect refuses to crash it. It also refuses where the run is Cancelling. ``after`` must be some heartbeats of the *pipeline's*
+    environment (``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``): one or two get lost.
     """
     if after < SHORTEST_WATCH:
         raise ValueError(f"zombie: after must be >= {_seconds(SHORTEST_WATCH)} s, got {_seconds(after)} s")
@@ -217,7 +210,7 @@ def reaped(flow: str, target: Target) -> AutomationCore:
             match_related=_of_flow(flow),
             posture=Posture.Reactive,
         ),
-        actions=[_notify(target, flow, _OF_FLOW_RUN)],
+        actions=[_notify(target, _OF_FLOW_RUN)],
     )
 
 
@@ -257,14 +250,14 @@ async def install(client: PrefectClient, automations: Sequence[AutomationCore]) 
     """
     done: list[Done] = []
     for wanted in automations:
-        newest, *others = await client.read_automations_by_name(wanted.name) or [None]
-        for other in others:
-            assert other is not None
-            await client.delete_automation(other.id)
-        if newest is None:
+        existing = await client.read_automations_by_name(wanted.name)
+        if not existing:
             await client.create_automation(wanted)
             done.append(Done(wanted.name, "created"))
             continue
+        newest, *others = existing
+        for other in others:
+            await client.delete_automation(other.id)
         kept = wanted.model_copy(update={"enabled": newest.enabled})
         if same(newest, kept):
             done.append(Done(wanted.name, "unchanged", newest.enabled))
@@ -370,13 +363,11 @@ _OF_FLOW_RUN: Mapping[str, str] = {
 }
 
 
-def _notify(target: Target, flow: str, values: Mapping[str, str]) -> CallWebhook | SendNotification:
+def _notify(target: Target, values: Mapping[str, str]) -> CallWebhook | SendNotification:
     if target.webhook:
         return CallWebhook(block_document_id=target.block_id, payload=json_template(values))
     lines = [f"{key}: {{{{ {values[key]} }}}}" for key in ("event", "operator", "pipeline", "cause", "flow_run_id")]
-    return SendNotification(
-        block_document_id=target.block_id, subject=f"{flow}: {{{{ automation.name }}}}", body="\n".join(lines)
-    )
+    return SendNotification(block_document_id=target.block_id, subject="{{ automation.name }}", body="\n".join(lines))
 
 
 def _of_flow(flow: str) -> ResourceSpecification:

@@ -26,6 +26,7 @@ from orchestrator_adapter.prefect_flow.outbox import Item, Outbox
 from orchestrator_adapter.prefect_flow.reconcile import BATCH, EVENTS, LOGS, post
 from orchestrator_adapter.prefect_flow.task_runs import TaskRunBook, Told
 from orchestrator_adapter.retry import Ok, Permanent, Retry, RetryDisposition
+from orchestrator_adapter.task_exit import describe
 
 Record: TypeAlias = Spawned | Exited | Decided
 
@@ -81,7 +82,9 @@ class Courier:
         return sum(box.dropped for box in self._boxes.values()) + self._book.forgotten
 
     def left(self) -> list[tuple[str, Item]]:
-        """What the server has not got, as (kind, item), what it has not confirmed included."""
+        """What the server may not have, as (kind, item): what it has not confirmed, or may have taken only to lose it."""
+        if self._away_since is not None:
+            self._boxes[EVENTS].send_again(since=self._away_since - _FORGETS_S)
         unconfirmed = self._book.unconfirmed(told_before=float("inf"))
         again = [item for told in unconfirmed for item in self._book.again(told, self._monotonic())]
         waiting = {item["id"] for item in again}
@@ -129,7 +132,9 @@ class Courier:
         if isinstance(answer, Retry):
             if self._away_since is None:
                 self._away_since = self._monotonic()
-                logger.warning("Prefect does not answer; the pipeline runs on, and tells it later: %s", answer.error)
+                logger.warning(
+                    "Prefect does not answer; the pipeline runs on, and tells it later: %s", describe(answer.error)
+                )
         elif self._away_since is not None:
             again = self._boxes[EVENTS].send_again(since=self._away_since - _FORGETS_S)
             away_s = self._monotonic() - self._away_since

@@ -248,10 +248,11 @@ class PrefectLink:
             answers = await self._courier.deliver(client) and await self._courier.check(
                 client, after_s=_HURRIED_CHECK_S
             )
-            if self._courier.all_told or self._hurry.is_set() or time.monotonic() >= deadline:
+            left_s = deadline - time.monotonic()
+            if self._courier.all_told or self._hurry.is_set() or left_s <= 0:
                 break
             with suppress(TimeoutError):
-                async with asyncio.timeout(_HURRIED_CHECK_S if answers else pace.next_s()):
+                async with asyncio.timeout(min(left_s, _HURRIED_CHECK_S if answers else pace.next_s())):
                     await self._hurry.wait()
         if self._courier.all_told:
             await self._last_words(client)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from flows.api_health import api_health, wait_for_api
-from flows.demo_command import free_ports
+from flows.prefect_processes import free_ports
 from orchestrator_adapter.retry import Ok
 
 

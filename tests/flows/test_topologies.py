@@ -87,6 +87,60 @@ def test_the_control_plane_is_where_the_settings_say_or_nowhere() -> None:
     assert ingest_pipeline(nowhere).control_plane is None
 
 
+def test_the_pipeline_claims_every_socket_and_every_place_it_writes_to(tmp_path: Path) -> None:
+    """Radars, beacons, control plane, log, dead letters and report; each in one spelling, however it was spelled."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    settings = IngestSettings.model_validate(
+        {
+            "radars": [
+                {"name": "a", "host": "0:0::1", "port": 9201},
+                {"name": "b", "host": "localhost", "port": 9202},
+                {"name": "c", "host": "", "port": 9203},
+                {"name": "d", "host": "no such host", "port": 9204},
+            ],
+            "isl": {"host": "::", "port": 9400},
+            "control_plane": {"host": "0.0.0.0", "port": 9100},
+            "event_log": {"directory": tmp_path / "link" / "log"},
+            "dead_letters": {"directory": tmp_path / "x" / ".." / "dead"},
+            "report": tmp_path / "report.json",
+        }
+    )
+    assert ingest_pipeline(settings).claims == (
+        "udp://[::1]:9201",
+        "udp://127.0.0.1:9202",
+        "udp://0.0.0.0:9203",
+        "udp://no such host:9204",
+        "tcp://[::]:9400",
+        "http://0.0.0.0:9100",
+        f"file://{tmp_path}/log",
+        f"file://{tmp_path}/dead",
+        f"file://{tmp_path}/report.json",
+    )
+
+
+@pytest.mark.parametrize("control_plane", [{"port": 0}, {"enabled": False}])
+def test_what_the_system_chooses_and_what_is_not_served_is_not_claimed(
+    control_plane: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Port 0 is nobody's; relative folders are where the process is; a path that is none is left to whoever opens it."""
+    monkeypatch.chdir(tmp_path)
+    settings = IngestSettings.model_validate(
+        {
+            "radars": [{"name": "a", "port": 0}],
+            "isl": {"port": 0},
+            "control_plane": control_plane,
+            "event_log": {"directory": "log"},
+            "dead_letters": {"directory": "dead"},
+            "report": "nul\0byte",
+        }
+    )
+    assert ingest_pipeline(settings).claims == (
+        f"file://{tmp_path}/log",
+        f"file://{tmp_path}/dead",
+        "file://nul\0byte",
+    )
+
+
 def test_validate_has_the_configured_dead_letter_limits() -> None:
     """And nobody else has any: a malformed frame never stops a source."""
     settings = SETTINGS.model_copy(

@@ -6,12 +6,15 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from orchestrator_adapter.jsonl import read_lines
 from sda_ops.sinks.event_log import STEM, read_event_log
@@ -160,22 +163,37 @@ def test_after_kill_9_the_next_run_repairs_the_log_and_goes_on(tmp_path: Path) -
     assert report(tmp_path)["counters"]["event-log"]["repaired_bytes"] == len(b'{"observation_id":"torn')
 
 
-def test_a_second_pipeline_on_the_same_log_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    """Two runs never write one log: the second says who owns it and ends; the first does not notice."""
-    first, second = Addresses.free(radars=1), Addresses.free(radars=1)
-    with pipeline(first, tmp_path) as owner:
+@pytest.mark.parametrize("same", ["sockets", "folders"])
+def test_a_second_pipeline_on_the_same_sockets_or_folders_is_refused_and_the_first_goes_on(
+    tmp_path: Path, same: str
+) -> None:
+    """The second ends with 1 before anything runs and says who has what it wanted; the first does not notice."""
+    first = Addresses.free(radars=1)
+    second = first if same == "sockets" else Addresses.free(radars=1)
+    folder = tmp_path / "first"
+    contested = (
+        [f"udp://127.0.0.1:{first.radars[0]}", f"tcp://127.0.0.1:{first.isl}"]
+        if same == "sockets"
+        else [f"file://{folder / name}" for name in ("log", "dead-letters", "report.json")]
+    )
+    with pipeline(first, folder) as owner:
         _send(first, 5)
         other = flows_process(
             ["ingest", "--no-api", "--quiet"],
-            second.settings(tmp_path),
+            second.settings(tmp_path / "second" if same == "sockets" else folder),
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
         )
-        said, _ = other.communicate(timeout=60)
-        assert other.returncode != 0
-        assert f"process {owner.pid}" in said.decode()
+        said, why = other.communicate(timeout=60)
+        assert (other.returncode, said) == (1, b"")
+        (line,) = why.decode().splitlines()
+        what, who = line.split(" are in use by ")
+        assert what == "sda-ingest: " + ", ".join(contested[:-1]) + " and " + contested[-1]
+        assert who.startswith(f"pipeline 'sda-ingest', pid {owner.pid}, since ")
+        assert "python -m flows ingest --no-api" in who.replace(Path(sys.executable).name, "python")
+        assert not (tmp_path / "second").exists()
         assert stop(owner) == 0
-    assert report(tmp_path)["ledger"]["written"] == 5
+    assert report(folder)["ledger"]["written"] == 5
 
 
 def _send(addresses: Addresses, count: int) -> None:

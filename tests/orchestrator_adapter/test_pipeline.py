@@ -27,6 +27,7 @@ from orchestrator_adapter import (
     events,
     source_of,
 )
+from orchestrator_adapter.claims import Claimed, Owner, claim
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.control_plane.server import CannotListen
 from orchestrator_adapter.dead_letter import DeadLetterFile
@@ -250,6 +251,77 @@ async def test_dead_letters_that_could_not_be_kept_are_told() -> None:
     assert outcome.event.figures.ledger.dead_lettered == 1
     assert outcome.event.figures.ledger_holds
     assert outcome.event.figures.problems == ("1 items of 'sink' could not be kept as dead letters: OSError: full",)
+
+
+# With claims.
+
+
+async def test_a_second_run_of_what_is_claimed_is_refused_before_it_opens_anything(tmp_path: Path) -> None:
+    """Its store is never made; it is told the first's pipeline, process and label; and the first goes on to its end."""
+    made: list[Store] = []
+
+    def make() -> Store:
+        made.append(Store())
+        return made[-1]
+
+    sink, graphs = CollectSink(), list[BuiltGraph]()
+    first = Pipeline(chain(endless, sink), claims=("file:///log",))
+    second = Pipeline(
+        chain(source_of([1]), CollectSink()),
+        dead_letters=make,
+        report=tmp_path / "report.json",
+        claims=("file:///other", "file:///log"),
+    )
+    running = asyncio.create_task(run_pipeline(first, on_built=graphs.append, run_label="flow run 'otter' (7)"))
+    await eventually(lambda: sink.items, "it runs")
+    with pytest.raises(Claimed, match=f"'chain', pid {os.getpid()}, flow run 'otter' \\(7\\), since") as raised:
+        await run_pipeline(second)
+    assert str(raised.value).startswith("file:///log is in use by ")
+    assert not made
+    assert is_empty(tmp_path)
+    graphs[0].request_shutdown("enough")
+    assert (await running).exit_code is ExitCode.OK
+    assert (await run_pipeline(second)).exit_code is ExitCode.OK
+
+
+async def test_what_a_run_claims_is_its_own_until_its_report_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can claim it while the store is closed and the report written, and anybody can when the run has returned."""
+    path, somebody, settled = tmp_path / "report.json", Owner.this_process("somebody"), list[str]()
+
+    def still_claimed(what: str) -> None:
+        with pytest.raises(Claimed), claim(["file:///log"], somebody):
+            pass
+        settled.append(what)
+
+    class Watched(Store):
+        def close(self) -> None:
+            still_claimed("store")
+
+    def watched(event: events.SupervisorEvent, to: Path) -> None:
+        still_claimed("report")
+
+    monkeypatch.setattr("orchestrator_adapter.pipeline.write_report", watched)
+    await run_pipeline(
+        Pipeline(chain(source_of([1]), CollectSink()), dead_letters=Watched, report=path, claims=("file:///log",))
+    )
+    assert settled == ["store", "report"]
+    with claim(["file:///log"], somebody):
+        pass
+
+
+async def test_a_run_that_does_not_come_about_keeps_no_claim() -> None:
+    """A dead-letter store that cannot be opened, and then it is anybody's."""
+
+    def broken() -> Store:
+        raise OSError("no such disk")
+
+    pipeline = Pipeline(chain(source_of([1]), CollectSink()), dead_letters=broken, claims=("file:///log",))
+    with pytest.raises(OSError, match="no such disk"):
+        await run_pipeline(pipeline)
+    with claim(["file:///log"], Owner.this_process("somebody")):
+        pass
 
 
 # With a control plane.
