@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest storm lock clean
+.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -86,6 +86,9 @@ bench-cost: $(VENV)/.run-ready  ## orchestrated against a plain loop; instrument
 
 bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
 	$(BIN)/python -m tests.bench.ingest $(ARGS)
+
+screenshot: $(VENV)/.dev-ready browser  ## what an operator sees: docs/flow-run*.png (a minute)
+	$(BIN)/python -m tests.bench.flow_run_page $(ARGS)
 
 storm: $(VENV)/.dev-ready  ## an outage, 100 pollers and six ways to retry, in virtual time: table and docs/storm.svg (minutes)
 	$(BIN)/python -m tests.bench.storm --picture docs/storm.svg $(ARGS)

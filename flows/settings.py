@@ -211,7 +211,7 @@ class PrefectSettings(_Section):
         description="Folder: how runs ended, and what Prefect has not been told; the next start tells it",
     )
     artifacts: bool = Field(default=True, description="Whether topology, live status and report are shown as artifacts")
-    status_every_s: PositiveSeconds = Field(10.0, description="How often the live status is renewed, seconds")
+    status_every_s: PositiveSeconds = Field(30.0, description="How often the live status is renewed, seconds")
     look_every_s: PositiveSeconds = Field(
         5.0, description="How often the run looks whether somebody has cancelled it in Prefect, seconds"
     )

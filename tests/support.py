@@ -67,10 +67,12 @@ def environment(settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def flows_process(arguments: Sequence[str], settings: Mapping[str, Any], **options: Any) -> subprocess.Popen[bytes]:
-    """``python -m flows …`` as a process of its own."""
+def flows_process(
+    arguments: Sequence[str], settings: Mapping[str, Any], *, extra: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
+    """``python -m flows …`` as a process of its own; ``extra`` are more variables of its environment."""
     command = [sys.executable, "-m", "flows", *arguments]
-    return subprocess.Popen(command, env=environment(settings), cwd=ROOT, **options)
+    return subprocess.Popen(command, env=environment(settings) | dict(extra or {}), cwd=ROOT, **options)
 
 
 def listens(port: int) -> bool:

@@ -12,6 +12,7 @@ from orchestrator_adapter.pipeline import Outcome
 from orchestrator_adapter.report import cause
 from orchestrator_adapter.status import GraphStatus, OperatorStatus
 
+_LONGEST_CELL = 100  # characters; the operator's task run and the log have the rest
 _BAR = 10  # characters of an occupancy bar
 
 
@@ -124,7 +125,8 @@ def _headline(view: View) -> str:
     if now.shutting_down is not None:
         return f"drains: {now.shutting_down}"
     rate = sum(operator.ingest_rate_per_s or 0.0 for operator in now.operators)
-    return f"running: {rate:,.0f} items/s in, {now.ledger.in_flight:,} in flight, {now.restarts:,} restarts"
+    restarts = "1 restart" if now.restarts == 1 else f"{now.restarts:,} restarts"
+    return f"running: {rate:,.0f} items/s in, {now.ledger.in_flight:,} in flight, {restarts}"
 
 
 def _operator_row(operator: OperatorStatus) -> tuple[str, ...]:
@@ -136,8 +138,12 @@ def _operator_row(operator: OperatorStatus) -> tuple[str, ...]:
         f"{operator.consumed:,}",
         f"{operator.emitted:,}",
         f"{operator.restarts:,}",
-        operator.exit or "",
+        _short(operator.exit or ""),
     )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
 
 
 def _ledger(ledger: LedgerSnapshot) -> str:

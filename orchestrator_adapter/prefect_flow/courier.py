@@ -54,7 +54,8 @@ class Courier:
         at = datetime.fromtimestamp(at_ns / 1e9, UTC)
         match record:
             case Spawned():
-                self._boxes[EVENTS].put(self._book.spawned(record, at, self._monotonic()))
+                for item in self._book.spawned(record, at, self._monotonic()):
+                    self._boxes[EVENTS].put(item)
             case Exited():
                 self._boxes[EVENTS].put(self._book.exited(record, at, self._monotonic()))
             case Decided():

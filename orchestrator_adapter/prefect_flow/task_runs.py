@@ -34,13 +34,15 @@ class Told:
 
     Attributes:
         task_run: As Prefect has it.
-        states: Oldest first; the last is the present one.
+        upstream: The operators that it reads from.
+        states: Oldest first; the last is the present one. Of those between, only what makes a difference is kept.
         confirmed: The server has the last one.
         told_at: When it was last told, monotonic seconds.
         tries: How often the server was found not to have it.
     """
 
     task_run: TaskRun
+    upstream: tuple[str, ...] = ()
     states: list[State[Any]] = field(default_factory=list)
     confirmed: bool = False
     told_at: float = 0.0
@@ -67,8 +69,11 @@ class TaskRunBook:
         self._alive: dict[str, Told] = {}
         self._ended: OrderedDict[UUID, Told] = OrderedDict()
 
-    def spawned(self, record: Spawned, at: datetime, now: float) -> Item:
-        """An instance has started, at ``at``; ``now`` is monotonic, in seconds."""
+    def spawned(self, record: Spawned, at: datetime, now: float) -> list[Item]:
+        """An instance has started, at ``at``; ``now`` is monotonic, in seconds.
+
+        Those that read from an operator that was restarted are told again, as reading from its new instance.
+        """
         told = Told(
             TaskRun(
                 id=self._identity.task_run_id(record.operator, record.instance),
@@ -82,10 +87,18 @@ class TaskRunBook:
                 flow_run_run_count=self._identity.attempt,
                 expected_start_time=at,
                 start_time=at,
-            )
+            ),
+            record.upstream,
         )
         self._alive[record.operator] = told
-        return self._enter(told, Running(timestamp=at), now)
+        items = [self._enter(told, Running(timestamp=at), now)]
+        if record.restarted is not None:
+            items += [
+                self._rewire(reader, record, at, now)
+                for reader in self._alive.values()
+                if record.operator in reader.upstream
+            ]
+        return items
 
     def exited(self, record: Exited, at: datetime, now: float) -> Item:
         """An instance has ended. It must have been spawned."""
@@ -138,6 +151,15 @@ class TaskRunBook:
         return [
             task_run_event(told.task_run, was, is_, self._related) for was, is_ in zip(before, told.states, strict=True)
         ]
+
+    def _rewire(self, reader: Told, record: Spawned, at: datetime, now: float) -> Item:
+        """Draw the edge from the new instance instead of the one that failed, which leads to the new one."""
+        reader.task_run.task_inputs[record.operator] = [
+            TaskRunResult(id=self._identity.task_run_id(record.operator, record.instance))
+        ]
+        del reader.states[1:]  # earlier rewirings are history that nobody reads
+        state: State[Any] = Running(message=f"reads {instance_name(record.operator, record.instance)}", timestamp=at)
+        return self._enter(reader, state, now)
 
     def _inputs(self, record: Spawned) -> dict[str, list[Any]]:
         inputs: dict[str, list[Any]] = {
