@@ -121,10 +121,13 @@ async def ingest(
         if not prefect:
             return await run_pipeline(ingest_pipeline(settings), on_built=built)
         # Importing Prefect takes a second, and nothing else here needs it.
+        from prefect import tags  # noqa: PLC0415
+
         from flows.ingest import sda_ingest  # noqa: PLC0415
         from orchestrator_adapter.prefect_flow import run_flow  # noqa: PLC0415
 
-        return await run_flow(sda_ingest, settings, on_built=built)
+        with tags("sda", "streaming"):  # as prefect.yaml has them
+            return await run_flow(sda_ingest, settings, on_built=built)
     finally:
         await progress.close()
 

@@ -8,6 +8,7 @@ Layout, top to bottom:
 - ``records``: what outlives a run, on disk
 - ``task_runs``, ``decisions``, ``artifacts``, ``states``: what is told, as pure functions of supervision records
 - ``outbox``, ``identity``, ``vocabulary``, ``options``: values; ``api``: one call, classified
+- ``text``: foreign text made fit to be told
 - ``internals``: everything undocumented of Prefect's
 """
 

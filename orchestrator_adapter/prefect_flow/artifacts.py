@@ -176,4 +176,9 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, right: fro
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    """Text that ends neither its cell nor its row; a backslash in it does not undo that."""
+    return " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")

@@ -152,8 +152,13 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
             outcome = await run_pipeline(
                 pipeline, hooks=link.hooks(), on_built=built, run_label=identity.label, handle_signals=False
             )
-        except Exception as error:
-            caller.error = error
+        except BaseException as error:
+            link.abandon()
+            if isinstance(
+                error, Exception
+            ):  # not a cancellation: the run did not come about, and Prefect says so itself
+                caller.error = error
+                desk.discard()
             raise
         caller.outcome = outcome
         requests.ended = True
@@ -257,6 +262,11 @@ class _RecordDesk:
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
             )
             RunRecords(self._directory).write(self._record)
+
+    def discard(self) -> None:
+        """There was no run after all."""
+        if self._directory is not None and self._record is not None:
+            RunRecords(self._directory).forget(self._record)
 
     def settle(self, state: State[Any], exit_code: int) -> None:
         """The run has ended, so."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime
+from math import isfinite
 from uuid import uuid4
 
 from orchestrator_adapter.decision_log import is_alarming
@@ -13,6 +13,7 @@ from orchestrator_adapter.events import Decided
 from orchestrator_adapter.prefect_flow.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.outbox import Item
 from orchestrator_adapter.prefect_flow.task_runs import instance_name
+from orchestrator_adapter.prefect_flow.text import fit
 from orchestrator_adapter.prefect_flow.vocabulary import (
     operator_event,
     operator_resource,
@@ -73,9 +74,15 @@ def sentence(decided: Decided) -> str:
 def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items() if inner)
-    return str(value)[:_LONGEST_TEXT]
+    return fit(str(value), limit=_LONGEST_TEXT)
 
 
 def _json_value(value: object) -> object:
-    text = json.loads(json.dumps(value, default=str))
-    return text[:_LONGEST_TEXT] if isinstance(text, str) else text
+    """``value`` in what JSON has, which knows neither NaN nor infinity; foreign text is made fit wherever it is."""
+    if isinstance(value, Mapping):
+        return {str(name): _json_value(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(inner) for inner in value]
+    if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    return _text(value)

@@ -14,6 +14,7 @@ from orchestrator_adapter.pipeline import Outcome
 from orchestrator_adapter.prefect_flow import artifacts
 from orchestrator_adapter.prefect_flow.api import ask
 from orchestrator_adapter.prefect_flow.identity import RunIdentity
+from orchestrator_adapter.prefect_flow.text import fit
 from orchestrator_adapter.retry import Ok, RetryDisposition
 
 
@@ -52,6 +53,7 @@ class Display:
     async def _show(
         self, client: PrefectClient, what: str, kind: str, data: str | float, description: str
     ) -> RetryDisposition[Any]:
+        data = fit(data, limit=len(data)) if isinstance(data, str) else data
         known = self._shown.get(what)
         if known is not None:
             update = ArtifactUpdate(data=data, description=description)

@@ -18,9 +18,10 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import Abort
 
+from orchestrator_adapter.prefect_flow.text import fit
+
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
-_MESSAGE_LIMIT = 100_000  # characters, as Prefect's own engine cuts messages
 _MADE_BY_THE_SERVER = {
     *("id", "created", "updated", "flow_run_id", "state_id", "state_type", "state_name", "state"),
     *("estimated_start_time_delta", "estimated_run_time"),
@@ -35,7 +36,7 @@ def task_run_event(
     Its id is the state's: sent twice, it is recorded once. An older state never replaces a newer one, so order does not
     matter either. ``related`` must name the flow run, in the role ``flow-run``.
     """
-    message = (now.message or "")[:_MESSAGE_LIMIT]
+    message = fit(now.message or "")
     return {
         "id": str(now.id),
         "occurred": now.timestamp.isoformat(),
@@ -113,7 +114,7 @@ def _state(state: State[Any]) -> dict[str, Any]:
     return {
         "type": state.type.value,
         "name": state.name,
-        "message": (state.message or "")[:_MESSAGE_LIMIT],
+        "message": fit(state.message or ""),
         "state_details": {},
     }
 

@@ -92,6 +92,7 @@ class PrefectLink:
         self._patience_s = 0.0
         self._hurry = asyncio.Event()
         self._cancelled = False
+        self._abandoned = False
         self._outcome: Outcome | None = None
         self._told: Future[Telling] = Future()
         self._snapshots: Snapshots | None = None
@@ -113,10 +114,16 @@ class PrefectLink:
         self._call(self._ending.set)
         try:
             async with asyncio.timeout(self._patience_s + _MARGIN_S):
-                return await asyncio.wrap_future(self._told)
+                return await asyncio.shield(asyncio.wrap_future(self._told))  # the thread may still end
         except TimeoutError:
             logger.exception("the link to Prefect does not end, and is given up")
             return Telling(everything=False, cancelled=self._cancelled)
+
+    def abandon(self) -> None:
+        """The run has ended without an outcome (it was cancelled, or did not come about): tell what there is, and end."""
+        self._abandoned = True
+        self._call(self._ending.set)
+        self.hurry()
 
     def hurry(self) -> None:
         """Somebody is impatient: do not wait for a server that is away."""
@@ -143,7 +150,7 @@ class PrefectLink:
     async def _main(self) -> Telling:
         self._loop = asyncio.get_running_loop()
         self._news.set()  # of what was appended before there was a loop to tell
-        if self._outcome is not None:
+        if self._outcome is not None or self._abandoned:
             self._ending.set()
         async with impatient_client() as client:
             beside = [asyncio.create_task(self._watch(client)), asyncio.create_task(self._tidy(client))]

@@ -79,7 +79,10 @@ class RunRecords:
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [(entry["kind"], entry["item"]) for entry in map(json.loads, lines)]
+        try:
+            return [(entry["kind"], entry["item"]) for entry in map(json.loads, lines)]
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path}: expected a kind and an item on each line, got something else") from error
 
     def all(self) -> Iterator[RunRecord]:
         """Every record, oldest first. One that cannot be read is passed over: ``unreadable`` names it."""
@@ -99,7 +102,7 @@ class RunRecords:
     def _files(self) -> list[Path]:
         if not self._directory.is_dir():
             return []
-        return sorted(self._directory.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        return sorted(self._directory.glob("*.json"), key=lambda path: (path.lstat().st_mtime_ns, path.name))
 
     def _path(self, record: RunRecord) -> Path:
         return self._directory / f"{record.flow_run_id}.{record.attempt}.json"

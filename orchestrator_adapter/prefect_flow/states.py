@@ -9,6 +9,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from orchestrator_adapter import events, task_exit
 from orchestrator_adapter.pipeline import Outcome
+from orchestrator_adapter.prefect_flow.text import fit
 from orchestrator_adapter.report import ExitCode, cause
 from orchestrator_adapter.task_exit import TaskExit
 
@@ -16,7 +17,7 @@ from orchestrator_adapter.task_exit import TaskExit
 def flow_state(outcome: Outcome, *, cancelled: bool = False) -> State[Any]:
     """The state in which a flow run with this outcome ends. ``cancelled``: it was Prefect that asked it to stop."""
     event = outcome.event
-    message = f"{type(event).__name__}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}"
+    message = fit(f"{type(event).__name__}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}")
     match outcome.exit_code:
         case ExitCode.OK if cancelled and isinstance(event, events.ShutDown):
             return Cancelled(message=message)
@@ -34,10 +35,10 @@ def task_state(exit_: TaskExit) -> State[Any]:
         case task_exit.Ok():
             return Completed(message="end of stream")
         case task_exit.Errored(error):
-            return Failed(message=" <- ".join(task_exit.cause_chain(error)))
+            return Failed(message=fit(" <- ".join(task_exit.cause_chain(error))))
         case task_exit.Panicked(message, trace):
-            return Crashed(message=f"{message}\n{trace}")
+            return Crashed(message=fit(f"{message}\n{trace}"))
         case task_exit.Aborted(reason):
-            return Cancelled(message=reason)
+            return Cancelled(message=fit(reason))
         case _:
             assert_never(exit_)
