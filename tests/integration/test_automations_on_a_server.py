@@ -174,12 +174,32 @@ async def events_of(client: PrefectClient, event: str) -> list[str]:
     return [found.model_dump_json() for found in page.events]
 
 
+async def armed(client: PrefectClient, server: PrefectServer, automations: list[AutomationCore]) -> None:
+    """Install them, and wait until the server heeds them.
+
+    It answers before it has loaded a new automation, but loads one after another: when the last is heeded, all are.
+    """
+    await install(client, automations)
+    probe = f"probe.{uuid4()}"
+    await client.create_automation(
+        AutomationCore(name=probe, trigger=EventTrigger(expect={probe}), actions=[DoNothing()])
+    )
+
+    async def heeded() -> bool:
+        resource = {"prefect.resource.id": probe}
+        async with PrefectEventsClient(server.api_url) as events:
+            await events.emit(Event.model_validate({"event": probe, "resource": resource}))
+        return any(probe in event for event in await events_of(client, "prefect.automation.triggered"))
+
+    await eventually(heeded, "the server heeds a new automation")
+
+
 async def test_a_panic_reaches_the_webhook_with_operator_and_cause(
     real_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
     """One POST of JSON for each alarming decision of this flow, with its words intact; none for a restart or another flow."""
     target = await save_webhook(client, "alarmed", f"{receiver.url}/alarm")
-    await install(client, [alarm("alarmed", target)])
+    await armed(client, real_prefect_server, [alarm("alarmed", target)])
     run = uuid4()
     ours = Teller(real_prefect_server.api_url, "alarmed", run=run)
     others = Teller(real_prefect_server.api_url, "alarmed-2", run=uuid4())
@@ -206,7 +226,7 @@ async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
     await block.asave("on-call", client=client)
     target = await find_block(client, "custom-webhook/on-call")
     assert target.webhook is False
-    await install(client, [alarm("blocked", target)])
+    await armed(client, real_prefect_server, [alarm("blocked", target)])
     await Teller(real_prefect_server.api_url, "blocked", run=uuid4()).decide("escalate", "dedup", cause="KeyError")
     await eventually(lambda: receiver.has("/block", 1), "the block is called")
     (body,) = receiver.of("/block")
@@ -234,7 +254,7 @@ async def test_restarts_of_one_operator_pause_the_deployment_and_as_many_of_seve
         alarm("flapping", target),
         flapping("flapping", restarts=2, within=_MINUTE, on_flapping=OnFlapping.PAUSE, target=target),
     ]
-    await install(client, wanted)
+    await armed(client, real_prefect_server, wanted)
     ours = Teller(real_prefect_server.api_url, "flapping", run=uuid4(), deployment=deployment)
 
     async def paused() -> bool:
@@ -257,8 +277,10 @@ async def test_restarts_of_one_operator_cancel_its_run(
     real_prefect_server: PrefectServer, client: PrefectClient
 ) -> None:
     """With ``cancel`` the run of the restart that was one too many is Cancelling, and no other run of the flow."""
-    await install(
-        client, [flapping("cancelled", restarts=1, within=_MINUTE, on_flapping=OnFlapping.CANCEL, target=None)]
+    await armed(
+        client,
+        real_prefect_server,
+        [flapping("cancelled", restarts=1, within=_MINUTE, on_flapping=OnFlapping.CANCEL, target=None)],
     )
     flapping_run, other_run = await running(client, "cancelled"), await running(client, "cancelled")
     ours = Teller(real_prefect_server.api_url, "cancelled", run=flapping_run.id)
@@ -276,7 +298,7 @@ async def test_a_run_whose_heartbeats_stop_is_crashed_and_one_that_has_ended_is_
     wanted = automations_for(
         "watched", target=target, restarts=2, within=_MINUTE, on_flapping=OnFlapping.NOTIFY, zombie_after=_WATCH
     )
-    await install(client, wanted)
+    await armed(client, real_prefect_server, wanted)
     silent, ended, late = [await running(client, "watched") for _ in range(3)]
     others = await running(client, "unwatched")
     for run in (silent, ended):
