@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest screenshot storm lock clean
+.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -89,6 +89,9 @@ bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced lo
 
 screenshot: $(VENV)/.dev-ready browser  ## what an operator sees: docs/flow-run*.png (a minute)
 	$(BIN)/python -m tests.bench.flow_run_page $(ARGS)
+
+bench-prefect: $(VENV)/.run-ready  ## what telling a Prefect server costs: start, restarts, throughput, hooks, a dead server (ten minutes)
+	$(BIN)/python -m tests.bench.prefect_cost $(ARGS)
 
 storm: $(VENV)/.dev-ready  ## an outage, 100 pollers and six ways to retry, in virtual time: table and docs/storm.svg (minutes)
 	$(BIN)/python -m tests.bench.storm --picture docs/storm.svg $(ARGS)

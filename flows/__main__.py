@@ -6,7 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flows import automations_command, demo_command, ingest_command, simulate_command, up_command, worker_command
+from flows import (
+    automations_command,
+    demo_command,
+    ingest_command,
+    reconcile_command,
+    simulate_command,
+    up_command,
+    worker_command,
+)
 from orchestrator_adapter.report import ExitCode
 
 _EXIT_CODES = """\
@@ -37,6 +45,11 @@ def parser() -> argparse.ArgumentParser:
         ("check", "validate settings and topology and print the graph", *_CHECK),
         ("demo", "Prefect server, simulator and pipeline together, with live progress", *_DEMO),
         ("automations", "install Prefect automations on a pipeline's events: alarm, flapping, zombie", *_AUTOMATIONS),
+        (
+            "reconcile",
+            "tell Prefect what earlier runs could not: how they ended, and what happened meanwhile",
+            *_RECONCILE,
+        ),
         ("up", "start a Prefect server and a worker that stay, with every pipeline deployed", *_UP),
         ("down", "stop what `up` has started; its flow runs drain first", *_DOWN),
         ("worker", "run a Prefect process worker whose flow runs drain when it is told to stop", *_WORKER),
@@ -58,6 +71,7 @@ _SIMULATE = (simulate_command.add_arguments, simulate_command.run)
 _CHECK = (ingest_command.add_check_arguments, ingest_command.run_check)
 _DEMO = (demo_command.add_arguments, demo_command.run)
 _AUTOMATIONS = (automations_command.add_arguments, automations_command.run)
+_RECONCILE = (reconcile_command.add_arguments, reconcile_command.run)
 _UP = (up_command.add_up_arguments, up_command.run_up)
 _DOWN = (up_command.add_down_arguments, up_command.run_down)
 _WORKER = (worker_command.add_arguments, worker_command.run)

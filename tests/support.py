@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sda_ops.wire import radar
+
 ROOT = Path(__file__).parent.parent
 SDA_DATA_DIR = Path(os.environ.get("SDA_DATA_DIR", ROOT.parent / "shared" / "data"))
 
@@ -79,6 +81,16 @@ def listens(port: int) -> bool:
     """Whether somebody accepts TCP connections there."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def send_detections(port: int, count: int) -> None:
+    """Good datagrams to a radar's port, no two alike."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(count):
+            frame = radar.encode(
+                array_id=1, target_track_id=number, timestamp_ns=time.time_ns(), range_m=1e6, sigma_range_m=30.0
+            )
+            sock.sendto(frame, ("127.0.0.1", port))
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, limit_s: float = 60.0) -> None:

@@ -2,8 +2,8 @@
 
 Delivery is in batches and in order; what the server refuses for good is logged and given up, what it does not answer stays.
 An answer says only that the server has taken the items into its memory. So task runs are read back until the server shows
-their latest state, and after an outage the events of the half minute before it are sent again: the server knows each by its
-id, and keeps it once.
+their latest state, and after an outage the events of the half minute before it are sent again. But no event that may be on
+the server is sent again before it is known not to be: see ``reconcile.known`` for what a second copy does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 from prefect.client.schemas.objects import State, TaskRun
@@ -23,7 +24,7 @@ from orchestrator_adapter.prefect_flow.decisions import decision_event, log_line
 from orchestrator_adapter.prefect_flow.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.internals import tell_by_api
 from orchestrator_adapter.prefect_flow.outbox import Item, Outbox
-from orchestrator_adapter.prefect_flow.reconcile import BATCH, EVENTS, LOGS, post
+from orchestrator_adapter.prefect_flow.reconcile import BATCH, EVENTS, LOGS, known, post
 from orchestrator_adapter.prefect_flow.task_runs import TaskRunBook, Told
 from orchestrator_adapter.retry import Ok, Permanent, Retry, RetryDisposition
 from orchestrator_adapter.task_exit import describe
@@ -33,8 +34,12 @@ Record: TypeAlias = Spawned | Exited | Decided
 RECORDED_AFTER_S = 3.0
 """What the server has taken it has written by then; it does so once a second or so."""
 
+AGAIN_AFTER_S = 8.0
+"""What the server has taken, and will keep, it shows by then: it writes events every 5 s, or 20 at a time."""
+
+_NOBODY_LISTENED = (httpx.ConnectError, httpx.ConnectTimeout)
+_AGAIN_AT_ONCE = 20  # task runs told again between two deliveries; each is two requests or three
 _FORGETS_S = 30.0  # a server that is killed may have lost what it took so long before
-_TRIES_BY_EVENT = 3  # then a task run is told by the documented API instead
 
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
@@ -48,6 +53,11 @@ class Courier:
         self._boxes = {EVENTS: Outbox(queue), LOGS: Outbox(queue)}
         self._book = TaskRunBook(identity)
         self._away_since: float | None = None
+        self._hold_until = float("-inf")  # events; of what was sent before, the server then shows all that it has
+        self._doubtful: set[str] = set()  # ids of waiting events that the server may have
+        self._shown_at = float("-inf")  # when the server last showed a task run as it is
+        self._shown_up_to = float("-inf")  # the latest telling of one that it has shown so
+        self._refused = 0
 
     def note(self, record: Record, at_ns: int) -> None:
         """Something has happened, at UTC nanoseconds ``at_ns``: it will be told."""
@@ -80,7 +90,7 @@ class Courier:
     @property
     def given_up(self) -> int:
         """How much was never told, because the server refused it or there was no room for it."""
-        return sum(box.dropped for box in self._boxes.values()) + self._book.forgotten
+        return sum(box.dropped for box in self._boxes.values()) + self._book.forgotten + self._refused
 
     def left(self) -> list[tuple[str, Item]]:
         """What the server may not have, as (kind, item): what it has not confirmed, or may have taken only to lose it."""
@@ -88,31 +98,62 @@ class Courier:
             self._boxes[EVENTS].send_again(since=self._away_since - _FORGETS_S)
         unconfirmed = self._book.unconfirmed(told_before=float("inf"))
         again = [item for told in unconfirmed for item in self._book.again(told, self._monotonic())]
-        waiting = {item["id"] for item in again}
-        events = [item for item in self._boxes[EVENTS].left() if item["id"] not in waiting]
-        return [(EVENTS, item) for item in (*again, *events)] + [(LOGS, item) for item in self._boxes[LOGS].left()]
+        events = {item["id"]: item for item in (*again, *self._boxes[EVENTS].left())}  # told more than once, kept once
+        return [(EVENTS, item) for item in events.values()] + [(LOGS, item) for item in self._boxes[LOGS].left()]
 
     async def deliver(self, client: PrefectClient) -> bool:
         """Bring everything that waits; False if the server is away or troubled, and the rest still waits."""
         for kind, box in self._boxes.items():
-            while box:
+            while box and not (kind == EVENTS and self._monotonic() < self._hold_until):
                 batch = box.take(BATCH)
-                answer = await ask(post(client, kind, batch))
+                news = await self._news(client, batch) if kind == EVENTS else batch
+                if news is None:
+                    box.failed()
+                    return False
+                answer = await ask(post(client, kind, news)) if news else Ok(None)
                 self.heard(answer)
                 match answer:
                     case Ok():
                         box.arrived(self._monotonic())
+                        if kind == EVENTS:
+                            self._book_arrival(batch)
                     case Permanent(error):
                         logger.error("Prefect refuses %d %ss, which are given up: %s", len(batch), kind, error)
                         box.refused()
                     case _:
                         box.failed()
+                        nobody_listened = isinstance(answer, Retry) and isinstance(answer.error, _NOBODY_LISTENED)
+                        if kind == EVENTS and not nobody_listened:
+                            self._doubt(batch)
                         return False
         return True
 
+    def _doubt(self, batch: list[Item]) -> None:
+        """The server may have taken them, although it did not say so: look before they are sent again."""
+        self._doubtful |= {item["id"] for item in batch}
+        self._hold_until = self._monotonic() + AGAIN_AFTER_S
+
+    async def _news(self, client: PrefectClient, batch: list[Item]) -> list[Item] | None:
+        """What of the batch the server has not got; ``None`` if it is away or troubled."""
+        doubtful = [item for item in batch if item["id"] in self._doubtful]
+        there = await known(client, doubtful)
+        return None if there is None else [item for item in batch if item["id"] not in there]
+
+    def _book_arrival(self, batch: list[Item]) -> None:
+        ids, now = {item["id"] for item in batch}, self._monotonic()
+        self._doubtful -= ids
+        for told in self._book.unconfirmed(told_before=now):
+            if str(told.state.id) in ids:
+                told.told_at = now
+
     async def check(self, client: PrefectClient, *, after_s: float = RECORDED_AFTER_S) -> bool:
-        """Read back task runs told longer than ``after_s`` ago, and queue again what is missing; False as in ``deliver``."""
-        asked = self._book.unconfirmed(told_before=self._monotonic() - after_s)[:BATCH]
+        """Read back task runs told longer than ``after_s`` ago, and tell again what is missing for too long.
+
+        False as in ``deliver``.
+        """
+        waiting = {item["id"] for item in self._boxes[EVENTS].left()}
+        unconfirmed = self._book.unconfirmed(told_before=self._monotonic() - after_s)
+        asked = [told for told in unconfirmed if str(told.state.id) not in waiting][:BATCH]
         if not asked:
             return True
         ids = TaskRunFilter(id=TaskRunFilterId(any_=[told.task_run.id for told in asked]))
@@ -120,13 +161,24 @@ class Courier:
         self.heard(answer)
         if not isinstance(answer, Ok):
             return False
-        for told in self._book.compare(asked, {run.id: _state(run) for run in answer.value}):
-            if told.tries > _TRIES_BY_EVENT:
-                await self._tell_by_api(client, told)
-            else:
-                for item in self._book.again(told, self._monotonic()):
-                    self._boxes[EVENTS].put(item)
+        missing = self._book.compare(asked, {run.id: _state(run) for run in answer.value})
+        if shown := [told.told_at for told in asked if told.confirmed]:
+            self._shown_at, self._shown_up_to = self._monotonic(), max(self._shown_up_to, *shown)
+        for told in [told for told in missing if self._is_lost(told)][:_AGAIN_AT_ONCE]:
+            if not await self._tell_again(client, told):
+                return False
         return True
+
+    def _is_lost(self, told: Told) -> bool:
+        """Whether the server is not to show it any more; one that is only behind must not be told everything twice.
+
+        It records what it takes one by one and in order (about 60 events a second on SQLite, as Prefect sets it up): while it
+        gets on, only what was told well before something that it shows is lost.
+        """
+        now = self._monotonic()
+        overtaken = self._shown_up_to - told.told_at >= AGAIN_AFTER_S
+        stands_still = now - self._shown_at >= AGAIN_AFTER_S
+        return now - told.told_at >= AGAIN_AFTER_S and (overtaken or stands_still)
 
     def heard(self, answer: RetryDisposition[Any]) -> None:
         """Whatever the server was asked, this is its answer: notice when it goes away and when it is back."""
@@ -138,20 +190,43 @@ class Courier:
                 )
         elif self._away_since is not None:
             again = self._boxes[EVENTS].send_again(since=self._away_since - _FORGETS_S)
+            self._doubtful = {item["id"] for item in self._boxes[EVENTS].left()}
+            self._hold_until = max(self._hold_until, self._away_since + AGAIN_AFTER_S)
             away_s = self._monotonic() - self._away_since
-            logger.warning("Prefect answers again, after %.1f s; %d events are sent once more", away_s, again)
+            logger.warning(
+                "Prefect answers again, after %.1f s; %d events are sent once more, unless it has them", away_s, again
+            )
             self._away_since = None
+
+    async def _tell_again(self, client: PrefectClient, told: Told) -> bool:
+        """By its events, if the server has not even those; else, and the second time, by the API. False as in ``deliver``."""
+        items = self._book.again(told, self._monotonic())
+        there = await known(client, items)
+        if there is None:
+            return False
+        if str(told.state.id) in there or told.told_again:
+            await self._tell_by_api(client, told)
+            return True
+        told.told_again = True
+        for item in items:
+            if item["id"] not in there:
+                self._boxes[EVENTS].put(item)
+        return True
 
     async def _tell_by_api(self, client: PrefectClient, told: Told) -> None:
         logger.warning(
             "Prefect has not recorded task run %s from its events; telling it by the API", told.task_run.name
         )
-        answer = await ask(tell_by_api(client, told.task_run, told.state))
+        state = told.state
+        answer = await ask(tell_by_api(client, told.task_run, state))
         self.heard(answer)
+        if told.state is not state:
+            return  # it has gone on meanwhile: that is told as everything is
         if isinstance(answer, Ok):
             self._book.confirm(told)
         elif isinstance(answer, Permanent):
             logger.error("Prefect refuses task run %s, which is given up: %s", told.task_run.name, answer.error)
+            self._refused += 1
             self._book.confirm(told)
 
 

@@ -88,11 +88,13 @@ class PrefectLink:
         self._data_loop = asyncio.get_running_loop()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
+        self._work = asyncio.Event()
         self._ending = asyncio.Event()
         self._patience_s = 0.0
         self._hurry = asyncio.Event()
         self._cancelled = False
         self._abandoned = False
+        self._broken = False
         self._outcome: Outcome | None = None
         self._told: Future[Telling] = Future()
         self._snapshots: Snapshots | None = None
@@ -114,7 +116,7 @@ class PrefectLink:
         self._call(self._ending.set)
         try:
             async with asyncio.timeout(self._patience_s + _MARGIN_S):
-                return await asyncio.shield(asyncio.wrap_future(self._told))  # the thread may still end
+                return await asyncio.wrap_future(self._told)
         except TimeoutError:
             logger.exception("the link to Prefect does not end, and is given up")
             return Telling(everything=False, cancelled=self._cancelled)
@@ -130,6 +132,8 @@ class PrefectLink:
         self._call(self._hurry.set)
 
     def _note(self, record: Record) -> None:
+        if self._broken:
+            return  # nobody empties the inbox any more, and the run may be long
         self._inbox.append((time.time_ns(), record))
         self._call(self._news.set)
 
@@ -141,11 +145,22 @@ class PrefectLink:
     # On the thread.
 
     def _run(self) -> None:
+        self._told.set_running_or_notify_cancel()  # whoever gives the end up may not keep us from it
         try:
             self._told.set_result(asyncio.run(self._main()))
         except BaseException:  # whatever it is: the data plane is not to die of it, nor the end to wait for it
             logger.exception("the link to Prefect has broken; the pipeline runs on without it")
-            self._told.set_result(Telling(everything=False, cancelled=self._cancelled))
+            self._broken = True
+            self._told.set_result(Telling(everything=False, cancelled=self._cancelled, left=self._rest()))
+
+    def _rest(self) -> tuple[tuple[str, Item], ...]:
+        """What has not been told, as far as that can still be said."""
+        try:
+            self._absorb()
+            return tuple(self._courier.left())
+        except Exception:
+            logger.exception("what Prefect was not told is lost")
+            return ()
 
     async def _main(self) -> Telling:
         self._loop = asyncio.get_running_loop()
@@ -156,12 +171,24 @@ class PrefectLink:
             beside = [asyncio.create_task(self._watch(client)), asyncio.create_task(self._tidy(client))]
             if self._options.artifacts:
                 beside.append(asyncio.create_task(self._exhibit(client)))
-            beside.append(asyncio.create_task(self._carry(client)))
+            beside += [asyncio.create_task(self._listen()), asyncio.create_task(self._carry(client))]
             await self._ending.wait()
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             return await self._end(client)
+
+    async def _listen(self) -> None:
+        """Empty the inbox, which has no bound, into what has one; also while the server takes its time over what it is asked."""
+
+        async def step() -> float:
+            await self._news.wait()
+            await asyncio.sleep(_GATHER_S)
+            self._absorb()
+            self._work.set()
+            return 0.0
+
+        await _for_ever("taking in what happens", step)
 
     async def _carry(self, client: PrefectClient) -> None:
         """Deliver what happens as it happens, and check what was delivered."""
@@ -170,9 +197,8 @@ class PrefectLink:
         async def step() -> float:
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECORDED_AFTER_S):
-                    await self._news.wait()
-            await asyncio.sleep(_GATHER_S)
-            self._absorb()
+                    await self._work.wait()
+            self._work.clear()
             if await self._courier.deliver(client) and await self._courier.check(client):
                 pace.reset()
                 return 0.0
@@ -269,13 +295,9 @@ class PrefectLink:
         return Telling(everything=not left, cancelled=self._cancelled, left=left)
 
     async def _last_words(self, client: PrefectClient) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORD_S):
-                await self._look(client)
+        await _once("looking at the run's state", self._look(client))
         if self._options.artifacts and self._outcome is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_WORD_S):
-                    await self._display.report(client, self._outcome)
+            await _once("showing the report", self._display.report(client, self._outcome))
 
 
 async def _for_ever(what: str, step: Callable[[], Awaitable[float]]) -> None:
@@ -287,6 +309,17 @@ async def _for_ever(what: str, step: Callable[[], Awaitable[float]]) -> None:
             logger.exception("%s has failed; it goes on", what)
             pause_s = _AFTER_A_BUG_S
         await asyncio.sleep(pause_s)
+
+
+async def _once(what: str, word: Awaitable[object]) -> None:
+    """Await it, within bounds. A bug in it costs it, and not how the run ended."""
+    try:
+        async with asyncio.timeout(_LAST_WORD_S):
+            await word
+    except TimeoutError:
+        pass
+    except Exception:
+        logger.exception("%s has failed", what)
 
 
 class _Pace:

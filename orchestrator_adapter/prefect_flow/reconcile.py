@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.events.filters import EventFilter, EventIDFilter
 
 from orchestrator_adapter.prefect_flow.api import ask
 from orchestrator_adapter.prefect_flow.outbox import Item
@@ -37,6 +38,7 @@ PATHS = {EVENTS: "/events", LOGS: "/logs/"}
 BATCH = 200
 """Items a request, and rows an answer: the server's own limit."""
 
+_IDS_A_QUESTION = 50  # the server's own limit for events
 _LOOK_AGAIN_S = 0.25
 _RECORDED_WITHIN_S = 5.0  # from an event's arrival until the server's recorder has made a row of it
 _ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED, StateType.CANCELLING]
@@ -113,7 +115,28 @@ async def post(client: PrefectClient, kind: str, items: Sequence[Item]) -> None:
     await client.request("POST", PATHS[kind], json=list(items))  # type: ignore[arg-type]
 
 
+async def known(client: PrefectClient, events: Sequence[Item]) -> frozenset[str] | None:
+    """The ids of those events that the server has kept; ``None`` if it is away or troubled.
+
+    An event that it has is not to be sent again. On SQLite (Prefect 3.8.8, ``_write_sqlite_events``) one that comes twice
+    makes the whole batch fail that the server is about to write; it tries five times, and drops the batch: others' events too.
+    """
+    found: set[str] = set()
+    for start in range(0, len(events), _IDS_A_QUESTION):
+        ids = [UUID(event["id"]) for event in events[start : start + _IDS_A_QUESTION]]
+        page = await ask(client.read_events(EventFilter(id=EventIDFilter(id=ids)), limit=_IDS_A_QUESTION))
+        if not isinstance(page, Ok):
+            return None
+        found.update(str(event.id) for event in page.value.events)
+    return frozenset(found)
+
+
 async def _post_all(client: PrefectClient, kind: str, items: Sequence[Item]) -> bool:
+    if kind == EVENTS:
+        there = await known(client, items)
+        if there is None:
+            return False
+        items = [item for item in items if item["id"] not in there]
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
         answer = await ask(post(client, kind, batch))

@@ -39,6 +39,7 @@ class Told:
         confirmed: The server has the last one.
         told_at: When it was last told, monotonic seconds.
         tries: How often the server was found not to have it.
+        told_again: The events of the last one have been sent a second time.
     """
 
     task_run: TaskRun
@@ -47,6 +48,7 @@ class Told:
     confirmed: bool = False
     told_at: float = 0.0
     tries: int = 0
+    told_again: bool = False
 
     @property
     def state(self) -> State[Any]:
@@ -187,7 +189,7 @@ class TaskRunBook:
     def _enter(self, told: Told, state: State[Any], now: float) -> Item:
         before = told.state if told.states else None
         told.states.append(state)
-        told.confirmed, told.told_at, told.tries = False, now, 0
+        told.confirmed, told.told_at, told.tries, told.told_again = False, now, 0, False
         return task_run_event(told.task_run, before, state, self._related)
 
 

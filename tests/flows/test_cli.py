@@ -13,7 +13,7 @@ from flows.__main__ import main
 from orchestrator_adapter.jsonl import RotatingJsonLines
 from orchestrator_adapter.report import ExitCode
 
-COMMANDS = ("ingest", "simulate", "check", "demo", "up", "down", "worker")
+COMMANDS = ("ingest", "simulate", "check", "demo", "automations", "reconcile", "up", "down", "worker")
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +16,7 @@ import pytest
 
 from orchestrator_adapter.jsonl import read_lines
 from sda_ops.sinks.event_log import STEM, read_event_log
-from sda_ops.wire import radar
-from tests.support import Addresses, flows_process, listens, wait_until
+from tests.support import Addresses, flows_process, listens, send_detections, wait_until
 
 
 @contextmanager
@@ -147,14 +144,14 @@ def test_after_kill_9_the_next_run_repairs_the_log_and_goes_on(tmp_path: Path) -
     addresses = Addresses.free(radars=1)
     part = tmp_path / "log" / f"{STEM}-000001.jsonl.part"
     with pipeline(addresses, tmp_path) as process:
-        _send(addresses, 50)
+        send_detections(addresses.radars[0], 50)
         wait_until(lambda: part.is_file() and part.read_bytes().count(b"\n") == 50, "fifty lines")
         process.kill()
         process.wait(30)
     with part.open("ab") as file:
         file.write(b'{"observation_id":"torn')  # what a kill inside a write leaves
     with pipeline(addresses, tmp_path) as process:
-        _send(addresses, 7)
+        send_detections(addresses.radars[0], 7)
         second = part.with_name(f"{STEM}-000002.jsonl.part")
         wait_until(lambda: second.is_file() and second.read_bytes().count(b"\n") == 7, "seven lines")
         assert stop(process) == 0
@@ -177,7 +174,7 @@ def test_a_second_pipeline_on_the_same_sockets_or_folders_is_refused_and_the_fir
         else [f"file://{folder / name}" for name in ("log", "dead-letters", "report.json")]
     )
     with pipeline(first, folder) as owner:
-        _send(first, 5)
+        send_detections(first.radars[0], 5)
         other = flows_process(
             ["ingest", "--no-api", "--quiet"],
             second.settings(tmp_path / "second" if same == "sockets" else folder),
@@ -194,17 +191,3 @@ def test_a_second_pipeline_on_the_same_sockets_or_folders_is_refused_and_the_fir
         assert not (tmp_path / "second").exists()
         assert stop(owner) == 0
     assert report(folder)["ledger"]["written"] == 5
-
-
-def _send(addresses: Addresses, count: int) -> None:
-    """Good datagrams to the first array."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for number in range(count):
-            frame = radar.encode(
-                array_id=1,
-                target_track_id=number,
-                timestamp_ns=time.time_ns(),
-                range_m=1e6,
-                sigma_range_m=30.0,
-            )
-            sock.sendto(frame, ("127.0.0.1", addresses.radars[0]))

@@ -1,0 +1,33 @@
+"""Fixtures of the tests that run processes against a real Prefect server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from prefect.client.orchestration import PrefectClient
+
+from tests.prefect_runs import Installation
+from tests.prefect_server import PrefectServer
+
+
+@pytest.fixture(scope="session")
+def installation(
+    real_prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """Both pipelines deployed, and one worker for the session. Who stops it starts it again."""
+    installation = Installation(real_prefect_server, tmp_path_factory.mktemp("installation"))
+    installation.deploy()
+    installation.start_worker()
+    try:
+        yield installation
+    finally:
+        installation.stop_worker()
+
+
+@pytest_asyncio.fixture
+async def client(real_prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """Prefect's own client, of the real server."""
+    async with PrefectClient(real_prefect_server.api_url) as client:
+        yield client

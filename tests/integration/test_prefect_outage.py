@@ -1,0 +1,82 @@
+"""``kill -9`` of the Prefect server and of the flow's own process, shortened; ``make prefect-outage`` takes a minute for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from prefect.client.orchestration import PrefectClient
+
+from orchestrator_adapter.prefect_flow.automations import SHORTEST_WATCH, install, uninstall, zombie
+from tests.bench.prefect_outage import (
+    SHORT,
+    decided,
+    end_before_the_server_is_back,
+    ended_without_server,
+    killed,
+    outage,
+)
+from tests.prefect_runs import Installation
+from tests.prefect_server import PrefectServer
+
+pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
+
+_SLOWER = 5.0  # a machine that is shared has its moments; a restart that waited for the server would be hundreds of times slower
+_REAPED_WITHIN = 9 * SHORTEST_WATCH
+
+
+@pytest.fixture(autouse=True)
+def _server_is_left_running(real_prefect_server: PrefectServer) -> Iterator[None]:
+    """Whatever happens in a test: the session's other tests need the server."""
+    yield
+    if real_prefect_server.process is None:
+        real_prefect_server.start()
+
+
+async def test_an_outage_of_the_server_under_a_stream_with_restarts_costs_nothing(
+    installation: Installation, client: PrefectClient, tmp_path: Path
+) -> None:
+    """Every number, task run and decision is there once it is back, each once; restarts were as fast without the server."""
+    cost = await outage(installation, client, SHORT, tmp_path / "toy")
+    assert cost.losses() == []
+    assert len(cost.during_s) >= 10
+    assert cost.ratio < _SLOWER
+
+
+async def test_a_run_that_ends_while_the_server_is_away_is_recorded_when_it_is_back_in_time(
+    installation: Installation, client: PrefectClient, tmp_path: Path
+) -> None:
+    """The outcome is on disk first; the server, back within the patience, is told all of it by the run itself."""
+    over = await end_before_the_server_is_back(installation, client, tmp_path / "toy")
+    assert (over.state, set(over.states.values())) == ("COMPLETED", {"COMPLETED"})
+    assert over.message.startswith("AllOk; ")
+    assert over.decisions == decided(tmp_path / "toy" / "decisions.jsonl")
+
+
+@pytest.mark.parametrize(("how", "state", "code"), [("SIGTERM", "COMPLETED", 0), ("budget", "FAILED", 3)])
+async def test_a_run_that_ends_while_the_server_stays_away_ends_truthfully_and_is_put_right_later(
+    how: str, state: str, code: int, real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+) -> None:
+    """The process's own exit code; Running on the server, until `reconcile` (or the next start) tells it everything."""
+    ended = await ended_without_server(real_prefect_server, client, tmp_path, how=how)
+    assert ended.losses(state, code) == []
+
+
+@pytest_asyncio.fixture
+async def _short_zombie_watch(client: PrefectClient) -> AsyncIterator[None]:
+    """The automation, with the shortest watch there is: live runs are reaped by it, too, until their next heartbeat."""
+    await install(client, [zombie("sda-ingest", after=SHORTEST_WATCH)])
+    yield
+    await uninstall(client, "sda-ingest")
+
+
+@pytest.mark.usefixtures("_short_zombie_watch")
+async def test_a_run_that_was_killed_is_reaped_and_put_right_and_its_log_is_whole(
+    real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+) -> None:
+    """After kill -9 the log's lines are all there; the automation crashes the run, the next start its task runs."""
+    dead = await killed(real_prefect_server, client, tmp_path, reaped_within_s=_REAPED_WITHIN / timedelta(seconds=1))
+    assert dead.losses() == []
