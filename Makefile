@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect screenshot storm lock clean
+.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -75,6 +75,9 @@ format: $(VENV)/.dev-ready  ## ruff, rewriting
 
 outage: $(VENV)/.run-ready  ## 30 s without the optical archive, in four ways, for real (four minutes)
 	$(BIN)/python -m tests.bench.outage $(ARGS)
+
+prefect-outage: $(VENV)/.run-ready  ## kill -9 of the Prefect server, for a minute, and of the stream itself, for real (six minutes)
+	$(BIN)/python -m tests.bench.prefect_outage $(ARGS)
 
 bench: bench-build bench-cost bench-ingest  ## every benchmark; they print, they judge nothing
 

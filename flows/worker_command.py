@@ -3,7 +3,8 @@
 Prefect's own worker ends its flow runs with SIGKILL as soon as it gets a SIGTERM (its task is cancelled, and with it the
 subprocess's transport, which kills: ``anyio``'s ``Process.aclose``). A pipeline would never drain at ``systemctl stop``
 or ``docker compose stop``. So this process starts Prefect's worker in a session of its own and, asked to stop, asks the
-flow runs first.
+flow runs first. And Prefect's worker gives up after a quarter of an hour without an API, likewise with SIGKILL for its flow
+runs: this one does not (``patient_worker``).
 """
 
 from __future__ import annotations
@@ -54,7 +55,17 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, ask)
     worker = subprocess.Popen(  # noqa: S603 - ours
         [
-            *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--install-policy", "never"),
+            *(
+                sys.executable,
+                "-m",
+                "flows.patient_worker",
+                "worker",
+                "start",
+                "--type",
+                "process",
+                "--install-policy",
+                "never",
+            ),
             *("--pool", args.pool, "--name", args.name or default_name()),
         ],
         env=os.environ | ({ROLE_MARK: RUNS} if ROLE_MARK in os.environ else {}),

@@ -22,7 +22,7 @@ from enum import IntEnum
 from typing import Self
 
 from orchestrator_adapter.clock import Clock, SystemClock
-from orchestrator_adapter.decision_log import log_decision, tell
+from orchestrator_adapter.decision_log import DecisionLog, tell
 
 _MAX_OUTCOMES = 10_000  # remembered of a window; older ones no longer count, however busy the downstream is
 
@@ -345,11 +345,11 @@ def _wait(now: float, until: float) -> timedelta:
 class Breakers:
     """Every breaker of one graph, by name: operators that name the same downstream share one.
 
-    Each change of state is one line in the decision log.
+    Each change of state is a decision, and logged as one.
     """
 
-    def __init__(self, graph: str, clock: Clock) -> None:
-        self._graph = graph
+    def __init__(self, log: DecisionLog, clock: Clock) -> None:
+        self._log = log
         self._clock = clock
         self._by_name: dict[str, CircuitBreaker] = {}
 
@@ -358,7 +358,7 @@ class Breakers:
         breaker = self._by_name.get(name)
         if breaker is None:
             breaker = self._by_name[name] = CircuitBreaker.with_policy(name, policy, clock=self._clock)
-            breaker.on_change(self._log)
+            breaker.on_change(self._changed)
         elif breaker.policy != policy:
             raise ValueError(f"breaker {name!r}: expected the policy it was made with, {breaker.policy}, got {policy}")
         return breaker
@@ -367,10 +367,9 @@ class Breakers:
         """Of each, as of now."""
         return {name: breaker.statistics() for name, breaker in self._by_name.items()}
 
-    def _log(self, change: StateChange) -> None:
-        log_decision(
+    def _changed(self, change: StateChange) -> None:
+        self._log(
             "circuit_breaker",
-            self._graph,
             breaker=change.breaker,
             was=change.was.label,
             state=change.state.label,

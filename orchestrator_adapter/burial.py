@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
-from orchestrator_adapter.decision_log import log_decision
+from orchestrator_adapter.decision_log import DecisionLog
 from orchestrator_adapter.task_exit import describe
 
 
@@ -23,11 +23,11 @@ class Burial:
         undelivered: How many were buried because nobody was left to take them.
     """
 
-    def __init__(self, graph: str, store: DeadLetterStore, clock: Clock) -> None:
+    def __init__(self, log: DecisionLog, store: DeadLetterStore, clock: Clock) -> None:
         self.undelivered = 0
         self._buried: dict[str, Counter[DeadLetterKind]] = {}
         self._lost: dict[tuple[str, str], int] = {}
-        self._graph = graph
+        self._log = log
         self._store = store
         self._clock = clock
 
@@ -49,9 +49,7 @@ class Burial:
     def bury(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
         """Log the burial as one decision, and keep the items."""
         if items:
-            log_decision(
-                "dead_letter", self._graph, operator=operator, kind=str(kind), items=len(items), message=message
-            )
+            self._log("dead_letter", operator=operator, kind=str(kind), items=len(items), message=message)
             self.keep(operator, items, kind, message)
 
     def bury_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], message: str) -> None:
@@ -74,7 +72,7 @@ class Burial:
         except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
             key = (operator, describe(error))
             if key not in self._lost:
-                log_decision("dead_letters_lost", self._graph, operator=operator, items=len(items), cause=key[1])
+                self._log("dead_letters_lost", operator=operator, items=len(items), cause=key[1])
             self._lost[key] = self._lost.get(key, 0) + len(items)
             self._count(operator, kind, len(items))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from orchestrator_adapter.clock import Clock
@@ -40,6 +40,24 @@ def log_decision(event: str, graph: str, **fields: object) -> None:
     """Log ``event`` of ``graph``; what a person should look at is logged as an error, the rest as information."""
     record = {"event": event, "graph": graph, **fields}
     logger.log(logging.ERROR if is_alarming(event) else logging.INFO, json.dumps(record, default=str))
+
+
+class DecisionLog:
+    """The decisions of one graph: each is logged, and told to whoever listens. Any thread may call it.
+
+    Attributes:
+        listener: Is told each decision with the names and values of its line; whatever it raises goes no further.
+    """
+
+    def __init__(self, graph: str) -> None:
+        self.listener: Callable[[str, Mapping[str, object]], object] | None = None
+        self._graph = graph
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """Log ``event``, and tell of it."""
+        log_decision(event, self._graph, **fields)
+        if (listener := self.listener) is not None:
+            tell(lambda told: listener(event, told), fields)
 
 
 def tell(hook: Callable[[T], object] | None, record: T) -> None:

@@ -20,7 +20,7 @@ from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Undeliverable
 from orchestrator_adapter.clock import Clock, SystemClock
 from orchestrator_adapter.dead_letter import DeadLetterKind, DeadLetterList, DeadLetterStore
-from orchestrator_adapter.decision_log import log_decision, tell
+from orchestrator_adapter.decision_log import DecisionLog, tell
 from orchestrator_adapter.errors import DuplicateRun, ReaderGone, RetryCutShort, Stalled
 from orchestrator_adapter.events import (
     Decided,
@@ -104,21 +104,23 @@ class BuiltGraph:
         self.dead_letters = DeadLetterList() if dead_letters is None else dead_letters
         self.event: SupervisorEvent | None = None
         rng = random.Random() if rng is None else rng
+        self._log = DecisionLog(plan.name)
         self._token = ShutdownToken()
         self._wakeup = Wakeup()
         self._supervisor = supervisor.Supervisor(rng)
-        self._burial = Burial(plan.name, self.dead_letters, self.clock)
+        self._burial = Burial(self._log, self.dead_letters, self.clock)
         self._exits: deque[tuple[Task, TaskExit]] = deque()
         self._shutdown = _Shutdown()
         self._policy = SupervisionPolicy()
         self._hooks = SupervisionHooks()
+        self._log.listener = lambda event, fields: tell(self._hooks.on_decision, Decided(event, fields))
         self._verdict: supervisor.Verdict | None = None
         self._problems: list[str] = []
         self._asked_early: list[str] = []  # reasons of the requests before the run
         self._executor: ThreadPoolExecutor | None = None
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
-        self._breakers = Breakers(plan.name, self.clock)
+        self._breakers = Breakers(self._log, self.clock)
         services = GraphServices(self.clock, rng, self._token, self._burial, self._thread_pool, self._breakers)
         self._wiring = wire(plan, services)
         self._slots = self._wiring.slots
@@ -628,10 +630,6 @@ class BuiltGraph:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix=f"{self.plan.name}-blocking")
         return self._executor
-
-    def _log(self, event: str, **fields: object) -> None:
-        log_decision(event, self.plan.name, **fields)
-        tell(self._hooks.on_decision, Decided(event, fields))
 
 
 def _done_with(leased: int, account: OperatorAccount) -> int:

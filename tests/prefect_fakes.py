@@ -167,7 +167,9 @@ class FakePrefect:
         if flow_run_filter is not None and flow_run_filter.id is not None:
             found = [run for run in found if run.flow_run_id in (flow_run_filter.id.any_ or [])]
         if task_run_filter is not None and task_run_filter.id is not None:
-            found = [run for run in found if run.id in (task_run_filter.id.any_ or [])]
+            ids = task_run_filter.id.any_ or []
+            assert len(ids) <= limit, "or some of them are not answered"
+            found = [run for run in found if run.id in ids]
         if task_run_filter is not None and task_run_filter.state is not None and task_run_filter.state.type is not None:
             types = task_run_filter.state.type.any_ or []
             found = [run for run in found if run.state is not None and run.state.type in types]

@@ -8,6 +8,7 @@ the server is sent again before it is known not to be: see ``reconcile.known`` f
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -110,7 +111,13 @@ class Courier:
                 if news is None:
                     box.failed()
                     return False
-                answer = await ask(post(client, kind, news)) if news else Ok(None)
+                try:
+                    answer = await ask(post(client, kind, news)) if news else Ok(None)
+                except asyncio.CancelledError:
+                    box.failed()
+                    if kind == EVENTS:
+                        self._doubt(batch)
+                    raise
                 self.heard(answer)
                 match answer:
                     case Ok():

@@ -89,7 +89,9 @@ class PrefectLink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._work = asyncio.Event()
+        self._awake = False  # the thread knows that there is something in the inbox
         self._ending = asyncio.Event()
+        self._delivering = asyncio.Lock()
         self._patience_s = 0.0
         self._hurry = asyncio.Event()
         self._cancelled = False
@@ -135,7 +137,9 @@ class PrefectLink:
         if self._broken:
             return  # nobody empties the inbox any more, and the run may be long
         self._inbox.append((time.time_ns(), record))
-        self._call(self._news.set)
+        if not self._awake:  # waking another thread costs ten times the rest
+            self._awake = True
+            self._call(self._news.set)
 
     def _call(self, action: Callable[[], object]) -> None:
         if (loop := self._loop) is not None:
@@ -173,6 +177,9 @@ class PrefectLink:
                 beside.append(asyncio.create_task(self._exhibit(client)))
             beside += [asyncio.create_task(self._listen()), asyncio.create_task(self._carry(client))]
             await self._ending.wait()
+            with suppress(TimeoutError):  # cut short, a delivery has to be looked for before it goes on
+                async with asyncio.timeout(_LAST_WORD_S), self._delivering:
+                    pass
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
@@ -199,7 +206,9 @@ class PrefectLink:
                 async with asyncio.timeout(RECORDED_AFTER_S):
                     await self._work.wait()
             self._work.clear()
-            if await self._courier.deliver(client) and await self._courier.check(client):
+            async with self._delivering:
+                answers = await self._courier.deliver(client) and await self._courier.check(client)
+            if answers:
                 pace.reset()
                 return 0.0
             return pace.next_s()
@@ -208,6 +217,7 @@ class PrefectLink:
 
     def _absorb(self) -> None:
         self._news.clear()
+        self._awake = False  # before it is emptied: what is appended from now on wakes us again
         while self._inbox:
             at_ns, record = self._inbox.popleft()
             self._courier.note(record, at_ns)
@@ -278,9 +288,12 @@ class PrefectLink:
         self._absorb()
         self._courier.over(time.time_ns())
         while True:
-            answers = await self._courier.deliver(client) and await self._courier.check(
-                client, after_s=_HURRIED_CHECK_S
-            )
+            answers = False
+            with suppress(TimeoutError):  # a server that answers, but slowly, may have thousands of things to be asked
+                async with asyncio.timeout(max(deadline - time.monotonic(), _LAST_WORD_S)):
+                    answers = await self._courier.deliver(client) and await self._courier.check(
+                        client, after_s=_HURRIED_CHECK_S
+                    )
             left_s = deadline - time.monotonic()
             if self._courier.all_told or self._hurry.is_set() or left_s <= 0:
                 break

@@ -67,7 +67,12 @@ async def test_a_run_lives_restarts_refuses_a_second_one_and_panics_and_prefect_
         "numbers": [str(restarted.task_run("numbers").id)],
         "restart of": [str(first.id)],
     }
-    assert edges(restarted.task_run("keep")) == {"work": [str(second.id)]}
+    await until(
+        client,
+        run_id,
+        lambda seen: edges(seen.task_run("keep")) == {"work": [str(second.id)]},
+        "the reader is drawn to the instance that it reads from now",
+    )
 
     refused_id = await start(client, TOY, {"folder": str(folder)})
     refused = await until(client, refused_id, lambda seen: seen.over, "the second run is refused")

@@ -22,6 +22,7 @@ from orchestrator_adapter.breaker import (
     Refusal,
     StateChange,
 )
+from orchestrator_adapter.decision_log import DecisionLog
 from orchestrator_adapter.testing import ManualClock
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
@@ -704,7 +705,7 @@ def test_the_bounds_themselves_are_admitted() -> None:
 
 def test_breakers_of_one_name_are_one() -> None:
     """Asked for again with the same policy it is the same object; another name is another breaker."""
-    breakers = Breakers("graph", ManualClock())
+    breakers = Breakers(DecisionLog("graph"), ManualClock())
     policy = BreakerPolicy(cooldown=5 * S)
     archive = breakers.get("archive", policy)
     assert breakers.get("archive", BreakerPolicy(cooldown=5 * S)) is archive
@@ -715,7 +716,7 @@ def test_breakers_of_one_name_are_one() -> None:
 
 def test_a_breaker_of_another_policy_under_the_same_name_is_refused() -> None:
     """The message shows both policies."""
-    breakers = Breakers("graph", ManualClock())
+    breakers = Breakers(DecisionLog("graph"), ManualClock())
     breakers.get("archive", BreakerPolicy())
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - pinned whole below
         breakers.get("archive", BreakerPolicy(min_calls=6))
@@ -730,7 +731,7 @@ def test_a_breaker_of_another_policy_under_the_same_name_is_refused() -> None:
 def test_each_change_is_one_decision_on_the_graphs_clock(caplog: pytest.LogCaptureFixture) -> None:
     """The line has the breaker, both states, whether by hand, and why."""
     clock = ManualClock()
-    breaker = Breakers("graph", clock).get("archive", BreakerPolicy())
+    breaker = Breakers(DecisionLog("graph"), clock).get("archive", BreakerPolicy())
     with caplog.at_level(logging.INFO, "orchestrator_adapter"):
         calls(breaker, "FFFFF")
         clock.advance(30)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator_adapter import (
+    BreakerPolicy,
     BuiltGraph,
     OperatorGraph,
     SupervisionHooks,
@@ -23,15 +24,12 @@ from orchestrator_adapter import (
 from orchestrator_adapter.decision_log import log_decision
 from orchestrator_adapter.events import Decided, SupervisorEvent
 from orchestrator_adapter.testing import CollectSink, Fail, FailAt, ListSource, UntilShutdown, chain, run_graph, settle
-
-NOT_THE_RUNTIMES = {"dead_letter", "dead_letters_lost", "circuit_breaker"}
-"""Lines of the books and the breakers: they name no decision of the supervisor's, and no hook is told of them."""
+from tests.running import FailingStore
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     messages = [record.getMessage() for record in caplog.records if record.name == "orchestrator_adapter.supervisor"]
-    found = [json.loads(message) for message in messages if message.startswith("{")]
-    return [line for line in found if line["event"] not in NOT_THE_RUNTIMES]
+    return [json.loads(message) for message in messages if message.startswith("{")]
 
 
 async def decisions_of(graph: OperatorGraph, **options: Any) -> tuple[SupervisorEvent, list[Decided]]:
@@ -55,9 +53,17 @@ async def forgets(ends: WiredEnds) -> None:
         pass
 
 
+async def opens_a_breaker(ends: WiredEnds) -> None:
+    """As an operator whose downstream fails for long."""
+    ends.breaker("archive", BreakerPolicy()).force_open("it does not answer")
+    async for item in ends.receiver:
+        await ends.sender.send(item)
+
+
 @pytest.mark.parametrize(
     ("graph", "expected"),
     [
+        (chain(source_of(range(3)), opens_a_breaker, CollectSink()), {"circuit_breaker"}),
         (chain(source_of(range(3)), CollectSink()), {"spawn", "clean_exit", "ended"}),
         (failing(), {"spawn", "restart", "ended"}),
         (panicking(), {"spawn", "escalate", "shutdown", "ended"}),
@@ -78,6 +84,16 @@ async def test_every_decision_that_is_logged_is_told(
         assert list(decided.fields) == list(fields)
         assert json.loads(json.dumps(dict(decided.fields), default=str)) == fields
     assert expected <= {decided.decision for decided in told}
+
+
+async def test_dead_letters_that_are_lost_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for their cause, as is every burial."""
+    with caplog.at_level(logging.INFO, "orchestrator_adapter"):
+        _, told = await decisions_of(panicking(), dead_letters=FailingStore(1))
+    decisions = [decided.decision for decided in told]
+    assert decisions == [line["event"] for line in lines(caplog)]
+    assert decisions.count("dead_letters_lost") == 1
+    assert "dead_letter" in decisions
 
 
 async def test_a_shutdown_that_ends_in_aborts_is_told_step_by_step(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ from orchestrator_adapter.breaker import Breakers
 from orchestrator_adapter.burial import Burial
 from orchestrator_adapter.channel import Channel, FlowPolicy, Undeliverable
 from orchestrator_adapter.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterLimits, DeadLetterList
-from orchestrator_adapter.decision_log import BoundedLog
+from orchestrator_adapter.decision_log import BoundedLog, DecisionLog
 from orchestrator_adapter.edge import Receiver, Sender
 from orchestrator_adapter.ends import VertexServices, WiredEnds
 from orchestrator_adapter.errors import (
@@ -86,10 +86,10 @@ class Bench:
             clock=self.clock,
             rng=random.Random(0),
             shutdown=self.shutdown,
-            burial=Burial("graph", self.letters, self.clock),
+            burial=Burial(DecisionLog("graph"), self.letters, self.clock),
             account=self.account,
             executor=self._executor,
-            breakers=Breakers("graph", self.clock),
+            breakers=Breakers(DecisionLog("graph"), self.clock),
             gate=DeadLetterGate(limits),
             log=BoundedLog("op", self.clock),
             latency=LatencyHistogram(),

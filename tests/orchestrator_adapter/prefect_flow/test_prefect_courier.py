@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -172,6 +173,39 @@ async def test_a_server_that_does_not_say_which_events_it_has_gets_none(scene: S
     assert scene.decisions() == ["before", "while_away"]
 
 
+async def test_a_task_run_that_waited_for_the_server_is_not_asked_for_as_soon_as_it_has_arrived(scene: Scene) -> None:
+    """It was told just now, however long ago it happened."""
+    scene.prefect.away = True
+    scene.spawn("poll")
+    assert not await scene.deliver()
+    scene.now += 60.0
+    scene.prefect.away = False
+    assert await scene.deliver()
+    assert await scene.check()
+    assert "read_task_runs" not in scene.prefect.calls
+    assert scene.courier._doubtful == set()
+
+
+async def test_task_runs_that_were_given_up_are_counted(scene: Scene) -> None:
+    """Those that the book forgot because there were too many, too."""
+    scene.courier._book.forgotten = 3
+    assert scene.courier.given_up == 3
+
+
+async def test_a_server_that_nobody_could_reach_has_nothing_and_nobody_waits_for_it(scene: Scene) -> None:
+    """A connection that was refused took nothing: the events go out at the first answer."""
+    scene.now = 0.0
+    scene.prefect.away = True
+    scene.decide("first")
+    for _ in range(3):
+        assert not await scene.deliver()
+        scene.now += 5.0
+    scene.prefect.away = False
+    assert await scene.deliver()
+    assert scene.decisions() == ["first"]
+    assert "read_events" not in scene.prefect.calls
+
+
 async def test_an_event_whose_answer_was_lost_is_not_sent_twice(scene: Scene) -> None:
     """The server had taken it, and its answer did not come: it is asked before it gets it again."""
     scene.decide("first")
@@ -183,6 +217,22 @@ async def test_an_event_whose_answer_was_lost_is_not_sent_twice(scene: Scene) ->
     assert scene.courier.idle
     assert scene.decisions() == ["first"]
     assert scene.prefect.twice == []
+
+
+async def test_a_delivery_that_was_cut_short_is_looked_for_before_it_is_made_again(scene: Scene) -> None:
+    """Nobody knows what the server has taken: for eight seconds it gets nothing, then what it does not show, once."""
+    scene.decide("first")
+    scene.prefect.raises["post event"] = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await scene.deliver()
+    scene.prefect.raises.clear()
+    assert await scene.deliver()
+    assert scene.decisions() == []
+    assert not scene.courier.idle
+    scene.now += AGAIN_AFTER_S
+    assert await scene.deliver()
+    assert scene.decisions() == ["first"]
+    assert "read_events" in scene.prefect.calls
 
 
 async def test_a_second_outage_is_told_as_the_first(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
@@ -408,6 +458,24 @@ async def test_nothing_is_left_once_all_is_told(scene: Scene) -> None:
     await scene.check(after_s=0.0)
     assert scene.courier.all_told
     assert scene.courier.left() == []
+
+
+async def test_what_waits_to_be_delivered_is_not_told_yet(scene: Scene) -> None:
+    """Also if every task run is confirmed, or there is none."""
+    scene.decide("ended")
+    assert not scene.courier.all_told
+    await scene.deliver()
+    assert scene.courier.all_told
+
+
+async def test_what_the_server_has_taken_and_does_not_show_is_left(scene: Scene) -> None:
+    """Whoever ends now cannot know whether it will."""
+    scene.spawn("poll")
+    scene.exit("poll")
+    await scene.deliver()
+    assert scene.courier.idle
+    left = scene.courier.left()
+    assert [(kind, item["id"]) for kind, item in left] == [(EVENTS, item["id"]) for item in scene.prefect.items(EVENTS)]
 
 
 async def test_what_is_left_is_all_that_the_server_may_not_have(scene: Scene) -> None:

@@ -25,7 +25,7 @@ from orchestrator_adapter.report import ExitCode
 from orchestrator_adapter.task_exit import Errored
 from orchestrator_adapter.testing import CollectSink, chain
 from tests.figures import all_ok
-from tests.prefect_fakes import EVENTS, IDENTITY, NOON, FakePrefect, state
+from tests.prefect_fakes import EVENTS, IDENTITY, LOGS, NOON, FakePrefect, state
 from tests.running import eventually
 
 NOON_NS = round(NOON.timestamp() * 1e9)
@@ -224,20 +224,25 @@ async def test_what_a_server_has_lost_is_told_again_although_it_gets_on() -> Non
     assert run.courier.all_told
 
 
+class Hanging(FakePrefect):
+    """One that takes its time over what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_flow_run(IDENTITY.flow_run_id, state(StateType.RUNNING))
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    async def request(self, method: str, path: str, *, json: Sequence[Item]) -> None:
+        self.asked.set()
+        while not self.answers.is_set():  # noqa: ASYNC110 - it is set on another thread
+            await asyncio.sleep(0.001)
+        await super().request(method, path, json=json)
+
+
 async def test_the_inbox_is_emptied_while_the_server_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens during one long request is taken in, to where there is a bound: the inbox has none."""
     monkeypatch.setattr(link, "_GATHER_S", 0.001)
-    asked, answered = threading.Event(), threading.Event()
-
-    class Hanging(FakePrefect):
-        async def request(self, method: str, path: str, *, json: Sequence[Item]) -> None:
-            asked.set()
-            while not answered.is_set():  # noqa: ASYNC110 - it is set on another thread
-                await asyncio.sleep(0.001)
-            await super().request(method, path, json=json)
-
     server = Hanging()
-    server.has_flow_run(IDENTITY.flow_run_id, state(StateType.RUNNING))
     monkeypatch.setattr(link, "impatient_client", server.connected)
     graph = chain(source_of([]), CollectSink())
     its = PrefectLink(IDENTITY, graph, Reporting(artifacts=False, queue=100), on_cancel=print)
@@ -245,11 +250,30 @@ async def test_the_inbox_is_emptied_while_the_server_takes_its_time(monkeypatch:
     assert tell is not None
     tell(Decided("spawn", {}))
     its.start(graph.build())
-    await eventually(asked.is_set, "the first event is on its way")
+    await eventually(server.asked.is_set, "the first event is on its way")
     for number in range(1_000):
         tell(Decided("spawn", {"instance": number}))
     await eventually(lambda: not its._inbox, "the inbox is empty")
     assert {len(box) for box in its._courier._boxes.values()} == {100}
-    answered.set()
+    server.answers.set()
     await its.finish(Outcome(all_ok(), ExitCode.OK, ()), timedelta(hours=1))
     assert len(server.items(EVENTS)) == 100
+
+
+async def test_a_server_that_takes_its_time_does_not_keep_the_end_from_saying_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end comes when the patience is at its end, not when the server is; what was not told is named, to be kept."""
+    monkeypatch.setattr(link, "_LAST_WORD_S", 0.001)
+    monkeypatch.setattr(link, "_MARGIN_S", 5.0)  # a request may take ten
+    server = Hanging()
+    monkeypatch.setattr(link, "impatient_client", server.connected)
+    graph = chain(source_of([]), CollectSink())
+    its = PrefectLink(IDENTITY, graph, Reporting(artifacts=False), on_cancel=print)
+    tell = its.hooks().on_decision
+    assert tell is not None
+    tell(Decided("spawn", {}))
+    its.start(graph.build())
+    told = await its.finish(Outcome(all_ok(), ExitCode.OK, ()), timedelta(milliseconds=1))
+    assert [kind for kind, _ in told.left] == [EVENTS, LOGS]
+    assert not told.everything

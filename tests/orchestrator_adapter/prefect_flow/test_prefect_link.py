@@ -255,6 +255,28 @@ async def test_a_bug_in_the_last_words_does_not_cost_how_the_run_ended(
     assert await run.finish() == Telling(everything=True, cancelled=False, left=())
 
 
+async def test_the_end_does_not_cut_a_delivery_short(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is under way when the graph ends is awaited: nothing of it is sent, or has to be looked for, a second time."""
+    taken, let_go = threading.Event(), threading.Event()
+    request = FakePrefect.request
+
+    async def slow(self: FakePrefect, method: str, path: str, *, json: Any) -> None:
+        await request(self, method, path, json=json)
+        taken.set()
+        await asyncio.to_thread(let_go.wait, 20)
+
+    monkeypatch.setattr(FakePrefect, "request", slow)
+    run.note(POLL, ENDED)
+    run.start()
+    await eventually(taken.is_set, "a delivery is under way")
+    waits = asyncio.create_task(run.finish())
+    await eventually(run.link._ending.is_set, "the end has begun")
+    let_go.set()
+    assert (await waits).everything
+    assert run.prefect.twice == []
+    assert "read_events" not in run.prefect.calls
+
+
 async def test_last_words_that_are_not_answered_are_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a bounded time, and what was told is told."""
 

@@ -239,42 +239,45 @@ async def test_what_was_not_told_and_cannot_be_read_does_not_keep_the_rest_from_
     assert scene.forgotten
 
 
-@pytest.mark.parametrize("trouble", ["away", "refuses a state"])
-async def test_a_server_that_goes_away_at_any_step_gets_all_of_it_the_next_time(
-    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+CALLS = [
+    "read_events",
+    "post event",
+    "post log",
+    "read_flow_run",
+    "read_task_runs",
+    "set_task_run_state",
+    "set_flow_run_state",
+]
+"""Every call that it takes to put a run right."""
+
+
+@pytest.mark.parametrize(
+    ("trouble", "away_after"), [*(("away", answers) for answers in range(8)), *((call, None) for call in CALLS)]
+)
+async def test_a_server_that_fails_at_any_step_gets_all_of_it_the_next_time(
+    trouble: str, away_after: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then the record is kept; a repetition ends as an undisturbed one does, and nothing is told twice in vain."""
+    """Until then the record is kept; a repetition ends as an undisturbed one does, and no event is sent twice."""
     monkeypatch.setattr(reconcile, "_RECORDED_WITHIN_S", 0.0)
-    steps = 0
-    while True:
-        scene = Scene(tmp_path / str(steps))
-        untold = [*events(1), *logs(1)]
-        scene.records.keep_untold(KILLED, untold)
-        for number in (1, 2):
-            scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
-        if trouble == "away":
-            scene.prefect.away_after = steps
-        else:
-            scene.prefect.raises["set_task_run_state" if steps else "set_flow_run_state"] = answered(500)
-        result = await scene.put_right()
-        if result is not None:
-            break
-        assert scene.kept
-        assert scene.records.untold(KILLED) == untold
-        scene.prefect.away, scene.prefect.away_after, scene.prefect.raises = False, None, {}
-        again = await scene.put_right()
-        assert again is not None
-        assert again.flow_run_state == "Crashed"
-        assert set(scene.prefect.task_run_states().values()) == {"Crashed"}
-        assert scene.prefect.flow_run_state(RUN).message == GONE
-        assert scene.prefect.twice == []
-        assert scene.forgotten
-        steps += 1
-        if trouble != "away" and steps == 2:
-            return
-    assert (
-        steps == 8
-    )  # which events it has, the event, the line, the flow run, its task runs, two of their states, its own
+    scene = Scene(tmp_path)
+    untold = [*events(1), *logs(1)]
+    scene.records.keep_untold(KILLED, untold)
+    for number in (1, 2):
+        scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
+    scene.prefect.away_after = away_after
+    if trouble in CALLS:
+        scene.prefect.raises[trouble] = answered(503)
+    assert await scene.put_right() is None
+    assert scene.kept
+    assert scene.records.untold(KILLED) == untold
+    scene.prefect.away, scene.prefect.away_after, scene.prefect.raises = False, None, {}
+    again = await scene.put_right()
+    assert again is not None
+    assert again.flow_run_state == "Crashed"
+    assert set(scene.prefect.task_run_states().values()) == {"Crashed"}
+    assert scene.prefect.flow_run_state(RUN).message == GONE
+    assert scene.prefect.twice == []
+    assert scene.forgotten
 
 
 async def test_a_server_that_is_away_for_the_record_of_a_page_keeps_the_record(scene: Scene) -> None:
