@@ -35,6 +35,8 @@ from datetime import timedelta
 from math import ulp
 from typing import Any, TypeVar
 
+from orchestrator_adapter.garbage import only_new_garbage
+
 T = TypeVar("T")
 
 _START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
@@ -140,24 +142,6 @@ def _run_every(
             for at in range(max(departed, default=-1) + 1, len(order.ready)):
                 pending.extend({**departed, at: turn} for turn in range(1, order.ready[at]))
     return ran
-
-
-@contextmanager
-def only_new_garbage() -> Iterator[None]:
-    """For many schedules in a row: let none of them look for garbage among what was there before the first.
-
-    Each schedule collects garbage, which in a large process (a test runner's) takes longer than the schedule. Within this
-    context only what is made there is looked through. Contexts may be nested; the outermost counts.
-    """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _run(loop: VirtualTimeLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from orchestrator_adapter.claims import FOLDER_VARIABLE
-from orchestrator_adapter.schedules import only_new_garbage
+from orchestrator_adapter.garbage import only_new_garbage
 
 if TYPE_CHECKING:
     from tests.prefect_server import PrefectServer

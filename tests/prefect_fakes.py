@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -49,6 +49,7 @@ class FakePrefect:
     Attributes:
         away: It does not answer.
         away_after: It answers so many calls more, then is away.
+        refuses: It answers a batch that holds such an item with a 422.
         raises: By call, what it raises instead of answering.
         forgetful: It takes events and keeps none: killed before it has written them.
         records: It makes task runs of the events that it keeps.
@@ -65,6 +66,7 @@ class FakePrefect:
     def __init__(self) -> None:
         self.away = False
         self.away_after: int | None = None
+        self.refuses: Callable[[Item], bool] = lambda _: False
         self.raises: dict[str, BaseException] = {}
         self.forgetful = False
         self.records = True
@@ -129,6 +131,8 @@ class FakePrefect:
         httpx.Request(
             method, f"http://prefect/api{path}", json=json
         )  # raises what the client would, of what is no JSON
+        if any(map(self.refuses, json)):
+            raise answered(422)
         self.posted.append((kind, list(json)))
         if kind == EVENTS and not self.forgetful:
             for item in json:

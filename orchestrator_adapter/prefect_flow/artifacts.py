@@ -180,5 +180,6 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that ends neither its cell nor its row; a backslash in it does not undo that."""
-    return " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
+    """Text that ends neither its cell nor its row, and is no markup; a backslash in it does not undo that."""
+    line = " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
+    return re.sub(r"<(?=[A-Za-z/!])", "&lt;", line)

@@ -9,7 +9,6 @@ start (or ``put_right``) tells it.
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import logging
 import os
@@ -28,6 +27,7 @@ from pydantic import BaseModel
 
 from orchestrator_adapter import events
 from orchestrator_adapter.claims import Owner, claim
+from orchestrator_adapter.garbage import only_new_garbage
 from orchestrator_adapter.pipeline import Outcome, Pipeline, run_pipeline, stop_on_signals
 from orchestrator_adapter.prefect_flow.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.internals import ENGINE_LEFT, bound_event_queue, leave_engine_silently
@@ -148,7 +148,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
         if caller.on_built is not None:
             caller.on_built(graph)
 
-    with stop_on_signals(requests.signalled), desk.claimed(pipeline.graph.name), _only_new_garbage():
+    with stop_on_signals(requests.signalled), desk.claimed(pipeline.graph.name), only_new_garbage():
         try:
             outcome = await run_pipeline(
                 pipeline, hooks=link.hooks(), on_built=built, run_label=identity.label, handle_signals=False
@@ -176,24 +176,6 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
             else "Prefect does not answer, and there is no folder to keep for it how the run ended"
         )
     return state
-
-
-@contextmanager
-def _only_new_garbage() -> Iterator[None]:
-    """While inside, what was there before is not searched for garbage.
-
-    Prefect's modules are 120,000 objects. A full collection that goes through them holds the interpreter for 50 to 400 ms,
-    whichever thread it comes up on: so long the data plane stands still, for the sake of telling.
-    """
-    if gc.get_freeze_count():  # somebody has seen to it, and will see to its end
-        yield
-        return
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _identity(pipeline: str, flow_name: str) -> RunIdentity:

@@ -112,7 +112,7 @@ class Courier:
                     box.failed()
                     return False
                 try:
-                    answer = await ask(post(client, kind, news)) if news else Ok(None)
+                    answer = await self._post(client, kind, box, news) if news else Ok(None)
                 except asyncio.CancelledError:
                     box.failed()
                     if kind == EVENTS:
@@ -124,9 +124,6 @@ class Courier:
                         box.arrived(self._monotonic())
                         if kind == EVENTS:
                             self._book_arrival(batch)
-                    case Permanent(error):
-                        logger.error("Prefect refuses %d %ss, which are given up: %s", len(batch), kind, error)
-                        box.refused()
                     case _:
                         box.failed()
                         nobody_listened = isinstance(answer, Retry) and isinstance(answer.error, _NOBODY_LISTENED)
@@ -134,6 +131,20 @@ class Courier:
                             self._doubt(batch)
                         return False
         return True
+
+    async def _post(self, client: PrefectClient, kind: str, box: Outbox, news: list[Item]) -> RetryDisposition[None]:
+        """Bring items together; where the server refuses them, one by one, and give up those that it refuses alone."""
+        answer = await ask(post(client, kind, news))
+        if not isinstance(answer, Permanent):
+            return answer
+        if len(news) == 1:
+            logger.error("Prefect refuses one %s, which is given up: %s", kind, answer.error)
+            box.refused(news[0])
+            return Ok(None)
+        for item in news:
+            if not isinstance(alone := await self._post(client, kind, box, [item]), Ok):
+                return alone
+        return Ok(None)
 
     def _doubt(self, batch: list[Item]) -> None:
         """The server may have taken them, although it did not say so: look before they are sent again."""

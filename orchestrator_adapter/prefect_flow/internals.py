@@ -2,7 +2,7 @@
 
 Three things: how a task run's state travels (the server's task run recorder makes rows of events of this shape, which is
 also how Prefect's own task engine tells of them), how a flow's body leaves the engine without a word to the server, and how
-Prefect's queue of events in this process is bounded. ``tests/integration/test_prefect_internals.py`` says when one of
+Prefect's queue of events in this process is bounded. ``tests/orchestrator_adapter/prefect_flow/test_prefect_internals_shape.py`` says when one of
 them changes. The fallback for the first is in ``tell_by_api``: the documented client methods.
 """
 

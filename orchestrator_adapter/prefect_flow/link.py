@@ -94,6 +94,7 @@ class PrefectLink:
         self._delivering = asyncio.Lock()
         self._patience_s = 0.0
         self._hurry = asyncio.Event()
+        self._hurried = False
         self._cancelled = False
         self._abandoned = False
         self._broken = False
@@ -131,6 +132,7 @@ class PrefectLink:
 
     def hurry(self) -> None:
         """Somebody is impatient: do not wait for a server that is away."""
+        self._hurried = True  # for a thread that has no loop yet
         self._call(self._hurry.set)
 
     def _note(self, record: Record) -> None:
@@ -171,6 +173,8 @@ class PrefectLink:
         self._news.set()  # of what was appended before there was a loop to tell
         if self._outcome is not None or self._abandoned:
             self._ending.set()
+        if self._hurried:
+            self._hurry.set()
         async with impatient_client() as client:
             beside = [asyncio.create_task(self._watch(client)), asyncio.create_task(self._tidy(client))]
             if self._options.artifacts:

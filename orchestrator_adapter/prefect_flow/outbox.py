@@ -60,10 +60,10 @@ class Outbox:
         self._waiting.extendleft(reversed(self._under_way))
         self._under_way = []
 
-    def refused(self) -> None:
-        """The server will never take what is under way: give it up."""
-        self.dropped += len(self._under_way)
-        self._under_way = []
+    def refused(self, item: Item) -> None:
+        """The server will never take this item, which is under way: give it up."""
+        self._under_way.remove(item)
+        self.dropped += 1
 
     def send_again(self, *, since: float) -> int:
         """Queue once more what has arrived since then: a server that was killed may not have kept it. How many."""

@@ -21,10 +21,11 @@ from typing import Any
 
 from orchestrator_adapter import task_exit
 from orchestrator_adapter.events import Exited, SupervisionHooks
+from orchestrator_adapter.garbage import only_new_garbage
 from orchestrator_adapter.graph import OperatorGraph
 from orchestrator_adapter.plan import Role, VertexId
 from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
-from orchestrator_adapter.schedules import LoopClock, ScheduleFault, only_new_garbage, run_schedule
+from orchestrator_adapter.schedules import LoopClock, ScheduleFault, run_schedule
 from orchestrator_adapter.task import TASK_NAME_PREFIX
 from tests.chaos.behaviour import Declared, World, make
 from tests.chaos.mutants import MUTANTS, Mutant

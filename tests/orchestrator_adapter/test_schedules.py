@@ -12,13 +12,13 @@ import pytest
 
 from orchestrator_adapter import events
 from orchestrator_adapter.errors import OperatorError
+from orchestrator_adapter.garbage import only_new_garbage
 from orchestrator_adapter.operators import map_items, source_of
 from orchestrator_adapter.schedules import (
     Deadlock,
     LeftBehind,
     LoopClock,
     OutOfTime,
-    only_new_garbage,
     run_every_schedule,
     run_schedule,
 )

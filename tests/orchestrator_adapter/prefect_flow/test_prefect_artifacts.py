@@ -259,3 +259,8 @@ def test_prefect_accepts_the_key_of_any_name(pipeline: str) -> None:
     """By its own validator."""
     key = artifacts.artifact_key(pipeline, "status")
     assert ArtifactCreate(key=key, type="markdown", data="").key == key
+
+
+def test_what_looks_like_markup_in_a_cell_is_shown_and_an_arrow_stays_one() -> None:
+    """A page would swallow ``<class 'int'>``."""
+    assert artifacts._cell("TypeError: <class 'int'> <- b") == "TypeError: &lt;class 'int'> <- b"

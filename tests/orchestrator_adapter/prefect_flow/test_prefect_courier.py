@@ -249,14 +249,25 @@ async def test_a_second_outage_is_told_as_the_first(scene: Scene, caplog: pytest
 async def test_what_the_server_refuses_is_given_up_and_the_rest_delivered(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged, with how many, and counted."""
+    """Each is logged and counted; the log lines are another matter."""
     scene.decide("first", "second")
     scene.prefect.raises["post event"] = answered(422)
     assert await scene.deliver()
     assert scene.courier.idle
     assert scene.courier.given_up == 2
-    assert caplog.messages == ["Prefect refuses 2 events, which are given up: answered 422"]
+    assert caplog.messages == ["Prefect refuses one event, which is given up: answered 422"] * 2
     assert len(scene.prefect.items(LOGS)) == 2
+
+
+async def test_one_item_that_is_refused_costs_none_of_those_it_travels_with(scene: Scene) -> None:
+    """The server refuses a batch as a whole; then they go one by one."""
+    scene.decide("first", "second", "third")
+    scene.prefect.refuses = lambda item: "second" in item.get("event", "")
+    assert await scene.deliver()
+    assert scene.courier.idle
+    assert scene.courier.given_up == 1
+    assert scene.decisions() == ["first", "third"]
+    assert len(scene.prefect.items(LOGS)) == 3
 
 
 async def test_a_troubled_server_gets_the_same_batch_again(scene: Scene) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator_adapter.prefect_flow.outbox import Item, Outbox
 
@@ -58,9 +58,12 @@ def test_what_the_server_refuses_is_gone_and_counted() -> None:
     """It is neither delivered nor tried again."""
     box = filled(1, 2, 3)
     box.take(2)
-    box.refused()
-    assert (box.left(), box.dropped, box.delivered) == (numbered(3), 2, 0)
-    assert box.send_again(since=0.0) == 0
+    box.refused({"id": 1})
+    assert (box.left(), box.dropped, box.delivered) == (numbered(2, 3), 1, 0)
+    box.arrived(1.0)
+    assert (box.left(), box.dropped, box.delivered) == (numbered(3), 1, 1)
+    assert box.send_again(since=0.0) == 1
+    assert box.left() == numbered(3, 2)
 
 
 def test_only_what_has_arrived_since_then_is_sent_again_and_once() -> None:
@@ -129,11 +132,12 @@ class OutboxModel(RuleBasedStateMachine):
         self.box.failed()
         self.waiting, self.under_way = self.under_way + self.waiting, []
 
-    @rule()
-    def refused(self) -> None:
-        self.box.refused()
-        self.dropped += self.under_way
-        self.under_way = []
+    @precondition(lambda self: self.under_way)
+    @rule(which=st.integers(0, 5))
+    def refused(self, which: int) -> None:
+        number = self.under_way.pop(which % len(self.under_way))
+        self.box.refused({"id": number})
+        self.dropped.append(number)
 
     @rule(seconds=st.integers(0, 3))
     def arrived(self, seconds: int) -> None:

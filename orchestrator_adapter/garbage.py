@@ -1,0 +1,26 @@
+"""What Python's garbage collector looks through."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def only_new_garbage() -> Iterator[None]:
+    """Within this context only what is made there is looked through, and not what was there before.
+
+    A full collection goes through every object of the process and holds the interpreter meanwhile, whichever thread it comes
+    up on: 50 to 400 ms for the 120,000 objects of Prefect's modules, or for a test runner's. Contexts may be nested; the
+    outermost counts.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
