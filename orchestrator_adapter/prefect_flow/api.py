@@ -18,6 +18,12 @@ from orchestrator_adapter.retry import Ok, Permanent, Retry, RetryDisposition
 T = TypeVar("T")
 
 _ANSWER_WITHIN_S = 10.0
+_LIMITS = httpx.Limits(
+    max_connections=16,
+    max_keepalive_connections=8,
+    # A Prefect server closes what was idle for 5 s; Prefect's own client would use it again for 25 s, and meet the closing.
+    keepalive_expiry=2.0,
+)
 _MAY_PASS = frozenset({408, 409, 425, 429})
 
 
@@ -25,7 +31,7 @@ _MAY_PASS = frozenset({408, 409, 425, 429})
 async def impatient_client() -> AsyncIterator[PrefectClient]:
     """A client of the API that is configured, for the running event loop, which fails at the first failure."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-        async with get_client() as client:
+        async with get_client(httpx_settings={"limits": _LIMITS}) as client:
             yield client
 
 

@@ -169,7 +169,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
         state = flow_state(outcome, cancelled=requests.by_prefect or telling.cancelled)
         desk.settle(state, int(outcome.exit_code))
         desk.keep(telling)
-    if not telling.everything:
+    if not telling.answers:
         leave_engine_silently(
             "Prefect does not answer: how the run ended is on disk, and is told at the next start"
             if options.directory is not None
@@ -288,6 +288,6 @@ class _RecordDesk:
                 logger.exception("what Prefect was not told could not be written to %s", self._directory)
             else:
                 logger.warning(
-                    "Prefect does not answer: %d events and log lines of this run are kept in %s for the next start",
+                    "Prefect could not be told everything: %d events and log lines are kept in %s for the next start",
                     *(len(telling.left), self._directory),
                 )

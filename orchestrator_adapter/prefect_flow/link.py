@@ -59,11 +59,13 @@ class Telling:
     Attributes:
         everything: The server has all there was to tell.
         cancelled: The server says that somebody cancelled the run.
+        answers: It can be told how the run ended, although it may not have everything.
         left: What it has not got, as (kind, item).
     """
 
     everything: bool
     cancelled: bool
+    answers: bool
     left: tuple[tuple[str, Item], ...] = ()
 
 
@@ -122,7 +124,7 @@ class PrefectLink:
                 return await asyncio.wrap_future(self._told)
         except TimeoutError:
             logger.exception("the link to Prefect does not end, and is given up")
-            return Telling(everything=False, cancelled=self._cancelled)
+            return Telling(everything=False, cancelled=self._cancelled, answers=False)
 
     def abandon(self) -> None:
         """The run has ended without an outcome (it was cancelled, or did not come about): tell what there is, and end."""
@@ -157,7 +159,7 @@ class PrefectLink:
         except BaseException:  # whatever it is: the data plane is not to die of it, nor the end to wait for it
             logger.exception("the link to Prefect has broken; the pipeline runs on without it")
             self._broken = True
-            self._told.set_result(Telling(everything=False, cancelled=self._cancelled, left=self._rest()))
+            self._told.set_result(Telling(everything=False, cancelled=self._cancelled, answers=True, left=self._rest()))
 
     def _rest(self) -> tuple[tuple[str, Item], ...]:
         """What has not been told, as far as that can still be said."""
@@ -309,7 +311,7 @@ class PrefectLink:
         if given_up := self._courier.given_up:
             logger.error("%d events, log lines and task runs were never told to Prefect", given_up)
         left = tuple(self._courier.left())
-        return Telling(everything=not left, cancelled=self._cancelled, left=left)
+        return Telling(everything=not left, cancelled=self._cancelled, answers=answers, left=left)
 
     async def _last_words(self, client: PrefectClient) -> None:
         await _once("looking at the run's state", self._look(client))

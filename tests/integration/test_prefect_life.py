@@ -83,10 +83,10 @@ async def test_a_run_lives_restarts_refuses_a_second_one_and_panics_and_prefect_
 
     give(folder, "panic")
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
-    assert (over.state, over.states) == (
-        "CRASHED",
-        {"numbers": "COMPLETED", "work": "FAILED", "work #2": "CRASHED", "keep": "COMPLETED"},
-    )
+    # The source drains, or it is just handing something to a reader that is gone for good.
+    states = over.states
+    assert states.pop("numbers") in {"COMPLETED", "FAILED"}
+    assert (over.state, states) == ("CRASHED", {"work": "FAILED", "work #2": "CRASHED", "keep": "COMPLETED"})
     assert over.message.startswith("Panicked: work: KeyError: 'a bug'; ingested ")
     panicked = over.task_run("work #2").state
     assert panicked is not None

@@ -171,14 +171,14 @@ def test_what_prefect_was_not_told_is_kept_and_told_of(tmp_path: Path, caplog: p
     """Nothing of it, where there is nothing."""
     its = desk(tmp_path)
     its.open()
-    its.keep(Telling(everything=True, cancelled=False))
+    its.keep(Telling(everything=True, cancelled=False, answers=True))
     (record,) = RunRecords(tmp_path).all()
     assert RunRecords(tmp_path).untold(record) == []
     left = ((EVENTS, {"id": "a"}), (EVENTS, {"id": "b"}))
-    its.keep(Telling(everything=False, cancelled=False, left=left))
+    its.keep(Telling(everything=False, cancelled=False, answers=False, left=left))
     assert RunRecords(tmp_path).untold(record) == list(left)
     assert caplog.messages == [
-        f"Prefect does not answer: 2 events and log lines of this run are kept in {tmp_path} for the next start"
+        f"Prefect could not be told everything: 2 events and log lines are kept in {tmp_path} for the next start"
     ]
 
 
@@ -195,7 +195,7 @@ def test_a_disk_that_fails_costs_the_record_and_not_the_run(
     for name in ("write", "keep_untold"):
         monkeypatch.setattr(RunRecords, name, full)
     its.settle(state(StateType.COMPLETED), 0)
-    its.keep(Telling(everything=False, cancelled=False, left=((EVENTS, {}),)))
+    its.keep(Telling(everything=False, cancelled=False, answers=False, left=((EVENTS, {}),)))
     assert len(caplog.messages) == 2
     assert all("could not be written" in message for message in caplog.messages)
     with pytest.raises(OSError, match="No space left"):
@@ -208,7 +208,7 @@ def test_without_a_folder_nothing_is_kept() -> None:
     with its.claimed("radar-net"):
         its.open()
         its.settle(state(StateType.COMPLETED), 0)
-        its.keep(Telling(everything=False, cancelled=False, left=((EVENTS, {}),)))
+        its.keep(Telling(everything=False, cancelled=False, answers=False, left=((EVENTS, {}),)))
         its.discard()
 
 
