@@ -55,6 +55,7 @@ class FakePrefect:
         records: It makes task runs of the events that it keeps.
         loses_answers: It takes what it is given, and nobody hears of it.
         shown: The events that it has kept, by id.
+        torn: Ids of events that it has kept without what they are about: killed while it wrote them.
         twice: Ids of events that were sent although it had kept them: a real one may drop others' for it.
         calls: Which calls there were, those that were not answered among them.
         posted: Every batch that was taken, as (kind, items).
@@ -72,6 +73,7 @@ class FakePrefect:
         self.records = True
         self.loses_answers = False
         self.shown: dict[str, Item] = {}
+        self.torn: set[str] = set()
         self.twice: list[str] = []
         self.calls: list[str] = []
         self.posted: list[tuple[str, list[Item]]] = []
@@ -149,7 +151,8 @@ class FakePrefect:
         assert filter.id is not None
         ids = filter.id.id or []
         assert len(ids) <= limit <= 50, "the server refuses more"
-        return SimpleNamespace(events=[SimpleNamespace(id=id_) for id_ in ids if str(id_) in self.shown])
+        kept = self.shown.keys() - (self.torn if filter.any_resource is not None else set())
+        return SimpleNamespace(events=[SimpleNamespace(id=id_) for id_ in ids if str(id_) in kept])
 
     async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
         self._called("read_flow_run")

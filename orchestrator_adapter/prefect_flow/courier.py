@@ -3,7 +3,7 @@
 Delivery is in batches and in order; what the server refuses for good is logged and given up, what it does not answer stays.
 An answer says only that the server has taken the items into its memory. So task runs are read back until the server shows
 their latest state, and after an outage the events of the half minute before it are sent again. But no event that may be on
-the server is sent again before it is known not to be: see ``reconcile.known`` for what a second copy does.
+the server is sent again before it is known not to be: see ``still_to_send`` for what a second copy does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestrator_adapter.prefect_flow.decisions import decision_event, log_line
 from orchestrator_adapter.prefect_flow.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.internals import tell_by_api
 from orchestrator_adapter.prefect_flow.outbox import Item, Outbox
-from orchestrator_adapter.prefect_flow.reconcile import BATCH, EVENTS, LOGS, known, post
+from orchestrator_adapter.prefect_flow.reconcile import BATCH, EVENTS, LOGS, post, still_to_send
 from orchestrator_adapter.prefect_flow.task_runs import TaskRunBook, Told
 from orchestrator_adapter.retry import Ok, Permanent, Retry, RetryDisposition
 from orchestrator_adapter.task_exit import describe
@@ -154,8 +154,8 @@ class Courier:
     async def _news(self, client: PrefectClient, batch: list[Item]) -> list[Item] | None:
         """What of the batch the server has not got; ``None`` if it is away or troubled."""
         doubtful = [item for item in batch if item["id"] in self._doubtful]
-        there = await known(client, doubtful)
-        return None if there is None else [item for item in batch if item["id"] not in there]
+        to_send = await still_to_send(client, self._identity.flow_run_id, doubtful)
+        return None if to_send is None else [*to_send, *(item for item in batch if item["id"] not in self._doubtful)]
 
     def _book_arrival(self, batch: list[Item]) -> None:
         ids, now = {item["id"] for item in batch}, self._monotonic()
@@ -219,16 +219,15 @@ class Courier:
     async def _tell_again(self, client: PrefectClient, told: Told) -> bool:
         """By its events, if the server has not even those; else, and the second time, by the API. False as in ``deliver``."""
         items = self._book.again(told, self._monotonic())
-        there = await known(client, items)
-        if there is None:
+        to_send = await still_to_send(client, self._identity.flow_run_id, items)
+        if to_send is None:
             return False
-        if str(told.state.id) in there or told.told_again:
+        if told.told_again or all(item["id"] != str(told.state.id) for item in to_send):
             await self._tell_by_api(client, told)
             return True
         told.told_again = True
-        for item in items:
-            if item["id"] not in there:
-                self._boxes[EVENTS].put(item)
+        for item in to_send:
+            self._boxes[EVENTS].put(item)
         return True
 
     async def _tell_by_api(self, client: PrefectClient, told: Told) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 Item: TypeAlias = Mapping[str, Any]
@@ -61,9 +62,10 @@ class Outbox:
         self._under_way = []
 
     def refused(self, item: Item) -> None:
-        """The server will never take this item, which is under way: give it up."""
-        self._under_way.remove(item)
+        """The server will never take this item, which is under way, or a copy of one that is: give it up."""
         self.dropped += 1
+        with suppress(ValueError):
+            self._under_way.remove(item)
 
     def send_again(self, *, since: float) -> int:
         """Queue once more what has arrived since then: a server that was killed may not have kept it. How many."""

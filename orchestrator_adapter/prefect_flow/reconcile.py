@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
-from prefect.events.filters import EventFilter, EventIDFilter
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventIDFilter
 
 from orchestrator_adapter.prefect_flow.api import ask
 from orchestrator_adapter.prefect_flow.outbox import Item
@@ -66,7 +66,7 @@ async def put_right(client: PrefectClient, records: RunRecords, record: RunRecor
         logger.exception("what run %s has not told cannot be read; the rest is put right", record.flow_run_id)
         untold = []
     for kind in (EVENTS, LOGS):
-        if not await _post_all(client, kind, [item for of, item in untold if of == kind]):
+        if not await _post_all(client, record.flow_run_id, kind, [item for of, item in untold if of == kind]):
             return None
     match await ask(client.read_flow_run(record.flow_run_id)):
         case Ok(flow_run):
@@ -115,28 +115,56 @@ async def post(client: PrefectClient, kind: str, items: Sequence[Item]) -> None:
     await client.request("POST", PATHS[kind], json=list(items))  # type: ignore[arg-type]
 
 
-async def known(client: PrefectClient, events: Sequence[Item]) -> frozenset[str] | None:
-    """The ids of those events that the server has kept; ``None`` if it is away or troubled.
+async def still_to_send(client: PrefectClient, flow_run_id: UUID, events: Sequence[Item]) -> list[Item] | None:
+    """Those events of a run that the server has not kept, in order; ``None`` if it is away or troubled.
 
     An event that it has is not to be sent again. On SQLite (Prefect 3.8.8, ``_write_sqlite_events``) one that comes twice
     makes the whole batch fail that the server is about to write; it tries five times, and drops the batch: others' events too.
+    Nor does SQLite write an event and its resources in one transaction: a server killed between the two has an event that
+    nobody finds by what it is about. Such a decision is sent once more, as another event; a task run's row has been made.
     """
+    if not events:
+        return []
+    by_id = await _found(client, events, None)
+    if by_id is None:
+        return None
+    there = [event for event in events if event["id"] in by_id]
+    by_run = await _found(client, there, EventAnyResourceFilter(id=[f"prefect.flow-run.{flow_run_id}"]))
+    if by_run is None:
+        return None
+    torn = {event["id"] for event in there if event["id"] not in by_run and not _is_task_runs(event)}
+    return [
+        {**event, "id": str(uuid5(UUID(event["id"]), "again"))} if event["id"] in torn else event
+        for event in events
+        if event["id"] not in by_id or event["id"] in torn
+    ]
+
+
+async def _found(
+    client: PrefectClient, events: Sequence[Item], about: EventAnyResourceFilter | None
+) -> frozenset[str] | None:
+    """The ids of those events that the server finds, by their ids and by what they are about; ``None`` as above."""
     found: set[str] = set()
     for start in range(0, len(events), _IDS_A_QUESTION):
-        ids = [UUID(event["id"]) for event in events[start : start + _IDS_A_QUESTION]]
-        page = await ask(client.read_events(EventFilter(id=EventIDFilter(id=ids)), limit=_IDS_A_QUESTION))
+        ids = EventIDFilter(id=[UUID(event["id"]) for event in events[start : start + _IDS_A_QUESTION]])
+        question = EventFilter(id=ids) if about is None else EventFilter(id=ids, any_resource=about)
+        page = await ask(client.read_events(question, limit=_IDS_A_QUESTION))
         if not isinstance(page, Ok):
             return None
         found.update(str(event.id) for event in page.value.events)
     return frozenset(found)
 
 
-async def _post_all(client: PrefectClient, kind: str, items: Sequence[Item]) -> bool:
+def _is_task_runs(event: Item) -> bool:
+    return str(event.get("event")).startswith("prefect.task-run.")
+
+
+async def _post_all(client: PrefectClient, flow_run_id: UUID, kind: str, items: Sequence[Item]) -> bool:
     if kind == EVENTS:
-        there = await known(client, items)
-        if there is None:
+        to_send = await still_to_send(client, flow_run_id, items)
+        if to_send is None:
             return False
-        items = [item for item in items if item["id"] not in there]
+        items = to_send
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
         answer = await ask(post(client, kind, batch))

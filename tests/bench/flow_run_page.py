@@ -107,7 +107,9 @@ def _rewired(server: PrefectServer) -> str | None:
     """The flow run in which ``merge`` reads from ``optical #2``, and is Running."""
     query = {"task_runs": {"name": {"any_": ["merge"]}, "state": {"type": {"any_": ["RUNNING"]}}}}
     found = httpx.post(f"{server.api_url}/task_runs/filter", json=query).json()
-    return next((str(run["flow_run_id"]) for run in found if run["state"]["message"] == "reads optical #2"), None)
+    return next(
+        (str(run["flow_run_id"]) for run in found if (run["state"] or {}).get("message") == "reads optical #2"), None
+    )
 
 
 def artifact_ids(server: PrefectServer, flow_run: str) -> dict[str, str]:

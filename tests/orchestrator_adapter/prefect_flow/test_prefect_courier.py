@@ -206,6 +206,24 @@ async def test_a_server_that_nobody_could_reach_has_nothing_and_nobody_waits_for
     assert "read_events" not in scene.prefect.calls
 
 
+async def test_a_decision_that_was_torn_by_a_kill_is_sent_again_as_another_event(scene: Scene) -> None:
+    """SQLite has it, and nobody finds it by its run; under its own id it would cost others. A whole one is left alone."""
+    scene.decide("whole", "torn")
+    scene.spawn("poll")
+    assert await scene.deliver()
+    whole, torn, spawned = (item["id"] for item in scene.prefect.items(EVENTS))
+    await scene.go_away_and_come_back()
+    scene.prefect.torn = {torn, spawned}
+    for _ in range(3):
+        assert await scene.deliver()
+        scene.now += AGAIN_AFTER_S
+    assert scene.decisions() == ["whole", "torn", "while_away", "torn"]
+    sent = [item["id"] for item in scene.prefect.items(EVENTS)]
+    assert len(set(sent)) == len(sent) == 5
+    assert not scene.prefect.twice
+    assert whole in sent
+
+
 async def test_an_event_whose_answer_was_lost_is_not_sent_twice(scene: Scene) -> None:
     """The server had taken it, and its answer did not come: it is asked before it gets it again."""
     scene.decide("first")
