@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventIDFilter
+from prefect.exceptions import ObjectNotFound
 
 from orchestrator_adapter.prefect_flow.api import ask
 from orchestrator_adapter.prefect_flow.outbox import Item
@@ -55,7 +56,7 @@ class PutRight:
 
 
 async def put_right(client: PrefectClient, records: RunRecords, record: RunRecord, *, by: str) -> PutRight | None:
-    """Tell the server of a run that is over, then forget its record. ``None`` if the server is away or troubled.
+    """Tell the server of a run that is over, then forget its record. ``None`` if the server is away, or refuses.
 
     With an outcome on record, the flow run gets that; without one it was killed, and is Crashed. ``by`` says who does
     this, in the messages. A flow run that has gone from the server is forgotten.
@@ -71,9 +72,12 @@ async def put_right(client: PrefectClient, records: RunRecords, record: RunRecor
     match await ask(client.read_flow_run(record.flow_run_id)):
         case Ok(flow_run):
             pass
-        case Permanent():
+        case Permanent(ObjectNotFound()):
             records.forget(record)
             return PutRight(record, None, 0)
+        case Permanent(error):  # a key that is not valid, say: it may be mended
+            logger.error("Prefect refuses to tell of run %s: %s", record.flow_run_id, error)
+            return None
         case _:
             return None
     alive = await _alive_task_runs(client, record, expect_fewer=any(of == EVENTS for of, _ in untold))
@@ -81,8 +85,11 @@ async def put_right(client: PrefectClient, records: RunRecords, record: RunRecor
         return None
     for task_run in alive:
         gone = State(type=StateType.CRASHED, name="Crashed", message=_GONE.format(by=by))
-        if not isinstance(await ask(client.set_task_run_state(task_run.id, gone, force=True)), Ok):
-            return None
+        match await ask(client.set_task_run_state(task_run.id, gone, force=True)):
+            case Ok() | Permanent(ObjectNotFound()):
+                pass
+            case _:
+                return None
     state = deserved_state(record, flow_run, by=by)
     if state is not None and not isinstance(
         await ask(client.set_flow_run_state(record.flow_run_id, state, force=True)), Ok

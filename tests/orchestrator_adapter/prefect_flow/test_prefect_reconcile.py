@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
 
 from orchestrator_adapter.prefect_flow import reconcile
 from orchestrator_adapter.prefect_flow.outbox import Item
@@ -167,6 +168,24 @@ async def test_a_run_that_has_gone_from_the_server_is_forgotten(scene: Scene) ->
     """Somebody has deleted it, and does not want it back."""
     scene.prefect.flow_runs.clear()
     assert await scene.put_right() == PutRight(KILLED, None, 0)
+    assert scene.forgotten
+
+
+@pytest.mark.parametrize("code", [401, 403, 422])
+async def test_a_server_that_refuses_us_costs_no_record(code: int, scene: Scene) -> None:
+    """A key that is not valid is no word on the run: it is put right once the key is."""
+    scene.prefect.raises["read_flow_run"] = answered(code)
+    assert await scene.put_right() is None
+    assert not scene.forgotten
+    scene.prefect.raises.clear()
+    assert await scene.put_right() == PutRight(KILLED, "Crashed", 0)
+
+
+async def test_a_task_run_that_has_gone_from_the_server_is_no_obstacle(scene: Scene) -> None:
+    """The flow run gets its state, and is forgotten."""
+    scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
+    scene.prefect.raises["set_task_run_state"] = ObjectNotFound(http_exc=answered(404))
+    assert await scene.put_right() == PutRight(KILLED, "Crashed", 1)
     assert scene.forgotten
 
 
