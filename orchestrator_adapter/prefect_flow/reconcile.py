@@ -123,7 +123,7 @@ async def post(client: PrefectClient, kind: str, items: Sequence[Item]) -> None:
 
 
 async def still_to_send(client: PrefectClient, flow_run_id: UUID, events: Sequence[Item]) -> list[Item] | None:
-    """Those events of a run that the server has not kept, in order; ``None`` if it is away or troubled.
+    """Those events of a run that the server has not kept; ``None`` if it is away or troubled.
 
     An event that it has is not to be sent again. On SQLite (Prefect 3.8.8, ``_write_sqlite_events``) one that comes twice
     makes the whole batch fail that the server is about to write; it tries five times, and drops the batch: others' events too.
@@ -139,12 +139,13 @@ async def still_to_send(client: PrefectClient, flow_run_id: UUID, events: Sequen
     by_run = await _found(client, there, EventAnyResourceFilter(id=[f"prefect.flow-run.{flow_run_id}"]))
     if by_run is None:
         return None
-    torn = {event["id"] for event in there if event["id"] not in by_run and not _is_task_runs(event)}
-    return [
-        {**event, "id": str(uuid5(UUID(event["id"]), "again"))} if event["id"] in torn else event
-        for event in events
-        if event["id"] not in by_id or event["id"] in torn
-    ]
+    torn = [event for event in there if event["id"] not in by_run and not _is_task_runs(event)]
+    copies = [{**event, "id": str(uuid5(UUID(event["id"]), "again"))} for event in torn]
+    copied = await _found(client, copies, None)
+    if copied is None:
+        return None
+    missing = [event for event in events if event["id"] not in by_id]
+    return [*(copy for copy in copies if copy["id"] not in copied), *missing]
 
 
 async def _found(
