@@ -54,6 +54,7 @@ class Courier:
         self._boxes = {EVENTS: Outbox(queue), LOGS: Outbox(queue)}
         self._book = TaskRunBook(identity)
         self._away_since: float | None = None
+        self._back_since: float | None = None  # until what it was told since then has been looked at once more
         self._hold_until = float("-inf")  # events; of what was sent before, the server then shows all that it has
         self._doubtful: set[str] = set()  # ids of waiting events that the server may have
         self._shown_at = float("-inf")  # when the server last showed a task run as it is
@@ -80,8 +81,8 @@ class Courier:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits to be delivered."""
-        return not any(self._boxes.values())
+        """Nothing waits to be delivered, or to be looked at once more."""
+        return self._back_since is None and not any(self._boxes.values())
 
     @property
     def all_told(self) -> bool:
@@ -97,6 +98,8 @@ class Courier:
         """What the server may not have, as (kind, item): what it has not confirmed, or may have taken only to lose it."""
         if self._away_since is not None:
             self._boxes[EVENTS].send_again(since=self._away_since - _FORGETS_S)
+        elif self._back_since is not None:
+            self._boxes[EVENTS].send_again(since=self._back_since)
         unconfirmed = self._book.unconfirmed(told_before=float("inf"))
         again = [item for told in unconfirmed for item in self._book.again(told, self._monotonic())]
         events = {item["id"]: item for item in (*again, *self._boxes[EVENTS].left())}  # told more than once, kept once
@@ -104,6 +107,7 @@ class Courier:
 
     async def deliver(self, client: PrefectClient) -> bool:
         """Bring everything that waits; False if the server is away or troubled, and the rest still waits."""
+        self._look_back()
         for kind, box in self._boxes.items():
             while box and not (kind == EVENTS and self._monotonic() < self._hold_until):
                 batch = box.take(BATCH)
@@ -130,7 +134,21 @@ class Courier:
                         if kind == EVENTS and not nobody_listened:
                             self._doubt(batch)
                         return False
+        if not self._boxes[EVENTS]:
+            self._doubtful.clear()  # of what had no more room
         return True
+
+    def _look_back(self) -> None:
+        """Some time after an outage, doubt what was told since.
+
+        Prefect's own clients send what they have twice when a server is back, which on SQLite makes it drop a batch
+        (see ``still_to_send``): ours may have been in it.
+        """
+        if self._back_since is not None and self._monotonic() >= self._back_since + AGAIN_AFTER_S:
+            before = {item["id"] for item in self._boxes[EVENTS].left()}
+            self._boxes[EVENTS].send_again(since=self._back_since)
+            self._doubt([item for item in self._boxes[EVENTS].left() if item["id"] not in before])
+            self._back_since = None
 
     async def _post(self, client: PrefectClient, kind: str, box: Outbox, news: list[Item]) -> RetryDisposition[None]:
         """Bring items together; where the server refuses them, one by one, and give up those that it refuses alone."""
@@ -214,7 +232,7 @@ class Courier:
             logger.warning(
                 "Prefect answers again, after %.1f s; %d events are sent once more, unless it has them", away_s, again
             )
-            self._away_since = None
+            self._away_since, self._back_since = None, self._monotonic()
 
     async def _tell_again(self, client: PrefectClient, told: Told) -> bool:
         """By its events, if the server has not even those; else, and the second time, by the API. False as in ``deliver``."""

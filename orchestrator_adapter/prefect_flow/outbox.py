@@ -68,8 +68,12 @@ class Outbox:
             self._under_way.remove(item)
 
     def send_again(self, *, since: float) -> int:
-        """Queue once more what has arrived since then: a server that was killed may not have kept it. How many."""
-        again = [item for at, item in self._recent if at >= since]
+        """Queue once more what has arrived since then: a server that was killed may not have kept it. How many.
+
+        Only where there is room, the latest first: what has never arrived is worth more.
+        """
+        room = self._capacity - len(self)
+        again = [item for at, item in self._recent if at >= since][-room:] if room > 0 else []
         self._recent = deque(((at, item) for at, item in self._recent if at < since), maxlen=_KEPT_AFTERWARDS)
         for item in again:
             self.delivered -= 1
