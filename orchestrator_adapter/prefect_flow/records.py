@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,11 @@ class RunRecords:
     def _files(self) -> list[Path]:
         if not self._directory.is_dir():
             return []
-        return sorted(self._directory.glob("*.json"), key=lambda path: (path.lstat().st_mtime_ns, path.name))
+        found = []
+        for path in self._directory.glob("*.json"):
+            with suppress(FileNotFoundError):  # it has just been forgotten
+                found.append((path.lstat().st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
 
     def _path(self, record: RunRecord) -> Path:
         return self._directory / f"{record.flow_run_id}.{record.attempt}.json"

@@ -184,3 +184,20 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_this_r
     draft = f"x.{os.getpid()}.part"
     assert steps == [f"sync {draft}: ['{draft}']", f"sync {tmp_path.name}: ['x']"]
     assert (tmp_path / "x").read_text() == "text"
+
+
+def test_a_record_that_is_forgotten_while_they_are_listed_is_not_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may do so at any time."""
+    records = RunRecords(tmp_path)
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
+    real = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.name == "gone.json":
+            path.unlink()
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert (list(records.all()), records.unreadable()) == ([], [])
