@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import time
 from collections.abc import Callable
@@ -15,6 +16,17 @@ from orchestrator_adapter.retry import Attempt, Retry
 
 _ANSWER_WITHIN_S = 2.0
 _FIRST_DELAY, _LONGEST_DELAY = timedelta(milliseconds=100), timedelta(seconds=1)
+
+
+def add_api_wait_argument(parser: argparse.ArgumentParser, *, default_s: float) -> None:
+    """How long a command waits for the API, as every command that needs one takes it."""
+    parser.add_argument(
+        "--api-wait",
+        type=float,
+        default=default_s,
+        metavar="S",
+        help="seconds to wait for the server that PREFECT_API_URL names (default: %(default)s)",
+    )
 
 
 async def api_health(api_url: str) -> RetryDisposition[bytes]:

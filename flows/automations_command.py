@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from flows.api_health import wait_for_api
+from flows.api_health import add_api_wait_argument, wait_for_api
 from orchestrator_adapter.report import ExitCode
 
 if TYPE_CHECKING:  # importing Prefect takes a second, and `--help` of another command does not need it
@@ -81,13 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="without a heartbeat for so many seconds a run is taken for dead "
         "(default, and least: 3 x PREFECT_FLOWS_HEARTBEAT_FREQUENCY, 540 s)",
     )
-    parser.add_argument(
-        "--api-wait",
-        type=float,
-        default=10.0,
-        metavar="S",
-        help="seconds to wait for the server that PREFECT_API_URL names (default: %(default)s)",
-    )
+    add_api_wait_argument(parser, default_s=10.0)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--remove", action="store_true", help="remove this flow's automations, and its webhook block")
     instead.add_argument("--list", action="store_true", help="print those that are installed, and change nothing")

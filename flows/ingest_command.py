@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.api_health import wait_for_api
+from flows.api_health import add_api_wait_argument, wait_for_api
 from flows.progress import Progress
 from flows.settings import IngestSettings, SettingsError, load_settings
 from flows.topologies import build_topology, ingest_pipeline
@@ -35,13 +35,7 @@ def add_ingest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-api", action="store_true", help="run without Prefect, even if PREFECT_API_URL names a server"
     )
-    parser.add_argument(
-        "--api-wait",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="seconds to wait for the server that PREFECT_API_URL names (default: %(default)s)",
-    )
+    add_api_wait_argument(parser, default_s=30.0)
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="write the run's report here (default: as configured)"
     )

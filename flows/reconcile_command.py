@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from flows.api_health import wait_for_api
+from flows.api_health import add_api_wait_argument, wait_for_api
 from flows.ingest_command import add_settings_argument
 from flows.settings import IngestSettings, SettingsError, load_settings
 from orchestrator_adapter.claims import Owner, claim
@@ -31,13 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the runs' records are (default: prefect.directory of the settings)",
     )
-    parser.add_argument(
-        "--api-wait",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="seconds to wait for the server that PREFECT_API_URL names (default: %(default)s)",
-    )
+    add_api_wait_argument(parser, default_s=30.0)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import Artifact, FlowRun, State, StateType, TaskRun
 from prefect.events.filters import EventFilter
@@ -126,12 +126,19 @@ class FakePrefect:
 
     # The client's calls.
 
-    async def request(self, method: str, path: str, *, json: Sequence[Item]) -> None:
-        assert method == "POST"
+    async def request(self, method: str, path: str, *, json: Any, path_params: dict[str, UUID] | None = None) -> None:
+        if (method, path) == ("PATCH", "/artifacts/{id}"):
+            assert path_params is not None
+            self._update_artifact(path_params["id"], json)
+        else:
+            assert method == "POST"
+            self._take(path, json)
+
+    def _take(self, path: str, json: Sequence[Item]) -> None:
         kind = next(kind for kind, its in PATHS.items() if its == path)
         self._called(f"post {kind}")
         httpx.Request(
-            method, f"http://prefect/api{path}", json=json
+            "POST", f"http://prefect/api{path}", json=json
         )  # raises what the client would, of what is no JSON
         if any(map(self.refuses, json)):
             raise answered(422)
@@ -202,10 +209,10 @@ class FakePrefect:
         self.artifacts[made.id] = made
         return made
 
-    async def update_artifact(self, artifact_id: UUID, artifact: ArtifactUpdate) -> None:
+    def _update_artifact(self, artifact_id: UUID, update: dict[str, Any]) -> None:
         made = self.artifacts[artifact_id]
         self._called(f"update_artifact {made.key}")
-        made.data, made.description = artifact.data, artifact.description
+        made.data, made.description = update["data"], update["description"]
 
     def _called(self, what: str) -> None:
         self.calls.append(what)

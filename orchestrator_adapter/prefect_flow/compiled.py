@@ -155,9 +155,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
             )
         except BaseException as error:
             link.abandon()
-            if isinstance(
-                error, Exception
-            ):  # not a cancellation: the run did not come about, and Prefect says so itself
+            if isinstance(error, Exception):  # no cancellation: it did not come about, and Prefect says so itself
                 caller.error = error
                 desk.discard()
             raise

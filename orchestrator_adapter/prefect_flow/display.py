@@ -56,8 +56,10 @@ class Display:
         data = fit(data, limit=len(data)) if isinstance(data, str) else data
         known = self._shown.get(what)
         if known is not None:
-            update = ArtifactUpdate(data=data, description=description)
-            return await ask(client.update_artifact(known, update))
+            # Not `update_artifact`: it makes an event of every renewal, with the whole text, which Prefect's own queue of
+            # events sends twice after an outage.
+            update = ArtifactUpdate(data=data, description=description).model_dump(mode="json", exclude_unset=True)
+            return await ask(client.request("PATCH", "/artifacts/{id}", path_params={"id": known}, json=update))
         artifact = ArtifactCreate(
             key=artifacts.artifact_key(self._identity.pipeline, what),
             type=kind,

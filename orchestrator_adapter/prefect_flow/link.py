@@ -336,7 +336,7 @@ async def _once(what: str, word: Awaitable[object]) -> None:
         async with asyncio.timeout(_LAST_WORD_S):
             await word
     except TimeoutError:
-        pass
+        logger.warning("%s took longer than %g s, and was given up", what, _LAST_WORD_S)
     except Exception:
         logger.exception("%s has failed", what)
 

@@ -15,7 +15,7 @@ class Reporting:
         directory: Where the outcome and what could not be told are kept for the next start; ``None`` for nowhere: then a
             predecessor that was killed, or that ended while no API answered, is not put right.
         artifacts: Whether topology, status, progress and report are shown as artifacts.
-        status_every: How often live status and progress are renewed; Prefect makes an event of each.
+        status_every: How often live status and progress are renewed.
         look_every: How often the run's own state is looked at: whether somebody cancelled it.
         patience: How long the end waits for an API that does not answer, if nobody waits for the process.
         patience_when_stopped: The same if somebody asked it to stop; a worker kills after 30 s, drain included.

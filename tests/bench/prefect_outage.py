@@ -75,8 +75,7 @@ class Outage:
         before_s: Restart latencies before the outage: from the failure to the next instance's first step.
         during_s: The same while there was no server.
         worker_lives: The worker is there afterwards.
-        dropped: Batches of events that the server says it has dropped, whosesoever they were: Prefect's own clients, which
-            send theirs twice when it is back, make it do so. No loss by itself; ours would be missing.
+        dropped: Batches of events that the server says it has dropped, whosesoever they were.
     """
 
     seen: Seen
@@ -120,6 +119,7 @@ class Outage:
             (wrong, f"task runs, (expected, found): {wrong}"),
             (self.seen.state != "COMPLETED", f"the flow run is {self.seen.state}: {self.seen.message}"),
             (not self.worker_lives, "the worker has ended"),
+            (self.dropped, f"the server has dropped {self.dropped} batches of events"),
         ]
         return [sentence for is_so, sentence in found if is_so]
 

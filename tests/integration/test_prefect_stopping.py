@@ -7,7 +7,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,8 @@ async def test_the_second_ctrl_c_goes_to_the_second_phase(
     real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """An operator that would drain for an hour is aborted at once: its task run Cancelled, the flow run Completed, exit code 0."""
-    others = {run.id for run in await client.read_flow_runs(limit=200)}
     folder = tmp_path / "toy"
-    process = toy_process(real_prefect_server, {"folder": str(folder), "grace_s": 3_600})
-    try:
-        run_id = await newest_run_id(client, "toy-stream", other_than=others)
-        await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
+    async with running_toy(real_prefect_server, client, folder, grace_s=3_600) as (process, run_id):
         give(folder, "hang")
         wait_until(lambda: not (folder / "order").exists(), "the order is taken")
         process.send_signal(signal.SIGINT)
@@ -119,9 +116,6 @@ async def test_the_second_ctrl_c_goes_to_the_second_phase(
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(process.wait, 60) == 0
-    finally:
-        process.kill()
-        process.wait()
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
     assert over.state == "COMPLETED"
     assert over.states["work"] == "CANCELLED"
@@ -135,17 +129,10 @@ async def test_a_run_that_no_runner_owns_sees_by_itself_that_it_is_cancelled(
     real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """Set to Cancelling, a run started by hand drains and ends Cancelled, with exit code 0 and no signal."""
-    others = {run.id for run in await client.read_flow_runs(limit=200)}
     folder = tmp_path / "toy"
-    process = toy_process(real_prefect_server, {"folder": str(folder)})
-    try:
-        run_id = await newest_run_id(client, "toy-stream", other_than=others)
-        await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
+    async with running_toy(real_prefect_server, client, folder) as (process, run_id):
         await client.set_flow_run_state(run_id, CANCELLING)
         assert await asyncio.to_thread(process.wait, 60) == 0
-    finally:
-        process.kill()
-        process.wait()
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
     assert (over.state, set(over.states.values())) == ("CANCELLED", {"COMPLETED"})
     assert over.message.startswith("ShutDown: cancelled in Prefect")
@@ -156,12 +143,8 @@ async def test_reconcile_is_refused_a_folder_that_a_run_has_and_names_the_run(
     real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """Exit code 1 and a line with pipeline, process and flow run; the run goes on."""
-    others = {run.id for run in await client.read_flow_runs(limit=200)}
     folder = tmp_path / "toy"
-    process = toy_process(real_prefect_server, {"folder": str(folder)})
-    try:
-        run_id = await newest_run_id(client, "toy-stream", other_than=others)
-        await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
+    async with running_toy(real_prefect_server, client, folder) as (process, run_id):
         reconcile = flows_process(
             ["reconcile", "--folder", str(folder / "prefect")],
             {},
@@ -175,9 +158,6 @@ async def test_reconcile_is_refused_a_folder_that_a_run_has_and_names_the_run(
         assert str(run_id) in why.decode()
         give(folder, "end")
         assert await asyncio.to_thread(process.wait, 60) == 0
-    finally:
-        process.kill()
-        process.wait()
     assert (await until_over(client, run_id)).state == "COMPLETED"
 
 
@@ -185,3 +165,19 @@ def toy_process(server: PrefectServer, settings: dict[str, Any]) -> subprocess.P
     """The toy as a flow run of this process, without a worker."""
     command = [sys.executable, "-m", "tests.integration.toy_flow", json.dumps(settings)]
     return subprocess.Popen(command, env=dict(server.environment), cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+@asynccontextmanager
+async def running_toy(
+    server: PrefectServer, client: PrefectClient, folder: Path, **settings: Any
+) -> AsyncIterator[tuple[subprocess.Popen[bytes], UUID]]:
+    """The process and the flow run, once it runs; killed at the end if it still does."""
+    others = {run.id for run in await client.read_flow_runs(limit=200)}
+    process = toy_process(server, {"folder": str(folder), **settings})
+    try:
+        run_id = await newest_run_id(client, "toy-stream", other_than=others)
+        await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
+        yield process, run_id
+    finally:
+        process.kill()
+        process.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Sequence
 from datetime import timedelta
 from itertools import islice
 
@@ -19,7 +18,7 @@ from orchestrator_adapter.prefect_flow import link
 from orchestrator_adapter.prefect_flow.courier import Courier
 from orchestrator_adapter.prefect_flow.link import PrefectLink
 from orchestrator_adapter.prefect_flow.options import Reporting
-from orchestrator_adapter.prefect_flow.outbox import Item, Outbox
+from orchestrator_adapter.prefect_flow.outbox import Outbox
 from orchestrator_adapter.prefect_flow.task_runs import Told
 from orchestrator_adapter.report import ExitCode
 from orchestrator_adapter.task_exit import Errored
@@ -232,11 +231,11 @@ class Hanging(FakePrefect):
         self.has_flow_run(IDENTITY.flow_run_id, state(StateType.RUNNING))
         self.asked, self.answers = threading.Event(), threading.Event()
 
-    async def request(self, method: str, path: str, *, json: Sequence[Item]) -> None:
+    async def request(self, method: str, path: str, **options: Any) -> None:
         self.asked.set()
         while not self.answers.is_set():  # noqa: ASYNC110 - it is set on another thread
             await asyncio.sleep(0.001)
-        await super().request(method, path, json=json)
+        await super().request(method, path, **options)
 
 
 async def test_the_inbox_is_emptied_while_the_server_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
