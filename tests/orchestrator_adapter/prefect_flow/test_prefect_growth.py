@@ -7,6 +7,7 @@ import gc
 import threading
 from datetime import timedelta
 from itertools import islice
+from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import StateType
