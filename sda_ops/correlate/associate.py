@@ -253,16 +253,18 @@ class _Matched(NamedTuple):
 
 
 def _groups(placed: Sequence[Placed], sensors: Sensors) -> Iterator[tuple[Interval, _Kind | None, list[int]]]:
-    """Observations that are compared with the same interval in the same way; no way at all for those of unknown sites."""
+    """Observations that are compared with the same interval in the same way; no way at all where nothing can be predicted."""
     groups: dict[tuple[int, _Kind | None], list[int]] = {}
     for index, (observation, interval) in enumerate(placed):
-        groups.setdefault((id(interval), _kind(observation, sensors)), []).append(index)
+        groups.setdefault((id(interval), _kind(observation, interval, sensors)), []).append(index)
     for (_, kind), where in groups.items():
         yield placed[where[0]].interval, kind, where
 
 
-def _kind(observation: Observation, sensors: Sensors) -> _Kind | None:
+def _kind(observation: Observation, interval: Interval, sensors: Sensors) -> _Kind | None:
     target = observation.target
+    if not interval.usable.size:
+        return None
     if type(target) is StateTarget:
         return "state"
     sensor = sensors.get(observation.source_id)

@@ -1,0 +1,123 @@
+"""Several sensors, one object: what they saw of it within a window of processing time becomes one cross-sensor update.
+
+A window opens with the first correlation of an object and closes a fixed time later, or when it is full. If two sensors or
+more contributed, that gives an update. What only one sensor saw gives none; its correlations have gone their own way long
+before, so nothing is lost with a window.
+
+Pure: the time is passed in. By event time, with watermarks, is a later stage's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID, uuid5
+
+from sda_ops.correlation import Contribution, Correlation, CrossSensorUpdate
+
+_UPDATES = UUID("6f1c1a52-6f0b-5c39-9f43-3f4f6b8a2c11")
+"""The namespace of update ids (RFC 9562, section 5.5); another value gives every update another id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowLimits:
+    """How long windows stay open, and how much they hold.
+
+    Attributes:
+        length: From the first contribution, on a monotonic clock.
+        max_contributions: Of one window; it closes when it has them.
+        max_open: Windows open at once; the oldest closes early to make room.
+    """
+
+    length: timedelta = timedelta(seconds=2)
+    max_contributions: int = 256
+    max_open: int = 50_000
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"WindowLimits: {name} must be {bound}, got {value!r}"
+            for name, value, good, bound in (
+                ("length", self.length, self.length > timedelta(0), "> 0"),
+                ("max_contributions", self.max_contributions, self.max_contributions > 1, "> 1"),
+                ("max_open", self.max_open, self.max_open > 0, "> 0"),
+            )
+            if not good
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass(slots=True)
+class _Window:
+    opened: float
+    opened_ns: int
+    contributions: dict[UUID, Contribution] = field(default_factory=dict)
+    ingest_ns: int = 0
+
+
+class CrossSensorWindows:
+    """The windows that are open, the first opened first.
+
+    Attributes:
+        closed_early: How many closed before their time for want of room.
+    """
+
+    def __init__(self, limits: WindowLimits) -> None:
+        self.closed_early = 0
+        self._limits = limits
+        self._length_s = limits.length.total_seconds()
+        self._open: dict[int, _Window] = {}
+
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def add(self, correlation: Correlation, *, now: float, now_ns: int) -> Iterator[CrossSensorUpdate]:
+        """Take in a correlation; an update is given for each window that closes for it.
+
+        Only what is ``correlated`` counts, and the same observation only once. ``now`` is monotonic seconds, never less than
+        before, ``now_ns`` UTC.
+        """
+        number, residuals = correlation.catalog_number, correlation.residuals
+        if number is None or residuals is None:
+            return
+        window = self._open.get(number)
+        if window is None:
+            if len(self._open) >= self._limits.max_open:
+                self.closed_early += 1
+                yield from self._close(next(iter(self._open)), now_ns)
+            window = self._open[number] = _Window(now, now_ns, ingest_ns=correlation.ingest_timestamp)
+        window.contributions.setdefault(
+            correlation.observation_id,
+            Contribution(correlation.observation_id, correlation.source_id, correlation.sensor_timestamp, residuals),
+        )
+        if len(window.contributions) >= self._limits.max_contributions:
+            yield from self._close(number, now_ns)
+
+    def due(self, *, now: float, now_ns: int) -> Iterator[CrossSensorUpdate]:
+        """Close every window whose time is up."""
+        while self._open:
+            number, window = next(iter(self._open.items()))
+            if now - window.opened < self._length_s:
+                return
+            yield from self._close(number, now_ns)
+
+    def close_all(self, *, now_ns: int) -> Iterator[CrossSensorUpdate]:
+        """Close every window: the stream has ended."""
+        while self._open:
+            yield from self._close(next(iter(self._open)), now_ns)
+
+    def next_due(self) -> float | None:
+        """When the first window's time is up, monotonic; ``None`` if none is open."""
+        first = next(iter(self._open.values()), None)
+        return None if first is None else first.opened + self._length_s
+
+    def _close(self, number: int, now_ns: int) -> Iterator[CrossSensorUpdate]:
+        window = self._open.pop(number)
+        contributions = tuple(window.contributions.values())
+        if len({contribution.source_id for contribution in contributions}) > 1:
+            ids = " ".join(str(contribution.observation_id) for contribution in contributions)
+            yield CrossSensorUpdate(
+                uuid5(_UPDATES, f"{number} {ids}"), number, window.opened_ns, now_ns, contributions, window.ingest_ns
+            )
