@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from flows.ingest_topology import ingest_pipeline
 from flows.settings import IngestSettings
-from flows.topologies import ingest_pipeline
 from orchestrator_adapter.prefect_flow import Reporting, compile_flow
 
 

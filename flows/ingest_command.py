@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.api_health import add_api_wait_argument, wait_for_api
+from flows.ingest_topology import build_topology, ingest_pipeline
 from flows.progress import Progress
 from flows.settings import IngestSettings, SettingsError, load_settings
-from flows.topologies import build_topology, ingest_pipeline
 from orchestrator_adapter import BuiltGraph, GraphError
 from orchestrator_adapter.pipeline import Outcome, run_pipeline
 from orchestrator_adapter.report import ExitCode, cause

@@ -8,8 +8,9 @@ from uuid import UUID
 import certifi
 import pytest
 
+from flows.feeds import judge, optical_feed
+from flows.ingest_topology import build_topology, ingest_pipeline
 from flows.settings import ControlPlaneSettings, IngestSettings
-from flows.topologies import _judge, _optical_feed, build_topology, ingest_pipeline
 from orchestrator_adapter import BreakerPolicy, DeadLetterLimits, GraphError, Reject, RetryPolicy
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.dead_letter import DeadLetterFile
@@ -196,7 +197,7 @@ def test_the_optical_feed_is_what_the_settings_say() -> None:
             }
         }
     )
-    feed = _optical_feed(settings)
+    feed = optical_feed(settings.optical)
     assert feed.url == "http://archive.example:8080/obs?x=1"
     durations = (feed.poll_interval, feed.long_poll, feed.timeout, feed.lookback)
     assert [duration.total_seconds() for duration in durations] == [0.5, 20, 3, 7]
@@ -211,12 +212,12 @@ def test_a_breaker_without_a_window_of_its_own_can_open_on_time_outs() -> None:
     """However long a poll may take, as many as it takes to open the breaker fit into its window."""
     for timeout_s, long_poll_s, window_s in ((1, 0, 15), (5, 0, 15), (10, 0, 30), (5, 20, 75)):
         settings = IngestSettings.model_validate({"optical": {"timeout_s": timeout_s, "long_poll_s": long_poll_s}})
-        assert _optical_feed(settings).breaker.window == timedelta(seconds=window_s)
+        assert optical_feed(settings.optical).breaker.window == timedelta(seconds=window_s)
 
 
 def test_the_default_settings_and_the_sources_own_defaults_agree() -> None:
     """An operator who sets nothing gets the discipline that the optical source documents."""
-    feed = _optical_feed(IngestSettings())
+    feed = optical_feed(IngestSettings().optical)
     assert (feed.retry, feed.breaker) == (AS_LONG_AS_IT_TAKES, SHORT_MEMORY)
     assert feed.max_body_bytes == OpticalFeed("").max_body_bytes
 
@@ -235,19 +236,19 @@ def seen(kind: str, at_ns: int) -> Observation:
 
 def test_only_the_archive_may_be_late() -> None:
     """An hour's backlog is believed of the archive and of nobody else; nobody is believed from the future."""
-    judge = _judge(IngestSettings())
+    verdict = judge(IngestSettings().validation)
     hour_ns = 3_600 * 10**9
-    assert judge(seen("optical", NOON_NS - hour_ns)) is None
-    assert isinstance(judge(seen("isl", NOON_NS - hour_ns)), Reject)
-    assert isinstance(judge(seen("optical", NOON_NS - 2 * DAY_NS)), Reject)
-    assert isinstance(judge(seen("optical", NOON_NS + hour_ns)), Reject)
-    assert judge(seen("isl", NOON_NS - 10**9)) is None
+    assert verdict(seen("optical", NOON_NS - hour_ns)) is None
+    assert isinstance(verdict(seen("isl", NOON_NS - hour_ns)), Reject)
+    assert isinstance(verdict(seen("optical", NOON_NS - 2 * DAY_NS)), Reject)
+    assert isinstance(verdict(seen("optical", NOON_NS + hour_ns)), Reject)
+    assert verdict(seen("isl", NOON_NS - 10**9)) is None
 
 
 def test_a_replay_is_judged_by_its_own_time() -> None:
     """Old timestamps pass then; physics still holds."""
-    judge = _judge(IngestSettings.model_validate({"validation": {"replay": True}}))
-    assert judge(seen("isl", NOON_NS - 400 * DAY_NS)) is None
+    verdict = judge(IngestSettings.model_validate({"validation": {"replay": True}}).validation)
+    assert verdict(seen("isl", NOON_NS - 400 * DAY_NS)) is None
     fast = seen("isl", NOON_NS)
     verdict = judge(
         Observation(
