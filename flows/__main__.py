@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from flows import (
     automations_command,
     demo_command,
-    ingest_command,
     reconcile_command,
+    run_command,
     simulate_command,
     up_command,
     worker_command,
 )
+from flows.pipelines import FUSION, INGEST
 from orchestrator_adapter.report import ExitCode
 
 _EXIT_CODES = """\
@@ -29,7 +31,12 @@ exit codes:
   6  the ledger does not balance: items are unaccounted for
 """
 
-_EPILOGS = {"ingest": _EXIT_CODES, "demo": _EXIT_CODES, "automations": automations_command.EPILOG}
+_EPILOGS = {
+    "ingest": _EXIT_CODES,
+    "fusion": _EXIT_CODES,
+    "demo": _EXIT_CODES,
+    "automations": automations_command.EPILOG,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, help_, add_arguments, run in (
         ("ingest", "run sda-ingest: radar, optical and ISL into the event log", *_INGEST),
+        ("fusion", "run sda-fusion: eight sources, correlated with a catalogue, into the audit", *_FUSION),
         ("simulate", "send what sensors would send, over real sockets", *_SIMULATE),
         ("check", "validate settings and topology and print the graph", *_CHECK),
         ("demo", "Prefect server, simulator and pipeline together, with live progress", *_DEMO),
@@ -66,9 +74,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-_INGEST = (ingest_command.add_ingest_arguments, ingest_command.run_ingest)
+_INGEST = (partial(run_command.add_run_arguments, INGEST), partial(run_command.run, INGEST))
+_FUSION = (partial(run_command.add_run_arguments, FUSION), partial(run_command.run, FUSION))
 _SIMULATE = (simulate_command.add_arguments, simulate_command.run)
-_CHECK = (ingest_command.add_check_arguments, ingest_command.run_check)
+_CHECK = (run_command.add_check_arguments, run_command.run_check)
 _DEMO = (demo_command.add_arguments, demo_command.run)
 _AUTOMATIONS = (automations_command.add_arguments, automations_command.run)
 _RECONCILE = (reconcile_command.add_arguments, reconcile_command.run)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flows.ingest_command import closing_words, ingest
+from flows.pipelines import INGEST
 from flows.prefect_processes import (
     HOST,
     SERVER_START_S,
@@ -30,6 +30,7 @@ from flows.prefect_processes import (
     listens,
     wait_for,
 )
+from flows.run_command import closing_words, perform
 from flows.settings import IngestSettings
 from orchestrator_adapter import BuiltGraph, Role
 from orchestrator_adapter.pipeline import Outcome
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     except (ProcessFailed, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return ExitCode.FAILED
-    print(closing_words(outcome, stage.settings()))
+    print(closing_words(outcome, INGEST.outputs(stage.settings())))
     return _compare(stage, outcome)
 
 
@@ -140,7 +141,9 @@ async def _perform(stage: Stage, args: argparse.Namespace, simulator: subprocess
         conducting.append(asyncio.get_running_loop().create_task(_conduct(graph, simulator, args.seconds)))
 
     try:
-        return await ingest(settings, prefect=not args.no_api, duration_s=None, quiet=args.quiet, on_built=built)
+        return await perform(
+            INGEST, settings, prefect=not args.no_api, duration_s=None, quiet=args.quiet, on_built=built
+        )
     finally:
         for task in conducting:
             task.cancel()

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from flows.api_health import add_api_wait_argument, wait_for_api
-from flows.ingest_command import add_settings_argument
-from flows.settings import IngestSettings, SettingsError, load_settings
+from flows.pipelines import PIPELINES
+from flows.run_command import add_pipeline_argument, add_settings_argument
+from flows.settings import SettingsError
 from orchestrator_adapter.claims import Owner, claim
 from orchestrator_adapter.report import ExitCode
 
@@ -24,7 +25,8 @@ _BY = "`python -m flows reconcile`"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of ``reconcile``."""
-    add_settings_argument(parser)
+    add_pipeline_argument(parser)
+    add_settings_argument(parser, *(kind.prefix for kind in PIPELINES.values()))
     parser.add_argument(
         "--folder",
         type=Path,
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Put every earlier run right, a line each. 1, with the reason, if something is left to be done."""
     try:
-        folder: Path = args.folder or load_settings(IngestSettings, args.config).prefect.directory
+        folder: Path = args.folder or PIPELINES[args.pipeline].load(args.config).prefect.directory
     except SettingsError as error:
         return _refuse(error.problems)
     api_url = os.environ.get("PREFECT_API_URL")

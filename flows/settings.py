@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, HttpUrl, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -20,6 +21,8 @@ Port = Annotated[int, Field(ge=0, le=65_535, description="Port; 0 lets the syste
 _YEAR_S = 366 * 86_400.0  # beyond it a duration is a mistake, and far beyond it no `timedelta`
 PositiveSeconds = Annotated[float, Field(ge=0.001, le=_YEAR_S)]
 PositiveInt = Annotated[int, Field(gt=0)]
+NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
+"""Of operators that are named in settings."""
 
 
 class SettingsError(Exception):
@@ -30,14 +33,16 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of settings: what it does not know is an error, and nobody changes it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class RadarSettings(_Section):
+class RadarSettings(Section):
     """One radar array that sends datagrams to us."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_.-]+$", description="The operator's name, e.g. radar-01")
+    name: str = Field(min_length=1, pattern=NAME_PATTERN, description="The operator's name, e.g. radar-01")
     host: str = Field("127.0.0.1", description="Address to bind")
     port: Port
     receive_buffer_bytes: PositiveInt = Field(
@@ -47,7 +52,7 @@ class RadarSettings(_Section):
     )
 
 
-class RetrySettings(_Section):
+class RetrySettings(Section):
     """When a request that failed, in a way that may pass, is made again: decorrelated jitter."""
 
     initial_s: PositiveSeconds = Field(0.2, description="The least delay, seconds")
@@ -65,7 +70,7 @@ class RetrySettings(_Section):
         return self
 
 
-class BreakerSettings(_Section):
+class BreakerSettings(Section):
     """When a downstream that fails is left alone."""
 
     threshold: float = Field(0.5, gt=0, le=1, description="Share of failed requests in the window that opens it")
@@ -76,7 +81,7 @@ class BreakerSettings(_Section):
     min_calls: int = Field(3, ge=1, le=10_000, description="It does not open on fewer requests")
 
 
-class OpticalSettings(_Section):
+class OpticalSettings(Section):
     """The optical archive that we poll."""
 
     url: HttpUrl = Field(HttpUrl("http://127.0.0.1:9300/observations"), description="Where its pages are")
@@ -120,7 +125,7 @@ class OpticalSettings(_Section):
         return self
 
 
-class IslSettings(_Section):
+class IslSettings(Section):
     """The listener that beacons connect to."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -144,7 +149,7 @@ class IslSettings(_Section):
     )
 
 
-class ValidationSettings(_Section):
+class ValidationSettings(Section):
     """What is believed."""
 
     replay: bool = Field(
@@ -159,7 +164,7 @@ class ValidationSettings(_Section):
     )
 
 
-class DedupSettings(_Section):
+class DedupSettings(Section):
     """How long an observation is remembered, so that its repeat is known for one."""
 
     window_s: PositiveSeconds = Field(600.0, description="After it was last met, seconds")
@@ -168,7 +173,7 @@ class DedupSettings(_Section):
     )
 
 
-class EventLogSettings(_Section):
+class EventLogSettings(Section):
     """Where observations are kept."""
 
     directory: Path = Field(Path("run/sda-ingest/log"), description="Folder; one pipeline at a time writes it")
@@ -177,7 +182,7 @@ class EventLogSettings(_Section):
     )
 
 
-class DeadLetterSettings(_Section):
+class DeadLetterSettings(Section):
     """Where what cannot go on is kept, and how much of it is too much."""
 
     directory: Path = Field(Path("run/sda-ingest/dead-letters"), description="Folder")
@@ -186,7 +191,7 @@ class DeadLetterSettings(_Section):
     max_consecutive: PositiveInt = Field(10_000, description="So many rejections in a row bring the pipeline down")
 
 
-class ShutdownSettings(_Section):
+class ShutdownSettings(Section):
     """How it stops."""
 
     grace_s: PositiveSeconds = Field(
@@ -195,7 +200,7 @@ class ShutdownSettings(_Section):
     patience_s: PositiveSeconds = Field(1.0, description="After the abort; then stragglers are named, seconds")
 
 
-class ControlPlaneSettings(_Section):
+class ControlPlaneSettings(Section):
     """Where the run is asked for its health and its figures, over HTTP: /health and /metrics."""
 
     enabled: bool = Field(default=True, description="Whether it is served at all")
@@ -203,7 +208,7 @@ class ControlPlaneSettings(_Section):
     port: Port = 9100
 
 
-class PrefectSettings(_Section):
+class PrefectSettings(Section):
     """What Prefect is told beside the stream, where the pipeline runs as a Prefect flow."""
 
     directory: Path = Field(
@@ -224,7 +229,7 @@ class PrefectSettings(_Section):
     )
 
 
-class IngestSettings(_Section):
+class IngestSettings(Section):
     """Everything ``sda-ingest`` can be told."""
 
     radars: list[RadarSettings] = Field(
@@ -245,11 +250,27 @@ class IngestSettings(_Section):
 
     @model_validator(mode="after")
     def _one_array_a_port(self) -> IngestSettings:
-        owners: dict[tuple[str, int], str] = {}
-        for radar in self.radars:
-            if radar.port and (other := owners.setdefault((radar.host, radar.port), radar.name)) != radar.name:
-                raise ValueError(f"radars {other} and {radar.name} both listen on udp://{radar.host}:{radar.port}")
+        refuse_shared_ports("radars", "udp", self.radars)
         return self
+
+
+class Listening(Protocol):
+    """A source with a socket of its own."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+def refuse_shared_ports(what: str, scheme: str, listening: Iterable[Listening]) -> None:
+    """Raise ``ValueError`` if two of them want the same address."""
+    owners: dict[tuple[str, int], str] = {}
+    for each in listening:
+        if each.port and (other := owners.setdefault((each.host, each.port), each.name)) != each.name:
+            raise ValueError(f"{what} {other} and {each.name} both listen on {scheme}://{each.host}:{each.port}")
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -1,4 +1,4 @@
-"""``python -m flows ingest`` and ``check``: run ``sda-ingest`` in this process, or say whether it could run."""
+"""``python -m flows ingest``, ``fusion`` and ``check``: run a pipeline in this process, or say whether it could run."""
 
 from __future__ import annotations
 
@@ -7,31 +7,40 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from flows.api_health import add_api_wait_argument, wait_for_api
-from flows.ingest_topology import build_topology, ingest_pipeline
+from flows.pipelines import INGEST, PIPELINES, PipelineKind
 from flows.progress import Progress
-from flows.settings import IngestSettings, SettingsError, load_settings
+from flows.settings import SettingsError
 from orchestrator_adapter import BuiltGraph, GraphError
 from orchestrator_adapter.pipeline import Outcome, run_pipeline
 from orchestrator_adapter.report import ExitCode, cause
 
 
-def add_settings_argument(parser: argparse.ArgumentParser) -> None:
-    """The settings file, as every command takes it."""
+def add_settings_argument(parser: argparse.ArgumentParser, *prefixes: str) -> None:
+    """The settings file, as every command takes it; variables with these prefixes override it."""
+    variables = " or ".join(f"{prefix}SECTION__NAME" for prefix in prefixes)
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="settings, TOML; variables SDA_INGEST__SECTION__NAME override it (default: built-in defaults)",
+        help=f"settings, TOML; variables {variables} override it (default: built-in defaults)",
     )
 
 
-def add_ingest_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add every option of ``ingest``."""
-    add_settings_argument(parser)
+def add_pipeline_argument(parser: argparse.ArgumentParser) -> None:
+    """Which pipeline a command is about, where it can be about each."""
+    parser.add_argument(
+        "--pipeline", choices=sorted(PIPELINES), default=INGEST.name, help="which one (default: %(default)s)"
+    )
+
+
+def add_run_arguments(kind: PipelineKind, parser: argparse.ArgumentParser) -> None:
+    """Add every option of ``ingest`` and ``fusion``."""
+    add_settings_argument(parser, kind.prefix)
     parser.add_argument(
         "--no-api", action="store_true", help="run without Prefect, even if PREFECT_API_URL names a server"
     )
@@ -47,7 +56,8 @@ def add_ingest_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of ``check``."""
-    add_settings_argument(parser)
+    add_pipeline_argument(parser)
+    add_settings_argument(parser, *(kind.prefix for kind in PIPELINES.values()))
     parser.add_argument(
         "--mermaid", action="store_true", help="print the graph as a Mermaid flowchart instead of a table"
     )
@@ -55,53 +65,57 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_check(args: argparse.Namespace) -> int:
     """Validate settings and topology and print the graph; name every problem and return 1 where there are any."""
+    kind = PIPELINES[args.pipeline]
     try:
-        graph = build_topology(load_settings(IngestSettings, args.config))
+        graph = kind.pipeline(kind.load(args.config)).graph
         graph.validate()
     except SettingsError as error:
-        return _refuse(error.problems)
+        return _refuse(kind, error.problems)
     except GraphError as error:
-        return _refuse([str(problem) for problem in error.problems])
+        return _refuse(kind, [str(problem) for problem in error.problems])
     print(graph.to_mermaid() if args.mermaid else graph.describe())
     return ExitCode.OK
 
 
-def run_ingest(args: argparse.Namespace) -> int:
+def run(kind: PipelineKind, args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes; the exit code says how it went (see ``--help``)."""
     try:
-        settings = load_settings(IngestSettings, args.config)
+        settings = kind.load(args.config)
         if args.report is not None:
             settings = settings.model_copy(update={"report": args.report})
-        build_topology(settings).validate()
+        kind.pipeline(settings).graph.validate()
     except SettingsError as error:
-        return _refuse(error.problems)
+        return _refuse(kind, error.problems)
     except GraphError as error:
-        return _refuse([str(problem) for problem in error.problems])
+        return _refuse(kind, [str(problem) for problem in error.problems])
     api_url = None if args.no_api else os.environ.get("PREFECT_API_URL")
-    if api_url and (why := asyncio.run(wait_for_api(api_url, args.api_wait, _say_that_it_waits(args.api_wait)))):
+    if api_url and (why := asyncio.run(wait_for_api(api_url, args.api_wait, _say_that_it_waits(kind, args.api_wait)))):
         return _refuse(
-            [f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}; start it, or run with --no-api"]
+            kind, [f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}; start it, or run with --no-api"]
         )
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a poll is a line an item
     try:
-        outcome = asyncio.run(ingest(settings, prefect=bool(api_url), duration_s=args.duration, quiet=args.quiet))
+        outcome = asyncio.run(
+            perform(kind, settings, prefect=bool(api_url), duration_s=args.duration, quiet=args.quiet)
+        )
     except OSError as error:
-        return _refuse([str(error)])
-    print(closing_words(outcome, settings))
+        return _refuse(kind, [str(error)])
+    print(closing_words(outcome, kind.outputs(settings)))
     return outcome.exit_code
 
 
-async def ingest(
-    settings: IngestSettings,
+async def perform(
+    kind: PipelineKind,
+    settings: Any,
     *,
     prefect: bool,
     duration_s: float | None,
     quiet: bool,
     on_built: Callable[[BuiltGraph], object] | None = None,
 ) -> Outcome:
-    """Run ``sda-ingest`` here, as a Prefect flow or without any Prefect API. ``on_built`` sees the graph first."""
-    progress = Progress("sda-ingest")
+    """Run the pipeline here, as a Prefect flow or without any Prefect API. ``on_built`` sees the graph first."""
+    progress = Progress(kind.name)
 
     def built(graph: BuiltGraph) -> None:
         if on_built is not None:
@@ -113,20 +127,19 @@ async def ingest(
 
     try:
         if not prefect:
-            return await run_pipeline(ingest_pipeline(settings), on_built=built)
+            return await run_pipeline(kind.pipeline(settings), on_built=built)
         # Importing Prefect takes a second, and nothing else here needs it.
         from prefect import tags  # noqa: PLC0415
 
-        from flows.ingest import sda_ingest  # noqa: PLC0415
         from orchestrator_adapter.prefect_flow import run_flow  # noqa: PLC0415
 
         with tags("sda", "streaming"):  # as prefect.yaml has them
-            return await run_flow(sda_ingest, settings, on_built=built)
+            return await run_flow(kind.load_flow(), settings, on_built=built)
     finally:
         await progress.close()
 
 
-def closing_words(outcome: Outcome, settings: IngestSettings) -> str:
+def closing_words(outcome: Outcome, outputs: Mapping[str, Path]) -> str:
     """What a person wants to read at the end."""
     event = outcome.event
     figures, why = event.figures, cause(event)
@@ -144,21 +157,18 @@ def closing_words(outcome: Outcome, settings: IngestSettings) -> str:
     lines.append(f"  restarts {restarts or 'none'}")
     lines += [f"  straggler {straggler.operator} #{straggler.instance}" for straggler in figures.stragglers]
     lines += [f"  problem  {problem}" for problem in (*figures.problems, *outcome.problems)]
-    lines += [
-        f"  log      {settings.event_log.directory.resolve()}",
-        f"  report   {settings.report.resolve()}",
-    ]
+    lines += [f"  {what:8} {place.resolve()}" for what, place in outputs.items()]
     return "\n".join(lines)
 
 
-def _say_that_it_waits(limit_s: float) -> Callable[[str], None]:
+def _say_that_it_waits(kind: PipelineKind, limit_s: float) -> Callable[[str], None]:
     def say(why: str) -> None:
-        print(f"sda-ingest: waiting up to {limit_s:g} s for the Prefect API: {why}", file=sys.stderr, flush=True)
+        print(f"{kind.name}: waiting up to {limit_s:g} s for the Prefect API: {why}", file=sys.stderr, flush=True)
 
     return say
 
 
-def _refuse(problems: list[str]) -> int:
+def _refuse(kind: PipelineKind, problems: list[str]) -> int:
     for problem in problems:
-        print(f"sda-ingest: {problem}", file=sys.stderr)
+        print(f"{kind.name}: {problem}", file=sys.stderr)
     return ExitCode.FAILED

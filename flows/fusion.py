@@ -1,0 +1,16 @@
+"""``sda-fusion`` as a Prefect flow: eight sources, orbits in a process pool, observations tied to catalogued objects."""
+
+from __future__ import annotations
+
+from flows.fusion_settings import FusionSettings
+from flows.fusion_topology import fusion_pipeline
+from flows.reporting import reporting
+from orchestrator_adapter.prefect_flow import compile_flow
+
+sda_fusion = compile_flow(
+    "sda-fusion",
+    FusionSettings,
+    fusion_pipeline,
+    reporting=reporting,
+    description="Radar, optical, inter-satellite link and replayed observations, correlated with a catalogue, into an audit.",
+)
