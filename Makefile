@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api up down browser test chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down browser test chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,6 +37,9 @@ demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors and sda-ingest fo
 
 demo-no-api: $(VENV)/.run-ready  ## the same without a Prefect server
 	$(BIN)/python -m flows demo --no-api $(ARGS)
+
+fusion-demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors and sda-fusion for 30 s: eight sources, correlated with a catalogue
+	$(BIN)/python -m flows demo --pipeline sda-fusion $(ARGS)
 
 up: $(VENV)/.run-ready  ## a Prefect server and a worker that stay, with every pipeline deployed; prints the URLs
 	$(BIN)/python -m flows up $(ARGS)

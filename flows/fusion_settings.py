@@ -166,7 +166,7 @@ class FusionSettings(Section):
     """Everything ``sda-fusion`` can be told."""
 
     radars: tuple[RadarSettings, ...] = Field(
-        default_factory=lambda: tuple(RadarSettings(name=f"radar-{n:02}", port=9200 + n) for n in (1, 2, 3)),
+        default_factory=lambda: tuple(RadarSettings(name=f"radar-{n:02}", port=9210 + n) for n in (1, 2, 3)),
         min_length=1,
         description="The radar arrays",
     )
@@ -179,7 +179,7 @@ class FusionSettings(Section):
         description="The optical archives",
     )
     isls: tuple[NamedIslSettings, ...] = Field(
-        default_factory=lambda: tuple(NamedIslSettings(name=f"isl-{n:02}", port=9399 + n) for n in (1, 2)),
+        default_factory=lambda: tuple(NamedIslSettings(name=f"isl-{n:02}", port=9410 + n) for n in (1, 2)),
         min_length=1,
         description="The rings of satellites",
     )
@@ -195,7 +195,7 @@ class FusionSettings(Section):
     audit: AuditSettings = AuditSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings(directory=_RUN / "dead-letters")
     shutdown: ShutdownSettings = ShutdownSettings()
-    control_plane: ControlPlaneSettings = ControlPlaneSettings()
+    control_plane: ControlPlaneSettings = ControlPlaneSettings(port=9101)
     prefect: PrefectSettings = PrefectSettings(directory=_RUN / "prefect")
     report: Path = Field(_RUN / "report.json", description="Where the run's report goes")
 

@@ -46,14 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--archive",
-        default="127.0.0.1:9300",
+        action="append",
         metavar="HOST:PORT",
-        help="where the optical archive listens, port 0 for any (default: %(default)s)",
+        help="where an optical archive listens, port 0 for any; repeat for more, the telescopes are shared out among them "
+        "(default: 127.0.0.1:9300)",
     )
     where.add_argument(
-        "--isl", default="127.0.0.1:9400", metavar="HOST:PORT", help="TCP target of the beacons (default: %(default)s)"
+        "--isl",
+        action="append",
+        metavar="HOST:PORT",
+        help="TCP target of one ring of beacons; repeat for more (default: 127.0.0.1:9400)",
     )
-    where.add_argument("--isl-connections", type=int, default=4, metavar="N", help="connections (default: %(default)s)")
+    where.add_argument(
+        "--isl-connections", type=int, default=4, metavar="N", help="connections of each ring (default: %(default)s)"
+    )
     where.add_argument(
         "--isl-satellites", type=int, default=40, metavar="N", help="satellites with a beacon (default: %(default)s)"
     )
@@ -187,19 +193,21 @@ def _config(args: argparse.Namespace) -> SimulatorConfig:
     if args.catalog is not None and not args.catalog.is_file():
         problems.append(f"--catalog: no such file: {args.catalog}")
     defaults = SimulatorConfig()
-    radar_targets = tuple(parsed("--radar", text, Endpoint.parse, defaults.isl_target) for text in args.radar or ())
+
+    def endpoints(option: str, given: list[str] | None, fallback: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        return tuple(parsed(option, text, Endpoint.parse, fallback[0]) for text in given or ()) or fallback
+
+    radar_targets = endpoints("--radar", args.radar, defaults.radar_targets)
     bursts = [parsed("--burst", text, _burst, None) for text in args.burst]
     outages = [parsed("--outage", text, _outage, None) for text in args.outage]
     start_time_ns = args.start_time and parsed("--start-time", args.start_time, _utc_ns, None)
-    archive = parsed("--archive", args.archive, Endpoint.parse, defaults.archive)
-    isl_target = parsed("--isl", args.isl, Endpoint.parse, defaults.isl_target)
     try:
         config = SimulatorConfig(
-            radar_targets=radar_targets or defaults.radar_targets,
+            radar_targets=radar_targets,
             radar_rate_hz=args.rate_radar,
-            archive=archive,
+            archives=endpoints("--archive", args.archive, defaults.archives),
             optical_rate_hz=args.rate_optical,
-            isl_target=isl_target,
+            isl_targets=endpoints("--isl", args.isl, defaults.isl_targets),
             isl_rate_hz=args.rate_isl,
             isl_connections=args.isl_connections,
             isl_satellites=args.isl_satellites,
@@ -268,8 +276,8 @@ def _heard(go: asyncio.Event) -> None:
 
 
 def _announce(ready: Ready) -> None:
-    archive = f", archive at http://{ready.archive.host}:{ready.archive.port}/observations" if ready.archive else ""
-    print(f"simulate: sending, {ready.objects} objects{archive}", file=sys.stderr, flush=True)
+    archives = "".join(f", archive at http://{each.host}:{each.port}/observations" for each in ready.archives)
+    print(f"simulate: sending, {ready.objects} objects{archives}", file=sys.stderr, flush=True)
 
 
 def _show(summary: SimulationSummary) -> None:

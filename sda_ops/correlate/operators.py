@@ -35,7 +35,7 @@ _S_PER_MIN = 60.0
 class Propagator(Protocol):
     """Who computes orbits; `sda_ops.propagate.PropagatorPool` is one."""
 
-    async def use_catalog(self, columns: ElementColumns) -> None:
+    async def use_catalog(self, columns: ElementColumns) -> object:
         """From now on objects are rows of this catalogue."""
 
     async def propagate(self, objects: Objects | None, timestamp_ns: Nanoseconds) -> States:
@@ -48,6 +48,9 @@ class Catalog(Protocol):
     @property
     def current(self) -> CatalogVersion:
         """The newest that is good."""
+
+    async def load(self) -> object:
+        """See to it that there is one."""
 
 
 class CatalogVersion(Protocol):
@@ -151,6 +154,7 @@ def propagate(
 
     async def run(ends: WiredEnds) -> None:
         intervals = ends.keep("intervals", lambda: _Intervals(propagator, prediction))
+        await catalog.load()
         async with _beside(keep_fresh(ends) if keep_fresh is not None else None):
             async for batch in ends.receiver.batches(_BATCH):
                 version = catalog.current

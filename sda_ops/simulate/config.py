@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from sda_ops.records import SourceKind
+from sda_ops.simulate.places import TELESCOPE_SITES
 
 OutageStyle: TypeAlias = Literal["503", "refuse", "blackhole", "drip"]
 """What an archive that is out of service does: answer 503; refuse connections; take requests and never answer; answer with
@@ -95,11 +96,11 @@ class SimulatorConfig:
     Attributes:
         radar_targets: Where each radar array sends its datagrams; array ids count from 1 in this order.
         radar_rate_hz: Detections a second of each array; 0 for no radars.
-        archive: Where the telescopes' archive listens; port 0 for any free one.
+        archives: Where the telescopes' archives listen, port 0 for any free one; the telescopes are shared out among them.
         optical_rate_hz: Observations a second of all telescopes; 0 for no telescopes and no archive.
-        isl_target: Where the satellites connect to.
+        isl_targets: Where the satellites connect to, a ring each; the satellites are shared out among them.
         isl_rate_hz: Beacons a second of all satellites; 0 for none.
-        isl_connections: TCP connections; the satellites are shared out among them.
+        isl_connections: TCP connections of each ring; its satellites are shared out among them.
         isl_satellites: Satellites with a beacon.
         catalog: A TLE, 3LE or OMM file; None for a generated catalogue.
         objects: Size of the generated catalogue.
@@ -121,9 +122,9 @@ class SimulatorConfig:
 
     radar_targets: tuple[Endpoint, ...] = (Endpoint("127.0.0.1", 9201), Endpoint("127.0.0.1", 9202))
     radar_rate_hz: float = 250.0
-    archive: Endpoint = Endpoint("127.0.0.1", 9300)
+    archives: tuple[Endpoint, ...] = (Endpoint("127.0.0.1", 9300),)
     optical_rate_hz: float = 20.0
-    isl_target: Endpoint = Endpoint("127.0.0.1", 9400)
+    isl_targets: tuple[Endpoint, ...] = (Endpoint("127.0.0.1", 9400),)
     isl_rate_hz: float = 50.0
     isl_connections: int = 4
     isl_satellites: int = 40
@@ -169,8 +170,15 @@ class SimulatorConfig:
                 yield f"noise.{sigma.name} must be > 0 and finite, got {getattr(self.noise, sigma.name)}"
         if self.radar_rate_hz > 0.0 and not self.radar_targets:
             yield "radar_targets must name one target at least while radar_rate_hz > 0"
-        if self.isl_connections > self.isl_satellites:
-            yield f"isl_connections must be <= isl_satellites, got {self.isl_connections} and {self.isl_satellites}"
+        if self.optical_rate_hz > 0.0 and not 1 <= len(self.archives) <= len(TELESCOPE_SITES):
+            yield f"archives must be 1 to {len(TELESCOPE_SITES)}, a telescope each at the least, got {len(self.archives)}"
+        if self.isl_rate_hz > 0.0 and not self.isl_targets:
+            yield "isl_targets must name one target at least while isl_rate_hz > 0"
+        if self.isl_connections * len(self.isl_targets) > self.isl_satellites:
+            yield (
+                f"isl_connections of all {len(self.isl_targets)} rings must be <= isl_satellites, "
+                f"got {self.isl_connections} each and {self.isl_satellites}"
+            )
         if self.archive_outage not in get_args(OutageStyle):
             yield f"archive_outage must be one of {', '.join(get_args(OutageStyle))}, got {self.archive_outage!r}"
 

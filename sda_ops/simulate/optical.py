@@ -1,4 +1,7 @@
-"""Telescopes that share one archive: directions of the objects above them, as JSON entries."""
+"""Telescopes that share one archive: directions of the objects above them, as JSON entries.
+
+An observation's time is that of the light's arrival, as `sda_ops.astro.topocentric` has it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy.typing as npt
 from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import Nanoseconds, julian_date
-from sda_ops.astro.topocentric import direction_j2000
+from sda_ops.astro.topocentric import telescope_measurement
 from sda_ops.records import SourceKind
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.frames import Batch
@@ -23,13 +26,16 @@ MIN_ELEVATION_RAD = np.deg2rad(20.0)
 
 
 class Telescopes:
-    """All telescopes of one archive, observing in turn; site ids count from 1. No two share a timestamp."""
+    """All telescopes of one archive, observing in turn; site ids count up from the first. No two share a timestamp."""
 
     kind: SourceKind = "optical"
 
-    def __init__(self, world: World, *, sites: Sequence[Site], noise: Noise, rng: np.random.Generator) -> None:
+    def __init__(
+        self, world: World, *, sites: Sequence[Site], noise: Noise, rng: np.random.Generator, first_site_id: int = 1
+    ) -> None:
         self._world = world
         self._sites = sites
+        self._first_site_id = first_site_id
         self._noise = noise
         self._rng = rng
         self._turn = 0
@@ -48,7 +54,8 @@ class Telescopes:
         for index, (site, visible) in enumerate(zip(self._sites, self._visible, strict=True)):
             times_ns = timestamp_ns[sites == index]
             if visible.size and times_ns.size:
-                entries += self._look(interval, site, index + 1, self._rng.choice(visible, times_ns.size), times_ns)
+                site_id = self._first_site_id + index
+                entries += self._look(interval, site, site_id, self._rng.choice(visible, times_ns.size), times_ns)
         self._turn += len(timestamp_ns)
         entries.sort(key=lambda pair: pair[0].timestamp_ns)
         return Batch(
@@ -91,10 +98,10 @@ class Telescopes:
         timestamp_ns: Nanoseconds,
     ) -> list[tuple[optical.OpticalEntry, int]]:
         """What one telescope measures of object i at time i, and which object it is."""
-        r_m, _ = interval.states(objects, timestamp_ns)
+        r_m, v_m_s = interval.states(objects, timestamp_ns)
         jd, fraction = julian_date(timestamp_ns)
         to_j2000 = teme_to_j2000_matrix(jd[0], fraction[0])
-        ra_rad, dec_rad = direction_j2000(site, r_m, sidereal_angle(jd, fraction), to_j2000)
+        ra_rad, dec_rad = telescope_measurement(site.r_fixed_m, r_m, v_m_s, sidereal_angle(jd, fraction), to_j2000)
         sigma_rad = self._noise.optical_arcsec * optical.RAD_PER_ARCSEC
         ra_rad = (ra_rad + self._rng.normal(0.0, sigma_rad, objects.size) / np.cos(dec_rad)) % (2.0 * np.pi)
         dec_rad = np.clip(dec_rad + self._rng.normal(0.0, sigma_rad, objects.size), -np.pi / 2.0, np.pi / 2.0)

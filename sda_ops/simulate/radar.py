@@ -1,4 +1,7 @@
-"""A radar array: detections of the objects above it, each in turn, as 64-byte datagrams."""
+"""A radar array: detections of the objects above it, each in turn, as 64-byte datagrams.
+
+A detection's time is that of the echo's arrival, as `sda_ops.astro.topocentric` has it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from sda_ops.astro.frames import sidereal_angle
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_DAY, Nanoseconds, julian_date
-from sda_ops.astro.topocentric import look
+from sda_ops.astro.topocentric import radar_measurement
 from sda_ops.ids import observation_ids
 from sda_ops.records import SourceKind
 from sda_ops.simulate.config import Noise
@@ -41,7 +44,7 @@ class RadarArray:
         self._last_track = 0
 
     def observe(self, interval: Interval, timestamp_ns: Nanoseconds) -> Batch:
-        """One detection at each time, the visible objects taking turns."""
+        """One echo at each time, the visible objects taking turns."""
         if interval is not self._interval:
             self._follow(interval)
         count = len(timestamp_ns) if self._visible.size else 0
@@ -49,7 +52,8 @@ class RadarArray:
         objects = self._visible[(self._turn + np.arange(count)) % max(1, self._visible.size)]
         self._turn += count
         r_m, v_m_s = interval.states(objects, timestamp_ns)
-        seen = look(self._site, r_m, v_m_s, sidereal_angle(*julian_date(timestamp_ns)))
+        angle_rad = sidereal_angle(*julian_date(timestamp_ns))
+        seen = radar_measurement(self._site.r_fixed_m, self._site.horizon, r_m, v_m_s, angle_rad)
         noise, rng = self._noise, self._rng
         detections = np.zeros(count, dtype=radar.FRAME_DTYPE)
         detections["array_id"] = self._array_id

@@ -41,11 +41,11 @@ class Ready:
     """Sensors are about to send.
 
     Attributes:
-        archive: Where the archive listens; None where there is none.
+        archives: Where the archives listen.
         objects: Size of the catalogue.
     """
 
-    archive: Endpoint | None
+    archives: tuple[Endpoint, ...]
     objects: int
 
 
@@ -75,28 +75,28 @@ async def simulate(
         raise ConfigurationError([f"catalog: none of {len(element_sets)} objects can be propagated to the start time"])
     with ExitStack() as files:
         truth = files.enter_context(TruthLog(config.truth)) if config.truth is not None else None
-        archive = Archive(history=config.archive_history)
+        archives = [Archive(history=config.archive_history) for _ in config.archives] if config.optical_rate_hz else []
         async with AsyncExitStack() as tasks:
             run = Run(world, now_ns=now_ns, count=config.count, truth=truth)
-            server: ArchiveServer | None = None
-            if config.optical_rate_hz > 0.0:
-                server = await tasks.enter_async_context(
-                    _serving(archive, config, _window(config.outages, "optical", run.start_ns), run)
-                )
+            outage = _window(config.outages, "optical", run.start_ns)
+            servers = [
+                await tasks.enter_async_context(_serving(archive, endpoint, config.archive_outage, outage, run))
+                for archive, endpoint in zip(archives, config.archives, strict=False)
+            ]
             if on_ready is not None:
-                on_ready(Ready(server.endpoint if server else None, len(element_sets)))
+                on_ready(Ready(tuple(server.endpoint for server in servers), len(element_sets)))
             if go is not None:
                 await _either(go, stop)
                 run.start_ns = now_ns()
             if on_progress is not None:
-                await tasks.enter_async_context(_background(_report(run, archive, on_progress)))
+                await tasks.enter_async_context(_background(_report(run, archives, on_progress)))
             await tasks.enter_async_context(_background(_end_after(config.duration_s, stop, run)))
-            await _drive_all(list(_feeds(config, run, archive)), run)
+            await _drive_all(list(_feeds(config, run, archives)), run)
             elapsed_s = (now_ns() - run.start_ns) / NS_PER_S
-            if server is not None:
+            if servers:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), config.linger_s)
-    return _summary(run, archive, elapsed_s)
+    return _summary(run, archives, elapsed_s)
 
 
 async def _either(*events: asyncio.Event) -> None:
@@ -128,7 +128,7 @@ def _element_sets(config: SimulatorConfig, epoch_ns: int) -> Sequence[ElementSet
     return catalog.element_sets
 
 
-def _feeds(config: SimulatorConfig, run: Run, archive: Archive) -> Iterator[Feed]:
+def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> Iterator[Feed]:
     """Every sensor, with a random stream of its own: one more sensor changes none of the others."""
     seeds = np.random.SeedSequence(config.seed)
 
@@ -160,19 +160,25 @@ def _feeds(config: SimulatorConfig, run: Run, archive: Archive) -> Iterator[Feed
             site = RADAR_SITES[index % len(RADAR_SITES)]
             array = RadarArray(world, array_id=index + 1, site=site, noise=noise, rng=rng)
             yield feed(array, UdpLink(target), config.radar_rate_hz, rng)
-    if config.optical_rate_hz > 0.0:
-        rng = rng_of(1, 0)
-        yield feed(Telescopes(world, sites=TELESCOPE_SITES, noise=noise, rng=rng), archive, config.optical_rate_hz, rng)
+    first_site_id = 1
+    for index, archive in enumerate(archives):
+        rng = rng_of(1, index)
+        sites = TELESCOPE_SITES[
+            index * len(TELESCOPE_SITES) // len(archives) : (index + 1) * len(TELESCOPE_SITES) // len(archives)
+        ]
+        telescopes = Telescopes(world, sites=sites, noise=noise, rng=rng, first_site_id=first_site_id)
+        first_site_id += len(sites)
+        yield feed(telescopes, archive, config.optical_rate_hz / len(archives), rng)
     if config.isl_rate_hz > 0.0:
         candidates = world.interval(run.start_ns).propagated()
         count = min(config.isl_satellites, candidates.size)
         satellites = rng_of(2, 0).choice(candidates, count, replace=False)
-        connections = min(config.isl_connections, count)
-        for index in range(connections):
+        targets = [target for target in config.isl_targets for _ in range(config.isl_connections)][:count]
+        for index, target in enumerate(targets):
             rng = rng_of(2, index + 1)
-            beacons = Beacons(world, satellites=satellites[index::connections], noise=noise, rng=rng)
-            link = TcpLink(config.isl_target, random.Random(int(rng.integers(2**63))))
-            yield feed(beacons, link, config.isl_rate_hz / connections, rng)
+            beacons = Beacons(world, satellites=satellites[index :: len(targets)], noise=noise, rng=rng)
+            link = TcpLink(target, random.Random(int(rng.integers(2**63))))
+            yield feed(beacons, link, config.isl_rate_hz / len(targets), rng)
 
 
 def _window(windows: Sequence[Burst] | Sequence[Outage], kind: SourceKind, start_ns: int) -> Window | None:
@@ -205,18 +211,18 @@ async def _end_after(duration_s: float | None, stop: asyncio.Event, run: Run) ->
     run.ended.set()
 
 
-async def _report(run: Run, archive: Archive, on_progress: OnProgress) -> None:
+async def _report(run: Run, archives: Sequence[Archive], on_progress: OnProgress) -> None:
     while True:
         await asyncio.sleep(PROGRESS_EVERY_S)
         elapsed_s = (run.now_ns() - run.start_ns) / NS_PER_S
-        on_progress(_summary(run, archive, elapsed_s))
+        on_progress(_summary(run, archives, elapsed_s))
 
 
-def _summary(run: Run, archive: Archive, elapsed_s: float) -> SimulationSummary:
+def _summary(run: Run, archives: Sequence[Archive], elapsed_s: float) -> SimulationSummary:
     return run.tally.summary(
-        unserved=archive.unserved,
-        archive_requests=archive.requests,
-        archive_requests_in_outage=archive.requests_in_outage,
+        unserved=sum(archive.unserved for archive in archives),
+        archive_requests=sum(archive.requests for archive in archives),
+        archive_requests_in_outage=sum(archive.requests_in_outage for archive in archives),
         elapsed_s=elapsed_s,
     )
 
@@ -235,17 +241,17 @@ async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _serving(
-    archive: Archive, config: SimulatorConfig, outage: Window | None, run: Run
+    archive: Archive, endpoint: Endpoint, style: OutageStyle, outage: Window | None, run: Run
 ) -> AsyncIterator[ArchiveServer]:
     """The archive on its socket, with its outages; in service again once the simulation has ended."""
-    archive.outage_style = config.archive_outage
-    server = ArchiveServer(archive, config.archive)
+    archive.outage_style = style
+    server = ArchiveServer(archive, endpoint)
     await server.up()
     try:
         if outage is None:
             yield server
         else:
-            async with _background(_outages(server, archive, outage, config.archive_outage, run)):
+            async with _background(_outages(server, archive, outage, style, run)):
                 yield server
     finally:
         await server.down()

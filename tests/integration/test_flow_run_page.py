@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from flows.settings import IngestSettings
-from flows.topologies import build_topology
+from flows.ingest_topology import build_topology
 from tests.bench.flow_run_page import browser, photograph, restarted_ingest
 from tests.prefect_server import PrefectServer
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.settings import IngestSettings
-from flows.topologies import ingest_pipeline
+from flows.ingest_topology import ingest_pipeline
 from orchestrator_adapter import BuiltGraph, events
 from orchestrator_adapter.jsonl import read_lines
 from orchestrator_adapter.pipeline import Outcome, run_pipeline

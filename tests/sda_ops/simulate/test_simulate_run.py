@@ -55,12 +55,12 @@ class Receiver:
     def targets(self) -> dict[str, Any]:
         return {
             "radar_targets": tuple(Endpoint(LOCAL, receiver.getsockname()[1]) for receiver in self.radars),
-            "archive": Endpoint(LOCAL, 0),
-            "isl_target": Endpoint(LOCAL, self.isl_port),
+            "archives": (Endpoint(LOCAL, 0),),
+            "isl_targets": (Endpoint(LOCAL, self.isl_port),),
         }
 
     def on_ready(self, ready: Ready) -> None:
-        self.archive = ready.archive
+        self.archive = next(iter(ready.archives), None)
 
     def take_datagrams(self, receiver: socket.socket) -> None:
         with suppress(BlockingIOError):
@@ -122,7 +122,7 @@ async def received(receiver: Receiver, config: SimulatorConfig) -> SimulationSum
 
     def on_ready(ready: Ready) -> None:
         receiver.on_ready(ready)
-        if ready.archive is not None:
+        if ready.archives:
             polling.append(asyncio.create_task(receiver.poll_archive()))
 
     def on_progress(summary: SimulationSummary) -> None:
@@ -236,7 +236,7 @@ async def test_satellites_wait_for_their_listener_and_come_back_to_it() -> None:
         optical_rate_hz=0,
         isl_rate_hz=1000.0,
         isl_connections=1,
-        isl_target=Endpoint(LOCAL, port),
+        isl_targets=(Endpoint(LOCAL, port),),
         objects=100,
     )
     async with asyncio.timeout(BOUNDED_S), asyncio.TaskGroup() as tasks:
@@ -253,7 +253,7 @@ async def test_satellites_wait_for_their_listener_and_come_back_to_it() -> None:
 async def test_an_address_that_is_taken_is_an_error() -> None:
     """Where the archive's port is in use, simulate raises OSError and sends nothing."""
     with socket.create_server((LOCAL, 0)) as taken:
-        config = SimulatorConfig(archive=Endpoint(LOCAL, taken.getsockname()[1]), objects=10)
+        config = SimulatorConfig(archives=(Endpoint(LOCAL, taken.getsockname()[1]),), objects=10)
         with pytest.raises(OSError, match=r"in use"):
             await simulate(config, stop=asyncio.Event())
 
