@@ -13,13 +13,13 @@ from flows.__main__ import main
 from orchestrator_adapter.jsonl import RotatingJsonLines
 from orchestrator_adapter.report import ExitCode
 
-COMMANDS = ("ingest", "simulate", "check", "demo", "automations", "reconcile", "up", "down", "worker")
+COMMANDS = ("ingest", "fusion", "simulate", "check", "demo", "automations", "reconcile", "up", "down", "worker")
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.upper().startswith(("SDA_INGEST__", "PREFECT_API_URL")):
+        if name.upper().startswith(("SDA_INGEST__", "SDA_FUSION__", "PREFECT_API_URL")):
             monkeypatch.delenv(name)
 
 
@@ -71,7 +71,7 @@ def test_every_command_has_help(command: tuple[str, ...], capsys: pytest.Capture
         assert all(name in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["ingest", "demo"])
+@pytest.mark.parametrize("command", ["ingest", "fusion", "demo"])
 def test_the_help_explains_every_exit_code(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """No code the process can end with is missing from the table."""
     with pytest.raises(SystemExit):

@@ -250,7 +250,7 @@ def test_a_replay_is_judged_by_its_own_time() -> None:
     verdict = judge(IngestSettings.model_validate({"validation": {"replay": True}}).validation)
     assert verdict(seen("isl", NOON_NS - 400 * DAY_NS)) is None
     fast = seen("isl", NOON_NS)
-    verdict = judge(
+    rejected = verdict(
         Observation(
             fast.observation_id,
             fast.source_id,
@@ -261,8 +261,8 @@ def test_a_replay_is_judged_by_its_own_time() -> None:
             fast.uncertainty,
         )
     )
-    assert isinstance(verdict, Reject)
-    assert verdict.reason.startswith("speed: ")
+    assert isinstance(rejected, Reject)
+    assert rejected.reason.startswith("speed: ")
 
 
 def test_a_thousand_radars_are_a_graph_like_any_other() -> None:
