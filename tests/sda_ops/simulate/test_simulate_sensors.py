@@ -13,6 +13,7 @@ from sda_ops.astro.frames import earth_fixed_to_teme, sidereal_angle, teme_to_j2
 from sda_ops.astro.propagation import propagate
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import Floats, julian_date
+from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S
 from sda_ops.catalog import ElementSet, read_catalog, synthetic_catalog
 from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget
 from sda_ops.simulate.config import Noise
@@ -35,7 +36,10 @@ LIMITS = ValidationLimits(max_clock_skew=timedelta(seconds=10))
 SIX_SIGMA = 6.0  # of 10,000 draws less than one in 100,000 runs lies beyond
 
 ONE_MILLIMETRE = 1e-3
+THREE_MILLIMETRES = 3e-3
+ONE_MILLIMETRE_PER_SECOND = 1e-3
 TEN_MICROMETRES_PER_SECOND = 1e-5
+ONE_MILLIARCSECOND = 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +83,28 @@ def decoded(sensor: Sensor, frames: list[bytes]) -> tuple[list[Observation], int
     return observations, len(malformed)
 
 
-def true_states(catalog: tuple[ElementSet, ...], batch: Batch) -> tuple[Floats, Floats]:
-    """SGP4 asked directly, one object and one time a row."""
+def true_states(
+    catalog: tuple[ElementSet, ...], batch: Batch, *, earlier_s: Floats | float = 0.0
+) -> tuple[Floats, Floats]:
+    """SGP4 asked directly, one object and one time a row, some time before each was observed."""
     by_number = {elements.catalog_number: elements.satrec for elements in catalog}
+    times_ns = batch.timestamp_ns - np.rint(np.multiply(earlier_s, 1e9)).astype(np.int64)
     states = [
         propagate(SatrecArray([by_number[number]]), np.array([time]))
-        for number, time in zip(batch.catalog_numbers, batch.timestamp_ns.tolist(), strict=True)
+        for number, time in zip(batch.catalog_numbers, times_ns.tolist(), strict=True)
     ]
     return np.array([s.r_teme_m[0, 0] for s in states]), np.array([s.v_teme_m_s[0, 0] for s in states])
+
+
+def light_time_s(catalog: tuple[ElementSet, ...], batch: Batch, sites: list[Site]) -> Floats:
+    """How long the light took that arrived at site i at time i, from SGP4 alone."""
+    angle_rad = sidereal_angle(*julian_date(batch.timestamp_ns))
+    site_m, _ = earth_fixed_to_teme(np.array([site.r_fixed_m for site in sites]), np.zeros(3), angle_rad)
+    delay_s: Floats = np.zeros(len(sites))
+    for _ in range(3):
+        r_m, _ = true_states(catalog, batch, earlier_s=delay_s)
+        delay_s = np.linalg.norm(r_m - site_m, axis=1) / SPEED_OF_LIGHT_M_S
+    return delay_s
 
 
 def test_interpolated_states_are_sgp4s(catalog: tuple[ElementSet, ...], world: World) -> None:
@@ -104,13 +122,15 @@ def test_interpolated_states_are_sgp4s(catalog: tuple[ElementSet, ...], world: W
 def test_a_radar_detection_turned_back_is_where_sgp4_has_the_object(
     catalog: tuple[ElementSet, ...], world: World
 ) -> None:
-    """Range, azimuth and elevation, inverted into TEME, lie within six sigma of the object's SGP4 position."""
+    """Range, azimuth and elevation, inverted into TEME, lie within six sigma of where SGP4 has the object at the bounce."""
     array = radar_array(world)
     batch = observe(array, world)
     observations, _ = decoded(array, list(batch.frames))
     assert len(observations) == len(TIMES_NS)
-    r_m, v_m_s = true_states(catalog, batch)
-    for observation, truth_m, truth_m_s in zip(observations, r_m, v_m_s, strict=True):
+    delay_s = light_time_s(catalog, batch, [SITE] * len(batch.frames))
+    r_m, v_m_s = true_states(catalog, batch, earlier_s=delay_s)
+    bounce_ns = batch.timestamp_ns - np.rint(delay_s * 1e9).astype(np.int64)
+    for observation, bounce, truth_m, truth_m_s in zip(observations, bounce_ns, r_m, v_m_s, strict=True):
         target = observation.target
         assert isinstance(target, RadarTarget)
         assert target.azimuth_rad is not None
@@ -120,7 +140,7 @@ def test_a_radar_detection_turned_back_is_where_sgp4_has_the_object(
         flat = np.cos(target.elevation_rad)
         sight_m = target.range_m * np.array([flat * east, flat * north, np.sin(target.elevation_rad)])
         fixed_m = SITE.r_fixed_m + SITE.horizon.T @ sight_m
-        angle = sidereal_angle(*julian_date(np.array(observation.sensor_timestamp)))
+        angle = sidereal_angle(*julian_date(bounce))
         measured_m, _ = earth_fixed_to_teme(fixed_m, np.zeros(3), angle)
         site_m, site_m_s = earth_fixed_to_teme(SITE.r_fixed_m, np.zeros(3), angle)
         direction = (truth_m - site_m) / np.linalg.norm(truth_m - site_m)
@@ -137,10 +157,29 @@ def test_a_radars_noise_is_what_its_frames_say(catalog: tuple[ElementSet, ...], 
     """The scatter of 400 ranges about the truth is the sigma in the frames, to a fifth."""
     batch = observe(radar_array(world), world)
     detections = np.frombuffer(b"".join(batch.frames), dtype=radar.FRAME_DTYPE)
-    r_m, _ = true_states(catalog, batch)
+    r_m, _ = true_states(catalog, batch, earlier_s=light_time_s(catalog, batch, [SITE] * len(batch.frames)))
     site_m, _ = earth_fixed_to_teme(SITE.r_fixed_m, np.zeros(3), sidereal_angle(*julian_date(batch.timestamp_ns)))
     residual_m = detections["range_m"] - np.linalg.norm(r_m - site_m, axis=1)
     assert np.std(residual_m) == pytest.approx(detections["sigma_range_m"][0], rel=0.2)
+
+
+def test_without_noise_a_radar_measures_the_bounce(catalog: tuple[ElementSet, ...], world: World) -> None:
+    """Noiseless ranges are SGP4's at t - range / c to 3 mm, range-rates to 1 mm/s; at t itself they are out by 10 m."""
+    quiet = Noise(radar_range_m=0.0, radar_range_rate_m_s=0.0, radar_angle_rad=0.0)
+    batch = observe(RadarArray(world, array_id=3, site=SITE, noise=quiet, rng=np.random.default_rng(0)), world)
+    detections = np.frombuffer(b"".join(batch.frames), dtype=radar.FRAME_DTYPE)
+    delay_s = light_time_s(catalog, batch, [SITE] * len(batch.frames))
+    seen = []
+    for earlier_s in (delay_s, np.zeros_like(delay_s)):
+        r_m, v_m_s = true_states(catalog, batch, earlier_s=earlier_s)
+        time_ns = batch.timestamp_ns - np.rint(earlier_s * 1e9).astype(np.int64)
+        site_m, site_m_s = earth_fixed_to_teme(SITE.r_fixed_m, np.zeros(3), sidereal_angle(*julian_date(time_ns)))
+        range_m = np.linalg.norm(r_m - site_m, axis=1)
+        seen.append((range_m, np.sum((r_m - site_m) * (v_m_s - site_m_s), axis=1) / range_m))
+    at_the_bounce, at_arrival = seen
+    np.testing.assert_allclose(detections["range_m"], at_the_bounce[0], rtol=0, atol=THREE_MILLIMETRES)
+    np.testing.assert_allclose(detections["range_rate_m_s"], at_the_bounce[1], rtol=0, atol=ONE_MILLIMETRE_PER_SECOND)
+    assert np.abs(detections["range_m"] - at_arrival[0]).max() > 10.0
 
 
 def test_a_radar_gives_every_object_a_track_of_its_own(world: World) -> None:
@@ -153,14 +192,14 @@ def test_a_radar_gives_every_object_a_track_of_its_own(world: World) -> None:
 
 
 def test_a_direction_points_from_the_telescope_to_the_object(catalog: tuple[ElementSet, ...], world: World) -> None:
-    """Right ascension and declination are within six sigma of the true line of sight in J2000."""
+    """Right ascension and declination are within six sigma of the line of sight in J2000 to where the light left."""
     scopes = telescopes(world)
     batch = observe(scopes, world)
     observations, _ = decoded(scopes, list(batch.frames))
-    r_m, _ = true_states(catalog, batch)
-    for observation, truth_m in zip(observations, r_m, strict=True):
+    sites = [TELESCOPE_SITES[int(sensor.removeprefix("optical-")) - 1] for sensor in batch.sensors]
+    r_m, _ = true_states(catalog, batch, earlier_s=light_time_s(catalog, batch, sites))
+    for observation, site, truth_m in zip(observations, sites, r_m, strict=True):
         assert isinstance(observation.target, OpticalTarget)
-        site: Site = TELESCOPE_SITES[int(observation.source_id.removeprefix("optical-")) - 1]
         jd, fraction = julian_date(np.array(observation.sensor_timestamp))
         site_m, _ = earth_fixed_to_teme(site.r_fixed_m, np.zeros(3), sidereal_angle(jd, fraction))
         x, y, z = teme_to_j2000_matrix(jd, fraction) @ (truth_m - site_m)
@@ -169,6 +208,28 @@ def test_a_direction_points_from_the_telescope_to_the_object(catalog: tuple[Elem
             target.right_ascension_rad, target.declination_rad, np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))
         )
         assert separation_rad < SIX_SIGMA * np.sqrt(2.0) * NOISE.optical_arcsec * optical.RAD_PER_ARCSEC
+
+
+def test_without_noise_a_telescope_sees_where_the_light_left(catalog: tuple[ElementSet, ...], world: World) -> None:
+    """Noiseless directions are SGP4's at t - range / c to a milliarcsecond; at t itself one is out by arcseconds."""
+    quiet = Noise(optical_arcsec=0.0)
+    batch = observe(Telescopes(world, sites=TELESCOPE_SITES, noise=quiet, rng=np.random.default_rng(0)), world)
+    entries, _ = optical.decode_page(b"[" + b",".join(batch.frames) + b"]", ingest_timestamp=NOW_NS)
+    targets = [entry.target for entry in entries if isinstance(entry.target, OpticalTarget)]
+    sites = [TELESCOPE_SITES[int(sensor.removeprefix("optical-")) - 1] for sensor in batch.sensors]
+    angle_rad = sidereal_angle(*julian_date(batch.timestamp_ns))
+    site_m, _ = earth_fixed_to_teme(np.array([site.r_fixed_m for site in sites]), np.zeros(3), angle_rad)
+    matrices = teme_to_j2000_matrix(*julian_date(batch.timestamp_ns))
+    out_arcsec = []
+    for earlier_s in (light_time_s(catalog, batch, sites), 0.0):
+        r_m, _ = true_states(catalog, batch, earlier_s=earlier_s)
+        ra_rad, dec_rad = erfa.c2s(np.einsum("nij,nj->ni", matrices, r_m - site_m))
+        apart_rad = erfa.seps(
+            ra_rad, dec_rad, [t.right_ascension_rad for t in targets], [t.declination_rad for t in targets]
+        )
+        out_arcsec.append(np.max(apart_rad) / optical.RAD_PER_ARCSEC)
+    assert out_arcsec[0] < ONE_MILLIARCSECOND
+    assert out_arcsec[1] > 2.0
 
 
 def test_a_beacon_tells_the_satellites_state(catalog: tuple[ElementSet, ...], world: World) -> None:

@@ -1,0 +1,118 @@
+"""The audit: every observation, correlation and cross-sensor update, in Parquet files by hour of ingest.
+
+What one commit takes waits in the edge, not in the sink: until there are ``max_rows``, or the edge is full, or the first has
+waited for ``commit_every``, nothing is taken. So a cancellation loses nothing, and what is leased is what is being
+written. A batch is acknowledged when its files are fsynced and have their names: "written" in the ledger means that it
+survives a power cut and that readers see it. Converting and writing happen in the graph's thread pool; meanwhile the next
+commit gathers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from orchestrator_adapter import Factory, WiredEnds
+from sda_ops.sinks.parquet_store import ParquetStore, Part
+from sda_ops.sinks.parquet_tables import AuditRecord, table_of
+
+logger = logging.getLogger(__name__)
+
+_HOUR_NS = 3_600 * 10**9
+_LOOKS = 20  # for each `commit_every`, at what has gathered: cheaper than being woken by every arrival
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Where the audit is, and how much gathers for one commit.
+
+    Attributes:
+        directory: Has a folder for each type of record: ``observations``, ``correlations``, ``cross_sensor_updates``.
+        max_rows: Rows of a commit at most. The edge's capacity is the other bound: what does not fit it cannot gather.
+        commit_every: How long the first row of a commit waits for others at most, on the graph's clock. It is what the
+            audit adds to latency. It also bounds how many files an hour of a table has, while neither `max_rows` nor
+            the edge's capacity is reached sooner.
+    """
+
+    directory: Path
+    max_rows: int = 65_536
+    commit_every: timedelta = timedelta(seconds=1)
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"Audit: max_rows must be >= 1, got {self.max_rows}")
+        if self.commit_every < timedelta(0):
+            raise ValueError(f"Audit: commit_every must be >= 0, got {self.commit_every}")
+
+
+def audit_sink(audit: Audit) -> Factory:
+    """A sink into ``audit`` for records of the three types, mixed as they come.
+
+    A directory that another process writes is refused, naming that process. Anything but the three is a bug: a panic. A
+    disk that is full or broken is an ``OSError``: then no row of the batch is in the audit, nor acknowledged.
+    """
+
+    async def run(ends: WiredEnds) -> None:
+        store = ends.keep("store", lambda: _opened(audit.directory, ends.name), ParquetStore.close)
+        ends.gauge("leftovers_removed", store.leftovers_removed)
+        one_by_one = False
+        while True:
+            if not one_by_one:
+                await _gathered(ends, audit)
+            wanted = min(ends.receiver.ready, audit.max_rows)
+            batch = await ends.receiver.recv_many(audit.max_rows)
+            if not batch:
+                return
+            one_by_one = len(batch) < wanted  # they come again after a failure: nothing else can be had meanwhile
+            await ends.acknowledge_after(len(batch), _commit, store, batch)
+            ends.gauge("bytes_written", store.bytes_written)
+            ends.gauge("files_written", store.files_written)
+            ends.gauge("rows", store.rows_written)
+            now_ns = ends.clock.now_ns()
+            for ingested_ns, count in Counter([record.ingest_timestamp for record in batch]).items():
+                ends.latency.record(now_ns - ingested_ns, count)
+
+    return run
+
+
+def _opened(directory: Path, operator: str) -> ParquetStore:
+    store = ParquetStore(directory)
+    if store.leftovers_removed:
+        what = {"event": "audit_leftovers_removed", "operator": operator, "files": store.leftovers_removed}
+        logger.warning(json.dumps(what))
+    return store
+
+
+async def _gathered(ends: WiredEnds, audit: Audit) -> None:
+    """Suspend until there is enough for a commit, or no more to wait for. Takes nothing."""
+    await ends.arrival()
+    edge, clock = ends.receiver.channel, ends.clock
+    wait_s = audit.commit_every.total_seconds()
+    due = clock.monotonic() + wait_s
+    while edge.ready < audit.max_rows and edge.room > 0 and not edge.closed and clock.monotonic() < due:
+        if await ends.shutdown.wait_at_most(wait_s / _LOOKS, clock):
+            return
+
+
+def _commit(store: ParquetStore, batch: Sequence[AuditRecord]) -> None:
+    store.commit(list(_parts(batch)))
+
+
+def _parts(batch: Sequence[AuditRecord]) -> Iterator[Part]:
+    """One for each type of record and hour of ingest, in the order of the batch."""
+    by_kind: defaultdict[type, list[AuditRecord]] = defaultdict(list)
+    for record in batch:
+        by_kind[type(record)].append(record)
+    for kind, those in by_kind.items():
+        table = table_of(kind)
+        by_hour: defaultdict[int, list[AuditRecord]] = defaultdict(list)
+        for record in those:
+            by_hour[record.ingest_timestamp // _HOUR_NS].append(record)
+        for records in by_hour.values():
+            first_ns = min(record.ingest_timestamp for record in records)
+            yield Part(table.name, first_ns, table.rows(records), table.repeating)

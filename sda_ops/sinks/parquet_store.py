@@ -1,0 +1,192 @@
+"""Parquet files that are there whole or not at all, by hour. It knows rows and folders, not what the rows say.
+
+On disk, in one directory::
+
+    <table>/date=2026-11-25/hour=13/part-130501.000250000-<digest>.parquet    whole, fsynced, never touched again
+    .staging/0.part                                                          being written; or left by a hard kill
+    .staging/writer.lock                                                     held (flock) by the process that writes
+
+A file is written and fsynced in ``.staging``, which no reader of a table looks into, and then renamed to where it belongs.
+Its name is the time of its first row and a digest of its bytes: the same rows twice are one file, two files never have
+one name, and nothing is ever replaced. Everything here is synchronous and for one caller at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from orchestrator_adapter.jsonl import StoreInUseError
+
+_STAGING = ".staging"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows that make one file.
+
+    Attributes:
+        table: The name of the table.
+        first_ns: When the first row was, UTC nanoseconds: it says which hour the file belongs to.
+        rows: The rows.
+        repeating: The columns, by their Parquet path, that are worth a dictionary.
+    """
+
+    table: str
+    first_ns: int
+    rows: pa.RecordBatch
+    repeating: tuple[str, ...]
+
+
+class ParquetStore:
+    """The writer. Whoever makes one owns the directory until `close`.
+
+    Attributes:
+        directory: Where the tables are.
+        leftovers_removed: How many unfinished files of a hard kill opening has removed. Nothing in them was committed.
+        files_written: Committed since opening.
+        bytes_written: Likewise.
+        rows_written: Likewise.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Takes the directory (made if missing), and clears what a hard kill left.
+
+        Raises:
+            StoreInUseError: Another writer has it.
+            OSError: It cannot be written to.
+        """
+        self.directory = directory
+        self.leftovers_removed = 0
+        self.files_written = 0
+        self.bytes_written = 0
+        self.rows_written = 0
+        self._staging = directory / _STAGING
+        _make_durably(self._staging)
+        self._lock = _locked(self._staging / "writer.lock", directory)
+        try:
+            for leftover in sorted(self._staging.glob("*.part")):
+                leftover.unlink()
+                self.leftovers_removed += 1
+        except BaseException:
+            self.close()
+            raise
+
+    def commit(self, parts: Sequence[Part]) -> None:
+        """Blocks until every row of every part is on the disk, where readers find it.
+
+        All or nothing: all parts are written and fsynced before the first has its name, and after an error none has.
+        Only a kill between two of those names leaves some: whole files, of rows that were not acknowledged.
+
+        Raises:
+            OSError: The disk is full, or broken. The rows can be committed again.
+        """
+        if self._lock < 0:
+            raise ValueError(f"ParquetStore {self.directory}: written to after close")
+        drafts: list[Path] = []
+        finals: list[Path] = []
+        named: list[Path] = []
+        written = 0
+        try:
+            for number, part in enumerate(parts):
+                data = _encoded(part)
+                drafts.append(self._staging / f"{number}.part")
+                finals.append(self.directory / _place(part, data))
+                _write_durably(drafts[-1], data)
+                written += len(data)
+            for draft, final in zip(drafts, finals, strict=True):
+                _make_durably(final.parent)
+                if final.exists():  # the same bytes, committed before
+                    draft.unlink()
+                else:
+                    draft.rename(final)
+                    named.append(final)
+            for folder in {final.parent for final in finals}:
+                _sync_directory(folder)
+        except BaseException:
+            for path in (*drafts, *named):
+                with suppress(OSError):  # the first error is what counts; a draft that stays is a leftover
+                    path.unlink(missing_ok=True)
+            raise
+        self.files_written += len(parts)
+        self.bytes_written += written
+        self.rows_written += sum(part.rows.num_rows for part in parts)
+
+    def close(self) -> None:
+        """Gives the directory back; a second call does nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _encoded(part: Part) -> pa.Buffer:
+    """The file's bytes, in memory: for the digest, and because the operating system's own errors say what went wrong."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_batches([part.rows]),
+        sink,
+        row_group_size=part.rows.num_rows,
+        compression="zstd",
+        use_dictionary=list(part.repeating),
+        # Times go up in small steps: a tenth off the size of a file of observations.
+        column_encoding={
+            field.name: "DELTA_BINARY_PACKED" for field in part.rows.schema if pa.types.is_timestamp(field.type)
+        },
+    )
+    return sink.getvalue()
+
+
+def _place(part: Part, data: pa.Buffer) -> Path:
+    date, _, time = str(np.datetime64(part.first_ns, "ns")).partition("T")
+    name = f"part-{time.replace(':', '')}-{xxhash.xxh3_128_hexdigest(data)}.parquet"
+    return Path(part.table, f"date={date}", f"hour={time[:2]}", name)
+
+
+def _write_durably(path: Path, data: pa.Buffer) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(file, left) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _make_durably(folder: Path) -> None:
+    """The folder, and every one above it that is missing: each new entry is on the disk when this returns."""
+    if not folder.is_dir():
+        _make_durably(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_directory(folder.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _locked(path: Path, directory: Path) -> int:
+    """The open lock file, held until it is closed. It is never removed: a lock on a removed file locks nobody out."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(file, 32, 0).decode().strip() or "unknown"
+        os.close(file)
+        raise StoreInUseError(f"{directory} is being written by process {owner} (lock file {path})") from error
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    return file

@@ -1,0 +1,113 @@
+"""The files of the audit: when they are on the disk, what they are called, whose they are."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator_adapter.jsonl import StoreInUseError
+from sda_ops.sinks import parquet_store
+from sda_ops.sinks.parquet_store import ParquetStore
+from tests.running import observations
+from tests.sda_ops.sinks.audit_dataset import SECOND_NS, drafts, kept_ids, part_of, parts
+
+
+def test_a_commit_is_on_the_disk_file_and_names_before_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every new folder is synced in the one above it, the file before its name, its folder after."""
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(file: int) -> None:
+        done.append(str(Path(f"/proc/self/fd/{file}").readlink()).removeprefix(str(tmp_path)) or "/")
+        fsync(file)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    store = ParquetStore(tmp_path)
+    assert done == ["/"]
+    for items in (observations(2)[:1], observations(2)[1:]):
+        store.commit([part_of(items)])
+    store.close()
+    day, hour = "/observations/date=2026-01-01", "/observations/date=2026-01-01/hour=12"
+    first = ["/", "/.staging/0.part", "/", "/observations", day, "rename", hour]
+    assert done == [*first, "/.staging/0.part", "rename", hour]
+
+
+def test_a_file_is_one_zstd_row_group(tmp_path: Path) -> None:
+    """Every column compressed, all rows in one group, and a dictionary only where values repeat."""
+    store = ParquetStore(tmp_path)
+    store.commit([part_of(observations(100))])
+    store.close()
+    group = pq.read_metadata(parts(tmp_path)[0]).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    assert group.num_rows == 100
+    assert {column.compression for column in columns} == {"ZSTD"}
+    with_dictionary = {column.path_in_schema for column in columns if column.has_dictionary_page}
+    assert with_dictionary == {"source_id", "source_kind", "track_id"}
+
+
+def test_the_same_rows_twice_are_one_file(tmp_path: Path) -> None:
+    """A commit that is repeated to the byte changes nothing; rows that differ make another file."""
+    store = ParquetStore(tmp_path)
+    for _ in range(2):
+        store.commit([part_of(observations(3))])
+        assert not drafts(tmp_path)
+    store.commit([part_of(observations(2))])
+    store.close()
+    assert sorted(pl.read_parquet(file).height for file in parts(tmp_path)) == [2, 3]
+
+
+def test_a_repeat_that_fails_takes_nothing_from_what_was_committed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows again, on a disk that has broken meanwhile: the file of the first time stays."""
+    store = ParquetStore(tmp_path)
+    store.commit([part_of(observations(3))])
+
+    def broken(directory: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(parquet_store, "_sync_directory", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.commit([part_of(observations(3))])
+    store.close()
+    assert len(kept_ids(tmp_path)) == 3
+    assert not drafts(tmp_path)
+
+
+def test_hours_have_two_digits_and_days_are_those_of_utc(tmp_path: Path) -> None:
+    """A minute past midnight, and one before 1970: names sort as times do."""
+    store = ParquetStore(tmp_path)
+    store.commit([part_of(observations(1), first_ns=first_ns) for first_ns in (60 * SECOND_NS, -60 * SECOND_NS)])
+    store.close()
+    before, after = parts(tmp_path)
+    assert before.parent.relative_to(tmp_path) == Path("observations/date=1969-12-31/hour=23")
+    assert after.parent.relative_to(tmp_path) == Path("observations/date=1970-01-01/hour=00")
+    assert after.name.startswith("part-000100.000000000-")
+
+
+def test_a_directory_that_was_given_back_can_be_taken_again(tmp_path: Path) -> None:
+    """Closing twice is closing once; nothing can be written afterwards; every leftover is cleared by the next."""
+    store = ParquetStore(tmp_path)
+    with pytest.raises(StoreInUseError, match=f"is being written by process {os.getpid()} "):
+        ParquetStore(tmp_path)
+    store.close()
+    store.close()
+    with pytest.raises(ValueError, match="written to after close"):
+        store.commit([part_of(observations(1))])
+    (tmp_path / ".staging" / "7.part").write_bytes(b"PAR1 and no more")
+    following = ParquetStore(tmp_path)
+    assert following.leftovers_removed == 1
+    assert not drafts(tmp_path)
+    following.close()
