@@ -56,6 +56,8 @@ class ReplaySettings(Section):
     sigma_range_m: float = Field(100.0, gt=0, le=1e6, description="One standard deviation of ranges; TDMs state none")
     sigma_range_rate_m_s: float = Field(25.0, gt=0, le=1e4, description="Likewise of range rates")
     sigma_angle_arcsec: float = Field(60.0, gt=0, le=36_000, description="Likewise of angles in TDMs")
+    range_is_round_trip: bool = Field(default=True, description="Of TDMs, as the agencies agreed; False: one way")
+    doppler_is_round_trip: bool = Field(default=False, description="Likewise of their range rates")
     doppler_sign: Literal[1, -1] = Field(
         1, description="-1 where DOPPLER is positive when approaching, as EISCAT has it"
     )

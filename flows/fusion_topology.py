@@ -187,6 +187,8 @@ def _replay(settings: FusionSettings) -> Factory:
     if not replay.files:
         return source_of(())
     conventions = TdmConventions(
+        range_is_round_trip=replay.range_is_round_trip,
+        doppler_is_round_trip=replay.doppler_is_round_trip,
         doppler_sign=replay.doppler_sign,
         uncertainty=Uncertainty(
             sigma_range_m=replay.sigma_range_m,

@@ -15,7 +15,6 @@ an event loop calls it through a thread where a slow disk may not stall it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import re
@@ -24,13 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from orchestrator_adapter.durable import lock_for_writing, make_directory, sync_directory
+
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 
 _PART = ".part"
-
-
-class StoreInUseError(OSError):
-    """Another writer holds the directory; its process id is in the message."""
 
 
 class WriteFailedError(OSError):
@@ -82,8 +79,8 @@ class RotatingJsonLines:
         self._file = -1
         self._size = 0
         self._unsynced = False  # an fsync failed: the next one may succeed although data are lost (fsync(2), NOTES)
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(directory / f"{stem}.lock")
+        make_directory(directory)
+        self._lock = lock_for_writing(directory / f"{stem}.lock", directory)
         try:
             self._number = max((number for number, _ in _files(directory, stem)), default=0)
             for _, path in _files(directory, stem):
@@ -210,7 +207,7 @@ class RotatingJsonLines:
         self._number += 1
         self._path = path
         self._size = 0
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
 
     def _finish(self) -> None:
         """The current file, if there is one, gets its final name; one without a line is removed."""
@@ -276,7 +273,7 @@ def _finalise(file: int, part: Path, size: int) -> None:
         raise FileExistsError(f"{final} exists already, and {part.name} would replace it: move one of them away")
     os.fsync(file)
     part.rename(final)
-    _sync_directory(part.parent)
+    sync_directory(part.parent)
 
 
 def _whole_lines(file: int, size: int) -> int:
@@ -285,26 +282,3 @@ def _whole_lines(file: int, size: int) -> int:
         return 0
     with mmap.mmap(file, size, access=mmap.ACCESS_READ) as content:
         return content.rfind(b"\n") + 1
-
-
-def _sync_directory(directory: Path) -> None:
-    """A new or renamed entry is only durable once its directory is (fsync(2), "does not necessarily ensure …")."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _locked(path: Path) -> int:
-    """The open lock file, held until it is closed. It is never removed: a lock on a removed file locks nobody out."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(file, 32, 0).decode().strip() or "unknown"
-        os.close(file)
-        raise StoreInUseError(f"{path.parent} is being written by process {owner} (lock file {path.name})") from error
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    return file

@@ -7,7 +7,7 @@ import numpy as np
 from sda_ops.astro.frames import sidereal_angle
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S, julian_date
-from sda_ops.astro.topocentric import radar_measurement
+from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S, radar_measurement
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.radar import MAX_RANGE_M, MIN_ELEVATION_RAD
 from sda_ops.simulate.world import World
@@ -28,8 +28,8 @@ def track_tdm(
 ) -> str:
     """Detections of the objects above ``site``, in turn, ``rate_hz`` of them a second from ``start_ns`` (UTC) on.
 
-    Ranges are one way in kilometres, Doppler is positive when receding, angles are azimuth and elevation, time tags those of
-    reception. Objects that are not above the site are passed over; with none there, the message has no data.
+    Ranges are round trips in seconds, as EISCAT gives them, Doppler is positive when receding, angles are azimuth and elevation,
+    time tags those of reception. Objects that are not above the site are passed over; with none there, the message has no data.
     """
     rng = np.random.default_rng(seed)
     lines: list[str] = []
@@ -42,12 +42,12 @@ def track_tdm(
         r_m, v_m_s = interval.states(rng.choice(visible, 1), at)
         seen = radar_measurement(site.r_fixed_m, site.horizon, r_m, v_m_s, sidereal_angle(*julian_date(at)))
         tag = np.datetime_as_string(np.datetime64(timestamp_ns, "ns"), unit="ns")
-        range_km = (seen.range_m[0] + rng.normal(0.0, noise.radar_range_m)) / M_PER_KM
+        round_trip_s = 2.0 * (seen.range_m[0] + rng.normal(0.0, noise.radar_range_m)) / SPEED_OF_LIGHT_M_S
         doppler_km_s = (seen.range_rate_m_s[0] + rng.normal(0.0, noise.radar_range_rate_m_s)) / M_PER_KM
         elevation_deg = np.rad2deg(seen.elevation_rad[0] + rng.normal(0.0, noise.radar_angle_rad))
         across_rad = rng.normal(0.0, noise.radar_angle_rad) / np.cos(seen.elevation_rad[0])
         lines += [
-            f"RANGE = {tag} {range_km:.6f}",
+            f"RANGE = {tag} {round_trip_s:.15f}",
             f"DOPPLER_INSTANTANEOUS = {tag} {doppler_km_s:.9f}",
             f"ANGLE_1 = {tag} {np.rad2deg(seen.azimuth_rad[0] + across_rad) % 360.0:.7f}",
             f"ANGLE_2 = {tag} {min(elevation_deg, 90.0):.7f}",
@@ -68,7 +68,7 @@ def _head(participant: str) -> tuple[str, ...]:
         "MODE = SEQUENTIAL",
         "PATH = 1,2,1",
         "TIMETAG_REF = RECEIVE",
-        "RANGE_UNITS = km",
+        "RANGE_UNITS = s",
         "ANGLE_TYPE = AZEL",
         "META_STOP",
         "DATA_START",

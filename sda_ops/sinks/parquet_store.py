@@ -13,7 +13,6 @@ one name, and nothing is ever replaced. Everything here is synchronous and for o
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from orchestrator_adapter.jsonl import StoreInUseError
+from orchestrator_adapter.durable import lock_for_writing, make_directory, sync_directory
 
 _STAGING = ".staging"
 
@@ -71,8 +70,8 @@ class ParquetStore:
         self.bytes_written = 0
         self.rows_written = 0
         self._staging = directory / _STAGING
-        _make_durably(self._staging)
-        self._lock = _locked(self._staging / "writer.lock", directory)
+        make_directory(self._staging)
+        self._lock = lock_for_writing(self._staging / "writer.lock", directory)
         try:
             for leftover in sorted(self._staging.glob("*.part")):
                 leftover.unlink()
@@ -104,14 +103,14 @@ class ParquetStore:
                 _write_durably(drafts[-1], data)
                 written += len(data)
             for draft, final in zip(drafts, finals, strict=True):
-                _make_durably(final.parent)
+                make_directory(final.parent)
                 if final.exists():  # the same bytes, committed before
                     draft.unlink()
                 else:
                     draft.rename(final)
                     named.append(final)
             for folder in {final.parent for final in finals}:
-                _sync_directory(folder)
+                sync_directory(folder)
         except BaseException:
             for path in (*drafts, *named):
                 with suppress(OSError):  # the first error is what counts; a draft that stays is a leftover
@@ -160,33 +159,3 @@ def _write_durably(path: Path, data: pa.Buffer) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def _make_durably(folder: Path) -> None:
-    """The folder, and every one above it that is missing: each new entry is on the disk when this returns."""
-    if not folder.is_dir():
-        _make_durably(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_directory(folder.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _locked(path: Path, directory: Path) -> int:
-    """The open lock file, held until it is closed. It is never removed: a lock on a removed file locks nobody out."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(file, 32, 0).decode().strip() or "unknown"
-        os.close(file)
-        raise StoreInUseError(f"{directory} is being written by process {owner} (lock file {path})") from error
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    return file

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from flows.settings import IngestSettings
 from flows.ingest_topology import ingest_pipeline
+from flows.settings import IngestSettings
 from orchestrator_adapter import BreakerState, BuiltGraph
 from orchestrator_adapter.events import RunFigures
 from orchestrator_adapter.pipeline import run_pipeline

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from flows.settings import IngestSettings
 from flows.ingest_topology import build_topology
+from flows.settings import IngestSettings
 from tests.bench.flow_run_page import browser, photograph, restarted_ingest
 from tests.prefect_server import PrefectServer
 

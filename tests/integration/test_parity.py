@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.settings import IngestSettings
 from flows.ingest_topology import ingest_pipeline
+from flows.settings import IngestSettings
 from orchestrator_adapter import BuiltGraph, events
 from orchestrator_adapter.jsonl import read_lines
 from orchestrator_adapter.pipeline import Outcome, run_pipeline

@@ -23,7 +23,7 @@ from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, event
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.control_plane.server import CannotListen
 from orchestrator_adapter.dead_letter import DeadLetterFile
-from orchestrator_adapter.jsonl import StoreInUseError
+from orchestrator_adapter.durable import StoreInUseError
 from orchestrator_adapter.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.prefect_flow import compile_flow, run_flow
 from orchestrator_adapter.report import ExitCode

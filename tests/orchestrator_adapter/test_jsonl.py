@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_adapter.jsonl import RotatingJsonLines, StoreInUseError, WriteFailedError, read_lines
+from orchestrator_adapter.durable import StoreInUseError
+from orchestrator_adapter.jsonl import RotatingJsonLines, WriteFailedError, read_lines
 
 STEM = "events"
 

@@ -31,7 +31,8 @@ from orchestrator_adapter.claims import Claimed, Owner, claim
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.control_plane.server import CannotListen
 from orchestrator_adapter.dead_letter import DeadLetterFile
-from orchestrator_adapter.jsonl import RotatingJsonLines, StoreInUseError
+from orchestrator_adapter.durable import StoreInUseError
+from orchestrator_adapter.jsonl import RotatingJsonLines
 from orchestrator_adapter.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.report import ExitCode, write_report
 from orchestrator_adapter.testing import CollectSink, chain

@@ -85,14 +85,14 @@ async def test_a_folder_that_cannot_be_synced_does_not_count_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that may not survive a power cut is taken back, and nothing of the batch is acknowledged."""
-    sync = parquet_store._sync_directory
+    sync = parquet_store.sync_directory
 
     def broken(directory: Path) -> None:
         if any(directory.glob("*.parquet")):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(directory)
 
-    monkeypatch.setattr(parquet_store, "_sync_directory", broken)
+    monkeypatch.setattr(parquet_store, "sync_directory", broken)
     letters = DeadLetterList()
     event = await run_graph(audited(tmp_path, source_of(observations(10))), dead_letters=letters)
     assert isinstance(event, events.BudgetExhausted)
@@ -260,7 +260,7 @@ def killed_while_it_writes(directory: Path, blocked: str, *, enough: Callable[[s
 
 @pytest.mark.parametrize(
     ("blocked", "committed", "leftovers"),
-    [("_write_durably", 100, 1), ("_sync_directory", 150, 0), ("nowhere", None, None)],
+    [("_write_durably", 100, 1), ("sync_directory", 150, 0), ("nowhere", None, None)],
     ids=["before the name", "before the acknowledgement", "anywhere"],
 )
 async def test_after_a_hard_kill_everything_acknowledged_is_there_once(

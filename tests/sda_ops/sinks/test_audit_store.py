@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator_adapter.jsonl import StoreInUseError
+from orchestrator_adapter.durable import StoreInUseError
 from sda_ops.sinks import parquet_store
 from sda_ops.sinks.parquet_store import ParquetStore
 from tests.running import observations
@@ -78,7 +78,7 @@ def test_a_repeat_that_fails_takes_nothing_from_what_was_committed_before(
     def broken(directory: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(parquet_store, "_sync_directory", broken)
+    monkeypatch.setattr(parquet_store, "sync_directory", broken)
     with pytest.raises(OSError, match="Input/output error"):
         store.commit([part_of(observations(3))])
     store.close()

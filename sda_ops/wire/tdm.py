@@ -1,0 +1,396 @@
+"""CCSDS Tracking Data Messages (503.0-B, versions 1 and 2), as KVN or XML, to observations.
+
+The entries of one time tag in one segment are one observation: range, range-rate, azimuth and elevation of a radar, or
+right ascension and declination of a telescope. Everything else that a TDM can carry (spacecraft ranging, frequencies,
+clocks, weather) has no place in our records: it is passed over where a segment also has something for us, and the whole
+segment is malformed, with its reason, where it has not.
+
+**What a segment must be.** ``MODE = SEQUENTIAL``, and a ``PATH`` that ends at the one site: ``1,2,1`` (there and back) or
+``2,1`` (from the object). ``TIME_SYSTEM`` UTC, TAI or GPS. Without ``TIMETAG_REF`` a tag is the time of reception; to one
+of transmission the way of the signal is added, so that ``sensor_timestamp`` is the arrival. A range in range units, or one
+whose modulus leaves it ambiguous, or with delays of which nobody says whether they have been taken off (3.4.15.2), is not
+guessed at.
+
+**What the format leaves open** to agreements between agencies ("the ICD should specify": 3.5.2.3, 3.5.2.7) is a property
+of the feed, and asked of it: `TdmConventions`. It has no uncertainties either. The tracked object's name is kept nowhere:
+it would be the answer to the question that correlation asks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import lru_cache
+from math import isfinite, nan, radians
+from typing import Literal, TypeAlias
+
+import erfa
+
+from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
+from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S
+from sda_ops.ids import observation_id
+from sda_ops.records import Observation, OpticalTarget, RadarTarget, SourceKind, Uncertainty
+from sda_ops.wire.malformed import MalformedFrame
+from sda_ops.wire.tdm_segments import Entry, Segment, read_segments
+
+UNAMBIGUOUS_M = 50_000_000.0
+"""A range modulus that is longer, one way, leaves nothing open up to the geostationary belt at the horizon (41,700 km)."""
+
+_TAI_MINUS_GPS_S = 19  # IS-GPS-200, 20.3.3.5.2.4, with TAI - UTC = 19 s at GPS's epoch
+_UNIX_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_INT64 = 2**63
+_FIRST_YEAR, _LAST_YEAR = 1678, 2261  # the whole years that 64 bits of nanoseconds reach
+_DAY_OF_1972 = 730  # of the Unix epoch: leap seconds began
+_KM = 1_000.0  # metres
+
+_TIME_TAG = re.compile(r"(\d{4})-(?:(\d\d)-(\d\d)|(\d{3}))T(\d\d):(\d\d):(\d\d)(?:\.(\d*))?Z?", re.ASCII)
+
+_COMPONENT = {
+    "RANGE": "range",
+    "DOPPLER_INSTANTANEOUS": "rate",
+    "DOPPLER_INTEGRATED": "rate",
+    "ANGLE_1": "angle_1",
+    "ANGLE_2": "angle_2",
+}
+"""Which number of an observation a keyword gives."""
+
+_OF_NO_USE = re.compile(
+    r"(CARRIER_POWER|DOPPLER_COUNT|PC_N0|PR_N0|(RECEIVE|TRANSMIT)_PHASE_CT_[1-5]|RECEIVE_FREQ(_[1-5])?"
+    r"|TRANSMIT_FREQ(_RATE)?_[1-5]|DOR|VLBI_DELAY|MAG|RCS|CLOCK_BIAS|CLOCK_DRIFT|STEC|TROPO_DRY|TROPO_WET"
+    r"|PRESSURE|RHUMIDITY|TEMPERATURE)"
+)
+"""The other data keywords of 503.0-B-2, table 3-5."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TdmConventions:
+    """What one feed's TDMs mean where the format does not say.
+
+    Attributes:
+        range_is_round_trip: Whether ``RANGE`` on a path such as ``1,2,1`` is the whole path (EISCAT's files), and not the
+            distance.
+        doppler_is_round_trip: Whether Doppler on such a path is the rate of the whole path, and not of the distance
+            (EISCAT's files).
+        doppler_sign: 1 where Doppler is positive for a receding object, as the standard's "range rate" has it; -1 where it
+            is positive for one that approaches (EISCAT's files).
+        uncertainty: One standard deviation of each kind of component; only those of what was measured are passed on.
+        source_ids: Our names for sites, by participant; one that is not in it is ``tdm-<participant>``.
+    """
+
+    range_is_round_trip: bool = True
+    doppler_is_round_trip: bool = False
+    doppler_sign: Literal[1, -1] = 1
+    uncertainty: Uncertainty = field(default_factory=Uncertainty)
+    source_ids: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.doppler_sign not in (1, -1):
+            raise ValueError(f"TdmConventions: doppler_sign must be 1 or -1, got {self.doppler_sign!r}")
+
+
+def is_tdm(content: bytes) -> bool:
+    """Whether this is a TDM, in either notation, as far as its beginning tells."""
+    head = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head.startswith(b"CCSDS_TDM_VERS") or (head.startswith(b"<") and b"<tdm" in head)
+
+
+def decode(
+    content: bytes, conventions: TdmConventions, *, ingest_timestamp: int
+) -> tuple[list[Observation], list[MalformedFrame]]:
+    """A whole file's observations, and what of it gave none.
+
+    Both in the file's order; an observation stands where its time tag came first. Entries of one segment that fail for the
+    same reason are one `MalformedFrame`: its reason begins with the line of the first, its frame has the bytes of all. The
+    id is made of the site's name and the entries as they are written; the ``track_id`` is the segment: source, first time
+    tag and the segment's number in the file. What is broken costs only itself; nothing is raised.
+    """
+    segments, malformed = read_segments(content)
+    observations: list[Observation] = []
+    for segment in segments:
+        found, rejects = _observe(segment, conventions, ingest_timestamp)
+        observations += found
+        malformed += [_malformed(content, reason, entries) for reason, entries in rejects.items()]
+    return observations, malformed
+
+
+def _malformed(content: bytes, reason: str, entries: Sequence[Entry]) -> MalformedFrame:
+    places = dict.fromkeys((entry.start, entry.end) for entry in entries)
+    others = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    frame = b"".join(content[start:end] for start, end in places)
+    return MalformedFrame(f"TDM line {entries[0].line}{others}: {reason}", frame)
+
+
+# What a segment's metadata make of its numbers.
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """A number as it is written, in SI units: ``(number + correction) * factor``."""
+
+    correction: float
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """Attributes:
+    site: The participant that receives.
+    legs: 1 for a signal from the object, 2 for one that went there and back.
+    tagged_at_transmission: Else at reception.
+    time_system: One of ``UTC``, ``TAI``, ``GPS``.
+    equatorial: Whether the angles are right ascension and declination.
+    scales: By keyword; where a keyword's numbers cannot be used, why.
+    """
+
+    site: str
+    legs: int
+    tagged_at_transmission: bool
+    time_system: str
+    equatorial: bool
+    scales: dict[str, _Scale | str]
+
+
+def _geometry(metadata: Mapping[str, str], conventions: TdmConventions) -> _Geometry:
+    """Raises ``ValueError`` for a segment that has no observation of ours in it."""
+    mode, path = metadata.get("MODE", "none"), metadata.get("PATH", "none")
+    if mode.upper() != "SEQUENTIAL":
+        raise ValueError(f"expected MODE SEQUENTIAL, got {mode}")
+    steps = [step.strip() for step in path.split(",")]
+    legs = len(steps) - 1
+    if legs not in (1, 2) or steps[0] == steps[1] or (legs == 2 and steps[0] != steps[2]):  # noqa: PLR2004 - there and back
+        raise ValueError(f"expected a PATH of one site and one object, such as 1,2,1 or 2,1, got {path}")
+    site = metadata.get(f"PARTICIPANT_{steps[-1]}", "")
+    if not site:
+        raise ValueError(f"expected PARTICIPANT_{steps[-1]}, the site at the end of PATH, got none")
+    time_system = metadata.get("TIME_SYSTEM", "none")
+    if time_system.upper() not in ("UTC", "TAI", "GPS"):
+        raise ValueError(f"expected TIME_SYSTEM UTC, TAI or GPS, got {time_system}")
+    reference = metadata.get("TIMETAG_REF", "RECEIVE")
+    if reference.upper() not in ("RECEIVE", "TRANSMIT"):
+        raise ValueError(f"expected TIMETAG_REF RECEIVE or TRANSMIT, got {reference}")
+    return _Geometry(
+        site,
+        legs,
+        reference.upper() == "TRANSMIT",
+        time_system.upper(),
+        metadata.get("ANGLE_TYPE", "").upper() == "RADEC",
+        {keyword: _scale(keyword, metadata, legs, conventions) for keyword in _COMPONENT},
+    )
+
+
+def _scale(keyword: str, metadata: Mapping[str, str], legs: int, conventions: TdmConventions) -> _Scale | str:
+    try:
+        if keyword == "RANGE":
+            return _range_scale(metadata, legs, conventions)
+        if keyword.startswith("DOPPLER"):
+            return _doppler_scale(keyword, metadata, legs, conventions)
+        return _angle_scale(keyword, metadata)
+    except ValueError as error:
+        return str(error)
+
+
+def _range_scale(metadata: Mapping[str, str], legs: int, conventions: TdmConventions) -> _Scale:
+    units = metadata.get("RANGE_UNITS", "km")
+    if units.lower() not in ("s", "km"):
+        raise ValueError(f"expected RANGE_UNITS s or km, got {units}")
+    unit_m = SPEED_OF_LIGHT_M_S if units.lower() == "s" else _KM
+    factor = unit_m / legs if conventions.range_is_round_trip else unit_m
+    modulus_m = _number(metadata.get("RANGE_MODULUS", "0")) * factor
+    if _KM < modulus_m < UNAMBIGUOUS_M:  # a kilometre or less is a filler: there would be nothing to be told apart
+        raise ValueError(f"RANGE is ambiguous: its modulus is {modulus_m / _KM:g} km, one way")
+    for name, value in metadata.items():
+        if name.startswith(("TRANSMIT_DELAY_", "RECEIVE_DELAY_")) and _number(value):
+            raise ValueError(f"RANGE with {name} = {value}: nobody says whether that has been taken off")
+    return _Scale(_correction(metadata, "CORRECTION_RANGE"), factor)
+
+
+def _doppler_scale(keyword: str, metadata: Mapping[str, str], legs: int, conventions: TdmConventions) -> _Scale:
+    if keyword == "DOPPLER_INTEGRATED" and _number(metadata.get("INTEGRATION_INTERVAL", "0")):
+        reference = metadata.get("INTEGRATION_REF", "none")
+        if (
+            reference.upper() != "MIDDLE"
+        ):  # in half a second the rate of a low object changes by tens of metres per second
+            raise ValueError(f"{keyword}: expected INTEGRATION_REF MIDDLE, the time of its mean rate, got {reference}")
+    unit_m_s = _KM / legs if conventions.doppler_is_round_trip else _KM
+    return _Scale(_correction(metadata, "CORRECTION_DOPPLER"), conventions.doppler_sign * unit_m_s)
+
+
+def _angle_scale(keyword: str, metadata: Mapping[str, str]) -> _Scale:
+    kind = metadata.get("ANGLE_TYPE", "none")
+    if kind.upper() == "RADEC":
+        frame = metadata.get("REFERENCE_FRAME", "none")
+        if frame.upper() not in ("EME2000", "ICRF"):  # 0.02 arcseconds apart
+            raise ValueError(f"ANGLE_TYPE RADEC: expected REFERENCE_FRAME EME2000 or ICRF, got {frame}")
+        for name in ("CORRECTION_ABERRATION_YEARLY", "CORRECTION_ABERRATION_DIURNAL"):
+            if _correction(metadata, name):
+                raise ValueError(f"{name} is not applied to the angles, and not said for each of them")
+    elif kind.upper() != "AZEL":
+        raise ValueError(f"expected ANGLE_TYPE AZEL or RADEC, got {kind}")
+    return _Scale(_correction(metadata, f"CORRECTION_{keyword}"), radians(1.0))
+
+
+def _correction(metadata: Mapping[str, str], name: str) -> float:
+    """What is still to be added, in the unit of the data."""
+    correction = _number(metadata.get(name, "0"))
+    applied = metadata.get("CORRECTIONS_APPLIED", "none")
+    if not correction or applied.upper() == "YES":
+        return 0.0
+    if applied.upper() != "NO":
+        raise ValueError(f"{name} = {correction:g}: expected CORRECTIONS_APPLIED YES or NO, got {applied}")
+    return correction
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not isfinite(number):
+        raise ValueError(f"expected a finite number, got {text[:40]!r}")
+    return number
+
+
+# The numbers themselves.
+
+_Rejects: TypeAlias = dict[str, list[Entry]]
+_Group: TypeAlias = dict[str, tuple[float, Entry]]
+"""What was measured at one time, by component: in SI units, and as it was written."""
+
+
+def _observe(
+    segment: Segment, conventions: TdmConventions, ingest_timestamp: int
+) -> tuple[list[Observation], _Rejects]:
+    keywords = dict.fromkeys(entry.keyword for entry in segment.entries)
+    if not keywords.keys() & _COMPONENT.keys():
+        found = ", ".join(keywords)[:200] or "no data"
+        return [], {f"nothing to observe in segment {segment.number}: {found}": [segment.whole]}
+    try:
+        geometry = _geometry(segment.metadata, conventions)
+    except ValueError as error:
+        return [], {f"segment {segment.number}: {error}": [segment.whole]}
+    source_id = conventions.source_ids.get(geometry.site, f"tdm-{geometry.site}")
+    track_id = f"{source_id}@{segment.entries[0].tag}#{segment.number}"
+    rejects: _Rejects = defaultdict(list)
+    observations = []
+    for tag_ns, group in _groups(segment.entries, geometry, rejects).items():
+        entries = [entry for _, entry in group.values()]
+        try:
+            target = _target(group, equatorial=geometry.equatorial)
+            timestamp_ns = _arrival_ns(tag_ns, target, geometry)
+        except ValueError as error:
+            rejects[str(error)] += entries
+            continue
+        kind: SourceKind = "optical" if isinstance(target, OpticalTarget) else "radar"
+        content = "\n".join([geometry.site, *(f"{entry.keyword} {entry.tag} {entry.value}" for entry in entries)])
+        observations.append(
+            Observation(
+                observation_id(kind, content.encode()),
+                source_id,
+                kind,
+                timestamp_ns,
+                ingest_timestamp,
+                target,
+                _uncertainty(target, conventions.uncertainty),
+                track_id,
+            )
+        )
+    return observations, rejects
+
+
+def _groups(entries: Sequence[Entry], geometry: _Geometry, rejects: _Rejects) -> dict[int, _Group]:
+    """The entries by time tag (UTC nanoseconds), where they can be read; the others go to ``rejects``."""
+    groups: dict[int, _Group] = {}
+    for entry in entries:
+        scale = geometry.scales.get(entry.keyword)
+        if scale is None:
+            if not _OF_NO_USE.fullmatch(entry.keyword):
+                rejects[f"{entry.keyword[:40]!r} is no data keyword of the standard"].append(entry)
+            continue
+        if isinstance(scale, str):
+            rejects[scale].append(entry)
+            continue
+        try:
+            tag_ns = _utc_ns(entry.tag, geometry.time_system)
+            value = (_number(entry.value) + scale.correction) * scale.factor
+        except ValueError as error:
+            rejects[f"{entry.keyword}: {error}"].append(entry)
+            continue
+        if groups.setdefault(tag_ns, {}).setdefault(_COMPONENT[entry.keyword], (value, entry))[1] is not entry:
+            rejects[f"{entry.keyword}: its time tag has a {_COMPONENT[entry.keyword]} already"].append(entry)
+    for group in groups.values():
+        if ("angle_1" in group) != ("angle_2" in group):
+            lonely = "angle_1" if "angle_1" in group else "angle_2"
+            rejects["ANGLE_1 or ANGLE_2 without the other at its time tag"].append(group.pop(lonely)[1])
+    return {tag_ns: group for tag_ns, group in groups.items() if group}
+
+
+def _target(group: _Group, *, equatorial: bool) -> RadarTarget | OpticalTarget:
+    value = {component: si for component, (si, _) in group.items()}
+    range_m, rate_m_s = value.get("range"), value.get("rate")
+    angle_1, angle_2 = value.get("angle_1"), value.get("angle_2")
+    if not equatorial:
+        if range_m is None:
+            raise ValueError("no RANGE at this time tag: a radar's observation needs one")
+        return RadarTarget(range_m, rate_m_s, angle_1, angle_2)
+    if angle_1 is None or angle_2 is None or range_m is not None or rate_m_s is not None:
+        raise ValueError("ANGLE_TYPE RADEC: expected right ascension and declination and nothing else at this time tag")
+    return OpticalTarget(angle_1, angle_2)
+
+
+def _arrival_ns(tag_ns: int, target: RadarTarget | OpticalTarget, geometry: _Geometry) -> int:
+    """When the signal arrived: the tag itself, or later by its way."""
+    if not geometry.tagged_at_transmission:
+        return tag_ns
+    range_m = target.range_m if isinstance(target, RadarTarget) else None
+    if range_m is None:
+        raise ValueError("TIMETAG_REF TRANSMIT without a RANGE: when the signal arrived is not known")
+    way_ns = geometry.legs * range_m / SPEED_OF_LIGHT_M_S * NS_PER_S
+    if not -_INT64 <= tag_ns + way_ns < _INT64:
+        raise ValueError("expected an arrival before 2262: the range is no range")
+    return tag_ns + round(way_ns)
+
+
+def _uncertainty(target: RadarTarget | OpticalTarget, given: Uncertainty) -> Uncertainty:
+    if isinstance(target, OpticalTarget):
+        return Uncertainty(sigma_angle_rad=given.sigma_angle_rad)
+    return Uncertainty(
+        given.sigma_range_m,
+        None if target.range_rate_m_s is None else given.sigma_range_rate_m_s,
+        None if target.azimuth_rad is None else given.sigma_angle_rad,
+    )
+
+
+def _utc_ns(tag: str, time_system: str) -> int:
+    """UTC nanoseconds since the Unix epoch; digits beyond are cut off. A leap second is the one after it."""
+    match = _TIME_TAG.fullmatch(tag)
+    if match is None:
+        raise ValueError(f"expected a time such as 2016-09-06T08:27:08.66 or 2016-250T08:27:08.66, got {tag[:40]!r}")
+    year, month, day, day_of_year, hour, minute, second = (int(part or 0) for part in match.groups()[:-1])
+    if not _FIRST_YEAR <= year <= _LAST_YEAR:
+        raise ValueError(f"expected a year from {_FIRST_YEAR} to {_LAST_YEAR}, got {year}")
+    if match[4]:
+        ordinal = date(year, 1, 1).toordinal() + day_of_year - 1
+        if date.fromordinal(ordinal).year != year:
+            raise ValueError(f"expected a day of the year {year}, got {day_of_year}")
+    else:
+        ordinal = date(year, month, day).toordinal()
+    if hour > 23 or minute > 59 or second > 60:  # noqa: PLR2004 - a clock's
+        raise ValueError(f"expected a time of day, got {hour:02}:{minute:02}:{second:02}")
+    seconds = (ordinal - _UNIX_EPOCH_ORDINAL) * 86_400 + hour * 3_600 + minute * 60 + second
+    ns = seconds * NS_PER_S + int((match[8] or "").ljust(9, "0")[:9])
+    if time_system == "UTC":
+        return ns
+    tai_ns = ns + (_TAI_MINUS_GPS_S * NS_PER_S if time_system == "GPS" else 0)
+    first_guess_ns = tai_ns - _tai_minus_utc_ns(tai_ns // NS_PER_DAY)
+    return tai_ns - _tai_minus_utc_ns(first_guess_ns // NS_PER_DAY)
+
+
+@lru_cache(maxsize=64)
+def _tai_minus_utc_ns(unix_day: int) -> int:
+    if unix_day < _DAY_OF_1972:
+        raise ValueError("expected TIME_SYSTEM UTC before 1972: there were no leap seconds")
+    day = date.fromordinal(_UNIX_EPOCH_ORDINAL + unix_day)
+    return round(float(erfa.dat(day.year, day.month, day.day, 0.0)) * NS_PER_S)
