@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,68 @@ async def test_stop_ends_everything_and_every_byte_still_arrives(tmp_path: Path)
     assert summary.total > 0
     assert malformed == []
     assert Counter(map(str, ids)) == Counter(line["observation_id"] for line in truth_of(truth))
+
+
+async def test_telescopes_and_satellites_are_shared_out_among_archives_and_rings(tmp_path: Path) -> None:
+    """Each telescope's sightings are in one archive, each satellite's beacons go to one ring, and none is left out."""
+    truth = tmp_path / "truth.jsonl"
+    rings: list[list[bytes]] = [[], []]
+    archives: list[Endpoint] = []
+
+    def taking(ring: list[bytes]) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            ring.append(await reader.read())
+            writer.close()
+
+        return take
+
+    async def sites_of(client: httpx.AsyncClient, archive: Endpoint) -> set[int]:
+        page = await client.get(f"http://{archive.host}:{archive.port}/observations", params={"since": 0})
+        return {entry["site_id"] for entry in page.json()}
+
+    stop = asyncio.Event()
+    async with asyncio.timeout(BOUNDED_S), httpx.AsyncClient() as client:
+        servers = [await asyncio.start_server(taking(ring), LOCAL, 0) for ring in rings]
+        config = SimulatorConfig(
+            radar_rate_hz=0.0,
+            archives=(Endpoint(LOCAL, 0), Endpoint(LOCAL, 0)),
+            optical_rate_hz=1000.0,
+            isl_targets=tuple(Endpoint(LOCAL, server.sockets[0].getsockname()[1]) for server in servers),
+            isl_rate_hz=1000.0,
+            isl_connections=2,
+            isl_satellites=9,
+            objects=300,
+            count=400,
+            truth=truth,
+        )
+        sites: list[set[int]] = []
+
+        async def look() -> None:
+            sites.extend([await sites_of(client, archive) for archive in archives])
+            stop.set()
+
+        looking: list[asyncio.Task[None]] = []
+
+        def on_progress(summary: SimulationSummary) -> None:
+            if summary.total >= 400 and not looking:
+                looking.append(asyncio.create_task(look()))
+
+        await simulate(
+            config, stop=stop, on_ready=lambda ready: archives.extend(ready.archives), on_progress=on_progress
+        )
+        await asyncio.gather(*looking)
+        for server in servers:
+            server.close()
+    lines = truth_of(truth)
+    assert sites == [{1, 2}, {3, 4}]
+    satellites = [
+        {isl.decode_frame(stream[at + 4 : at + 76], ingest_timestamp=0).source_id for at in range(0, len(stream), 76)}
+        for ring in rings
+        for stream in ring
+    ]
+    assert [len(ring) for ring in rings] == [2, 2]
+    assert sum(map(len, satellites)) == len(set.union(*satellites))
+    assert set.union(*satellites) == {line["sensor"] for line in lines if line["kind"] == "isl"}
 
 
 async def test_satellites_wait_for_their_listener_and_come_back_to_it() -> None:
