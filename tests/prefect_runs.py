@@ -43,6 +43,7 @@ Decisions: TypeAlias = Counter[tuple[str, str, int]]
 
 TOY = "toy-stream/toy-stream"
 INGEST = "sda-ingest/sda-ingest"
+FUSION = "sda-fusion/sda-fusion"
 _PAGE = 200  # rows an answer: the server's own limit
 _EVENT_PAGE = 50  # likewise; the client's own default is refused
 _NEVER_S = 90.0
@@ -212,7 +213,7 @@ async def newest_run_id(client: PrefectClient, flow_name: str, *, other_than: se
 
 
 class Installation:
-    """A work pool, both pipelines deployed, and ``python -m flows worker`` as a process, on a running server.
+    """A work pool, every pipeline deployed, and ``python -m flows worker`` as a process, on a running server.
 
     Attributes:
         server: Whose.
@@ -229,7 +230,7 @@ class Installation:
     def deploy(self) -> None:
         """What ``prefect.yaml`` deploys, and the toy, by Prefect's own command line."""
         plan = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-        (ingest,) = plan["deployments"]
+        ingest = next(each for each in plan["deployments"] if each["name"] == "sda-ingest")
         plan["deployments"].append(
             ingest | {"name": "toy-stream", "entrypoint": "tests/integration/toy_flow.py:toy", "description": "A toy."}
         )

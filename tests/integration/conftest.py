@@ -16,7 +16,7 @@ from tests.prefect_server import PrefectServer
 def installation(
     real_prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Both pipelines deployed, and one worker for the session. Who stops it starts it again."""
+    """Every pipeline deployed, and one worker for the session. Who stops it starts it again."""
     installation = Installation(real_prefect_server, tmp_path_factory.mktemp("installation"))
     installation.deploy()
     installation.start_worker()
