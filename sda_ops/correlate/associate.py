@@ -17,10 +17,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from scipy.special import chdtri
 
-from sda_ops.astro.frames import sidereal_angle
+from sda_ops.astro.frames import EARTH_ROTATION_RAD_S, sidereal_angle
 from sda_ops.astro.sites import Site
-from sda_ops.astro.time import Floats, Nanoseconds, julian_date
-from sda_ops.astro.topocentric import line_of_sight_teme_from_j2000, teme_from_look
+from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
+from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S, line_of_sight_teme_from_j2000, teme_from_look
 from sda_ops.correlate.interval import Interval, Pairs
 from sda_ops.correlate.measure import (
     OpticalRows,
@@ -31,7 +31,7 @@ from sda_ops.correlate.measure import (
     score_radar,
     score_states,
 )
-from sda_ops.correlate.sensors import DEFAULT_SIGMA, SITELESS, Sensor, Sensors
+from sda_ops.correlate.sensors import DEFAULT_SIGMA, Sensor, Sensors
 from sda_ops.correlate.uncertainty import Objects
 from sda_ops.correlation import Association, Correlation, Residuals
 from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
@@ -174,11 +174,12 @@ class Associator:
         )
         range_m = measured[:, 0]
         if with_angles:
-            r_teme_m = teme_from_look(
-                rows.r_fixed_m, rows.horizon, measured[:, 2], measured[:, 3], range_m, rows.sidereal_rad
-            )
+            delay_s = range_m / SPEED_OF_LIGHT_M_S  # that is where it was at the bounce
+            bounce_rad = rows.sidereal_rad - EARTH_ROTATION_RAD_S * delay_s
+            r_teme_m = teme_from_look(rows.r_fixed_m, rows.horizon, measured[:, 2], measured[:, 3], range_m, bounce_rad)
+            bounce_ns = timestamp_ns - np.rint(delay_s * NS_PER_S).astype(np.int64)
             across_m = np.hypot(sigma[:, 0], range_m * sigma[:, 2])
-            pairs = interval.near(r_teme_m, timestamp_ns, self._gate_sigmas, across_m)
+            pairs = interval.near(r_teme_m, bounce_ns, self._gate_sigmas, across_m)
         else:
             pairs = _of_sites(
                 sites,
@@ -196,7 +197,7 @@ class Associator:
         passes = scores.mahalanobis_squared <= self._gate[matched.components[pairs.row]]
         row, candidate = pairs.row[passes], pairs.object[passes]
         log_likelihood, squared = scores.log_likelihood[passes], scores.mahalanobis_squared[passes]
-        order = np.lexsort((-log_likelihood, row))
+        order = np.lexsort((candidate, -log_likelihood, row))
         row, candidate, log_likelihood = row[order], candidate[order], log_likelihood[order]
         squared, residuals = squared[order], scores.residuals[passes][order]
         first = np.searchsorted(row, np.arange(len(observations) + 1))
@@ -268,7 +269,7 @@ def _kind(observation: Observation, interval: Interval, sensors: Sensors) -> _Ki
     if type(target) is StateTarget:
         return "state"
     sensor = sensors.get(observation.source_id)
-    if sensor is None or (sensor.site is None and observation.source_kind not in SITELESS):
+    if sensor is None or sensor.site is None:
         return None
     if type(target) is OpticalTarget:
         return "optical"

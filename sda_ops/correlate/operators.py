@@ -26,7 +26,6 @@ from sda_ops.correlate.interval import STEP_NS, CatalogFacts, Interval, knots_of
 from sda_ops.correlate.uncertainty import CatalogErrors, ElementSetErrors, Objects
 from sda_ops.correlate.windows import CrossSensorWindows, WindowLimits
 from sda_ops.correlation import Association, Correlation, CrossSensorUpdate
-from sda_ops.records import Observation
 
 _BATCH = 256
 _S_PER_MIN = 60.0
@@ -79,7 +78,11 @@ class Prediction:
 
 
 class _Intervals:
-    """Intervals of one catalogue at a time, and the knots that they share."""
+    """Intervals of one catalogue at a time, and the knots that they share.
+
+    Attributes:
+        lost: Those that could not be propagated for, by number: nobody asks for them again until this is cleared.
+    """
 
     def __init__(self, propagator: Propagator, prediction: Prediction) -> None:
         self._propagator = propagator
@@ -87,6 +90,7 @@ class _Intervals:
         self._facts: CatalogFacts | None = None
         self._knots: OrderedDict[int, States] = OrderedDict()
         self._intervals: OrderedDict[int, Interval] = OrderedDict()
+        self.lost: dict[int, BatchLost] = {}
 
     def __len__(self) -> int:
         return len(self._intervals)
@@ -125,6 +129,16 @@ class _Intervals:
         self._intervals.move_to_end(number)
         return interval
 
+    async def at_or_lost(self, timestamp_ns: int) -> Interval | BatchLost:
+        """The same, or why not: a request that has cost two workers is not made for every observation again."""
+        number = timestamp_ns // STEP_NS
+        if number not in self.lost:
+            try:
+                return await self.at(timestamp_ns)
+            except BatchLost as error:
+                self.lost[number] = error
+        return self.lost[number]
+
     async def _propagate(self, knots: list[int]) -> None:
         if not knots:
             return
@@ -159,15 +173,14 @@ def propagate(
             async for batch in ends.receiver.batches(_BATCH):
                 version = catalog.current
                 await intervals.use(version)
+                intervals.lost.clear()  # every batch may try again
+                found = [await intervals.at_or_lost(observation.sensor_timestamp) for observation in batch]
                 placed = []
-                lost: list[tuple[Observation, BatchLost]] = []
-                for observation in batch:
-                    try:
-                        placed.append(Placed(observation, await intervals.at(observation.sensor_timestamp)))
-                    except BatchLost as error:
-                        lost.append((observation, error))
-                for observation, why in lost:
-                    ends.dead_letter(observation, DeadLetterKind.PROCESSING_EXCEPTION, str(why), attempts=2)
+                for observation, interval in zip(batch, found, strict=True):
+                    if isinstance(interval, BatchLost):
+                        ends.dead_letter(observation, DeadLetterKind.PROCESSING_EXCEPTION, str(interval), attempts=2)
+                    else:
+                        placed.append(Placed(observation, interval))
                 ends.gauge("catalog_objects", len(version.columns))
                 ends.gauge("catalog_version", version.number)
                 ends.gauge("intervals", len(intervals))

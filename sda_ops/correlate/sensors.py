@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sda_ops.astro.sites import Site
-from sda_ops.records import SourceKind, Uncertainty
+from sda_ops.records import Uncertainty
 
 DEFAULT_SIGMA = Uncertainty(
     sigma_range_m=100.0,
@@ -35,6 +35,3 @@ class Sensor:
 
 Sensors: TypeAlias = Mapping[str, Sensor]
 """By ``source_id``."""
-
-SITELESS: frozenset[SourceKind] = frozenset({"isl"})
-"""Kinds whose measurements do not depend on where the sensor is."""

@@ -99,7 +99,7 @@ class CrossSensorWindows:
         """Close every window whose time is up."""
         while self._open:
             number, window = next(iter(self._open.items()))
-            if now - window.opened < self._length_s:
+            if now < window.opened + self._length_s:
                 return
             yield from self._close(number, now_ns)
 
@@ -117,7 +117,7 @@ class CrossSensorWindows:
         window = self._open.pop(number)
         contributions = tuple(window.contributions.values())
         if len({contribution.source_id for contribution in contributions}) > 1:
-            ids = " ".join(str(contribution.observation_id) for contribution in contributions)
+            ids = " ".join(sorted(str(contribution.observation_id) for contribution in contributions))
             yield CrossSensorUpdate(
                 uuid5(_UPDATES, f"{number} {ids}"), number, window.opened_ns, now_ns, contributions, window.ingest_ns
             )
