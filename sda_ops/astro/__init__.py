@@ -5,6 +5,6 @@ Metres, radians, seconds and UTC nanoseconds throughout; arrays in, arrays out. 
 - ``time``: UTC nanoseconds <-> the Julian date pair that SGP4 and ERFA take
 - ``frames``: TEME -> Earth-fixed, TEME -> J2000
 - ``sites``: a place on Earth and its local horizon
-- ``topocentric``: azimuth, elevation, range, range-rate; right ascension and declination
-- ``propagation``: many element sets at many times
+- ``topocentric``: azimuth, elevation, range, range-rate; right ascension and declination; light time; and back
+- ``propagation``: many element sets at many times, by sgp4 or heyoka; what cannot be trusted is marked
 """

@@ -18,10 +18,11 @@ Nanoseconds: TypeAlias = npt.NDArray[np.int64]
 UNIX_EPOCH_JD = 2440587.5
 """1970-01-01T00:00:00 UTC as a Julian date, days."""
 
+SECONDS_PER_DAY = 86_400.0
 NS_PER_S = 1_000_000_000
 NS_PER_DAY = 86_400 * NS_PER_S
 
-TT_MINUS_UTC_DAYS = (32.184 + 37.0) / 86_400.0
+TT_MINUS_UTC_DAYS = (32.184 + 37.0) / SECONDS_PER_DAY
 """TT - UTC since 2017 (37 leap seconds; IERS Bulletin C). Used for precession and nutation only, where a wrong leap
 second costs 2e-6 arcseconds."""
 

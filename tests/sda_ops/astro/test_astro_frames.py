@@ -11,7 +11,8 @@ from sda_ops.astro.sites import Site
 # 2004-04-06 07:51:28.386009 UTC, UT1 - UTC = -0.4399619 s.
 JD = np.array(2453101.5)
 UTC_FRACTION = np.array((7 * 3600 + 51 * 60 + 28.386009) / 86_400.0)
-UT1_FRACTION = UTC_FRACTION - 0.4399619 / 86_400.0
+UT1_MINUS_UTC_S = -0.4399619
+UT1_FRACTION = UTC_FRACTION + UT1_MINUS_UTC_S / 86_400.0
 R_TEME_M = np.array([5094.18016210, 6127.64465950, 6380.34453270]) * 1e3
 V_TEME_M_S = np.array([-4.7461314870, 0.7858180410, 5.5319312880]) * 1e3
 R_PEF_M = np.array([-1033.4750312960, 7901.3055856, 6380.3445327]) * 1e3
@@ -30,6 +31,14 @@ def test_sidereal_time_is_vallados() -> None:
     assert np.rad2deg(sidereal_angle(np.array(2448854.5), np.array(734 / 1440))) == pytest.approx(
         152.578787886, abs=5e-7
     )
+
+
+def test_ut1_may_be_given_as_what_it_is_ahead_of_utc() -> None:
+    """With the published UT1 - UTC the sidereal angle of UTC is that of UT1; without, the Earth is 6.6 arcseconds ahead."""
+    angle = sidereal_angle(JD, UTC_FRACTION, ut1_minus_utc_s=UT1_MINUS_UTC_S)
+    assert angle == pytest.approx(sidereal_angle(JD, UT1_FRACTION), abs=ONE_NANORADIAN)
+    ahead_rad = sidereal_angle(JD, UTC_FRACTION) - angle
+    assert np.rad2deg(ahead_rad) * 3600 == pytest.approx(0.4399619 * 15.041, rel=1e-3)
 
 
 def test_the_published_state_turns_into_the_published_earth_fixed_one() -> None:
@@ -70,6 +79,13 @@ def test_a_site_at_rest_moves_with_the_ground() -> None:
     r_m, v_m_s = earth_fixed_to_teme(site.r_fixed_m, np.zeros(3), np.array(0.0))
     np.testing.assert_allclose(r_m, [6_378_137.0, 0.0, 0.0], atol=1e-6)
     np.testing.assert_allclose(v_m_s, [0.0, 465.1, 0.0], atol=0.01)
+
+
+def test_a_published_site_stands_where_it_was_published() -> None:
+    """Longitude 3.1, latitude -0.5, height 2,500 m on WGS-84 is where ERFA's own test of ``gd2gc`` (t_erfa_c) has it."""
+    site = Site("test case", latitude_rad=-0.5, longitude_rad=3.1, height_m=2500.0)
+    expected_m = [-5599000.5577049947, 233011.67223479203, -3040909.4706983363]
+    np.testing.assert_allclose(site.r_fixed_m, expected_m, rtol=0, atol=1e-7)
 
 
 def test_a_sites_horizon_is_a_rotation_with_geodetic_up() -> None:
