@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate-radar", type=float, default=400.0, metavar="HZ", help="detections/s of each array (default: 400)"
     )
     parser.add_argument(
-        "--catalog", type=Path, metavar="FILE", help="TLE or OMM file to fly (default: a generated one)"
+        "--catalog", type=Path, metavar="FILE", help="TLE, 3LE or OMM file to fly (default: a generated one)"
     )
     parser.add_argument(
         "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"

@@ -1,7 +1,20 @@
-"""Catalogues of objects: element sets read from TLE, 3LE and OMM (JSON, CSV), or generated."""
+"""Catalogues of objects: element sets read from TLE, 3LE and OMM (JSON, CSV, XML, KVN), or generated.
 
+``live``, a catalogue that is reloaded while running, is imported by its own name: only it needs HTTP.
+"""
+
+from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
-from sda_ops.catalog.reader import Catalog, RowProblem, parse_catalog, read_catalog
+from sda_ops.catalog.reader import Catalog, RowProblem, newest_of_each, parse_catalog, read_catalog
 from sda_ops.catalog.synthetic import synthetic_catalog
 
-__all__ = ["Catalog", "ElementSet", "RowProblem", "parse_catalog", "read_catalog", "synthetic_catalog"]
+__all__ = [
+    "Catalog",
+    "ElementColumns",
+    "ElementSet",
+    "RowProblem",
+    "newest_of_each",
+    "parse_catalog",
+    "read_catalog",
+    "synthetic_catalog",
+]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
-from typing import TypeAlias
+from math import pi
 
-from sgp4 import alpha5, omm
-from sgp4.api import Satrec
+from sgp4 import alpha5
+from sgp4.api import WGS72, Satrec
 from sgp4.io import compute_checksum
 
-OmmFields: TypeAlias = Mapping[str, str | int | float | None]
+from sda_ops.catalog.omm_fields import SGP4_XP_EPHEMERIS_TYPE, MeanElements, OmmFields
 
 TLE_LINE_LENGTH = 69
 MAX_SGP4_SATNUM = 339_999
 """sgp4 keeps the number in five Alpha-5 characters, 'Z9999' at most; ours is kept beside it."""
+
+SGP4_EPOCH_JD = 2433281.5
+"""1949 December 31 00:00 UTC, from which ``sgp4init`` counts days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,70 +29,94 @@ class ElementSet:
         catalog_number: In the catalogue it came from: up to nine digits in OMM, six (Alpha-5) in a TLE.
         name: Its name there; empty where there is none.
         satrec: sgp4's record, WGS-72, ready to propagate. Its own ``satnum`` is 0 above 339,999.
+        sgp4_epoch_days: Days since 1949-12-31T00:00 UTC that ``sgp4init`` was given, which ``satrec`` itself keeps
+            in rounded form only. Deep-space orbits depend on its last bit. None where nobody knows.
     """
 
     catalog_number: int
     name: str
     satrec: Satrec
+    sgp4_epoch_days: float | None = None
 
     @classmethod
     def from_tle(cls, line1: str, line2: str, *, name: str = "") -> ElementSet:
         """From two lines. Raises ``ValueError`` saying what is wrong with them."""
-        for number, line in ((1, line1), (2, line2)):
+        for number, line, shape in ((1, line1, _TLE_LINE1), (2, line2, _TLE_LINE2)):
             if not line.startswith(f"{number} ") or len(line) != TLE_LINE_LENGTH or not line.isascii():
                 raise ValueError(f"line {number} must be {TLE_LINE_LENGTH} characters beginning '{number} ': {line!r}")
             if not line[-1].isdigit() or int(line[-1]) != compute_checksum(line):
                 raise ValueError(f"line {number} must end in checksum {compute_checksum(line)}, got {line[-1]!r}")
+            # The checksum does not see letters and blanks, and sgp4 reads what it can of a field and says nothing.
+            if shape.fullmatch(line) is None:
+                raise ValueError(f"line {number} has a field that is not in its columns: {line!r}")
         if line1[2:7] != line2[2:7]:
             raise ValueError(f"both lines must carry one catalogue number, got {line1[2:7]!r} and {line2[2:7]!r}")
+        if line1[62] == str(SGP4_XP_EPHEMERIS_TYPE):
+            raise ValueError("ephemeris type 4 marks elements of SGP4-XP; expected those of SGP4")
         catalog_number = alpha5.from_alpha5(line1[2:7].replace(" ", "0"))
-        return cls(catalog_number, name.strip(), _usable(Satrec.twoline2rv(line1, line2)))
+        if catalog_number == 0:
+            raise ValueError(f"the catalogue number must not be 0, got {line1[2:7]!r}")
+        satrec = _usable(Satrec.twoline2rv(line1, line2))
+        return cls(catalog_number, name.strip(), satrec, tle_epoch_days(satrec))
 
     @classmethod
     def from_omm(cls, fields: OmmFields) -> ElementSet:
-        """From the fields of one Orbit Mean-Elements Message. Raises ``ValueError`` saying what is wrong with them."""
-        missing = [name for name in _OMM_REQUIRED if fields.get(name) in (None, "")]
-        if missing:
-            raise ValueError(f"missing {', '.join(missing)}")
-        catalog_number = int(fields["NORAD_CAT_ID"] or 0)
-        if not 0 < catalog_number < 1_000_000_000:  # noqa: PLR2004 - nine digits, CCSDS 502.0-B-3
-            raise ValueError(f"NORAD_CAT_ID must have one to nine digits, got {catalog_number}")
-        epoch = str(fields["EPOCH"]).removesuffix("Z")
+        """From the fields of one Orbit Mean-Elements Message; the orbit is, to the bit, that of ``sgp4.omm.initialize``.
+
+        Raises ``ValueError`` saying what is wrong with them.
+        """
+        mean = MeanElements.from_fields(fields)
         satrec = Satrec()
-        omm.initialize(
-            satrec,
-            {
-                **_OMM_DEFAULTS,
-                **{name: value for name, value in fields.items() if value is not None},
-                "NORAD_CAT_ID": catalog_number if catalog_number <= MAX_SGP4_SATNUM else 0,
-                "EPOCH": epoch if "." in epoch else f"{epoch}.0",
-            },
+        satrec.sgp4init(
+            WGS72,
+            "i",
+            mean.catalog_number if mean.catalog_number <= MAX_SGP4_SATNUM else 0,
+            mean.epoch_days,
+            mean.bstar,
+            mean.mean_motion_dot / _NDOT_UNITS,
+            mean.mean_motion_ddot / _NDDOT_UNITS,
+            mean.eccentricity,
+            mean.perigee_deg * _RADIANS,
+            mean.inclination_deg * _RADIANS,
+            mean.anomaly_deg * _RADIANS,
+            mean.mean_motion / 720.0 * pi,
+            mean.node_deg * _RADIANS,
         )
-        return cls(catalog_number, str(fields.get("OBJECT_NAME") or "").strip(), _usable(satrec))
+        satrec.intldesg = mean.designator
+        satrec.elnum = mean.element_set_number
+        satrec.revnum = mean.revolution_number
+        return cls(mean.catalog_number, mean.name, _usable(satrec), mean.epoch_days)
 
 
-_OMM_REQUIRED = (
-    "NORAD_CAT_ID",
-    "EPOCH",
-    "MEAN_MOTION",
-    "ECCENTRICITY",
-    "INCLINATION",
-    "RA_OF_ASC_NODE",
-    "ARG_OF_PERICENTER",
-    "MEAN_ANOMALY",
-    "BSTAR",
+# sgp4.omm's own conversions, in its own order: another order of the same factors differs in the last bit.
+_RADIANS = pi / 180.0
+_NDOT_UNITS = 1036800.0 / pi
+_NDDOT_UNITS = 2985984000.0 / 2.0 / pi
+
+# Columns of a two-line element set (CelesTrak, "NORAD Two-Line Element Set Format"); blanks where publishers leave them.
+_TLE_LINE1 = re.compile(
+    r"1 [ 0-9A-HJ-NP-Z][ 0-9]{3}[0-9][ A-Z] .{8} [ 0-9][0-9][ 0-9]{2}[0-9]\.[0-9]{8} "
+    r"[-+ 0]\.[0-9]{8} [-+ ][ 0-9]{5}[-+ ][0-9] [-+ ][ 0-9]{5}[-+ ][0-9] [ 0-9] [ 0-9]{4}[0-9]"
+)
+_TLE_LINE2 = re.compile(
+    r"2 [ 0-9A-HJ-NP-Z][ 0-9]{3}[0-9] [ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9]{6}[0-9] "
+    r"[ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9][0-9]\.[0-9]{8}[ 0-9]{5}[0-9]"
 )
 
-_OMM_DEFAULTS: OmmFields = {
-    "CLASSIFICATION_TYPE": "U",
-    "OBJECT_ID": "",
-    "EPHEMERIS_TYPE": 0,
-    "ELEMENT_SET_NO": 0,
-    "REV_AT_EPOCH": 0,
-    "MEAN_MOTION_DOT": 0.0,
-    "MEAN_MOTION_DDOT": 0.0,
-}
-"""Fields that do not enter SGP4's orbit, as sgp4's reader wants them present."""
+
+def tle_epoch_days(satrec: Satrec) -> float:
+    """The epoch that ``twoline2rv`` gave to ``sgp4init``, days since 1949-12-31T00:00 UTC.
+
+    sgp4 goes by hours, minutes and seconds and rounds the fraction of the day only afterwards (SGP4.cpp,
+    ``days2mdhms_SGP4`` and ``jday_SGP4``; wrapper.cpp): the same steps, in the same order.
+    """
+    day = satrec.epochdays
+    hours = (day - math.floor(day)) * 24.0
+    minutes = (hours - math.floor(hours)) * 60.0
+    seconds = (minutes - math.floor(minutes)) * 60.0
+    fraction = (seconds + math.floor(minutes) * 60.0 + math.floor(hours) * 3600.0) / 86400.0
+    days: float = (satrec.jdsatepoch + fraction) - SGP4_EPOCH_JD
+    return days
 
 
 def _usable(satrec: Satrec) -> Satrec:
@@ -98,7 +125,14 @@ def _usable(satrec: Satrec) -> Satrec:
         raise ValueError(
             f"mean motion must be > 0 and eccentricity in [0, 1), got {satrec.no_kozai} rad/min and {satrec.ecco}"
         )
-    rest = (satrec.inclo, satrec.nodeo, satrec.argpo, satrec.mo, satrec.bstar)
+    rest = (satrec.inclo, satrec.nodeo, satrec.argpo, satrec.mo, satrec.bstar, satrec.ndot, satrec.nddot)
     if not all(map(math.isfinite, (satrec.no_kozai, *rest))):
         raise ValueError(f"elements must be finite, got {rest}")
+    if not 0.0 <= satrec.inclo <= pi:
+        raise ValueError(f"inclination must be in [0, 180] deg, got {math.degrees(satrec.inclo):g}")
+    error, r_km, v_km_s = satrec.sgp4(satrec.jdsatepoch, satrec.jdsatepochF)
+    if error != 0:
+        raise ValueError(f"SGP4 cannot start from these elements: its error {error} (AIAA 2006-6753)")
+    if not all(map(math.isfinite, (*r_km, *v_km_s))):  # an inclination of 1e-311 deg: a 0/0 that it does not notice
+        raise ValueError(f"SGP4 makes no numbers of these elements: {rest}")
     return satrec

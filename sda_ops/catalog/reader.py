@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
+from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
+from sda_ops.catalog.omm_csv import looks_like_omm_csv, omm_csv_rows
+from sda_ops.catalog.omm_json import looks_like_omm_json, omm_json_rows
+from sda_ops.catalog.omm_kvn import looks_like_omm_kvn, omm_kvn_rows
+from sda_ops.catalog.omm_xml import looks_like_omm_xml, omm_xml_rows
+from sda_ops.catalog.rows import Row, Unreadable, read_omm
+from sda_ops.catalog.tle import looks_like_tle, tle_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +22,16 @@ class RowProblem:
 
     Attributes:
         file: Where it stands.
-        row: Line number from 1 (TLE, CSV) or position in the array from 1 (JSON).
+        line: The line, from 1, at which it begins.
         reason: What was expected and what came.
     """
 
     file: str
-    row: int
+    line: int
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.row}: {self.reason}"
+        return f"{self.file}:{self.line}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,89 +39,96 @@ class Catalog:
     """What a file held.
 
     Attributes:
-        element_sets: Its good rows, in file order.
+        file: Its name.
+        element_sets: Its good rows, in file order; an object may have several.
+        lines: The line at which each of them begins.
         problems: Its bad rows, likewise.
+        cut_off: Whether it ends in the middle of a row, as a file does that is still being written.
     """
 
+    file: str
     element_sets: tuple[ElementSet, ...]
+    lines: tuple[int, ...]
     problems: tuple[RowProblem, ...]
+    cut_off: bool
 
 
 def read_catalog(path: Path) -> Catalog:
-    """Read a TLE, 3LE, OMM JSON or OMM CSV file (UTF-8).
+    """Read a TLE or 3LE file, or OMM as CSV, JSON, XML or KVN (UTF-8).
 
     Raises ``OSError`` where the file cannot be read and ``ValueError`` where it is in none of these formats.
     """
-    return parse_catalog(path.read_text(encoding="utf-8-sig", errors="replace"), file=str(path))
+    return parse_catalog(decoded(path.read_bytes()), file=str(path))
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file. Bytes that are no UTF-8 become U+FFFD, and trouble only the row they are in."""
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def parse_catalog(text: str, *, file: str) -> Catalog:
     """As `read_catalog`, for text already read; ``file`` is what problems call it."""
-    start = text.lstrip()[:1]
-    first_line = text.lstrip().partition("\n")[0]
-    if start in ("[", "{"):
-        rows = _json_rows(text, file)
-    elif "," in first_line and "NORAD_CAT_ID" in first_line:
-        rows = _csv_rows(text)
-    elif "\n1 " in f"\n{text}":
-        rows = _tle_rows(text)
-    else:
-        raise ValueError(f"{file}: expected TLE, 3LE, OMM JSON or OMM CSV, got {first_line[:60]!r}")
     element_sets: list[ElementSet] = []
+    lines: list[int] = []
     problems: list[RowProblem] = []
-    for row, outcome in rows:
-        if isinstance(outcome, ElementSet):
-            element_sets.append(outcome)
-        else:
-            problems.append(RowProblem(file, row, outcome))
-    return Catalog(tuple(element_sets), tuple(problems))
-
-
-_Rows: TypeAlias = Iterator[tuple[int, ElementSet | str]]
-"""Row number, and what it held or why it held nothing."""
-
-
-def _json_rows(text: str, file: str) -> _Rows:
+    last: ElementSet | Unreadable | None = None
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
-    for row, message in enumerate(document if isinstance(document, list) else [document], start=1):
-        yield row, _from_omm(message)
+        for line, last in _rows(text):
+            if isinstance(last, Unreadable):
+                problems.append(RowProblem(file, line, last.reason))
+            else:
+                element_sets.append(last)
+                lines.append(line)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    cut_off = isinstance(last, Unreadable) and (last.cut_off or not text.endswith("\n"))
+    return Catalog(file, tuple(element_sets), tuple(lines), tuple(problems), cut_off)
 
 
-def _csv_rows(text: str) -> _Rows:
-    reader = csv.DictReader(text.lstrip().splitlines())
-    for message in reader:
-        yield reader.line_num, _from_omm(message)
+def newest_of_each(catalog: Catalog) -> Catalog:
+    """One element set an object: that of the newest epoch, in the place of its first.
+
+    Two of one epoch that are the same are one. Two of one epoch that differ cannot both be true: the one that stands
+    first is kept, and the other one is a problem.
+    """
+    chosen: dict[int, int] = {}
+    problems = list(catalog.problems)
+    columns = ElementColumns.of(catalog.element_sets)
+    epochs_ns = columns.epoch_ns.tolist()
+    elements = list(
+        zip(*(column.tolist() for name, column in columns.arrays().items() if name in _ELEMENTS), strict=True)
+    )
+    for index, element_set in enumerate(catalog.element_sets):
+        kept = chosen.setdefault(element_set.catalog_number, index)
+        if epochs_ns[index] > epochs_ns[kept]:
+            chosen[element_set.catalog_number] = index
+        elif epochs_ns[index] == epochs_ns[kept] and elements[index] != elements[kept]:
+            reason = f"object {element_set.catalog_number} has other elements of the same epoch in line {catalog.lines[kept]}"
+            problems.append(RowProblem(catalog.file, catalog.lines[index], reason))
+    indices = chosen.values()
+    return Catalog(
+        catalog.file,
+        tuple(catalog.element_sets[index] for index in indices),
+        tuple(catalog.lines[index] for index in indices),
+        tuple(problems),
+        catalog.cut_off,
+    )
 
 
-def _from_omm(message: object) -> ElementSet | str:
-    if not isinstance(message, dict):
-        return f"expected an object of OMM fields, got {type(message).__name__}"
-    try:
-        return ElementSet.from_omm(message)
-    except (ValueError, TypeError) as error:
-        return str(error)
+_ELEMENTS = ("bstar", "ecco", "argpo", "inclo", "mo", "no_kozai", "nodeo")
+"""What makes two element sets of one epoch different ones."""
 
 
-def _tle_rows(text: str) -> _Rows:
-    lines = [line.rstrip() for line in text.splitlines()]
-    name = ""
-    row = 0
-    while row < len(lines):
-        line = lines[row]
-        row += 1
-        following = lines[row] if row < len(lines) else ""
-        if line.startswith("1 ") and following.startswith("2 "):
-            try:
-                yield row, ElementSet.from_tle(line, following, name=name)
-            except ValueError as error:
-                yield row, str(error)
-            row += 1
-            name = ""
-        elif line.startswith(("1 ", "2 ")):
-            yield row, f"line {line[0]} has no partner: {line!r}"
-            name = ""
-        elif line and not line.startswith("#"):
-            name = line.removeprefix("0 ")
+def _rows(text: str) -> Iterator[Row]:
+    if looks_like_omm_json(text):
+        return read_omm(omm_json_rows(text))
+    if looks_like_omm_xml(text):
+        return read_omm(omm_xml_rows(text))
+    if looks_like_omm_csv(text):
+        return read_omm(omm_csv_rows(text))
+    if looks_like_omm_kvn(text):
+        return read_omm(omm_kvn_rows(text))
+    if looks_like_tle(text):
+        return tle_rows(text)
+    first_line = text.lstrip().partition("\n")[0]
+    raise ValueError(f"expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got {first_line[:60]!r}")

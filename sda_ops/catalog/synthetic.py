@@ -13,7 +13,7 @@ import numpy as np
 from sgp4.api import WGS72, Satrec
 
 from sda_ops.astro.time import NS_PER_DAY, UNIX_EPOCH_JD
-from sda_ops.catalog.elements import ElementSet
+from sda_ops.catalog.elements import SGP4_EPOCH_JD, ElementSet
 
 FIRST_CATALOG_NUMBER = 200_001
 """Six digits on purpose: nothing downstream may assume five. Alpha-5 reaches 339,999."""
@@ -23,9 +23,6 @@ MU_KM3_S2 = 398600.8
 
 EARTH_RADIUS_KM = 6378.135
 """Equatorial radius of WGS-72."""
-
-_SGP4_EPOCH_JD = 2433281.5
-"""1949 December 31 00:00 UTC, from which ``sgp4init`` counts days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +165,12 @@ def _cloud(cloud: _Cloud, count: int, rng: np.random.Generator) -> Iterator[_Orb
 
 def _element_set(catalog_number: int, orbit: _Orbit, epoch_ns: int) -> ElementSet:
     satrec = Satrec()
+    epoch_days = epoch_ns / NS_PER_DAY + UNIX_EPOCH_JD - SGP4_EPOCH_JD
     satrec.sgp4init(
         WGS72,
         "i",
         catalog_number,
-        epoch_ns / NS_PER_DAY + UNIX_EPOCH_JD - _SGP4_EPOCH_JD,
+        epoch_days,
         orbit.bstar,
         0.0,
         0.0,
@@ -183,4 +181,4 @@ def _element_set(catalog_number: int, orbit: _Orbit, epoch_ns: int) -> ElementSe
         60.0 * np.sqrt(MU_KM3_S2 / orbit.semi_major_axis_km**3),
         np.deg2rad(orbit.node_deg % 360.0),
     )
-    return ElementSet(catalog_number, orbit.name, satrec)
+    return ElementSet(catalog_number, orbit.name, satrec, epoch_days)

@@ -102,7 +102,7 @@ class SimulatorConfig:
         isl_rate_hz: Beacons a second of all satellites; 0 for none.
         isl_connections: TCP connections of each ring; its satellites are shared out among them.
         isl_satellites: Satellites with a beacon.
-        catalog: A TLE, 3LE or OMM file; None for a generated catalogue.
+        catalog: A TLE, 3LE or OMM (CSV, JSON, XML, KVN) file; None for a generated catalogue.
         objects: Size of the generated catalogue.
         seed: Of everything that is drawn.
         start_time_ns: UTC; timestamps run from there at the wall's pace. None for the real clock.

@@ -1,0 +1,188 @@
+"""A whole catalogue's elements as columns of numbers: what travels to another process, and is a catalogue again there.
+
+Raw arrays only, no pickled records. What comes out propagates to the bit as what went in: SGP4's state depends on the
+very epoch its initialiser was given, which two of the ways to make a ``Satrec`` round differently (see `ElementSet`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sgp4.api import WGS72, Satrec
+
+from sda_ops.astro.time import Floats, Nanoseconds, utc_ns
+from sda_ops.catalog.elements import MAX_SGP4_SATNUM, SGP4_EPOCH_JD, ElementSet, tle_epoch_days
+
+Column: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float64] | npt.NDArray[np.bool_]
+
+MU_WGS72_KM3_S2 = 398600.8
+"""By which a record made with WGS-72 is told: WGS-72 "old" and WGS-84 differ in it (AIAA 2006-6753, section II)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ElementColumns:
+    """One value per object and column, all ``(objects,)``, not writable; the order is that of the element sets.
+
+    The names are those of sgp4's record.
+
+    Attributes:
+        catalog_number: Up to nine digits.
+        jdsatepoch: Epoch as sgp4 holds it: Julian date of the day, UTC.
+        jdsatepochF: And the fraction of it.
+        sgp4_epoch_days: Epoch that ``sgp4init`` is given: days since 1949-12-31T00:00 UTC.
+        bstar: Drag term, inverse Earth radii.
+        ndot: As sgp4 holds it, rad/min². Not used by SGP4.
+        nddot: Likewise, rad/min³.
+        ecco: Mean, in [0, 1).
+        argpo: Mean argument of perigee, rad.
+        inclo: Mean inclination, rad.
+        mo: Mean anomaly, rad.
+        no_kozai: Kozai's mean motion, rad/min.
+        nodeo: Mean right ascension of the ascending node, rad.
+        near_earth: Whether SGP4 treats it as such (period below 225 minutes), without lunar and solar terms.
+    """
+
+    catalog_number: npt.NDArray[np.int64]
+    jdsatepoch: Floats
+    jdsatepochF: Floats  # noqa: N815 - sgp4's name
+    sgp4_epoch_days: Floats
+    bstar: Floats
+    ndot: Floats
+    nddot: Floats
+    ecco: Floats
+    argpo: Floats
+    inclo: Floats
+    mo: Floats
+    no_kozai: Floats
+    nodeo: Floats
+    near_earth: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        arrays = self.arrays()
+        problems = [
+            f"{name} must be ({len(self.catalog_number)},) of {_DTYPES.get(name, np.float64).__name__}, "
+            f"got {column.shape} of {column.dtype}"
+            for name, column in arrays.items()
+            if column.shape != (len(self.catalog_number),) or column.dtype != _DTYPES.get(name, np.float64)
+        ]
+        if problems:
+            raise ValueError(f"ElementColumns: {'; '.join(problems)}")
+        for name, column in arrays.items():
+            fixed = column.view()  # the caller's own array stays as writable as it was
+            fixed.flags.writeable = False
+            object.__setattr__(self, name, fixed)
+
+    @classmethod
+    def of(cls, element_sets: Sequence[ElementSet]) -> ElementColumns:
+        """Those of ``element_sets``.
+
+        Raises ``ValueError`` for a record made with another gravity model than WGS-72 or in the old ('a') mode.
+        """
+        for element_set in element_sets:
+            if element_set.satrec.mu != MU_WGS72_KM3_S2 or element_set.satrec.operationmode != "i":
+                raise ValueError(
+                    f"object {element_set.catalog_number}: expected WGS-72 in mode 'i', got mu "
+                    f"{element_set.satrec.mu} km3/s2 in mode {element_set.satrec.operationmode!r}"
+                )
+        satrecs = [element_set.satrec for element_set in element_sets]
+        rows = np.array(
+            [
+                (
+                    s.jdsatepoch,
+                    s.jdsatepochF,
+                    s.bstar,
+                    s.ndot,
+                    s.nddot,
+                    s.ecco,
+                    s.argpo,
+                    s.inclo,
+                    s.mo,
+                    s.no_kozai,
+                    s.nodeo,
+                )
+                for s in satrecs
+            ],
+            dtype=np.float64,
+        ).reshape(len(satrecs), 11)
+        jd, jd_fraction, bstar, ndot, nddot, ecco, argpo, inclo, mo, no_kozai, nodeo = np.ascontiguousarray(rows.T)
+        return cls(
+            catalog_number=np.array([element_set.catalog_number for element_set in element_sets], dtype=np.int64),
+            jdsatepoch=jd,
+            jdsatepochF=jd_fraction,
+            sgp4_epoch_days=np.array([_epoch_days(element_set) for element_set in element_sets], dtype=np.float64),
+            bstar=bstar,
+            ndot=ndot,
+            nddot=nddot,
+            ecco=ecco,
+            argpo=argpo,
+            inclo=inclo,
+            mo=mo,
+            no_kozai=no_kozai,
+            nodeo=nodeo,
+            near_earth=np.array([satrec.method == "n" for satrec in satrecs], dtype=np.bool_),
+        )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> ElementColumns:
+        """The inverse of `arrays`; makes no copies. Raises ``ValueError`` for other names, shapes or types."""
+        expected = [column.name for column in fields(cls)]
+        if set(arrays) != set(expected):
+            raise ValueError(f"ElementColumns: expected the columns {expected}, got {list(arrays)}")
+        return cls(**arrays)  # type: ignore[arg-type] # __post_init__ looks at each one's type
+
+    def arrays(self) -> dict[str, Column]:
+        """The columns by name, in order: contiguous arrays whose bytes may be sent as they are."""
+        return {column.name: getattr(self, column.name) for column in fields(self)}
+
+    def satrecs(self) -> list[Satrec]:
+        """sgp4's records, made anew: they propagate to the bit as the original ones, errors included."""
+        numbers = np.where(self.catalog_number <= MAX_SGP4_SATNUM, self.catalog_number, 0)
+        started_from = zip(
+            numbers.tolist(),
+            self.sgp4_epoch_days.tolist(),
+            self.bstar.tolist(),
+            self.ndot.tolist(),
+            self.nddot.tolist(),
+            self.ecco.tolist(),
+            self.argpo.tolist(),
+            self.inclo.tolist(),
+            self.mo.tolist(),
+            self.no_kozai.tolist(),
+            self.nodeo.tolist(),
+            strict=True,
+        )
+        made = []
+        for elements, jd, jd_fraction in zip(
+            started_from, self.jdsatepoch.tolist(), self.jdsatepochF.tolist(), strict=True
+        ):
+            satrec = Satrec()
+            satrec.sgp4init(WGS72, "i", *elements)
+            satrec.jdsatepoch, satrec.jdsatepochF = jd, jd_fraction
+            made.append(satrec)
+        return made
+
+    @property
+    def epoch_ns(self) -> Nanoseconds:
+        """Epochs, UTC nanoseconds since the Unix epoch."""
+        return utc_ns(self.jdsatepoch, self.jdsatepochF)
+
+    def __len__(self) -> int:
+        return len(self.catalog_number)
+
+
+_DTYPES: dict[str, type[np.generic]] = {"catalog_number": np.int64, "near_earth": np.bool_}
+"""Of the columns that are not ``float64``."""
+
+
+def _epoch_days(element_set: ElementSet) -> float:
+    if element_set.sgp4_epoch_days is not None:
+        return element_set.sgp4_epoch_days
+    satrec = element_set.satrec
+    if round(satrec.jdsatepochF * 1e8) / 1e8 == satrec.jdsatepochF:
+        return tle_epoch_days(satrec)  # eight decimals of a day: two lines, as good as certainly
+    days: float = (satrec.jdsatepoch - SGP4_EPOCH_JD) + satrec.jdsatepochF
+    return days

@@ -1,0 +1,186 @@
+"""The fields of an Orbit Mean-Elements Message (CCSDS 502.0-B) -> checked numbers; whatever notation they came in.
+
+Knows which conventions SGP4 elements are published in, and refuses what says that it follows others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+OmmFields: TypeAlias = Mapping[str, object]
+"""By CCSDS keyword. Values are text, or what JSON makes of them."""
+
+MAX_CATALOG_NUMBER = 999_999_999
+"""Nine digits (CCSDS 502.0-B-3, NORAD_CAT_ID)."""
+
+SGP4_XP_EPHEMERIS_TYPE = 4
+"""Elements of SGP4-XP (US Space Force): their drag fields mean something else, and SGP4 must not be given them."""
+
+UNITS = {
+    "MEAN_MOTION": "rev/day",
+    "INCLINATION": "deg",
+    "RA_OF_ASC_NODE": "deg",
+    "ARG_OF_PERICENTER": "deg",
+    "MEAN_ANOMALY": "deg",
+}
+"""The only units the standard has for them, for notations that write one; compared without regard to case."""
+
+_SGP4_EPOCH = datetime(1949, 12, 31)  # noqa: DTZ001 - UTC like every EPOCH here, and sgp4 counts from a naive one
+
+_REQUIRED = (
+    "NORAD_CAT_ID",
+    "EPOCH",
+    "MEAN_MOTION",
+    "ECCENTRICITY",
+    "INCLINATION",
+    "RA_OF_ASC_NODE",
+    "ARG_OF_PERICENTER",
+    "MEAN_ANOMALY",
+    "BSTAR",
+)
+_CONVENTIONS = {
+    "CENTER_NAME": ("EARTH",),
+    "REF_FRAME": ("TEME",),
+    "TIME_SYSTEM": ("UTC",),
+    "MEAN_ELEMENT_THEORY": ("SGP4", "SGP", "SGP/SGP4"),
+}
+_EPOCH = re.compile(r"(\d{4})-(?:(\d\d)-(\d\d)|(\d{3}))T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?Z?", re.ASCII)
+_MICROSECOND_DIGITS = 6
+_INTEGER = re.compile(r"\d{1,9}", re.ASCII)
+_DESIGNATOR = re.compile(r"\d\d(\d\d)-(\d{3}[A-Z]{1,3})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class MeanElements:
+    """What an OMM says of an orbit, in its own units.
+
+    Attributes:
+        catalog_number: 1 to 999,999,999.
+        epoch_days: Days since 1949-12-31T00:00 UTC, as SGP4 counts them; the message's epoch to the microsecond.
+        mean_motion: Kozai's, revolutions per day.
+        mean_motion_dot: Half the first derivative as TLEs have it, revolutions per day squared.
+        mean_motion_ddot: A sixth of the second, likewise, per day cubed.
+        designator: International designator as TLEs have it ('98067A'); empty where there is none of that form.
+    """
+
+    catalog_number: int
+    name: str
+    epoch_days: float
+    mean_motion: float
+    eccentricity: float
+    inclination_deg: float
+    node_deg: float
+    perigee_deg: float
+    anomaly_deg: float
+    bstar: float
+    mean_motion_dot: float
+    mean_motion_ddot: float
+    designator: str
+    element_set_number: int
+    revolution_number: int
+
+    @classmethod
+    def from_fields(cls, fields: OmmFields) -> MeanElements:
+        """Raises ``ValueError`` saying what is missing, what was expected and what came."""
+        if missing := missing_fields(fields):
+            raise ValueError(f"missing {', '.join(missing)}")
+        for name, allowed in _CONVENTIONS.items():
+            told = fields.get(name)
+            if told not in (None, "") and str(told).strip().upper() not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {told!r}")
+        if _integer(fields, "EPHEMERIS_TYPE") == SGP4_XP_EPHEMERIS_TYPE:
+            raise ValueError("EPHEMERIS_TYPE 4 marks elements of SGP4-XP; expected those of SGP4")
+        catalog_number = _integer(fields, "NORAD_CAT_ID")
+        if catalog_number == 0:
+            raise ValueError(f"NORAD_CAT_ID must have one to nine digits and not be 0, got {fields['NORAD_CAT_ID']!r}")
+        designator = _DESIGNATOR.fullmatch(str(fields.get("OBJECT_ID")))
+        return cls(
+            catalog_number=catalog_number,
+            name=str(fields.get("OBJECT_NAME") or "").strip(),
+            epoch_days=epoch_days(str(fields["EPOCH"]).strip()),
+            mean_motion=_number(fields, "MEAN_MOTION"),
+            eccentricity=_number(fields, "ECCENTRICITY"),
+            inclination_deg=_number(fields, "INCLINATION"),
+            node_deg=_number(fields, "RA_OF_ASC_NODE"),
+            perigee_deg=_number(fields, "ARG_OF_PERICENTER"),
+            anomaly_deg=_number(fields, "MEAN_ANOMALY"),
+            bstar=_number(fields, "BSTAR"),
+            mean_motion_dot=_number(fields, "MEAN_MOTION_DOT"),
+            mean_motion_ddot=_number(fields, "MEAN_MOTION_DDOT"),
+            designator="".join(designator.groups()) if designator else "",
+            element_set_number=_integer(fields, "ELEMENT_SET_NO"),
+            revolution_number=_integer(fields, "REV_AT_EPOCH"),
+        )
+
+
+def missing_fields(fields: OmmFields) -> list[str]:
+    """The keywords without which there is no orbit, as far as they are absent or empty."""
+    return [name for name in _REQUIRED if fields.get(name) in (None, "")]
+
+
+def epoch_days(text: str) -> float:
+    """A CCSDS time (calendar or day of year, UTC) as days since 1949-12-31T00:00; to the bit what ``sgp4.omm`` makes of it.
+
+    Decimals beyond the microsecond are rounded: under 4 mm along the orbit. A leap second's own second is refused, as by
+    everything here that counts 86,400 s a day. Raises ``ValueError``.
+    """
+    match = _EPOCH.fullmatch(text)
+    if match is None:
+        raise ValueError(f"EPOCH must be YYYY-MM-DDThh:mm:ss[.d], or YYYY-DDD for the date, got {text!r}")
+    year, month, day, day_of_year, hour, minute, second, decimals = match.groups()
+    microseconds = int((decimals or "").ljust(_MICROSECOND_DIGITS, "0")[:_MICROSECOND_DIGITS])
+    if decimals and decimals[_MICROSECOND_DIGITS : _MICROSECOND_DIGITS + 1] >= "5":
+        microseconds += 1
+    try:
+        moment = datetime(int(year), int(month or 1), int(day or 1), int(hour), int(minute), int(second))  # noqa: DTZ001 - UTC
+        moment += timedelta(days=int(day_of_year or 1) - 1, microseconds=microseconds)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"EPOCH {text!r}: {error}") from error
+    if day_of_year is not None and (int(day_of_year) < 1 or moment.year != int(year)):
+        raise ValueError(f"EPOCH {text!r}: there is no day {day_of_year} in {year}")
+    return (moment - _SGP4_EPOCH).total_seconds() / 86_400.0
+
+
+def _number(fields: OmmFields, name: str) -> float:
+    """0.0 where there is none. No underscores or digits of other scripts, which ``float`` would take."""
+    value = fields.get(name)
+    if isinstance(value, str):
+        if value == "":
+            return 0.0
+        if value.isascii() and "_" not in value:
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    elif value is None:
+        return 0.0
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    raise ValueError(f"{name} must be a number, got {_short(value)}")
+
+
+def _integer(fields: OmmFields, name: str) -> int:
+    """0 where there is none."""
+    value = fields.get(name)
+    if isinstance(value, str):
+        if value == "":
+            return 0
+        if _INTEGER.fullmatch(value.strip()) is not None:
+            return int(value)
+    elif value is None:
+        return 0
+    elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_CATALOG_NUMBER:
+        return value
+    raise ValueError(f"{name} must have one to nine digits, got {_short(value)}")
+
+
+def _short(value: object) -> str:
+    text = repr(value) if isinstance(value, str | float | bool) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - characters in a message

@@ -1,0 +1,73 @@
+"""OMM as JSON (CelesTrak, FORMAT=json; Space-Track, format/json): an array of objects, or objects in a row -> rows."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from sda_ops.catalog.rows import OmmRows, Unreadable
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_WINDOW = 16_384
+"""Characters that one object may have: twenty times what any has."""
+
+_NEXT_OBJECT = re.compile(r",[ \t\r\n]*(?=\{)")  # no field of an OMM holds an object
+
+
+def looks_like_omm_json(text: str) -> bool:
+    """Whether it begins as an array or an object."""
+    return text.lstrip()[:1] in ("[", "{")
+
+
+def omm_json_rows(text: str) -> OmmRows:
+    """A row is where its object begins. One that is no JSON costs itself: reading goes on with the next '{' behind a comma.
+
+    Raises ``ValueError`` where the very first is none and no other follows.
+    """
+    decoder = json.JSONDecoder()
+    position = _after_space(text, 0)
+    is_array = text[position] == "["
+    position = _after_space(text, position + is_array)
+    line, counted, empty = 1, 0, True
+    while position < len(text) and text[position] != "]":
+        line, counted = line + text.count("\n", counted, position), position
+        # The decoder looks at all of its text whenever it says where an error is: it is given a window.
+        window = text[position : position + _WINDOW]
+        try:
+            value, length = decoder.raw_decode(window)
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
+            resumed = _NEXT_OBJECT.search(text, position)
+            reason = _told(error, line)
+            if resumed is None and empty:
+                raise ValueError(reason) from error
+            yield line, Unreadable(reason, cut_off=resumed is None)
+            if resumed is None:
+                return
+            position = resumed.end()
+        else:
+            position += length
+            yield (
+                line,
+                value
+                if isinstance(value, dict)
+                else Unreadable(f"expected an object of OMM fields, got {type(value).__name__}"),
+            )
+            position = _after_space(text, position)
+            if is_array and text[position : position + 1] == ",":
+                position = _after_space(text, position + 1)
+        empty = False
+    if is_array and position == len(text):
+        line += text.count("\n", counted)
+        yield line, Unreadable("expected ']' at the end of the array", cut_off=True)
+
+
+def _told(error: ValueError | RecursionError, line: int) -> str:
+    """What is wrong, by the lines of the file, if the decoder began in ``line``."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} in line {line + error.lineno - 1}"
+    return f"not JSON: {error}"
+
+
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position

@@ -1,0 +1,39 @@
+"""Two-line element sets, with or without a name above: text -> rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sda_ops.catalog.elements import ElementSet
+from sda_ops.catalog.rows import Row, Unreadable
+
+
+def looks_like_tle(text: str) -> bool:
+    """Whether a line 1 of two is among its lines."""
+    return "\n1 " in f"\n{text}"
+
+
+def tle_rows(text: str) -> Iterator[Row]:
+    """A row is at its line 1. Blank lines and those beginning with '#' count for nothing."""
+    lines = [line.rstrip() for line in text.rstrip().split("\n")]
+    name = ""
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        following = lines[number] if number < len(lines) else ""
+        if line.startswith("1 ") and following.startswith("2 "):
+            try:
+                yield number, ElementSet.from_tle(line, following, name=name)
+            except ValueError as error:
+                yield number, Unreadable(str(error))
+            number += 1
+            name = ""
+        elif line.startswith(("1 ", "2 ")):
+            cut_off = line[0] == "1" and number == len(lines)
+            yield number, Unreadable(f"line {line[0]} has no partner: {line!r}", cut_off)
+            name = ""
+        elif line and not line.startswith("#"):
+            name = line.removeprefix("0 ")
+    if name:
+        yield number, Unreadable(f"name {name!r} has no lines below it")
