@@ -69,6 +69,17 @@ class Orbits:
     pool: Bulkhead
     propagator: PropagatorPool
 
+    def figures(self) -> dict[str, int]:
+        """The pool's, for metrics and the report."""
+        pool = self.pool.statistics()
+        return {
+            "workers_alive": pool.alive,
+            "worker_restarts": pool.restarts,
+            "calls_answered": pool.answered,
+            "calls_resubmitted": pool.resubmitted,
+            "calls_lost": pool.lost,
+        }
+
 
 def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
     """``sda-fusion``, as the picture above draws it. Opens nothing."""
@@ -115,7 +126,13 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
 
     predict = graph.add_operator(
         "propagate",
-        propagate(orbits.catalog, orbits.propagator, _prediction(settings), keep_fresh=_keep_fresh(settings, orbits)),
+        propagate(
+            orbits.catalog,
+            orbits.propagator,
+            _prediction(settings),
+            keep_fresh=_keep_fresh(settings, orbits),
+            figures=orbits.figures,
+        ),
         stateful=True,
         restart_policy=THREE_A_MINUTE,
         note="what was propagated for it outlives it; the pool itself is a bulkhead",

@@ -99,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     what = parser.add_argument_group("what")
     what.add_argument(
-        "--catalog", type=Path, metavar="FILE", help="TLE, 3LE, or OMM in CSV, JSON, XML or KVN (default: a generated catalogue)"
+        "--catalog",
+        type=Path,
+        metavar="FILE",
+        help="TLE, 3LE, or OMM in CSV, JSON, XML or KVN (default: a generated catalogue)",
     )
     what.add_argument(
         "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
@@ -156,6 +156,7 @@ def propagate(
     prediction: Prediction,
     *,
     keep_fresh: Callable[[WiredEnds], Coroutine[Any, Any, None]] | None = None,
+    figures: Callable[[], Mapping[str, int]] | None = None,
 ) -> Factory:
     """An operator that turns observations into `Placed` ones, in order.
 
@@ -163,7 +164,8 @@ def propagate(
     letters as ``ProcessingException``; whatever else the propagator raises is the operator's own failure. ``keep_fresh``
     runs beside each instance and is cancelled with it: to reload the catalogue, say.
 
-    Its own figures: ``catalog_objects``, ``catalog_version``, ``intervals``.
+    Its own figures, as of the last batch: ``catalog_objects``, ``catalog_version``, ``intervals``, and whatever ``figures``
+    has to tell of the propagator.
     """
 
     async def run(ends: WiredEnds) -> None:
@@ -184,6 +186,8 @@ def propagate(
                 ends.gauge("catalog_objects", len(version.columns))
                 ends.gauge("catalog_version", version.number)
                 ends.gauge("intervals", len(intervals))
+                for name, value in (figures() if figures is not None else {}).items():
+                    ends.gauge(name, value)
                 ends.commit(placed, acknowledge=len(batch))
                 await ends.flush()
 
