@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
@@ -271,17 +271,19 @@ async def _next_batch(ends: WiredEnds, windows: CrossSensorWindows) -> list[Corr
 
 @asynccontextmanager
 async def _beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
-    """Run it alongside, and call it off on leaving. What it raises is raised on leaving."""
+    """Run it alongside, and call it off on leaving. If it fails, so does what it runs beside, at once and with that error."""
     if work is None:
         yield
         return
-    task = asyncio.create_task(work)
     try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            try:
+                yield
+            finally:
+                task.cancel()
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 def _forget_all_but(kept: OrderedDict[int, Any], most: int) -> None:

@@ -404,14 +404,23 @@ async def test_what_keeps_the_catalogue_fresh_lives_as_long_as_the_instance() ->
 
 
 async def test_an_error_of_what_keeps_the_catalogue_fresh_is_the_operators() -> None:
-    """Raised on leaving, not lost."""
+    """At once, while nothing comes: a catalogue that grows old unseen helps nobody. The next instance tries again."""
+    instances: list[int] = []
 
     async def keep_fresh(ends: WiredEnds) -> None:
+        instances.append(ends.instance)
         if ends.instance == 1:
             raise OperatorError("cannot refresh")
+        await asyncio.Event().wait()
 
-    _, event = await placed_by(propagate(keep_fresh=keep_fresh), beacons([1.0]))
-    assert event.figures.restarts["op-1"].total == 1
+    async def quiet(built: BuiltGraph) -> None:
+        await eventually(lambda: len(instances) == 2, "the operator is restarted")
+        built.request_shutdown("seen")
+
+    graph = chain(ListSource(UntilShutdown()), propagate(keep_fresh=keep_fresh), CollectSink())
+    event = await run_graph(graph, during=quiet)
+    (failure,) = event.figures.restarts["op-1"].recent
+    assert "cannot refresh" in str(failure)
 
 
 def test_what_an_interval_needs_is_four_knots() -> None:
