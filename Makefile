@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api fusion-demo up down browser test chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down browser test chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect bench-correlation isolation screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -98,6 +98,12 @@ screenshot: $(VENV)/.dev-ready browser  ## what an operator sees: docs/flow-run*
 
 bench-prefect: $(VENV)/.run-ready  ## what telling a Prefect server costs: start, restarts, throughput, hooks, a dead server (ten minutes)
 	$(BIN)/python -m tests.bench.prefect_cost $(ARGS)
+
+bench-correlation: $(VENV)/.run-ready  ## who was right, by sensor and orbit, of simulated truth over the full catalogue; observations/s; the pool's overhead (minutes)
+	$(BIN)/python -m tests.bench.correlation $(ARGS)
+
+isolation: $(VENV)/.run-ready  ## p99 of the audit with the propagator at 100x its load, in the pool and inline (three minutes)
+	$(BIN)/python -m tests.bench.isolation $(ARGS)
 
 storm: $(VENV)/.dev-ready  ## an outage, 100 pollers and six ways to retry, in virtual time: table and docs/storm.svg (minutes)
 	$(BIN)/python -m tests.bench.storm --picture docs/storm.svg $(ARGS)

@@ -1,0 +1,51 @@
+"""``sda-fusion`` with a propagator that is stuck: what it holds up, and what it does not. ``tests.bench.isolation`` measures it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from flows.fusion_settings import FusionSettings
+from flows.fusion_topology import fusion_pipeline
+from orchestrator_adapter import BuiltGraph
+from orchestrator_adapter.report import ExitCode
+from tests.fusion import FusionPlace, all_listen, conducted, go, stopped_at_work
+from tests.running import eventually
+
+
+def test_a_propagator_that_does_not_answer_holds_up_correlations_and_nothing_else(tmp_path: Path) -> None:
+    """While its only worker stands still, a thousand observations reach the audit, and none its correlation; later, all do."""
+    place = FusionPlace.free(tmp_path)
+    settings, _ = place.prepare_a_busy_worker(seed=1)
+    pipeline = fusion_pipeline(FusionSettings.model_validate(settings))
+    (pool,) = pipeline.bulkheads
+    simulator = place.simulator("--rate-radar", "200", "--linger", "60")
+
+    async def conduct(graph: BuiltGraph) -> None:
+        await all_listen(graph)
+        go(simulator)
+        await eventually(lambda: _consumed(graph, "correlations"), "correlations")
+        pid = await stopped_at_work(pool)
+        try:
+            await eventually(lambda: not graph.status().edges["propagate -> correlate"].occupancy, "what came before")
+            audited, correlated = _consumed(graph, "audit"), _consumed(graph, "correlate")
+            await eventually(lambda: _consumed(graph, "audit") >= audited + 1_000, "a thousand observations more")
+            assert _consumed(graph, "correlate") == correlated
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    try:
+        outcome = asyncio.run(conducted(pipeline, conduct))
+    finally:
+        simulator.terminate()
+        simulator.wait(30)
+
+    assert (outcome.exit_code, dict(outcome.event.figures.restarts)) == (ExitCode.OK, {})
+    assert (pool.statistics().restarts, outcome.event.figures.undelivered) == (0, 0)
+    assert place.correlated() == place.observed()
+
+
+def _consumed(graph: BuiltGraph, operator: str) -> int:
+    return next(status for status in graph.status().operators if status.name == operator).consumed

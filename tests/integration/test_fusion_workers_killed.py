@@ -1,0 +1,149 @@
+"""``sda-fusion`` while its workers are killed with SIGKILL: real processes, real sockets; the simulator's truth is the oracle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from flows.fusion_settings import FusionSettings
+from flows.fusion_topology import fusion_pipeline
+from orchestrator_adapter import BuiltGraph
+from orchestrator_adapter.bulkhead import Bulkhead
+from orchestrator_adapter.events import ShutDown
+from orchestrator_adapter.report import ExitCode
+from tests.fusion import FusionPlace, all_listen, conducted, fusion_process, go, stopped_at_work
+from tests.running import eventually
+from tests.support import wait_until
+
+SEED = 6
+FRAMES = 3_000
+"""Sent by the simulator, all told."""
+
+
+def sensors(place: FusionPlace) -> subprocess.Popen[bytes]:
+    """Three arrays, two archives and two rings that send so many frames, some of them bad."""
+    return place.simulator(
+        *("--rate-radar", "150", "--rate-optical", "50", "--rate-isl", "100", "--seed", str(SEED)),
+        *("--malformed", "0.01", "--impossible", "0.01", "--duplicates", "0.01"),
+        *("--count", str(FRAMES), "--linger", "60", "--truth", str(place.truth)),
+    )
+
+
+async def kill_the_worker(pool: Bulkhead, rng: random.Random, *, at_work: bool) -> None:
+    """Let it answer so many more calls, and then kill it: whatever it does, or in the middle of a call for certain.
+
+    Returns when its successor has answered a call.
+    """
+    due = pool.statistics().answered + rng.randint(1, 25)
+    await eventually(lambda: pool.statistics().answered >= due, "more answers")
+    pid = await stopped_at_work(pool) if at_work else next(iter(pool.statistics().pids.values()))
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: pid not in pool.statistics().pids.values(), "its end")
+    answered = pool.statistics().answered
+    await eventually(lambda: pool.statistics().answered > answered, "an answer of its successor")
+
+
+def test_workers_killed_at_random_cost_the_results_nothing(tmp_path: Path) -> None:
+    """With workers killed as often as the budget admits, each observation is in the audit once and has one correlation."""
+    place = FusionPlace.free(tmp_path)
+    settings, tracked = place.prepare_a_busy_worker(seed=SEED)
+    pipeline = fusion_pipeline(FusionSettings.model_validate(settings | {"propagator": {"max_rebuilds": 4}}))
+    (pool,) = pipeline.bulkheads
+    simulator = sensors(place)
+
+    async def conduct(graph: BuiltGraph) -> None:
+        await all_listen(graph)
+        go(simulator)
+        rng = random.Random(SEED)
+        for at_work in rng.sample([True, True, False, False], 4):
+            await kill_the_worker(pool, rng, at_work=at_work)
+        await eventually(lambda: graph.ledger().ingested == FRAMES + tracked, "everything that was sent")
+
+    try:
+        outcome = asyncio.run(conducted(pipeline, conduct))
+    finally:
+        simulator.terminate()
+        simulator.wait(30)
+
+    sent = [json.loads(line) for line in place.truth.read_text().splitlines()]
+    good = Counter(row["observation_id"] for row in sent if row["fault"] is None)
+    faults = Counter(row["fault"] for row in sent)
+    assert {row["kind"] for row in sent} == {"radar", "optical", "isl"}
+    figures, statistics = outcome.event.figures, pool.statistics()
+    assert (type(outcome.event), outcome.exit_code, outcome.problems) == (ShutDown, ExitCode.OK, ())
+    assert (figures.ledger_holds, figures.ledger.in_flight, dict(figures.restarts)) == (True, 0, {})
+    assert (statistics.restarts, statistics.lost, statistics.balanced) == (4, 0, True)
+    assert statistics.resubmitted >= 2  # one for each that was killed at work; the others may have been, too
+    observed = place.observed()
+    replayed = observed - good
+    assert (good - observed, len(replayed), replayed.total()) == (Counter(), tracked, tracked)
+    assert place.correlated() == observed
+    assert Counter(letter["operator"] for letter in place.dead_letters() if letter["kind"] != "Deserialization") == {
+        "validate": faults["impossible"]
+    }
+
+
+def test_workers_killed_beyond_the_budget_end_the_run_with_everything_accounted_for(tmp_path: Path) -> None:
+    """It ends with code 3, and each observation has either its correlation or a dead letter, and no more."""
+    place = FusionPlace.free(tmp_path)
+    settings, _ = place.prepare_a_busy_worker(seed=SEED)
+    simulator = sensors(place)
+    try:
+        code, killed = _killed_each_time(place, simulator, settings | {"propagator": {"max_rebuilds": 2}})
+    finally:
+        simulator.terminate()
+        simulator.wait(30)
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    ledger = report["ledger"]
+    assert (code, report["event"], killed) == (3, "BudgetExhausted", 3)
+    assert report["cause"].startswith("propagate: BulkheadExhausted: bulkhead 'propagator': the budget for rebuilds")
+    assert (report["ledger_holds"], ledger["in_flight"], report["stragglers"]) == (True, 0, [])
+    of_bad_frames = {"Deserialization", "ValidationFailed"}
+    buried = [letter for letter in place.dead_letters() if letter["kind"] not in of_bad_frames]
+    assert report["undelivered"] == sum(letter["kind"] == "Undelivered" for letter in buried) > 0
+    ended = place.correlated() + Counter(map(_observation_of, buried))
+    assert ended == Counter(dict.fromkeys(ended, 1))
+    assert place.observed().keys() <= ended.keys()
+    bad = ledger["dead_lettered"] - len(buried) + ledger["rejected"] + ledger["duplicates"]
+    assert ended.total() == ledger["ingested"] - bad
+
+
+def _killed_each_time(
+    place: FusionPlace, simulator: subprocess.Popen[bytes], settings: dict[str, Any]
+) -> tuple[int, int]:
+    """Run the pipeline, with each worker killed once it is ready, the first not before there are correlations.
+
+    Returns the exit code, and how many were killed.
+    """
+    killed = 0
+    command = ["fusion", "--no-api", "--quiet"]
+    with fusion_process(command, settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        never = Timer(60.0, process.kill)
+        never.start()
+        assert process.stderr is not None
+        for line in process.stderr:
+            said = json.loads(line) if line.startswith(b"{") else {}
+            if (said.get("event"), said.get("operator")) == ("spawn", "correlations"):
+                go(simulator)
+            if said.get("event") == "worker_ready":
+                if not killed:
+                    wait_until((place.folder / "audit/correlations/correlations").is_dir, "a correlation")
+                os.kill(said["pid"], signal.SIGKILL)
+                killed += 1
+        never.cancel()
+    return process.returncode, killed
+
+
+def _observation_of(letter: dict[str, Any]) -> str:
+    """Whose a buried observation, placed observation or correlation is."""
+    payload = letter["payload"]
+    return str((payload[0] if isinstance(payload, list) else payload)["observation_id"])
