@@ -135,6 +135,7 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
         ),
         stateful=True,
         restart_policy=THREE_A_MINUTE,
+        max_deliveries=5,  # what fails here is the pool's fault, not an item's: the budget must be the first to end
         note="what was propagated for it outlives it; the pool itself is a bulkhead",
     )
     graph.connect(tee, predict, 16_384, note="what comes while a worker is replaced: the audit need not wait for that")

@@ -16,6 +16,7 @@ from flows.pipelines import INGEST, PIPELINES, PipelineKind
 from flows.progress import Progress
 from flows.settings import SettingsError
 from orchestrator_adapter import BuiltGraph, GraphError
+from orchestrator_adapter.garbage import only_new_garbage
 from orchestrator_adapter.pipeline import Outcome, run_pipeline
 from orchestrator_adapter.report import ExitCode, cause
 
@@ -127,7 +128,8 @@ async def perform(
 
     try:
         if not prefect:
-            return await run_pipeline(kind.pipeline(settings), on_built=built)
+            with only_new_garbage():
+                return await run_pipeline(kind.pipeline(settings), on_built=built)
         # Importing Prefect takes a second, and nothing else here needs it.
         from prefect import tags  # noqa: PLC0415
 
