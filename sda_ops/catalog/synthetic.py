@@ -102,14 +102,16 @@ def _shell(shell: _Shell, count: int, rng: np.random.Generator) -> Iterator[_Orb
     for index in range(count):
         plane = index % planes
         slot, slots = index // planes, -(-count // planes)
+        perigee_deg = rng.uniform(0.0, 360.0)
+        along_deg = 360.0 * (slot / slots + plane / (planes * slots)) + rng.normal(0.0, 0.1)
         yield _Orbit(
             f"{shell.name}-{index + 1}",
             EARTH_RADIUS_KM + shell.altitude_km + rng.normal(0.0, 0.3),
             abs(rng.normal(1e-4, 3e-5)),
             shell.inclination_deg + rng.normal(0.0, 0.01),
             360.0 * plane / planes,
-            rng.uniform(0.0, 360.0),
-            360.0 * (slot / slots + plane / (planes * slots)) + rng.normal(0.0, 0.1),
+            perigee_deg,
+            along_deg - perigee_deg,  # from the node it is the slot, wherever the perigee of so round an orbit lies
             rng.lognormal(np.log(1e-4), 0.5),
         )
 
@@ -134,14 +136,19 @@ def _sun_synchronous(count: int, rng: np.random.Generator) -> Iterator[_Orbit]:
 
 def _geostationary(count: int, rng: np.random.Generator) -> Iterator[_Orbit]:
     for index in range(count):
+        semi_major_axis_km = 42_165.0 + rng.normal(0.0, 3.0)
+        eccentricity = abs(rng.normal(2e-4, 1e-4))
+        inclination_deg = abs(rng.normal(0.05, 0.03)) if index % 4 else rng.uniform(0.5, 14.0)
+        node_deg, perigee_deg = rng.uniform(0.0, 360.0), rng.uniform(0.0, 360.0)
+        along_deg = 360.0 * index / count + rng.normal(0.0, 0.5)  # of the belt, from one direction for all
         yield _Orbit(
             f"GEOBELT-{index + 1}",
-            42_165.0 + rng.normal(0.0, 3.0),
-            abs(rng.normal(2e-4, 1e-4)),
-            abs(rng.normal(0.05, 0.03)) if index % 4 else rng.uniform(0.5, 14.0),
-            rng.uniform(0.0, 360.0),
-            rng.uniform(0.0, 360.0),
-            360.0 * index / count + rng.normal(0.0, 0.5),
+            semi_major_axis_km,
+            eccentricity,
+            inclination_deg,
+            node_deg,
+            perigee_deg,
+            along_deg - node_deg - perigee_deg,
             0.0,
         )
 

@@ -52,3 +52,15 @@ def test_all_classes_of_orbit_are_there() -> None:
     assert np.sum((inclinations > 96.0) & (inclinations < 100.0)) > 300
     assert np.sum(np.abs(revolutions - 1.0027) < 0.001) > 80
     assert sum(" DEB" in elements.name for elements in catalog) > 400
+
+
+def test_satellites_of_one_plane_keep_their_distance() -> None:
+    """A Walker pattern: 18 slots a plane are 20 degrees apart, 2,400 km, whatever their perigees; geostationary ones 3 degrees."""
+    catalog = synthetic_catalog(epoch_ns=NOW_NS)
+    states = propagate(SatrecArray([elements.satrec for elements in catalog]), np.array([NOW_NS]))
+    r_km = states.r_teme_m[:, 0] / 1e3
+    of_plane = [index for index, elements in enumerate(catalog) if elements.name.startswith("MESH-A-")][::36]
+    belt = [index for index, elements in enumerate(catalog) if elements.name.startswith("GEOBELT-")]
+    for objects, least_km in ((of_plane, 2_000.0), (belt, 500.0)):
+        between_km = np.linalg.norm(r_km[objects, np.newaxis] - r_km[objects], axis=-1)
+        assert np.min(between_km[~np.eye(len(objects), dtype=np.bool_)]) > least_km
