@@ -7,6 +7,7 @@ Layout, bottom to top; a module imports only from those above it in this list:
 - ``claims``: what only one run on the machine may have, and who has it
 - ``breaker``, ``retry``: a downstream that fails, and how to go on asking it
 - ``restart``, ``task_exit``, ``task``: one operator instance and how it may end
+- ``bulkhead``: worker processes that answer requests made of arrays (import it from there: it needs numpy)
 - ``edge``, ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions
 - ``plan``, ``graph``: validate and declare; ``events``, ``supervisor``: exits in, decisions out
 - ``wiring``, ``status``, ``watchdog``, ``runtime``: a wired graph that runs

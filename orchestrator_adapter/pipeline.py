@@ -11,11 +11,12 @@ import logging
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.claims import Owner, claim
 from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.control_plane import ControlPlane
@@ -43,6 +44,7 @@ class Pipeline:
         rng: The random source of jitter; a fresh one if ``None``.
         control_plane: Where it is asked for its health and its figures while it runs and drains; ``None`` for nowhere.
         claims: What no other run on this machine may have meanwhile, each in one form (see ``claims``); empty for nothing.
+        bulkheads: Worker processes that its operators call: started before the graph, stopped when that has ended.
     """
 
     graph: OperatorGraph
@@ -53,6 +55,7 @@ class Pipeline:
     rng: random.Random | None = None
     control_plane: ControlPlane | None = None
     claims: tuple[str, ...] = ()
+    bulkheads: tuple[Bulkhead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,17 @@ async def run_pipeline(
     SIGTERM and SIGINT ask for the two-phase shutdown, a second one goes to its second phase; both are handled as before
     when this returns; ``handle_signals=False`` leaves them to the caller. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
     before anything has been opened, and ``OSError`` if another run has what this one claims (it is told of this one by
-    ``run_label``, if it has a name elsewhere), the dead-letter store cannot be opened or the control plane cannot listen.
+    ``run_label``, if it has a name elsewhere), a bulkhead cannot start, the dead-letter store cannot be opened or the control
+    plane cannot listen.
     Cancelled, the run drains and is reported as it would be otherwise, and then the cancellation is passed on.
     """
     pipeline.graph.validate()
     problems: list[str] = []
-    with ExitStack() as until_the_end:
-        until_the_end.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))
+    async with AsyncExitStack() as before_and_after:
+        before_and_after.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))
+        for bulkhead in pipeline.bulkheads:
+            await before_and_after.enter_async_context(bulkhead)
+        until_the_end = before_and_after.enter_context(ExitStack())
         dead_letters = pipeline.dead_letters() if pipeline.dead_letters is not None else None
         try:
             built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)

@@ -6,6 +6,7 @@ Layout, top to bottom:
 - ``link``: the thread beside the data plane; ``courier``: deliver, and look whether it arrived; ``display``: artifacts
 - ``reconcile``: earlier runs put right; ``automations``: the ready ones
 - ``records``: what outlives a run, on disk
+- ``workers``: a bulkhead's workers as task runs, of a process pool, Dask or Ray
 - ``task_runs``, ``decisions``, ``artifacts``, ``states``: what is told, as pure functions of supervision records
 - ``outbox``, ``identity``, ``vocabulary``, ``options``: values; ``api``: one call, classified
 - ``text``: foreign text made fit to be told

@@ -35,6 +35,7 @@ from orchestrator_adapter.prefect_flow.link import PrefectLink, Telling
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.records import RunRecord, RunRecords
 from orchestrator_adapter.prefect_flow.states import flow_state
+from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
 from orchestrator_adapter.runtime import BuiltGraph
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -140,6 +141,8 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     requests = _Requests()
     link = PrefectLink(identity, pipeline.graph, options, on_cancel=requests.cancelled)
     desk = _RecordDesk(identity, options.directory)
+    for bulkhead in pipeline.bulkheads:
+        bulkhead.launch_with(TaskRunnerLauncher())
 
     def built(graph: BuiltGraph) -> None:
         desk.open()

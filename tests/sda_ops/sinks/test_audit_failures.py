@@ -23,6 +23,7 @@ from orchestrator_adapter import (
     DeadLetterList,
     OperatorGraph,
     RestartPolicy,
+    durable,
     events,
     source_of,
     task_exit,
@@ -85,7 +86,7 @@ async def test_a_folder_that_cannot_be_synced_does_not_count_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that may not survive a power cut is taken back, and nothing of the batch is acknowledged."""
-    sync = parquet_store.sync_directory
+    sync = durable.sync_directory
 
     def broken(directory: Path) -> None:
         if any(directory.glob("*.parquet")):

@@ -1,0 +1,245 @@
+"""A bulkhead's workers as long-lived task runs: of a process pool on this machine, of a Dask or a Ray cluster beyond it.
+
+Each worker is one task run (``propagator worker-1``; after a restart ``propagator worker-1 #2``), *Running* while it lives,
+*Completed* when it was told to stop, *Crashed* when it was lost. Prefect places it, and shows it; what it computes does not
+pass through Prefect. Where no API answers, a worker is a plain local process: the pipeline does not wait for Prefect.
+
+It gets a task runner for itself: a process pool that lost a process is broken for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future as ConcurrentFuture
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import Flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.futures import PrefectWrappedFuture
+from prefect.states import Crashed
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+
+from orchestrator_adapter.bulkhead.invitation import Invitation
+from orchestrator_adapter.bulkhead.launcher import Launcher, Network, WorkerHandle
+from orchestrator_adapter.bulkhead.local import LocalProcesses
+from orchestrator_adapter.bulkhead.worker import ignore_signals, serve, step_back
+from orchestrator_adapter.prefect_flow.api import ask, impatient_client
+from orchestrator_adapter.prefect_flow.text import fit
+from orchestrator_adapter.retry import Ok, Permanent
+from orchestrator_adapter.task_exit import describe
+
+logger = logging.getLogger("orchestrator_adapter.prefect")
+
+_API_ANSWERS_WITHIN_S = 3.0
+_ENDS_WITHIN_S = 5.0  # from a worker's last word until its task run has its last state
+_TELL_FOR_S = 60.0  # how long a crash is told to a server that is away, or has not recorded the task run yet
+_TELL_AGAIN_S = 1.0
+
+
+@task(name="bulkhead worker", persist_result=False, cache_policy=NO_CACHE)
+def bulkhead_worker(invitation: bytes) -> None:
+    """Be a worker until told to stop."""
+    serve(Invitation.from_bytes(invitation))
+
+
+def process_pool() -> ProcessPoolTaskRunner:
+    """A task runner for one worker on this machine, which what stops the flow does not reach."""
+    return ProcessPoolTaskRunner(max_workers=1, initializer=_begin)
+
+
+def dask_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
+    """Workers on the Dask cluster whose scheduler is at ``address``, which connect back to ``network``.
+
+    Give each of its workers one thread (``--nthreads 1``) and one process: a worker of ours takes a place for good.
+    """
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise _missing("dask") from error
+    return TaskRunnerLauncher(lambda: DaskTaskRunner(address=address), network=network)
+
+
+def ray_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
+    """Workers on the Ray cluster at ``address``, which connect back to ``network``."""
+    try:
+        from prefect_ray.task_runners import RayTaskRunner  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise _missing("ray") from error
+    return TaskRunnerLauncher(lambda: RayTaskRunner(address=address), network=network)
+
+
+class TaskRunnerLauncher:
+    """Launches workers as task runs of the flow run in which it is made; made outside one, it launches plain processes.
+
+    ``make_task_runner`` makes a task runner for one worker. ``network`` says how workers connect back; ``None`` for those
+    on this machine.
+    """
+
+    def __init__(
+        self, make_task_runner: Callable[[], TaskRunner[Any]] = process_pool, *, network: Network | None = None
+    ) -> None:
+        self._make_task_runner = make_task_runner
+        self._network = network
+        self._context = contextvars.copy_context()
+        self._plain: Launcher = LocalProcesses(network=network)
+
+    @property
+    def network(self) -> Network | None:
+        return self._network
+
+    def launch(self, invitation: Invitation) -> WorkerHandle:
+        return self._context.copy().run(self._launch, invitation)
+
+    def _launch(self, invitation: Invitation) -> WorkerHandle:
+        if (why := asyncio.run(_why_not())) is not None:
+            logger.warning("%s is a plain process and no task run: %s", invitation.title, why)
+            return self._plain.launch(invitation)
+        runner = self._make_task_runner()
+        # Threads and processes begin with this thread's mask: the flow's signals are not for the worker.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            runner.__enter__()
+            worker = bulkhead_worker.with_options(task_run_name=invitation.title.replace("{", "{{").replace("}", "}}"))
+            with _context_that_travels():
+                future = runner.submit(worker, {"invitation": invitation.to_bytes()})
+        except Exception as error:
+            _leave(runner)
+            if invitation.instance == 1:
+                raise OSError(f"{invitation.title}: {type(runner).__name__} could not place it: {error}") from error
+            logger.exception("%s is a plain process and no task run: it could not be placed", invitation.title)
+            return self._plain.launch(invitation)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return TaskRunWorker(invitation.title, runner, future)
+
+
+class TaskRunWorker:
+    """A worker that is a task run."""
+
+    def __init__(self, title: str, runner: TaskRunner[Any], future: PrefectWrappedFuture[Any, Any]) -> None:
+        self._title = title
+        self._runner = runner
+        self._future = future
+        self._context = contextvars.copy_context()
+
+    def is_alive(self) -> bool:
+        # A Ray future cannot be asked without waiting: then it is the time to start that is bounded, not this.
+        done: Callable[[], bool] = getattr(self._future.wrapped_future, "done", lambda: False)
+        return not done()
+
+    def kill(self, pid: int | None) -> None:  # noqa: ARG002 - the pool knows its own process, and elsewhere no pid helps
+        for process in processes_of(self._runner):
+            process.kill()
+        cancel: Callable[[], object] = getattr(self._future.wrapped_future, "cancel", lambda: None)
+        cancel()  # or Dask would run it once more, elsewhere
+
+    def stopped(self, crashed: str | None) -> None:
+        ending = threading.Thread(target=self._context.run, args=(self._end, crashed), name=self._title, daemon=True)
+        ending.start()
+        ending.join(_ENDS_WITHIN_S)
+
+    def _end(self, crashed: str | None) -> None:
+        if crashed is None:
+            self._future.wait(timeout=_ENDS_WITHIN_S)
+        else:
+            if (why := _failure(self._future)) is not None:
+                logger.warning("%s: %s", self._title, describe(why))
+            asyncio.run(_tell_crashed(self._future.task_run_id, self._title, crashed))
+        _leave(self._runner)
+
+
+def _context_that_travels() -> FlowRunContext:
+    """The flow run, to be entered: without its settings, which are nobody's business elsewhere, and without its function.
+
+    A task runner pickles it for the worker; a function made on the spot drags along, or fails at, all that it refers to.
+    """
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow is not None
+    assert context.flow_run is not None
+    stand_in: Flow[[], None] = Flow(_nothing, name=context.flow.name)
+    flow_run = context.flow_run.model_copy(update={"parameters": {}})
+    return context.model_copy(update={"flow": stand_in, "flow_run": flow_run, "parameters": {}})
+
+
+def _nothing() -> None:
+    """The body of a flow that nobody runs."""
+
+
+def processes_of(runner: TaskRunner[Any]) -> list[Any]:
+    """The processes of a process pool's task runner; none where it is another one.
+
+    Neither Prefect nor ``concurrent.futures`` has a documented way to them. A test says when this changes.
+    """
+    executor = getattr(runner, "_executor", None)
+    return list((getattr(executor, "_processes", None) or {}).values())
+
+
+def _failure(future: PrefectWrappedFuture[Any, Any]) -> BaseException | None:
+    """Why there was no task run, or no end of one, if the task runner says so."""
+    wrapped = future.wrapped_future
+    if not isinstance(wrapped, ConcurrentFuture) or not wrapped.done() or wrapped.cancelled():
+        return None
+    return wrapped.exception()
+
+
+async def _why_not() -> str | None:
+    """Why a worker cannot be a task run now."""
+    if FlowRunContext.get() is None:
+        return "there is no flow run"
+    async with impatient_client() as client:
+        answer = await ask(client.hello(), within_s=_API_ANSWERS_WITHIN_S)
+    return None if isinstance(answer, Ok) else f"Prefect's API does not answer: {answer}"
+
+
+async def _tell_crashed(task_run_id: UUID, title: str, why: str) -> None:
+    """Nobody else does: Prefect leaves the task run of a process that was killed Running for good."""
+    state: State[Any] = Crashed(message=fit(f"the worker was lost: {why}"))
+    deadline = time.monotonic() + _TELL_FOR_S
+    async with impatient_client() as client:
+        while time.monotonic() < deadline:
+            match await ask(client.set_task_run_state(task_run_id, state, force=True)):
+                case Ok():
+                    return
+                case Permanent(error) if not _is_unknown(error):
+                    logger.error("Prefect refuses to record that %s has crashed: %s", title, error)
+                    return
+                case _:
+                    await asyncio.sleep(_TELL_AGAIN_S)
+    logger.error("Prefect could not be told that %s has crashed", title)
+
+
+def _is_unknown(error: BaseException) -> bool:
+    """Whether the server has no such task run: it makes one of the worker's first event, in its own time."""
+    return isinstance(error, ObjectNotFound) or (
+        isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.NOT_FOUND
+    )
+
+
+def _leave(runner: TaskRunner[Any]) -> None:
+    try:
+        runner.__exit__(None, None, None)
+    except Exception:
+        logger.exception("a task runner could not be left; nobody waits for it")
+
+
+def _begin() -> None:
+    """In the worker's process, before its task."""
+    ignore_signals()
+    step_back()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
+def _missing(extra: str) -> ImportError:
+    return ImportError(f"workers on {extra.capitalize()} need an extra: pip install 'sda-stream-orchestrator[{extra}]'")
