@@ -7,4 +7,5 @@ Metres, radians, seconds and UTC nanoseconds throughout; arrays in, arrays out. 
 - ``sites``: a place on Earth and its local horizon
 - ``topocentric``: azimuth, elevation, range, range-rate; right ascension and declination; light time; and back
 - ``propagation``: many element sets at many times, by sgp4 or heyoka; what cannot be trusted is marked
+- ``knots``: between four such times, by interpolation
 """

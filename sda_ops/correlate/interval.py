@@ -1,9 +1,8 @@
 """The catalogue for twenty seconds: where every object is, and which of them could be what a sensor saw.
 
 Four knots, `STEP_NS` apart, each the whole catalogue propagated at once, carry the interval between the two in the
-middle. Between knots positions and velocities are interpolated, each for themselves, by the cubic through the four. Its
-error is at most 9/16 h^4/24 of the fourth derivative, about n^4 r: of 14,683 real objects 5 cm and 0.1 mm/s in low orbit,
-13 cm and 0.5 mm/s at the perigee of eccentric ones, 4 mm in high ones.
+middle (`sda_ops.astro.knots`). The error of 14,683 real objects is 5 cm and 0.1 mm/s in low orbit, 13 cm and 0.5 mm/s at the
+perigee of eccentric ones, 4 mm in high ones.
 
 Which objects come into question is asked of a spatial index, so that the cost of an observation does not grow with the
 catalogue: a k-d tree of positions at the middle of the interval where the sensor gives a position, and a view of the sky
@@ -24,6 +23,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
+from sda_ops.astro.knots import KNOTS_BEFORE, KNOTS_BEHIND, between_knots
 from sda_ops.astro.propagation import States
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
@@ -36,8 +36,6 @@ STEP_NS = 20 * NS_PER_S
 
 VIEW_NS = 2 * NS_PER_S
 """How long one view of the sky serves."""
-
-KNOTS_BEFORE, KNOTS_BEHIND = 1, 2
 
 _FIRST_NEIGHBOURS = 8
 """Asked of an index at first; those that have more are asked again."""
@@ -107,19 +105,7 @@ class Interval:
 
     def states(self, objects: Objects, timestamp_ns: Nanoseconds) -> tuple[Floats, Floats]:
         """TEME positions (m) and velocities (m/s), ``(n, 3)`` each, of object i at time i."""
-        s = (timestamp_ns - self.start_ns) / STEP_NS
-        # Lagrange's polynomials through s = -1, 0, 1, 2.
-        weights = np.stack(
-            (
-                -s * (s - 1.0) * (s - 2.0) / 6.0,
-                (s + 1.0) * (s - 1.0) * (s - 2.0) / 2.0,
-                -(s + 1.0) * s * (s - 2.0) / 2.0,
-                (s + 1.0) * s * (s - 1.0) / 6.0,
-            )
-        )
-        r_m: Floats = np.einsum("kn,kni->ni", weights, self._r_m[:, objects])
-        v_m_s: Floats = np.einsum("kn,kni->ni", weights, self._v_m_s[:, objects])
-        return r_m, v_m_s
+        return between_knots(self._r_m, self._v_m_s, objects, (timestamp_ns - self.start_ns) / STEP_NS)
 
     def near(self, r_teme_m: Floats, timestamp_ns: Nanoseconds, gate_sigmas: float, sigma_m: Floats) -> Pairs:
         """Objects that may be at position i at time i; ``sigma_m`` is how well that position was measured."""
