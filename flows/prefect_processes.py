@@ -8,14 +8,17 @@ go stale over a reboot, and no foreign process that has got an old pid.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import random
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -31,6 +34,10 @@ POOL = "sda"  # the work pool that prefect.yaml deploys to
 FOLDER_MARK = "SDA_UP_FOLDER"
 ROLE_MARK = "SDA_UP_ROLE"
 SERVER, WORKER, RUNS = "server", "worker", "runs"  # RUNS: Prefect's worker and all that descends from it
+
+# Below what Linux (32768) and others (49152, IANA's) give to outgoing connections, above what services like to use.
+_NEVER_HANDED_OUT = range(20_000, 32_768)
+_CHANCE = random.SystemRandom()  # not the seeded one: processes side by side must not try the same ports
 
 _PROC = Path("/proc")
 _POLL_S = 0.1
@@ -204,10 +211,11 @@ def listens(port: int) -> bool:
         return sock.connect_ex((HOST, port)) == 0
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen there."""
-    with closing(socket.socket()) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no owner
+def is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
+    """Whether a server could listen there, by TCP unless UDP is asked for."""
+    with closing(socket.socket(socket.AF_INET, kind)) as sock:
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no owner
         try:
             sock.bind((HOST, port))
         except OSError:
@@ -216,13 +224,18 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, for TCP or UDP."""
-    with ExitStack() as held:
-        ports: list[int] = []
-        for _ in range(count):
-            sock = held.enter_context(closing(socket.create_server((HOST, 0))))
-            ports.append(int(sock.getsockname()[1]))
-        return ports
+    """Ports that nobody uses now, neither by TCP nor by UDP, and that the system gives to nobody who does not ask for them.
+
+    Those that it does hand out (``bind`` to port 0) it would hand out again, to any connection of any process, and a
+    server that restarts would find its port taken for as long as that connection lasts. Raises ``OSError`` where there
+    are fewer.
+    """
+    candidates = _CHANCE.sample(_NEVER_HANDED_OUT, len(_NEVER_HANDED_OUT))
+    free = (port for port in candidates if is_free(port) and is_free(port, socket.SOCK_DGRAM))
+    ports = list(islice(free, count))
+    if len(ports) < count:
+        raise OSError(errno.EADDRINUSE, f"fewer than {count} ports of {HOST} are free in {_NEVER_HANDED_OUT}")
+    return ports
 
 
 def last_lines(log: Path, count: int = 15) -> str:
