@@ -93,7 +93,8 @@ def run_schedule(
     were never awaited. It collects garbage to find the last two: put many schedules in one ``only_new_garbage()``.
     """
     order = _Seeded(random.Random(seed)) if isinstance(seed, int) else _Prescribed(seed)
-    return _run(VirtualTimeLoop(order, limit=limit, max_callbacks=max_callbacks), make)
+    with only_new_garbage():
+        return _run(VirtualTimeLoop(order, limit=limit, max_callbacks=max_callbacks), make)
 
 
 def run_every_schedule(
@@ -147,6 +148,7 @@ def _run_every(
 def _run(loop: VirtualTimeLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     left: list[str] = []
     loop.set_exception_handler(lambda _, context: left.append(_told(context)))
+    gc.collect()  # what lay about before has nothing to do with this run
     with _complaints(left):
         try:
             result = loop.run_until_complete(make())

@@ -6,6 +6,8 @@ import gc
 import itertools
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
@@ -246,6 +248,28 @@ def test_an_exception_that_nobody_took_is_told() -> None:
         await asyncio.wait({task})
 
     with pytest.raises(LeftBehind, match=r"never retrieved.*unseen"):
+        run_schedule(0, scenario)
+
+
+@pytest.mark.parametrize("within", [contextlib.nullcontext, only_new_garbage])
+def test_what_was_left_before_is_not_told(within: Callable[[], AbstractContextManager[None]]) -> None:
+    """Garbage of whoever ran earlier is no fault of this run, in one ``only_new_garbage()`` of many runs or by itself."""
+
+    async def forgotten() -> None:
+        pass
+
+    class Litter:
+        """In a cycle, so that only a collection finds it; with a coroutine that nobody awaits."""
+
+        def __init__(self) -> None:
+            self.me, self.coroutine = self, forgotten()
+
+    async def scenario() -> None:
+        gc.collect()
+
+    with within(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        Litter()
         run_schedule(0, scenario)
 
 
