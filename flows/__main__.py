@@ -22,8 +22,8 @@ from orchestrator_adapter.report import ExitCode
 _EXIT_CODES = """\
 exit codes:
   0  all ended well, or was asked to stop and drained
-  1  did not come about: settings, topology, what another run has, dead-letter store, control plane, Prefect API (each
-     is named)
+  1  did not come about: settings, topology, no catalogue, what another run has, dead-letter store, control plane,
+     Prefect API (each is named)
   2  the command line is wrong
   3  an operator exhausted its restart budget (a port that is taken, a log that cannot be written, …)
   4  an operator panicked (a bug)

@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from orchestrator_adapter.clock import Clock
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.dead_letter import DeadLetterStore
 from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.garbage import no_more_to_look_through
 from orchestrator_adapter.graph import OperatorGraph
 from orchestrator_adapter.report import ExitCode, exit_code, write_report
 from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
@@ -44,6 +45,8 @@ class Pipeline:
         rng: The random source of jitter; a fresh one if ``None``.
         control_plane: Where it is asked for its health and its figures while it runs and drains; ``None`` for nowhere.
         claims: What no other run on this machine may have meanwhile, each in one form (see ``claims``); empty for nothing.
+        preparations: What must have succeeded before anything starts, one after another: loading what no operator can be
+            without, say. What one raises is raised by the run, which has then opened nothing.
         bulkheads: Worker processes that its operators call: started before the graph, stopped when that has ended.
     """
 
@@ -55,6 +58,7 @@ class Pipeline:
     rng: random.Random | None = None
     control_plane: ControlPlane | None = None
     claims: tuple[str, ...] = ()
+    preparations: tuple[Callable[[], Awaitable[object]], ...] = ()
     bulkheads: tuple[Bulkhead, ...] = ()
 
 
@@ -81,13 +85,16 @@ async def run_pipeline(
     when this returns; ``handle_signals=False`` leaves them to the caller. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
     before anything has been opened, and ``OSError`` if another run has what this one claims (it is told of this one by
     ``run_label``, if it has a name elsewhere), a bulkhead cannot start, the dead-letter store cannot be opened or the control
-    plane cannot listen.
+    plane cannot listen; and whatever a preparation raises.
     Cancelled, the run drains and is reported as it would be otherwise, and then the cancellation is passed on.
     """
     pipeline.graph.validate()
     problems: list[str] = []
     async with AsyncExitStack() as before_and_after:
         before_and_after.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))
+        for prepare in pipeline.preparations:
+            await prepare()
+        no_more_to_look_through()
         for bulkhead in pipeline.bulkheads:
             await before_and_after.enter_async_context(bulkhead)
         until_the_end = before_and_after.enter_context(ExitStack())

@@ -18,6 +18,7 @@ import numpy as np
 from orchestrator_adapter import DeadLetterKind, Factory, WiredEnds
 from orchestrator_adapter.bulkhead import BatchLost
 from orchestrator_adapter.clock import Limit
+from orchestrator_adapter.garbage import no_more_to_look_through
 from sda_ops.astro.propagation import States
 from sda_ops.astro.time import Nanoseconds
 from sda_ops.catalog.columns import ElementColumns
@@ -113,6 +114,7 @@ class _Intervals:
                 mean_motion_rad_s=columns.no_kozai / _S_PER_MIN,
             ),
         )
+        no_more_to_look_through()  # a full catalogue's objects make every later collection a stall of 30 ms
 
     async def at(self, timestamp_ns: int) -> Interval:
         """The interval of this time, propagated for if need be."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
@@ -21,17 +23,21 @@ from orchestrator_adapter import (
     DeadLetter,
     DeadLetterList,
     GraphError,
+    OperatorError,
     OperatorGraph,
+    RestartPolicy,
     SupervisionPolicy,
     WiredEnds,
     events,
     source_of,
 )
+from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.claims import Claimed, Owner, claim
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.control_plane.server import CannotListen
 from orchestrator_adapter.dead_letter import DeadLetterFile
 from orchestrator_adapter.durable import StoreInUseError
+from orchestrator_adapter.garbage import only_new_garbage
 from orchestrator_adapter.jsonl import RotatingJsonLines
 from orchestrator_adapter.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.report import ExitCode, write_report
@@ -322,6 +328,84 @@ async def test_a_run_that_does_not_come_about_keeps_no_claim() -> None:
     with pytest.raises(OSError, match="no such disk"):
         await run_pipeline(pipeline)
     with claim(["file:///log"], Owner.this_process("somebody")):
+        pass
+
+
+# With preparations.
+
+
+class Pool(Bulkhead):
+    """No worker, but it says when it would start them."""
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__("none", "no:worker", answer_within=timedelta(seconds=1), rebuilds=RestartPolicy.never())
+        self.log = log
+
+    async def __aenter__(self) -> Self:
+        self.log.append("bulkhead")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+async def test_what_is_prepared_is_there_before_anything_starts_and_is_not_looked_through_for_garbage() -> None:
+    """One after another, before the bulkheads and the graph; what they made is no business of a later collection."""
+    log: list[str] = []
+
+    class Loaded:
+        pass
+
+    loaded: list[Loaded] = []
+
+    async def load() -> None:
+        await asyncio.sleep(0)
+        loaded.append(Loaded())
+        log.append("loaded")
+
+    async def index() -> None:
+        log.append("indexed")
+
+    async def source(ends: WiredEnds) -> None:
+        log.append("source")
+        log.append(f"looked through: {any(thing is loaded[0] for thing in gc.get_objects())}")
+
+    pipeline = Pipeline(
+        chain(source, CollectSink()),
+        preparations=(load, index),
+        bulkheads=(Pool(log),),
+    )
+    with only_new_garbage():
+        outcome = await run_pipeline(pipeline, on_built=lambda _: log.append("built"))
+        assert outcome.exit_code is ExitCode.OK
+    assert log == ["loaded", "indexed", "bulkhead", "built", "source", "looked through: False"]
+    assert gc.get_freeze_count() == 0
+
+
+async def test_a_run_that_cannot_be_prepared_does_not_come_about(tmp_path: Path) -> None:
+    """What the preparation raises is raised; no bulkhead, store or graph has begun, and nothing stays claimed."""
+    stores, graphs, log = list[Store](), list[BuiltGraph](), list[str]()
+
+    async def load() -> None:
+        raise OperatorError("there is nothing to load")
+
+    def store() -> Store:
+        stores.append(Store())
+        return stores[0]
+
+    pipeline = Pipeline(
+        chain(source_of([1]), CollectSink()),
+        dead_letters=store,
+        report=tmp_path / "report.json",
+        claims=(f"file://{tmp_path}",),
+        preparations=(load,),
+        bulkheads=(Pool(log),),
+    )
+    with pytest.raises(OperatorError, match="there is nothing to load"):
+        await run_pipeline(pipeline, on_built=graphs.append)
+    assert (stores, graphs, log) == ([], [], [])
+    assert is_empty(tmp_path)
+    with claim(pipeline.claims, Owner.this_process("another")):
         pass
 
 
