@@ -113,10 +113,24 @@ class CatalogSettings(Section):
         return self
 
 
+class ClusterSettings(Section):
+    """Machines that the propagator's workers run on instead of this one; they connect back to it, over TLS.
+
+    What runs without a Prefect API has its workers on this machine all the same.
+    """
+
+    kind: Literal["dask", "ray"] = Field(description="Whose cluster; each needs the extra of its name")
+    address: str = Field(min_length=1, description="Of its scheduler, e.g. tcp://scheduler:8786 or ray://head:10001")
+    host: str = Field(min_length=1, description="The name or address by which its machines reach this one")
+    bind: str | None = Field(None, description="The address to listen on (default: host)")
+    port: int = Field(0, ge=0, le=65_535, description="The port to listen on; 0: any that is free")
+
+
 class PropagatorSettings(Section):
-    """The process pool that computes orbits."""
+    """The processes that compute orbits."""
 
     workers: int = Field(1, ge=1, le=256, description="Processes")
+    cluster: ClusterSettings | None = Field(None, description="Where they run, if not here")
     engine: Literal["sgp4", "heyoka", "auto"] = Field(
         "sgp4", description="heyoka (an extra) for near-Earth objects, sgp4 for the others; auto: heyoka if installed"
     )

@@ -28,14 +28,14 @@ from flows.feeds import (
     radar_feed,
     supervision_policy,
 )
-from flows.fusion_settings import FusionSettings, SensorSettings
+from flows.fusion_settings import ClusterSettings, FusionSettings, SensorSettings
 from orchestrator_adapter import Factory, OperatorGraph, RestartPolicy, WiredEnds, map_items, sift
-from orchestrator_adapter.bulkhead import Bulkhead
+from orchestrator_adapter.bulkhead import Bulkhead, Launcher, Network
 from orchestrator_adapter.dead_letter import DeadLetterFile
 from orchestrator_adapter.operators import source_of
 from orchestrator_adapter.pipeline import Pipeline
 from sda_ops.astro.sites import Site
-from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
+from sda_ops.catalog.fetch import CatalogFile, CatalogUnavailable, CatalogUrl
 from sda_ops.catalog.live import LiveCatalog, keep_fresh
 from sda_ops.correlate.associate import AssociationRules, Associator
 from sda_ops.correlate.operators import Prediction, correlate, fuse, propagate
@@ -171,6 +171,7 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
             control=settings.control_plane,
             places=(settings.audit.directory, settings.dead_letters.directory, settings.report),
         ),
+        preparations=(_first_catalog(orbits),),
         bulkheads=(orbits.pool,),
     )
 
@@ -184,12 +185,31 @@ def orbits_of(settings: FusionSettings) -> Orbits:
         workers=wanted.workers,
         answer_within=timedelta(seconds=wanted.answer_within_s),
         rebuilds=RestartPolicy.bounded(wanted.max_rebuilds, timedelta(seconds=60)),
+        launcher=_launcher(wanted.cluster) if wanted.cluster is not None else None,
     )
     return Orbits(
         LiveCatalog(_source(settings)),
         pool,
         PropagatorPool(pool, engine=wanted.engine, max_age=timedelta(days=settings.catalog.max_age_days)),
     )
+
+
+def _launcher(cluster: ClusterSettings) -> Launcher:
+    # Prefect takes a second to import, and who has no cluster does without it.
+    from orchestrator_adapter.prefect_flow.workers import dask_launcher, ray_launcher  # noqa: PLC0415
+
+    launch = {"dask": dask_launcher, "ray": ray_launcher}[cluster.kind]
+    return launch(cluster.address, network=Network(cluster.host, bind=cluster.bind, port=cluster.port))
+
+
+def _first_catalog(orbits: Orbits) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def load() -> None:
+        try:
+            await orbits.catalog.load()
+        except CatalogUnavailable as error:
+            raise CatalogUnavailable(f"no catalogue to begin with (catalog.file or catalog.url): {error}") from error
+
+    return load
 
 
 def _source(settings: FusionSettings) -> CatalogFile | CatalogUrl:

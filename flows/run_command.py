@@ -15,10 +15,13 @@ from flows.api_health import add_api_wait_argument, wait_for_api
 from flows.pipelines import INGEST, PIPELINES, PipelineKind
 from flows.progress import Progress
 from flows.settings import SettingsError
-from orchestrator_adapter import BuiltGraph, GraphError
+from orchestrator_adapter import BuiltGraph, GraphError, OperatorError
+from orchestrator_adapter.errors import MissingExtra
 from orchestrator_adapter.garbage import only_new_garbage
 from orchestrator_adapter.pipeline import Outcome, run_pipeline
 from orchestrator_adapter.report import ExitCode, cause
+
+_UNUSABLE = (SettingsError, GraphError, MissingExtra)
 
 
 def add_settings_argument(parser: argparse.ArgumentParser, *prefixes: str) -> None:
@@ -70,10 +73,8 @@ def run_check(args: argparse.Namespace) -> int:
     try:
         graph = kind.pipeline(kind.load(args.config)).graph
         graph.validate()
-    except SettingsError as error:
-        return _refuse(kind, error.problems)
-    except GraphError as error:
-        return _refuse(kind, [str(problem) for problem in error.problems])
+    except _UNUSABLE as error:
+        return _refuse(kind, _problems(error))
     print(graph.to_mermaid() if args.mermaid else graph.describe())
     return ExitCode.OK
 
@@ -85,10 +86,8 @@ def run(kind: PipelineKind, args: argparse.Namespace) -> int:
         if args.report is not None:
             settings = settings.model_copy(update={"report": args.report})
         kind.pipeline(settings).graph.validate()
-    except SettingsError as error:
-        return _refuse(kind, error.problems)
-    except GraphError as error:
-        return _refuse(kind, [str(problem) for problem in error.problems])
+    except _UNUSABLE as error:
+        return _refuse(kind, _problems(error))
     api_url = None if args.no_api else os.environ.get("PREFECT_API_URL")
     if api_url and (why := asyncio.run(wait_for_api(api_url, args.api_wait, _say_that_it_waits(kind, args.api_wait)))):
         return _refuse(
@@ -100,7 +99,7 @@ def run(kind: PipelineKind, args: argparse.Namespace) -> int:
         outcome = asyncio.run(
             perform(kind, settings, prefect=bool(api_url), duration_s=args.duration, quiet=args.quiet)
         )
-    except OSError as error:
+    except (OSError, OperatorError) as error:  # of what comes before the graph
         return _refuse(kind, [str(error)])
     print(closing_words(outcome, kind.outputs(settings)))
     return outcome.exit_code
@@ -168,6 +167,16 @@ def _say_that_it_waits(kind: PipelineKind, limit_s: float) -> Callable[[str], No
         print(f"{kind.name}: waiting up to {limit_s:g} s for the Prefect API: {why}", file=sys.stderr, flush=True)
 
     return say
+
+
+def _problems(unusable: SettingsError | GraphError | MissingExtra) -> list[str]:
+    match unusable:
+        case SettingsError(problems=problems):
+            return problems
+        case GraphError(problems=found):
+            return [str(problem) for problem in found]
+        case MissingExtra():
+            return [str(unusable)]
 
 
 def _refuse(kind: PipelineKind, problems: list[str]) -> int:

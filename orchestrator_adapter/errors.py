@@ -129,3 +129,7 @@ class EdgeMisuse(OrchestratorError):
 
 class DuplicateRun(OrchestratorError):
     """The caller's bug: ``run()`` was awaited a second time on one built graph."""
+
+
+class MissingExtra(OrchestratorError, ImportError):
+    """What was asked for needs an optional dependency that is not installed. The message says how to install it."""

@@ -34,6 +34,7 @@ from orchestrator_adapter.bulkhead.invitation import Invitation
 from orchestrator_adapter.bulkhead.launcher import Launcher, Network, WorkerHandle
 from orchestrator_adapter.bulkhead.local import LocalProcesses
 from orchestrator_adapter.bulkhead.worker import ignore_signals, serve, step_back
+from orchestrator_adapter.errors import MissingExtra
 from orchestrator_adapter.prefect_flow.api import ask, impatient_client
 from orchestrator_adapter.prefect_flow.text import fit
 from orchestrator_adapter.retry import Ok, Permanent
@@ -62,6 +63,7 @@ def dask_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
     """Workers on the Dask cluster whose scheduler is at ``address``, which connect back to ``network``.
 
     Give each of its workers one thread (``--nthreads 1``) and one process: a worker of ours takes a place for good.
+    Raises ``MissingExtra`` without the extra ``dask``.
     """
     try:
         from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415 - an extra
@@ -71,7 +73,10 @@ def dask_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
 
 
 def ray_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
-    """Workers on the Ray cluster at ``address``, which connect back to ``network``."""
+    """Workers on the Ray cluster at ``address``, which connect back to ``network``.
+
+    Raises ``MissingExtra`` without the extra ``ray``.
+    """
     try:
         from prefect_ray.task_runners import RayTaskRunner  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -241,5 +246,7 @@ def _begin() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
-def _missing(extra: str) -> ImportError:
-    return ImportError(f"workers on {extra.capitalize()} need an extra: pip install 'sda-stream-orchestrator[{extra}]'")
+def _missing(extra: str) -> MissingExtra:
+    return MissingExtra(
+        f"workers on {extra.capitalize()} need an extra: pip install 'sda-stream-orchestrator[{extra}]'"
+    )

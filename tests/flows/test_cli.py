@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,35 @@ def test_a_control_planes_port_that_is_taken_ends_with_1_before_anything_runs(
     assert "control_plane.port" in told
     assert not (tmp_path / "report.json").exists()
     assert not (tmp_path / "log").exists()
+
+
+def test_no_catalogue_ends_with_1_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on standard error that names the file and the settings; no process was started, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["fusion", "--no-api", "--quiet"]) == ExitCode.FAILED
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-fusion: "))
+    assert told == (
+        "sda-fusion: no catalogue to begin with (catalog.file or catalog.url): "
+        "run/sda-fusion/catalog.json: No such file or directory"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["fusion", "--no-api", "--quiet"], ["check", "--pipeline", "sda-fusion"]])
+def test_a_cluster_without_its_extra_ends_with_1_and_says_what_to_install(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it is to run, or only looked at."""
+    monkeypatch.setitem(sys.modules, "prefect_ray.task_runners", None)
+    monkeypatch.setenv(
+        "SDA_FUSION__PROPAGATOR__CLUSTER", json.dumps({"kind": "ray", "address": "ray://head:10001", "host": "here"})
+    )
+    assert main(command) == ExitCode.FAILED
+    assert capsys.readouterr().err == (
+        "sda-fusion: workers on Ray need an extra: pip install 'sda-stream-orchestrator[ray]'\n"
+    )
 
 
 def test_an_event_log_in_use_ends_with_3_and_names_the_process(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from flows.fusion_settings import FusionSettings
 from flows.fusion_topology import _associator, _prediction, _replayed, build_topology, fusion_pipeline, orbits_of
+from orchestrator_adapter.bulkhead import Launcher, LocalProcesses, Network
 from orchestrator_adapter.control_plane import ControlPlane
+from orchestrator_adapter.prefect_flow import workers
 from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
 from sda_ops.simulate.places import RADAR_SITES
 
@@ -76,6 +79,29 @@ def test_the_pipeline_has_its_pool_and_its_control_plane() -> None:
     pipeline = fusion_pipeline(SETTINGS)
     assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator"]
     assert pipeline.control_plane == ControlPlane(host="127.0.0.1", port=9101)
+
+
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_workers_of_a_cluster_are_launched_there_and_connect_back_as_told(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that cluster's launcher, with the scheduler's address and where this machine is to be found."""
+    launched: list[tuple[str, str, Network]] = []
+
+    def launcher(of: str) -> Callable[..., Launcher]:
+        def launch(address: str, *, network: Network) -> Launcher:
+            launched.append((of, address, network))
+            return LocalProcesses(network=network)
+
+        return launch
+
+    for each in ("dask", "ray"):
+        monkeypatch.setattr(workers, f"{each}_launcher", launcher(each))
+    cluster = {"kind": kind, "address": "tcp://there:1", "host": "here", "bind": "0.0.0.0", "port": 7}
+    orbits_of(FusionSettings.model_validate({"propagator": {"cluster": cluster}}))
+    assert launched == [(kind, "tcp://there:1", Network("here", bind="0.0.0.0", port=7))]
+    orbits_of(SETTINGS)
+    assert len(launched) == 1
 
 
 def test_nothing_of_fusion_is_opened_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

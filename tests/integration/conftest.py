@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from distributed import LocalCluster
 from prefect.client.orchestration import PrefectClient
 
 from tests.prefect_runs import Installation
@@ -31,3 +32,11 @@ async def client(real_prefect_server: PrefectServer) -> AsyncIterator[PrefectCli
     """Prefect's own client, of the real server."""
     async with PrefectClient(real_prefect_server.api_url) as client:
         yield client
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """A Dask cluster of two worker processes, each with its nanny."""
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**options) as running:  # type: ignore[no-untyped-call] # it has no types
+        yield running

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -22,13 +21,6 @@ from orchestrator_adapter.prefect_flow.workers import dask_launcher
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import at, bulkhead
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
-
-
-@pytest.fixture
-def cluster() -> Iterator[LocalCluster]:
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    with LocalCluster(**options) as running:  # type: ignore[no-untyped-call] # it has no types
-        yield running
 
 
 async def until(flow_run_id: UUID, *wanted: tuple[str, str]) -> None:

@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from orchestrator_adapter import OperatorGraph, WiredEnds, source_of
 from orchestrator_adapter.bulkhead import Bulkhead, BulkheadCannotStart, Invitation, Network
 from orchestrator_adapter.bulkhead.local import LocalWorker
+from orchestrator_adapter.errors import MissingExtra
 from orchestrator_adapter.pipeline import Pipeline
 from orchestrator_adapter.prefect_flow import compile_flow, run_flow
 from orchestrator_adapter.prefect_flow.workers import (
@@ -180,10 +181,10 @@ async def test_outside_a_flow_run_its_workers_are_plain_processes() -> None:
 
 @pytest.mark.parametrize(("launcher", "extra"), [(dask_launcher, "dask"), (ray_launcher, "ray")])
 def test_a_missing_extra_is_named(launcher: Callable[..., object], extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ImportError says what to install."""
+    """The error says what to install."""
     monkeypatch.setitem(sys.modules, f"prefect_{extra}", None)
     monkeypatch.setitem(sys.modules, f"prefect_{extra}.task_runners", None)
-    with pytest.raises(ImportError, match=rf"need an extra: pip install 'sda-stream-orchestrator\[{extra}\]'"):
+    with pytest.raises(MissingExtra, match=rf"need an extra: pip install 'sda-stream-orchestrator\[{extra}\]'"):
         launcher("127.0.0.1:8786", network=HERE)
 
 

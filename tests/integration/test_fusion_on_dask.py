@@ -1,0 +1,67 @@
+"""``sda-fusion`` with its orbits computed on a Dask cluster: two processes that connect back over TLS, one killed at work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from distributed import LocalCluster
+
+from flows.fusion_settings import FusionSettings
+from flows.fusion_topology import fusion_pipeline
+from orchestrator_adapter import BuiltGraph
+from orchestrator_adapter.events import ShutDown
+from orchestrator_adapter.pipeline import Pipeline
+from orchestrator_adapter.prefect_flow import compile_flow, run_flow
+from tests.fusion import FusionPlace
+from tests.running import eventually
+
+pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+
+
+async def test_orbits_computed_on_a_cluster_are_complete_although_one_of_its_processes_is_killed(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Settings alone put the propagator there; every observation of the track has its one correlation in the audit."""
+    place = FusionPlace.free(tmp_path)
+    told, tracked = place.prepare_a_busy_worker(seed=7)
+    told["propagator"] = {
+        "workers": 2,
+        "cluster": {"kind": "dask", "address": cluster.scheduler_address, "host": "127.0.0.1"},
+    }
+    pipelines: list[Pipeline] = []
+
+    def fusion(settings: FusionSettings) -> Pipeline:
+        pipelines.append(fusion_pipeline(settings))
+        return pipelines[0]
+
+    async def conduct(graph: BuiltGraph) -> None:
+        (pool,) = pipelines[0].bulkheads
+        await eventually(lambda: pool.statistics().answered > 0, "orbits from the cluster")
+        pids = set(pool.statistics().pids.values())
+        assert pids == {worker.pid for worker in cluster.workers.values()}
+        os.kill(min(pids), signal.SIGKILL)
+        await eventually(lambda: pool.statistics().restarts == 1 and pool.statistics().alive == 2, "its successor")
+        await eventually(lambda: graph.ledger().ingested == tracked, "the whole track")
+
+    conducting: list[asyncio.Task[None]] = []
+
+    async def to_the_end(graph: BuiltGraph) -> None:
+        try:
+            await conduct(graph)
+        finally:
+            graph.request_shutdown("what was to be done is done")
+
+    def built(graph: BuiltGraph) -> None:
+        conducting.append(asyncio.get_running_loop().create_task(to_the_end(graph)))
+
+    flow = compile_flow("sda-fusion", FusionSettings, fusion, description="sda-fusion, and its pipeline to look into")
+    outcome = await run_flow(flow, FusionSettings.model_validate(told), on_built=built)
+    await conducting[0]
+    assert isinstance(outcome.event, ShutDown)
+    assert (outcome.event.figures.ledger_holds, dict(outcome.event.figures.restarts)) == (True, {})
+    assert (pipelines[0].bulkheads[0].statistics().lost, place.observed().total()) == (0, tracked)
+    assert place.correlated() == place.observed()
