@@ -51,8 +51,13 @@ class LocalProcesses:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin:  # it has ended already: whoever waits for it will see
-            process.stdin.write(enclosed)
+        try:
+            with suppress(BrokenPipeError), process.stdin:  # it has ended already: whoever waits for it will see
+                process.stdin.write(enclosed)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         return LocalWorker(process)
 
 

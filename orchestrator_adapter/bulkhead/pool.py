@@ -12,6 +12,7 @@ import itertools
 import logging
 import random
 import secrets
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -72,6 +73,8 @@ class _Life:
         ready_at: Monotonic seconds; ``None`` before.
         posted: What it was told to share and has not confirmed, by ticket; ``None`` for what only it was told, as newcomer.
         stopping: It was told to stop: the end of its connection is in order.
+        handle: From the moment at which it has been launched, unless it was unwanted by then. Both change under ``lock``.
+        told: That it was launched is in the log.
         unwanted: Nobody waits for it to be launched any more.
     """
 
@@ -86,7 +89,10 @@ class _Life:
     posted: dict[int, asyncio.Future[None] | None] = field(default_factory=dict)
     stopping: bool = False
     hung: bool = False
+    told: bool = False
+    handle: WorkerHandle | None = None
     unwanted: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Bulkhead:
@@ -335,24 +341,26 @@ class Bulkhead:
         token = secrets.token_bytes(TOKEN_BYTES)
         self._invited[token] = life
         self._lives[life.worker] = life
-        handle: WorkerHandle | None = None
         reason = "it was not wanted any more"
         try:
-            handle = await self._in_thread(partial(self._launch, life, self._invitation(life, token)))
-            if handle is not None:
-                self._log("worker_launched", worker=life.worker, instance=life.instance)
-                reason = await self._until_over(life, handle)
+            await self._in_thread(partial(self._launch, life, self._invitation(life, token)))
+            if life.handle is not None:
+                self._launched(life)
+                reason = await self._until_over(life, life.handle)
         except OSError as error:
             reason = f"it could not be launched: {error}"
         finally:
-            life.unwanted = True
+            with (
+                life.lock
+            ):  # it may be launched this very moment: either it is buried here, or it sees that it is unwanted
+                life.unwanted = True
             self._invited.pop(token, None)
             if self._lives.get(life.worker) is life:
                 del self._lives[life.worker]
             if life.connection is not None:
                 life.connection.close(reason)
-            if handle is not None:
-                await self._bury(life, handle, reason)
+            if life.handle is not None:
+                await self._bury(life, life.handle, reason)
         return reason
 
     def _invitation(self, life: _Life, token: bytes) -> Invitation:
@@ -370,15 +378,22 @@ class Bulkhead:
             credentials=self._address.credentials,
         )
 
-    def _launch(self, life: _Life, invitation: Invitation) -> WorkerHandle | None:
+    def _launch(self, life: _Life, invitation: Invitation) -> None:
         """On a thread."""
         assert self._launcher is not None
         handle = self._launcher.launch(invitation)
-        if not life.unwanted:
-            return handle
+        with life.lock:
+            if not life.unwanted:
+                life.handle = handle
+                return
         handle.kill(None)
         handle.stopped("it was not wanted any more")
-        return None
+
+    def _launched(self, life: _Life) -> None:
+        """Told once: a worker may have joined before the thread that launched it comes to say so."""
+        if not life.told:
+            life.told = True
+            self._log("worker_launched", worker=life.worker, instance=life.instance)
 
     async def _until_over(self, life: _Life, handle: WorkerHandle) -> str:
         deadline = self._clock.monotonic() + self._start_within_s
@@ -396,15 +411,18 @@ class Bulkhead:
             self._log("worker_stopped", worker=life.worker, instance=life.instance)
         else:
             self._log("worker_lost", worker=life.worker, instance=life.instance, pid=life.pid, cause=reason)
-        if not in_order:
-            await self._in_thread(partial(handle.kill, life.pid))
+        killed = None if in_order else asyncio.ensure_future(self._in_thread(partial(handle.kill, life.pid)))
         # Its successor does not wait for what may take a while: a report to somebody who is away, say.
-        burial = asyncio.create_task(self._told_the_launcher(partial(handle.stopped, None if in_order else reason)))
+        burial = asyncio.create_task(self._buried(killed, partial(handle.stopped, None if in_order else reason)))
         self._burials.add(burial)
         burial.add_done_callback(self._burials.discard)
+        if killed is not None:
+            await asyncio.shield(killed)  # whoever is cancelled here leaves it to the burial
 
-    async def _told_the_launcher(self, stopped: Callable[[], None]) -> None:
+    async def _buried(self, killed: asyncio.Future[None] | None, stopped: Callable[[], None]) -> None:
         try:
+            if killed is not None:
+                await killed
             await asyncio.get_running_loop().run_in_executor(self._undertakers, stopped)
         except Exception:
             logger.exception("the launcher of bulkhead %r failed when a worker had ended; that goes on", self.name)
@@ -465,6 +483,7 @@ class Bulkhead:
         match header.kind:
             case "joined" if life.pid is None:
                 life.pid, life.host = header.ticket, header.name
+                self._launched(life)
             case "ready" if life.pid is not None and not ready:
                 self._welcome(life)
             case "failed" if header.failure is not None and not ready:
@@ -627,6 +646,7 @@ class Bulkhead:
                 self._log("worker_left_behind", workers=sum(not keeper.done() for keeper in self._keepers))
                 for keeper in self._keepers:
                     keeper.cancel()
+                await self._ended_in_time()  # or they would bury theirs when the threads for that are gone
         if self._door is not None:
             await self._door.close()
         with suppress(TimeoutError):  # a launcher that takes longer does so on its own thread
