@@ -87,7 +87,7 @@ def _read_kvn(content: bytes) -> Segments:
             data_may_follow = True
         if keyword in ("META_START", "META_STOP", "DATA_START", "DATA_STOP"):
             block = "metadata" if keyword == "META_START" else "data" if keyword == "DATA_START" else "outside"
-            data_may_follow = keyword in ("META_START", "META_STOP")
+            data_may_follow = keyword == "META_START" or (keyword == "META_STOP" and data_may_follow)
         elif not separator:
             malformed.append(_malformed_line(line, f"expected KEYWORD = value, got {text[:60]!r}", raw))
         elif block == "metadata":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sda_ops.records import Observation, OpticalTarget, RadarTarget, Uncertainty
@@ -615,12 +615,24 @@ _LINES = st.sampled_from(
 
 
 @given(st.lists(_LINES | st.text(max_size=40), max_size=40))
+@example(["META_STOP", "DATA_START", "RANGE = 2016-09-06T12:00:00 0.01"])
+@example(["META_STOP", "DATA_START"])
 def test_no_text_stops_the_decoder(lines: list[str]) -> None:
     """Statements in any order and any other text: observations or reasons, never an error."""
     content = "\n".join(["CCSDS_TDM_VERS = 2.0", *lines]).encode(errors="replace")
     observations, malformed = decode(content, PLAIN, ingest_timestamp=INGEST)
     assert len({o.track_id for o in observations}) <= content.count(b"META_START") + content.count(b"DATA_START")
     assert all(each.reason.startswith("TDM line ") for each in malformed)
+
+
+def test_data_after_a_stray_end_of_metadata_is_nobodys() -> None:
+    """It is rejected for want of metadata, and not taken for the segment's before."""
+    whole = kvn(RADAR, *DATA)
+    stray = b"META_STOP\nDATA_START\n" + whole.partition(b"DATA_START\n")[2]
+    alone, _ = decode(whole, PLAIN, ingest_timestamp=INGEST)
+    observations, malformed = decode(whole + stray, PLAIN, ingest_timestamp=INGEST)
+    assert observations == alone
+    assert len(malformed) == 1
 
 
 @given(st.integers(0, 2_000), st.binary(max_size=4))
