@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api fusion-demo up down browser test chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect bench-correlation isolation screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down browser test explore chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect bench-correlation isolation screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +55,9 @@ check: $(VENV)/.run-ready  ## validate the settings and the topology, print the 
 
 test: $(VENV)/.dev-ready  ## every test (a few minutes)
 	$(BIN)/python -m pytest $(ARGS)
+
+explore: $(VENV)/.dev-ready  ## the property tests with examples that nobody has tried yet
+	NEW_EXAMPLES=1 $(BIN)/python -m pytest -m hypothesis $(ARGS)
 
 chaos: $(VENV)/.dev-ready  ## many more random schedules than the tests run: SEEDS=100000, from SEED=0
 	$(BIN)/python -m tests.chaos.schedule $(or $(SEED),0) --count $(or $(SEEDS),100000)

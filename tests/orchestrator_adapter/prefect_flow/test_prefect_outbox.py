@@ -106,7 +106,7 @@ class OutboxModel(RuleBasedStateMachine):
         self.under_way: list[int] = []
         self.arrived_at: list[tuple[float, int]] = []
         self.dropped: list[int] = []
-        self.gone = 0  # delivered, and no longer remembered
+        self.gone: list[int] = []  # delivered, and no longer remembered
 
     def _put(self, number: int) -> None:
         self.box.put({"id": number})
@@ -152,7 +152,7 @@ class OutboxModel(RuleBasedStateMachine):
         room = self.capacity - len(self.waiting) - len(self.under_way)
         since = [number for at, number in self.arrived_at if at >= self.now - ago]
         again = since[len(since) - min(room, len(since)) :]
-        self.gone += len(since) - len(again)
+        self.gone += since[: len(since) - len(again)]
         self.arrived_at = [(at, number) for at, number in self.arrived_at if at < self.now - ago]
         assert self.box.send_again(since=self.now - ago) == len(again)
         for number in again:
@@ -165,13 +165,13 @@ class OutboxModel(RuleBasedStateMachine):
         assert self.box.left() == numbered(*self.under_way, *self.waiting)
         assert len(self.box) == len(self.under_way) + len(self.waiting) <= self.capacity
         assert bool(self.box) is bool(self.under_way or self.waiting)
-        assert (self.box.dropped, self.box.delivered) == (len(self.dropped), len(self.arrived_at) + self.gone)
+        assert (self.box.dropped, self.box.delivered) == (len(self.dropped), len(self.arrived_at) + len(self.gone))
 
     @invariant()
     def every_item_is_in_one_place(self) -> None:
         if hasattr(self, "box"):
             delivered = [number for _, number in self.arrived_at]
-            everywhere = [*self.waiting, *self.under_way, *delivered, *self.dropped]
+            everywhere = [*self.waiting, *self.under_way, *delivered, *self.dropped, *self.gone]
             assert sorted(everywhere) == list(range(1, self.put_ever + 1))
 
 
