@@ -47,7 +47,7 @@ FUSION = "sda-fusion/sda-fusion"
 _PAGE = 200  # rows an answer: the server's own limit
 _EVENT_PAGE = 50  # likewise; the client's own default is refused
 _NEVER_S = 90.0
-_WRITTEN_S = 30.0  # three times what was measured
+_WRITTEN_S = 90.0  # ten times what was measured
 
 
 async def eventually(
@@ -169,8 +169,9 @@ async def until_over(
 ) -> Seen:
     """Look until the run has ended, with every task run and its last event.
 
-    With ``decisions``, look on until each of them is an event: the server writes what it has taken every five seconds, and not
-    in order. What is missing after half a minute is left for the caller to judge.
+    With ``decisions``, look on until each of them is an event, and each start of an operator a task run that has ended: the
+    server writes what it has taken every five seconds, and not in order. What is missing after a minute and a half is left for
+    the caller to judge.
     """
     seen = await until(
         client,
@@ -178,8 +179,13 @@ async def until_over(
         lambda seen: seen.over and seen.task_runs and seen.decisions["ended", "", 0],
         "the run is over, with every task run and its last event",
     )
+
+    def lacks_something(decisions: Decisions) -> bool:
+        started = sum(count for (decision, _, _), count in decisions.items() if decision == "spawn")
+        return bool(decisions - seen.decisions) or not seen.over or len(seen.task_runs) < started
+
     deadline = time.monotonic() + _WRITTEN_S
-    while decisions is not None and decisions() - seen.decisions and time.monotonic() < deadline:
+    while decisions is not None and lacks_something(decisions()) and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
         seen = await look(client, flow_run_id)
     return seen
@@ -206,7 +212,7 @@ async def newest_run_id(client: PrefectClient, flow_name: str, *, other_than: se
     async def ids() -> list[UUID]:
         names = {flow.id: flow.name for flow in await client.read_flows()}
         found = await client.read_flow_runs(limit=_PAGE)
-        return [run.id for run in found if names[run.flow_id] == flow_name and run.id not in (other_than or set())]
+        return [run.id for run in found if names.get(run.flow_id) == flow_name and run.id not in (other_than or set())]
 
     (newest,) = await eventually(ids, bool, f"a run of {flow_name}")
     return newest

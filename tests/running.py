@@ -23,7 +23,7 @@ from sda_ops.wire import radar
 NOON_NS = 1_767_268_800_000_000_000  # 2026-01-01T12:00:00Z
 
 
-async def eventually(condition: Callable[[], object], what: str, *, limit_s: float = 20.0) -> None:
+async def eventually(condition: Callable[[], object], what: str, *, limit_s: float = 60.0) -> None:
     """Let the loop run until ``condition`` holds; after ``limit_s`` of real time it is taken for never."""
     deadline = time.monotonic() + limit_s
     while not condition():

@@ -94,28 +94,30 @@ def restarted_ingest(server: PrefectServer, folder: Path) -> Iterator[tuple[str,
     with archive(addresses.archive), (folder / "pipeline.log").open("wb") as log:
         process = flows_process(["ingest", "--quiet"], settings, extra=server.environment, stdout=log, stderr=log)
         try:
-            wait_until(lambda: _rewired(server) is not None, f"optical #2 runs; see {folder}", limit_s=_LIMIT_S)
-            flow_run = _rewired(server)
-            assert flow_run is not None
-            yield flow_run, settings
+            found: list[str] = []
+
+            def rewired() -> bool:
+                found.extend(_rewired(server))
+                return bool(found)
+
+            wait_until(rewired, f"optical #2 runs; see {folder}", limit_s=_LIMIT_S)
+            yield found[0], settings
         finally:
             process.terminate()
             process.wait(60)
 
 
-def _rewired(server: PrefectServer) -> str | None:
-    """The flow run in which ``merge`` reads from ``optical #2``, and is Running."""
+def _rewired(server: PrefectServer) -> list[str]:
+    """The flow runs in which ``merge`` reads from ``optical #2``, and is Running."""
     query = {"task_runs": {"name": {"any_": ["merge"]}, "state": {"type": {"any_": ["RUNNING"]}}}}
-    found = httpx.post(f"{server.api_url}/task_runs/filter", json=query).json()
-    return next(
-        (str(run["flow_run_id"]) for run in found if (run["state"] or {}).get("message") == "reads optical #2"), None
-    )
+    found = httpx.post(f"{server.api_url}/task_runs/filter", json=query, timeout=60).json()
+    return [str(run["flow_run_id"]) for run in found if (run["state"] or {}).get("message") == "reads optical #2"]
 
 
 def artifact_ids(server: PrefectServer, flow_run: str) -> dict[str, str]:
     """The run's artifacts: key to id."""
     query = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
-    found = httpx.post(f"{server.api_url}/artifacts/filter", json=query).json()
+    found = httpx.post(f"{server.api_url}/artifacts/filter", json=query, timeout=60).json()
     return {artifact["key"]: artifact["id"] for artifact in found}
 
 

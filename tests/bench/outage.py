@@ -24,6 +24,7 @@ from orchestrator_adapter.events import RunFigures
 from orchestrator_adapter.pipeline import run_pipeline
 from sda_ops.simulate.config import OutageStyle
 from sda_ops.sinks.event_log import read_event_log
+from tests.running import counter, eventually
 from tests.support import ROOT, Addresses, environment
 
 _LOOK_EVERY_S = 0.02
@@ -44,7 +45,7 @@ FULL = Timing(before_s=10.0, outage_s=30.0, after_s=5.0, limit_s=60.0, optical={
 """Thirty seconds, with the default settings."""
 
 SHORT = Timing(
-    before_s=1.0,
+    before_s=3.0,
     outage_s=3.0,
     after_s=0.5,
     limit_s=60.0,
@@ -103,6 +104,7 @@ async def perform(style: OutageStyle, timing: Timing, folder: Path) -> Performan
 
     async def watch(graph: BuiltGraph) -> tuple[int, float, float | None]:
         assert simulator.stdin is not None
+        await eventually(lambda: _every_source_runs(graph), "every source runs")
         simulator.stdin.write(b"go\n")
         try:
             async with asyncio.timeout(every_s + timing.after_s + timing.limit_s):
@@ -154,6 +156,12 @@ async def _watch(graph: BuiltGraph, began: float, timing: Timing) -> tuple[int, 
             quiet_from, seen = time.monotonic(), ingested
         await asyncio.sleep(_LOOK_EVERY_S)
     return during["retry_attempts"] - before["retry_attempts"], recovery_s, opened_after_s
+
+
+def _every_source_runs(graph: BuiltGraph) -> bool:
+    """Whether nothing that is sent from now on is lost: sockets are bound, and the poller knows from when on it wants all."""
+    listening = [counter(graph, "port", source) for source in ("radar-01", "isl")]
+    return None not in listening and counter(graph, "retry_attempts", "optical") is not None
 
 
 def _optical(graph: BuiltGraph) -> dict[str, int]:

@@ -133,6 +133,11 @@ async def outage(installation: Installation, client: PrefectClient, timing: Timi
     gone_ns = time.monotonic_ns()
     await asyncio.to_thread(installation.server.kill)
     await asyncio.sleep(timing.outage_s)
+    await asyncio.to_thread(
+        wait_until,
+        lambda: sum(at_ns > gone_ns for at_ns, _ in _latencies(folder)) >= 10,
+        "ten restarts without a server",
+    )
     back_ns = time.monotonic_ns()
     await asyncio.to_thread(installation.server.start)
     await asyncio.sleep(timing.after_s)
@@ -161,7 +166,7 @@ def _dropped(server: PrefectServer) -> int:
 def decided(log: Path) -> Decisions:
     """The supervisor's decisions by its own log: every line that is one of a graph's."""
     decisions: Decisions = Counter()
-    for line in log.read_text(errors="replace").splitlines():
+    for line in _whole_lines(log):
         if line.startswith('{"event": '):
             told = json.loads(line)
             if told.get("graph") and told["event"] not in _NO_DECISIONS:
@@ -169,11 +174,17 @@ def decided(log: Path) -> Decisions:
     return decisions
 
 
+def _whole_lines(log: Path) -> list[str]:
+    """Those of a log that is still being written."""
+    text = log.read_text(errors="replace")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 def _latencies(folder: Path) -> list[tuple[int, float]]:
     """Of every restart: when the instance failed, and seconds until the next one began."""
     found: list[tuple[int, float]] = []
     failed_ns = 0
-    for line in (folder / "instances.jsonl").read_text().splitlines():
+    for line in _whole_lines(folder / "instances.jsonl"):
         told = json.loads(line)
         if told["what"] == "failed":
             failed_ns = told["at_ns"]
@@ -184,11 +195,12 @@ def _latencies(folder: Path) -> list[tuple[int, float]]:
 
 async def end_before_the_server_is_back(installation: Installation, client: PrefectClient, folder: Path) -> Seen:
     """A stream ends while no server is there; it comes back within the run's patience. The run, once it is over."""
-    run_id = await start(client, TOY, {"folder": str(folder)})
+    # More patience than a server takes to start on a machine that is busy.
+    run_id = await start(client, TOY, {"folder": str(folder), "patience_s": 300.0})
     await until(client, run_id, lambda seen: len(seen.states) == 3, "the stream runs")
     await asyncio.to_thread(installation.server.kill)
     give(folder, "end")
-    wait_until(lambda: '"COMPLETED"' in _record(folder), "the run has ended, and says so on disk")
+    wait_until(lambda: '"COMPLETED"' in _record(folder), "the run has ended, and says so on disk", limit_s=150)
     await asyncio.to_thread(installation.server.start)
     return await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
 
@@ -204,16 +216,19 @@ def ingesting(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """``python -m flows ingest`` as a flow run of ``server``, listening when this yields. Its log is ``<folder>/stderr``."""
     folder.mkdir(parents=True, exist_ok=True)
+    here = addresses.settings(folder)
+    # It may take its time to tell: nobody waits to end it.
+    patient = {"prefect": here["prefect"] | {"patience_when_stopped_s": 60}}
     with (folder / "stderr").open("wb") as log:
         process = flows_process(
             ["ingest", "--quiet"],
-            addresses.settings(folder) | settings,
+            here | patient | settings,
             extra={**server.environment, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"},
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
     try:
-        wait_until(lambda: process.poll() is not None or listens(addresses.isl), "the ISL listener")
+        wait_until(lambda: process.poll() is not None or listens(addresses.isl), "the ISL listener", limit_s=180)
         assert process.poll() is None, (folder / "stderr").read_text()
         yield process
     finally:

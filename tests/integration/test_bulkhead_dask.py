@@ -45,7 +45,7 @@ async def test_workers_on_a_dask_cluster_survive_a_kill_and_a_hang_and_are_task_
         assert context is not None
         assert context.flow_run is not None
         launcher = dask_launcher(cluster.scheduler_address, network=Network("127.0.0.1"))
-        async with bulkhead(workers=2, launcher=launcher, answer_within=timedelta(seconds=5)) as pool:
+        async with bulkhead(workers=2, launcher=launcher, answer_within=timedelta(seconds=15)) as pool:
             pids = pool.statistics().pids
             assert set(pids.values()) == {worker.pid for worker in cluster.workers.values()}
             await until(context.flow_run.id, ("toy worker-1", "RUNNING"), ("toy worker-2", "RUNNING"))

@@ -19,6 +19,7 @@ def test_a_propagator_that_does_not_answer_holds_up_correlations_and_nothing_els
     """While its only worker stands still, a thousand observations reach the audit, and none its correlation; later, all do."""
     place = FusionPlace.free(tmp_path)
     settings, _ = place.prepare_a_busy_worker(seed=1)
+    settings |= {"propagator": {"answer_within_s": 300}}  # or a worker that is stopped for long would be taken for hung
     pipeline = fusion_pipeline(FusionSettings.model_validate(settings))
     (pool,) = pipeline.bulkheads
     simulator = place.simulator("--rate-radar", "200", "--linger", "60")

@@ -128,7 +128,7 @@ def _killed_each_time(
     killed = 0
     command = ["fusion", "--no-api", "--quiet"]
     with fusion_process(command, settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        never = Timer(60.0, process.kill)
+        never = Timer(150.0, process.kill)
         never.start()
         assert process.stderr is not None
         for line in process.stderr:

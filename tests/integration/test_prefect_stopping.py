@@ -94,7 +94,7 @@ async def test_ctrl_c_drains_ingest_and_completes_the_run(
         await until(client, run_id, lambda seen: "event-log" in seen.states, "it runs")
         send_detections(addresses.radars[0], 50)
         process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert await asyncio.to_thread(process.wait, 120) == 0
     over = await until_over(client, run_id, partial(decided, tmp_path / "stderr"))
     assert over.state == "COMPLETED"
     assert over.message.startswith("ShutDown: SIGINT; ingested 50 ")
@@ -115,7 +115,7 @@ async def test_the_second_ctrl_c_goes_to_the_second_phase(
         wait_until(lambda: decided(folder / "decisions.jsonl")["shutdown", "", 0] == 1, "the first phase")
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert await asyncio.to_thread(process.wait, 120) == 0
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
     assert over.state == "COMPLETED"
     assert over.states["work"] == "CANCELLED"
@@ -132,7 +132,7 @@ async def test_a_run_that_no_runner_owns_sees_by_itself_that_it_is_cancelled(
     folder = tmp_path / "toy"
     async with running_toy(real_prefect_server, client, folder) as (process, run_id):
         await client.set_flow_run_state(run_id, CANCELLING)
-        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert await asyncio.to_thread(process.wait, 120) == 0
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
     assert (over.state, set(over.states.values())) == ("CANCELLED", {"COMPLETED"})
     assert over.message.startswith("ShutDown: cancelled in Prefect")
@@ -157,7 +157,7 @@ async def test_reconcile_is_refused_a_folder_that_a_run_has_and_names_the_run(
         assert f"is in use by pipeline 'toy', pid {process.pid}, flow run " in why.decode()
         assert str(run_id) in why.decode()
         give(folder, "end")
-        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert await asyncio.to_thread(process.wait, 120) == 0
     assert (await until_over(client, run_id)).state == "COMPLETED"
 
 
@@ -173,7 +173,8 @@ async def running_toy(
 ) -> AsyncIterator[tuple[subprocess.Popen[bytes], UUID]]:
     """The process and the flow run, once it runs; killed at the end if it still does."""
     others = {run.id for run in await client.read_flow_runs(limit=200)}
-    process = toy_process(server, {"folder": str(folder), **settings})
+    # It may take its time to tell: nobody waits to end it.
+    process = toy_process(server, {"folder": str(folder), "patience_when_stopped_s": 60, **settings})
     try:
         run_id = await newest_run_id(client, "toy-stream", other_than=others)
         await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")

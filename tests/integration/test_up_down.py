@@ -94,7 +94,7 @@ def test_up_brings_everything_up_once_and_down_lets_runs_drain_and_leaves_no_pro
 
         addresses, data = Addresses.free(), tmp_path / "data"
         asyncio.run(start_run(api_url, addresses.settings(data)))
-        wait_until(lambda: listens(addresses.isl), "the run listens")
+        wait_until(lambda: listens(addresses.isl), "the run listens", limit_s=180)
     finally:
         told = flows(checkout, "down", *where)
     assert marked_processes(folder) == []

@@ -132,11 +132,14 @@ async def test_restarts_that_the_server_shows_leave_nothing_behind() -> None:
 
 async def test_no_ended_task_run_is_referred_to_from_anywhere() -> None:
     """Of 501 instances those of the three operators that live are left, each with the states that still say something."""
+    others = {
+        id(thing): thing for thing in gc.get_objects() if isinstance(thing, Told)
+    }  # a link's that still ends, say
     run = Run()
     await run.restarts(500)
     await run.settle()
     gc.collect()
-    living = [thing for thing in gc.get_objects() if isinstance(thing, Told)]
+    living = [thing for thing in gc.get_objects() if isinstance(thing, Told) and id(thing) not in others]
     assert sorted(told.task_run.name for told in living) == ["sink", "source", "work #501"]
     assert sum(len(told.states) for told in living) <= 2 * OPERATORS
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flows.prefect_processes import free_ports
 from sda_ops.simulate import (
     Burst,
     ConfigurationError,
@@ -284,8 +285,7 @@ async def test_telescopes_and_satellites_are_shared_out_among_archives_and_rings
 
 async def test_satellites_wait_for_their_listener_and_come_back_to_it() -> None:
     """Beacons arrive from a simulation that was started before anyone listened, and again after a hang-up."""
-    with socket.create_server((LOCAL, 0)) as placeholder:
-        port = placeholder.getsockname()[1]
+    (port,) = free_ports(1)
     connections: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def take_one_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -209,7 +209,7 @@ from sda_ops.sinks import parquet_store
 from sda_ops.sinks.audit import Audit, audit_sink
 from tests.running import observations
 
-directory, blocked, commits = pathlib.Path(sys.argv[1]), sys.argv[2], 0
+directory, blocked, commits, said = pathlib.Path(sys.argv[1]), sys.argv[2], 0, -1
 
 def block(name):
     original = getattr(parquet_store, name)
@@ -218,6 +218,8 @@ def block(name):
         result = original(*arguments)
         commits += arguments[0].suffix == ".part" or any(arguments[0].glob("*.parquet"))
         if commits == 3:
+            while said < 100:  # the loop's thread has acknowledged it, and may have had no turn to say so
+                time.sleep(0.001)
             print("blocked", flush=True)
             time.sleep(60)
         return result
@@ -227,10 +229,11 @@ if blocked != "nowhere":
     block(blocked)
 
 async def tell(built):
-    told = -1
+    global said
     while True:
-        if (written := built.ledger().written) != told:
-            print(told := written, flush=True)
+        if (written := built.ledger().written) != said:
+            print(written, flush=True)
+            said = written
         await asyncio.sleep(0)
 
 sink = audit_sink(Audit(directory=directory, max_rows=50, commit_every=timedelta(0)))

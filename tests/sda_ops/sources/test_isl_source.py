@@ -46,7 +46,7 @@ class Beacon:
 
     def __init__(self, port: int, *, source: str = "127.0.0.1") -> None:
         to = "::1" if ":" in source else "127.0.0.1"
-        self.sock = socket.create_connection((to, port), timeout=10, source_address=(source, 0))
+        self.sock = socket.create_connection((to, port), timeout=60, source_address=(source, 0))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, data: bytes) -> None:
@@ -56,7 +56,7 @@ class Beacon:
         """Whether the other side closed the connection; waits for it."""
         self.sock.settimeout(0)
         with suppress(ConnectionError):
-            return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 1), 10) == b""
+            return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 1), 60) == b""
         return True
 
     def close(self) -> None:
