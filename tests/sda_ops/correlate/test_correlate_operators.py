@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -26,6 +28,7 @@ from orchestrator_adapter import (
     source_of,
 )
 from orchestrator_adapter.bulkhead import BatchLost
+from orchestrator_adapter.garbage import only_new_garbage
 from orchestrator_adapter.testing import (
     CollectSink,
     FailAt,
@@ -342,6 +345,18 @@ async def test_a_newer_catalogue_is_used_from_the_next_batch_on() -> None:
     ]
     assert event.figures.counters["op-1"]["catalog_version"] == 2
     assert (propagator.catalogs, len(propagator.knots)) == (2, 8)
+
+
+async def test_a_newer_catalogue_is_kept_out_of_the_garbage_collectors_way() -> None:
+    """A full one's objects would make each later collection hold the loop; where nothing is kept out, nothing changes."""
+    for keeps, is_looked_through in ((only_new_garbage, False), (nullcontext, True)):
+        catalog, sink = ChangingCatalog(columns()), CollectSink()
+        with keeps():
+            newer = ElementColumns.of(sky())
+            catalog.replace(newer)
+            await run_graph(chain(source_of(beacons([1.0])), propagate(catalog), correlate(), sink))
+            assert len(sink.items) == 1
+            assert any(thing is newer for thing in gc.get_objects()) is is_looked_through
 
 
 async def test_a_catalogue_that_changes_while_a_batch_is_under_way_is_not_mixed_into_it() -> None:
