@@ -148,7 +148,7 @@ def _run_every(
 def _run(loop: VirtualTimeLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     left: list[str] = []
     loop.set_exception_handler(lambda _, context: left.append(_told(context)))
-    gc.collect()  # what lay about before has nothing to do with this run
+    gc.collect(1)  # what was left a moment ago has nothing to do with this run; what is older is frozen by now
     with _complaints(left):
         try:
             result = loop.run_until_complete(make())
