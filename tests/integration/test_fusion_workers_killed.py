@@ -28,11 +28,11 @@ FRAMES = 3_000
 """Sent by the simulator, all told."""
 
 
-def sensors(place: FusionPlace) -> subprocess.Popen[bytes]:
-    """Three arrays, two archives and two rings that send so many frames, some of them bad."""
+def sensors(place: FusionPlace, *, duplicates: float) -> subprocess.Popen[bytes]:
+    """Three arrays, two archives and two rings that send so many frames, some of them bad, and this share twice."""
     return place.simulator(
         *("--rate-radar", "150", "--rate-optical", "50", "--rate-isl", "100", "--seed", str(SEED)),
-        *("--malformed", "0.01", "--impossible", "0.01", "--duplicates", "0.01"),
+        *("--malformed", "0.01", "--impossible", "0.01", "--duplicates", str(duplicates)),
         *("--count", str(FRAMES), "--linger", "60", "--truth", str(place.truth)),
     )
 
@@ -57,7 +57,7 @@ def test_workers_killed_at_random_cost_the_results_nothing(tmp_path: Path) -> No
     settings, tracked = place.prepare_a_busy_worker(seed=SEED)
     pipeline = fusion_pipeline(FusionSettings.model_validate(settings | {"propagator": {"max_rebuilds": 4}}))
     (pool,) = pipeline.bulkheads
-    simulator = sensors(place)
+    simulator = sensors(place, duplicates=0.01)
 
     async def conduct(graph: BuiltGraph) -> None:
         await all_listen(graph)
@@ -95,7 +95,7 @@ def test_workers_killed_beyond_the_budget_end_the_run_with_everything_accounted_
     """It ends with code 3, each observation has its correlation or a dead letter, and none is taken for a poison pill."""
     place = FusionPlace.free(tmp_path)
     settings, _ = place.prepare_a_busy_worker(seed=SEED)
-    simulator = sensors(place)
+    simulator = sensors(place, duplicates=0.0)  # one that ends before it is known as one would be a second dead letter
     try:
         code, killed = _killed_each_time(place, simulator, settings | {"propagator": {"max_rebuilds": 2}})
     finally:
