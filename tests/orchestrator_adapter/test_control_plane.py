@@ -470,7 +470,9 @@ async def test_the_ledger_balances_in_every_scrape_of_a_graph_in_full_flight() -
     async def feed(ends: WiredEnds) -> None:
         while not ends.shutdown.is_set:
             await ends.emit(range(rng.randrange(1, 50)))
-            await asyncio.sleep(0)
+            await asyncio.sleep(
+                0.001
+            )  # or the loop would never let go of the interpreter's lock: minutes for the scrapes
 
     def fragile(item: int) -> int:
         if rng.random() < 0.002:
