@@ -350,9 +350,8 @@ class Bulkhead:
         except OSError as error:
             reason = f"it could not be launched: {error}"
         finally:
-            with (
-                life.lock
-            ):  # it may be launched this very moment: either it is buried here, or it sees that it is unwanted
+            # It may be launched this very moment: either it is buried here, or it sees that it is unwanted.
+            with life.lock:
                 life.unwanted = True
             self._invited.pop(token, None)
             if self._lives.get(life.worker) is life:
