@@ -9,10 +9,11 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from flows.fusion_settings import ENVIRONMENT_PREFIX, FusionSettings, SensorSettings
 from flows.prefect_processes import free_ports
@@ -28,6 +29,9 @@ from sda_ops.simulate.tracks import track_tdm
 from sda_ops.simulate.world import World
 from tests.running import counter, eventually
 from tests.support import flows_process, listens, wait_until
+
+Conduct: TypeAlias = Callable[[BuiltGraph], Coroutine[Any, Any, None]]
+"""What is done to a graph while it runs."""
 
 TRACKER = "CAVALIER"
 """Who made the track that is replayed, as its file has it; it stands where the simulator's ``radar-4`` does."""
@@ -187,8 +191,13 @@ async def stopped_at_work(pool: Bulkhead) -> int:
     return pid
 
 
-async def conducted(pipeline: Pipeline, conduct: Callable[[BuiltGraph], Coroutine[Any, Any, None]]) -> Outcome:
-    """Run it until ``conduct``, which runs beside it, returns; what that raises is raised when the run has ended."""
+async def conducted(pipeline: Pipeline, conduct: Conduct) -> Outcome:
+    """The pipeline, without Prefect, as ``conducted_run`` does it."""
+    return await conducted_run(partial(run_pipeline, pipeline, handle_signals=False), conduct)
+
+
+async def conducted_run(run: Callable[..., Awaitable[Outcome]], conduct: Conduct) -> Outcome:
+    """``run(on_built=…)`` until ``conduct``, which runs beside it, returns; what that raises is raised when the run has ended."""
     conducting: list[asyncio.Task[None]] = []
 
     async def to_the_end(graph: BuiltGraph) -> None:
@@ -200,7 +209,7 @@ async def conducted(pipeline: Pipeline, conduct: Callable[[BuiltGraph], Coroutin
     def built(graph: BuiltGraph) -> None:
         conducting.append(asyncio.get_running_loop().create_task(to_the_end(graph)))
 
-    outcome = await run_pipeline(pipeline, on_built=built, handle_signals=False)
+    outcome = await run(on_built=built)
     await asyncio.gather(*conducting)
     return outcome
 

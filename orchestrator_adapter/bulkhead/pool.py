@@ -421,7 +421,7 @@ class Bulkhead:
     async def _buried(self, killed: asyncio.Future[None] | None, stopped: Callable[[], None]) -> None:
         try:
             if killed is not None:
-                await killed
+                await asyncio.wait({killed})  # a failure is the keeper's to raise; the burial goes on
             await asyncio.get_running_loop().run_in_executor(self._undertakers, stopped)
         except Exception:
             logger.exception("the launcher of bulkhead %r failed when a worker had ended; that goes on", self.name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from orchestrator_adapter import BuiltGraph
 from orchestrator_adapter.events import ShutDown
 from orchestrator_adapter.pipeline import Pipeline
 from orchestrator_adapter.prefect_flow import compile_flow, run_flow
-from tests.fusion import FusionPlace
+from tests.fusion import FusionPlace, conducted_run
 from tests.running import eventually
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
@@ -47,20 +47,8 @@ async def test_orbits_computed_on_a_cluster_are_complete_although_one_of_its_pro
         await eventually(lambda: pool.statistics().restarts == 1 and pool.statistics().alive == 2, "its successor")
         await eventually(lambda: graph.ledger().ingested == tracked, "the whole track")
 
-    conducting: list[asyncio.Task[None]] = []
-
-    async def to_the_end(graph: BuiltGraph) -> None:
-        try:
-            await conduct(graph)
-        finally:
-            graph.request_shutdown("what was to be done is done")
-
-    def built(graph: BuiltGraph) -> None:
-        conducting.append(asyncio.get_running_loop().create_task(to_the_end(graph)))
-
     flow = compile_flow("sda-fusion", FusionSettings, fusion, description="sda-fusion, and its pipeline to look into")
-    outcome = await run_flow(flow, FusionSettings.model_validate(told), on_built=built)
-    await conducting[0]
+    outcome = await conducted_run(partial(run_flow, flow, FusionSettings.model_validate(told)), conduct)
     assert isinstance(outcome.event, ShutDown)
     assert (outcome.event.figures.ledger_holds, dict(outcome.event.figures.restarts)) == (True, {})
     assert (pipelines[0].bulkheads[0].statistics().lost, place.observed().total()) == (0, tracked)

@@ -330,6 +330,31 @@ async def test_leaving_although_cancelled_leaves_no_process() -> None:
     await eventually(lambda: all(gone(pid) for pid in pids.values()), "their processes are gone")
 
 
+async def test_a_worker_that_cannot_be_killed_is_waited_for_all_the_same() -> None:
+    """A launcher with a bug there exhausts the bulkhead, by its error; it is told that its worker is over."""
+    stopped: list[str | None] = []
+
+    class Worker(LocalWorker):
+        def kill(self, pid: int | None) -> None:
+            super().kill(pid)
+            raise RuntimeError("no such method there")
+
+        def stopped(self, crashed: str | None) -> None:
+            super().stopped(crashed)
+            stopped.append(crashed)
+
+    class Launcher(LocalProcesses):
+        def launch(self, invitation: Invitation) -> LocalWorker:
+            return Worker(super().launch(invitation)._process)
+
+    async with bulkhead(launcher=Launcher()) as pool:
+        os.kill(pool.statistics().pids[1], signal.SIGKILL)
+        await eventually(lambda: pool.statistics().exhausted, "nobody is left to answer")
+        with pytest.raises(BulkheadExhausted, match="RuntimeError: no such method there"):
+            await pool.call("double", numbers(1))
+    await eventually(lambda: stopped == ["its connection ended"], "the launcher is told")
+
+
 async def test_a_worker_that_is_launched_in_the_very_moment_of_leaving_is_not_left_behind() -> None:
     """Its launch has succeeded on a thread, and the loop has not heard of it yet: its process is ended and waited for."""
     launching, launched, handles = threading.Event(), threading.Event(), list[LocalWorker]()
