@@ -80,36 +80,36 @@ format: $(VENV)/.dev-ready  ## ruff, rewriting
 	$(BIN)/ruff format .
 
 outage: $(VENV)/.run-ready  ## 30 s without the optical archive, in four ways, for real (four minutes)
-	$(BIN)/python -m tests.bench.outage $(ARGS)
+	$(BIN)/python -m bench.outage $(ARGS)
 
 prefect-outage: $(VENV)/.run-ready  ## kill -9 of the Prefect server, for a minute, and of the stream itself, for real (six minutes)
-	$(BIN)/python -m tests.bench.prefect_outage $(ARGS)
+	$(BIN)/python -m bench.prefect_outage $(ARGS)
 
 bench: bench-build bench-cost bench-ingest  ## every benchmark; they print, they judge nothing
 
 bench-build: $(VENV)/.run-ready  ## build() of a 10-operator graph, cold and warm; a 1,000-operator chain
-	$(BIN)/python -m tests.bench.build
+	$(BIN)/python -m bench.build
 
 bench-cost: $(VENV)/.run-ready  ## orchestrated against a plain loop; instruments; long chains; memory (four minutes)
-	$(BIN)/python -m tests.bench.cost $(ARGS)
+	$(BIN)/python -m bench.cost $(ARGS)
 
 bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
-	$(BIN)/python -m tests.bench.ingest $(ARGS)
+	$(BIN)/python -m bench.ingest $(ARGS)
 
 screenshot: $(VENV)/.dev-ready browser  ## what an operator sees: docs/flow-run*.png (a minute)
-	$(BIN)/python -m tests.bench.flow_run_page $(ARGS)
+	$(BIN)/python -m bench.flow_run_page $(ARGS)
 
 bench-prefect: $(VENV)/.run-ready  ## what telling a Prefect server costs: start, restarts, throughput, hooks, a dead server (ten minutes)
-	$(BIN)/python -m tests.bench.prefect_cost $(ARGS)
+	$(BIN)/python -m bench.prefect_cost $(ARGS)
 
 bench-correlation: $(VENV)/.run-ready  ## who was right, by sensor and orbit, of simulated truth over the full catalogue; observations/s; the pool's overhead (minutes)
-	$(BIN)/python -m tests.bench.correlation $(ARGS)
+	$(BIN)/python -m bench.correlation $(ARGS)
 
 isolation: $(VENV)/.run-ready  ## p99 of the audit with the propagator at 100x its load, in the pool and inline (three minutes)
-	$(BIN)/python -m tests.bench.isolation $(ARGS)
+	$(BIN)/python -m bench.isolation $(ARGS)
 
 storm: $(VENV)/.dev-ready  ## an outage, 100 pollers and six ways to retry, in virtual time: table and docs/storm.svg (minutes)
-	$(BIN)/python -m tests.bench.storm --picture docs/storm.svg $(ARGS)
+	$(BIN)/python -m bench.storm --picture docs/storm.svg $(ARGS)
 
 lock: | $(VENV)/bin/python  ## pin the requirements again, with hashes and without any registry's name
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet uv

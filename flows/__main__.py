@@ -7,17 +7,15 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from flows import (
-    automations_command,
-    demo_command,
-    reconcile_command,
-    run_command,
-    simulate_command,
-    up_command,
-    worker_command,
-)
+from flows.commands import automations as automations_command
+from flows.commands import demo as demo_command
+from flows.commands import reconcile as reconcile_command
+from flows.commands import run as run_command
+from flows.commands import simulate as simulate_command
+from flows.commands import up as up_command
+from flows.commands import worker as worker_command
 from flows.pipelines import FUSION, INGEST
-from orchestrator_adapter.report import ExitCode
+from orchestrator_adapter.process import ExitCode
 
 _EXIT_CODES = """\
 exit codes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flows.fusion_settings import FusionSettings
-from flows.fusion_topology import fusion_pipeline
-from flows.reporting import reporting
+from flows.settings.fusion import FusionSettings
+from flows.topologies.fusion import fusion_pipeline
+from flows.topologies.reporting import reporting
 from orchestrator_adapter.prefect_flow import compile_flow
 
 sda_fusion = compile_flow(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flows.ingest_topology import ingest_pipeline
-from flows.reporting import reporting
-from flows.settings import IngestSettings
+from flows.settings.ingest import IngestSettings
+from flows.topologies.ingest import ingest_pipeline
+from flows.topologies.reporting import reporting
 from orchestrator_adapter.prefect_flow import compile_flow
 
 sda_ingest = compile_flow(

@@ -8,12 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import fusion_settings, settings
-from flows.fusion_settings import FusionSettings
-from flows.fusion_topology import fusion_pipeline
-from flows.ingest_topology import ingest_pipeline
-from flows.settings import IngestSettings, load_settings
-from orchestrator_adapter.pipeline import Pipeline
+from flows.settings import fusion as fusion_settings
+from flows.settings import ingest as ingest_settings
+from flows.settings.fusion import FusionSettings
+from flows.settings.ingest import IngestSettings, load_settings
+from flows.topologies.fusion import fusion_pipeline
+from flows.topologies.ingest import ingest_pipeline
+from orchestrator_adapter.process import Pipeline
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -61,7 +62,7 @@ def _fusion_outputs(of: FusionSettings) -> Mapping[str, Path]:
 INGEST = PipelineKind(
     "sda-ingest",
     IngestSettings,
-    settings.ENVIRONMENT_PREFIX,
+    ingest_settings.ENVIRONMENT_PREFIX,
     ingest_pipeline,
     "flows.ingest:sda_ingest",
     _ingest_outputs,

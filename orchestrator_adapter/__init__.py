@@ -16,27 +16,38 @@ Layout, bottom to top; a module imports only from those above it in this list:
   tests
 
 ``Panicked`` is both a way for a task to exit and a way for a run to end, so the two unions live in modules of their own:
-``task_exit.Panicked`` and ``events.Panicked``. So it is with what came of an attempt: ``retry.Ok``, ``retry.Discard``.
+``task_exit.Panicked`` and ``events.Panicked``. So it is with what came of an attempt: ``retry.RetryOk``, ``retry.RetryDiscard``.
 """
 
-from orchestrator_adapter import events, retry, task_exit
-from orchestrator_adapter.breaker import BreakerPolicy, BreakerState, BreakerStatistics, CircuitBreaker
-from orchestrator_adapter.channel import EdgeStatistics, FlowPolicy
-from orchestrator_adapter.clock import Clock, SystemClock
-from orchestrator_adapter.dead_letter import (
-    DeadLetter,
-    DeadLetterKind,
-    DeadLetterLimits,
-    DeadLetterList,
-    DeadLetterStore,
+from orchestrator_adapter.channels.channel import EdgeStatistics, FlowPolicy
+from orchestrator_adapter.channels.edge import Receiver, Sender
+from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation
+from orchestrator_adapter.graph.operator_graph import OperatorGraph
+from orchestrator_adapter.graph.plan import GraphError, GraphProblem, Plan, Role, VertexId
+from orchestrator_adapter.operators.ends import Factory, WiredEnds
+from orchestrator_adapter.operators.from_functions import (
+    Bury,
+    Discard,
+    Duplicate,
+    Reject,
+    Verdict,
+    filter_items,
+    flat_map_items,
+    for_each,
+    for_each_batch,
+    map_batches,
+    map_items,
+    sift,
+    source_of,
 )
-from orchestrator_adapter.edge import Receiver, Sender
-from orchestrator_adapter.ends import Factory, WiredEnds
-from orchestrator_adapter.errors import (
+from orchestrator_adapter.operators.routers import broadcast, merge, partition
+from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout, Timer
+from orchestrator_adapter.primitives.errors import (
     BreakerOpen,
     DeadLetterLimitExceeded,
     EdgeMisuse,
     EndOfStream,
+    MissingExtra,
     OperatorError,
     OrchestratorError,
     PermanentFailure,
@@ -47,35 +58,48 @@ from orchestrator_adapter.errors import (
     RetryFailure,
     Stalled,
 )
-from orchestrator_adapter.events import SupervisionHooks, SupervisorEvent
-from orchestrator_adapter.graph import OperatorGraph
-from orchestrator_adapter.ledger import LedgerSnapshot, LedgerViolation
-from orchestrator_adapter.operators import (
-    Bury,
-    Discard,
-    Duplicate,
-    Reject,
-    filter_items,
-    flat_map_items,
-    for_each,
-    for_each_batch,
-    map_batches,
-    map_items,
-    sift,
-    source_of,
+from orchestrator_adapter.primitives.event_log import BoundedLog, call_hook
+from orchestrator_adapter.primitives.gc_freeze import freeze_heap, frozen_heap
+from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
+from orchestrator_adapter.primitives.wakeup import Wakeup
+from orchestrator_adapter.resilience import retry
+from orchestrator_adapter.resilience.breaker import BreakerPolicy, BreakerState, BreakerStatistics, CircuitBreaker
+from orchestrator_adapter.resilience.retry import (
+    Attempt,
+    Permanent,
+    Retry,
+    RetryBudget,
+    RetryDiscard,
+    RetryDisposition,
+    RetryOk,
+    RetryPolicy,
+    with_retry,
 )
-from orchestrator_adapter.plan import GraphError, GraphProblem, Plan, Role, VertexId
-from orchestrator_adapter.restart import Backoff, RestartPolicy
-from orchestrator_adapter.retry import RetryBudget, RetryDisposition, RetryPolicy, with_retry
-from orchestrator_adapter.routers import broadcast, merge, partition
-from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
-from orchestrator_adapter.status import GraphStatus, OperatorStatus
-from orchestrator_adapter.supervisor import Supervisor
-from orchestrator_adapter.task import Task
-from orchestrator_adapter.task_exit import TaskExit
+from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
+from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
+from orchestrator_adapter.storage.claims import Owner, claim
+from orchestrator_adapter.storage.dead_letter import (
+    DeadLetter,
+    DeadLetterFile,
+    DeadLetterKind,
+    DeadLetterLimits,
+    DeadLetterList,
+    DeadLetterStore,
+)
+from orchestrator_adapter.storage.durable import lock_for_writing, make_directory, sync_directory
+from orchestrator_adapter.storage.jsonl import DEFAULT_MAX_FILE_BYTES, RotatingJsonLines, WriteFailedError, read_lines
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.supervision.events import SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
+from orchestrator_adapter.supervision.supervisor import Supervisor
+from orchestrator_adapter.supervision.task import Task
+from orchestrator_adapter.supervision.task_exit import TaskExit
 
 __all__ = [
+    "DEFAULT_MAX_FILE_BYTES",
+    "Attempt",
     "Backoff",
+    "BoundedLog",
     "BreakerOpen",
     "BreakerPolicy",
     "BreakerState",
@@ -85,6 +109,7 @@ __all__ = [
     "CircuitBreaker",
     "Clock",
     "DeadLetter",
+    "DeadLetterFile",
     "DeadLetterKind",
     "DeadLetterLimitExceeded",
     "DeadLetterLimits",
@@ -102,10 +127,13 @@ __all__ = [
     "GraphStatus",
     "LedgerSnapshot",
     "LedgerViolation",
+    "MissingExtra",
     "OperatorError",
     "OperatorGraph",
     "OperatorStatus",
     "OrchestratorError",
+    "Owner",
+    "Permanent",
     "PermanentFailure",
     "Plan",
     "ReaderDone",
@@ -114,13 +142,18 @@ __all__ = [
     "Reject",
     "RestartPolicy",
     "RetriesExhausted",
+    "Retry",
     "RetryBudget",
     "RetryCutShort",
+    "RetryDiscard",
     "RetryDisposition",
     "RetryFailure",
+    "RetryOk",
     "RetryPolicy",
     "Role",
+    "RotatingJsonLines",
     "Sender",
+    "ShutdownToken",
     "Stalled",
     "SupervisionHooks",
     "SupervisionPolicy",
@@ -129,21 +162,34 @@ __all__ = [
     "SystemClock",
     "Task",
     "TaskExit",
+    "Timeout",
+    "Timer",
+    "Verdict",
     "VertexId",
+    "Wakeup",
     "WiredEnds",
+    "WriteFailedError",
     "broadcast",
+    "call_hook",
+    "claim",
     "events",
     "filter_items",
     "flat_map_items",
     "for_each",
     "for_each_batch",
+    "freeze_heap",
+    "frozen_heap",
+    "lock_for_writing",
+    "make_directory",
     "map_batches",
     "map_items",
     "merge",
     "partition",
+    "read_lines",
     "retry",
     "sift",
     "source_of",
+    "sync_directory",
     "task_exit",
     "with_retry",
 ]

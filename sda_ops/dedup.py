@@ -12,8 +12,8 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any
 
-from orchestrator_adapter.ends import Factory, WiredEnds
-from sda_ops.records import Observation
+from orchestrator_adapter import Factory, WiredEnds
+from sda_ops.records.observation import Observation
 
 _SWEPT_AT_ONCE = 256
 """Keys whose time is up, let go of at one meeting: a burst that grows old all at once holds nobody up (0.1 ms, not 0.2 s)."""

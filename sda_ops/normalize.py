@@ -10,7 +10,7 @@ from math import isfinite, tau
 
 from msgspec.structs import replace
 
-from sda_ops.records import Observation, OpticalTarget, RadarTarget
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget
 
 
 class Normalizer:

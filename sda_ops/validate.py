@@ -13,7 +13,7 @@ from math import hypot, inf, isfinite, pi, sin, sqrt
 
 import msgspec
 
-from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
 
 EARTH_POLAR_RADIUS_M = 6_356_752.3142
 """WGS-84 semi-minor axis (NIMA TR8350.2, table 3.1): no point of the surface is nearer to the centre."""

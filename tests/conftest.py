@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from orchestrator_adapter.claims import FOLDER_VARIABLE
-from orchestrator_adapter.garbage import only_new_garbage
+from orchestrator_adapter.primitives.gc_freeze import frozen_heap
+from orchestrator_adapter.storage.claims import FOLDER_VARIABLE
 
 if TYPE_CHECKING:
-    from tests.prefect_server import PrefectServer
+    from tests.helpers.prefect_server import PrefectServer
 
 # How long an example takes is the machine's business, which is shared: Hypothesis is not to judge by it. Whether a change is
 # good must not hang on chance: the examples are the same each time, unless new ones are asked for.
@@ -45,8 +45,8 @@ def real_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
     This process is *not* pointed at it: pass ``server.api_url`` to a client, ``server.environment`` to a child. Who kills it
     starts it again.
     """
-    from flows.prefect_processes import free_ports  # noqa: PLC0415 - httpx and friends only where they are needed
-    from tests.prefect_server import PrefectServer  # noqa: PLC0415 - likewise
+    from flows.local_prefect.processes import free_ports  # noqa: PLC0415 - httpx and friends only where they are needed
+    from tests.helpers.prefect_server import PrefectServer  # noqa: PLC0415 - likewise
 
     server = PrefectServer(tmp_path_factory.mktemp("prefect"), free_ports(1)[0])
     server.start()
@@ -59,5 +59,5 @@ def real_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 @pytest.fixture(scope="module")
 def _many_schedules() -> Iterator[None]:
     """For modules that run schedule after schedule."""
-    with only_new_garbage():
+    with frozen_heap():
         yield

@@ -19,12 +19,12 @@ from orchestrator_adapter.bulkhead.errors import (
     BulkheadExhausted,
     HandlerFailed,
 )
-from orchestrator_adapter.bulkhead.invitation import Invitation
-from orchestrator_adapter.bulkhead.launcher import Launcher, Network, WorkerHandle
-from orchestrator_adapter.bulkhead.local import LocalProcesses
+from orchestrator_adapter.bulkhead.launchers.launcher import Launcher, Network, WorkerHandle
+from orchestrator_adapter.bulkhead.launchers.local import LocalProcesses
 from orchestrator_adapter.bulkhead.pool import Bulkhead
 from orchestrator_adapter.bulkhead.statistics import BulkheadEvent, BulkheadStatistics
-from orchestrator_adapter.bulkhead.wire import Arrays
+from orchestrator_adapter.bulkhead.transport.invitation import Invitation
+from orchestrator_adapter.bulkhead.transport.wire import Arrays
 from orchestrator_adapter.bulkhead.worker import Handler
 
 __all__ = [

@@ -9,7 +9,7 @@ import sys
 import msgspec
 
 from orchestrator_adapter.bulkhead.errors import Malformed, Refused
-from orchestrator_adapter.bulkhead.local import Enclosed
+from orchestrator_adapter.bulkhead.launchers.local import Enclosed
 from orchestrator_adapter.bulkhead.worker import ignore_signals, serve, step_back
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator_adapter.errors import OperatorError, OrchestratorError
+from orchestrator_adapter.primitives.errors import OperatorError, OrchestratorError
 
 
 class BatchLost(OperatorError):

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 
 from orchestrator_adapter.bulkhead.statistics import BulkheadEvent
-from orchestrator_adapter.clock import Clock
-from orchestrator_adapter.decision_log import tell
+from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.event_log import call_hook
 
 logger = logging.getLogger("orchestrator_adapter.bulkhead")
 
@@ -41,7 +41,7 @@ class BulkheadLog:
         elif decision in _WORTH_A_LOOK:
             level = logging.WARNING
         logger.log(level, json.dumps({"event": decision, "bulkhead": self._bulkhead, **fields}, default=str))
-        tell(self._listener, BulkheadEvent(self._bulkhead, decision, fields))
+        call_hook(self._listener, BulkheadEvent(self._bulkhead, decision, fields))
 
     def refused(self, reason: str) -> None:
         """Somebody was not let in: at most one line a second, with the number left out since the last."""

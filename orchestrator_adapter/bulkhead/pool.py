@@ -24,9 +24,6 @@ from typing import Any, Self, TypeVar
 
 from numpy.typing import NDArray
 
-from orchestrator_adapter.bulkhead.book import CallBook, RebuildBudget
-from orchestrator_adapter.bulkhead.connection import Connection
-from orchestrator_adapter.bulkhead.door import Address, Door
 from orchestrator_adapter.bulkhead.errors import (
     BatchLost,
     BulkheadCannotStart,
@@ -35,17 +32,19 @@ from orchestrator_adapter.bulkhead.errors import (
     HandlerFailed,
     Malformed,
 )
-from orchestrator_adapter.bulkhead.handshake import KEY_BYTES, TOKEN_BYTES
-from orchestrator_adapter.bulkhead.invitation import Invitation
-from orchestrator_adapter.bulkhead.launcher import Launcher, WorkerHandle
-from orchestrator_adapter.bulkhead.local import LocalProcesses
+from orchestrator_adapter.bulkhead.launchers.launcher import Launcher, WorkerHandle
+from orchestrator_adapter.bulkhead.launchers.local import LocalProcesses
 from orchestrator_adapter.bulkhead.log import BulkheadLog
+from orchestrator_adapter.bulkhead.scheduler import CallBook, RebuildBudget
 from orchestrator_adapter.bulkhead.statistics import BulkheadEvent, BulkheadStatistics
-from orchestrator_adapter.bulkhead.wire import MAX_BYTES, Arrays, Failure, Frame, Message, encode
-from orchestrator_adapter.clock import Clock, Limit, SystemClock, sleep
-from orchestrator_adapter.errors import DuplicateRun
-from orchestrator_adapter.restart import RestartPolicy
-from orchestrator_adapter.task_exit import describe
+from orchestrator_adapter.bulkhead.transport.connection import Connection
+from orchestrator_adapter.bulkhead.transport.handshake import KEY_BYTES, TOKEN_BYTES
+from orchestrator_adapter.bulkhead.transport.invitation import Invitation
+from orchestrator_adapter.bulkhead.transport.listener import Address, Door
+from orchestrator_adapter.bulkhead.transport.wire import MAX_BYTES, Arrays, Failure, Frame, Message, encode
+from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout, sleep
+from orchestrator_adapter.primitives.errors import DuplicateRun, describe
+from orchestrator_adapter.supervision.restart import RestartPolicy
 
 T = TypeVar("T")
 
@@ -96,7 +95,7 @@ class _Life:
 
 
 class Bulkhead:
-    """``async with Bulkhead("propagator", "sda_ops.propagate:PropagationWorker", …) as bulkhead: await bulkhead.call(…)``.
+    """``async with Bulkhead("propagator", "sda_ops.propagation.pool:PropagationWorker", …) as bulkhead: await bulkhead.call(…)``.
 
     ``target`` is ``module:name`` of a callable without arguments that makes a ``Handler`` in each of the ``workers``
     processes. Each is sent up to ``in_flight`` calls at a time, so that it never waits for the next one. An answer that its
@@ -623,7 +622,7 @@ class Bulkhead:
 
     async def _drain(self) -> None:
         with suppress(TimeoutError):  # what is left is cut off
-            async with Limit(self._clock, self._drain_within_s):
+            async with Timeout(self._clock, self._drain_within_s):
                 if answers := {call.answer for call in self._calls.values()}:
                     await asyncio.wait(answers)
 
@@ -649,7 +648,7 @@ class Bulkhead:
         if self._door is not None:
             await self._door.close()
         with suppress(TimeoutError):  # a launcher that takes longer does so on its own thread
-            async with Limit(self._clock, self._drain_within_s):
+            async with Timeout(self._clock, self._drain_within_s):
                 if self._burials:
                     await asyncio.wait(self._burials)
         for threads in (self._threads, self._undertakers):
@@ -659,7 +658,7 @@ class Bulkhead:
 
     async def _ended_in_time(self) -> bool:
         with suppress(TimeoutError):
-            async with Limit(self._clock, self._drain_within_s):
+            async with Timeout(self._clock, self._drain_within_s):
                 if self._keepers:
                     await asyncio.wait(self._keepers)
         return all(keeper.done() for keeper in self._keepers)

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from orchestrator_adapter.bulkhead.errors import Malformed, Refused
-from orchestrator_adapter.bulkhead.handshake import CHALLENGE_BYTES, VERDICT_BYTES, WorkerHandshake
-from orchestrator_adapter.bulkhead.invitation import Invitation
-from orchestrator_adapter.bulkhead.wire import Arrays, Failure, Frame, FrameReader, Message, Piece, encode
+from orchestrator_adapter.bulkhead.transport.handshake import CHALLENGE_BYTES, VERDICT_BYTES, WorkerHandshake
+from orchestrator_adapter.bulkhead.transport.invitation import Invitation
+from orchestrator_adapter.bulkhead.transport.wire import Arrays, Failure, Frame, FrameReader, Message, Piece, encode
 
 _CONNECT_WITHIN_S = 10.0
 _COMES_TO_ITS_SENSES_WITHIN_S = 2.0
@@ -141,7 +141,7 @@ def _connected(invitation: Invitation) -> Iterator[socket.socket]:
 
 def _connect(invitation: Invitation) -> socket.socket:
     if invitation.credentials is not None:
-        from orchestrator_adapter.bulkhead.tls_pump import connect_tls  # noqa: PLC0415 - only beyond one machine
+        from orchestrator_adapter.bulkhead.transport.tls_relay import connect_tls  # noqa: PLC0415 - only beyond one machine
 
         return connect_tls(invitation.host, invitation.port, invitation.credentials, within_s=_CONNECT_WITHIN_S)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -15,10 +15,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from orchestrator_adapter.control_plane.snapshot import View
-from orchestrator_adapter.dead_letter import DeadLetterKind
-from orchestrator_adapter.metrics import LatencySummary
-from orchestrator_adapter.plan import Plan, Role
-from orchestrator_adapter.status import GraphStatus, OperatorStatus
+from orchestrator_adapter.graph.plan import Plan, Role
+from orchestrator_adapter.primitives.metrics import LatencySummary
+from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
+from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 
 JSON = "application/json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator_adapter.plan import Role
-from orchestrator_adapter.status import GraphStatus, OperatorStatus
+from orchestrator_adapter.graph.plan import Role
+from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 
 
 class HealthStatus(StrEnum):

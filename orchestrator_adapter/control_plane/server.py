@@ -29,10 +29,10 @@ from orchestrator_adapter.control_plane.config import ControlPlane
 from orchestrator_adapter.control_plane.exposition import JSON, as_json, text, wants_json
 from orchestrator_adapter.control_plane.health import judge
 from orchestrator_adapter.control_plane.snapshot import Snapshots
-from orchestrator_adapter.decision_log import log_decision
-from orchestrator_adapter.errors import OrchestratorError
-from orchestrator_adapter.plan import Plan
-from orchestrator_adapter.runtime import BuiltGraph
+from orchestrator_adapter.graph.plan import Plan
+from orchestrator_adapter.primitives.errors import OrchestratorError
+from orchestrator_adapter.primitives.event_log import log_decision
+from orchestrator_adapter.runtime.built_graph import BuiltGraph
 
 logger = logging.getLogger("orchestrator_adapter.control_plane")
 

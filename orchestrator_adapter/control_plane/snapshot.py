@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from orchestrator_adapter.runtime import BuiltGraph
-from orchestrator_adapter.status import GraphStatus
+from orchestrator_adapter.runtime.built_graph import BuiltGraph
+from orchestrator_adapter.runtime.status import GraphStatus
 
 
 @dataclass(frozen=True, slots=True)

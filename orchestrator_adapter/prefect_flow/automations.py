@@ -35,7 +35,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from orchestrator_adapter.prefect_flow.vocabulary import (
+from orchestrator_adapter.prefect_flow.client.vocabulary import (
     BUDGET_EXHAUSTED,
     ESCALATE,
     LEDGER_VIOLATION,

@@ -25,18 +25,18 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
-from orchestrator_adapter import events
-from orchestrator_adapter.claims import Owner, claim
-from orchestrator_adapter.garbage import only_new_garbage
-from orchestrator_adapter.pipeline import Outcome, Pipeline, run_pipeline, stop_on_signals
-from orchestrator_adapter.prefect_flow.identity import RunIdentity
-from orchestrator_adapter.prefect_flow.internals import ENGINE_LEFT, bound_event_queue, leave_engine_silently
-from orchestrator_adapter.prefect_flow.link import PrefectLink, Telling
+from orchestrator_adapter.prefect_flow.client.internals import ENGINE_LEFT, bound_event_queue, leave_engine_silently
 from orchestrator_adapter.prefect_flow.options import Reporting
-from orchestrator_adapter.prefect_flow.records import RunRecord, RunRecords
+from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
+from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
+from orchestrator_adapter.prefect_flow.reporting.reporter import PrefectLink, Telling
 from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
-from orchestrator_adapter.runtime import BuiltGraph
+from orchestrator_adapter.primitives.gc_freeze import frozen_heap
+from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline, stop_on_signals
+from orchestrator_adapter.runtime.built_graph import BuiltGraph
+from orchestrator_adapter.storage.claims import Owner, claim
+from orchestrator_adapter.supervision import events
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -50,7 +50,7 @@ class _Caller:
     """What a caller in the same process wants to know of the run; see ``run_flow``."""
 
     on_built: Callable[[BuiltGraph], object] | None
-    outcome: Outcome | None = None
+    outcome: RunOutcome | None = None
     error: Exception | None = None  # what kept the run from coming about; Prefect makes a state's message of it
 
 
@@ -102,8 +102,8 @@ def compile_flow(
 
 async def run_flow(
     flow: Flow[..., Any], settings: BaseModel, *, on_built: Callable[[BuiltGraph], object] | None = None
-) -> Outcome:
-    """Run a compiled flow in this process and return the ``Outcome``, whatever Prefect makes of the state.
+) -> RunOutcome:
+    """Run a compiled flow in this process and return the ``RunOutcome``, whatever Prefect makes of the state.
 
     Needs a Prefect API when it starts, and none from then on. ``on_built`` is given the built graph before it starts. Raises
     what kept the run from coming about, as it was raised: an API that cannot be reached, a graph that is not valid, a port
@@ -151,7 +151,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
         if caller.on_built is not None:
             caller.on_built(graph)
 
-    with stop_on_signals(requests.signalled), desk.claimed(pipeline.graph.name), only_new_garbage():
+    with stop_on_signals(requests.signalled), desk.claimed(pipeline.graph.name), frozen_heap():
         try:
             outcome = await run_pipeline(
                 pipeline, hooks=link.hooks(), on_built=built, run_label=identity.label, handle_signals=False

@@ -7,14 +7,15 @@ from typing import Any, assert_never
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from orchestrator_adapter import events, task_exit
-from orchestrator_adapter.pipeline import Outcome
-from orchestrator_adapter.prefect_flow.text import fit
-from orchestrator_adapter.report import ExitCode, cause
-from orchestrator_adapter.task_exit import TaskExit
+from orchestrator_adapter.prefect_flow.client.text import fit
+from orchestrator_adapter.primitives.errors import cause_chain
+from orchestrator_adapter.process.pipeline import RunOutcome
+from orchestrator_adapter.process.report import ExitCode, cause
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.supervision.task_exit import TaskExit
 
 
-def flow_state(outcome: Outcome, *, cancelled: bool = False) -> State[Any]:
+def flow_state(outcome: RunOutcome, *, cancelled: bool = False) -> State[Any]:
     """The state in which a flow run with this outcome ends. ``cancelled``: it was Prefect that asked it to stop."""
     event = outcome.event
     message = fit(f"{type(event).__name__}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}")
@@ -35,7 +36,7 @@ def task_state(exit_: TaskExit) -> State[Any]:
         case task_exit.Ok():
             return Completed(message="end of stream")
         case task_exit.Errored(error):
-            return Failed(message=fit(" <- ".join(task_exit.cause_chain(error))))
+            return Failed(message=fit(" <- ".join(cause_chain(error))))
         case task_exit.Panicked(message, trace):
             return Crashed(message=fit(f"{message}\n{trace}"))
         case task_exit.Aborted(reason):

@@ -30,15 +30,14 @@ from prefect.futures import PrefectWrappedFuture
 from prefect.states import Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from orchestrator_adapter.bulkhead.invitation import Invitation
-from orchestrator_adapter.bulkhead.launcher import Launcher, Network, WorkerHandle
-from orchestrator_adapter.bulkhead.local import LocalProcesses
+from orchestrator_adapter.bulkhead.launchers.launcher import Launcher, Network, WorkerHandle
+from orchestrator_adapter.bulkhead.launchers.local import LocalProcesses
+from orchestrator_adapter.bulkhead.transport.invitation import Invitation
 from orchestrator_adapter.bulkhead.worker import ignore_signals, serve, step_back
-from orchestrator_adapter.errors import MissingExtra
-from orchestrator_adapter.prefect_flow.api import ask, impatient_client
-from orchestrator_adapter.prefect_flow.text import fit
-from orchestrator_adapter.retry import Ok, Permanent
-from orchestrator_adapter.task_exit import describe
+from orchestrator_adapter.prefect_flow.client.api import ask, impatient_client
+from orchestrator_adapter.prefect_flow.client.text import fit
+from orchestrator_adapter.primitives.errors import MissingExtra, describe
+from orchestrator_adapter.resilience.retry import Permanent, RetryOk
 
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
@@ -205,7 +204,7 @@ async def _why_not() -> str | None:
         return "there is no flow run"
     async with impatient_client() as client:
         answer = await ask(client.hello(), within_s=_API_ANSWERS_WITHIN_S)
-    return None if isinstance(answer, Ok) else f"Prefect's API does not answer: {answer}"
+    return None if isinstance(answer, RetryOk) else f"Prefect's API does not answer: {answer}"
 
 
 async def _tell_crashed(task_run_id: UUID, title: str, why: str) -> None:
@@ -215,7 +214,7 @@ async def _tell_crashed(task_run_id: UUID, title: str, why: str) -> None:
     async with impatient_client() as client:
         while time.monotonic() < deadline:
             match await ask(client.set_task_run_state(task_run_id, state, force=True)):
-                case Ok():
+                case RetryOk():
                     return
                 case Permanent(error) if not _is_unknown(error):
                     logger.error("Prefect refuses to record that %s has crashed: %s", title, error)

@@ -16,9 +16,8 @@ from typing import TypeAlias, assert_never
 
 import httpx
 
-from orchestrator_adapter import Clock, OperatorError, RetryFailure, RetryPolicy, with_retry
-from orchestrator_adapter.http_exchange import exchange
-from orchestrator_adapter.retry import Ok, RetryDisposition
+from orchestrator_adapter import Clock, OperatorError, RetryDisposition, RetryFailure, RetryOk, RetryPolicy, with_retry
+from orchestrator_adapter.resilience.http import exchange
 
 A_FEW_TIMES = RetryPolicy(timedelta(seconds=1), timedelta(seconds=30), max_attempts=4)
 MAX_CATALOG_BYTES = 256 * 1024 * 1024
@@ -144,7 +143,7 @@ async def _request(
                 max_body_bytes=source.max_body_bytes,
             )
         except _NotModifiedAnswer:
-            return Ok(NotModified())
+            return RetryOk(NotModified())
 
     policy = source.retry
     if policy.attempt_timeout is None:
@@ -152,7 +151,7 @@ async def _request(
     async with client:
         client.event_hooks = {"response": [read_headers]}
         outcome = await with_retry(policy, attempt, clock=clock, rng=rng)
-    assert isinstance(outcome, Ok)  # nothing here discards
+    assert isinstance(outcome, RetryOk)  # nothing here discards
     return outcome.value
 
 

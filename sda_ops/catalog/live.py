@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
-from orchestrator_adapter import Clock, SystemClock
-from orchestrator_adapter.decision_log import tell
-from orchestrator_adapter.wakeup import ShutdownToken
+from orchestrator_adapter import Clock, ShutdownToken, SystemClock, call_hook
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.fetch import CatalogSource, CatalogUnavailable, NotModified, fetch
@@ -230,7 +228,7 @@ class LiveCatalog:
             digest=digest,
         )
         for (listener,) in self._listeners:
-            tell(listener, version)
+            call_hook(listener, version)
         return Refreshed(version)
 
 

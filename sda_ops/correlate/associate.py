@@ -21,7 +21,6 @@ from sda_ops.astro.frames import EARTH_ROTATION_RAD_S, sidereal_angle
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S, line_of_sight_teme_from_j2000, teme_from_look
-from sda_ops.correlate.interval import Interval, Pairs
 from sda_ops.correlate.measure import (
     OpticalRows,
     RadarRows,
@@ -33,8 +32,9 @@ from sda_ops.correlate.measure import (
 )
 from sda_ops.correlate.sensors import DEFAULT_SIGMA, Sensor, Sensors
 from sda_ops.correlate.uncertainty import Objects
-from sda_ops.correlation import Association, Correlation, Residuals
-from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
+from sda_ops.propagation.interval import Interval, Pairs
+from sda_ops.records.correlation import Association, Correlation, Residuals
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
 
 _MOST_COMPONENTS = 6
 _EVEN = 0.5  # below it two candidates could each be the likeliest

@@ -18,8 +18,8 @@ import numpy as np
 from sda_ops.astro.frames import EARTH_ROTATION_RAD_S
 from sda_ops.astro.time import Floats, Nanoseconds
 from sda_ops.astro.topocentric import light_time_corrected, site_in_teme
-from sda_ops.correlate.interval import Interval, Pairs
 from sda_ops.correlate.sited import place
+from sda_ops.propagation.interval import Interval, Pairs
 
 
 class Scores(NamedTuple):

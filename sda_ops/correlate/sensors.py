@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sda_ops.astro.sites import Site
-from sda_ops.records import Uncertainty
+from sda_ops.records.observation import Uncertainty
 
 DEFAULT_SIGMA = Uncertainty(
     sigma_range_m=100.0,

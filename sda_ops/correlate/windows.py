@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID, uuid5
 
-from sda_ops.correlation import Contribution, Correlation, CrossSensorUpdate
+from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate
 
 _UPDATES = UUID("6f1c1a52-6f0b-5c39-9f43-3f4f6b8a2c11")
 """The namespace of update ids (RFC 9562, section 5.5); another value gives every update another id."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from sda_ops.records import SourceKind
+from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.places import TELESCOPE_SITES
 
 OutageStyle: TypeAlias = Literal["503", "refuse", "blackhole", "drip"]

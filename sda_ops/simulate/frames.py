@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from sda_ops.astro.time import Nanoseconds
-from sda_ops.records import SourceKind
+from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.world import Interval
 
 Fault: TypeAlias = Literal["malformed", "impossible", "duplicate"]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sda_ops.astro.time import NS_PER_DAY, Nanoseconds
-from sda_ops.ids import observation_ids
-from sda_ops.records import SourceKind
+from sda_ops.records.ids import observation_ids
+from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.frames import Batch
 from sda_ops.simulate.world import Interval, World

@@ -16,7 +16,7 @@ from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import Nanoseconds, julian_date
 from sda_ops.astro.topocentric import telescope_measurement
-from sda_ops.records import SourceKind
+from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.frames import Batch
 from sda_ops.simulate.world import Interval, World

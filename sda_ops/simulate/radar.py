@@ -14,8 +14,8 @@ from sda_ops.astro.frames import sidereal_angle
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_DAY, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import radar_measurement
-from sda_ops.ids import observation_ids
-from sda_ops.records import SourceKind
+from sda_ops.records.ids import observation_ids
+from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.frames import Batch
 from sda_ops.simulate.world import Interval, World

@@ -15,7 +15,7 @@ import numpy as np
 
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import ElementSet, read_catalog, synthetic_catalog
-from sda_ops.records import SourceKind
+from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.archive import Archive, ArchiveServer
 from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Outage, OutageStyle, SimulatorConfig
 from sda_ops.simulate.faults import FaultRates, Schedule, Window

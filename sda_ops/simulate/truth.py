@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from sda_ops.records import SourceKind
+from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import SOURCE_KINDS
 from sda_ops.simulate.frames import Batch, Fault, Sensor
 

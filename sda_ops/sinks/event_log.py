@@ -14,9 +14,15 @@ from pathlib import Path
 
 import msgspec
 
-from orchestrator_adapter import Factory, WiredEnds
-from orchestrator_adapter.jsonl import DEFAULT_MAX_BYTES, RotatingJsonLines, WriteFailedError, read_lines
-from sda_ops.records import Observation
+from orchestrator_adapter import (
+    DEFAULT_MAX_FILE_BYTES,
+    Factory,
+    RotatingJsonLines,
+    WiredEnds,
+    WriteFailedError,
+    read_lines,
+)
+from sda_ops.records.observation import Observation
 
 STEM = "observations"
 _BATCH = 4_096  # items per fsync at most; the edge's capacity is the bound that counts
@@ -27,7 +33,7 @@ class EventLog:
     """Where the log is and how large a file may grow, in bytes."""
 
     directory: Path
-    max_bytes: int = DEFAULT_MAX_BYTES
+    max_bytes: int = DEFAULT_MAX_FILE_BYTES
 
 
 def event_log_sink(log: EventLog) -> Factory:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from orchestrator_adapter.durable import lock_for_writing, make_directory, sync_directory
+from orchestrator_adapter import lock_for_writing, make_directory, sync_directory
 
 _STAGING = ".staging"
 

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sda_ops.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
-from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget
+from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget
 
 SCHEMA_VERSION = 1
 """In every file's metadata. A column that is added keeps it; one that goes, or comes to mean something else, raises it."""

@@ -36,13 +36,14 @@ from orchestrator_adapter import (
     OperatorError,
     PermanentFailure,
     RetryCutShort,
+    RetryDisposition,
+    RetryOk,
     RetryPolicy,
     WiredEnds,
 )
-from orchestrator_adapter.http_exchange import DEFAULT_MAX_BODY_BYTES, exchange
-from orchestrator_adapter.retry import Ok, RetryDisposition
-from sda_ops.ids import observation_id
-from sda_ops.records import Observation
+from orchestrator_adapter.resilience.http import DEFAULT_MAX_BODY_BYTES, exchange
+from sda_ops.records.ids import observation_id
+from sda_ops.records.observation import Observation
 from sda_ops.wire import optical
 from sda_ops.wire.malformed import MalformedFrame
 
@@ -185,7 +186,7 @@ def optical_source(feed: OpticalFeed) -> Factory:
                     if (no_page := _malformed_page(failure)) is not None:
                         await watermark.bury_fresh([no_page], DeadLetterKind.SCHEMA_MISMATCH, ends)
                     raise
-                if not isinstance(page, Ok):
+                if not isinstance(page, RetryOk):
                     return  # the shutdown came first; a poll is never discarded
                 ends.count("polls")
                 news = await _pass_on(page.value, watermark, ends)

@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, WiredEnds
-from orchestrator_adapter.clock import Timer
-from orchestrator_adapter.wakeup import Wakeup
+from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, Timer, Wakeup, WiredEnds
 from sda_ops.wire import radar
 
 _DRAIN_BATCH = 512  # datagrams; PERFORMANCE: 270-285k datagrams/s with "drain up to 512 per wake"

@@ -25,7 +25,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, WiredEnds
-from sda_ops.records import Observation
+from sda_ops.records.observation import Observation
 from sda_ops.wire import iod, tdm
 from sda_ops.wire.malformed import MalformedFrame
 from sda_ops.wire.tdm import TdmConventions

@@ -30,8 +30,8 @@ import numpy as np
 
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S, TT_MINUS_UTC_DAYS, julian_date
-from sda_ops.ids import observation_id
-from sda_ops.records import Observation, OpticalTarget, Uncertainty
+from sda_ops.records.ids import observation_id
+from sda_ops.records.observation import Observation, OpticalTarget, Uncertainty
 from sda_ops.wire.malformed import MalformedFrame
 
 _LOOKS_LIKE_ONE = re.compile(rb"^.{16}\d{4} . (19|20)\d{6}", re.MULTILINE)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from typing import TypeAlias
 
-from sda_ops.ids import observation_id
-from sda_ops.records import Observation, StateTarget, Uncertainty
+from sda_ops.records.ids import observation_id
+from sda_ops.records.observation import Observation, StateTarget, Uncertainty
 from sda_ops.wire.malformed import MalformedFrame
 
 FRAME_SIZE = 72

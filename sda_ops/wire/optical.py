@@ -14,8 +14,8 @@ from typing import Annotated
 
 import msgspec
 
-from sda_ops.ids import observation_ids
-from sda_ops.records import Observation, OpticalTarget, Uncertainty
+from sda_ops.records.ids import observation_ids
+from sda_ops.records.observation import Observation, OpticalTarget, Uncertainty
 from sda_ops.wire.malformed import MalformedFrame
 
 RAD_PER_ARCSEC = pi / (180 * 3600)

@@ -14,8 +14,8 @@ from math import nan
 
 import numpy as np
 
-from sda_ops.ids import observation_ids
-from sda_ops.records import Observation, RadarTarget, Uncertainty
+from sda_ops.records.ids import observation_ids
+from sda_ops.records.observation import Observation, RadarTarget, Uncertainty
 from sda_ops.wire.malformed import MalformedFrame
 
 FRAME_SIZE = 64

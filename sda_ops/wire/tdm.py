@@ -31,8 +31,8 @@ import erfa
 
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
 from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S
-from sda_ops.ids import observation_id
-from sda_ops.records import Observation, OpticalTarget, RadarTarget, SourceKind, Uncertainty
+from sda_ops.records.ids import observation_id
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, SourceKind, Uncertainty
 from sda_ops.wire.malformed import MalformedFrame
 from sda_ops.wire.tdm_segments import Entry, Segment, read_segments
 

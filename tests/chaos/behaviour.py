@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from orchestrator_adapter.dead_letter import DeadLetterKind
-from orchestrator_adapter.ends import Factory, WiredEnds
-from orchestrator_adapter.errors import EndOfStream, OperatorError
-from orchestrator_adapter.operators import (
+from orchestrator_adapter.graph.plan import Role
+from orchestrator_adapter.operators.ends import Factory, WiredEnds
+from orchestrator_adapter.operators.from_functions import (
     filter_items,
     flat_map_items,
     for_each,
@@ -24,8 +23,9 @@ from orchestrator_adapter.operators import (
     sift,
     source_of,
 )
-from orchestrator_adapter.plan import Role
-from orchestrator_adapter.routers import broadcast, merge, partition
+from orchestrator_adapter.operators.routers import broadcast, merge, partition
+from orchestrator_adapter.primitives.errors import EndOfStream, OperatorError
+from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 from tests.chaos.scenario import Fault, Group, Item, Part
 
 

@@ -10,18 +10,19 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator_adapter import runtime, supervisor
-from orchestrator_adapter.burial import Burial
-from orchestrator_adapter.channel import Channel
-from orchestrator_adapter.edge import Receiver, Sender
-from orchestrator_adapter.ends import Factory, WiredEnds
-from orchestrator_adapter.ledger import OperatorAccount
-from orchestrator_adapter.progress import ProgressWatch
-from orchestrator_adapter.restart import RestartPolicy
-from orchestrator_adapter.routers import merge as sound_merge
-from orchestrator_adapter.supervisor import Supervisor
-from orchestrator_adapter.task import Task
-from orchestrator_adapter.task_exit import Errored, Panicked
+from orchestrator_adapter.channels.channel import Channel
+from orchestrator_adapter.channels.edge import Receiver, Sender
+from orchestrator_adapter.channels.ledger import OperatorAccount
+from orchestrator_adapter.operators.ends import Factory, WiredEnds
+from orchestrator_adapter.operators.routers import merge as sound_merge
+from orchestrator_adapter.runtime import built_graph as runtime
+from orchestrator_adapter.storage.dead_letter_writer import Burial
+from orchestrator_adapter.supervision import supervisor
+from orchestrator_adapter.supervision.progress import ProgressWatch
+from orchestrator_adapter.supervision.restart import RestartPolicy
+from orchestrator_adapter.supervision.supervisor import Supervisor
+from orchestrator_adapter.supervision.task import Task
+from orchestrator_adapter.supervision.task_exit import Errored, Panicked
 from tests.chaos import behaviour
 
 Mutant = Callable[[], AbstractContextManager[object]]

@@ -6,10 +6,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator_adapter.channel import EdgeStatistics
-from orchestrator_adapter.dead_letter import DeadLetter
-from orchestrator_adapter.events import Escalated, Exited, Restarted, ShuttingDown, Spawned
-from orchestrator_adapter.runtime import BuiltGraph
+from orchestrator_adapter.channels.channel import EdgeStatistics
+from orchestrator_adapter.runtime.built_graph import BuiltGraph
+from orchestrator_adapter.storage.dead_letter import DeadLetter
+from orchestrator_adapter.supervision.events import Escalated, Exited, Restarted, ShuttingDown, Spawned
 from tests.chaos.behaviour import World
 from tests.chaos.scenario import Scenario
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import NamedTuple
 from zlib import crc32
 
-from orchestrator_adapter.channel import FlowPolicy
-from orchestrator_adapter.dead_letter import DeadLetterKind, DeadLetterLimits
-from orchestrator_adapter.operators import Bury, Discard, Duplicate, Reject, Verdict
-from orchestrator_adapter.plan import Role
-from orchestrator_adapter.restart import Backoff, RestartPolicy
+from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.graph.plan import Role
+from orchestrator_adapter.operators.from_functions import Bury, Discard, Duplicate, Reject, Verdict
+from orchestrator_adapter.storage.dead_letter import DeadLetterKind, DeadLetterLimits
+from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 
 MAX_VERTICES = 12
 

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from orchestrator_adapter import task_exit
-from orchestrator_adapter.events import Exited, SupervisionHooks
-from orchestrator_adapter.garbage import only_new_garbage
-from orchestrator_adapter.graph import OperatorGraph
-from orchestrator_adapter.plan import Role, VertexId
-from orchestrator_adapter.runtime import BuiltGraph, SupervisionPolicy
-from orchestrator_adapter.schedules import LoopClock, ScheduleFault, run_schedule
-from orchestrator_adapter.task import TASK_NAME_PREFIX
+from orchestrator_adapter.graph.operator_graph import OperatorGraph
+from orchestrator_adapter.graph.plan import Role, VertexId
+from orchestrator_adapter.primitives.gc_freeze import frozen_heap
+from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
+from orchestrator_adapter.supervision import task_exit
+from orchestrator_adapter.supervision.events import Exited, SupervisionHooks
+from orchestrator_adapter.supervision.task import TASK_NAME_PREFIX
+from orchestrator_adapter.testing import LoopClock, ScheduleFault, run_schedule
 from tests.chaos.behaviour import Declared, World, make
 from tests.chaos.mutants import MUTANTS, Mutant
 from tests.chaos.record import Record, Store
@@ -274,7 +274,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     failed, kinds, started = 0, dict[str, int](), time.perf_counter()
-    with MUTANTS[arguments.mutant]() if arguments.mutant else nullcontext(), only_new_garbage():
+    with MUTANTS[arguments.mutant]() if arguments.mutant else nullcontext(), frozen_heap():
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             outcome = run_seed(seed)
             failed += bool(outcome.problems)

@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from orchestrator_adapter.plan import Role
+from orchestrator_adapter.graph.plan import Role
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.scenario import MAX_VERTICES, make_scenario
 from tests.chaos.schedule import run_seed
-from tests.support import ROOT
+from tests.helpers.support import ROOT
 
 SEEDS = int(os.environ.get("CHAOS_SEEDS", "2000"))
 CHUNKS = 10

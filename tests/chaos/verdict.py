@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from typing import TypeAlias
 
-from orchestrator_adapter import events, task_exit
-from orchestrator_adapter.dead_letter import DeadLetter, DeadLetterKind
-from orchestrator_adapter.errors import DeadLetterLimitExceeded, ReaderGone, Stalled
-from orchestrator_adapter.plan import Role
-from orchestrator_adapter.restart import RestartKind
+from orchestrator_adapter.graph.plan import Role
+from orchestrator_adapter.primitives.errors import DeadLetterLimitExceeded, ReaderGone, Stalled
+from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.supervision.restart import RestartKind
 from tests.chaos.record import Record
 from tests.chaos.scenario import READY_MADE, Group, Item, Part
 

@@ -9,9 +9,9 @@ import prefect.settings
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with Prefect, its stubs do not
 
-from flows.prefect_processes import POOL
-from flows.settings import IngestSettings
-from tests.support import ROOT
+from flows.local_prefect.processes import POOL
+from flows.settings.ingest import IngestSettings
+from tests.helpers.support import ROOT
 
 COMPOSE = ROOT / "deploy/compose.yaml"
 
@@ -62,8 +62,8 @@ def test_every_deployment_says_what_it_is(deployment: Any) -> None:
 
 def test_every_prefect_variable_is_a_setting_of_prefect() -> None:
     """A name that Prefect does not know is silently without effect."""
-    texts = [path.read_text() for path in (ROOT / "prefect.yaml", COMPOSE, ROOT / "flows/prefect_processes.py")]
-    texts.append((ROOT / "flows/up_command.py").read_text())
+    texts = [path.read_text() for path in (ROOT / "prefect.yaml", COMPOSE, ROOT / "flows/local_prefect/processes.py")]
+    texts.append((ROOT / "flows/commands/up.py").read_text())
     ours = {"PREFECT_IMAGE", "PREFECT_AUTH", "PREFECT_LISTEN"} | {
         "PREFECT_PROFILE"
     }  # which chooses settings, but is none
@@ -113,7 +113,7 @@ def test_the_worker_publishes_the_ports_that_the_settings_name() -> None:
 
 def test_the_worker_is_given_longer_to_stop_than_it_takes() -> None:
     """Else the engine kills what still drains."""
-    from flows.worker_command import STOP_S  # noqa: PLC0415 - beside what it is compared with
+    from flows.commands.worker import STOP_S  # noqa: PLC0415 - beside what it is compared with
 
     assert float(compose()["services"]["worker"]["stop_grace_period"].removesuffix("s")) > STOP_S + 5
     assert STOP_S < 30

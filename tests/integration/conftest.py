@@ -9,8 +9,8 @@ import pytest_asyncio
 from distributed import LocalCluster
 from prefect.client.orchestration import PrefectClient
 
-from tests.prefect_runs import Installation
-from tests.prefect_server import PrefectServer
+from tests.helpers.prefect_runs import Installation
+from tests.helpers.prefect_server import PrefectServer
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import msgspec
 
 from sda_ops.normalize import Normalizer
-from sda_ops.records import Observation
+from sda_ops.records.observation import Observation
 from sda_ops.validate import ValidationLimits, validate
 from sda_ops.wire import isl, optical, radar
 from sda_ops.wire.malformed import MalformedFrame

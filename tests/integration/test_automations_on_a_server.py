@@ -44,8 +44,8 @@ from orchestrator_adapter.prefect_flow.automations import (
     uninstall,
     zombie_message,
 )
-from orchestrator_adapter.prefect_flow.vocabulary import operator_event, operator_resource, related_pipeline
-from tests.prefect_server import PrefectServer
+from orchestrator_adapter.prefect_flow.client.vocabulary import operator_event, operator_resource, related_pipeline
+from tests.helpers.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator_adapter import OperatorGraph, WiredEnds, events, source_of
+from orchestrator_adapter import OperatorGraph, WiredEnds, source_of
 from orchestrator_adapter.bulkhead import Bulkhead, BulkheadCannotStart
-from orchestrator_adapter.pipeline import Pipeline, run_pipeline
-from orchestrator_adapter.report import ExitCode
+from orchestrator_adapter.process.pipeline import Pipeline, run_pipeline
+from orchestrator_adapter.process.report import ExitCode
+from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink
+from tests.helpers.running import eventually
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import NeverReady, bulkhead
-from tests.running import eventually
 
 
 class Doubles:

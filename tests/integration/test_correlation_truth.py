@@ -1,7 +1,7 @@
 """Simulated truth: what is seen of a catalogue's objects is found to be theirs, and what is seen of others is not.
 
 The issue's bounds, on a minute of simulated time 36 hours after the element sets' epoch, in each of the three truths of
-``tests.bench.truth_scene``. ``python -m tests.bench.correlation`` prints the whole table, several ages and classes of
+``tests.scenes.truth_scene``. ``python -m bench.correlation`` prints the whole table, several ages and classes of
 orbits. The seed is fixed: the shares are what they are, and lie a multiple of their own scatter from the bounds.
 """
 
@@ -16,8 +16,8 @@ import pytest
 
 from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog import ElementSet, synthetic_catalog
-from sda_ops.records import SourceKind
-from tests.bench.truth_scene import REAL_CATALOG, REAL_EPOCH_NS, Judged, Outcome, Rates, Scene, Truth, catalog, scene
+from sda_ops.records.observation import SourceKind
+from tests.scenes.truth_scene import REAL_CATALOG, REAL_EPOCH_NS, Judged, Outcome, Rates, Scene, Truth, catalog, scene
 
 RATES = Rates(radar_hz=80.0, optical_hz=40.0, isl_hz=60.0)
 MISSING = 0.1  # enough of them for one in a hundred to be told from none

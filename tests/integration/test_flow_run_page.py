@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from flows.ingest_topology import build_topology
-from flows.settings import IngestSettings
-from tests.bench.flow_run_page import browser, photograph, restarted_ingest
-from tests.prefect_server import PrefectServer
+from bench.flow_run_page import browser, photograph, restarted_ingest
+from flows.settings.ingest import IngestSettings
+from flows.topologies.ingest import build_topology
+from tests.helpers.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 

@@ -1,4 +1,4 @@
-"""``sda-fusion`` with a propagator that is stuck: what it holds up, and what it does not. ``tests.bench.isolation`` measures it."""
+"""``sda-fusion`` with a propagator that is stuck: what it holds up, and what it does not. ``bench.isolation`` measures it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import signal
 from pathlib import Path
 
-from flows.fusion_settings import FusionSettings
-from flows.fusion_topology import fusion_pipeline
+from flows.settings.fusion import FusionSettings
+from flows.topologies.fusion import fusion_pipeline
 from orchestrator_adapter import BuiltGraph
-from orchestrator_adapter.report import ExitCode
-from tests.fusion import FusionPlace, all_listen, conducted, go, stopped_at_work
-from tests.running import eventually
+from orchestrator_adapter.process.report import ExitCode
+from tests.helpers.fusion import FusionPlace, all_listen, conducted, go, stopped_at_work
+from tests.helpers.running import eventually
 
 
 def test_a_propagator_that_does_not_answer_holds_up_correlations_and_nothing_else(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 
-from flows.fusion_settings import FusionSettings
-from flows.fusion_topology import fusion_pipeline
+from flows.settings.fusion import FusionSettings
+from flows.topologies.fusion import fusion_pipeline
 from orchestrator_adapter import BuiltGraph
-from orchestrator_adapter.events import ShutDown
-from orchestrator_adapter.pipeline import Pipeline
 from orchestrator_adapter.prefect_flow import compile_flow, run_flow
-from tests.fusion import FusionPlace, conducted_run
-from tests.running import eventually
+from orchestrator_adapter.process.pipeline import Pipeline
+from orchestrator_adapter.supervision.events import ShutDown
+from tests.helpers.fusion import FusionPlace, conducted_run
+from tests.helpers.running import eventually
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 

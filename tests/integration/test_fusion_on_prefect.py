@@ -12,11 +12,11 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 
-from flows.prefect_processes import free_ports
+from flows.local_prefect.processes import free_ports
 from sda_ops.catalog import synthetic_catalog
 from sda_ops.simulate.catalog_file import omm_json
-from tests.prefect_runs import FUSION, Installation, start, until, until_over
-from tests.support import send_detections
+from tests.helpers.prefect_runs import FUSION, Installation, start, until, until_over
+from tests.helpers.support import send_detections
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
 

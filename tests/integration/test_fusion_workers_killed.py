@@ -13,15 +13,15 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from flows.fusion_settings import FusionSettings
-from flows.fusion_topology import fusion_pipeline
+from flows.settings.fusion import FusionSettings
+from flows.topologies.fusion import fusion_pipeline
 from orchestrator_adapter import BuiltGraph
 from orchestrator_adapter.bulkhead import Bulkhead
-from orchestrator_adapter.events import ShutDown
-from orchestrator_adapter.report import ExitCode
-from tests.fusion import FusionPlace, all_listen, conducted, fusion_process, go, stopped_at_work
-from tests.running import eventually
-from tests.support import wait_until
+from orchestrator_adapter.process.report import ExitCode
+from orchestrator_adapter.supervision.events import ShutDown
+from tests.helpers.fusion import FusionPlace, all_listen, conducted, fusion_process, go, stopped_at_work
+from tests.helpers.running import eventually
+from tests.helpers.support import wait_until
 
 SEED = 6
 FRAMES = 3_000

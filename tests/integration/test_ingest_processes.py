@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator_adapter.jsonl import read_lines
+from orchestrator_adapter.storage.jsonl import read_lines
 from sda_ops.sinks.event_log import STEM, read_event_log
-from tests.support import Addresses, flows_process, listens, send_detections, wait_until
+from tests.helpers.support import Addresses, flows_process, listens, send_detections, wait_until
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
+from bench.outage import SHORT, perform
 from orchestrator_adapter import BreakerState
 from sda_ops.simulate.config import OutageStyle
-from tests.bench.outage import SHORT, perform
 
 
 @pytest.mark.parametrize("style", get_args(OutageStyle))

@@ -11,15 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.ingest_topology import ingest_pipeline
-from flows.settings import IngestSettings
-from orchestrator_adapter import BuiltGraph, events
-from orchestrator_adapter.jsonl import read_lines
-from orchestrator_adapter.pipeline import Outcome, run_pipeline
+from flows.settings.ingest import IngestSettings
+from flows.topologies.ingest import ingest_pipeline
+from orchestrator_adapter import BuiltGraph
+from orchestrator_adapter.process.pipeline import RunOutcome, run_pipeline
+from orchestrator_adapter.storage.jsonl import read_lines
+from orchestrator_adapter.supervision import events
 from sda_ops.sinks.event_log import STEM
 from sda_ops.wire import isl, optical, radar
+from tests.helpers.support import Addresses
 from tests.integration.reference import decoded, log_lines, without_ingest_time
-from tests.support import Addresses
 
 COUNT = 3_000  # of each kind
 
@@ -139,7 +140,7 @@ async def test_the_pipeline_writes_the_very_lines_of_a_plain_loop(tmp_path: Path
         feeding.append(asyncio.create_task(feed(built, addresses, datagrams, stream, sent)))
 
     async with server:
-        outcome: Outcome = await run_pipeline(ingest_pipeline(settings), on_built=start_feeding)
+        outcome: RunOutcome = await run_pipeline(ingest_pipeline(settings), on_built=start_feeding)
         await feeding[0]
 
     assert isinstance(outcome.event, events.ShutDown)

@@ -18,19 +18,20 @@ from prefect.client.schemas.sorting import FlowRunSort
 from pydantic import BaseModel
 
 from flows.ingest import sda_ingest
-from flows.settings import IngestSettings
-from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, events, map_items, source_of
+from flows.settings.ingest import IngestSettings
+from orchestrator_adapter import BuiltGraph, OperatorGraph, RestartPolicy, map_items, source_of
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.control_plane.server import CannotListen
-from orchestrator_adapter.dead_letter import DeadLetterFile
-from orchestrator_adapter.durable import StoreInUseError
-from orchestrator_adapter.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.prefect_flow import compile_flow, run_flow
-from orchestrator_adapter.report import ExitCode
+from orchestrator_adapter.process.pipeline import Pipeline, run_pipeline
+from orchestrator_adapter.process.report import ExitCode
+from orchestrator_adapter.storage.dead_letter import DeadLetterFile
+from orchestrator_adapter.storage.durable import StoreInUseError
+from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, FailAt
 from sda_ops.sinks.event_log import read_event_log
 from sda_ops.wire import radar
-from tests.support import Addresses
+from tests.helpers.support import Addresses
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 

@@ -12,15 +12,15 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType, TaskRun, TaskRunResult
 
-from orchestrator_adapter.prefect_flow.vocabulary import (
+from bench.prefect_outage import decided
+from orchestrator_adapter.prefect_flow.client.vocabulary import (
     operator_event,
     operator_resource,
     pipeline_event,
     pipeline_resource,
 )
-from tests.bench.prefect_outage import decided
+from tests.helpers.prefect_runs import TOY, Installation, artifacts_of, log_of, start, until, until_over
 from tests.integration.toy_flow import give
-from tests.prefect_runs import TOY, Installation, artifacts_of, log_of, start, until, until_over
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
 

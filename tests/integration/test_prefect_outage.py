@@ -10,8 +10,7 @@ import pytest
 import pytest_asyncio
 from prefect.client.orchestration import PrefectClient
 
-from orchestrator_adapter.prefect_flow.automations import install, uninstall, zombie
-from tests.bench.prefect_outage import (
+from bench.prefect_outage import (
     SHORT,
     decided,
     end_before_the_server_is_back,
@@ -19,8 +18,9 @@ from tests.bench.prefect_outage import (
     killed,
     outage,
 )
-from tests.prefect_runs import Installation
-from tests.prefect_server import PrefectServer
+from orchestrator_adapter.prefect_flow.automations import install, uninstall, zombie
+from tests.helpers.prefect_runs import Installation
+from tests.helpers.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 

@@ -18,11 +18,11 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 
-from tests.bench.prefect_outage import decided, ingesting
+from bench.prefect_outage import decided, ingesting
+from tests.helpers.prefect_runs import TOY, Installation, newest_run_id, start, until, until_over
+from tests.helpers.prefect_server import PrefectServer
+from tests.helpers.support import ROOT, Addresses, flows_process, send_detections, wait_until
 from tests.integration.toy_flow import give
-from tests.prefect_runs import TOY, Installation, newest_run_id, start, until, until_over
-from tests.prefect_server import PrefectServer
-from tests.support import ROOT, Addresses, flows_process, send_detections, wait_until
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
 

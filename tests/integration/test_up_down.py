@@ -15,9 +15,9 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import Worker, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 
-from flows.prefect_processes import free_ports, marked_processes
-from flows.worker_command import default_name
-from tests.support import ROOT, Addresses, environment, listens, wait_until
+from flows.commands.worker import default_name
+from flows.local_prefect.processes import free_ports, marked_processes
+from tests.helpers.support import ROOT, Addresses, environment, listens, wait_until
 
 pytestmark = pytest.mark.prefect
 

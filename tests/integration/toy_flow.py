@@ -21,8 +21,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from orchestrator_adapter import Factory, OperatorGraph, RestartPolicy, SupervisionPolicy, WiredEnds, source_of
-from orchestrator_adapter.pipeline import Pipeline
 from orchestrator_adapter.prefect_flow import Reporting, compile_flow, run_flow
+from orchestrator_adapter.process.pipeline import Pipeline
 
 ORDERS = ("fail", "panic", "exhaust", "hang", "end")
 """One fault; a bug; a fault in every instance from now on; work that takes for ever; the stream's end."""

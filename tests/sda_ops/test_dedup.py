@@ -24,15 +24,26 @@ from orchestrator_adapter import (
     SupervisionPolicy,
     SupervisorEvent,
     WiredEnds,
-    events,
     map_items,
     source_of,
 )
-from orchestrator_adapter.schedules import LoopClock, run_every_schedule, run_schedule
-from orchestrator_adapter.testing import CollectSink, FailAt, ListSource, ManualClock, Pause, chain, run_graph, settle
+from orchestrator_adapter.supervision import events
+from orchestrator_adapter.testing import (
+    CollectSink,
+    FailAt,
+    ListSource,
+    LoopClock,
+    ManualClock,
+    Pause,
+    chain,
+    run_every_schedule,
+    run_graph,
+    run_schedule,
+    settle,
+)
 from sda_ops import dedup
 from sda_ops.dedup import SeenSet, deduplicate, observation_key
-from tests.running import Fault, GatedSink, counter, eventually, observations
+from tests.helpers.running import Fault, GatedSink, counter, eventually, observations
 
 MINUTE = timedelta(minutes=1)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sda_ops.normalize import Normalizer
-from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget, Target, Uncertainty
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Target, Uncertainty
 
 
 def observation(target: Target, *, source_id: str = "radar-3") -> Observation:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget, Target, Uncertainty
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Target, Uncertainty
 from sda_ops.validate import (
     EARTH_POLAR_RADIUS_M,
     ESCAPE_SPEED_M_S,

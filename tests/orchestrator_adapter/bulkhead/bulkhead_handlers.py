@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator_adapter.bulkhead import Arrays, Bulkhead
-from orchestrator_adapter.restart import RestartPolicy
+from orchestrator_adapter.supervision.restart import RestartPolicy
 
 TOY = f"{__name__}:Toy"
 PLENTY = RestartPolicy.bounded(50, timedelta(minutes=5))

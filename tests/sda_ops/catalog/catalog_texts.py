@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from tests.support import SDA_DATA_DIR
+from tests.helpers.support import SDA_DATA_DIR
 
 Fields = dict[str, Any]
 

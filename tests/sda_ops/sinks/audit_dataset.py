@@ -15,12 +15,12 @@ import pytest
 from msgspec.structs import replace
 
 from orchestrator_adapter.testing import chain
-from sda_ops.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
-from sda_ops.records import Observation
+from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
+from sda_ops.records.observation import Observation
 from sda_ops.sinks import parquet_store
 from sda_ops.sinks.audit import Audit, audit_sink
 from sda_ops.sinks.parquet_tables import TABLES, AuditRecord
-from tests.running import NOON_NS, observations
+from tests.helpers.running import NOON_NS, observations
 
 AT_ONCE = timedelta(0)
 SECOND_NS = 10**9

@@ -19,7 +19,7 @@ from orchestrator_adapter import BuiltGraph, DeadLetterList, OperatorGraph, Rest
 from orchestrator_adapter.testing import ListSource, ManualClock, Pause, UntilShutdown, run_graph, settle
 from sda_ops.sinks.audit import Audit, audit_sink
 from sda_ops.sinks.parquet_tables import TABLES
-from tests.running import NOON_NS, counter, eventually, observations
+from tests.helpers.running import NOON_NS, counter, eventually, observations
 from tests.sda_ops.sinks.audit_dataset import (
     HOUR_NS,
     SECOND_NS,

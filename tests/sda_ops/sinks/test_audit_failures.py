@@ -17,25 +17,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator_adapter import (
-    BuiltGraph,
-    DeadLetterKind,
-    DeadLetterList,
-    OperatorGraph,
-    RestartPolicy,
-    durable,
-    events,
-    source_of,
-    task_exit,
-)
-from orchestrator_adapter.restart import SINK_DEFAULT
+from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList, OperatorGraph, RestartPolicy, source_of
+from orchestrator_adapter.storage import durable
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.supervision.restart import SINK_DEFAULT
 from orchestrator_adapter.testing import ListSource, ManualClock, Pause, UntilShutdown, run_graph
 from sda_ops.sinks import parquet_store
 from sda_ops.sinks.audit import Audit, audit_sink
 from sda_ops.sinks.parquet_store import ParquetStore
-from tests.running import NOON_NS, eventually, observations
+from tests.helpers.running import NOON_NS, eventually, observations
+from tests.helpers.support import ROOT
 from tests.sda_ops.sinks.audit_dataset import SlowDisk, audited, correlation, drafts, ids_of, kept_ids, parts, queried
-from tests.support import ROOT
 
 
 @contextmanager
@@ -207,7 +199,7 @@ from orchestrator_adapter import source_of
 from orchestrator_adapter.testing import chain, run_graph
 from sda_ops.sinks import parquet_store
 from sda_ops.sinks.audit import Audit, audit_sink
-from tests.running import observations
+from tests.helpers.running import observations
 
 directory, blocked, commits, said = pathlib.Path(sys.argv[1]), sys.argv[2], 0, -1
 

@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator_adapter.durable import StoreInUseError
+from orchestrator_adapter.storage.durable import StoreInUseError
 from sda_ops.sinks import parquet_store
 from sda_ops.sinks.parquet_store import ParquetStore
-from tests.running import observations
+from tests.helpers.running import observations
 from tests.sda_ops.sinks.audit_dataset import SECOND_NS, drafts, kept_ids, part_of, parts
 
 

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sda_ops.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
-from sda_ops.records import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
+from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
+from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
 from sda_ops.sinks.parquet_store import Part, _encoded
 from sda_ops.sinks.parquet_tables import TABLES, AuditRecord, table_of
-from tests.running import observations
+from tests.helpers.running import observations
 
 T = TypeVar("T", bound=msgspec.Struct)
 

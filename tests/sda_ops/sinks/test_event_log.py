@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList, events, source_of, task_exit
-from orchestrator_adapter.jsonl import RotatingJsonLines
-from orchestrator_adapter.restart import SINK_DEFAULT
+from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList, source_of
+from orchestrator_adapter.storage.jsonl import RotatingJsonLines
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.supervision.restart import SINK_DEFAULT
 from orchestrator_adapter.testing import chain, run_graph
-from sda_ops.records import Observation
+from sda_ops.records.observation import Observation
 from sda_ops.sinks.event_log import EventLog, event_log_sink, read_event_log
-from tests.running import counter, eventually, observations
+from tests.helpers.running import counter, eventually, observations
 
 
 def logging_to(directory: Path, items: list[Observation], **options: Any) -> Any:
@@ -126,7 +127,7 @@ async def test_a_torn_last_line_is_repaired_at_the_start(tmp_path: Path) -> None
 
 HOLDER = """
 import pathlib, sys
-from orchestrator_adapter.jsonl import RotatingJsonLines
+from orchestrator_adapter.storage.jsonl import RotatingJsonLines
 with RotatingJsonLines(pathlib.Path(sys.argv[1]), stem="observations"):
     print("held", flush=True)
     sys.stdin.read()

@@ -1,0 +1,494 @@
+"""Whether the propagator's load is felt by the audit: p99 latency of its rows at a hundred times the load over that at once.
+
+The whole of ``sda-fusion`` runs in this process, fed over real sockets by a simulator in another one. Beside the graph, and
+through the same ``PropagatorPool``, a task asks for the states of the whole catalogue, at a rate of which a hundred times is
+a given share of what the pool can do (that is measured first, in the same run). Phases of 1x and of 100x alternate.
+
+A row's latency is the wall clock after its commit (fsynced Parquet that readers see) minus its ``ingest_timestamp``, as
+the sink itself books it, but kept in full. It belongs to the phase in which it was taken in, and only if that
+had been on for some time. The audit commits so often that a loop that stands still cannot hide behind what a row waits for
+others.
+
+Then, likewise: as much as the pool can do; a worker killed under the hundredfold load; and, for contrast, the same load with
+the propagator in the event loop (``InlinePropagator``), which is what the pool is there to avoid. Prints and judges nothing.
+
+A full collection of garbage stops the interpreter for 40 to 60 ms (90,000 objects of modules, 30,000 of the catalogue),
+whatever the propagator does. What is there before the first phase is kept out of it, as ``prefect_flow`` does with what is
+there before its runs; ``--full-collections`` leaves it in.
+
+Others' load on the same machine shows in every figure. As root on Linux, ``setsid -w sh -c 'echo -20 > /proc/self/autogroup;
+exec python -m bench.isolation'`` comes before theirs (sched(7), autogroups); what runs in here still shares as it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from flows.settings.fusion import FusionSettings
+from flows.topologies.from_settings import supervision_policy
+from flows.topologies.fusion import Orbits, build_topology, orbits_of
+from orchestrator_adapter import BuiltGraph
+from orchestrator_adapter.primitives.errors import OperatorError
+from orchestrator_adapter.primitives.metrics import LatencyHistogram
+from orchestrator_adapter.process import Pipeline, RunOutcome
+from orchestrator_adapter.runtime import wiring
+from orchestrator_adapter.runtime.status import OperatorStatus
+from sda_ops.astro.time import NS_PER_S
+from sda_ops.propagation.pool import InlinePropagator, PropagatorPool
+from sda_ops.simulate.catalog_file import omm_json
+from tests.helpers.fusion import FusionPlace, all_listen, conducted, go
+from tests.helpers.running import eventually
+from tests.scenes.truth_scene import REAL_CATALOG, REAL_EPOCH_NS, catalog
+
+FACTOR = 100
+START_NS = REAL_EPOCH_NS + 12 * 3_600 * NS_PER_S  # half a day after the catalogue's epochs
+SETTLE_S = 1.0  # of each phase, not counted
+TAIL_S = 0.5  # after each, for rows that are still on their way
+BEAT_S = 0.005
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+OUTSTANDING = 8  # requests of the load that have not been answered; more are not made
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of a run under one load; times are UTC nanoseconds, the first is when counting begins.
+
+    Attributes:
+        propagations_per_s: Objects times instants, answered.
+        skipped: Requests that were due and not made, since too many were unanswered.
+        lags_s: How late the event loop was, at each beat.
+        longest_collection_s: Of garbage; the interpreter stands still for so long.
+        cpu_s: Of this process and of the workers that are there at the end, seconds each.
+        busy: Of this machine's cores, whoever used them.
+    """
+
+    name: str
+    from_ns: int
+    to_ns: int
+    propagations_per_s: float
+    skipped: int
+    lags_s: Sequence[float]
+    longest_collection_s: float
+    cpu_s: tuple[float, float]
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A phase's rows, milliseconds; likewise of the loop."""
+
+    rows: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    lag_p99_ms: float
+    lag_max_ms: float
+
+
+class Recorder(LatencyHistogram):
+    """A histogram that also keeps what it is told, and when."""
+
+    __slots__ = ("told",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[int, int, int]] = []
+
+    def record(self, latency_ns: int, count: int = 1) -> None:
+        super().record(latency_ns, count)
+        self.told.append((time.time_ns(), latency_ns, count))
+
+    def of_rows_taken_in(self, from_ns: int, to_ns: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Latencies, milliseconds, one a row."""
+        at, latency, count = np.array(self.told, dtype=np.int64).reshape(-1, 3).T
+        inside = (at - latency >= from_ns) & (at - latency < to_ns)
+        return np.repeat(latency[inside], count[inside]) / 1e6
+
+
+@dataclass(slots=True)
+class Load:
+    """Requests for the whole catalogue, beside the graph."""
+
+    propagator: PropagatorPool
+    objects: int
+    answered: int = 0
+    skipped: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    _under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    _asked: int = 0
+
+    async def paced(self, rate_hz: float, seconds: float) -> None:
+        """``rate_hz`` requests a second, whatever becomes of them; what could not be made in time is not made later."""
+        loop = asyncio.get_running_loop()
+        due, until = loop.time(), loop.time() + seconds
+        while due < until:
+            await asyncio.sleep(due - loop.time())
+            if len(self._under_way) < OUTSTANDING:
+                self._start()
+            else:
+                self.skipped += 1
+            due = max(due + 1.0 / rate_hz, loop.time() - 1.0)
+        await asyncio.sleep(until - loop.time())
+
+    async def saturating(self, seconds: float) -> None:
+        """As many as are answered."""
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            while len(self._under_way) < OUTSTANDING:
+                self._start()
+            await asyncio.wait(self._under_way, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+
+    async def end(self) -> None:
+        """Wait for what is under way."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _start(self) -> None:
+        task = asyncio.create_task(self._request(START_NS + self._asked * NS_PER_S))
+        self._asked += 1
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _request(self, timestamp_ns: int) -> None:
+        try:
+            states = await self.propagator.propagate(None, np.array([timestamp_ns]))
+        except OperatorError as error:
+            self.failed[type(error).__name__] += 1
+        else:
+            self.answered += states.error.size
+
+
+@dataclass(slots=True)
+class Stage:
+    """One run of the graph, while it runs."""
+
+    graph: BuiltGraph
+    orbits: Orbits
+    load: Load
+    audit: Recorder
+
+    async def phase(
+        self, name: str, seconds: float, *, rate_hz: float | None, kill_after_s: float | None = None
+    ) -> Phase:
+        """``seconds`` under a load of ``rate_hz``, or as much as goes, and what was seen of it."""
+        _progress(f"{name} for {seconds:g} s …")
+        load = self.load
+        working = asyncio.create_task(load.saturating(seconds) if rate_hz is None else load.paced(rate_hz, seconds))
+        killing = asyncio.create_task(self._kill_one(kill_after_s)) if kill_after_s is not None else None
+        await asyncio.sleep(SETTLE_S)
+        from_ns, answered, skipped, busy_s = time.time_ns(), load.answered, load.skipped, _busy_s()
+        own_s, workers = time.process_time(), self._workers_ticks()
+        with _collecting() as collections_s:
+            async with _beating() as lags_s:
+                await working
+        to_ns = time.time_ns()
+        elapsed_s = (to_ns - from_ns) / NS_PER_S
+        phase = Phase(
+            name,
+            from_ns,
+            to_ns,
+            (load.answered - answered) / elapsed_s,
+            load.skipped - skipped,
+            lags_s,
+            max(collections_s, default=0.0),
+            (time.process_time() - own_s, sum((self._workers_ticks() - workers).values()) / TICKS_PER_S),
+            (_busy_s() - busy_s) / elapsed_s,
+        )
+        if killing is not None:
+            await killing
+        await load.end()
+        await asyncio.sleep(TAIL_S)
+        return phase
+
+    def of(self, phase: Phase) -> Figures:
+        """What it was like for the audit's rows, and for the loop."""
+        rows = self.audit.of_rows_taken_in(phase.from_ns, phase.to_ns)
+        lags = np.array(phase.lags_s) * 1e3
+        p50, p99 = np.quantile(rows, [0.5, 0.99])
+        return Figures(rows.size, p50, p99, rows.max(), float(np.quantile(lags, 0.99)), lags.max())
+
+    def operator(self, name: str) -> OperatorStatus:
+        """One of the graph's, now."""
+        return next(status for status in self.graph.status().operators if status.name == name)
+
+    async def _kill_one(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        pid = min(self.orbits.pool.statistics().pids.values())
+        os.kill(pid, signal.SIGKILL)
+
+    def _workers_ticks(self) -> Counter[int]:
+        return Counter({pid: _cpu_ticks(pid) for pid in self.orbits.pool.statistics().pids.values()})
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="python -m bench.isolation", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--catalog", type=Path, default=REAL_CATALOG, help="any catalogue file (default: the real one)")
+    parser.add_argument("--pairs", type=int, default=6, help="of phases, 1x and 100x (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each phase (default: %(default)s)")
+    parser.add_argument(
+        "--share", type=float, default=0.75, help="of the pool's capacity that 100x is (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="of the pool (default: %(default)s)")
+    parser.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        help="added to the niceness of the workers' computing thread (default: %(default)s)",
+    )
+    parser.add_argument("--commit-every-ms", type=float, default=10.0, help="of the audit (default: %(default)s)")
+    parser.add_argument(
+        "--rate-radar", type=float, default=200.0, help="detections/s of each of 3 arrays (default: %(default)s)"
+    )
+    parser.add_argument("--folder", type=Path, help="a disk to write to (default: where temporary files go)")
+    parser.add_argument(
+        "--full-collections",
+        action="store_true",
+        help="let the garbage collector look through modules and catalogue, too",
+    )
+    parser.add_argument("--no-inline", action="store_true", help="without the contrast")
+    args = parser.parse_args()
+    logging.getLogger("orchestrator_adapter").setLevel(logging.CRITICAL)  # a worker is killed: that is meant
+    element_sets, which = catalog(args.catalog)
+    print(
+        f"{os.cpu_count()} cores; catalogue: {which}; {args.workers} worker(s), niceness +{args.nice};"
+        f" 3 radar arrays at {args.rate_radar:g}/s, 50 optical and 100 ISL observations/s; the audit commits every"
+        f" {args.commit_every_ms:g} ms; phases of {args.seconds:g} s, the first {SETTLE_S:g} s of each not counted"
+    )
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        place = FusionPlace.free(Path(name) / "pool")
+        place.catalog.write_bytes(omm_json(element_sets))
+        rate_hz = asyncio.run(_run(place, args, len(element_sets), inline_hz=None))
+        if not args.no_inline:
+            place = FusionPlace.free(Path(name) / "inline")
+            place.catalog.write_bytes(omm_json(element_sets))
+            asyncio.run(_run(place, args, len(element_sets), inline_hz=rate_hz))
+
+
+async def _run(place: FusionPlace, args: argparse.Namespace, objects: int, *, inline_hz: float | None) -> float:
+    """One run of the graph, and what it has shown; the base rate of the load."""
+    settings = FusionSettings.model_validate(
+        place.settings(
+            validation={"replay": True},  # the catalogue's epochs are in the past
+            propagator={"workers": args.workers},
+            audit={"directory": str(place.folder / "audit"), "commit_every_s": args.commit_every_ms / 1e3},
+        )
+    )
+    orbits = orbits_of(settings)
+    if inline_hz is not None:
+        orbits = Orbits(orbits.catalog, orbits.pool, InlinePropagator(engine="sgp4"))
+    pipeline = Pipeline(
+        build_topology(settings, orbits),
+        supervision_policy(settings.shutdown),
+        bulkheads=() if inline_hz is not None else (orbits.pool,),
+    )
+    recorders: list[Recorder] = []
+    rate_hz = 0.0
+
+    def recorder() -> Recorder:
+        recorders.append(Recorder())
+        return recorders[-1]
+
+    async def conduct(graph: BuiltGraph) -> None:
+        nonlocal rate_hz
+        audit = dict(zip([vertex.name for vertex in graph.plan.order], recorders, strict=True))["audit"]
+        stage = Stage(graph, orbits, Load(orbits.propagator, objects), audit)
+        await all_listen(graph)
+        go(simulator)
+        await eventually(lambda: stage.operator("correlations").consumed, "the first correlations", limit_s=60.0)
+        if not args.full_collections:
+            gc.collect()
+            gc.freeze()
+        for pid in orbits.pool.statistics().pids.values():
+            os.setpriority(os.PRIO_PROCESS, pid, args.nice)
+        rate_hz = await (_with_pool(stage, args) if inline_hz is None else _inline(stage, args, inline_hz))
+
+    start = datetime.fromtimestamp(START_NS / NS_PER_S, UTC).isoformat()
+    with patch.object(wiring, "LatencyHistogram", recorder):
+        simulator = place.simulator(
+            *("--rate-radar", str(args.rate_radar), "--rate-optical", "50", "--rate-isl", "100", "--start-time", start)
+        )
+        try:
+            outcome = await conducted(pipeline, conduct)
+        finally:
+            simulator.terminate()
+            simulator.wait()
+    _say_how_it_ended(outcome)
+    return rate_hz
+
+
+async def _with_pool(stage: Stage, args: argparse.Namespace) -> float:
+    """Capacity, then 1x and 100x in turn, then beyond."""
+    await stage.phase("warm-up", args.seconds, rate_hz=None)
+    capacity = await stage.phase("capacity", args.seconds, rate_hz=None)
+    capacity_hz = capacity.propagations_per_s / stage.load.objects
+    rate_hz: float = args.share * capacity_hz / FACTOR
+    print(
+        f"capacity of the pool beside the graph: {capacity_hz:.1f} catalogues/s, {capacity.propagations_per_s:,.0f} propagations/s;"
+        f" 1x is {rate_hz:.3f} catalogues/s, {FACTOR}x {args.share:.0%} of capacity"
+    )
+    print(_HEADING)
+    _row(stage, capacity)
+    once, hundredfold = await _in_turn(stage, args, rate_hz)
+    full = await stage.phase("100 % of capacity", args.seconds, rate_hz=None)
+    _row(stage, full)
+    killed = await stage.phase(
+        "100x, worker killed", args.seconds, rate_hz=FACTOR * rate_hz, kill_after_s=args.seconds / 2
+    )
+    _row(stage, killed)
+    _ratios(stage, once, hundredfold)
+    quiet_ms = median(stage.of(phase).p99_ms for phase in once)
+    for phase in (full, killed):
+        print(f"  p99 of {phase.name!r} / median of 1x: {stage.of(phase).p99_ms / quiet_ms:.2f}")
+    statistics = stage.orbits.pool.statistics()
+    print(
+        f"  pool: {statistics.calls:,} calls, {statistics.answered:,} answered, {statistics.resubmitted} resubmitted,"
+        f" {statistics.lost} lost, {statistics.restarts} restarts; {dict(stage.load.failed) or 'no request failed'}"
+    )
+    return rate_hz
+
+
+async def _inline(stage: Stage, args: argparse.Namespace, rate_hz: float) -> float:
+    """The same in the event loop."""
+    print(f"\nfor contrast, the propagator in the event loop; 1x is {rate_hz:.3f} catalogues/s as before\n{_HEADING}")
+    await stage.phase("warm-up", args.seconds, rate_hz=rate_hz)
+    once, hundredfold = await _in_turn(stage, args, rate_hz, pairs=2)
+    _ratios(stage, once, hundredfold)
+    return rate_hz
+
+
+async def _in_turn(
+    stage: Stage, args: argparse.Namespace, rate_hz: float, *, pairs: int | None = None
+) -> tuple[list[Phase], list[Phase]]:
+    once, hundredfold = [], []
+    for _ in range(pairs or args.pairs):
+        once.append(await stage.phase("1x", args.seconds, rate_hz=rate_hz))
+        _row(stage, once[-1])
+        hundredfold.append(await stage.phase(f"{FACTOR}x", args.seconds, rate_hz=FACTOR * rate_hz))
+        _row(stage, hundredfold[-1])
+    return once, hundredfold
+
+
+# What is printed.
+
+_HEADING = (
+    "  phase                   rows  p50 ms  p99 ms  max ms | loop lag p99, max, GC ms | propagations/s  skipped | CPU graph,"
+    " workers, machine (cores)"
+)
+
+
+def _row(stage: Stage, phase: Phase) -> None:
+    of = stage.of(phase)
+    own, workers = (each / ((phase.to_ns - phase.from_ns) / NS_PER_S) for each in phase.cpu_s)
+    print(
+        f"  {phase.name:20} {of.rows:7,} {of.p50_ms:7.1f} {of.p99_ms:7.1f} {of.max_ms:7.1f} |"
+        f" {of.lag_p99_ms:10.1f} {of.lag_max_ms:5.1f} {phase.longest_collection_s * 1e3:6.1f} | {phase.propagations_per_s:14,.0f} {phase.skipped:8,} |"
+        f" {own:6.2f} {workers:6.2f} {phase.busy:6.2f}",
+        flush=True,
+    )
+
+
+def _ratios(stage: Stage, once: Sequence[Phase], hundredfold: Sequence[Phase]) -> None:
+    p99 = [[stage.of(phase).p99_ms for phase in phases] for phases in (once, hundredfold)]
+    pooled = [
+        float(np.quantile(np.concatenate([stage.audit.of_rows_taken_in(p.from_ns, p.to_ns) for p in phases]), 0.99))
+        for phases in (once, hundredfold)
+    ]
+    of_pairs = [high / low for low, high in zip(*p99, strict=True)]
+    print(
+        f"  p99 at {FACTOR}x / at 1x: {median(p99[1]) / median(p99[0]):.2f} of the medians ({median(p99[1]):.1f} /"
+        f" {median(p99[0]):.1f} ms), {pooled[1] / pooled[0]:.2f} of all rows ({pooled[1]:.1f} / {pooled[0]:.1f} ms); pair by pair"
+        f" {median(of_pairs):.2f} [{min(of_pairs):.2f} … {max(of_pairs):.2f}]  (at most 1.25)"
+    )
+
+
+def _say_how_it_ended(outcome: RunOutcome) -> None:
+    figures = outcome.event.figures
+    print(
+        f"  {type(outcome.event).__name__}, exit code {outcome.exit_code}; ledger holds: {figures.ledger_holds}; {figures.ledger}"
+    )
+
+
+def _progress(what: str) -> None:
+    print(f"\r{what}\033[K", end="\r", file=sys.stderr, flush=True)
+
+
+# What is looked at.
+
+
+@asynccontextmanager
+async def _beating() -> AsyncIterator[list[float]]:
+    """How much later than asked for the loop wakes a task that sleeps; filled until the end."""
+    lags_s: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(BEAT_S)
+            lags_s.append(time.perf_counter() - before - BEAT_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield lags_s
+    finally:
+        task.cancel()
+
+
+@contextmanager
+def _collecting() -> Iterator[list[float]]:
+    """How long each collection of garbage takes; filled until the end."""
+    collections_s: list[float] = []
+    began = 0.0
+
+    def look(phase: str, _: object) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.perf_counter()
+        else:
+            collections_s.append(time.perf_counter() - began)
+
+    gc.callbacks.append(look)
+    try:
+        yield collections_s
+    finally:
+        gc.callbacks.remove(look)
+
+
+def _cpu_ticks(pid: int) -> int:
+    """What a process has had of the CPUs; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
+def _busy_s() -> float:
+    """CPU seconds that this machine has worked since it started."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""``python -m flows automations``: Prefect automations on a pipeline's events, installed, listed or removed.
+
+What they are is in ``orchestrator_adapter.prefect_flow.automations``; this is their command line. It knows nothing of a run:
+it talks to the server that ``PREFECT_API_URL`` names, and to nobody else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Collection
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import httpx
+
+from flows.local_prefect.api_health import add_api_wait_argument, wait_for_api
+from orchestrator_adapter.process import ExitCode
+
+if TYPE_CHECKING:  # importing Prefect takes a second, and `--help` of another command does not need it
+    from prefect.client.orchestration import PrefectClient
+    from prefect.events.schemas.automations import AutomationCore
+
+    from orchestrator_adapter.prefect_flow.automations import Target
+
+# More than a restart a minute for ten minutes: each within its budget (5 in 60 s by default), so nothing else stops it.
+_RESTARTS, _WITHIN_S = 10, 600.0
+_HEARTBEATS = 3  # one or two get lost
+_SHORTEST_WATCH_S = 10  # Prefect's own minimum
+
+EPILOG = """\
+the automations, each named "FLOW: NAME":
+  alarm     an operator panicked, exhausted its restart budget, would not stop, or lost count of its items: notify
+  flapping  one operator was restarted more than N times within S seconds: see --on-flapping
+  zombie    a run's heartbeats stopped and it has not ended, as after kill -9: set it Crashed
+  reaped    zombie has set a run Crashed: notify
+
+--on-flapping, in each case with a notification if there is somebody to notify:
+  pause     pause the deployment: its schedules start no more runs. A streaming run is one long run: the one at hand goes on,
+            and its operators are restarted as before. A run that was started without a deployment has none to pause
+  notify    nothing else; needs --webhook or --block
+  cancel    cancel the run: sources stop, the stream drains, the run ends Cancelled; a schedule may start the next
+
+What is installed is what this command line says: automations of this flow that it does not ask for are removed; yours, by
+other names, are left alone. One that you disabled in Prefect stays disabled.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add every option of ``automations``."""
+    parser.add_argument("--flow", default="sda-ingest", help="the flow whose runs they watch (default: %(default)s)")
+    whom = parser.add_mutually_exclusive_group()
+    whom.add_argument("--webhook", metavar="URL", help="notify this URL: POST, a JSON object")
+    whom.add_argument(
+        "--block",
+        metavar="TYPE/NAME",
+        help="notify with this block that the server has, as in slack-webhook/on-call; `prefect block ls` lists them",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=_RESTARTS,
+        metavar="N",
+        help="more of one operator are flapping (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--within", type=float, default=_WITHIN_S, metavar="S", help="… within so many seconds (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--on-flapping",
+        choices=("pause", "notify", "cancel"),
+        default="pause",
+        help="what to do about it (default: %(default)s); see below",
+    )
+    parser.add_argument(
+        "--zombie-after",
+        type=float,
+        metavar="S",
+        help="without a heartbeat for so many seconds a run is taken for dead "
+        "(default, and least: 3 x PREFECT_FLOWS_HEARTBEAT_FREQUENCY, 540 s)",
+    )
+    add_api_wait_argument(parser, default_s=10.0)
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--remove", action="store_true", help="remove this flow's automations, and its webhook block")
+    instead.add_argument("--list", action="store_true", help="print those that are installed, and change nothing")
+    instead.add_argument("--dry-run", action="store_true", help="print what would be installed; needs no server")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Install, list or remove. 1 with one line for each problem if that did not come about."""
+    heartbeat_s = heartbeat_frequency()
+    if problems := problems_with(args, heartbeat_s):
+        return _refuse(problems)
+    if args.dry_run:
+        for automation in _wanted(args, _somebody(args), heartbeat_s):
+            _print_described(automation)
+        return _done(args, heartbeat_s)
+    api_url = os.environ.get("PREFECT_API_URL")
+    if not api_url:
+        return _refuse(["automations live on a Prefect server: set PREFECT_API_URL"])
+    if why := asyncio.run(wait_for_api(api_url, args.api_wait, _say_that_it_waits)):
+        return _refuse([f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}"])
+    return asyncio.run(_act(args, heartbeat_s))
+
+
+def heartbeat_frequency() -> int | None:
+    """How often a flow run in this environment says that it lives; ``None`` where it does not."""
+    from prefect.settings import get_current_settings  # noqa: PLC0415 - see above
+
+    return get_current_settings().flows.heartbeat_frequency
+
+
+def problems_with(args: argparse.Namespace, heartbeat_s: int | None) -> list[str]:
+    """What is wrong with the options, each in a sentence."""
+    problems = []
+    if args.webhook is not None and not args.webhook.startswith(("http://", "https://")):
+        problems.append(f"--webhook: expected an http:// or https:// URL, got {args.webhook!r}")
+    if args.restarts < 1:
+        problems.append(f"--restarts: expected at least 1, got {args.restarts}")
+    if not args.within > 0:
+        problems.append(f"--within: expected more than 0 s, got {args.within:g}")
+    if args.zombie_after is not None and heartbeat_s is not None and not args.zombie_after >= _HEARTBEATS * heartbeat_s:
+        problems.append(
+            f"--zombie-after {args.zombie_after:g} would crash live runs: heartbeats come every {heartbeat_s} s, and a few "
+            f"may be late; expected at least {_HEARTBEATS * heartbeat_s}, or PREFECT_FLOWS_HEARTBEAT_FREQUENCY as low as it is "
+            "where the pipeline runs"
+        )
+    elif args.zombie_after is not None and not args.zombie_after >= _SHORTEST_WATCH_S:
+        problems.append(f"--zombie-after: Prefect admits no less than {_SHORTEST_WATCH_S} s, got {args.zombie_after:g}")
+    return problems
+
+
+def unmet(args: argparse.Namespace, heartbeat_s: int | None) -> list[str]:
+    """What these options leave undone, each in a sentence that says how to change that."""
+    told = []
+    if args.webhook is None and args.block is None:
+        flapping = " and no flapping" if args.on_flapping == "notify" else ""
+        told.append(f"nobody is notified, so there is no alarm{flapping}: add --webhook URL or --block TYPE/NAME")
+    if _zombie_after(args, heartbeat_s) is None:
+        told.append(
+            "no zombie: flow runs here send no heartbeats; set PREFECT_FLOWS_HEARTBEAT_FREQUENCY here and where the "
+            "pipeline runs"
+        )
+    return told
+
+
+async def _act(args: argparse.Namespace, heartbeat_s: int | None) -> int:
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - see above
+
+    from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - likewise
+
+    try:
+        async with get_client() as client:
+            if args.list:
+                installed = await ready.installed_for(client, args.flow)
+                for automation in installed:
+                    _print_described(automation)
+                if not installed:
+                    print(f"automations: none for {args.flow}; install them without --list", file=sys.stderr)
+                return ExitCode.OK
+            if args.remove:
+                await _remove(client, args.flow, keep=())
+                await ready.remove_webhook(client, args.flow)
+                return ExitCode.OK
+            wanted = _wanted(args, await _target(client, args), heartbeat_s)
+            for done in await ready.install(client, wanted):
+                note = "" if done.enabled else "  (disabled in Prefect, and left so)"
+                print(f"{done.what:9} {done.name}{note}")
+            await _remove(client, args.flow, keep={automation.name for automation in wanted})
+            if args.webhook is None:
+                await ready.remove_webhook(client, args.flow)
+    except ready.BlockRefused as error:
+        return _refuse([f"--block: {error}"])
+    except httpx.HTTPError as error:
+        return _refuse([f"the Prefect API at {os.environ['PREFECT_API_URL']} did not do it: {error}"])
+    return _done(args, heartbeat_s)
+
+
+async def _target(client: PrefectClient, args: argparse.Namespace) -> Target | None:
+    from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
+
+    if args.webhook is not None:
+        return await ready.save_webhook(client, args.flow, args.webhook)
+    if args.block is not None:
+        return await ready.find_block(client, args.block)
+    return None
+
+
+async def _remove(client: PrefectClient, flow: str, *, keep: Collection[str]) -> None:
+    from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
+
+    for done in await ready.uninstall(client, flow, keep=keep):
+        print(f"{done.what:9} {done.name}")
+
+
+def _wanted(args: argparse.Namespace, target: Target | None, heartbeat_s: int | None) -> list[AutomationCore]:
+    from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
+
+    return ready.automations_for(
+        args.flow,
+        target=target,
+        restarts=args.restarts,
+        within=timedelta(seconds=args.within),
+        on_flapping=ready.OnFlapping(args.on_flapping),
+        zombie_after=_zombie_after(args, heartbeat_s),
+    )
+
+
+def _zombie_after(args: argparse.Namespace, heartbeat_s: int | None) -> timedelta | None:
+    if args.zombie_after is not None:
+        return timedelta(seconds=args.zombie_after)
+    return timedelta(seconds=_HEARTBEATS * heartbeat_s) if heartbeat_s is not None else None
+
+
+def _somebody(args: argparse.Namespace) -> Target | None:
+    """Stands for the block that a dry run does not look up."""
+    from uuid import UUID  # noqa: PLC0415 - see above
+
+    from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
+
+    if args.webhook is None and args.block is None:
+        return None
+    return ready.Target(UUID(int=0), webhook=args.webhook is not None or args.block.startswith("webhook/"))
+
+
+def _print_described(automation: AutomationCore) -> None:
+    from orchestrator_adapter.prefect_flow.automations import describe  # noqa: PLC0415 - see above
+
+    print(describe(automation))
+
+
+def _done(args: argparse.Namespace, heartbeat_s: int | None) -> int:
+    for sentence in unmet(args, heartbeat_s):
+        print(f"automations: {sentence}", file=sys.stderr)
+    return ExitCode.OK
+
+
+def _say_that_it_waits(why: str) -> None:
+    print(f"automations: waiting for the Prefect API: {why}", file=sys.stderr, flush=True)
+
+
+def _refuse(problems: list[str]) -> int:
+    for problem in problems:
+        print(f"automations: {problem}", file=sys.stderr)
+    return ExitCode.FAILED

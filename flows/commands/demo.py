@@ -1,0 +1,209 @@
+"""``python -m flows demo``: a Prefect server, simulated sensors and a pipeline together, on free ports, in one folder."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from flows.commands.demo_stages import LINGER_S, STAGES, Stage
+from flows.commands.run import add_pipeline_argument, closing_words, perform
+from flows.local_prefect.processes import (
+    HOST,
+    SERVER_START_S,
+    ProcessFailed,
+    answers,
+    exit_of,
+    free_ports,
+    last_lines,
+    listens,
+    wait_for,
+)
+from orchestrator_adapter import BuiltGraph, Role
+from orchestrator_adapter.process import ExitCode, RunOutcome
+
+_SIMULATOR_START_S = 60.0
+_STOP_S = 15.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add every option of ``demo``."""
+    add_pipeline_argument(parser)
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long sensors send (default: 30)")
+    parser.add_argument("--no-api", action="store_true", help="without a Prefect server: the pipeline alone")
+    parser.add_argument("--radars", type=int, default=3, metavar="N", help="radar arrays (default: 3)")
+    parser.add_argument(
+        "--rate-radar", type=float, default=400.0, metavar="HZ", help="detections/s of each array (default: 400)"
+    )
+    parser.add_argument(
+        "--catalog", type=Path, metavar="FILE", help="TLE, 3LE or OMM file to fly (default: a generated one)"
+    )
+    parser.add_argument(
+        "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no live progress")
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="where everything goes (default: run/demo/<time of the start>)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Set the stage, run, clear it away, and say what happened. Returns the pipeline's exit code."""
+    folder = args.folder or Path("run/demo") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    stage = _stage(STAGES[args.pipeline], folder, args.radars)
+    try:
+        (folder / "prefect").mkdir(parents=True)
+        stage.prepare(args)
+        _log_to(folder / "pipeline.log")
+        with ExitStack() as processes:
+            simulator = processes.enter_context(_simulator(stage, args))
+            if not args.no_api:
+                processes.enter_context(_prefect_server(stage))
+            _wait_for_archive(stage, simulator)
+            _say(f"health and metrics at http://{HOST}:{stage.control_port}/metrics")
+            outcome = asyncio.run(_perform(stage, args, simulator))
+    except (ProcessFailed, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return ExitCode.FAILED
+    print(closing_words(outcome, stage.kind.outputs(stage.settings())))
+    return _compare(stage, outcome)
+
+
+def _stage(make: type[Stage], folder: Path, radars: int) -> Stage:
+    ports = iter(free_ports(radars + make.archives + make.rings + 2))
+    radar_ports, archive_ports, isl_ports = (
+        tuple(islice(ports, count)) for count in (radars, make.archives, make.rings)
+    )
+    return make(folder, radar_ports, archive_ports, isl_ports, server_port=next(ports), control_port=next(ports))
+
+
+async def _perform(stage: Stage, args: argparse.Namespace, simulator: subprocess.Popen[bytes]) -> RunOutcome:
+    settings = stage.settings()
+    conducting: list[asyncio.Task[None]] = []
+
+    def built(graph: BuiltGraph) -> None:
+        conducting.append(asyncio.get_running_loop().create_task(_conduct(graph, simulator, args.seconds)))
+
+    try:
+        return await perform(
+            stage.kind, settings, prefect=not args.no_api, duration_s=None, quiet=args.quiet, on_built=built
+        )
+    finally:
+        for task in conducting:
+            task.cancel()
+        await asyncio.gather(*conducting, return_exceptions=True)
+
+
+async def _conduct(graph: BuiltGraph, simulator: subprocess.Popen[bytes], seconds: float) -> None:
+    """Let the sensors send once everything listens, and stop the pipeline when they have ended."""
+    while not _all_listen(graph):  # noqa: ASYNC110 - the status has nothing to await
+        await asyncio.sleep(0.02)
+    assert simulator.stdin is not None
+    simulator.stdin.write(b"go\n")
+    simulator.stdin.close()
+    await asyncio.sleep(seconds + LINGER_S)
+    graph.request_shutdown(f"the sensors have ended after {seconds:g} s")
+
+
+def _all_listen(graph: BuiltGraph) -> bool:
+    listening = [
+        operator
+        for operator in graph.status().operators
+        if operator.role is Role.SOURCE and operator.name.startswith(("radar", "isl"))
+    ]
+    return all("port" in source.counters for source in listening)
+
+
+def _log_to(file: Path) -> None:
+    """The pipeline's own log lines go to a file, so that the terminal is free for the progress."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("orchestrator_adapter", "sda_ops"):
+        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).propagate = False
+
+
+@contextmanager
+def _process(command: list[str], log: BinaryIO, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a session of its own (Ctrl-C is for us to handle), stopped at the end, by force if need be."""
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **options)  # noqa: S603 - ours
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _simulator(stage: Stage, args: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "flows", "simulate", *stage.simulator_arguments(args)]
+    with (stage.folder / "simulator.log").open("wb") as log, _process(command, log, stdin=subprocess.PIPE) as process:
+        yield process
+
+
+@contextmanager
+def _prefect_server(stage: Stage) -> Iterator[None]:
+    """A Prefect server of the demo's own; this process is pointed at it before Prefect is imported here."""
+    server = stage.server
+    os.environ.update(server.environment() | {"PREFECT_LOGGING_LEVEL": "WARNING"})
+    _say(f"starting a Prefect server on {server.url} (some seconds) …")
+    log = stage.folder / "prefect-server.log"
+    with log.open("wb") as output, _process(server.command(), output) as process:
+        wait_for(
+            lambda: answers(server.api_url),
+            limit_s=SERVER_START_S,
+            what="the Prefect server",
+            ended=lambda: exit_of(process),
+            look_at=partial(last_lines, log),
+            tell=_say,
+        )
+        _say(f"Prefect UI at {server.url}/runs")
+        yield
+
+
+def _wait_for_archive(stage: Stage, simulator: subprocess.Popen[bytes]) -> None:
+    wait_for(
+        lambda: all(map(listens, stage.archive_ports)),
+        limit_s=_SIMULATOR_START_S,
+        what="the simulator",
+        ended=lambda: exit_of(simulator),
+        look_at=partial(last_lines, stage.folder / "simulator.log"),
+        tell=_say,
+    )
+
+
+def _say(what: str) -> None:
+    print(f"demo: {what}", file=sys.stderr, flush=True)
+
+
+def _compare(stage: Stage, outcome: RunOutcome) -> int:
+    """Hold what was sent against what came in, and what was written against both."""
+    summary_file = stage.folder / "simulator.json"
+    if summary_file.is_file():
+        summary: Mapping[str, Any] = json.loads(summary_file.read_text(encoding="utf-8"))
+        sent = sum(sum(by_fault.values()) for by_fault in summary["sent"].values())
+        taken_in = outcome.event.figures.ledger.ingested - stage.replayed()
+        missed = sent - taken_in
+        drops = sum(counters.get("kernel_drops", 0) for counters in outcome.event.figures.counters.values())
+        why = (
+            f"; {missed:,} were not: sent after it had stopped, or dropped by the kernel ({drops:,})" if missed else ""
+        )
+        print(f"  sent     {sent:,} frames by the simulator; {taken_in:,} were taken in{why}")
+    print(f"  all in   {stage.folder.resolve()}")
+    return stage.verdict(outcome)

@@ -1,0 +1,246 @@
+"""What each pipeline's demo needs: ports, files, the simulator's command line, and what to make of it in the end."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from flows.local_prefect.processes import HOST, LocalServer
+from flows.pipelines import FUSION, INGEST, PipelineKind
+from flows.settings.fusion import FusionSettings, SensorSettings
+from flows.settings.ingest import IngestSettings
+from orchestrator_adapter.process import ExitCode, RunOutcome
+from sda_ops.catalog import read_catalog, synthetic_catalog
+from sda_ops.simulate.catalog_file import omm_json
+from sda_ops.simulate.config import Noise
+from sda_ops.simulate.places import RADAR_SITES
+from sda_ops.simulate.tracks import track_tdm
+from sda_ops.simulate.world import World
+from sda_ops.sinks.event_log import read_event_log
+
+NS_PER_S = 1_000_000_000
+LINGER_S = 1.0  # after the last observation, for the poller to fetch what the archive still has
+ARCHIVE_LINGER_S = 16.0  # the archive outlives the pipeline
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """Where everything is in one demo."""
+
+    folder: Path
+    radar_ports: tuple[int, ...]
+    archive_ports: tuple[int, ...]
+    isl_ports: tuple[int, ...]
+    server_port: int
+    control_port: int
+
+    archives = 1
+    rings = 1
+
+    @property
+    @abstractmethod
+    def kind(self) -> PipelineKind:
+        """What runs."""
+
+    @property
+    def server(self) -> LocalServer:
+        """The demo's own Prefect server."""
+        return LocalServer(self.folder / "prefect", self.server_port)
+
+    @abstractmethod
+    def prepare(self, args: argparse.Namespace) -> None:
+        """Write the files that have to be there. May take seconds."""
+
+    @abstractmethod
+    def settings(self) -> Any:
+        """The pipeline's settings on this stage."""
+
+    def replayed(self) -> int:
+        """Observations that come from a file, and not from the simulator."""
+        return 0
+
+    @abstractmethod
+    def verdict(self, outcome: RunOutcome) -> int:
+        """Hold what was written against what was sent, say it, and return the exit code."""
+
+    def catalog(self, args: argparse.Namespace) -> list[str]:
+        """The simulator's catalogue, as arguments."""
+        return ["--catalog", str(args.catalog)] if args.catalog is not None else []
+
+    def simulator_arguments(self, args: argparse.Namespace) -> list[str]:
+        """The simulator's command line on this stage."""
+        targets = (("--radar", self.radar_ports), ("--archive", self.archive_ports), ("--isl", self.isl_ports))
+        return [
+            "--hold",
+            *(word for option, ports in targets for port in ports for word in (option, f"{HOST}:{port}")),
+            *("--rate-radar", str(args.rate_radar), "--rate-optical", "50", "--rate-isl", "100", *self.catalog(args)),
+            *("--malformed", "0.005", "--impossible", "0.005", "--duplicates", "0.005"),
+            *("--duration", str(args.seconds), "--linger", str(ARCHIVE_LINGER_S)),
+            *("--truth", str(self.truth), "--summary", str(self.folder / "simulator.json")),
+        ]
+
+    @property
+    def truth(self) -> Path:
+        """What the simulator has sent, frame by frame."""
+        return self.folder / "truth.jsonl"
+
+    def _common_settings(self) -> dict[str, Any]:
+        radars = [
+            {"name": f"radar-{number:02}", "host": HOST, "port": port}
+            for number, port in enumerate(self.radar_ports, 1)
+        ]
+        return {
+            "radars": radars,
+            "dead_letters": {"directory": self.folder / "dead-letters"},
+            "control_plane": {"host": HOST, "port": self.control_port},
+            "prefect": {"directory": self.folder / "prefect-runs"},
+            "report": self.folder / "report.json",
+        }
+
+
+class IngestStage(Stage):
+    """``sda-ingest``."""
+
+    @property
+    def kind(self) -> PipelineKind:
+        return INGEST
+
+    def prepare(self, args: argparse.Namespace) -> None:
+        """Nothing: the simulator generates its own catalogue."""
+
+    def settings(self) -> IngestSettings:
+        return IngestSettings.model_validate(
+            {
+                **self._common_settings(),
+                "optical": {"url": f"http://{HOST}:{self.archive_ports[0]}/observations"},
+                "isl": {"host": HOST, "port": self.isl_ports[0]},
+                "event_log": {"directory": self.folder / "log"},
+            }
+        )
+
+    def verdict(self, outcome: RunOutcome) -> int:
+        observations = sum(1 for _ in read_event_log(self.folder / "log"))
+        written = outcome.event.figures.ledger.written
+        print(f"  read     {observations:,} lines of the log parse back; the ledger says {written:,} were written")
+        if observations != written:
+            print("demo: the log and the ledger disagree")
+            return ExitCode.LEDGER_VIOLATION
+        return outcome.exit_code
+
+
+class FusionStage(Stage):
+    """``sda-fusion``, whose catalogue is the one that the simulator flies; a radar's track is replayed from a file."""
+
+    archives = 2
+    rings = 2
+    _site = RADAR_SITES[3]
+    _participant = "CAVALIER"
+
+    @property
+    def kind(self) -> PipelineKind:
+        return FUSION
+
+    def prepare(self, args: argparse.Namespace) -> None:
+        now_ns = time.time_ns()
+        if args.catalog is None:
+            element_sets = synthetic_catalog(objects=args.objects, epoch_ns=now_ns)
+            (self.folder / "catalog.json").write_bytes(omm_json(element_sets))
+        else:
+            element_sets = read_catalog(args.catalog).element_sets
+            (self.folder / "catalog.json").write_bytes(args.catalog.read_bytes())
+        track = track_tdm(
+            World(element_sets),
+            site=self._site,
+            participant=self._participant,
+            start_ns=now_ns,
+            seconds=args.seconds,
+            rate_hz=10.0,
+            noise=Noise(),
+            seed=0,
+        )
+        (self.folder / "track.tdm").write_text(track, encoding="utf-8")
+
+    def catalog(self, args: argparse.Namespace) -> list[str]:  # noqa: ARG002 - prepared from them
+        return ["--catalog", str(self.folder / "catalog.json")]
+
+    def settings(self) -> FusionSettings:
+        stations = FusionSettings().sensors
+        replayed = next(sensor for sensor in stations if sensor.source_id == "radar-4")
+        track = SensorSettings(**{**dict(replayed), "source_id": f"tdm-{self._participant}", "replayed": True})
+        opticals = [
+            {"name": f"optical-{number:02}", "url": f"http://{HOST}:{port}/observations"}
+            for number, port in enumerate(self.archive_ports, 1)
+        ]
+        isls = [
+            {"name": f"isl-{number:02}", "host": HOST, "port": port} for number, port in enumerate(self.isl_ports, 1)
+        ]
+        return FusionSettings.model_validate(
+            {
+                **self._common_settings(),
+                "opticals": opticals,
+                "isls": isls,
+                "replay": {"files": [self.folder / "track.tdm"], "sigma_range_m": 30.0, "sigma_range_rate_m_s": 0.3},
+                "sensors": [dict(sensor) for sensor in (*stations, track)],
+                "catalog": {"file": self.folder / "catalog.json"},
+                "audit": {"directory": self.folder / "audit"},
+            }
+        )
+
+    def replayed(self) -> int:
+        return (self.folder / "track.tdm").read_text(encoding="utf-8").count("\nRANGE = ")
+
+    def verdict(self, outcome: RunOutcome) -> int:
+        observations = _rows(self.folder / "audit/observations/observations", "observation_id")
+        correlations = _rows(
+            self.folder / "audit/correlations/correlations", "observation_id", "association", "catalog_number"
+        )
+        updates = _rows(self.folder / "audit/correlations/cross_sensor_updates", "update_id")
+        written = outcome.event.figures.ledger.written
+        rows = len(observations) + len(correlations) + len(updates)
+        print(f"  read     {rows:,} rows of the audit read back; the ledger says {written:,} were written")
+        print(
+            f"           {len(observations):,} observations, {len(correlations):,} correlations, {len(updates):,} updates"
+        )
+        true_numbers = dict(_sent(self.truth))
+        found = Counter(
+            _judged(row, true_numbers[row["observation_id"]])
+            for row in correlations
+            if row["observation_id"] in true_numbers
+        )
+        shares = ", ".join(f"{what} {count / found.total():.2%}" for what, count in found.most_common())
+        print(f"  truth    of {found.total():,} simulated observations: {shares or 'none'}")
+        if rows != written:
+            print("demo: the audit and the ledger disagree")
+            return ExitCode.LEDGER_VIOLATION
+        return outcome.exit_code
+
+
+STAGES: dict[str, type[Stage]] = {"sda-ingest": IngestStage, "sda-fusion": FusionStage}
+
+
+def _rows(folder: Path, *columns: str) -> list[dict[str, Any]]:
+    if not folder.is_dir():
+        return []
+    # It takes a third of a second to import, and nothing else of a demo needs it.
+    import pyarrow.dataset as ds  # noqa: PLC0415
+
+    rows: list[dict[str, Any]] = ds.dataset(folder, partitioning="hive").to_table(columns=list(columns)).to_pylist()
+    return rows
+
+
+def _sent(truth: Path) -> list[tuple[str, int]]:
+    lines = msgspec.json.decode(b"[" + b",".join(truth.read_bytes().splitlines()) + b"]")
+    return [(line["observation_id"], line["catalog_number"]) for line in lines if line["observation_id"] is not None]
+
+
+def _judged(row: dict[str, Any], true_number: int) -> str:
+    if row["association"] != "correlated":
+        return str(row["association"])
+    return "right" if row["catalog_number"] == true_number else "wrong"

@@ -1,0 +1,289 @@
+"""``python -m flows simulate``: sensors that send real bytes to a pipeline, until told to stop.
+
+Standard output carries one JSON line, the summary, at the end; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar, cast, get_args
+
+from sda_ops.astro.time import NS_PER_S
+from sda_ops.records.observation import SourceKind
+from sda_ops.simulate import (
+    Burst,
+    ConfigurationError,
+    Endpoint,
+    Outage,
+    Ready,
+    SimulationSummary,
+    SimulatorConfig,
+    simulate,
+)
+from sda_ops.simulate.config import OutageStyle
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
+
+T = TypeVar("T")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add every option, with its unit and default."""
+    where = parser.add_argument_group("where to")
+    where.add_argument(
+        "--radar",
+        action="append",
+        metavar="HOST:PORT",
+        help="UDP target of one radar array; repeat for more (default: 127.0.0.1:9201 and 127.0.0.1:9202)",
+    )
+    where.add_argument(
+        "--archive",
+        action="append",
+        metavar="HOST:PORT",
+        help="where an optical archive listens, port 0 for any; repeat for more, the telescopes are shared out among them "
+        "(default: 127.0.0.1:9300)",
+    )
+    where.add_argument(
+        "--isl",
+        action="append",
+        metavar="HOST:PORT",
+        help="TCP target of one ring of beacons; repeat for more (default: 127.0.0.1:9400)",
+    )
+    where.add_argument(
+        "--isl-connections", type=int, default=4, metavar="N", help="connections of each ring (default: %(default)s)"
+    )
+    where.add_argument(
+        "--isl-satellites", type=int, default=40, metavar="N", help="satellites with a beacon (default: %(default)s)"
+    )
+
+    rates = parser.add_argument_group("how much (0 leaves a kind of sensor out)")
+    rates.add_argument(
+        "--rate-radar",
+        type=float,
+        default=250.0,
+        metavar="HZ",
+        help="detections/s of each array (default: %(default)s)",
+    )
+    rates.add_argument(
+        "--rate-optical", type=float, default=20.0, metavar="HZ", help="observations/s in total (default: %(default)s)"
+    )
+    rates.add_argument(
+        "--rate-isl", type=float, default=50.0, metavar="HZ", help="beacons/s in total (default: %(default)s)"
+    )
+    rates.add_argument(
+        "--duration", type=float, metavar="S", help="stop sending after so many seconds (default: never)"
+    )
+    rates.add_argument(
+        "--count", type=int, metavar="N", help="stop sending after so many frames in total, bad ones too"
+    )
+    rates.add_argument(
+        "--linger",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="seconds the archive stays up after --duration or --count, for the poller to fetch the rest "
+        "(default: %(default)s; SIGTERM and Ctrl-C end it at once)",
+    )
+
+    rates.add_argument(
+        "--hold", action="store_true", help="once the archive listens, wait for a line on standard input before sending"
+    )
+
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "--catalog",
+        type=Path,
+        metavar="FILE",
+        help="TLE, 3LE, or OMM in CSV, JSON, XML or KVN (default: a generated catalogue)",
+    )
+    what.add_argument(
+        "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"
+    )
+    what.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
+    what.add_argument(
+        "--start-time",
+        metavar="ISO8601",
+        help="timestamps run from here at the wall's pace, UTC unless it says otherwise (default: the real clock)",
+    )
+
+    faults = parser.add_argument_group("what goes wrong")
+    faults.add_argument(
+        "--malformed",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="extra frames that do not decode, per good frame, 0..1",
+    )
+    faults.add_argument(
+        "--impossible",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="extra frames that cannot be true, per good frame, 0..1",
+    )
+    faults.add_argument(
+        "--duplicates", type=float, default=0.0, metavar="P", help="frames sent twice, per good frame, 0..1"
+    )
+    faults.add_argument(
+        "--burst",
+        action="append",
+        default=[],
+        metavar="KIND:FACTOR:FOR_S:EVERY_S",
+        help="radar, optical or isl at FACTOR times its rate for the last FOR_S of every EVERY_S seconds; repeatable",
+    )
+    faults.add_argument(
+        "--outage",
+        action="append",
+        default=[],
+        metavar="KIND:FOR_S:EVERY_S",
+        help="radar silent, isl disconnected or the optical archive down for the last FOR_S of every EVERY_S seconds; "
+        "repeatable",
+    )
+    faults.add_argument(
+        "--archive-outage",
+        choices=get_args(OutageStyle),
+        default="503",
+        help="what an archive that is down does: answer 503, refuse connections, take requests and never answer, or answer"
+        " with a body that drips for ever (default: %(default)s)",
+    )
+
+    told = parser.add_argument_group("what is told")
+    told.add_argument("--truth", type=Path, metavar="FILE", help="write every frame sent to this JSON Lines file")
+    told.add_argument("--summary", type=Path, metavar="FILE", help="write the summary to this file, too")
+    told.add_argument("--progress", action="store_true", help="one line a second on standard error")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate. 0 at the end, 2 with every configuration error named, 1 where a file or an address cannot be had."""
+    try:
+        config = _config(args)
+        summary = asyncio.run(_until_told(config, progress=args.progress, hold=args.hold))
+        if args.summary is not None:
+            args.summary.write_text(summary.to_json() + "\n", encoding="utf-8")
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(f"simulate: {problem}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except OSError as error:
+        print(f"simulate: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    print(summary.to_json(), flush=True)
+    return EXIT_OK
+
+
+def _config(args: argparse.Namespace) -> SimulatorConfig:
+    """The configuration the arguments ask for, or everything that is wrong with them."""
+    problems: list[str] = []
+
+    def parsed(option: str, text: str, parse: Callable[[str], T], fallback: T) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            problems.append(f"{option}: {error}")
+            return fallback
+
+    for option, path in (("--truth", args.truth), ("--summary", args.summary)):
+        if path is not None and not path.parent.is_dir():
+            problems.append(f"{option}: no such folder: {path.parent}")
+    if args.catalog is not None and not args.catalog.is_file():
+        problems.append(f"--catalog: no such file: {args.catalog}")
+    defaults = SimulatorConfig()
+
+    def endpoints(option: str, given: list[str] | None, fallback: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        return tuple(parsed(option, text, Endpoint.parse, fallback[0]) for text in given or ()) or fallback
+
+    radar_targets = endpoints("--radar", args.radar, defaults.radar_targets)
+    bursts = [parsed("--burst", text, _burst, None) for text in args.burst]
+    outages = [parsed("--outage", text, _outage, None) for text in args.outage]
+    start_time_ns = args.start_time and parsed("--start-time", args.start_time, _utc_ns, None)
+    try:
+        config = SimulatorConfig(
+            radar_targets=radar_targets,
+            radar_rate_hz=args.rate_radar,
+            archives=endpoints("--archive", args.archive, defaults.archives),
+            optical_rate_hz=args.rate_optical,
+            isl_targets=endpoints("--isl", args.isl, defaults.isl_targets),
+            isl_rate_hz=args.rate_isl,
+            isl_connections=args.isl_connections,
+            isl_satellites=args.isl_satellites,
+            catalog=args.catalog,
+            objects=args.objects,
+            seed=args.seed,
+            start_time_ns=start_time_ns,
+            duration_s=args.duration,
+            count=args.count,
+            linger_s=args.linger,
+            truth=args.truth,
+            malformed=args.malformed,
+            impossible=args.impossible,
+            duplicates=args.duplicates,
+            bursts=tuple(burst for burst in bursts if burst is not None),
+            outages=tuple(outage for outage in outages if outage is not None),
+            archive_outage=args.archive_outage,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigurationError(problems)
+    return config
+
+
+def _burst(text: str) -> Burst | None:
+    kind, factor, for_s, every_s = _parts(text, "KIND:FACTOR:FOR_S:EVERY_S")
+    return Burst(cast("SourceKind", kind), float(factor), float(for_s), float(every_s))
+
+
+def _outage(text: str) -> Outage | None:
+    kind, for_s, every_s = _parts(text, "KIND:FOR_S:EVERY_S")
+    return Outage(cast("SourceKind", kind), float(for_s), float(every_s))
+
+
+def _parts(text: str, form: str) -> list[str]:
+    parts = text.split(":")
+    if len(parts) != len(form.split(":")):
+        raise ValueError(f"expected {form}, got {text!r}")
+    return parts
+
+
+def _utc_ns(text: str) -> int | None:
+    moment = datetime.fromisoformat(text)
+    since_epoch = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since_epoch.days * 86_400 + since_epoch.seconds) * NS_PER_S + since_epoch.microseconds * 1000
+
+
+async def _until_told(config: SimulatorConfig, *, progress: bool, hold: bool) -> SimulationSummary:
+    """Simulate until SIGTERM or SIGINT, or until it ends by itself."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    go = asyncio.Event() if hold else None
+    if go is not None:
+        loop.add_reader(sys.stdin, _heard, go)
+    return await simulate(config, stop=stop, on_ready=_announce, on_progress=_show if progress else None, go=go)
+
+
+def _heard(go: asyncio.Event) -> None:
+    """A line, or the end, of standard input."""
+    sys.stdin.readline()
+    asyncio.get_running_loop().remove_reader(sys.stdin)
+    go.set()
+
+
+def _announce(ready: Ready) -> None:
+    archives = "".join(f", archive at http://{each.host}:{each.port}/observations" for each in ready.archives)
+    print(f"simulate: sending, {ready.objects} objects{archives}", file=sys.stderr, flush=True)
+
+
+def _show(summary: SimulationSummary) -> None:
+    kinds = ", ".join(f"{kind} {sum(by_fault.values())}" for kind, by_fault in summary.sent.items())
+    skipped = sum(summary.skipped.values())
+    print(f"simulate: {summary.elapsed_s:.0f} s: {kinds}, skipped {skipped}", file=sys.stderr, flush=True)

@@ -1,0 +1,235 @@
+"""What an operator of ``sda-fusion`` can set; ``flows.settings.ingest`` says how it is read, and has the sections that it shares."""
+
+from __future__ import annotations
+
+from math import degrees
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, HttpUrl, model_validator
+
+from flows.settings.ingest import (
+    NAME_PATTERN,
+    ControlPlaneSettings,
+    DeadLetterSettings,
+    DedupSettings,
+    IslSettings,
+    OpticalSettings,
+    PositiveInt,
+    PositiveSeconds,
+    PrefectSettings,
+    RadarSettings,
+    Section,
+    ShutdownSettings,
+    ValidationSettings,
+    refuse_shared_ports,
+)
+from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
+
+ENVIRONMENT_PREFIX = "SDA_FUSION__"
+
+_RUN = Path("run/sda-fusion")
+_MAX_AGE_DAYS = 3_660.0  # ten years: beyond it an element set says nothing
+
+PositiveMetres = Field(gt=0, le=1e8)
+
+
+class NamedOpticalSettings(OpticalSettings):
+    """One of several archives."""
+
+    name: str = Field(min_length=1, pattern=NAME_PATTERN, description="The operator's name, e.g. optical-01")
+
+
+class NamedIslSettings(IslSettings):
+    """One of several rings of satellites, with a listener of its own."""
+
+    name: str = Field(min_length=1, pattern=NAME_PATTERN, description="The operator's name, e.g. isl-01")
+
+
+class ReplaySettings(Section):
+    """Tracking data from files: CCSDS TDM and IOD lines."""
+
+    files: tuple[Path, ...] = Field(
+        (), description="What is replayed, merged in time order; none: the source just ends"
+    )
+    pace: float = Field(1.0, ge=0, le=1e6, description="So many times as fast as it happened; 0: as fast as it goes")
+    sigma_range_m: float = Field(100.0, gt=0, le=1e6, description="One standard deviation of ranges; TDMs state none")
+    sigma_range_rate_m_s: float = Field(25.0, gt=0, le=1e4, description="Likewise of range rates")
+    sigma_angle_arcsec: float = Field(60.0, gt=0, le=36_000, description="Likewise of angles in TDMs")
+    range_is_round_trip: bool = Field(default=True, description="Of TDMs, as the agencies agreed; False: one way")
+    doppler_is_round_trip: bool = Field(default=False, description="Likewise of their range rates")
+    doppler_sign: Literal[1, -1] = Field(
+        1, description="-1 where DOPPLER is positive when approaching, as EISCAT has it"
+    )
+
+
+class SensorSettings(Section):
+    """Where a sensor stands; without it nothing can be predicted for it."""
+
+    source_id: str = Field(min_length=1, description="As its observations name it, e.g. radar-1, optical-4172")
+    latitude_deg: float = Field(ge=-90, le=90, description="Geodetic, north positive")
+    longitude_deg: float = Field(ge=-180, le=360, description="East positive")
+    height_m: float = Field(ge=-500, le=10_000, description="Above the WGS-84 ellipsoid")
+    sigma_angle_arcsec: float | None = Field(
+        None, gt=0, le=36_000, description="One standard deviation of its angles, where its observations do not say"
+    )
+    replayed: bool = Field(default=False, description="It is replayed: do not compare its timestamps with the clock")
+
+
+def _simulated_sensors() -> tuple[SensorSettings, ...]:
+    """Where the simulator's sensors stand."""
+    numbered = [
+        *((f"radar-{number}", site, 103.0) for number, site in enumerate(RADAR_SITES, 1)),
+        *((f"optical-{number}", site, None) for number, site in enumerate(TELESCOPE_SITES, 1)),
+    ]
+    return tuple(
+        SensorSettings(
+            source_id=source_id,
+            latitude_deg=degrees(site.latitude_rad),
+            longitude_deg=degrees(site.longitude_rad),
+            height_m=site.height_m,
+            sigma_angle_arcsec=sigma_arcsec,
+        )
+        for source_id, site, sigma_arcsec in numbered
+    )
+
+
+class CatalogSettings(Section):
+    """The element sets that observations are held against: a file, or an address."""
+
+    file: Path | None = Field(_RUN / "catalog.json", description="TLE, 3LE, or OMM in CSV, JSON, XML or KVN")
+    url: HttpUrl | None = Field(None, description="The same by HTTP; instead of the file")
+    refresh_every_s: PositiveSeconds = Field(60.0, description="How often it is looked whether there is a newer one")
+    max_age_days: float = Field(
+        30.0, gt=0, le=_MAX_AGE_DAYS, description="Farther from its epoch an element set predicts nothing"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> CatalogSettings:
+        if self.url is not None and "file" in self.model_fields_set and self.file is not None:
+            raise ValueError(f"catalog: expected a file or a url, got both: {self.file} and {self.url}")
+        if self.url is None and self.file is None:
+            raise ValueError("catalog: expected a file or a url, got neither")
+        return self
+
+
+class ClusterSettings(Section):
+    """Machines that the propagator's workers run on instead of this one; they connect back to it, over TLS.
+
+    What runs without a Prefect API has its workers on this machine all the same.
+    """
+
+    kind: Literal["dask", "ray"] = Field(description="Whose cluster; each needs the extra of its name")
+    address: str = Field(min_length=1, description="Of its scheduler, e.g. tcp://scheduler:8786 or ray://head:10001")
+    host: str = Field(min_length=1, description="The name or address by which its machines reach this one")
+    bind: str | None = Field(None, description="The address to listen on (default: host)")
+    port: int = Field(0, ge=0, le=65_535, description="The port to listen on; 0: any that is free")
+
+
+class PropagatorSettings(Section):
+    """The processes that compute orbits."""
+
+    workers: int = Field(1, ge=1, le=256, description="Processes")
+    cluster: ClusterSettings | None = Field(None, description="Where they run, if not here")
+    engine: Literal["sgp4", "heyoka", "auto"] = Field(
+        "sgp4", description="heyoka (an extra) for near-Earth objects, sgp4 for the others; auto: heyoka if installed"
+    )
+    answer_within_s: PositiveSeconds = Field(
+        30.0, description="A worker that takes longer is taken for hung and replaced"
+    )
+    max_rebuilds: int = Field(
+        5, ge=0, le=1_000, description="Workers replaced in a minute; more bring the pipeline down"
+    )
+
+
+class ErrorSettings(Section):
+    """One standard deviation of an element set in its orbit's axes, at its epoch and added for each day from it."""
+
+    radial_m: float = PositiveMetres
+    in_track_m: float = PositiveMetres
+    cross_track_m: float = PositiveMetres
+    radial_m_per_day: float = Field(ge=0, le=1e8)
+    in_track_m_per_day: float = Field(ge=0, le=1e8)
+    cross_track_m_per_day: float = Field(ge=0, le=1e8)
+
+
+class CorrelationSettings(Section):
+    """When an observation is an object's, and when several are one update."""
+
+    gate_miss: float = Field(1e-4, gt=0, lt=1, description="How often the right object may fall outside the gate")
+    min_probability: float = Field(
+        0.99, ge=0.5, lt=1, description="Of the likeliest candidate; below it the observation is ambiguous"
+    )
+    near_earth: ErrorSettings | None = Field(None, description="Periods below 225 minutes (default: built in)")
+    deep_space: ErrorSettings | None = Field(None, description="All other orbits (default: built in)")
+    window_s: PositiveSeconds = Field(
+        2.0, description="From an object's first observation; what other sensors see until then gives one update"
+    )
+    max_contributions: int = Field(256, ge=2, description="Of one update; with them it is complete")
+
+
+class AuditSettings(Section):
+    """Where the audit is kept, in Parquet."""
+
+    directory: Path = Field(_RUN / "audit", description="Folder; one pipeline at a time writes it")
+    max_rows: PositiveInt = Field(65_536, description="Of one commit")
+    commit_every_s: PositiveSeconds = Field(
+        1.0, description="How long the first row of a commit waits for others, seconds: fewer files, later rows"
+    )
+
+
+class FusionSettings(Section):
+    """Everything ``sda-fusion`` can be told."""
+
+    radars: tuple[RadarSettings, ...] = Field(
+        default_factory=lambda: tuple(RadarSettings(name=f"radar-{n:02}", port=9210 + n) for n in (1, 2, 3)),
+        min_length=1,
+        description="The radar arrays",
+    )
+    opticals: tuple[NamedOpticalSettings, ...] = Field(
+        default_factory=lambda: tuple(
+            NamedOpticalSettings(name=f"optical-{n:02}", url=HttpUrl(f"http://127.0.0.1:{9299 + n}/observations"))
+            for n in (1, 2)
+        ),
+        min_length=1,
+        description="The optical archives",
+    )
+    isls: tuple[NamedIslSettings, ...] = Field(
+        default_factory=lambda: tuple(NamedIslSettings(name=f"isl-{n:02}", port=9410 + n) for n in (1, 2)),
+        min_length=1,
+        description="The rings of satellites",
+    )
+    replay: ReplaySettings = ReplaySettings()
+    sensors: tuple[SensorSettings, ...] = Field(
+        default_factory=_simulated_sensors, description="Where sensors stand (default: the simulator's)"
+    )
+    catalog: CatalogSettings = CatalogSettings()
+    propagator: PropagatorSettings = PropagatorSettings()
+    correlation: CorrelationSettings = CorrelationSettings()
+    validation: ValidationSettings = ValidationSettings()
+    dedup: DedupSettings = DedupSettings()
+    audit: AuditSettings = AuditSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings(directory=_RUN / "dead-letters")
+    shutdown: ShutdownSettings = ShutdownSettings()
+    control_plane: ControlPlaneSettings = ControlPlaneSettings(port=9101)
+    prefect: PrefectSettings = PrefectSettings(directory=_RUN / "prefect")
+    report: Path = Field(_RUN / "report.json", description="Where the run's report goes")
+
+    @model_validator(mode="after")
+    def _everybody_has_their_own(self) -> FusionSettings:
+        refuse_shared_ports("radars", "udp", self.radars)
+        refuse_shared_ports("isls", "tcp", self.isls)
+        for what, names in (
+            (
+                "operators",
+                [
+                    *(each.name for each in self.radars),
+                    *(each.name for each in self.opticals),
+                    *(each.name for each in self.isls),
+                ],
+            ),
+            ("sensors", [each.source_id for each in self.sensors]),
+        ):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{what}: each needs a name of its own, got {', '.join(twice)} more than once")
+        return self

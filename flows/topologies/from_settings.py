@@ -1,0 +1,161 @@
+"""Settings to what operators take: feeds, policies, limits, claims. Both pipelines are made of these; no Prefect here."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from flows.settings.ingest import (
+    ControlPlaneSettings,
+    DeadLetterSettings,
+    IslSettings,
+    OpticalSettings,
+    RadarSettings,
+    RetrySettings,
+    ShutdownSettings,
+    ValidationSettings,
+)
+from orchestrator_adapter import (
+    Backoff,
+    BreakerPolicy,
+    DeadLetterLimits,
+    Reject,
+    RestartPolicy,
+    RetryPolicy,
+    SupervisionPolicy,
+    Verdict,
+)
+from orchestrator_adapter.control_plane import ControlPlane
+from sda_ops.records.observation import Observation
+from sda_ops.sources.isl.source import IslFeed
+from sda_ops.sources.optical import SHORT_MEMORY, OpticalFeed
+from sda_ops.sources.radar import RadarFeed
+from sda_ops.validate import ValidationLimits, validate
+
+FIVE_A_MINUTE = RestartPolicy.bounded(5, timedelta(seconds=60))
+THREE_A_MINUTE = RestartPolicy.bounded(3, timedelta(seconds=60))
+PATIENT = RestartPolicy.always(backoff=Backoff(initial=timedelta(milliseconds=500), cap=timedelta(seconds=15)))
+
+
+def radar_feed(radar: RadarSettings) -> RadarFeed:
+    """Where one array's datagrams come in."""
+    return RadarFeed(radar.host, radar.port, radar.receive_buffer_bytes)
+
+
+def optical_feed(optical: OpticalSettings) -> OpticalFeed:
+    """How one archive is polled."""
+    return OpticalFeed(
+        url=str(optical.url),
+        poll_interval=timedelta(seconds=optical.poll_interval_s),
+        long_poll=timedelta(seconds=optical.long_poll_s),
+        timeout=timedelta(seconds=optical.timeout_s),
+        lookback=timedelta(seconds=optical.lookback_s),
+        max_body_bytes=optical.max_body_bytes,
+        retry=retry_policy(optical.retry),
+        breaker=_breaker_policy(optical),
+        ca_file=optical.ca_file,
+    )
+
+
+def isl_feed(isl: IslSettings) -> IslFeed:
+    """Where one ring's beacons connect to."""
+    return IslFeed(
+        isl.host,
+        isl.port,
+        max_connections=isl.max_connections,
+        max_connections_per_peer=isl.max_connections_per_peer,
+        inbox_frames=isl.inbox_frames,
+        frame_deadline=timedelta(seconds=isl.frame_deadline_s),
+        silence_deadline=timedelta(seconds=isl.silence_deadline_s),
+        max_frame_bytes=isl.max_frame_bytes,
+        max_malformed_frames=isl.max_malformed_frames,
+    )
+
+
+def retry_policy(retry: RetrySettings) -> RetryPolicy:
+    """When a request is made again."""
+    return RetryPolicy(timedelta(seconds=retry.initial_s), timedelta(seconds=retry.cap_s), retry.max_attempts or None)
+
+
+def _breaker_policy(optical: OpticalSettings) -> BreakerPolicy:
+    breaker = optical.breaker
+    shortest_s = max(SHORT_MEMORY.window.total_seconds(), optical.longest_time_outs_s)
+    return BreakerPolicy(
+        threshold=breaker.threshold,
+        window=timedelta(seconds=shortest_s if breaker.window_s is None else breaker.window_s),
+        cooldown=timedelta(seconds=breaker.cooldown_s),
+        min_calls=breaker.min_calls,
+    )
+
+
+def judge(
+    validation: ValidationSettings, *, replayed: Callable[[str], bool] = lambda _: False
+) -> Callable[[Observation], Verdict]:
+    """A live observation is judged by the clock at its arrival; a replayed one has only its own."""
+    skew = timedelta(seconds=validation.max_clock_skew_s)
+    live = ValidationLimits(max_clock_skew=skew)
+    archived = ValidationLimits(max_clock_skew=skew, max_age=timedelta(seconds=validation.max_archive_age_s))
+
+    def verdict(observation: Observation) -> Verdict:
+        own_time = validation.replay or replayed(observation.source_id)
+        reference_ns = observation.sensor_timestamp if own_time else observation.ingest_timestamp
+        limits = archived if observation.source_kind == "optical" else live
+        rejection = validate(observation, reference_time_ns=reference_ns, limits=limits)
+        return None if rejection is None else Reject(f"{rejection.reason}: {rejection.message}")
+
+    return verdict
+
+
+def dead_letter_limits(settings: DeadLetterSettings) -> DeadLetterLimits:
+    """How much of the stream may be dead letters."""
+    return DeadLetterLimits(
+        max_share=settings.max_share, min_items=settings.min_items, max_consecutive=settings.max_consecutive
+    )
+
+
+def supervision_policy(shutdown: ShutdownSettings) -> SupervisionPolicy:
+    """How a pipeline stops."""
+    return SupervisionPolicy(timedelta(seconds=shutdown.grace_s), timedelta(seconds=shutdown.patience_s))
+
+
+def control_plane(settings: ControlPlaneSettings) -> ControlPlane | None:
+    """Where it is asked for its figures, if anywhere."""
+    return ControlPlane(host=settings.host, port=settings.port) if settings.enabled else None
+
+
+def claims(
+    *,
+    radars: Iterable[RadarSettings],
+    isls: Iterable[IslSettings],
+    control: ControlPlaneSettings,
+    places: Iterable[Path],
+) -> tuple[str, ...]:
+    """Every socket and every place on disk that no other pipeline may have meanwhile."""
+    sockets = [
+        *(("udp", radar.host, radar.port) for radar in radars),
+        *(("tcp", isl.host, isl.port) for isl in isls),
+        ("http", control.host, control.port if control.enabled else 0),
+    ]
+    return (
+        *(_socket(scheme, host, port) for scheme, host, port in sockets if port),
+        *(f"file://{_resolved(place)}" for place in places),
+    )
+
+
+def _socket(scheme: str, host: str, port: int) -> str:
+    """With the address that the host stands for, as the sources choose it; a name that nobody knows stays a name."""
+    with suppress(OSError, UnicodeError):
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        host = str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _resolved(place: Path) -> str:
+    try:
+        return os.path.realpath(place)
+    except ValueError:  # a path that is none; whoever opens it will say so
+        return str(place)

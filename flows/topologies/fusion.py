@@ -1,0 +1,291 @@
+"""``sda-fusion``: settings to a graph that reads like the picture it makes; no Prefect here::
+
+radar ×3 (UDP) ────┐                                            ┌─ audit: observations (Parquet)
+optical ×2 (HTTP) ─┼─ merge ── normalize ── validate ── dedup ── tee
+isl ×2 (TCP) ──────┤                                            └─ propagate ── correlate ── fuse ── correlations
+replay (files) ────┘                                                  │
+                                                               process pool
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from math import pi
+from typing import Any
+
+from flows.settings.fusion import ClusterSettings, FusionSettings, SensorSettings
+from flows.topologies.from_settings import (
+    FIVE_A_MINUTE,
+    PATIENT,
+    THREE_A_MINUTE,
+    claims,
+    control_plane,
+    dead_letter_limits,
+    isl_feed,
+    judge,
+    optical_feed,
+    radar_feed,
+    supervision_policy,
+)
+from orchestrator_adapter import (
+    DeadLetterFile,
+    Factory,
+    OperatorGraph,
+    RestartPolicy,
+    WiredEnds,
+    map_items,
+    sift,
+    source_of,
+)
+from orchestrator_adapter.bulkhead import Bulkhead, Launcher, Network
+from orchestrator_adapter.process import Pipeline
+from sda_ops.astro.sites import Site
+from sda_ops.catalog.fetch import CatalogFile, CatalogUnavailable, CatalogUrl
+from sda_ops.catalog.live import LiveCatalog, keep_fresh
+from sda_ops.correlate.associate import AssociationRules, Associator
+from sda_ops.correlate.operator import Prediction, correlate, fuse, propagate
+from sda_ops.correlate.sensors import Sensor
+from sda_ops.correlate.uncertainty import AxisErrors, ElementSetErrors
+from sda_ops.correlate.windows import WindowLimits
+from sda_ops.dedup import deduplicate
+from sda_ops.normalize import Normalizer
+from sda_ops.propagation.pool import PropagatorPool
+from sda_ops.records.observation import Uncertainty
+from sda_ops.sinks.audit import Audit, audit_sink
+from sda_ops.sources.isl.source import isl_source
+from sda_ops.sources.optical import optical_source
+from sda_ops.sources.radar import radar_source
+from sda_ops.sources.replay import ReplayFeed, replay_source
+from sda_ops.wire.tdm import TdmConventions
+
+NEVER = RestartPolicy.never()
+
+_RAD_PER_ARCSEC = pi / (180 * 3600)
+_STATELESS = "stateless: a restart forgets nothing"
+_MICRO_BATCHES = "four micro-batches: enough to keep both ends busy"
+_IRREPLACEABLE = "the record of what was seen: if it cannot be written, nothing may pretend that it was"
+
+
+@dataclass(frozen=True, slots=True)
+class Orbits:
+    """Where objects are: the catalogue, and the process pool that propagates it."""
+
+    catalog: LiveCatalog
+    pool: Bulkhead
+    propagator: PropagatorPool
+
+    def figures(self) -> dict[str, int]:
+        """The pool's, for metrics and the report."""
+        pool = self.pool.statistics()
+        return {
+            "workers_alive": pool.alive,
+            "worker_restarts": pool.restarts,
+            "calls_answered": pool.answered,
+            "calls_resubmitted": pool.resubmitted,
+            "calls_lost": pool.lost,
+        }
+
+
+def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
+    """``sda-fusion``, as the picture above draws it. Opens nothing."""
+    graph = OperatorGraph("sda-fusion")
+    merge = graph.add_fan_in("merge", restart_policy=FIVE_A_MINUTE, note=_STATELESS)
+    for radar in settings.radars:
+        factory, note = radar_source(radar_feed(radar)), "its socket outlives it; more losses than that need a person"
+        source = graph.add_source(radar.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
+        graph.connect(source, merge, 4_096, note="8 s of one array at 500 Hz; the kernel's buffer comes on top")
+    for optical in settings.opticals:
+        factory, note = (
+            optical_source(optical_feed(optical)),
+            "it waits an outage out; to the rest it comes back, jittered",
+        )
+        source = graph.add_source(optical.name, factory, restart_policy=PATIENT, endless=True, note=note)
+        graph.connect(source, merge, 2_048, note="a backlog comes in pages; it can wait at the archive")
+    for isl in settings.isls:
+        factory, note = isl_source(isl_feed(isl)), "its connections outlive it"
+        source = graph.add_source(isl.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
+        graph.connect(source, merge, 2_048, note="TCP holds what does not fit")
+    replay = graph.add_source("replay", _replay(settings), restart_policy=FIVE_A_MINUTE, note="it knows where it was")
+    graph.connect(replay, merge, 1_024, note="its files can wait")
+
+    normalizer = map_items(Normalizer(clock_offset_ns=settings.validation.clock_offset_ns))
+    normalize = graph.add_operator("normalize", normalizer, restart_policy=FIVE_A_MINUTE, note=_STATELESS)
+    graph.connect(merge, normalize, 1_024, note=_MICRO_BATCHES)
+    check = graph.add_operator(
+        "validate",
+        sift(judge(settings.validation, replayed=_replayed(settings).__contains__)),
+        restart_policy=FIVE_A_MINUTE,
+        dead_letter_limits=dead_letter_limits(settings.dead_letters),
+        note="stateless; if it rejects most of the stream, the deployment is at fault",
+    )
+    graph.connect(normalize, check, 1_024, note=_MICRO_BATCHES)
+    seen = deduplicate(max_age=timedelta(seconds=settings.dedup.window_s), max_items=settings.dedup.max_ids)
+    dedup = graph.add_operator(
+        "dedup", seen, stateful=True, restart_policy=THREE_A_MINUTE, note="what it remembers outlives it"
+    )
+    graph.connect(check, dedup, 1_024, note=_MICRO_BATCHES)
+    tee = graph.add_fan_out("tee", restart_policy=FIVE_A_MINUTE, note=_STATELESS)
+    graph.connect(dedup, tee, 1_024, note=_MICRO_BATCHES)
+    audit = graph.add_sink("audit", _audit(settings, "observations"), restart_policy=NEVER, note=_IRREPLACEABLE)
+    graph.connect(tee, audit, 16_384, note="what gathers for one file")
+
+    predict = graph.add_operator(
+        "propagate",
+        propagate(
+            orbits.catalog,
+            orbits.propagator,
+            _prediction(settings),
+            keep_fresh=_keep_fresh(settings, orbits),
+            figures=orbits.figures,
+        ),
+        stateful=True,
+        restart_policy=THREE_A_MINUTE,
+        max_deliveries=5,  # what fails here is the pool's fault, not an item's: the budget must be the first to end
+        note="what was propagated for it outlives it; the pool itself is a bulkhead",
+    )
+    graph.connect(tee, predict, 16_384, note="what comes while a worker is replaced: the audit need not wait for that")
+    associate = correlate(_associator(settings))
+    find = graph.add_operator("correlate", associate, restart_policy=FIVE_A_MINUTE, note=_STATELESS)
+    graph.connect(predict, find, 1_024, note=_MICRO_BATCHES)
+    combine = graph.add_operator(
+        "fuse",
+        fuse(_windows(settings)),
+        stateful=True,
+        expanding=True,
+        restart_policy=THREE_A_MINUTE,
+        note="its windows outlive it; updates are derived",
+    )
+    graph.connect(find, combine, 1_024, note=_MICRO_BATCHES)
+    told = graph.add_sink("correlations", _audit(settings, "correlations"), restart_policy=NEVER, note=_IRREPLACEABLE)
+    graph.connect(combine, told, 16_384, note="what gathers for one file")
+    return graph
+
+
+def fusion_pipeline(settings: FusionSettings) -> Pipeline:
+    """``sda-fusion`` with its process pool, dead-letter store, report, control plane and way of stopping. Opens nothing."""
+    orbits = orbits_of(settings)
+    return Pipeline(
+        graph=build_topology(settings, orbits),
+        policy=supervision_policy(settings.shutdown),
+        dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
+        report=settings.report,
+        control_plane=control_plane(settings.control_plane),
+        claims=claims(
+            radars=settings.radars,
+            isls=settings.isls,
+            control=settings.control_plane,
+            places=(settings.audit.directory, settings.dead_letters.directory, settings.report),
+        ),
+        preparations=(_first_catalog(orbits),),
+        bulkheads=(orbits.pool,),
+    )
+
+
+def orbits_of(settings: FusionSettings) -> Orbits:
+    """The catalogue and the pool, neither of them loaded or started."""
+    wanted = settings.propagator
+    pool = Bulkhead(
+        "propagator",
+        "sda_ops.propagation.pool:PropagationWorker",
+        workers=wanted.workers,
+        answer_within=timedelta(seconds=wanted.answer_within_s),
+        rebuilds=RestartPolicy.bounded(wanted.max_rebuilds, timedelta(seconds=60)),
+        launcher=_launcher(wanted.cluster) if wanted.cluster is not None else None,
+    )
+    return Orbits(
+        LiveCatalog(_source(settings)),
+        pool,
+        PropagatorPool(pool, engine=wanted.engine, max_age=timedelta(days=settings.catalog.max_age_days)),
+    )
+
+
+def _launcher(cluster: ClusterSettings) -> Launcher:
+    # Prefect takes a second to import, and who has no cluster does without it.
+    from orchestrator_adapter.prefect_flow.workers import dask_launcher, ray_launcher  # noqa: PLC0415
+
+    launch = {"dask": dask_launcher, "ray": ray_launcher}[cluster.kind]
+    return launch(cluster.address, network=Network(cluster.host, bind=cluster.bind, port=cluster.port))
+
+
+def _first_catalog(orbits: Orbits) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def load() -> None:
+        try:
+            await orbits.catalog.load()
+        except CatalogUnavailable as error:
+            raise CatalogUnavailable(f"no catalogue to begin with (catalog.file or catalog.url): {error}") from error
+
+    return load
+
+
+def _source(settings: FusionSettings) -> CatalogFile | CatalogUrl:
+    catalog = settings.catalog
+    if catalog.url is not None:
+        return CatalogUrl(str(catalog.url))
+    assert catalog.file is not None  # the settings see to it
+    return CatalogFile(catalog.file)
+
+
+def _replay(settings: FusionSettings) -> Factory:
+    replay = settings.replay
+    if not replay.files:
+        return source_of(())
+    conventions = TdmConventions(
+        range_is_round_trip=replay.range_is_round_trip,
+        doppler_is_round_trip=replay.doppler_is_round_trip,
+        doppler_sign=replay.doppler_sign,
+        uncertainty=Uncertainty(
+            sigma_range_m=replay.sigma_range_m,
+            sigma_range_rate_m_s=replay.sigma_range_rate_m_s,
+            sigma_angle_rad=replay.sigma_angle_arcsec * _RAD_PER_ARCSEC,
+        ),
+    )
+    return replay_source(ReplayFeed(paths=replay.files, pace=replay.pace or None, conventions=conventions))
+
+
+def _replayed(settings: FusionSettings) -> frozenset[str]:
+    return frozenset(sensor.source_id for sensor in settings.sensors if sensor.replayed)
+
+
+def _audit(settings: FusionSettings, part: str) -> Factory:
+    audit = settings.audit
+    commit_every = timedelta(seconds=audit.commit_every_s)
+    return audit_sink(Audit(directory=audit.directory / part, max_rows=audit.max_rows, commit_every=commit_every))
+
+
+def _prediction(settings: FusionSettings) -> Prediction:
+    wanted, built_in = settings.correlation, ElementSetErrors()
+    return Prediction(
+        errors=ElementSetErrors(
+            near_earth=built_in.near_earth if wanted.near_earth is None else AxisErrors(**dict(wanted.near_earth)),
+            deep_space=built_in.deep_space if wanted.deep_space is None else AxisErrors(**dict(wanted.deep_space)),
+        )
+    )
+
+
+def _associator(settings: FusionSettings) -> Associator:
+    wanted = settings.correlation
+    rules = AssociationRules(gate_miss=wanted.gate_miss, min_probability=wanted.min_probability)
+    return Associator({sensor.source_id: _sensor(sensor) for sensor in settings.sensors}, rules)
+
+
+def _sensor(sensor: SensorSettings) -> Sensor:
+    site = Site.from_degrees(
+        sensor.source_id,
+        latitude_deg=sensor.latitude_deg,
+        longitude_deg=sensor.longitude_deg,
+        height_m=sensor.height_m,
+    )
+    arcsec = sensor.sigma_angle_arcsec
+    return Sensor(site, Uncertainty(sigma_angle_rad=None if arcsec is None else arcsec * _RAD_PER_ARCSEC))
+
+
+def _windows(settings: FusionSettings) -> WindowLimits:
+    wanted = settings.correlation
+    return WindowLimits(length=timedelta(seconds=wanted.window_s), max_contributions=wanted.max_contributions)
+
+
+def _keep_fresh(settings: FusionSettings, orbits: Orbits) -> Callable[[WiredEnds], Coroutine[Any, Any, None]]:
+    every = timedelta(seconds=settings.catalog.refresh_every_s)
+    return lambda ends: keep_fresh(orbits.catalog, every, ends.shutdown)

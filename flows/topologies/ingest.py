@@ -1,0 +1,115 @@
+"""``sda-ingest``: settings to a graph that reads like the picture it makes; no Prefect here::
+
+radar ×N (UDP) ──┐
+optical (HTTP) ──┼─ merge ── normalize ── validate ── dedup ── event log (JSON Lines)
+isl (TCP) ───────┘
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flows.settings.ingest import IngestSettings
+from flows.topologies.from_settings import (
+    FIVE_A_MINUTE,
+    PATIENT,
+    THREE_A_MINUTE,
+    claims,
+    control_plane,
+    dead_letter_limits,
+    isl_feed,
+    judge,
+    optical_feed,
+    radar_feed,
+    supervision_policy,
+)
+from orchestrator_adapter import DeadLetterFile, OperatorGraph, RestartPolicy, VertexId, map_items, sift
+from orchestrator_adapter.process import Pipeline
+from sda_ops.dedup import deduplicate
+from sda_ops.normalize import Normalizer
+from sda_ops.sinks.event_log import EventLog, event_log_sink
+from sda_ops.sources.isl.source import isl_source
+from sda_ops.sources.optical import optical_source
+from sda_ops.sources.radar import radar_source
+
+
+def build_topology(settings: IngestSettings) -> OperatorGraph:
+    """``sda-ingest``, as the picture above draws it. Opens nothing."""
+    graph = OperatorGraph("sda-ingest")
+    feeds: list[tuple[VertexId, int, str]] = []
+    for radar in settings.radars:
+        source = graph.add_source(
+            radar.name,
+            radar_source(radar_feed(radar)),
+            restart_policy=FIVE_A_MINUTE,
+            endless=True,
+            note="its socket outlives it; a host that loses sockets more often needs a person",
+        )
+        feeds.append((source, 4_096, "8 s of one array at 500 Hz; the kernel's buffer comes on top"))
+    optical = graph.add_source(
+        "optical",
+        optical_source(optical_feed(settings.optical)),
+        restart_policy=PATIENT,
+        endless=True,
+        note="it waits an outage out; what no retry mends (a wrong page, a certificate) it comes back to, jittered",
+    )
+    feeds.append((optical, 2_048, "a backlog comes in pages; it can wait at the archive"))
+    isl = graph.add_source(
+        "isl",
+        isl_source(isl_feed(settings.isl)),
+        restart_policy=FIVE_A_MINUTE,
+        endless=True,
+        note="its connections outlive it",
+    )
+    feeds.append((isl, 2_048, "TCP holds what does not fit"))
+    merge = graph.add_fan_in("merge", restart_policy=FIVE_A_MINUTE, note="stateless: a restart forgets nothing")
+    for source, capacity, why in feeds:
+        graph.connect(source, merge, capacity, note=why)
+    normalize = graph.add_operator(
+        "normalize",
+        map_items(Normalizer(clock_offset_ns=settings.validation.clock_offset_ns)),
+        restart_policy=FIVE_A_MINUTE,
+        note="stateless: a restart forgets nothing",
+    )
+    graph.connect(merge, normalize, 1_024, note="four micro-batches: enough to keep both ends busy")
+    check = graph.add_operator(
+        "validate",
+        sift(judge(settings.validation)),
+        restart_policy=FIVE_A_MINUTE,
+        dead_letter_limits=dead_letter_limits(settings.dead_letters),
+        note="stateless; if it rejects most of the stream, the deployment is at fault",
+    )
+    graph.connect(normalize, check, 1_024, note="four micro-batches: enough to keep both ends busy")
+    unique = graph.add_operator(
+        "dedup",
+        deduplicate(max_age=timedelta(seconds=settings.dedup.window_s), max_items=settings.dedup.max_ids),
+        stateful=True,
+        restart_policy=THREE_A_MINUTE,
+        note="what it remembers outlives it",
+    )
+    graph.connect(check, unique, 1_024, note="four micro-batches: enough to keep both ends busy")
+    log = graph.add_sink(
+        "event-log",
+        event_log_sink(EventLog(settings.event_log.directory, settings.event_log.max_file_bytes)),
+        restart_policy=RestartPolicy.never(),
+        note="the record of what was seen: if it cannot be written, nothing may pretend that it was",
+    )
+    graph.connect(unique, log, 16_384, note="what gathers while the disk syncs")
+    return graph
+
+
+def ingest_pipeline(settings: IngestSettings) -> Pipeline:
+    """``sda-ingest`` with its dead-letter store, report, control plane and way of stopping. Opens nothing."""
+    return Pipeline(
+        graph=build_topology(settings),
+        policy=supervision_policy(settings.shutdown),
+        dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
+        report=settings.report,
+        control_plane=control_plane(settings.control_plane),
+        claims=claims(
+            radars=settings.radars,
+            isls=[settings.isl],
+            control=settings.control_plane,
+            places=(settings.event_log.directory, settings.dead_letters.directory, settings.report),
+        ),
+    )

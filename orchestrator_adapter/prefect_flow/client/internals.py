@@ -1,0 +1,128 @@
+"""Everything that Prefect does not document and this package relies on, in one place. Prefect 3.8.
+
+Three things: how a task run's state travels (the server's task run recorder makes rows of events of this shape, which is
+also how Prefect's own task engine tells of them), how a flow's body leaves the engine without a word to the server, and how
+Prefect's queue of events in this process is bounded. ``tests/orchestrator_adapter/prefect_flow/client/test_internals_shape.py`` says when one of
+them changes. The fallback for the first is in ``tell_by_api``: the documented client methods.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NoReturn
+from uuid import UUID
+
+from prefect import Task
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import Abort
+
+from orchestrator_adapter.prefect_flow.client.text import fit
+
+logger = logging.getLogger("orchestrator_adapter.prefect")
+
+_MADE_BY_THE_SERVER = {
+    *("id", "created", "updated", "flow_run_id", "state_id", "state_type", "state_name", "state"),
+    *("estimated_start_time_delta", "estimated_run_time"),
+}
+
+
+def task_run_event(
+    task_run: TaskRun, before: State[Any] | None, now: State[Any], related: Sequence[dict[str, str]]
+) -> dict[str, Any]:
+    """The event that makes the server record ``now`` as the state of ``task_run``, as JSON values.
+
+    Its id is the state's: sent twice, it is recorded once. An older state never replaces a newer one, so order does not
+    matter either. ``related`` must name the flow run, in the role ``flow-run``.
+    """
+    message = fit(now.message or "")
+    return {
+        "id": str(now.id),
+        "occurred": now.timestamp.isoformat(),
+        "event": f"prefect.task-run.{now.name}",
+        "follows": str(before.id) if before is not None else None,
+        "payload": {
+            "intended": {"from": before.type.value if before is not None else None, "to": now.type.value},
+            "initial_state": _state(before) if before is not None else None,
+            "validated_state": {**_state(now), "data": None},
+            "task_run": task_run.model_dump(mode="json", exclude_none=True, exclude=_MADE_BY_THE_SERVER),
+        },
+        "resource": {
+            "prefect.resource.id": f"prefect.task-run.{task_run.id}",
+            "prefect.resource.name": task_run.name,
+            "prefect.run-count": str(task_run.run_count),
+            "prefect.state-message": message,
+            "prefect.state-name": now.name or "",
+            "prefect.state-timestamp": now.timestamp.isoformat(),
+            "prefect.state-type": now.type.value,
+            "prefect.orchestration": "client",  # or the recorder passes over it
+        },
+        "related": list(related),
+    }
+
+
+async def tell_by_api(client: PrefectClient, task_run: TaskRun, state: State[Any]) -> None:
+    """The fallback: create the task run, if need be, and set its state, by the client's documented methods.
+
+    Slower, and the server dates the state itself. Raises what the client raises.
+    """
+    task: Task[[], None] = Task(_nothing, name=task_run.task_key, tags=task_run.tags)
+    task.task_key = task_run.task_key
+    await client.create_task_run(
+        task,
+        flow_run_id=task_run.flow_run_id,
+        dynamic_key=task_run.dynamic_key,
+        id=task_run.id,
+        name=task_run.name,
+        task_inputs=task_run.task_inputs,
+        state=state,
+    )
+    await client.set_task_run_state(task_run.id, state, force=True)
+
+
+def leave_engine_silently(why: str) -> NoReturn:
+    """End a flow's body without the engine proposing a state, which takes it two minutes where no API answers.
+
+    The run's state stays what it is on the server until ``reconcile`` mends it.
+    """
+    raise Abort(why)
+
+
+ENGINE_LEFT = Abort
+"""What a caller of the flow sees then. Prefect's runner takes it for a run that the orchestrator has concluded."""
+
+
+def bound_event_queue(limit: int) -> bool:
+    """Bound the queue of events that Prefect itself sends from this process (a heartbeat every now and then).
+
+    It has no bound by default, and fills while no API answers. False where that cannot be done.
+    """
+    try:
+        from prefect.events.worker import EventsWorker  # noqa: PLC0415 - nothing else here may fail with it
+
+        queue = EventsWorker.instance()._queue  # noqa: SLF001 - `maxsize` is public once one has the queue
+        if queue.maxsize <= 0:
+            queue.maxsize = limit
+    except Exception:
+        logger.exception("Prefect's own event queue could not be bounded")
+        return False
+    return True
+
+
+def _state(state: State[Any]) -> dict[str, Any]:
+    return {
+        "type": state.type.value,
+        "name": state.name,
+        "message": fit(state.message or ""),
+        "state_details": {},
+    }
+
+
+def _nothing() -> None:
+    """The body of a task that Prefect never runs."""
+
+
+def own_state_id(task_run: TaskRun) -> UUID | None:
+    """The id of the state that the server has for it."""
+    return task_run.state.id if task_run.state is not None else task_run.state_id

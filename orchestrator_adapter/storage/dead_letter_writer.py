@@ -1,0 +1,106 @@
+"""Where the runtime takes what no operator can deal with any more: to the dead letters, counted and logged.
+
+Knows the store and the clock, and nothing of why operators end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator_adapter.channels.channel import Undeliverable
+from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.errors import describe
+from orchestrator_adapter.primitives.event_log import DecisionLog
+from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
+
+
+class Burial:
+    """Buries items of one graph.
+
+    Attributes:
+        undelivered: How many were buried because nobody was left to take them.
+    """
+
+    def __init__(self, log: DecisionLog, store: DeadLetterStore, clock: Clock) -> None:
+        self.undelivered = 0
+        self._buried: dict[str, Counter[DeadLetterKind]] = {}
+        self._lost: dict[tuple[str, str], int] = {}
+        self._log = log
+        self._store = store
+        self._clock = clock
+
+    def buried(self, operator: str) -> Mapping[DeadLetterKind, int]:
+        """How many items of ``operator`` were buried, by kind; those that the store would not keep are among them.
+
+        Of all operators together it is what the ledger has as dead-lettered or rejected.
+        """
+        return dict(self._buried.get(operator, {}))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What the store would not keep, in words: a sentence for each operator and cause."""
+        return tuple(
+            f"{items} items of {operator!r} could not be kept as dead letters: {cause}"
+            for (operator, cause), items in self._lost.items()
+        )
+
+    def bury(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
+        """Log the burial as one decision, and keep the items."""
+        if items:
+            self._log("dead_letter", operator=operator, kind=str(kind), items=len(items), message=message)
+            self.keep(operator, items, kind, message)
+
+    def bury_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], message: str) -> None:
+        """As ``bury``, for items that nobody is left to take."""
+        self.undelivered += len(items)
+        self.bury(operator, items, DeadLetterKind.UNDELIVERED, message)
+
+    def keep(
+        self,
+        operator: str,
+        items: Sequence[Undeliverable[Any]],
+        kind: DeadLetterKind,
+        message: str,
+        *,
+        attempts: int | None = None,
+    ) -> None:
+        """Keep the items, without a line in the log. A store that fails is a problem of the run, and ends nothing."""
+        try:
+            self.keep_or_raise(operator, items, kind, message, attempts=attempts)
+        except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
+            key = (operator, describe(error))
+            if key not in self._lost:
+                self._log("dead_letters_lost", operator=operator, items=len(items), cause=key[1])
+            self._lost[key] = self._lost.get(key, 0) + len(items)
+            self._count(operator, kind, len(items))
+
+    def keep_or_raise(
+        self,
+        operator: str,
+        items: Sequence[Undeliverable[Any]],
+        kind: DeadLetterKind,
+        message: str,
+        *,
+        attempts: int | None = None,
+    ) -> None:
+        """As ``keep``, but raises what the store raises. ``attempts`` is the length of each item's history if not given."""
+        now_ns = self._clock.now_ns()
+        letters = [
+            DeadLetter(
+                time_ns=now_ns,
+                operator=operator,
+                kind=kind,
+                message=message,
+                attempts=len(held.history) if attempts is None else attempts,
+                payload=held.item,
+                history=held.history,
+            )
+            for held in items
+        ]
+        self._store.append(letters)
+        self._count(operator, kind, len(items))
+
+    def _count(self, operator: str, kind: DeadLetterKind, items: int) -> None:
+        self._buried.setdefault(operator, Counter())[kind] += items

@@ -1,0 +1,223 @@
+"""``Supervisor``: exits in, decisions out, time given. It touches no task.
+
+``runtime`` carries the decisions out. One-for-one: an operator's failure concerns that operator, until its budget is
+spent or it panics; then the whole graph comes down, because data that bypasses an operator is worse than none.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias, assert_never
+
+from orchestrator_adapter.primitives.errors import (
+    DeadLetterLimitExceeded,
+    ReaderDone,
+    ReaderGone,
+    RetryCutShort,
+    cause_chain,
+    describe,
+)
+from orchestrator_adapter.supervision.events import (
+    AllOk,
+    BudgetExhausted,
+    Restarted,
+    RestartHistory,
+    RunFigures,
+    ShutDown,
+    SupervisorEvent,
+)
+from orchestrator_adapter.supervision.events import Panicked as PanickedEvent
+from orchestrator_adapter.supervision.restart import RestartKind, RestartPolicy, admit
+from orchestrator_adapter.supervision.task_exit import Aborted, Errored, Ok, Panicked, TaskExit
+
+
+@dataclass(frozen=True, slots=True)
+class CloseOutputs:
+    """The operator has ended well: its readers will see the end of the stream. The others go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start the next instance, after ``restarted.backoff_s``."""
+
+    restarted: Restarted
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Over budget, or of a kind that no restart can mend: tear the graph down."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Escalate:
+    """A bug: never restarted, tear the graph down at once."""
+
+    panicked: Panicked
+
+
+@dataclass(frozen=True, slots=True)
+class NoAction:
+    """Ended while the graph was coming down: remembered, and nothing more follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeardownCause:
+    """Who brings the graph down, why, and what it held (for people; a panic's leased items)."""
+
+    decision: Exhausted | Escalate
+    operator: str
+    leased: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The name of the event to come."""
+        return "Panicked" if isinstance(self.decision, Escalate) else "BudgetExhausted"
+
+    @property
+    def cause(self) -> str:
+        """In one line."""
+        match self.decision:
+            case Exhausted(error):
+                return describe(error)
+            case Escalate(panicked):
+                return panicked.message
+
+    def __str__(self) -> str:
+        return f"operator {self.operator!r} brings the graph down ({self.kind}): {self.cause}"
+
+
+def name_event(figures: RunFigures, verdict: TeardownCause | None, stopped_because: str | None) -> SupervisorEvent:
+    """How a run with these figures ended: by the verdict, else as asked (``stopped_because``), else by itself."""
+    if verdict is None:
+        return AllOk(figures) if stopped_because is None else ShutDown(figures, stopped_because)
+    match verdict.decision:
+        case Exhausted(error):
+            return BudgetExhausted(figures, verdict.operator, cause_chain(error), error)
+        case Escalate(panicked):
+            chain = cause_chain(panicked.error)
+            return PanickedEvent(figures, verdict.operator, chain, panicked.error, panicked.traceback, verdict.leased)
+
+
+_REMEMBERED = 100  # restarts told in full per operator; the rest are only counted, so that memory stays flat
+
+Decision: TypeAlias = CloseOutputs | Restart | Exhausted | Escalate | NoAction
+
+
+@dataclass(slots=True)
+class _Operator:
+    policy: RestartPolicy
+    is_source: bool
+    charged: tuple[float, ...] = ()
+    row: int = 0  # restarts since the last healthy spell
+    pill_paid: bool = False  # the last restart was for no pill: it pays for the next one
+    restarts: int = 0
+    recent: deque[Restarted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+
+class Supervisor:
+    """Decides what follows from each exit. Keeps every operator's restart history, and no other state."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._operators: dict[str, _Operator] = {}
+
+    def watch(self, operator: str, policy: RestartPolicy, *, is_source: bool) -> None:
+        """Take ``operator`` into care, with its budget whole."""
+        self._operators[operator] = _Operator(policy, is_source)
+
+    @property
+    def restarts(self) -> Mapping[str, RestartHistory]:
+        """Per operator that was restarted, how often, and the most recent restarts."""
+        return {
+            name: RestartHistory(operator.restarts, tuple(operator.recent))
+            for name, operator in self._operators.items()
+            if operator.restarts
+        }
+
+    def decide(
+        self,
+        operator: str,
+        exit_: TaskExit,
+        *,
+        instance: int,
+        now: float,
+        uptime_s: float,
+        quarantined: int = 0,
+        draining: bool = False,
+        aborting: bool = False,
+    ) -> Decision:
+        """What follows from ``exit_`` at monotonic time ``now``.
+
+        ``quarantined`` counts the poison pills that left the operator's input with this exit and had been delivered
+        before: this restart is then not charged, if one was since the last pill. While ``draining``, sources stay
+        down; while ``aborting``, everybody does; so does, at any time, whose readers have had all they wanted. No restart
+        brings a reader back, or a deployment in order: such failures exhaust the budget at once.
+        """
+        match exit_:
+            case Ok():
+                return CloseOutputs()
+            case Aborted():
+                return NoAction()
+            case Panicked():
+                return Escalate(exit_)
+            case Errored() if aborting:
+                return NoAction()
+            case Errored(error):
+                return self._errored(operator, error, instance, now, uptime_s, quarantined > 0, draining)
+            case _:
+                assert_never(exit_)
+
+    def _errored(
+        self,
+        name: str,
+        error: BaseException,
+        instance: int,
+        now: float,
+        uptime_s: float,
+        pill_removed: bool,  # noqa: FBT001 - private, and called once
+        draining: bool,  # noqa: FBT001 - as above
+    ) -> Decision:
+        operator = self._operators[name]
+        reader_gone = contains(error, ReaderGone)
+        if draining and (operator.is_source or reader_gone or consists_only_of(error, RetryCutShort)):
+            return NoAction()  # it was to end anyway; what it could not deliver is kept by the runtime
+        if consists_only_of(error, ReaderDone):
+            return NoAction()
+        if reader_gone or contains(error, DeadLetterLimitExceeded):
+            return Exhausted(error)
+        backoff, row, delay_s = operator.policy.backoff, 0, 0.0
+        if backoff is not None:
+            row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
+            delay_s = backoff.delay_s(row, self._rng)
+        free = pill_removed and operator.pill_paid and operator.policy.kind is not RestartKind.NEVER
+        if not free:
+            admitted, operator.charged = admit(operator.policy, operator.charged, now, begins_at=now + delay_s)
+            if not admitted:
+                return Exhausted(error)
+        operator.row = row
+        # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. Of
+        # several pills in one batch only the first had such a failure; the quarantine of each other one is charged.
+        operator.pill_paid = not pill_removed
+        restarted = Restarted(name, instance + 1, describe(error), now, not free, delay_s)
+        operator.restarts += 1
+        operator.recent.append(restarted)
+        return Restart(restarted)
+
+
+def contains(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether ``error`` is of that kind, or a group that has one of that kind in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(contains(member, kind) for member in error.exceptions)
+    return isinstance(error, kind)
+
+
+def consists_only_of(error: BaseException, kind: type[BaseException]) -> bool:
+    """Whether ``error`` is of that kind, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(consists_only_of(member, kind) for member in error.exceptions)
+    return isinstance(error, kind)

@@ -1,0 +1,49 @@
+"""For your tests: a manual clock, scripted sources and faults, one-call runs, and every schedule in virtual time."""
+
+from orchestrator_adapter.testing.schedules import (
+    Deadlock,
+    LeftBehind,
+    LoopClock,
+    OutOfTime,
+    ScheduleFault,
+    VirtualTimeLoop,
+    run_every_schedule,
+    run_schedule,
+)
+from orchestrator_adapter.testing.toolkit import (
+    CollectSink,
+    Fail,
+    FailAt,
+    ListSource,
+    ManualClock,
+    Pause,
+    Step,
+    UntilShutdown,
+    chain,
+    run_graph,
+    settle,
+    without_waiting,
+)
+
+__all__ = [
+    "CollectSink",
+    "Deadlock",
+    "Fail",
+    "FailAt",
+    "LeftBehind",
+    "ListSource",
+    "LoopClock",
+    "ManualClock",
+    "OutOfTime",
+    "Pause",
+    "ScheduleFault",
+    "Step",
+    "UntilShutdown",
+    "VirtualTimeLoop",
+    "chain",
+    "run_every_schedule",
+    "run_graph",
+    "run_schedule",
+    "settle",
+    "without_waiting",
+]

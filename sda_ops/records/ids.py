@@ -1,0 +1,55 @@
+"""Observation ids: made once, at the source, from the frame's content, and never again.
+
+Same frame, same id, across restarts, replays and machines. That makes repeats harmless at every boundary
+(deduplication, database key, HTTP ``Idempotency-Key``). Nothing here knows the frames themselves: what counts as
+content is the wire format's decision (``sda_ops.wire``).
+
+The id is a UUID of version 8 (RFC 9562, section 5.8: "custom"): 122 bits of XXH3-128 over the content, seeded with
+the kind of sensor, around the version and variant bits. XXH3 is no cryptographic hash: the ids withstand accident,
+not an adversary who crafts frames that collide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import xxhash
+
+from sda_ops.records.observation import SourceKind
+
+_SEED: dict[SourceKind, int] = {"radar": 1, "optical": 2, "isl": 3}
+"""Part of the id's definition: another value gives every observation ever logged another id."""
+
+# RFC 9562, section 4: the version is the high nibble of octet 6, the variant the two high bits of octet 8.
+_VERSION_AND_VARIANT_MASK = (0xF << 76) | (0b11 << 62)
+_VERSION_8_AND_VARIANT = (8 << 76) | (0b10 << 62)
+_DIGEST_MASK = ((1 << 128) - 1) ^ _VERSION_AND_VARIANT_MASK
+
+# msgspec builds a UUID from its 16 octets as MessagePack "bin" (documented: "UUID values may be decoded from bytes")
+# in 0.1 us, the constructor `UUID(int=…)` in 0.6 us: 0.44 against 0.92 us for the whole id, 0.23 us in batches.
+_BIN_16 = b"\xc4\x10"
+_ARRAY_32 = b"\xdd"
+_decode_uuid = msgspec.msgpack.Decoder(UUID).decode
+_decode_uuids = msgspec.msgpack.Decoder(list[UUID]).decode
+
+
+def observation_id(kind: SourceKind, content: bytes) -> UUID:
+    """The id of one observation: a pure function of the sensor's kind and the frame's content."""
+    digest = xxhash.xxh3_128_intdigest(content, _SEED[kind])
+    return _decode_uuid(_BIN_16 + (digest & _DIGEST_MASK | _VERSION_8_AND_VARIANT).to_bytes(16, "big"))
+
+
+def observation_ids(kind: SourceKind, contents: Sequence[bytes]) -> list[UUID]:
+    """The ids of many observations of one kind, in order: the same as `observation_id` of each, at half the cost."""
+    if not contents:
+        return []
+    seed, digest = _SEED[kind], xxhash.xxh3_128_digest
+    octets = np.frombuffer(b"".join([_BIN_16 + digest(content, seed) for content in contents]), dtype=np.uint8)
+    rows = octets.reshape(len(contents), len(_BIN_16) + 16).copy()
+    uuids = rows[:, len(_BIN_16) :]
+    uuids[:, 6] = uuids[:, 6] & 0x0F | 0x80
+    uuids[:, 8] = uuids[:, 8] & 0x3F | 0x80
+    return _decode_uuids(_ARRAY_32 + len(contents).to_bytes(4, "big") + rows.tobytes())

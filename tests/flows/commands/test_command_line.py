@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.__main__ import main
+from orchestrator_adapter.process.report import ExitCode
+from orchestrator_adapter.storage.jsonl import RotatingJsonLines
+
+COMMANDS = ("ingest", "fusion", "simulate", "check", "demo", "automations", "reconcile", "up", "down", "worker")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(("SDA_INGEST__", "SDA_FUSION__", "PREFECT_API_URL")):
+            monkeypatch.delenv(name)
+
+
+def config(folder: Path, *, isl_port: int = 0, extra: str = "") -> Path:
+    """Settings that keep everything in ``folder``, listen on any port and poll an archive that is not there."""
+    path = folder / "settings.toml"
+    path.write_text(
+        f"""
+        report = "{folder}/report.json"
+        {extra}
+        [[radars]]
+        name = "radar-01"
+        port = 0
+        [optical]
+        url = "http://127.0.0.1:9/observations"
+        [isl]
+        port = {isl_port}
+        [event_log]
+        directory = "{folder}/log"
+        [dead_letters]
+        directory = "{folder}/dead"
+        [control_plane]
+        port = 0
+        """
+    )
+    return path
+
+
+def ingest(path: Path, *options: str) -> int:
+    return main(["ingest", "--config", str(path), "--no-api", "--quiet", *options])
+
+
+def report(folder: Path) -> Any:
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_every_command_has_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """It exits with 0, says what the command does, and explains every option."""
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m flows")
+    if command:
+        options = re.findall(r"^  (--?\S.*)$", text, re.MULTILINE)
+        assert options
+    else:
+        assert all(name in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["ingest", "fusion", "demo"])
+def test_the_help_explains_every_exit_code(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No code the process can end with is missing from the table."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    table = capsys.readouterr().out.split("exit codes:")[1]
+    assert [int(code) for code in re.findall(r"^  (\d)  ", table, re.MULTILINE)] == [int(code) for code in ExitCode]
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["ingest", "--frobnicate"], ["ingest", "--duration", "x"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """And says what is wrong on standard error."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == ExitCode.USAGE
+    assert "usage: " in capsys.readouterr().err
+
+
+def test_check_prints_the_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, every operator with its policy and every edge with its reason."""
+    assert main(["check", "--config", str(config(tmp_path))]) == 0
+    text = capsys.readouterr().out
+    for word in ("radar-01", "optical", "isl", "merge", "normalize", "validate", "event-log", "restart never", "4096"):
+        assert word in text
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.toml"]
+
+
+def test_check_can_draw_the_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a Mermaid flowchart, from the defaults alone."""
+    assert main(["check", "--mermaid"]) == 0
+    assert capsys.readouterr().out.startswith("flowchart ")
+
+
+@pytest.mark.parametrize("command", [["check"], ["ingest", "--no-api", "--quiet"]])
+def test_every_problem_of_the_settings_is_named(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, one line a problem on standard error, nothing on standard output and nothing on disk."""
+    monkeypatch.setenv("SDA_INGEST__SHUTDOWN__GRACE_S", "soon")
+    path = config(tmp_path, isl_port=70_000, extra='unknown = "x"')
+    assert main([*command, "--config", str(path)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert sorted(line.split(": ")[1] for line in told.err.splitlines()) == ["isl.port", "shutdown.grace_s", "unknown"]
+    assert [each.name for each in tmp_path.iterdir()] == ["settings.toml"]
+
+
+@pytest.mark.parametrize("command", [["check"], ["ingest", "--no-api", "--quiet"]])
+def test_problems_of_the_graph_are_named(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two radars of one name and one called like an operator: exit code 1, both named."""
+    radars = [{"name": name, "port": 0} for name in ("twin", "twin", "merge")]
+    monkeypatch.setenv("SDA_INGEST__RADARS", json.dumps(radars))
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "'twin'" in told
+    assert "'merge'" in told
+
+
+def test_check_names_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1 and the path."""
+    assert main(["check", "--config", str(tmp_path / "missing.toml")]) == 1
+    assert capsys.readouterr().err == f"sda-ingest: settings file {tmp_path / 'missing.toml'}: no such file\n"
+
+
+def test_ingest_runs_for_its_duration_and_says_how_it_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, event, ledger and paths on standard output, the report where ``--report`` says."""
+    path = tmp_path / "elsewhere.json"
+    assert ingest(config(tmp_path), "--duration", "0.01", "--report", str(path)) == 0
+    told = json.loads(path.read_text())
+    assert (told["event"], told["cause"], told["exit_code"]) == ("ShutDown", "ran for 0.01 s", 0)
+    text = capsys.readouterr().out
+    assert text.startswith("ShutDown: ran for 0.01 s after ")
+    assert f"  log      {tmp_path / 'log'}\n" in text
+    assert f"  report   {path}\n" in text
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_port_that_is_taken_ends_with_3_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """BudgetExhausted, with the address in the words and in the report."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert ingest(config(tmp_path, isl_port=port)) == ExitCode.BUDGET_EXHAUSTED
+    assert f"cannot listen on tcp://127.0.0.1:{port}" in capsys.readouterr().out
+    assert f"tcp://127.0.0.1:{port}" in report(tmp_path)["cause"]
+    assert report(tmp_path)["ledger_holds"]
+
+
+def test_a_control_planes_port_that_is_taken_ends_with_1_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on standard error that names the address and the setting; no report, no log."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("SDA_INGEST__CONTROL_PLANE__PORT", str(port))
+        assert ingest(config(tmp_path)) == ExitCode.FAILED
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-ingest: "))
+    assert told.startswith(f"sda-ingest: control plane: cannot listen on http://127.0.0.1:{port}: ")
+    assert "control_plane.port" in told
+    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "log").exists()
+
+
+def test_no_catalogue_ends_with_1_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on standard error that names the file and the settings; no process was started, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["fusion", "--no-api", "--quiet"]) == ExitCode.FAILED
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-fusion: "))
+    assert told == (
+        "sda-fusion: no catalogue to begin with (catalog.file or catalog.url): "
+        "run/sda-fusion/catalog.json: No such file or directory"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["fusion", "--no-api", "--quiet"], ["check", "--pipeline", "sda-fusion"]])
+def test_a_cluster_without_its_extra_ends_with_1_and_says_what_to_install(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it is to run, or only looked at."""
+    monkeypatch.setitem(sys.modules, "prefect_ray.task_runners", None)
+    monkeypatch.setenv(
+        "SDA_FUSION__PROPAGATOR__CLUSTER", json.dumps({"kind": "ray", "address": "ray://head:10001", "host": "here"})
+    )
+    assert main(command) == ExitCode.FAILED
+    assert capsys.readouterr().err == (
+        "sda-fusion: workers on Ray need an extra: pip install 'sda-stream-orchestrator[ray]'\n"
+    )
+
+
+def test_an_event_log_in_use_ends_with_3_and_names_the_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sink is never restarted: BudgetExhausted, with the other's process id."""
+    with RotatingJsonLines(tmp_path / "log", stem="observations"):
+        assert ingest(config(tmp_path)) == ExitCode.BUDGET_EXHAUSTED
+    assert f"is being written by process {os.getpid()}" in capsys.readouterr().out
+    assert report(tmp_path)["restarts"].get("event-log") is None
+
+
+def test_a_dead_letter_store_in_use_ends_with_1_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line on standard error that names the folder and the process; no report, no log."""
+    with RotatingJsonLines(tmp_path / "dead", stem="dead-letters"):
+        assert ingest(config(tmp_path)) == ExitCode.FAILED
+    told = capsys.readouterr().err
+    assert f"sda-ingest: {tmp_path / 'dead'} is being written by process {os.getpid()}" in told
+    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_report_that_cannot_be_written_is_said_and_changes_no_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run was good: 0, and a line that names the path."""
+    assert ingest(config(tmp_path), "--duration", "0.01", "--report", "/dev/null/report.json") == 0
+    assert "  problem  writing the report /dev/null/report.json failed: " in capsys.readouterr().out

@@ -1,0 +1,113 @@
+"""``python -m flows reconcile``: what it says, what it leaves, and its exit code. A server that is real has it in ``integration/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.objects import StateType
+
+from flows.__main__ import main
+from flows.commands import reconcile as reconcile_command
+from orchestrator_adapter.prefect_flow.client import api
+from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
+from orchestrator_adapter.storage.claims import Owner, claim
+from tests.helpers.prefect_fakes import FakePrefect, state
+
+RECORD = RunRecord(UUID(int=9), "brave-otter", "sda-ingest", 1, 4_711, "2026-01-01T12:00:00+00:00")
+
+
+@pytest.fixture
+def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
+    """A server that answers, and that ``PREFECT_API_URL`` names."""
+
+    async def up(*_: object) -> None:
+        return None
+
+    prefect = FakePrefect()
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(reconcile_command, "wait_for_api", up)
+    monkeypatch.setattr(api, "impatient_client", prefect.connected)
+    return prefect
+
+
+def reconcile(folder: Path, *options: str) -> int:
+    return main(["reconcile", "--folder", str(folder), *options])
+
+
+def test_a_killed_run_is_set_crashed_with_a_line_and_forgotten(
+    prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 0; flow run and task run are Crashed; the second time there is nothing to put right."""
+    RunRecords(tmp_path).write(RECORD)
+    prefect.has_flow_run(RECORD.flow_run_id, state(StateType.RUNNING))
+    alive = prefect.has_task_run(1, RECORD.flow_run_id, state(StateType.RUNNING))
+    assert reconcile(tmp_path) == 0
+    named = f"flow run 'brave-otter' ({RECORD.flow_run_id}) of sda-ingest"
+    assert capsys.readouterr().out == f"{named}: Crashed; 1 task runs set Crashed\n"
+    assert prefect.flow_run_state(RECORD.flow_run_id).type is StateType.CRASHED
+    assert prefect.task_runs[alive].state is not None
+    assert "python -m flows reconcile" in (prefect.flow_run_state(RECORD.flow_run_id).message or "")
+    assert reconcile(tmp_path) == 0
+    assert capsys.readouterr().out == f"nothing to put right in {tmp_path}\n"
+
+
+def test_what_a_troubled_server_does_not_take_is_left_for_the_next_time(
+    prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, the run is named, and its record stays."""
+    RunRecords(tmp_path).write(RECORD)
+    prefect.away = True
+    assert reconcile(tmp_path) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"({RECORD.flow_run_id}) of sda-ingest: Prefect does not answer, or not well" in told.err
+    assert list(RunRecords(tmp_path).all()) == [RECORD]
+
+
+def test_what_is_no_record_is_named_and_left_alone(
+    prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, and the file is as it was."""
+    path = tmp_path / "somebody.json"
+    path.write_text("{}")
+    assert reconcile(tmp_path) == 1
+    assert capsys.readouterr().err == (
+        f"reconcile: {path} should be the record of a run and is none; it is left alone\n"
+    )
+    assert path.read_text() == "{}"
+
+
+def test_a_folder_that_a_run_has_is_refused(
+    prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1 and whose it is; the server is not even asked."""
+    owner = Owner.this_process("sda-ingest", run="flow run 'brave-otter'")
+    with claim((f"file://{tmp_path.resolve()}",), owner):
+        assert reconcile(tmp_path) == 1
+    assert f"file://{tmp_path} is in use by {owner}" in capsys.readouterr().err
+    assert prefect.calls == []
+
+
+def test_without_an_api_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, whether none is named or none answers, and the record stays."""
+    RunRecords(tmp_path).write(RECORD)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert reconcile(tmp_path) == 1
+    assert "set PREFECT_API_URL" in capsys.readouterr().err
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert reconcile(tmp_path, "--api-wait", "0") == 1
+    assert "no Prefect API answers at http://127.0.0.1:9/api (PREFECT_API_URL): " in capsys.readouterr().err
+    assert list(RunRecords(tmp_path).all()) == [RECORD]
+
+
+def test_the_folder_is_that_of_the_settings_unless_it_is_named(
+    prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``prefect.directory``, from the environment as from a file."""
+    monkeypatch.setenv("SDA_INGEST__PREFECT__DIRECTORY", str(tmp_path))
+    assert main(["reconcile"]) == 0
+    assert capsys.readouterr().out == f"nothing to put right in {tmp_path}\n"

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.settings.fusion import ENVIRONMENT_PREFIX, FusionSettings
+from flows.settings.ingest import SettingsError, load_settings
+
+SITE = "{source_id = 's', latitude_deg = 1, longitude_deg = 2, height_m = 3}"
+
+
+def problems(text: str, folder: Path) -> list[str]:
+    file = folder / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        load_settings(FusionSettings, file, prefix=ENVIRONMENT_PREFIX)
+    return raised.value.problems
+
+
+def test_every_fusion_setting_has_a_default() -> None:
+    """The Prefect form can be sent as it is."""
+    assert FusionSettings() == FusionSettings.model_validate({})
+
+
+def test_the_environment_sets_fusion_by_a_prefix_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SDA_INGEST__ is none of its business."""
+    monkeypatch.setenv("SDA_FUSION__PROPAGATOR__WORKERS", "3")
+    monkeypatch.setenv("SDA_INGEST__DEDUP__WINDOW_S", "1")
+    settings = load_settings(FusionSettings, None, prefix=ENVIRONMENT_PREFIX)
+    assert settings.propagator.workers == 3
+    assert settings.dedup.window_s == 600.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('catalog = {file = "a.csv", url = "http://b"}', "expected a file or a url, got both: a.csv and http://b/"),
+        ("correlation = {min_probability = 0.4}", "correlation.min_probability"),
+        ("correlation = {gate_miss = 1.0}", "correlation.gate_miss"),
+        ("propagator = {workers = 0}", "propagator.workers"),
+        ('propagator = {engine = "sgp8"}', "propagator.engine"),
+        ("replay = {pace = -1.0}", "replay.pace"),
+        ("replay = {doppler_sign = 2}", "replay.doppler_sign"),
+        ("audit = {commit_every_s = 0}", "audit.commit_every_s"),
+        (
+            'radars = [{name = "a", port = 9}, {name = "b", port = 9}]',
+            "radars a and b both listen on udp://127.0.0.1:9",
+        ),
+        ('isls = [{name = "a", port = 9}, {name = "b", port = 9}]', "isls a and b both listen on tcp://127.0.0.1:9"),
+        (
+            'radars = [{name = "a", port = 9}]\nisls = [{name = "a", port = 8}]',
+            "operators: each needs a name of its own, got a more than once",
+        ),
+        (
+            f"sensors = [{SITE}, {SITE}]",
+            "sensors: each needs a name of its own, got s more than once",
+        ),
+        (f"sensors = [{SITE.replace('= 1', '= 91')}]", "sensors.0.latitude_deg"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_expected(text: str, said: str, tmp_path: Path) -> None:
+    """One problem each, and the setting it is about."""
+    (problem,) = problems(text, tmp_path)
+    assert said in problem
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    """Nobody mends one to be told of the next."""
+    assert len(problems('propagator = {workers = 0}\naudit = {max_rows = 0}\nnonsense = "x"', tmp_path)) == 3

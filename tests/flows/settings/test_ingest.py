@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.settings.ingest import IngestSettings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("SDA_INGEST__"):
+            monkeypatch.delenv(name)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+def problems(file: Path | None) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(IngestSettings, file)
+    assert str(raised.value) == "\n".join(raised.value.problems)
+    return raised.value.problems
+
+
+def test_without_file_and_environment_the_defaults_hold() -> None:
+    """What the model says is what comes out."""
+    assert load_settings(IngestSettings, None) == IngestSettings()
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer overrides single values of the one below and leaves the rest of the section alone."""
+    file = written(tmp_path, '[event_log]\ndirectory = "/from/file"\nmax_file_bytes = 1000\n[isl]\nport = 1\n')
+    monkeypatch.setenv("SDA_INGEST__EVENT_LOG__DIRECTORY", "/from/environment")
+    monkeypatch.setenv("SDA_INGEST__RADARS", '[{"name": "only", "port": 7}]')
+    settings = load_settings(IngestSettings, file)
+    assert settings.event_log.directory == Path("/from/environment")
+    assert settings.event_log.max_file_bytes == 1000
+    assert (settings.isl.port, settings.isl.max_connections) == (1, 256)
+    assert [(radar.name, radar.port) for radar in settings.radars] == [("only", 7)]
+    assert type(settings) is IngestSettings
+
+
+def test_every_error_is_told_at_once_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File and environment together: each problem names the setting, what was expected and what came."""
+    file = written(
+        tmp_path,
+        """
+        reprot = "typo.json"
+        [[radars]]
+        name = "radar 1"
+        port = 70000
+        [[radars]]
+        port = 1
+        [optical]
+        url = "ftp://archive"
+        poll_interval_s = 0
+        interval_s = 1
+        """,
+    )
+    monkeypatch.setenv("SDA_INGEST__ISL__PORT", "-1")
+    monkeypatch.setenv("SDA_INGEST__ISL__PROT", "1")
+    found = {problem.split(": ")[0]: problem for problem in problems(file)}
+    assert set(found) == {
+        "reprot",
+        "radars.0.name",
+        "radars.0.port",
+        "radars.1.name",
+        "optical.url",
+        "optical.poll_interval_s",
+        "optical.interval_s",
+        "isl.port",
+        "isl.prot",
+    }
+    assert found["radars.0.port"] == "radars.0.port: Input should be less than or equal to 65535, got 70000"
+    assert found["isl.port"] == "isl.port: Input should be greater than or equal to 0, got '-1'"
+    assert "Extra inputs are not permitted" in found["reprot"]
+
+
+def test_a_variable_that_sets_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typing error in a section's name is told, together with the file's problems."""
+    monkeypatch.setenv("SDA_INGEST__EVNT_LOG__DIRECTORY", "/data")
+    monkeypatch.setenv("SDA_INGEST__", "x")
+    assert problems(written(tmp_path, "[isl]\nport = -1\n")) == [
+        "environment variable SDA_INGEST__: there is no such setting",
+        "environment variable SDA_INGEST__EVNT_LOG__DIRECTORY: there is no such setting",
+        "isl.port: Input should be greater than or equal to 0, got -1",
+    ]
+
+
+def test_variables_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pydantic-settings reads them."""
+    monkeypatch.setenv("sda_ingest__isl__port", "5")
+    assert load_settings(IngestSettings, None).isl.port == 5
+
+
+def test_a_variable_that_is_no_json_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is named."""
+    monkeypatch.setenv("SDA_INGEST__RADARS", "[oops")
+    (problem,) = problems(None)
+    assert "radars" in problem
+
+
+@pytest.mark.parametrize("text", ["[isl", "isl = {port = }", "\x00"])
+def test_toml_that_does_not_parse_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    """And the place in it."""
+    file = written(tmp_path, text)
+    (problem,) = problems(file)
+    assert problem.startswith(f"settings file {file}: ")
+
+
+def test_a_file_that_is_no_text_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8."""
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xff\xfe")
+    (problem,) = problems(file)
+    assert problem.startswith(f"settings file {file}: ")
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    """A folder is no file either."""
+    assert problems(tmp_path / name) == [f"settings file {tmp_path / name}: no such file"]
+
+
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it() -> None:
+    """The kernel's reason comes with it, and no traceback."""
+    (problem,) = problems(Path("/proc/self/mem"))
+    assert problem.startswith("settings file /proc/self/mem: [Errno 5]")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("optical", "lookback_s", "inf"),
+        ("optical", "lookback_s", "nan"),
+        ("optical", "poll_interval_s", "1e300"),
+        ("optical", "poll_interval_s", "1e-9"),
+        ("optical", "long_poll_s", "nan"),
+        ("shutdown", "grace_s", "inf"),
+        ("validation", "max_clock_skew_s", "1e15"),
+        ("dead_letters", "max_share", "nan"),
+    ],
+)
+def test_numbers_that_no_duration_or_share_can_be_are_errors(
+    tmp_path: Path, section: str, name: str, value: str
+) -> None:
+    """They are refused here and not by an overflow further on."""
+    (problem,) = problems(written(tmp_path, f"[{section}]\n{name} = {value}\n"))
+    assert problem.startswith(f"{section}.{name}: ")
+
+
+def test_a_kernel_buffer_that_no_kernel_takes_is_an_error(tmp_path: Path) -> None:
+    """The socket option is a signed 32-bit number."""
+    file = written(tmp_path, '[[radars]]\nname = "r"\nport = 1\nreceive_buffer_bytes = 2147483648\n')
+    (problem,) = problems(file)
+    assert problem.startswith("radars.0.receive_buffer_bytes: ")
+
+
+def test_every_setting_is_described() -> None:
+    """The Prefect UI shows the descriptions beside the fields; ports are described by their type."""
+    schema = IngestSettings.model_json_schema()
+    sections = {"IngestSettings": schema, **schema["$defs"]}
+    missing = [
+        f"{section}.{name}"
+        for section, definition in sections.items()
+        for name, field in definition["properties"].items()
+        if "description" not in field and "$ref" not in field
+    ]
+    assert not missing
+
+
+def test_two_arrays_on_one_port_are_an_error_that_names_both(tmp_path: Path) -> None:
+    """The second could never bind; the settings know that before any socket does."""
+    file = tmp_path / "settings.toml"
+    file.write_text('[[radars]]\nname = "north"\nport = 9201\n[[radars]]\nname = "south"\nport = 9201\n')
+    with pytest.raises(SettingsError) as caught:
+        load_settings(IngestSettings, file)
+    assert caught.value.problems == ["Value error, radars north and south both listen on udp://127.0.0.1:9201"]
+
+
+@pytest.mark.parametrize(
+    ("optical", "problem"),
+    [
+        (
+            {"retry": {"initial_s": 15, "cap_s": 20}},
+            "optical.retry: cap_s must be >= 3 * initial_s, or there is little jitter: got 20 and 15",
+        ),
+        (
+            {"breaker": {"window_s": 10}, "timeout_s": 5},
+            "optical: breaker.window_s must be >= breaker.min_calls * (timeout_s + long_poll_s) = 15, or the breaker never",
+        ),
+        ({"ca_file": __file__}, f"optical: no certificates in ca_file {__file__}: [X509: NO_CERTIFICATE_OR_CRL_FOUND]"),
+    ],
+)
+def test_settings_that_could_only_fail_in_an_outage_are_refused_before_it(
+    optical: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No jitter to speak of, a breaker that cannot open, a file without certificates: each is named, with what it got."""
+    monkeypatch.setenv("SDA_INGEST__OPTICAL", json.dumps(optical))
+    with pytest.raises(SettingsError) as raised:
+        load_settings(IngestSettings, None)
+    (told,) = raised.value.problems
+    assert told.startswith(problem)
+    assert "input" not in told

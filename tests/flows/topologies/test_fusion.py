@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flows.settings.fusion import FusionSettings
+from flows.topologies.fusion import _associator, _prediction, _replayed, build_topology, fusion_pipeline, orbits_of
+from orchestrator_adapter.bulkhead import Launcher, LocalProcesses, Network
+from orchestrator_adapter.control_plane import ControlPlane
+from orchestrator_adapter.prefect_flow import workers
+from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
+from sda_ops.simulate.places import RADAR_SITES
+
+SETTINGS = FusionSettings()
+SOURCES = ["radar-01", "radar-02", "radar-03", "optical-01", "optical-02", "isl-01", "isl-02", "replay"]
+
+
+def test_build_topology_of_eight_sources_is_under_80_lines() -> None:
+    """The future-load profile fits one screen, on the unchanged orchestrator API."""
+    assert len(inspect.getsource(build_topology).splitlines()) < 80
+
+
+def test_the_operators_come_in_the_order_of_the_data_from_eight_sources() -> None:
+    """Sources, fan-in, the chain to the tee, then both branches."""
+    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    names = [vertex.name for vertex in plan.order]
+    assert names[:8] == SOURCES
+    assert names[8:13] == ["merge", "normalize", "validate", "dedup", "tee"]
+    assert set(names[13:]) == {"audit", "propagate", "correlate", "fuse", "correlations"}
+    at_the_tee = [str(edge.id) for edge in plan.edges if "tee" in str(edge.id)]
+    assert at_the_tee == ["dedup -> tee", "tee -> audit", "tee -> propagate"]
+
+
+def test_every_vertex_and_every_edge_of_fusion_gives_its_reason() -> None:
+    """A restart policy and a capacity without a one-line reason do not pass review."""
+    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    reasons = [*(vertex.note for vertex in plan.order), *(edge.note for edge in plan.edges)]
+    assert all(reasons)
+    assert not [reason for reason in reasons if "\n" in reason]
+
+
+def test_fusions_restart_policies_are_what_the_specification_says() -> None:
+    """Five a minute for sources and the stateless, three for the stateful, patience for archives, never for the audit."""
+    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    policies = {vertex.name: str(vertex.restart_policy) for vertex in plan.order}
+    assert {name for name, policy in policies.items() if policy == "bounded(3, 60 s)"} == {"dedup", "propagate", "fuse"}
+    assert {name for name, policy in policies.items() if policy == "never"} == {"audit", "correlations"}
+    assert {name for name, policy in policies.items() if policy.startswith("always")} == {"optical-01", "optical-02"}
+    assert {policy for name, policy in policies.items() if name.startswith(("radar", "isl", "replay", "merge"))} == {
+        "bounded(5, 60 s)"
+    }
+
+
+def test_only_the_replay_may_end_by_itself() -> None:
+    """A live feed that ends is a matter for the control plane's health; a file that ends is not."""
+    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    assert [vertex.name for vertex in plan.order if vertex.endless] == SOURCES[:-1]
+
+
+def test_fusion_claims_its_sockets_and_places_and_none_of_ingests_by_default(tmp_path: Path) -> None:
+    """Both pipelines can run on one machine with their defaults."""
+    from flows.settings.ingest import IngestSettings  # noqa: PLC0415 - likewise
+    from flows.topologies.ingest import ingest_pipeline  # noqa: PLC0415 - the other one, here only
+
+    ours = set(fusion_pipeline(SETTINGS).claims)
+    assert len(ours) == 9  # three radars, two rings, control plane, audit, dead letters, report
+    assert not ours & set(ingest_pipeline(IngestSettings()).claims)
+    moved = SETTINGS.model_copy(update={"report": tmp_path / "report.json"})
+    assert f"file://{os.path.realpath(tmp_path)}/report.json" in fusion_pipeline(moved).claims
+
+
+def test_the_pipeline_has_its_pool_and_its_control_plane() -> None:
+    """One bulkhead, started and stopped with it."""
+    pipeline = fusion_pipeline(SETTINGS)
+    assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator"]
+    assert pipeline.control_plane == ControlPlane(host="127.0.0.1", port=9101)
+
+
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_workers_of_a_cluster_are_launched_there_and_connect_back_as_told(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that cluster's launcher, with the scheduler's address and where this machine is to be found."""
+    launched: list[tuple[str, str, Network]] = []
+
+    def launcher(of: str) -> Callable[..., Launcher]:
+        def launch(address: str, *, network: Network) -> Launcher:
+            launched.append((of, address, network))
+            return LocalProcesses(network=network)
+
+        return launch
+
+    for each in ("dask", "ray"):
+        monkeypatch.setattr(workers, f"{each}_launcher", launcher(each))
+    cluster = {"kind": kind, "address": "tcp://there:1", "host": "here", "bind": "0.0.0.0", "port": 7}
+    orbits_of(FusionSettings.model_validate({"propagator": {"cluster": cluster}}))
+    assert launched == [(kind, "tcp://there:1", Network("here", bind="0.0.0.0", port=7))]
+    orbits_of(SETTINGS)
+    assert len(launched) == 1
+
+
+def test_nothing_of_fusion_is_opened_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building topology and pipeline touches neither disk nor network, and needs no catalogue."""
+    monkeypatch.chdir(tmp_path)
+    fusion_pipeline(SETTINGS).graph.validate()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_catalogue_is_a_file_or_an_address() -> None:
+    """The address wins over the default file."""
+    assert orbits_of(SETTINGS).catalog.source == CatalogFile(Path("run/sda-fusion/catalog.json"))
+    by_http = FusionSettings.model_validate({"catalog": {"url": "https://example.org/gp.php?GROUP=active"}})
+    assert orbits_of(by_http).catalog.source == CatalogUrl("https://example.org/gp.php?GROUP=active")
+
+
+def test_sensors_stand_where_the_settings_say_and_the_simulators_by_default() -> None:
+    """By source id, with the angles' deviation where it is given."""
+    sensors = _associator(SETTINGS)._sensors
+    assert set(sensors) == {*(f"radar-{n}" for n in range(1, 7)), *(f"optical-{n}" for n in range(1, 5))}
+    site = sensors["radar-2"].site
+    assert site is not None
+    assert site.r_fixed_m == pytest.approx(RADAR_SITES[1].r_fixed_m, abs=0.01)
+    assert sensors["radar-2"].sigma.sigma_angle_rad == pytest.approx(5e-4, rel=2e-3)
+    assert sensors["optical-1"].sigma.sigma_angle_rad is None
+
+
+def test_element_set_errors_are_the_built_in_ones_unless_told() -> None:
+    """Each class of orbits for itself."""
+    names = [f"{axis}_m" for axis in ("radial", "in_track", "cross_track")]
+    axes = dict(zip((*names, *(f"{name}_per_day" for name in names)), range(1, 7), strict=True))
+    told = FusionSettings.model_validate({"correlation": {"near_earth": axes}})
+    built_in, ours = _prediction(SETTINGS).errors, _prediction(told).errors
+    assert (ours.near_earth.in_track_m, ours.near_earth.cross_track_m_per_day) == (2.0, 6.0)
+    assert ours.deep_space == built_in.deep_space
+
+
+def test_only_sensors_that_are_replayed_are_judged_by_their_own_time() -> None:
+    """Named one by one."""
+    told = FusionSettings.model_validate(
+        {
+            "sensors": [
+                {"source_id": "tdm-A", "latitude_deg": 1, "longitude_deg": 2, "height_m": 3, "replayed": True},
+                {"source_id": "radar-1", "latitude_deg": 1, "longitude_deg": 2, "height_m": 3},
+            ]
+        }
+    )
+    assert _replayed(told) == {"tdm-A"}
+
+
+def test_the_windows_and_gates_are_what_the_settings_say() -> None:
+    """Seconds become durations, nothing is lost on the way."""
+    told = FusionSettings.model_validate({"audit": {"commit_every_s": 0.5}, "propagator": {"answer_within_s": 7}})
+    assert told.audit.commit_every_s == 0.5
+    assert timedelta(seconds=told.propagator.answer_within_s) == timedelta(seconds=7)

@@ -1,0 +1,290 @@
+"""Flow runs as tests start them and see them: a worker's processes, and all that Prefect's own client says of a run.
+
+Knows the server (``prefect_server``) and the command line, nothing of the pipelines' insides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
+
+import httpx
+import yaml  # type: ignore[import-untyped]  # it comes with Prefect, its stubs do not
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun, Log, TaskRun
+from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
+from prefect.events.schemas.events import ReceivedEvent
+
+from orchestrator_adapter.prefect_flow.client.vocabulary import OPERATOR, PIPELINE
+from tests.helpers.prefect_server import PrefectServer
+from tests.helpers.support import ROOT, flows_process
+
+T = TypeVar("T")
+
+Decisions: TypeAlias = Counter[tuple[str, str, int]]
+"""How often there was each: (decision, operator or "", instance or 0)."""
+
+TOY = "toy-stream/toy-stream"
+INGEST = "sda-ingest/sda-ingest"
+FUSION = "sda-fusion/sda-fusion"
+_PAGE = 200  # rows an answer: the server's own limit
+_EVENT_PAGE = 50  # likewise; the client's own default is refused
+_NEVER_S = 90.0
+_WRITTEN_S = 90.0  # ten times what was measured
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T]], holds: Callable[[T], object], what: str, *, limit_s: float = _NEVER_S
+) -> T:
+    """Look again and again until what is seen ``holds``, and return it; after ``limit_s`` it is taken for never.
+
+    A server that is away is looked at again, too.
+    """
+    deadline = time.monotonic() + limit_s
+    seen: T | None = None
+    while time.monotonic() < deadline:
+        try:
+            seen = await look()
+            if holds(seen):
+                return seen
+        except httpx.TransportError:
+            pass
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                raise
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"waited {limit_s:g} s in vain: {what}; last seen: {seen}")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A flow run as the server shows it.
+
+    Attributes:
+        flow_run: With its state.
+        task_runs: Every one of them, oldest first.
+        events: The decisions' events, oldest first.
+    """
+
+    flow_run: FlowRun
+    task_runs: Sequence[TaskRun]
+    events: Sequence[ReceivedEvent]
+
+    @property
+    def state(self) -> str:
+        """The flow run's, as in ``COMPLETED``."""
+        return state_of(self.flow_run)
+
+    @property
+    def message(self) -> str:
+        return (self.flow_run.state.message if self.flow_run.state is not None else None) or ""
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Of the task runs, by name; a name that occurs twice has both states."""
+        found: dict[str, str] = {}
+        for run in self.task_runs:
+            found[run.name] = f"{found[run.name]}, {state_of(run)}" if run.name in found else state_of(run)
+        return found
+
+    @property
+    def over(self) -> bool:
+        """Whether the flow run and every task run have ended."""
+        runs: list[FlowRun | TaskRun] = [self.flow_run, *self.task_runs]
+        return all(run.state is not None and run.state.is_final() for run in runs)
+
+    @property
+    def decisions(self) -> Decisions:
+        """How often each decision is an event."""
+        return Counter(
+            (
+                event.event.rpartition(".")[2],
+                event.resource.name or "" if event.event.startswith(OPERATOR) else "",
+                int(event.payload.get("instance", 0)),
+            )
+            for event in self.events
+        )
+
+    def task_run(self, name: str) -> TaskRun:
+        """The one of this name."""
+        (found,) = (run for run in self.task_runs if run.name == name)
+        return found
+
+
+def state_of(run: FlowRun | TaskRun) -> str:
+    return run.state.type.value if run.state is not None else ""
+
+
+async def look(client: PrefectClient, flow_run_id: UUID) -> Seen:
+    """All that the server shows of a run."""
+    flow_run = await client.read_flow_run(flow_run_id)
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+    task_runs: list[TaskRun] = []
+    while len(page := await client.read_task_runs(flow_run_filter=of_run, limit=_PAGE, offset=len(task_runs))):
+        task_runs += page
+    answer = await client.read_events(
+        EventFilter(
+            event=EventNameFilter(prefix=[f"{OPERATOR}.", f"{PIPELINE}."]),
+            any_resource=EventAnyResourceFilter(id=[f"prefect.flow-run.{flow_run_id}"]),
+        ),
+        limit=_EVENT_PAGE,
+    )
+    events = list(answer.events)
+    while answer.next_page is not None:
+        answer = await client.read_events_page(str(answer.next_page))
+        events += answer.events
+    return Seen(
+        flow_run,
+        sorted(task_runs, key=lambda run: (str(run.start_time), run.name)),
+        sorted(events, key=lambda event: event.occurred),
+    )
+
+
+async def until(
+    client: PrefectClient, flow_run_id: UUID, holds: Callable[[Seen], object], what: str, *, limit_s: float = _NEVER_S
+) -> Seen:
+    """Look until it ``holds``."""
+    return await eventually(lambda: look(client, flow_run_id), holds, what, limit_s=limit_s)
+
+
+async def until_over(
+    client: PrefectClient, flow_run_id: UUID, decisions: Callable[[], Decisions] | None = None
+) -> Seen:
+    """Look until the run has ended, with every task run and its last event.
+
+    With ``decisions``, look on until each of them is an event, and each start of an operator a task run that has ended: the
+    server writes what it has taken every five seconds, and not in order. What is missing after a minute and a half is left for
+    the caller to judge.
+    """
+    seen = await until(
+        client,
+        flow_run_id,
+        lambda seen: seen.over and seen.task_runs and seen.decisions["ended", "", 0],
+        "the run is over, with every task run and its last event",
+    )
+
+    def lacks_something(decisions: Decisions) -> bool:
+        started = sum(count for (decision, _, _), count in decisions.items() if decision == "spawn")
+        return bool(decisions - seen.decisions) or not seen.over or len(seen.task_runs) < started
+
+    deadline = time.monotonic() + _WRITTEN_S
+    while decisions is not None and lacks_something(decisions()) and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+        seen = await look(client, flow_run_id)
+    return seen
+
+
+async def log_of(client: PrefectClient, flow_run_id: UUID) -> list[Log]:
+    """The run's log, oldest line first."""
+    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    lines: list[Log] = []
+    while len(page := await client.read_logs(of_run, limit=_PAGE, offset=len(lines))):
+        lines += page
+    return lines
+
+
+async def artifacts_of(client: PrefectClient, flow_run_id: UUID) -> list[Artifact]:
+    """The run's artifacts, the newest version of each."""
+    of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+    return await client.read_artifacts(artifact_filter=of_run, limit=_PAGE)
+
+
+async def newest_run_id(client: PrefectClient, flow_name: str, *, other_than: set[UUID] | None = None) -> UUID:
+    """The id of a flow's only run that is not among ``other_than``, as soon as there is one."""
+
+    async def ids() -> list[UUID]:
+        names = {flow.id: flow.name for flow in await client.read_flows()}
+        found = await client.read_flow_runs(limit=_PAGE)
+        return [run.id for run in found if names.get(run.flow_id) == flow_name and run.id not in (other_than or set())]
+
+    (newest,) = await eventually(ids, bool, f"a run of {flow_name}")
+    return newest
+
+
+class Installation:
+    """A work pool, every pipeline deployed, and ``python -m flows worker`` as a process, on a running server.
+
+    Attributes:
+        server: Whose.
+        log: What the worker and its flow runs print.
+    """
+
+    def __init__(self, server: PrefectServer, folder: Path, *, worker: Mapping[str, str] | None = None) -> None:
+        self.server = server
+        self.log = folder / "worker.log"
+        self._folder = folder
+        self._worker_settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", **(worker or {})}
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def deploy(self) -> None:
+        """What ``prefect.yaml`` deploys, and the toy, by Prefect's own command line."""
+        plan = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+        ingest = next(each for each in plan["deployments"] if each["name"] == "sda-ingest")
+        plan["deployments"].append(
+            ingest | {"name": "toy-stream", "entrypoint": "tests/integration/toy_flow.py:toy", "description": "A toy."}
+        )
+        path = self._folder / "prefect.yaml"
+        path.write_text(yaml.safe_dump(plan))
+        self.prefect("work-pool", "create", "sda", "--type", "process", "--overwrite")
+        self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(path))
+
+    def prefect(self, *arguments: str) -> str:
+        """One command of Prefect's command line, which must succeed; returns what it says."""
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", *arguments],
+            cwd=ROOT,
+            env=dict(self.server.environment),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def start_worker(self) -> None:
+        assert self._worker is None, "it runs already"
+        with self.log.open("ab") as log:
+            self._worker = flows_process(
+                ["worker", "--name", "tests"],
+                {},
+                extra={**self.server.environment, **self._worker_settings},
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop_worker(self) -> int:
+        """SIGTERM, as a service manager would; returns its exit code."""
+        assert self._worker is not None
+        worker, self._worker = self._worker, None
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGTERM)
+        return worker.wait(_NEVER_S)
+
+    @property
+    def worker_lives(self) -> bool:
+        return self._worker is not None and self._worker.poll() is None
+
+
+async def start(client: PrefectClient, deployment: str, settings: Mapping[str, Any]) -> UUID:
+    """Ask for a run, as the UI does; a worker takes it up."""
+    found = await client.read_deployment_by_name(deployment)
+    run = await client.create_flow_run_from_deployment(found.id, parameters={"settings": dict(settings)})
+    return run.id

@@ -1,0 +1,100 @@
+"""A real ``prefect server start`` for tests: a process that can be killed and started again on its port and database.
+
+Knows nothing of the pipelines. Unlike Prefect's test harness it runs every service, the evaluation of triggers included.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from tests.helpers.support import environment, wait_until
+
+_HOST = "127.0.0.1"
+_START_LIMIT_S = 120.0  # 5 to 21 s were measured; the first start migrates a database
+_STOP_LIMIT_S = 20.0
+_ANSWER_LIMIT_S = 2.0
+
+
+class PrefectServer:
+    """A Prefect server with a home of its own, for the whole session. Leave it running: others use it, too.
+
+    Its methods block; a test whose own event loop must go on meanwhile calls them with ``asyncio.to_thread``.
+
+    Attributes:
+        api_url: For ``PREFECT_API_URL``.
+        home: Its ``PREFECT_HOME``: the database, and ``server.log`` with all that it printed.
+        process: The running server; ``None`` after ``kill`` or ``stop``.
+    """
+
+    def __init__(self, home: Path, port: int, settings: Mapping[str, str] | None = None) -> None:
+        self.home = home
+        self.port = port
+        self.api_url = f"http://{_HOST}:{port}/api"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._settings = dict(settings or {})
+
+    @property
+    def log(self) -> Path:
+        return self.home / "server.log"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """For child processes that are to use this server: this process's environment, and no Prefect settings but these."""
+        return {
+            **environment({}),
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_UI_API_URL": self.api_url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+            "PREFECT_CLI_PROMPT": "false",
+            "DO_NOT_TRACK": "1",
+            **self._settings,
+        }
+
+    def start(self) -> None:
+        """Start it, on the port and the database it always had, and wait until it answers."""
+        assert self.process is None, "it runs already"
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(self.port)]
+        with self.log.open("ab") as log:
+            self.process = process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=dict(self.environment), start_new_session=True
+            )
+        try:
+            wait_until(lambda: self._answers(process), f"the server answers; see {self.log}", limit_s=_START_LIMIT_S)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End it as a crash of the machine would: SIGKILL, nothing is flushed. Returns once it is gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as an operator would, by force if it takes too long."""
+        try:
+            self._end(signal.SIGTERM)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _end(self, signal_: signal.Signals) -> None:
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal_)  # it leads a session of its own
+        self.process.wait(_STOP_LIMIT_S)
+        self.process = None
+
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.poll() is None, f"the server ended with exit code {process.returncode}; see {self.log}"
+        try:
+            return httpx.get(f"{self.api_url}/health", timeout=_ANSWER_LIMIT_S).is_success
+        except httpx.TransportError:
+            return False

@@ -1,0 +1,198 @@
+"""What ``test_routing_model`` leaves open: marks in a partition, turns to the item, starvation, ends of branched graphs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator_adapter.graph.operator_graph import OperatorGraph
+from orchestrator_adapter.operators.ends import Factory, WiredEnds
+from orchestrator_adapter.operators.from_functions import map_items, source_of
+from orchestrator_adapter.operators.routers import merge, partition
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.supervision.events import SupervisionHooks
+from orchestrator_adapter.testing import CollectSink, LoopClock, run_schedule
+
+pytestmark = pytest.mark.usefixtures("_many_schedules")
+
+
+SEEDS = st.integers(0, 2**32)
+CAPACITIES = st.integers(1, 5)
+BATCHES = st.integers(1, 7)
+
+
+async def routed(router: Factory, items: Sequence[Any], ways: int, capacity: int) -> list[list[Any]]:
+    graph, sinks = OperatorGraph("routed"), [CollectSink() for _ in range(ways)]
+    fan_out = graph.add_fan_out("router", router)
+    graph.connect(graph.add_source("source", source_of(items, batch=3)), fan_out, capacity)
+    for way, sink in enumerate(sinks):
+        graph.connect(fan_out, graph.add_sink(f"sink-{way}", sink), capacity)
+    event = await graph.build(clock=LoopClock()).run()
+    assert isinstance(event, events.AllOk)
+    assert event.figures.ledger_holds
+    return [sink.items for sink in sinks]
+
+
+@settings(max_examples=80)
+@given(items=st.lists(st.integers(0, 30)), ways=st.integers(2, 4), capacity=CAPACITIES, batch=BATCHES, seed=SEEDS)
+def test_a_partition_is_a_filter_per_output(items: list[int], ways: int, capacity: int, batch: int, seed: int) -> None:
+    """Output ``w`` gets, in order, the items whose key's checksum is ``w``, and the marks, which go everywhere."""
+
+    def is_mark(item: int) -> bool:
+        return item % 10 == 0
+
+    router = partition(lambda item: item % 7, everywhere=is_mark, max_batch=batch)
+    streams = run_schedule(seed, lambda: routed(router, items, ways, capacity))
+    assert streams == [
+        [item for item in items if is_mark(item) or crc32(repr(item % 7).encode()) % ways == way] for way in range(ways)
+    ]
+
+
+# Fan-in.
+
+
+async def merged(router: Factory, inputs: Sequence[int], capacity: int) -> list[tuple[int, int]]:
+    """Merge inputs that are as full as they can be before the first item is taken out; in the order in which they leave."""
+    graph, sink, full = OperatorGraph("merged"), CollectSink(), asyncio.Event()
+
+    async def wait_and_run(ends: WiredEnds) -> None:
+        await full.wait()
+        await router(ends)
+
+    fan_in = graph.add_fan_in("router", wait_and_run)
+    for way, length in enumerate(inputs):
+        numbered = [(way, number) for number in range(length)]
+        graph.connect(graph.add_source(f"source-{way}", source_of(numbered, batch=capacity)), fan_in, capacity)
+    graph.connect(fan_in, graph.add_sink("sink", sink), 1)
+    built = graph.build(clock=LoopClock())
+    running = asyncio.create_task(built.run())
+    await asyncio.sleep(1)
+    full.set()
+    event = await running
+    assert isinstance(event, events.AllOk)
+    assert event.figures.ledger_holds
+    return sink.items
+
+
+def served_in_turn(inputs: Sequence[int], batch: int) -> list[tuple[int, int]]:
+    """Round robin over queues, ``batch`` items a turn."""
+    queues = [deque((way, number) for number in range(length)) for way, length in enumerate(inputs)]
+    served: list[tuple[int, int]] = []
+    while any(queues):
+        for queue in queues:
+            served += [queue.popleft() for _ in range(min(batch, len(queue)))]
+    return served
+
+
+@settings(max_examples=80)
+@given(inputs=st.lists(st.integers(0, 12), min_size=2, max_size=4), batch=BATCHES, seed=SEEDS)
+def test_full_inputs_are_served_in_turn(inputs: list[int], batch: int, seed: int) -> None:
+    """Where every input has all its items ready, a merge is round robin, item for item."""
+    assert run_schedule(seed, lambda: merged(merge(max_batch=batch), inputs, 12)) == served_in_turn(inputs, batch)
+
+
+def longest_wait(served: Sequence[tuple[int, int]], inputs: Sequence[int]) -> int:
+    """The most items of others that left between two of an input, or before its first, while it had some to give."""
+    longest = 0
+    for way in range(len(inputs)):
+        last = max((at for at, (from_way, _) in enumerate(served) if from_way == way), default=-1)
+        wait = 0
+        for from_way, _ in served[: last + 1]:
+            wait = 0 if from_way == way else wait + 1
+            longest = max(longest, wait)
+    return longest
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_input_starves(seed: int) -> None:
+    """On any schedule, with narrow edges: while an input has items, at most a few turns of each other one come between."""
+    rng = random.Random(seed)
+    inputs, batch, capacity = [60] * rng.randint(2, 4), rng.randint(1, 3), rng.randint(1, 3)
+    served = run_schedule(seed, lambda: merged(merge(max_batch=batch), inputs, capacity))
+    assert sorted(served) == [(way, number) for way, length in enumerate(inputs) for number in range(length)]
+    assert all([n for w, n in served if w == way] == list(range(60)) for way in range(len(inputs)))
+    # The writer of an input that was just emptied may be the last to have its turn, a few times in a row.
+    assert longest_wait(served, inputs) < 12 * len(inputs)
+
+
+def test_a_merge_that_starves_an_input_would_be_seen() -> None:
+    """The mutant that serves its first input for as long as it lasts breaks the bound on at least one schedule."""
+
+    async def greedy(ends: WiredEnds) -> None:
+        while not all(receiver.ended for receiver in ends.receivers):
+            receiver = next((one for one in ends.receivers if not one.ended), ends.receivers[0])
+            while batch := await receiver.recv_many(1):
+                await ends.sender.send_many(batch)
+
+    served = run_schedule(0, lambda: merged(greedy, [60, 60], 2))
+    assert longest_wait(served, [60, 60]) >= 24
+
+
+# The order of the end.
+
+
+@settings(max_examples=60)
+@given(
+    layers=st.lists(st.integers(1, 3), min_size=0, max_size=4),
+    sources=st.integers(2, 4),
+    stopped=st.booleans(),
+    seed=SEEDS,
+)
+def test_the_end_of_stream_runs_down_in_topological_order(
+    layers: list[int],
+    sources: int,
+    stopped: bool,  # noqa: FBT001 - drawn
+    seed: int,
+) -> None:
+    """Whether the sources end or are told to: nobody ends before everyone upstream of it has, and everybody ends well."""
+
+    async def scenario() -> None:
+        graph = OperatorGraph("order")
+
+        async def endless(ends: WiredEnds) -> None:
+            while not ends.shutdown.is_set:
+                await ends.emit([0])
+                await asyncio.sleep(0)
+
+        ends = [graph.add_source(f"source-{n}", endless if stopped else source_of(range(9))) for n in range(sources)]
+        for depth, length in enumerate(layers):
+            join = graph.add_fan_in(f"join-{depth}")
+            for end in ends:
+                graph.connect(end, join, 2)
+            split = graph.add_fan_out(f"split-{depth}")
+            graph.connect(join, split, 1)
+            ends = []
+            for branch in range(2):
+                last = split
+                for number in range(length):
+                    operator = graph.add_operator(f"op-{depth}-{branch}-{number}", map_items(lambda item: item))
+                    graph.connect(last, operator, 1)
+                    last = operator
+                ends.append(last)
+        for number, end in enumerate(ends):
+            graph.connect(end, graph.add_sink(f"sink-{number}", CollectSink()), 1)
+        built = graph.build(clock=LoopClock())
+        ended: list[str] = []
+        running = asyncio.create_task(
+            built.run(hooks=SupervisionHooks(on_exit=lambda exited: ended.append(exited.operator)))
+        )
+        if stopped:
+            await asyncio.sleep(0)
+            built.request_shutdown("test")
+        event = await running
+        assert isinstance(event, events.ShutDown if stopped else events.AllOk)
+        assert event.figures.ledger_holds
+        assert not event.figures.undelivered
+        assert set(event.figures.exits.values()) == {task_exit.Ok()}
+        for edge in graph.edges:
+            assert ended.index(edge.upstream.name) < ended.index(edge.downstream.name)
+
+    run_schedule(seed, scenario)

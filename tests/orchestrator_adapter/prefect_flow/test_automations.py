@@ -1,0 +1,332 @@
+"""The automations as values: which events they cover, what they would do, what a webhook would be sent. No server."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import CallWebhook, CancelFlowRun, ChangeFlowRunState, PauseDeployment, SendNotification
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
+from prefect.server.events.schemas.automations import AutomationCore as ServerAutomation
+from prefect.server.events.schemas.automations import EventTrigger as ServerTrigger
+from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.server.utilities.user_templates import render_user_template_sync, validate_user_template
+
+from orchestrator_adapter.prefect_flow.automations import (
+    ALARMING,
+    ENDED,
+    HEARTBEAT,
+    OnFlapping,
+    Target,
+    alarm,
+    automations_for,
+    describe,
+    flapping,
+    is_reaped,
+    reaped,
+    same,
+    webhook_name,
+    zombie,
+    zombie_message,
+)
+from orchestrator_adapter.prefect_flow.client.vocabulary import (
+    operator_event,
+    operator_resource,
+    pipeline_event,
+    pipeline_resource,
+    related_pipeline,
+)
+
+FLOW = "sda-ingest"
+RUN_ID = UUID("6ce0f195-ae6a-4619-863a-54c970bcbcee")
+WEBHOOK = Target(UUID(int=1), webhook=True)
+BLOCK = Target(UUID(int=2), webhook=False)
+TEN_MINUTES = timedelta(minutes=10)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def of_flow(flow: str) -> list[dict[str, str]]:
+    run = {"prefect.resource.id": f"prefect.flow-run.{RUN_ID}", "prefect.resource.role": "flow-run"}
+    whose = {"prefect.resource.id": f"prefect.flow.{UUID(int=7)}", "prefect.resource.role": "flow"}
+    return [
+        run | {"prefect.resource.name": "witty-owl"},
+        whose | {"prefect.resource.name": flow},
+        related_pipeline("sda-ingest"),
+    ]
+
+
+def operators(decision: str, *, flow: str = FLOW, operator: str = "dedup", **payload: object) -> ReceivedEvent:
+    return ReceivedEvent.model_validate(
+        {
+            "event": operator_event(decision),
+            "resource": operator_resource("sda-ingest", operator),
+            "related": of_flow(flow),
+            "payload": payload,
+            "occurred": NOON,
+            "id": uuid4(),
+        }
+    )
+
+
+def runs(event: str, *, flow: str = FLOW, message: str = "") -> ReceivedEvent:
+    resource = {"prefect.resource.id": f"prefect.flow-run.{RUN_ID}", "prefect.resource.name": "witty-owl"}
+    return ReceivedEvent.model_validate(
+        {
+            "event": event,
+            "resource": resource | {"prefect.state-message": message},
+            "related": of_flow(flow)[1:2],
+            "occurred": NOON,
+            "id": uuid4(),
+        }
+    )
+
+
+def trigger_of(automation: AutomationCore) -> EventTrigger:
+    assert isinstance(automation.trigger, EventTrigger)
+    return automation.trigger
+
+
+def covers(automation: AutomationCore, event: ReceivedEvent) -> bool:
+    """What the server itself makes of it."""
+    server = ServerAutomation.model_validate(automation.model_dump(mode="json"))
+    assert isinstance(server.trigger, ServerTrigger)
+    return server.trigger.covers(event)
+
+
+def sent(automation: AutomationCore, event: ReceivedEvent) -> Any:
+    """What the webhook would be sent."""
+    (action,) = automation.actions
+    assert isinstance(action, CallWebhook)
+    return json.loads(render_user_template_sync(action.payload, {"event": event, "automation": automation}))
+
+
+def test_the_vocabulary_is_what_is_promised() -> None:
+    """Events and resource ids are exactly these strings: others' automations are built on them."""
+    assert operator_event("restart") == "orchestrator.operator.restart"
+    assert pipeline_event("ended") == "orchestrator.pipeline.ended"
+    assert operator_resource("sda-ingest", "dedup") == {
+        "prefect.resource.id": "orchestrator.operator.sda-ingest.dedup",
+        "prefect.resource.name": "dedup",
+        "orchestrator.pipeline": "sda-ingest",
+    }
+    assert pipeline_resource("sda-ingest") == {
+        "prefect.resource.id": "orchestrator.pipeline.sda-ingest",
+        "prefect.resource.name": "sda-ingest",
+    }
+    assert related_pipeline("p") == pipeline_resource("p") | {"prefect.resource.role": "pipeline"}
+    assert ALARMING == ("escalate", "budget_exhausted", "straggler", "ledger_violation")
+
+
+@pytest.mark.parametrize(
+    ("decision", "alarming"),
+    [(decision, True) for decision in ALARMING] + [(other, False) for other in ("restart", "spawn", "clean_exit")],
+)
+def test_the_alarm_covers_each_alarming_decision_and_no_other(decision: str, alarming: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """A panic, an exhausted budget, a straggler and a ledger violation each alarm at once; a restart does not."""
+    automation = alarm(FLOW, WEBHOOK)
+    assert covers(automation, operators(decision)) is alarming
+    assert trigger_of(automation).threshold == 1
+    assert trigger_of(automation).within == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("flow", "other"), [("sda-ingest", "sda-ingest-2"), ("sda-ingest", "sda"), ("all*", "all of them"), ("a[b]", "ab")]
+)
+def test_another_flows_events_are_not_covered(flow: str, other: str) -> None:
+    """A flow's name is matched whole and literally, whatever Prefect would take for a pattern in it."""
+    for automation, event in (
+        (alarm(flow, WEBHOOK), "escalate"),
+        (flapping(flow, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=None), "restart"),
+    ):
+        assert covers(automation, operators(event, flow=flow))
+        assert not covers(automation, operators(event, flow=other))
+    watch = zombie(flow, after=TEN_MINUTES)
+    assert covers(watch, runs("prefect.flow-run.Completed", flow=flow))
+    assert not covers(watch, runs("prefect.flow-run.Completed", flow=other))
+
+
+def test_flapping_counts_each_operators_restarts_by_itself() -> None:
+    """More than 3 restarts is a threshold of 4, within the window, evaluated for each operator."""
+    trigger = trigger_of(flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=None))
+    assert (trigger.threshold, trigger.within, trigger.for_each) == (4, TEN_MINUTES, {"prefect.resource.id"})
+    assert trigger.expect == {"orchestrator.operator.restart"}
+    assert trigger.posture is Posture.Reactive
+
+
+@pytest.mark.parametrize(
+    ("on_flapping", "target", "types"),
+    [
+        (OnFlapping.PAUSE, None, [PauseDeployment]),
+        (OnFlapping.PAUSE, WEBHOOK, [PauseDeployment, CallWebhook]),
+        (OnFlapping.CANCEL, None, [CancelFlowRun]),
+        (OnFlapping.CANCEL, BLOCK, [CancelFlowRun, SendNotification]),
+        (OnFlapping.NOTIFY, BLOCK, [SendNotification]),
+    ],
+)
+def test_what_is_done_about_flapping(on_flapping: OnFlapping, target: Target | None, types: list[type]) -> None:
+    """Pause or cancel comes first, a notification after it if there is somebody; ``notify`` is that alone."""
+    actions = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=on_flapping, target=target).actions
+    assert [type(action) for action in actions] == types
+    if isinstance(actions[0], PauseDeployment):
+        assert actions[0].source == "inferred"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"restarts": 0}, "flapping: restarts must be >= 1, got 0"),
+        ({"within": timedelta(0)}, "flapping: within must be > 0 s, got 0 s"),
+        ({"on_flapping": OnFlapping.NOTIFY}, "flapping: 'notify' needs somebody to notify"),
+    ],
+)
+def test_flapping_that_could_not_work_is_refused(arguments: dict[str, Any], message: str) -> None:
+    """A threshold below two restarts, an empty window or a notification to nobody is an error that says so."""
+    usual: dict[str, Any] = {"restarts": 3, "within": TEN_MINUTES, "on_flapping": OnFlapping.PAUSE, "target": None}
+    with pytest.raises(ValueError, match=message):
+        flapping(FLOW, **(usual | arguments))
+
+
+def test_the_zombie_expects_a_heartbeat_or_an_end_after_each_heartbeat() -> None:
+    """It is proactive, for each run, starts at a heartbeat only, and is satisfied by a heartbeat or any of four ends."""
+    automation = zombie(FLOW, after=TEN_MINUTES)
+    trigger = trigger_of(automation)
+    assert trigger.posture is Posture.Proactive
+    assert trigger.after == {HEARTBEAT}
+    assert trigger.expect == {HEARTBEAT, *ENDED}
+    assert trigger.for_each == {"prefect.resource.id"}
+    assert trigger.within == TEN_MINUTES
+    assert covers(automation, runs(HEARTBEAT))
+    assert not covers(automation, runs("prefect.flow-run.Running"))
+    (action,) = automation.actions
+    assert isinstance(action, ChangeFlowRunState)
+    assert action.state is StateType.CRASHED
+    assert action.force is False  # Prefect's refusal to crash what has ended is what keeps a late heartbeat harmless
+    assert action.message == "Reaped: no heartbeat for 600 s (automation 'sda-ingest: zombie')"
+
+
+def test_a_watch_shorter_than_prefect_admits_is_refused() -> None:
+    """Ten seconds are accepted, less is an error that says what came."""
+    zombie(FLOW, after=timedelta(seconds=10))
+    with pytest.raises(ValueError, match=r"after must be >= 10 s, got 9\.5 s"):
+        zombie(FLOW, after=timedelta(seconds=9.5))
+
+
+def test_only_a_run_that_was_reaped_is_told_as_reaped() -> None:
+    """A run that crashed with a panic is the alarm's business; only the zombie's own message is covered here."""
+    automation = reaped(FLOW, WEBHOOK)
+    message = zombie_message(FLOW, TEN_MINUTES)
+    assert covers(automation, runs("prefect.flow-run.Crashed", message=message))
+    assert not covers(automation, runs("prefect.flow-run.Crashed", message="Panicked: KeyError"))
+    assert not covers(automation, runs("prefect.flow-run.Completed", message=message))
+    assert is_reaped(message)
+    assert not is_reaped("Panicked: KeyError")
+    assert not is_reaped(None)
+
+
+@pytest.mark.parametrize(
+    ("target", "on_flapping", "zombie_after", "kinds"),
+    [
+        (WEBHOOK, OnFlapping.PAUSE, TEN_MINUTES, ["alarm", "flapping", "zombie", "reaped"]),
+        (None, OnFlapping.CANCEL, TEN_MINUTES, ["flapping", "zombie"]),
+        (None, OnFlapping.NOTIFY, TEN_MINUTES, ["zombie"]),
+        (BLOCK, OnFlapping.NOTIFY, None, ["alarm", "flapping"]),
+    ],
+)
+def test_all_that_can_be_had_is_made(
+    target: Target | None, on_flapping: OnFlapping, zombie_after: timedelta | None, kinds: list[str]
+) -> None:
+    """Without a target nothing that only notifies, without heartbeats no zombie; each is named for its flow."""
+    wanted = automations_for(
+        FLOW, target=target, restarts=3, within=TEN_MINUTES, on_flapping=on_flapping, zombie_after=zombie_after
+    )
+    assert [automation.name for automation in wanted] == [f"sda-ingest: {kind}" for kind in kinds]
+
+
+def test_the_webhook_is_sent_json_whatever_the_cause_contains() -> None:
+    """Quotes, newlines, markup and braces in a cause arrive as they were, in valid JSON, beside who and where."""
+    cause = 'ValueError: "no" \\ such\nfield <b>{{ event }}</b> – ü'
+    assert sent(alarm(FLOW, WEBHOOK), operators("escalate", instance=2, cause=cause)) == {
+        "automation": "sda-ingest: alarm",
+        "event": "orchestrator.operator.escalate",
+        "operator": "dedup",
+        "pipeline": "sda-ingest",
+        "cause": cause,
+        "flow_run_id": str(RUN_ID),
+        "flow_run_name": "witty-owl",
+        "occurred": "2026-01-01T12:00:00+00:00",
+        "payload": {"instance": 2, "cause": cause},
+    }
+
+
+@pytest.mark.parametrize(
+    ("decision", "payload", "cause"),
+    [
+        ("ledger_violation", {"message": "dedup: 3 unaccounted"}, "dedup: 3 unaccounted"),
+        ("straggler", {"stack": "File …"}, "File …"),
+        ("straggler", {}, None),
+    ],
+)
+def test_the_cause_is_what_the_decision_says(decision: str, payload: dict[str, Any], cause: str | None) -> None:
+    """A violation's message and a straggler's stack stand for its cause; what says nothing has null, and still sends."""
+    assert sent(alarm(FLOW, WEBHOOK), operators(decision, **payload))["cause"] == cause
+
+
+def test_the_webhook_of_a_reaped_run_names_the_run() -> None:
+    """Same keys as an operator's, so that one receiver reads both; there is no operator."""
+    body = sent(reaped(FLOW, WEBHOOK), runs("prefect.flow-run.Crashed", message=zombie_message(FLOW, TEN_MINUTES)))
+    assert body.keys() == sent(alarm(FLOW, WEBHOOK), operators("escalate")).keys()
+    assert (body["operator"], body["pipeline"]) == (None, "sda-ingest")
+    assert (body["flow_run_id"], body["flow_run_name"]) == (str(RUN_ID), "witty-owl")
+    assert body["cause"] == zombie_message(FLOW, TEN_MINUTES)
+
+
+def test_any_other_block_is_sent_a_subject_and_lines() -> None:
+    """A notification block gets text; its templates are valid, and name event, operator and cause."""
+    (action,) = alarm(FLOW, BLOCK).actions
+    assert isinstance(action, SendNotification)
+    assert action.block_document_id == BLOCK.block_id
+    validate_user_template(action.body)
+    event = operators("escalate", cause="KeyError")
+    context = {"event": event, "automation": alarm(FLOW, BLOCK)}
+    assert render_user_template_sync(action.body, context).splitlines() == [
+        "event: orchestrator.operator.escalate",
+        "operator: dedup",
+        "pipeline: sda-ingest",
+        "cause: KeyError",
+        f"flow_run_id: {RUN_ID}",
+    ]
+    assert render_user_template_sync(action.subject, context) == "sda-ingest: alarm"
+
+
+def test_an_installed_automation_is_the_same_as_the_wanted_one_until_something_is_changed() -> None:
+    """The id does not count, the order of a set does not; a threshold or whether it is enabled does."""
+    wanted = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=WEBHOOK)
+    installed = Automation.model_validate(wanted.model_dump(mode="json") | {"id": uuid4()})
+    assert same(installed, wanted)
+    assert not same(installed.model_copy(update={"enabled": False}), wanted)
+    assert not same(
+        installed, flapping(FLOW, restarts=4, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=WEBHOOK)
+    )
+
+
+def test_a_description_is_one_line() -> None:
+    """What it waits for and what it then does, and that it is disabled if it is."""
+    automation = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.CANCEL, target=WEBHOOK)
+    assert describe(automation) == (
+        "sda-ingest: flapping: 4 of orchestrator.operator.restart within 600 s for each prefect.resource.id "
+        "-> cancel-flow-run, call-webhook"
+    )
+    assert describe(zombie(FLOW, after=TEN_MINUTES)).startswith("sda-ingest: zombie: none of prefect.flow-run.Cancel")
+    assert "(disabled)" in describe(automation.model_copy(update={"enabled": False}))
+
+
+@pytest.mark.parametrize(
+    ("flow", "name"), [("sda-ingest", "sda-ingest-automations"), ("My Flow_2!", "my-flow-2-automations")]
+)
+def test_the_webhook_block_has_a_name_that_prefect_admits(flow: str, name: str) -> None:
+    """Lower case, digits and dashes, whatever the flow is called."""
+    assert webhook_name(flow) == name

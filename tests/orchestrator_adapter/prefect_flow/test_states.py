@@ -1,0 +1,103 @@
+"""Which Prefect state an outcome or an exit deserves."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.client.schemas.objects import StateType
+
+from orchestrator_adapter.prefect_flow.states import flow_state, task_state
+from orchestrator_adapter.process.pipeline import RunOutcome
+from orchestrator_adapter.process.report import ExitCode, exit_code
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.supervision.events import SupervisorEvent
+from orchestrator_adapter.supervision.task_exit import TaskExit
+from tests.helpers.figures import BALANCED, FIGURES, STUCK, UNBALANCED, VIOLATED, all_ok, exhausted, panicked, shut_down
+
+CHAIN = "poll: OSError: down <- ValueError: no"
+
+
+def outcome(event: SupervisorEvent, code: ExitCode | None = None) -> RunOutcome:
+    return RunOutcome(event, exit_code(event) if code is None else code, ())
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "message"),
+    [
+        (all_ok(), StateType.COMPLETED, f"AllOk; {BALANCED}"),
+        (shut_down(), StateType.COMPLETED, f"ShutDown: SIGTERM; {BALANCED}"),
+        (exhausted(), StateType.FAILED, f"BUDGET_EXHAUSTED: BudgetExhausted: {CHAIN}; {BALANCED}"),
+        (panicked(), StateType.CRASHED, f"Panicked: map: KeyError: 'x'; {BALANCED}"),
+        (shut_down(STUCK), StateType.FAILED, f"STRAGGLERS: ShutDown: SIGTERM; {BALANCED}"),
+        (panicked(STUCK), StateType.FAILED, f"STRAGGLERS: Panicked: map: KeyError: 'x'; {BALANCED}"),
+        (all_ok(VIOLATED), StateType.FAILED, f"LEDGER_VIOLATION: AllOk; {BALANCED}"),
+        (shut_down(UNBALANCED), StateType.FAILED, f"LEDGER_VIOLATION: ShutDown: SIGTERM; {UNBALANCED.ledger}"),
+    ],
+)
+def test_a_flow_run_ends_as_its_exit_code_says(event: SupervisorEvent, kind: StateType, message: str) -> None:
+    """The gravest thing names the state, and the message has event, cause and ledger, whatever came of it."""
+    state = flow_state(outcome(event))
+    assert (state.type, state.name, state.message) == (kind, kind.value.capitalize(), message)
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+def test_every_exit_code_has_a_final_state(code: ExitCode) -> None:
+    """Also those that a run which came about cannot have: Failed, and named."""
+    state = flow_state(outcome(all_ok(), code))
+    assert state.is_final()
+    expected = {ExitCode.OK: StateType.COMPLETED, ExitCode.PANICKED: StateType.CRASHED}
+    assert state.type is expected.get(code, StateType.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        (shut_down(), StateType.CANCELLED),
+        (all_ok(), StateType.COMPLETED),
+        (exhausted(), StateType.FAILED),
+        (panicked(), StateType.CRASHED),
+        (shut_down(STUCK), StateType.FAILED),
+        (shut_down(UNBALANCED), StateType.FAILED),
+    ],
+)
+def test_only_a_run_that_was_shut_down_and_drained_is_cancelled(event: SupervisorEvent, kind: StateType) -> None:
+    """One that had ended already, or ended badly, says so although somebody had cancelled it."""
+    assert flow_state(outcome(event), cancelled=True).type is kind
+
+
+def chained() -> OSError:
+    error = OSError("cable")
+    error.__cause__ = ValueError("bent")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("exit_", "kind", "message"),
+    [
+        (task_exit.Ok(), StateType.COMPLETED, "end of stream"),
+        (task_exit.Errored(chained()), StateType.FAILED, "OSError: cable <- ValueError: bent"),
+        (
+            task_exit.Panicked("KeyError: 'x'", "Traceback", KeyError("x")),
+            StateType.CRASHED,
+            "KeyError: 'x'\nTraceback",
+        ),
+        (task_exit.Aborted("SIGTERM"), StateType.CANCELLED, "SIGTERM"),
+    ],
+)
+def test_a_task_run_ends_as_its_instance_did(exit_: TaskExit, kind: StateType, message: str) -> None:
+    """The four exits are four states, with what is to be said of each."""
+    state = task_state(exit_)
+    assert (state.type, state.name, state.message) == (kind, kind.value.capitalize(), message)
+
+
+def test_text_that_nobody_could_store_costs_a_character_and_not_the_telling() -> None:
+    """An exception's text may have been sent by anybody; a lone surrogate in it would fail every request it is part of."""
+    exits: list[TaskExit] = [
+        task_exit.Errored(OSError("\udcff")),
+        task_exit.Panicked("", "\x00", KeyError()),
+        task_exit.Aborted("\udcff"),
+    ]
+    told = [task_state(exit_) for exit_ in exits] + [flow_state(outcome(events.ShutDown(FIGURES, "\udcff")))]
+    for state in told:
+        assert "\N{REPLACEMENT CHARACTER}" in (state.message or "")
+        assert state.message
+        state.message.encode()

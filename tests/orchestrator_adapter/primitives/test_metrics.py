@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_adapter.primitives.metrics import LatencyHistogram, LatencySummary, RateMeter
+
+ONE_BUCKET = 2 ** (1 / 16)  # 4.4 %: how far above the true quantile an answer may lie
+
+latencies = st.lists(st.integers(1_000, 60_000_000_000), min_size=1, max_size=200)
+
+
+def summary_of(values: list[int]) -> LatencySummary:
+    histogram = LatencyHistogram()
+    for value in values:
+        histogram.record(value)
+    summary = histogram.summary()
+    assert summary is not None
+    return summary
+
+
+def test_nothing_measured_is_no_summary() -> None:
+    """An empty histogram has no quantiles, not zero ones."""
+    assert LatencyHistogram().summary() is None
+
+
+@given(latencies)
+def test_quantiles_are_exact_to_one_bucket(values: list[int]) -> None:
+    """Each quantile lies at or above the nearest-rank one, by at most 4.4 %; the maximum is exact."""
+    summary = summary_of(values)
+    ranked = sorted(values)
+    for quantile, answer_ms in ((0.50, summary.p50_ms), (0.99, summary.p99_ms)):
+        exact_ms = ranked[math.ceil(quantile * len(ranked)) - 1] / 1e6
+        assert exact_ms * (1 - 1e-9) <= answer_ms <= exact_ms * ONE_BUCKET * (1 + 1e-9)
+    assert summary.max_ms == ranked[-1] / 1e6
+    assert summary.count == len(values)
+
+
+@given(latencies, latencies)
+def test_merging_is_the_same_as_recording_everything_in_one(left: list[int], right: list[int]) -> None:
+    """Two merged histograms tell what one histogram of all values tells."""
+    merged = LatencyHistogram()
+    for values in (left, right):
+        part = LatencyHistogram()
+        for value in values:
+            part.record(value)
+        merged.merge(part)
+    assert merged.summary() == summary_of(left + right)
+
+
+def test_a_batch_is_recorded_in_one_call() -> None:
+    """``count`` items of one latency weigh as much as ``count`` calls."""
+    histogram = LatencyHistogram()
+    histogram.record(2_000_000, 99)
+    histogram.record(900_000_000)
+    summary = histogram.summary()
+    assert summary is not None
+    assert summary.count == 100
+    assert summary.p50_ms == summary.p99_ms == pytest.approx(2, rel=0.045)
+    assert summary.max_ms == 900
+
+
+def test_memory_stays_bounded_whatever_is_recorded() -> None:
+    """From a microsecond to a day there are fewer than 700 buckets."""
+    histogram = LatencyHistogram()
+    for value in range(0, 86_400 * 10**9, 10**10):
+        histogram.record(value)
+    assert len(histogram._buckets) < 700
+
+
+def test_clocks_that_disagree_do_no_harm() -> None:
+    """A negative latency is booked in the lowest bucket."""
+    assert summary_of([-5]).count == 1
+
+
+# How many a second.
+
+gaps_and_counts = st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10_000)), min_size=1, max_size=50)
+
+
+@given(gaps_and_counts, st.floats(0.001, 200), st.floats(0.5, 60))
+def test_a_rate_is_the_weighted_mean_of_everything_that_ever_came(
+    marks: list[tuple[float, int]], wait_s: float, tau_s: float
+) -> None:
+    """It agrees with the sum over every mark of its count times exp(-age/tau), over the integral of that weight."""
+    now, meter, came = 1_000.0, RateMeter(1_000.0, tau_s=tau_s), list[tuple[float, int]]()
+    for gap_s, count in marks:
+        now += gap_s
+        meter.mark(count, now)
+        came.append((now, count))
+    now += wait_s
+    weighed = sum(count * math.exp((at - now) / tau_s) for at, count in came)
+    assert meter.rate(now) == pytest.approx(weighed / integral(now - 1_000.0, tau_s), rel=1e-6, abs=1e-9)
+
+
+def integral(age_s: float, tau_s: float) -> float:
+    """Of exp(-t/tau) over the time there has been, by Simpson's rule; beyond 40 tau nothing is left that counts."""
+    steps = 2_000
+    width = min(age_s, 40 * tau_s) / steps
+    heights = [math.exp(-step * width / tau_s) for step in range(steps + 1)]
+    return (heights[0] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2]) + heights[-1]) * width / 3
+
+
+@pytest.mark.parametrize("age_s", [0.1, 1, 29, 3_600])
+def test_a_steady_rate_is_told_as_it_is_from_the_start(age_s: float) -> None:
+    """Fifty a second are 50 after a tenth of a second and after an hour: the first half minute is not too low."""
+    meter = RateMeter(0.0)
+    ticks = round(age_s * 50)
+    for tick in range(ticks):
+        meter.mark(1, (tick + 0.5) / 50)
+    assert meter.rate(age_s) == pytest.approx(50, rel=1e-3)
+
+
+def test_a_rate_goes_down_while_nothing_comes() -> None:
+    """By a factor of e each tau, once it has been counting for long."""
+    meter = RateMeter(0.0, tau_s=10)
+    for second in range(1_000):
+        meter.mark(7, float(second))
+    assert meter.rate(1_010.0) == pytest.approx(meter.rate(1_000.0) / math.e, rel=1e-9)
+    assert meter.rate(10_000.0) == pytest.approx(0, abs=1e-300)
+
+
+def test_what_has_counted_for_no_time_has_no_rate() -> None:
+    """Zero, and no division by it."""
+    meter = RateMeter(5.0)
+    meter.mark(1_000, 5.0)
+    assert meter.rate(5.0) == 0
+
+
+def test_the_default_is_half_a_minute() -> None:
+    """What the metric ``source_ingest_rate`` promises."""
+    short, long = RateMeter(0.0), RateMeter(0.0, tau_s=30)
+    for meter in (short, long):
+        meter.mark(100, 1.0)
+    assert short.rate(60.0) == long.rate(60.0)

@@ -1,0 +1,402 @@
+"""Small graphs under every schedule there is, or every one that departs from asyncio's order a few times: nothing drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from orchestrator_adapter import (
+    BuiltGraph,
+    DeadLetterList,
+    Factory,
+    FlowPolicy,
+    OperatorError,
+    OperatorGraph,
+    Receiver,
+    RestartPolicy,
+    SupervisorEvent,
+    WiredEnds,
+    broadcast,
+    filter_items,
+    flat_map_items,
+    map_items,
+    merge,
+    partition,
+    source_of,
+)
+from orchestrator_adapter.supervision import events
+from orchestrator_adapter.testing import (
+    CollectSink,
+    Deadlock,
+    FailAt,
+    LoopClock,
+    chain,
+    run_every_schedule,
+    run_schedule,
+)
+from tests.chaos.mutants import lease_comes_back_reversed, lease_drops_an_item, room_wakes_nobody, the_end_wakes_nobody
+
+pytestmark = pytest.mark.usefixtures("_many_schedules")
+
+
+@pytest.fixture(autouse=True)
+def _no_decisions_kept() -> Iterator[None]:
+    """Of thousands of runs pytest would keep every line, with the frames of every traceback in it."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def away() -> OperatorError:
+    """A new one each time: an exception keeps the frames of every place that it was raised in."""
+    return OperatorError("away")
+
+
+class Scene:
+    """One run of a graph whose sources have 0, 1, 2 … each, and what became of it."""
+
+    def __init__(self, graph: OperatorGraph, *sinks: CollectSink) -> None:
+        self.letters = DeadLetterList()
+        self.built: BuiltGraph = graph.build(clock=LoopClock(), dead_letters=self.letters)
+        self.sinks = sinks
+
+    @property
+    def written(self) -> list[Any]:
+        return [item for sink in self.sinks for item in sink.items]
+
+    async def run(self, *meddlers: Callable[[BuiltGraph], object]) -> SupervisorEvent:
+        """Run it; each meddler is called once, at a turn that the schedule chooses."""
+        running = asyncio.create_task(self.built.run(), name="run")
+        loop = asyncio.get_running_loop()
+        for meddler in meddlers:
+            loop.call_soon(meddler, self.built)
+        event = await running
+        figures = event.figures
+        assert figures.ledger_holds
+        assert not figures.violations
+        assert not figures.ledger.in_flight
+        assert not figures.stragglers
+        return event
+
+    def every_item_is_somewhere(self, event: SupervisorEvent) -> None:
+        """What was taken in is written once or buried with a reason; each source's items are written in their order."""
+        buried = [letter.payload for letter in self.letters.letters]
+        assert all(letter.message for letter in self.letters.letters)
+        assert len({*self.written, *buried}) == len(self.written) + len(buried) == event.figures.ledger.ingested
+        for sink in self.sinks:
+            assert sink.items == sorted(sink.items)
+
+
+def ask_to_stop(built: BuiltGraph) -> None:
+    built.request_shutdown("asked")
+
+
+def cancel_the_run(_: BuiltGraph) -> None:
+    next(task for task in asyncio.all_tasks() if task.get_name() == "run").cancel()
+
+
+async def one_by_one(ends: WiredEnds) -> None:
+    """Hand-written: an await an item at both ends, and a turn of the loop in between."""
+    async for item in ends.receiver:
+        await asyncio.sleep(0)
+        await ends.sender.send(item)
+
+
+def every(scenario: Callable[[], Coroutine[Any, Any, None]], *, departures: int | None, at_least: int) -> None:
+    """``at_least``: how many schedules there must be, so that a scenario with no choice in it does not pass for proven."""
+    assert run_every_schedule(scenario, departures=departures) >= at_least
+
+
+# Streams that nobody disturbs.
+
+
+@pytest.mark.parametrize(
+    ("operator", "departures", "at_least"),
+    [
+        (lambda: map_items(FailAt({2: away()})), 5, 500),
+        (lambda: map_items(FailAt({1: away(), 3: away(), 5: away()})), 5, 1_000),
+        (lambda: one_by_one, 6, 1_500),
+    ],
+    ids=["fails once", "fails often", "item by item"],
+)
+def test_a_stream_arrives_whole_and_in_order(
+    operator: Callable[[], Factory], departures: int | None, at_least: int
+) -> None:
+    """Over edges of one item, with an operator that fails and is restarted, each item arrives once, in order."""
+
+    async def scenario() -> None:
+        sink = CollectSink()
+        scene = Scene(chain(source_of(range(3)), operator(), sink, capacity=1), sink)
+        assert isinstance(await scene.run(), events.AllOk)
+        assert sink.items == [0, 1, 2]
+
+    every(scenario, departures=departures, at_least=at_least)
+
+
+def test_a_failure_after_sending_repeats_and_counts_what_it_repeats() -> None:
+    """An operator that fails between its send and its acknowledgement repeats that item, and the books say so."""
+
+    async def scenario() -> None:
+        sink, failing = CollectSink(), FailAt({2: away()})
+
+        async def sends_and_fails(ends: WiredEnds) -> None:
+            async for item in ends.receiver:
+                await ends.sender.send(item)
+                failing(item)
+
+        scene = Scene(chain(source_of(range(3)), sends_and_fails, sink, capacity=1), sink)
+        event = await scene.run()
+        assert sink.items == [0, 1, 1, 2]
+        assert event.figures.ledger.repeated == 1
+
+    every(scenario, departures=5, at_least=800)
+
+
+def test_a_fan_in_takes_everything_from_every_input() -> None:
+    """Two sources into a merge: both streams arrive whole, each in its own order."""
+
+    async def scenario() -> None:
+        graph, sink = OperatorGraph("join"), CollectSink()
+        join = graph.add_fan_in("join", merge(max_batch=1))
+        for tens in (0, 10):
+            graph.connect(graph.add_source(f"source-{tens}", source_of([tens, tens + 1], batch=1)), join, 1)
+        graph.connect(join, graph.add_sink("sink", sink), 1)
+        assert isinstance(await Scene(graph, sink).run(), events.AllOk)
+        assert [item for item in sink.items if item < 10] == [0, 1]
+        assert [item for item in sink.items if item >= 10] == [10, 11]
+
+    every(scenario, departures=3, at_least=1_000)
+
+
+@pytest.mark.parametrize("router", [broadcast, lambda: partition(lambda item: item, everywhere=lambda _: True)])
+def test_a_fan_out_gives_everybody_everything(router: Callable[[], Factory]) -> None:
+    """Two readers, one of which fails in between: both get all, in order."""
+
+    async def scenario() -> None:
+        graph, sinks = OperatorGraph("split"), [CollectSink(), CollectSink()]
+        split = graph.add_fan_out("split", router())
+        graph.connect(graph.add_source("source", source_of(range(3), batch=1)), split, 1)
+        failing = graph.add_operator("failing", map_items(FailAt({2: away()})))
+        graph.connect(split, failing, 1)
+        graph.connect(failing, graph.add_sink("sink-0", sinks[0]), 1)
+        graph.connect(split, graph.add_sink("sink-1", sinks[1]), 2)
+        event = await Scene(graph, *sinks).run()
+        assert isinstance(event, events.AllOk)
+        assert [sink.items for sink in sinks] == [[0, 1, 2]] * 2
+        assert event.figures.ledger.derived == 3
+
+    every(scenario, departures=3, at_least=5_000)
+
+
+@pytest.mark.parametrize(
+    "policy", [FlowPolicy.shed(), FlowPolicy.timed(timedelta(milliseconds=1)), FlowPolicy.timed(timedelta(seconds=1))]
+)
+def test_what_an_edge_drops_it_counts(policy: FlowPolicy) -> None:
+    """Behind a full edge an item waits, is shed or is buried, as the edge's policy says; none is dropped unseen."""
+
+    async def scenario() -> None:
+        sink, letters = CollectSink(), DeadLetterList()
+
+        async def slow(ends: WiredEnds) -> None:
+            async for item in ends.receiver:
+                await asyncio.sleep(0.01)
+                sink.items.append(item)
+
+        graph = OperatorGraph("full")
+        source = graph.add_source("source", source_of(range(4), batch=1))
+        graph.connect(source, graph.add_sink("sink", slow), 1, policy=policy)
+        event = await graph.build(clock=LoopClock(), dead_letters=letters).run()
+        ledger = event.figures.ledger
+        assert event.figures.ledger_holds
+        assert ledger.written == len(sink.items)
+        assert ledger.ingested == 4 == len(sink.items) + ledger.shed + len(letters.letters)
+        if policy.deadline == timedelta(seconds=1):
+            assert sink.items == [0, 1, 2, 3]
+        else:
+            assert sink.items[0] == 0
+            assert len(sink.items) < 4
+            assert bool(ledger.shed) is (policy == FlowPolicy.shed())
+
+    every(scenario, departures=None, at_least=2)
+
+
+def test_a_pill_goes_and_its_neighbours_stay() -> None:
+    """An item that always fails is buried after two deliveries; what was on lease with it arrives, in order."""
+
+    async def scenario() -> None:
+        sink, seen = CollectSink(), list[int]()
+
+        def swallow(item: int) -> int:
+            seen.append(item)
+            if item == 1:
+                raise away()
+            return item
+
+        once = RestartPolicy.bounded(1, timedelta(seconds=60))
+        graph = OperatorGraph("pill")
+        operator = graph.add_operator("operator", map_items(swallow), restart_policy=once)
+        graph.connect(graph.add_source("source", source_of(range(4), batch=2)), operator, 2)
+        graph.connect(operator, graph.add_sink("sink", sink), 1)
+        scene = Scene(graph, sink)
+        event = await scene.run()
+        assert isinstance(event, events.AllOk)
+        assert sink.items == [0, 2, 3]
+        assert seen.count(1) == 2
+        assert [(letter.payload, letter.attempts) for letter in scene.letters.letters] == [(1, 2)]
+
+    every(scenario, departures=4, at_least=800)
+
+
+# Runs that somebody ends, at any moment there is.
+
+
+@pytest.mark.parametrize(
+    ("meddlers", "outcome"),
+    [
+        ((ask_to_stop,), events.ShutDown),
+        ((ask_to_stop, ask_to_stop), events.ShutDown),
+    ],
+    ids=["drained", "aborted"],
+)
+def test_a_shutdown_at_any_moment_loses_nothing(
+    meddlers: tuple[Callable[[BuiltGraph], object], ...], outcome: type[SupervisorEvent]
+) -> None:
+    """Asked once or twice, at whichever turns: every item taken in is written or buried, and every task has ended."""
+
+    async def scenario() -> None:
+        sink = CollectSink()
+        graph = chain(source_of(range(3)), one_by_one, filter_items(lambda _: True), sink, capacity=1)
+        scene = Scene(graph, sink)
+        event = await scene.run(*meddlers)
+        assert isinstance(event, outcome | events.AllOk)  # it may have ended before it was asked
+        if len(meddlers) == 1:
+            assert not scene.letters.letters
+        if not event.figures.ledger.repeated:
+            scene.every_item_is_somewhere(event)
+        assert not operators_left()
+
+    every(scenario, departures=3, at_least=500)
+
+
+def test_a_cancelled_run_is_a_shutdown_and_passes_the_cancellation_on() -> None:
+    """Whenever ``run()`` is cancelled, it ends as after a request, keeps its event, and only then raises."""
+
+    async def scenario() -> None:
+        sink = CollectSink()
+        scene = Scene(chain(source_of(range(3)), map_items(str), sink, capacity=1), sink)
+        try:
+            await scene.run(cancel_the_run)
+        except asyncio.CancelledError:
+            event = scene.built.event
+            if event is None:
+                assert not scene.built.ledger().ingested  # cancelled before its first step: there was no run
+                return
+            assert isinstance(event, events.ShutDown)
+            assert event.figures.ledger_holds
+            scene.every_item_is_somewhere(event)
+        assert not operators_left()
+
+    every(scenario, departures=4, at_least=1_000)
+
+
+def test_a_panic_takes_everything_down_and_names_what_it_held() -> None:
+    """The panicking operator's leased items are buried and named; the rest is delivered or buried; nobody is restarted."""
+
+    async def scenario() -> None:
+        sink = CollectSink()
+        graph = chain(source_of(range(4)), map_items(FailAt({2: KeyError("bug")})), one_by_one, sink, capacity=2)
+        scene = Scene(graph, sink)
+        event = await scene.run()
+        assert isinstance(event, events.Panicked)
+        assert event.operator == "op-1"
+        assert not event.figures.restarts
+        scene.every_item_is_somewhere(event)
+        held = [letter for letter in scene.letters.letters if "KeyError" in letter.message]
+        assert [repr(letter.payload) for letter in held[: len(event.leased)]] == list(event.leased)
+        assert 1 in [letter.payload for letter in held]
+        assert not operators_left()
+
+    every(scenario, departures=3, at_least=1_000)
+
+
+def test_an_exhausted_budget_at_any_moment_loses_nothing() -> None:
+    """With one restart allowed, the second failure ends the run; all is written or buried."""
+
+    async def scenario() -> None:
+        sink = CollectSink()
+        graph = OperatorGraph("budget")
+        operator = graph.add_operator(
+            "operator",
+            flat_map_items(lambda item: [failing(item)]),
+            expanding=True,
+            restart_policy=RestartPolicy.bounded(1, timedelta(seconds=60)),
+            max_deliveries=9,
+        )
+        failing = FailAt({2: away(), 3: away()})
+        graph.connect(graph.add_source("source", source_of(range(3), batch=1)), operator, 2)
+        graph.connect(operator, graph.add_sink("sink", sink), 1)
+        scene = Scene(graph, sink)
+        event = await scene.run()
+        assert isinstance(event, events.BudgetExhausted)
+        assert event.figures.restarts["operator"].total == 1
+        scene.every_item_is_somewhere(event)
+
+    every(scenario, departures=5, at_least=500)
+
+
+def operators_left() -> list[str]:
+    return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("operator:")]
+
+
+# That this would see a bug.
+
+
+async def _failing_stream() -> None:
+    sink = CollectSink()
+    failing = map_items(FailAt({1: away()}))
+    scene = Scene(chain(source_of(range(4), batch=2), failing, sink, capacity=2), sink)
+    await scene.run()
+    assert sink.items == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("mutant", [lease_drops_an_item, lease_comes_back_reversed])
+def test_a_broken_lease_is_found(mutant: Callable[[], Any]) -> None:
+    """Whether a given-back lease loses an item or its order, a schedule shows it."""
+    with mutant(), pytest.raises(AssertionError):
+        run_every_schedule(_failing_stream, departures=2)
+
+
+@pytest.mark.parametrize("mutant", [room_wakes_nobody, the_end_wakes_nobody])
+def test_a_forgotten_wake_up_is_found(mutant: Callable[[], Any]) -> None:
+    """Where the writer is not told of room, or the reader not of the end, some schedule waits for ever."""
+    with mutant(), pytest.raises(Deadlock) as caught:
+        run_every_schedule(_failing_stream, departures=2)
+    again = caught.value.__notes__[0]
+    departed = eval(again.removeprefix("again, with: run_schedule(").removesuffix(", …)"))
+    with mutant(), pytest.raises(Deadlock):
+        run_schedule(departed, _failing_stream)
+
+
+def test_a_reader_that_forgets_to_look_again_is_found() -> None:
+    """A race that asyncio's own order hides: a check, a turn of the loop, then the wait. One departure tells."""
+
+    async def looks_once(ends: WiredEnds) -> None:
+        receiver: Receiver[Any] = ends.receiver
+        while not receiver.ended:
+            if receiver.ready:
+                receiver.try_recv_many()
+                receiver.acknowledge()
+                continue
+            await asyncio.sleep(0)  # here the item may come, and its wake-up with it
+            await ends._arrivals.wait()
+
+    async def scenario() -> None:
+        await chain(source_of(range(2), batch=1), looks_once, capacity=1).build(clock=LoopClock()).run()
+
+    with pytest.raises(Deadlock):
+        run_every_schedule(scenario, departures=1)

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+
+import pytest
+
+from orchestrator_adapter.operators.from_functions import map_items, source_of
+from orchestrator_adapter.primitives.errors import OperatorError
+from orchestrator_adapter.primitives.gc_freeze import frozen_heap
+from orchestrator_adapter.supervision import events
+from orchestrator_adapter.testing import (
+    CollectSink,
+    Deadlock,
+    FailAt,
+    LeftBehind,
+    LoopClock,
+    OutOfTime,
+    chain,
+    run_every_schedule,
+    run_schedule,
+)
+
+pytestmark = pytest.mark.usefixtures("_many_schedules")
+
+
+# What the module relies on of CPython's asyncio: if one of these fails on a new Python, its event loop has changed.
+
+
+def order_of_eight(seed: int) -> list[int]:
+    ran: list[int] = []
+
+    async def scenario() -> None:
+        async def note(number: int) -> None:
+            ran.append(number)
+
+        await asyncio.gather(*(note(number) for number in range(8)))
+
+    run_schedule(seed, scenario)
+    return ran
+
+
+def test_ready_callbacks_run_in_the_order_that_the_seed_draws() -> None:
+    """Of 200 seeds nearly all give an order of their own, every one a permutation; the same seed gives the same."""
+    orders = [order_of_eight(seed) for seed in range(200)]
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len({tuple(order) for order in orders}) > 150
+    assert orders == [order_of_eight(seed) for seed in range(200)]
+
+
+def test_timers_that_are_due_together_are_permuted_too() -> None:
+    """Eight timers of one time fire in different orders under different seeds."""
+
+    def order(seed: int) -> tuple[int, ...]:
+        fired: list[int] = []
+
+        async def scenario() -> None:
+            for number in range(8):
+                asyncio.get_running_loop().call_later(1.0, fired.append, number)
+            await asyncio.sleep(2.0)
+
+        run_schedule(seed, scenario)
+        return tuple(fired)
+
+    assert len({order(seed) for seed in range(100)}) > 50
+
+
+def test_virtual_hours_pass_without_waiting_and_timers_never_come_early() -> None:
+    """A thousand sleeps of an hour take no time at all, and each lasts an hour or a little more."""
+
+    async def scenario() -> float:
+        clock = LoopClock()
+        for _ in range(1_000):
+            before, wall_before = clock.monotonic(), clock.now_ns()
+            await asyncio.sleep(3_600)
+            assert 3_600 <= clock.monotonic() - before < 3_601
+            assert clock.now_ns() - wall_before == pytest.approx(3_600e9, rel=1e-3)
+        return clock.monotonic()
+
+    assert run_schedule(0, scenario, limit=timedelta(days=60)) >= 3_600_000
+
+
+def test_a_loop_comes_late_now_and_then_under_a_seed() -> None:
+    """Of a thousand timers some are come to a little late: what is due at nearly one time is then due together."""
+
+    async def scenario() -> int:
+        loop, late = asyncio.get_running_loop(), 0
+        for _ in range(1_000):
+            before = loop.time()
+            await asyncio.sleep(1.0)
+            late += loop.time() - before > 1.0001
+        return late
+
+    assert 100 < run_schedule(0, scenario) < 500
+
+
+# Every schedule there is.
+
+
+def orders_of(count: int, *, departures: int | None = None) -> list[tuple[int, ...]]:
+    """The order in which so many callbacks ran, under each schedule."""
+    orders: list[tuple[int, ...]] = []
+
+    async def scenario() -> None:
+        ran: list[int] = []
+        done = asyncio.get_running_loop().create_future()
+
+        def note(number: int) -> None:
+            ran.append(number)
+            if len(ran) == count:
+                done.set_result(None)
+
+        for number in range(count):
+            asyncio.get_running_loop().call_soon(note, number)
+        await done
+        orders.append(tuple(ran))
+
+    assert run_every_schedule(scenario, departures=departures) == len(orders)
+    return orders
+
+
+def test_every_order_there_is_is_run_once() -> None:
+    """Four callbacks run in each of their 24 orders; without departures only in asyncio's own."""
+    assert sorted(orders_of(4)) == sorted(itertools.permutations(range(4)))
+    assert orders_of(4, departures=0) == [(0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("departures", [1, 2, 3])
+def test_departures_are_counted_as_turns_out_of_turn(departures: int) -> None:
+    """Against a naive count: an order departs as often as it takes another callback than the oldest that is left."""
+    reachable = set[tuple[int, ...]]()
+    for order in itertools.permutations(range(4)):
+        left, out_of_turn = list(range(4)), 0
+        for number in order:
+            out_of_turn += number != left[0]
+            left.remove(number)
+        if out_of_turn <= departures:
+            reachable.add(order)
+    assert {*orders_of(4, departures=departures)} == reachable
+
+
+async def racy() -> None:
+    """Right in asyncio's own order, and in no other."""
+    ran: list[int] = []
+    for number in range(3):
+        asyncio.get_running_loop().call_soon(ran.append, number)
+    await asyncio.sleep(1)
+    assert ran == [0, 1, 2]
+
+
+def test_the_schedule_that_failed_is_named_and_can_be_had_again() -> None:
+    """The note names the fewest departures with which it fails, and these give the failure again."""
+    with pytest.raises(AssertionError) as caught:
+        run_every_schedule(racy)
+    (note,) = caught.value.__notes__
+    assert note == "again, with: run_schedule({0: 1}, …)"
+    with pytest.raises(AssertionError):
+        run_schedule({0: 1}, racy)
+    run_schedule({}, racy)
+
+
+def test_more_schedules_than_were_bargained_for_are_not_cut_short_in_silence() -> None:
+    """Past the limit it raises, and says what to do."""
+    with pytest.raises(OutOfTime, match=r"^expected at most 5 schedules, and there are more; bound the departures$"):
+        run_every_schedule(racy_but_right, max_schedules=5)
+
+
+async def racy_but_right() -> None:
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(4)))
+
+
+def test_schedules_in_a_row_leave_nothing_behind() -> None:
+    """After a hundred runs there are as many objects as after ten: garbage in cycles is collected, not frozen away."""
+
+    class Marked:
+        pass
+
+    async def scenario() -> None:
+        first, second = Marked(), Marked()
+        first.other, second.other = second, first  # type: ignore[attr-defined]
+        sink = CollectSink()
+        await chain(source_of([first]), sink, capacity=1).build(clock=LoopClock()).run()
+
+    with frozen_heap():
+        for seed in range(100):
+            run_schedule(seed, scenario)
+        left = sum(isinstance(thing, Marked) for thing in gc.get_objects())
+    assert left <= 2
+
+
+def test_what_it_changes_of_the_interpreter_it_puts_back() -> None:
+    """The hook for unraisable exceptions, the warnings' filters, and whether anything is frozen, are as before."""
+    # Not how much is: something frozen may end by itself meanwhile, a thread's leavings say.
+    frozen, hook, filters = gc.get_freeze_count() > 0, sys.unraisablehook, list(warnings.filters)
+    run_schedule(0, racy_but_right)
+    run_every_schedule(racy_but_right, departures=1)
+    assert (gc.get_freeze_count() > 0, sys.unraisablehook, list(warnings.filters)) == (frozen, hook, filters)
+
+
+# What it finds.
+
+
+def test_a_lost_wake_up_is_a_deadlock() -> None:
+    """A task that waits for what nobody will do is raised at once, and the task is named."""
+
+    async def scenario() -> None:
+        await asyncio.create_task(asyncio.Event().wait(), name="forgotten")
+
+    with pytest.raises(Deadlock, match="forgotten"):
+        run_schedule(0, scenario)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_a_hang_that_keeps_busy_is_out_of_time(pause_s: float) -> None:
+    """Neither a busy loop nor a periodic timer can hide that nothing ends."""
+
+    async def scenario() -> None:
+        while True:  # noqa: ASYNC110 - a loop that never ends is what is tested
+            await asyncio.sleep(pause_s)
+
+    with pytest.raises(OutOfTime, match="expected an end within"):
+        run_schedule(0, scenario, limit=timedelta(seconds=100), max_callbacks=10_000)
+
+
+def test_a_task_left_running_is_named() -> None:
+    """What outlives the coroutine is told, by the task's name."""
+
+    async def scenario() -> None:
+        scenario.task = asyncio.create_task(asyncio.sleep(10), name="detached")  # type: ignore[attr-defined]
+
+    with pytest.raises(LeftBehind, match=r"still running: .*detached"):
+        run_schedule(0, scenario)
+
+
+def test_an_exception_that_nobody_took_is_told() -> None:
+    """A task that failed unseen is found, although it has ended."""
+
+    async def fail() -> None:
+        raise OperatorError("unseen")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(fail())
+        await asyncio.wait({task})
+
+    with pytest.raises(LeftBehind, match=r"never retrieved.*unseen"):
+        run_schedule(0, scenario)
+
+
+@pytest.mark.parametrize("within", [contextlib.nullcontext, frozen_heap])
+def test_what_was_left_before_is_not_told(within: Callable[[], AbstractContextManager[None]]) -> None:
+    """Garbage of whoever ran earlier is no fault of this run, in one ``frozen_heap()`` of many runs or by itself."""
+
+    async def forgotten() -> None:
+        pass
+
+    class Litter:
+        """In a cycle, so that only a collection finds it; with a coroutine that nobody awaits."""
+
+        def __init__(self) -> None:
+            self.me, self.coroutine = self, forgotten()
+
+    async def scenario() -> None:
+        gc.collect()
+
+    with within(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        Litter()
+        run_schedule(0, scenario)
+
+
+def test_a_coroutine_that_nobody_awaited_is_told() -> None:
+    """A forgotten ``await`` is found."""
+
+    async def forgotten() -> None:
+        pass
+
+    async def scenario() -> None:
+        forgotten()  # type: ignore[unused-coroutine]
+
+    with pytest.raises(LeftBehind, match=r"forgotten.*never awaited"):
+        run_schedule(0, scenario)
+
+
+def test_what_the_coroutine_raises_is_raised_and_the_rest_is_wound_up() -> None:
+    """The scenario's own failure is not hidden by what it left running; even a task that will not stop is closed over."""
+
+    async def stubborn() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        scenario.task = asyncio.create_task(stubborn())  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+        raise OperatorError("its own")
+
+    with pytest.raises(OperatorError, match="its own"):
+        run_schedule(0, scenario)
+
+
+# What it is for.
+
+
+def test_blocking_work_runs_on_the_loop_a_moment_later() -> None:
+    """There are no threads: the function runs on the loop, its result or its error arrives, and time has passed."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        assert await loop.run_in_executor(None, divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await loop.run_in_executor(None, divmod, 7, 0)
+        assert loop.time() > before
+
+    run_schedule(3, scenario)
+
+
+def test_a_graph_under_a_hundred_schedules() -> None:
+    """A failing operator on an edge of capacity one delivers everything once and in order, however it is scheduled."""
+
+    async def scenario() -> None:
+        sink = CollectSink()
+        failing = FailAt({3: OperatorError("away"), 5: OperatorError("away")})
+        built = chain(source_of(range(9)), map_items(failing), sink, capacity=1).build(clock=LoopClock())
+        event = await built.run()
+        assert isinstance(event, events.AllOk)
+        assert event.figures.ledger_holds
+        assert sink.items == list(range(9))
+
+    for seed in range(100):
+        run_schedule(seed, scenario)

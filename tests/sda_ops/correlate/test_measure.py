@@ -1,0 +1,517 @@
+"""Predictions, residuals and distances of candidates against what `sda_ops.astro.topocentric` and finite differences say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
+from sda_ops.astro.sites import Site
+from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, Floats, Nanoseconds, julian_date
+from sda_ops.astro.topocentric import radar_measurement, telescope_measurement
+from sda_ops.catalog import synthetic_catalog
+from sda_ops.correlate.measure import (
+    OpticalRows,
+    RadarRows,
+    Scores,
+    StateRows,
+    score_optical,
+    score_radar,
+    score_states,
+)
+from sda_ops.correlate.sited import place
+from sda_ops.correlate.uncertainty import AxisErrors, ElementSetErrors, Objects
+from sda_ops.propagation.interval import STEP_NS, Interval, Pairs
+from tests.helpers.running import NOON_NS
+from tests.scenes.correlate_scenes import (
+    TEIDE,
+    TROMSO,
+    Moment,
+    direction_of,
+    echo_of,
+    elevations_rad,
+    flying_straight,
+    interval_at,
+    noon,
+    orbit_axes,
+    risen,
+    sky,
+)
+
+A_MICROMETRE, A_NANOMETRE_PER_SECOND = 1e-6, 1e-9
+A_PICORADIAN, A_NANORADIAN = 1e-12, 1e-9
+ONE_IN_TEN_THOUSAND, A_THOUSANDTH = 1e-4, 1e-3
+
+SOME_SIGMA = np.array([30.0, 0.5, 5e-4])
+"""Of range (m), range-rate (m/s) and angles (rad)."""
+
+
+def radar_rows(site: Site, timestamp_ns: Nanoseconds, measured: Floats, sigma: Floats = SOME_SIGMA) -> RadarRows:
+    shape = (timestamp_ns.size,)
+    return RadarRows(
+        timestamp_ns,
+        sidereal_angle(*julian_date(timestamp_ns)),
+        np.broadcast_to(site.r_fixed_m, (*shape, 3)),
+        np.broadcast_to(site.horizon, (*shape, 3, 3)),
+        measured,
+        np.broadcast_to(sigma, (*shape, 3)),
+    )
+
+
+def optical_rows(site: Site, timestamp_ns: Nanoseconds, angles: Floats, sigma_rad: float = 1e-5) -> OpticalRows:
+    return OpticalRows(
+        timestamp_ns,
+        sidereal_angle(*julian_date(timestamp_ns)),
+        np.broadcast_to(site.r_fixed_m, (timestamp_ns.size, 3)),
+        unit(angles[:, 0], angles[:, 1]),
+        np.full(timestamp_ns.size, sigma_rad),
+    )
+
+
+def unit(longitude_rad: Floats, latitude_rad: Floats) -> Floats:
+    cos = np.cos(latitude_rad)
+    return np.stack((cos * np.cos(longitude_rad), cos * np.sin(longitude_rad), np.sin(latitude_rad)), axis=-1)
+
+
+def each_of(objects: Objects) -> Pairs:
+    """Observation i is compared with object i."""
+    return Pairs(np.arange(objects.size), objects)
+
+
+class Seen(NamedTuple):
+    """Objects that are up over a site, at times all over an interval, and where they then are."""
+
+    interval: Interval
+    objects: Objects
+    timestamp_ns: Nanoseconds
+    r_m: Floats
+    v_m_s: Floats
+
+
+def seen_from(site: Site, interval: Interval, *, above_deg: float = 5.0) -> Seen:
+    objects = risen(site, interval, interval.start_ns + STEP_NS // 2, above_deg=above_deg)
+    timestamp_ns = interval.start_ns + np.arange(objects.size) * (STEP_NS // objects.size)
+    return Seen(interval, objects, timestamp_ns, *interval.states(objects, timestamp_ns))
+
+
+def radar_reports(site: Site, seen: Seen) -> Floats:
+    angle_rad = sidereal_angle(*julian_date(seen.timestamp_ns))
+    look = radar_measurement(site.r_fixed_m, site.horizon, seen.r_m, seen.v_m_s, angle_rad)
+    return np.stack((look.range_m, look.range_rate_m_s, look.azimuth_rad, look.elevation_rad), axis=1)
+
+
+def telescope_reports(site: Site, seen: Seen) -> Floats:
+    date = julian_date(seen.timestamp_ns)
+    reports = telescope_measurement(
+        site.r_fixed_m, seen.r_m, seen.v_m_s, sidereal_angle(*date), teme_to_j2000_matrix(*date)
+    )
+    return np.stack(reports, axis=1)
+
+
+# Predictions and residuals.
+
+
+def test_a_radars_prediction_is_radar_measurement() -> None:
+    """Of every object over Tromsø, low and geostationary, what it reports leaves no residual, and no distance."""
+    seen = seen_from(TROMSO, noon())
+    assert np.ptp(np.log10(radar_reports(TROMSO, seen)[:, 0])) > 1.5
+    scores = score_radar(
+        radar_rows(TROMSO, seen.timestamp_ns, radar_reports(TROMSO, seen)), each_of(seen.objects), noon()
+    )
+    tolerances = [A_MICROMETRE, A_NANOMETRE_PER_SECOND, A_PICORADIAN, A_PICORADIAN]
+    assert np.all(np.abs(scores.residuals).max(axis=0) < tolerances)
+    assert scores.mahalanobis_squared.max() < 1e-12
+
+
+def test_a_telescopes_prediction_is_telescope_measurement() -> None:
+    """Although one rotation to J2000 serves twenty seconds."""
+    seen = seen_from(TEIDE, noon())
+    scores = score_optical(
+        optical_rows(TEIDE, seen.timestamp_ns, telescope_reports(TEIDE, seen)), each_of(seen.objects), noon()
+    )
+    assert np.abs(scores.residuals).max() < A_NANORADIAN
+
+
+def test_a_radars_residuals_are_measured_minus_predicted_and_angles_as_they_are_on_the_sky() -> None:
+    """Ten metres farther, receding faster, clockwise and up is positive; a degree of azimuth is less on high."""
+    seen = seen_from(TROMSO, noon())
+    measured = radar_reports(TROMSO, seen)
+    measured += [10.0, 0.1, 0.0, 0.0]
+    measured[:, 2] += 1e-6 / np.cos(measured[:, 3])
+    measured[:, 3] += 2e-6
+    scores = score_radar(radar_rows(TROMSO, seen.timestamp_ns, measured), each_of(seen.objects), noon())
+    low = measured[:, 3] < np.deg2rad(80.0)
+    np.testing.assert_allclose(scores.residuals[low, :2], [[10.0, 0.1]] * low.sum(), atol=A_MICROMETRE)
+    np.testing.assert_allclose(scores.residuals[low, 2:], [[1e-6, 2e-6]] * low.sum(), atol=1e-10)
+
+
+def test_a_telescopes_residuals_are_measured_minus_predicted_as_they_are_on_the_sky() -> None:
+    """East and north are positive; an hour of right ascension is less near the pole."""
+    seen = seen_from(TEIDE, noon())
+    measured = telescope_reports(TEIDE, seen)
+    measured[:, 0] += 1e-6 / np.cos(measured[:, 1])
+    measured[:, 1] += 2e-6
+    scores = score_optical(optical_rows(TEIDE, seen.timestamp_ns, measured), each_of(seen.objects), noon())
+    far = np.abs(measured[:, 1]) < np.deg2rad(80.0)
+    np.testing.assert_allclose(scores.residuals[far], [[1e-6, 2e-6]] * far.sum(), atol=A_NANORADIAN)
+
+
+def test_a_states_residuals_are_along_the_predicted_orbits_axes() -> None:
+    """Higher, ahead and towards the angular momentum is positive, and so it is for velocities."""
+    objects = np.arange(0, 600, 7)
+    timestamp_ns = np.full(objects.size, NOON_NS + 3 * NS_PER_S)
+    r_m, v_m_s = noon().states(objects, timestamp_ns)
+    axes = orbit_axes(r_m, v_m_s)
+    off = np.array([100.0, 200.0, -300.0]), np.array([0.1, 0.2, -0.3])
+    moved = (r_m + np.einsum("i,nij->nj", off[0], axes), v_m_s + np.einsum("i,nij->nj", off[1], axes))
+    sigma = np.full((objects.size, 2), 10.0)
+    scores = score_states(StateRows(timestamp_ns, *moved, sigma), each_of(objects), noon())
+    np.testing.assert_allclose(scores.residuals, [np.concatenate(off)] * objects.size, atol=1e-6)
+    variance = np.concatenate(noon().facts.errors.variances(objects, timestamp_ns), axis=1) + 10.0**2
+    np.testing.assert_allclose(scores.mahalanobis_squared, np.sum(np.concatenate(off) ** 2 / variance, axis=1))
+    log_pdf = -0.5 * (scores.mahalanobis_squared + np.sum(np.log(variance), axis=1))
+    np.testing.assert_allclose(scores.log_likelihood, log_pdf)
+
+
+# At the zenith and at the celestial pole.
+
+DIRECTIONS = st.tuples(st.floats(0.0, 0.02), st.floats(-np.pi, np.pi))
+"""Distance from the zenith or the pole (radians), and which way; 0 is exactly there."""
+
+
+def over(up: Floats, away: tuple[float, float]) -> Floats:
+    """A unit vector that far from ``up``."""
+    distance_rad, bearing_rad = away
+    first = np.cross(up, [1.0, 0.0, 0.0])
+    first /= np.linalg.norm(first)
+    across: Floats = np.cos(bearing_rad) * first + np.sin(bearing_rad) * np.cross(up, first)
+    toward: Floats = np.cos(distance_rad) * up + np.sin(distance_rad) * across
+    return toward
+
+
+def angle_between(a: Floats, b: Floats) -> float:
+    return float(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b))
+
+
+def local_of(measured: Floats) -> Floats:
+    """East, north, up ``(3,)`` of a radar's four numbers."""
+    direction: Floats = unit(np.pi / 2.0 - measured[2], measured[3])
+    return direction
+
+
+def above(site: Site, sight_teme: Floats, *, range_m: float = 8e5) -> Interval:
+    """One object in that direction, flying across it."""
+    site_m = place(site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([NOON_NS])))).r_teme_m[0]
+    r_m = site_m + range_m * sight_teme
+    across = np.cross(r_m, [0.3, 0.4, 0.5])
+    return flying_straight(r_m[np.newaxis], 7_500.0 * across[np.newaxis] / np.linalg.norm(across))
+
+
+def zenith(site: Site) -> Floats:
+    horizon: Floats = place(
+        site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([NOON_NS])))
+    ).horizon_teme
+    up: Floats = horizon[0, 2]
+    return up
+
+
+def pole() -> Floats:
+    north: Floats = teme_to_j2000_matrix(*julian_date(np.array(NOON_NS)))[2]
+    return north
+
+
+@settings(max_examples=50)
+@given(DIRECTIONS, DIRECTIONS)
+def test_at_the_zenith_a_radars_residuals_are_the_angle_between(
+    predicted: tuple[float, float], measured: tuple[float, float]
+) -> None:
+    """Whatever the azimuths, which jump by half a turn there: the angle, and a distance that is that angle's."""
+    interval = above(TROMSO, over(zenith(TROMSO), predicted))
+    moment = Moment.of(interval, 0, NOON_NS)
+    report = echo_of(TROMSO, moment)
+    seen = over(np.array([0.0, 0.0, 1.0]), measured)
+    report[2:] = np.arctan2(seen[0], seen[1]), np.arctan2(seen[2], np.hypot(seen[0], seen[1]))
+    scores = score_radar(radar_rows(TROMSO, np.array([NOON_NS]), report[np.newaxis]), each_of(np.array([0])), interval)
+    apart_rad = angle_between(local_of(echo_of(TROMSO, moment)), seen)
+    assert abs(np.hypot(*scores.residuals[0, 2:]) - apart_rad) < A_NANORADIAN
+    expected = reference_radar(TROMSO, moment, report, SOME_SIGMA, variances_of(interval))
+    assert scores.mahalanobis_squared[0] == pytest.approx(expected.squared, rel=1e-3, abs=1e-3)
+
+
+@settings(max_examples=50)
+@given(DIRECTIONS, DIRECTIONS)
+def test_at_the_celestial_pole_a_telescopes_residuals_are_the_angle_between(
+    predicted: tuple[float, float], measured: tuple[float, float]
+) -> None:
+    """Whatever the right ascensions."""
+    interval = above(TROMSO, over(pole(), predicted))
+    moment = Moment.of(interval, 0, NOON_NS)
+    seen = over(np.array([0.0, 0.0, 1.0]), measured)
+    report = np.array([np.arctan2(seen[1], seen[0]), np.arctan2(seen[2], np.hypot(seen[0], seen[1]))])
+    scores = score_optical(
+        optical_rows(TROMSO, np.array([NOON_NS]), report[np.newaxis]), each_of(np.array([0])), interval
+    )
+    apart_rad = angle_between(unit(*direction_of(TROMSO, moment)), seen)
+    assert abs(np.hypot(*scores.residuals[0]) - apart_rad) < A_NANORADIAN
+    expected = reference_optical(TROMSO, moment, report, 1e-5, variances_of(interval))
+    assert scores.mahalanobis_squared[0] == pytest.approx(expected.squared, rel=1e-3, abs=1e-3)
+
+
+# Distances and likelihoods, by finite differences of the published functions.
+
+
+class Fit(NamedTuple):
+    """What a textbook makes of one measurement and one object: squared distance, and the logarithm of the density."""
+
+    squared: float
+    log_likelihood: float
+
+
+def reference(
+    moment: Moment, measure: Callable[[Moment], Floats], residuals: Floats, sigma: Floats, variances: Floats
+) -> Fit:
+    """All components in metres and m/s; NaN residuals were not measured."""
+    steps = np.diag([50.0] * 3 + [0.05] * 3)
+    jacobian = np.stack(
+        [
+            (measure(moment.moved(step[:3], step[3:])) - measure(moment.moved(-step[:3], -step[3:]))) / (2 * step.sum())
+            for step in steps
+        ],
+        axis=1,
+    )
+    there = ~np.isnan(residuals)
+    covariance = (jacobian @ np.diag(variances) @ jacobian.T + np.diag(sigma**2))[np.ix_(there, there)]
+    z = residuals[there]
+    squared = float(z @ np.linalg.inv(covariance) @ z)
+    return Fit(squared, -0.5 * (squared + float(np.linalg.slogdet(covariance)[1])))
+
+
+def tangents(direction: Floats) -> Floats:
+    """Two unit vectors ``(2, 3)`` across it: which, is of no matter."""
+    first = np.cross(direction, np.eye(3)[np.argmin(np.abs(direction))])
+    first /= np.linalg.norm(first)
+    return np.stack((first, np.cross(direction, first)))
+
+
+def offset(seen: Floats, predicted: Floats) -> Floats:
+    """From one unit vector to the other in the tangent plane, as an angle, along `tangents`."""
+    across: Floats = tangents(predicted) @ seen
+    length = float(np.linalg.norm(across))
+    across *= angle_between(seen, predicted) / length if length else 1.0
+    return across
+
+
+def reference_radar(site: Site, moment: Moment, measured: Floats, sigma: Floats, variances: Floats) -> Fit:
+    predicted = echo_of(site, moment)
+    range_m, ahead = predicted[0], local_of(predicted)
+
+    def measure(where: Moment) -> Floats:
+        echo = echo_of(site, where)
+        return np.concatenate((echo[:2], range_m * (tangents(ahead) @ local_of(echo))))
+
+    angles = np.full(2, np.nan) if np.isnan(measured[2]) else range_m * offset(local_of(measured), ahead)
+    residuals = np.concatenate((measured[:2] - predicted[:2], angles))
+    fit = reference(moment, measure, residuals, sigma[[0, 1, 2, 2]] * [1.0, 1.0, range_m, range_m], variances)
+    return Fit(fit.squared, fit.log_likelihood + np.count_nonzero(~np.isnan(angles)) * np.log(range_m))
+
+
+def reference_optical(site: Site, moment: Moment, measured: Floats, sigma_rad: float, variances: Floats) -> Fit:
+    ahead, range_m = unit(*direction_of(site, moment)), echo_of(site, moment)[0]
+
+    def measure(where: Moment) -> Floats:
+        across_m: Floats = range_m * (tangents(ahead) @ unit(*direction_of(site, where)))
+        return across_m
+
+    residuals = range_m * offset(unit(*measured), ahead)
+    fit = reference(moment, measure, residuals, np.full(2, sigma_rad * range_m), variances)
+    return Fit(fit.squared, fit.log_likelihood + 2 * np.log(range_m))
+
+
+def variances_of(interval: Interval, row: int = 0, timestamp_ns: int = NOON_NS) -> Floats:
+    """Of position and velocity ``(6,)``."""
+    variances = interval.facts.errors.variances(np.array([row]), np.array([timestamp_ns]))
+    of_state: Floats = np.concatenate(variances, axis=1)[0]
+    return of_state
+
+
+COMPONENTS: dict[str, Sequence[int]] = {
+    "everything": (),
+    "no rate": (1,),
+    "no angles": (2, 3),
+    "range alone": (1, 2, 3),
+}
+"""And which are absent."""
+
+
+@pytest.mark.parametrize("absent", COMPONENTS.values(), ids=COMPONENTS)
+def test_a_radars_distance_and_likelihood_are_the_textbooks(absent: Sequence[int]) -> None:
+    """Of noisy reports of every object over Tromsø: with Jacobians by finite differences, of what was measured alone."""
+    seen = seen_from(TROMSO, noon())
+    rng = np.random.default_rng(5)
+    measured = radar_reports(TROMSO, seen)
+    noise = rng.normal(size=measured.shape) * [300.0, 1.0, 5e-4, 5e-4]
+    noise[:, 2] /= np.cos(measured[:, 3])
+    measured += noise
+    measured[:, absent] = np.nan
+    scores = score_radar(radar_rows(TROMSO, seen.timestamp_ns, measured), each_of(seen.objects), noon())
+    for index, (row, time_ns) in enumerate(zip(seen.objects.tolist(), seen.timestamp_ns.tolist(), strict=True)):
+        moment, variances = Moment.of(noon(), row, time_ns), variances_of(noon(), row, time_ns)
+        expected = reference_radar(TROMSO, moment, measured[index], SOME_SIGMA, variances)
+        assert scores.mahalanobis_squared[index] == pytest.approx(expected.squared, rel=ONE_IN_TEN_THOUSAND)
+        assert scores.log_likelihood[index] == pytest.approx(expected.log_likelihood, abs=A_THOUSANDTH)
+    assert np.all(np.isnan(scores.residuals[:, absent]))
+    assert np.isnan(scores.residuals).sum() == len(absent) * seen.objects.size
+
+
+def test_a_telescopes_distance_and_likelihood_are_the_textbooks() -> None:
+    """Of noisy reports of every object over Teide, likewise."""
+    seen = seen_from(TEIDE, noon())
+    measured = telescope_reports(TEIDE, seen)
+    measured += np.random.default_rng(6).normal(size=measured.shape) * 3e-5
+    scores = score_optical(optical_rows(TEIDE, seen.timestamp_ns, measured), each_of(seen.objects), noon())
+    for index, (row, time_ns) in enumerate(zip(seen.objects.tolist(), seen.timestamp_ns.tolist(), strict=True)):
+        moment, variances = Moment.of(noon(), row, time_ns), variances_of(noon(), row, time_ns)
+        expected = reference_optical(TEIDE, moment, measured[index], 1e-5, variances)
+        assert scores.mahalanobis_squared[index] == pytest.approx(expected.squared, rel=ONE_IN_TEN_THOUSAND)
+        assert scores.log_likelihood[index] == pytest.approx(expected.log_likelihood, abs=A_THOUSANDTH)
+
+
+def test_nothing_is_scored_where_there_are_no_pairs() -> None:
+    """Three observations and not one candidate: no rows, and no failure."""
+    nobody = Pairs(np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp))
+    times_ns = np.full(3, NOON_NS)
+    for scores in (
+        score_radar(radar_rows(TROMSO, times_ns, np.ones((3, 4))), nobody, noon()),
+        score_optical(optical_rows(TROMSO, times_ns, np.ones((3, 2))), nobody, noon()),
+        score_states(StateRows(times_ns, np.ones((3, 3)), np.ones((3, 3)), np.ones((3, 2))), nobody, noon()),
+    ):
+        assert scores.mahalanobis_squared.size == scores.log_likelihood.size == len(scores.residuals) == 0
+
+
+# Whether the covariance is the truth's.
+
+DRAWS = 20_000
+GATE_MISS = 1e-4
+SQUARED_AT_GATE = {1: 15.137, 2: 18.421, 4: 23.513, 6: 27.856}
+"""Chi-squared with so many degrees of freedom exceeds it once in 10,000 (scipy.stats.chi2.isf(1e-4, m))."""
+
+
+@pytest.fixture(scope="module")
+def truth() -> Seen:
+    """Objects two days from their epochs, as they really are: off their element sets as `uncertainty` has it."""
+    rng = np.random.default_rng(11)
+    interval = interval_at(synthetic_catalog(objects=600, epoch_ns=NOON_NS - 2 * NS_PER_DAY), NOON_NS)
+    over_one = np.flatnonzero(elevations_rad(TROMSO, interval, NOON_NS) > np.deg2rad(15.0))
+    objects = over_one[np.arange(DRAWS) % over_one.size]
+    timestamp_ns = NOON_NS + rng.integers(0, 4 * NS_PER_S, DRAWS)
+    r_m, v_m_s = interval.states(objects, timestamp_ns)
+    axes = orbit_axes(r_m, v_m_s)
+    variances = interval.facts.errors.variances(objects, timestamp_ns)
+    off_m, off_m_s = (rng.normal(size=(DRAWS, 3)) * np.sqrt(variance) for variance in variances)
+    r_m = r_m + np.einsum("ni,nij->nj", off_m, axes)
+    v_m_s = v_m_s + np.einsum("ni,nij->nj", off_m_s, axes)
+    return Seen(interval, objects, timestamp_ns, r_m, v_m_s)
+
+
+def assert_chi_squared(squared: Floats, components: int) -> None:
+    """Mean and variance within four standard errors, and the share beyond two gates that of the distribution."""
+    assert abs(squared.mean() - components) < 4.0 * np.sqrt(2.0 * components / DRAWS)
+    kurtosis_term = np.sqrt((48.0 * components + 8.0 * components**2) / DRAWS)
+    assert abs(squared.var() - 2.0 * components) < 4.0 * kurtosis_term
+    # Two are expected; more than twelve come once in a million cases, and none once in seven.
+    assert np.count_nonzero(squared > SQUARED_AT_GATE[components]) <= 12
+
+
+@pytest.mark.parametrize(("absent", "components"), [((), 4), ((2, 3), 2), ((1, 2, 3), 1)])
+def test_a_radars_distance_of_the_truth_is_chi_squared(truth: Seen, absent: Sequence[int], components: int) -> None:
+    """Element sets' errors and the radar's noise, 20,000 drawn: as many degrees of freedom as were measured."""
+    measured = radar_reports(TROMSO, truth)
+    noise = np.random.default_rng(12).normal(size=measured.shape) * SOME_SIGMA[[0, 1, 2, 2]]
+    noise[:, 2] /= np.cos(measured[:, 3])
+    measured += noise
+    measured[:, absent] = np.nan
+    scores = score_radar(radar_rows(TROMSO, truth.timestamp_ns, measured), each_of(truth.objects), truth.interval)
+    assert_chi_squared(scores.mahalanobis_squared, components)
+
+
+def test_a_telescopes_distance_of_the_truth_is_chi_squared(truth: Seen) -> None:
+    """With two degrees of freedom."""
+    measured = telescope_reports(TROMSO, truth)
+    noise = np.random.default_rng(13).normal(size=measured.shape) * 2e-4
+    noise[:, 0] /= np.cos(measured[:, 1])
+    rows = optical_rows(TROMSO, truth.timestamp_ns, measured + noise, 2e-4)
+    assert_chi_squared(score_optical(rows, each_of(truth.objects), truth.interval).mahalanobis_squared, 2)
+
+
+def test_a_states_distance_of_the_truth_is_chi_squared(truth: Seen) -> None:
+    """With six degrees of freedom."""
+    rng = np.random.default_rng(14)
+    r_m = truth.r_m + rng.normal(size=truth.r_m.shape) * 200.0
+    v_m_s = truth.v_m_s + rng.normal(size=truth.v_m_s.shape) * 0.5
+    rows = StateRows(truth.timestamp_ns, r_m, v_m_s, np.broadcast_to([200.0, 0.5], (DRAWS, 2)))
+    scores: Scores = score_states(rows, each_of(truth.objects), truth.interval)
+    assert_chi_squared(scores.mahalanobis_squared, 6)
+
+
+# How far off an element set is taken to be.
+
+
+def test_an_element_sets_error_grows_with_its_age_either_way() -> None:
+    """A near-Earth one: 120, 500 and 140 m at its epoch, and 30, 1,000 and 30 m more each day before or after it."""
+    errors = noon().facts.errors
+    for days, expected_m in ((0.0, [120.0, 500.0, 140.0]), (2.0, [180.0, 2_500.0, 200.0]), (-0.5, [135.0, 1e3, 155.0])):
+        sigmas_m = errors.sigmas_m(np.array([0]), np.array([NOON_NS + round(days * NS_PER_DAY)]))
+        np.testing.assert_allclose(sigmas_m, [expected_m], rtol=1e-9)
+
+
+def test_a_deep_space_element_set_has_errors_of_its_own() -> None:
+    """Periods from 225 minutes: a geostationary object a day after its epoch is 500, 1,000 and 200 m off."""
+    slow = max(range(600), key=lambda row: 1.0 / sky()[row].satrec.no_kozai)
+    sigmas_m = noon().facts.errors.sigmas_m(np.array([slow]), np.array([NOON_NS + NS_PER_DAY]))
+    np.testing.assert_allclose(sigmas_m, [[500.0, 1_000.0, 200.0]], rtol=1e-9)
+
+
+def test_velocity_is_off_by_the_mean_motion_times_what_position_is() -> None:
+    """Inwards for what is ahead, slower for what is high, across for what is across: so many radians a second."""
+    position, velocity = noon().facts.errors.variances(np.array([0]), np.array([NOON_NS]))
+    n_rad_s = sky()[0].satrec.no_kozai / 60.0
+    np.testing.assert_allclose(np.sqrt(velocity[0]), n_rad_s * np.sqrt(position[0])[[1, 0, 2]], rtol=1e-9)
+
+
+def test_bad_errors_are_named_all_at_once() -> None:
+    """Zero at the epoch would make a matrix singular; less than zero a day makes no sense."""
+    with pytest.raises(ValueError, match="AxisErrors") as caught:
+        AxisErrors(
+            radial_m=0.0,
+            in_track_m=float("inf"),
+            cross_track_m=1.0,
+            radial_m_per_day=0.0,
+            in_track_m_per_day=-1.0,
+            cross_track_m_per_day=float("nan"),
+        )
+    assert str(caught.value) == (
+        "AxisErrors: radial_m must be > 0 and finite, got 0.0; AxisErrors: in_track_m must be > 0 and finite, got inf; "
+        "AxisErrors: in_track_m_per_day must be >= 0 and finite, got -1.0; "
+        "AxisErrors: cross_track_m_per_day must be >= 0 and finite, got nan"
+    )
+
+
+def test_whoever_knows_better_says_so() -> None:
+    """The settings are the errors: of near-Earth objects here, and the others' stay as they are."""
+    good = AxisErrors(
+        radial_m=1.0,
+        in_track_m=2.0,
+        cross_track_m=3.0,
+        radial_m_per_day=4.0,
+        in_track_m_per_day=5.0,
+        cross_track_m_per_day=6.0,
+    )
+    errors = interval_at(sky(), errors=ElementSetErrors(near_earth=good)).facts.errors
+    slow = max(range(600), key=lambda row: 1.0 / sky()[row].satrec.no_kozai)
+    sigmas_m = errors.sigmas_m(np.array([0, slow]), np.full(2, NOON_NS + NS_PER_DAY))
+    np.testing.assert_allclose(sigmas_m, [[5.0, 7.0, 9.0], [500.0, 1_000.0, 200.0]], rtol=1e-9)

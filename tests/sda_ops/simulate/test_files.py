@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sgp4.api import SatrecArray
+
+from sda_ops.astro.propagation import propagate
+from sda_ops.astro.sites import Site
+from sda_ops.astro.time import NS_PER_S
+from sda_ops.catalog import synthetic_catalog
+from sda_ops.catalog.reader import parse_catalog
+from sda_ops.records.observation import RadarTarget
+from sda_ops.simulate.catalog_file import omm_json
+from sda_ops.simulate.config import ConfigurationError, Endpoint, Noise, SimulatorConfig
+from sda_ops.simulate.places import RADAR_SITES
+from sda_ops.simulate.tracks import track_tdm
+from sda_ops.simulate.world import World
+from sda_ops.wire import tdm
+
+NOON_NS = 1_773_230_400 * NS_PER_S + 123_456_789
+CATALOG = synthetic_catalog(objects=300, epoch_ns=NOON_NS)
+
+
+def test_a_written_catalogue_flies_where_the_generated_one_does() -> None:
+    """To 1 cm after a day: the epoch's microseconds are all that is rounded."""
+    back = parse_catalog(omm_json(CATALOG).decode(), file="catalog.json")
+    assert back.problems == ()
+    assert [each.catalog_number for each in back.element_sets] == [each.catalog_number for each in CATALOG]
+    assert [each.name for each in back.element_sets] == [each.name for each in CATALOG]
+    tomorrow = np.array([NOON_NS + 86_400 * NS_PER_S])
+    ours, theirs = (
+        propagate(SatrecArray([each.satrec for each in sets]), tomorrow) for sets in (CATALOG, back.element_sets)
+    )
+    one_cm = 0.01
+    assert np.array_equal(ours.error, theirs.error)
+    assert np.nanmax(np.linalg.norm(ours.r_teme_m - theirs.r_teme_m, axis=-1)) < one_cm
+
+
+def test_an_epoch_that_rounds_up_to_the_next_second_is_that_second() -> None:
+    """999,999,600 ns are not 1,000,000 microseconds of the second before."""
+    just_before = NOON_NS // NS_PER_S * NS_PER_S + 999_999_600
+    (back,) = parse_catalog(
+        omm_json(synthetic_catalog(objects=1, epoch_ns=just_before)).decode(), file="x"
+    ).element_sets
+    assert back.satrec.jdsatepochF == pytest.approx(
+        (just_before % (86_400 * NS_PER_S)) / (86_400 * NS_PER_S), abs=1e-10
+    )
+
+
+def test_a_track_is_what_the_radar_would_have_measured() -> None:
+    """Decoded again: ten a second, within four deviations of some object's range, and of the site's name."""
+    world = World(CATALOG)
+    site = Site.from_degrees("anywhere", latitude_deg=48.0, longitude_deg=11.0, height_m=500.0)
+    text = track_tdm(
+        world, site=site, participant="ANYWHERE", start_ns=NOON_NS, seconds=3.0, rate_hz=10.0, noise=Noise(), seed=1
+    )
+    observations, malformed = tdm.decode(text.encode(), tdm.TdmConventions(), ingest_timestamp=0)
+    assert malformed == []
+    assert [each.sensor_timestamp for each in observations] == [NOON_NS + n * NS_PER_S // 10 for n in range(30)]
+    assert {each.source_id for each in observations} == {"tdm-ANYWHERE"}
+    for each in observations:
+        target = each.target
+        assert isinstance(target, RadarTarget)
+        assert target.azimuth_rad is not None
+        assert target.elevation_rad is not None
+        assert target.elevation_rad > np.deg2rad(9.0)
+        assert 3e5 < target.range_m < 5.1e6
+
+
+def test_a_track_of_an_empty_sky_is_a_message_without_data() -> None:
+    """Nothing to replay is no error."""
+    world = World(CATALOG[:1])
+    texts = [
+        track_tdm(world, site=site, participant="A", start_ns=NOON_NS, seconds=0.5, rate_hz=2.0, noise=Noise(), seed=0)
+        for site in RADAR_SITES
+    ]
+    assert any("DATA_START\nDATA_STOP" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"archives": ()}, "archives must be 1 to 4"),
+        ({"archives": tuple(Endpoint("h", n) for n in range(5))}, "archives must be 1 to 4"),
+        ({"isl_targets": ()}, "isl_targets must name one target at least"),
+        (
+            {"isl_targets": (Endpoint("h", 1), Endpoint("h", 2)), "isl_connections": 4, "isl_satellites": 7},
+            "isl_connections of all 2 rings must be <= isl_satellites, got 4 each and 7",
+        ),
+    ],
+)
+def test_archives_and_rings_need_telescopes_and_satellites(settings: dict[str, object], said: str) -> None:
+    """Each archive a telescope, each connection a satellite."""
+    with pytest.raises(ConfigurationError, match=said):
+        SimulatorConfig(**settings)  # type: ignore[arg-type] # by name, from the table above
+    SimulatorConfig(**{**settings, "optical_rate_hz": 0.0, "isl_rate_hz": 0.0, "isl_connections": 1})  # type: ignore[arg-type] # likewise

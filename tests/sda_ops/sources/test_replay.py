@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList
+from orchestrator_adapter.supervision import events, task_exit
+from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
+from sda_ops.records.observation import Observation, RadarTarget, Uncertainty
+from sda_ops.sources.replay import Playback, ReplayFeed, read_files, replay_source
+from sda_ops.wire.tdm import TdmConventions
+from tests.helpers.running import FailingStore, Fault, GatedSink, counter, eventually, fed_by, observations
+
+EISCAT = "eiscat_envisat_2016-09-06/2002-009A-2016-09-06_08-27-08.tdm"
+NOSS = "optical_noss_2019/tlegen_37386.dat"
+FIRST_NS = 1_556_746_350_000_000_000  # 2019-05-01T21:32:30Z
+
+
+def real(*paths: str) -> tuple[Path, ...]:
+    root = Path(os.environ.get("SDA_DATA_DIR", Path(__file__).parents[3] / "../shared/data"))
+    for path in paths:
+        if not (root / path).exists():
+            pytest.skip(f"real data absent: no {root / path} (set SDA_DATA_DIR)")
+    return tuple(root / path for path in paths)
+
+
+def tdm(path: Path, *seconds: float, participant: str = "HILL") -> Path:
+    """A TDM with a range at each of these seconds after 2019-05-01T21:32:30Z."""
+    data = "".join(f"RANGE = 2019-05-01T21:32:{30 + s:09.6f} {1_000 + s}\n" for s in seconds)
+    path.write_text(
+        "CCSDS_TDM_VERS = 1.0\nMETA_START\nTIME_SYSTEM = UTC\nMODE = SEQUENTIAL\nPATH = 1,2,1\nRANGE_UNITS = km\n"
+        f"PARTICIPANT_1 = {participant}\nPARTICIPANT_2 = SAT\nMETA_STOP\nDATA_START\n{data}DATA_STOP\n"
+    )
+    return path
+
+
+def iod(path: Path, *seconds: int, extra: str = "") -> Path:
+    """IOD lines at each of these seconds after 2019-05-01T21:32:30Z."""
+    lines = "".join(f"37386 11 014A   4172 E 201905012132{30 + s:02}000 17 25 2008223+702585 37 S\n" for s in seconds)
+    path.write_text(lines + extra)
+    return path
+
+
+def offsets_s(items: Sequence[Observation]) -> list[float]:
+    return [(item.sensor_timestamp - FIRST_NS) / 1e9 for item in items]
+
+
+async def at_each_second(clock: ManualClock, sink: CollectSink, seconds: int) -> list[int]:
+    """How many have arrived, now and after each further second of the clock."""
+    await eventually(lambda: sink.items, "the first observation")
+    await settle()
+    arrived = [len(sink.items)]
+    for _ in range(seconds):
+        await clock.advance_when_idle(1.0)
+        arrived.append(len(sink.items))
+    return arrived
+
+
+async def test_files_are_merged_in_the_order_of_time(tmp_path: Path) -> None:
+    """Whatever format, file or folder an observation comes from; the stream ends after the last, and the books balance."""
+    feed = ReplayFeed(
+        paths=(
+            tdm(tmp_path / "a.tdm", 0, 2, 5),
+            iod(tmp_path / "b.dat", 1, 2, 9),
+            tdm(tmp_path / "c.tdm", 8, 3, participant="VALLEY"),
+        ),
+        pace=None,
+    )
+    sink = CollectSink()
+    event = await run_graph(fed_by(replay_source(feed), sink))
+    assert isinstance(event, events.AllOk)
+    assert event.figures.exits["source"] == task_exit.Ok()
+    assert offsets_s(sink.items) == [0, 1, 2, 2, 3, 5, 8, 9]
+    assert [item.source_id for item in sink.items[2:5]] == ["tdm-HILL", "optical-4172", "tdm-VALLEY"]
+    assert [item.source_kind for item in sink.items[:2]] == ["radar", "optical"]
+    assert (event.figures.ledger.ingested, event.figures.ledger.written) == (8, 8)
+    assert event.figures.ledger_holds
+
+
+@pytest.mark.parametrize(
+    ("pace", "arrived"),
+    [(1.0, [1, 2, 3, 3, 3, 5]), (2.0, [1, 3, 3, 5, 5, 5]), (0.5, [1, 1, 2, 2, 3, 3]), (None, [5, 5, 5, 5, 5, 5])],
+)
+async def test_observations_leave_at_the_pace(tmp_path: Path, pace: float | None, arrived: list[int]) -> None:
+    """One measured s seconds after the first leaves s / pace seconds after it: none sooner, none later."""
+    clock, sink = ManualClock(), CollectSink()
+    feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0, 1, 2, 5, 5.0001),), pace=pace)
+
+    async def during(built: BuiltGraph) -> None:
+        assert await at_each_second(clock, sink, 5) == arrived
+        await clock.advance_when_idle(60.0)
+
+    event = await run_graph(fed_by(replay_source(feed), sink), clock=clock, during=during)
+    assert isinstance(event, events.AllOk)
+    assert offsets_s(sink.items) == [0, 1, 2, 5, 5.0001]
+
+
+async def test_an_observation_is_ingested_when_it_leaves(tmp_path: Path) -> None:
+    """Its own time is the file's, years ago; in all else it is what the file says."""
+    clock, sink = ManualClock(), CollectSink()
+    feed = ReplayFeed(
+        paths=(tdm(tmp_path / "a.tdm", 0, 2),),
+        conventions=TdmConventions(uncertainty=Uncertainty(sigma_range_m=5.0)),
+    )
+
+    async def during(built: BuiltGraph) -> None:
+        await at_each_second(clock, sink, 2)
+
+    await run_graph(fed_by(replay_source(feed), sink), clock=clock, during=during)
+    start_ns = ManualClock().now_ns()
+    assert [item.ingest_timestamp - start_ns for item in sink.items] == [0, 2_000_000_000]
+    assert [item.sensor_timestamp - FIRST_NS for item in sink.items] == [0, 2_000_000_000]
+    assert [item.target for item in sink.items] == [RadarTarget(500_000.0), RadarTarget(501_000.0)]
+    assert {item.uncertainty for item in sink.items} == {Uncertainty(sigma_range_m=5.0)}
+
+
+async def test_the_feeds_angle_sigma_holds_for_iod_lines_that_tell_none(tmp_path: Path) -> None:
+    """And for them only."""
+    path = iod(tmp_path / "a.dat", 0, extra="37386 11 014A   4172 E 20190501213235845 17 25 2008223+702585\n")
+    feed = ReplayFeed(paths=(path,), conventions=TdmConventions(uncertainty=Uncertainty(sigma_angle_rad=0.25)))
+    told, not_told = read_files(feed).observations
+    assert told.uncertainty.sigma_angle_rad == pytest.approx(0.3 / 60 * 3.14159265 / 180)
+    assert not_told.uncertainty == Uncertainty(sigma_angle_rad=0.25)
+
+
+async def test_a_restart_in_the_middle_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """The next instance goes on where the last was, on the schedule of the first; the file is not asked for again.
+
+    Nor are its malformed entries counted again.
+    """
+    clock, sink = ManualClock(), CollectSink()
+    path = iod(tmp_path / "a.dat", *range(20), extra="nonsense\n")
+    source = Fault(replay_source(ReplayFeed(paths=(path,))))
+
+    async def during(built: BuiltGraph) -> None:
+        await at_each_second(clock, sink, 7)
+        path.unlink()
+        source.strike()
+        while source.instances < 2:
+            await clock.advance_when_idle(0.1)
+        await clock.advance_when_idle(20.0)
+        await eventually(lambda: len(sink.items) == 20, "the rest")
+
+    event = await run_graph(fed_by(source, sink), clock=clock, during=during)
+    assert isinstance(event, events.AllOk)
+    assert offsets_s(sink.items) == list(range(20))
+    assert sink.items[-1].ingest_timestamp - sink.items[0].ingest_timestamp <= 28_000_000_000
+    assert event.figures.restarts["source"].total == 1
+    assert (event.figures.ledger.ingested, event.figures.ledger.written, event.figures.ledger.repeated) == (21, 20, 0)
+    assert event.figures.counters["source"]["decode_errors"] == event.figures.ledger.dead_lettered == 1
+    assert event.figures.ledger_holds
+
+
+async def test_a_fault_while_the_graph_pushes_back_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """What was taken from the files and waits for room is delivered by the next instance, once."""
+    sink = GatedSink()
+    source = Fault(
+        replay_source(ReplayFeed(paths=(tdm(tmp_path / "a.tdm", *(n / 100 for n in range(1_500))),), pace=None))
+    )
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(lambda: built._slots["source"].ends.waits_for_room, "the source waits for room")
+        source.strike()
+        await settle()
+        sink.gate.set()
+
+    event = await run_graph(fed_by(source, sink, capacity=8), during=during)
+    assert offsets_s(sink.items) == [n / 100 for n in range(1_500)]
+    assert event.figures.restarts["source"].total == 1
+    assert (event.figures.ledger.ingested, event.figures.ledger.written, event.figures.ledger.repeated) == (
+        1_500,
+        1_500,
+        0,
+    )
+    assert event.figures.ledger_holds
+
+
+async def test_a_source_that_was_held_up_catches_up(tmp_path: Path) -> None:
+    """Its schedule is the files': what became due meanwhile leaves at once, and the next at its own time."""
+    clock, sink = ManualClock(), GatedSink()
+    feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0, 1, 2, 3, 4, 5, 6, 20),))
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(lambda: built.ledger().ingested == 1, "the first observation")
+        for _ in range(10):
+            await clock.advance_when_idle(1.0)
+        sink.gate.set()
+        await settle()
+        assert len(sink.items) == 7
+        await clock.advance_when_idle(9.9)
+        assert len(sink.items) == 7
+        await clock.advance_when_idle(0.1)
+        assert len(sink.items) == 8
+
+    await run_graph(fed_by(replay_source(feed), sink, capacity=1), clock=clock, during=during)
+
+
+async def test_a_shutdown_cuts_a_wait_short(tmp_path: Path) -> None:
+    """The next observation would be due in a week; the source ends well, and what was not taken in is not in the books."""
+    clock, sink = ManualClock(), CollectSink()
+    path = tdm(tmp_path / "a.tdm", 0)
+    late = iod(tmp_path / "b.dat", extra="37386 11 014A   4171 G 20190507205224671 17 25 1656431+025146 37 S\n")
+
+    async def during(built: BuiltGraph) -> None:
+        await at_each_second(clock, sink, 1)
+        built.request_shutdown("test")
+
+    event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(path, late))), sink), clock=clock, during=during)
+    assert isinstance(event, events.ShutDown)
+    assert event.figures.exits["source"] == task_exit.Ok()
+    assert (len(sink.items), event.figures.ledger.ingested) == (1, 1)
+    assert not [timer for _, _, timer in clock._timers if timer._callback is not None]
+
+
+async def test_a_shutdown_cuts_the_reading_short(tmp_path: Path) -> None:
+    """A file that does not come to its end (a pipe that is never written to) freezes neither the loop nor the drain."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writers: list[int] = []
+
+    def is_being_read() -> bool:
+        with suppress(OSError):  # ENXIO: no reader yet
+            writers.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(is_being_read, "the source reads")
+        built.request_shutdown("test")
+
+    try:
+        event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(pipe,))), CollectSink()), during=during)
+    finally:
+        for writer in writers:
+            os.close(writer)  # the end, and the thread is free
+    assert isinstance(event, events.ShutDown)
+    assert event.figures.exits["source"] == task_exit.Ok()
+
+
+async def test_a_shutdown_before_the_start_ends_at_once(tmp_path: Path) -> None:
+    """Nothing is taken in."""
+    built = fed_by(replay_source(ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0),))), CollectSink()).build()
+    built.request_shutdown("before the run")
+    event = await built.run()
+    assert event.figures.exits["source"] == task_exit.Ok()
+    assert event.figures.ledger.ingested == 0
+
+
+async def test_malformed_entries_cost_only_themselves(tmp_path: Path) -> None:
+    """Counted, and dead-lettered with their bytes, their file and their line; the good ones get through."""
+    sink, letters = CollectSink(), DeadLetterList()
+    broken = iod(tmp_path / "b.dat", 0, extra="nonsense\n" * 3)
+    ranging = tmp_path / "c.tdm"
+    ranging.write_bytes(tdm(tmp_path / "a.tdm", 1).read_bytes().replace(b"RANGE_UNITS = km", b"RANGE_UNITS = RU"))
+    feed = ReplayFeed(paths=(broken, ranging), pace=None)
+    event = await run_graph(fed_by(replay_source(feed), sink), dead_letters=letters)
+    assert offsets_s(sink.items) == [0]
+    assert [letter.payload for letter in letters.letters[:3]] == [b"nonsense"] * 3
+    assert letters.letters[3].payload == b"RANGE = 2019-05-01T21:32:31.000000 1001\n"
+    assert letters.letters[0].message == f"{broken}: IOD line 2: columns 17-20: expected a station's number, got '    '"
+    assert letters.letters[3].message == f"{ranging}: TDM line 11: expected RANGE_UNITS s or km, got RU"
+    assert {letter.kind for letter in letters.letters} == {DeadLetterKind.DESERIALIZATION}
+    assert event.figures.counters["source"]["decode_errors"] == 4
+    assert (event.figures.ledger.ingested, event.figures.ledger.dead_lettered) == (5, 4)
+    assert event.figures.ledger_holds
+
+
+async def test_a_dead_letter_store_that_fails_loses_no_entry(tmp_path: Path) -> None:
+    """It is offered again by the next instance, and each is kept and counted once."""
+    letters = FailingStore(1)
+    path = iod(tmp_path / "a.dat", 0, 1, extra="one\ntwo\n")
+    sink = CollectSink()
+    event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(path,), pace=None)), sink), dead_letters=letters)
+    assert [letter.payload for letter in letters.letters] == [b"one", b"two"]
+    assert event.figures.counters["source"]["decode_errors"] == 2
+    assert event.figures.restarts["source"].total == 1
+    assert offsets_s(sink.items) == [0, 1]
+    assert event.figures.ledger_holds
+
+
+async def test_a_great_many_malformed_entries_do_not_freeze_the_loop(tmp_path: Path) -> None:
+    """Others have their turn while they are buried, and none is left out."""
+    path = iod(tmp_path / "a.dat", 0, extra="nonsense\n" * 2_000)
+    sink, seen = CollectSink(), set()
+
+    async def during(built: BuiltGraph) -> None:
+        while (count := counter(built, "decode_errors") or 0) < 2_000:
+            seen.add(count)
+            await settle(1)
+
+    await run_graph(fed_by(replay_source(ReplayFeed(paths=(path,), pace=None)), sink), during=during)
+    assert len(seen) > 4
+
+
+async def test_a_missing_file_is_named_and_brings_the_run_down(tmp_path: Path) -> None:
+    """Before anything of the others is passed on."""
+    missing = tmp_path / "missing.tdm"
+    sink = CollectSink()
+    feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0), missing), pace=None)
+    event = await run_graph(fed_by(replay_source(feed), sink))
+    assert isinstance(event, events.BudgetExhausted)
+    assert event.chain[0] == (
+        f"OperatorError: replay feed: cannot read {missing}: [Errno 2] No such file or directory: '{missing}'"
+    )
+    assert sink.items == []
+    assert event.figures.ledger_holds
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x00\x01\x02", "expected a TDM or IOD lines in {path}, got b'\\x00\\x01\\x02'"),
+        (b"", "expected a TDM or IOD lines in {path}, got b''"),
+        (b"CCSDS_OEM_VERS = 2.0\n", "expected a TDM or IOD lines in {path}, got b'CCSDS_OEM_VERS = 2.0\\n'"),
+    ],
+)
+async def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
+    """Whatever its name promises."""
+    path = tmp_path / "a.tdm"
+    path.write_bytes(content)
+    event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(path,))), CollectSink()))
+    assert isinstance(event, events.BudgetExhausted)
+    assert event.chain[0] == f"OperatorError: replay feed: {expected.format(path=path)}"
+
+
+async def test_a_folder_is_its_files_that_match(tmp_path: Path) -> None:
+    """By the pattern, folders within it only where it says so; one in which nothing matches is an error that names it."""
+    (tmp_path / "deep.tdm").mkdir()
+    tdm(tmp_path / "b.tdm", 0)
+    tdm(tmp_path / "a.tdm", 0, participant="VALLEY")
+    tdm(tmp_path / "deep.tdm" / "c.tdm", 1)
+    (tmp_path / "README").write_text("not a message")
+    flat = read_files(ReplayFeed(paths=(tmp_path,), pattern="*.tdm"))
+    assert [o.source_id for o in flat.observations] == ["tdm-VALLEY", "tdm-HILL"]
+    assert len(read_files(ReplayFeed(paths=(tmp_path,), pattern="**/*.tdm")).observations) == 3
+    event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(tmp_path,), pattern="*.xml")), CollectSink()))
+    assert isinstance(event, events.BudgetExhausted)
+    assert event.chain[0] == f"OperatorError: replay feed: expected files *.xml in {tmp_path}, found none"
+
+
+def test_all_problems_of_a_feed_are_told_together() -> None:
+    """One error names each field that cannot be, what it must be and what it is."""
+    with pytest.raises(ValueError, match="ReplayFeed") as raised:
+        ReplayFeed(paths=(), pattern="/etc/*", pace=0.0)
+    assert str(raised.value).split("; ") == [
+        "ReplayFeed: paths must be one at least, got ()",
+        "ReplayFeed: pattern must be a relative glob, got '/etc/*'",
+        "ReplayFeed: pace must be > 0 and finite, or None, got 0.0",
+    ]
+    for pace in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="pace"):
+            ReplayFeed(paths=(Path("a"),), pace=pace)
+
+
+@given(
+    st.lists(st.integers(0, 3_000), min_size=1, max_size=40),
+    st.lists(st.floats(0, 10), max_size=40),
+    st.sampled_from([0.5, 1.0, 60.0]),
+)
+def test_a_playback_takes_each_once_and_none_too_early(times_ms: list[int], looks_s: list[float], pace: float) -> None:
+    """Whenever it is looked at: in order, no earlier than a millisecond before its time, and all in the end."""
+    base = observations(len(times_ms))
+    times_ns = [FIRST_NS + ms * 1_000_000 for ms in sorted(times_ms)]
+    items = [replace(item, sensor_timestamp=at) for item, at in zip(base, times_ns, strict=True)]
+    playback, taken = Playback(list(items), deque()), []
+    for now_s in [100.0, *(100.0 + look for look in sorted(looks_s)), 1e6]:
+        batch = playback.take(now_s, pace)
+        first_ns = items[0].sensor_timestamp
+        assert all((o.sensor_timestamp - first_ns) / 1e9 / pace <= now_s - 100.0 + 0.001001 for o in batch)
+        taken += batch
+        if not playback.done:
+            assert playback.wait_s(now_s, pace) > 0.0
+    assert taken == items
+    assert playback.wait_s(1e6, pace) == 0.0
+
+
+def test_no_more_than_a_batch_leaves_together() -> None:
+    """However much is due: the graph has its turn in between."""
+    playback = Playback(observations(1_300), deque())
+    assert [len(playback.take(0.0, None)) for _ in range(4)] == [512, 512, 276, 0]
+
+
+async def test_the_real_tracks_are_replayed_whole_and_the_same_each_time() -> None:
+    """EISCAT's 913 points of ENVISAT and the 29 positions of NOSS 3-5 (A), merged; a second replay has the same ids."""
+    radar, optical = real(EISCAT, NOSS)
+    feed = ReplayFeed(paths=(optical, radar), pace=None, conventions=TdmConventions(doppler_sign=-1))
+    runs = []
+    for _ in range(2):
+        sink = CollectSink()
+        event = await run_graph(fed_by(replay_source(feed), sink))
+        assert event.figures.ledger_holds
+        runs.append(sink.items)
+    assert [item.source_kind for item in runs[0]] == ["radar"] * 913 + ["optical"] * 29
+    times = [item.sensor_timestamp for item in runs[0]]
+    assert times == sorted(times)
+    assert len({item.observation_id for item in runs[0]}) == 942
+    assert [item.observation_id for item in runs[0]] == [item.observation_id for item in runs[1]]
+
+
+async def test_the_real_track_takes_as_long_as_it_took() -> None:
+    """At sixty times its pace EISCAT's 288.5 s pass in 4.8: not there at 4.8, all there at 4.81."""
+    clock, sink = ManualClock(), CollectSink()
+    (path,) = real(EISCAT)
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(lambda: sink.items, "the first observation")
+        for _ in range(480):
+            await clock.advance_when_idle(0.01)
+        assert len(sink.items) < 913
+        await clock.advance_when_idle(0.01)
+        assert len(sink.items) == 913
+
+    await run_graph(fed_by(replay_source(ReplayFeed(paths=(path,), pace=60.0)), sink), clock=clock, during=during)
+    assert sink.items[-1].ingest_timestamp - sink.items[0].ingest_timestamp == pytest.approx(288.52e9 / 60, abs=1e7)
