@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import StateType
 
 from flows.__main__ import main
 from flows.commands import reconcile as reconcile_command
-from orchestrator_adapter.prefect_flow.client import api
+from orchestrator_adapter.prefect_flow import recovery
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.storage.claims import Owner, claim
 from tests.helpers.prefect_fakes import FakePrefect, state
@@ -28,7 +28,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
     prefect = FakePrefect()
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(reconcile_command, "wait_for_api", up)
-    monkeypatch.setattr(api, "impatient_client", prefect.connected)
+    monkeypatch.setattr(recovery, "impatient_client", prefect.connected)
     return prefect
 
 
