@@ -119,7 +119,7 @@ def plain_loop(observations: Iterable[Observation], writer: RotatingJsonLines, *
         if rejection is not None:
             letters.append([_letter(observation, f"{rejection.reason}: {rejection.message}")])
             continue
-        if seen.meets_again(observation_key(observation), now):
+        if seen.check_and_add(observation_key(observation), now):
             continue
         lines.append(encode(observation))
         if len(lines) >= batch:
@@ -145,7 +145,7 @@ def batching_loop(observations: Iterable[Observation], writer: RotatingJsonLines
         if rejection is not None:
             letters.append([_letter(observation, f"{rejection.reason}: {rejection.message}")])
             continue
-        if seen.meets_again(observation_key(observation), now):
+        if seen.check_and_add(observation_key(observation), now):
             continue
         pending.append(observation)
         if len(pending) >= WRITE_BATCH:

@@ -40,11 +40,11 @@ class SeenSet:
     has to go for it. That is amortised: the table grows in steps, of 30 ms at 500,000 ids.
 
     Attributes:
-        forgotten_early: How many keys were forgotten for want of room before their time. While it grows, the window is
+        evicted_early: How many keys were forgotten for want of room before their time. While it grows, the window is
             shorter than ``max_age``, and a repeat may pass for new.
     """
 
-    __slots__ = ("_keys", "_known", "_max_age_s", "_max_items", "_swept_at", "_times", "forgotten_early")
+    __slots__ = ("_keys", "_known", "_max_age_s", "_max_items", "_swept_at", "_times", "evicted_early")
 
     def __init__(self, max_age: timedelta, max_items: int) -> None:
         """Raises ``ValueError``, naming every bound that makes no sense."""
@@ -58,7 +58,7 @@ class SeenSet:
         ]
         if problems:
             raise ValueError("; ".join(problems))
-        self.forgotten_early = 0
+        self.evicted_early = 0
         self._max_age_s = max_age.total_seconds()
         self._max_items = max_items
         self._swept_at = float("-inf")
@@ -73,7 +73,7 @@ class SeenSet:
         """How many keys are held. Those whose time is up go when other keys are met, up to 256 at each meeting."""
         return len(self._known)
 
-    def meets_again(self, key: Hashable, now: float) -> bool:
+    def check_and_add(self, key: Hashable, now: float) -> bool:
         """Whether ``key`` was met within the last ``max_age``; from now on it was.
 
         ``now`` is in monotonic seconds, never less than before. If the key cannot be hashed or compared, what that
@@ -109,7 +109,7 @@ class SeenSet:
         while len(self._known) >= self._max_items:
             met_at = self._forget_first_meeting()
         if now - met_at < self._max_age_s:
-            self.forgotten_early += 1
+            self.evicted_early += 1
 
     def _forget_first_meeting(self) -> float:
         """And with it its key, unless that was met again since. Returns when it was."""
@@ -141,7 +141,7 @@ def deduplicate(
 
     Raises ``ValueError`` at once if the bounds make no sense. Declare the operator as ``stateful``.
 
-    Its own figures: ``remembered``, as of the last batch, and ``forgotten_early`` (see ``SeenSet``), over all instances.
+    Its own figures: ``remembered``, as of the last batch, and ``evicted_early`` (see ``SeenSet``), over all instances.
 
     Args:
         max_age: How long an item is known after it was last met, on the graph's monotonic clock.
@@ -159,16 +159,16 @@ def deduplicate(
     async def run(ends: WiredEnds) -> None:
         seen = ends.keep("seen", window) if keep_across_restarts else window()
         ends.gauge("remembered", len(seen))
-        ends.count("forgotten_early", 0)
+        ends.count("evicted_early", 0)
         # ``sift``, but for what is done once a batch: the clock and the figures, item by item, would cost 0.5 µs each time.
         async for batch in ends.receiver.batches():
             now = ends.clock.monotonic()
-            forgotten_before = seen.forgotten_early
+            forgotten_before = seen.evicted_early
             passed: list[Any] = []
             repeats = 0
             try:
                 for item in batch:
-                    if seen.meets_again(key(item), now):
+                    if seen.check_and_add(key(item), now):
                         repeats += 1
                     else:
                         passed.append(item)
@@ -176,7 +176,7 @@ def deduplicate(
                 ends.duplicate(repeats)
                 ends.commit(passed, acknowledge=len(passed) + repeats)
                 ends.gauge("remembered", len(seen))
-                ends.count("forgotten_early", seen.forgotten_early - forgotten_before)
+                ends.count("evicted_early", seen.evicted_early - forgotten_before)
             await ends.flush()
 
     return run

@@ -78,27 +78,27 @@ def restarted_chain(source: Factory, *rest: Factory, capacity: int = 64, max_del
 def test_a_key_is_known_until_it_is_exactly_as_old_as_the_window() -> None:
     """Within a minute it was met; a minute later to the tick it was not."""
     seen = SeenSet(MINUTE, 10)
-    assert not seen.meets_again("a", 100.0)
-    assert not seen.meets_again("b", 100.0)
-    assert seen.meets_again("a", 159.999)
-    assert not seen.meets_again("b", 160.0)
+    assert not seen.check_and_add("a", 100.0)
+    assert not seen.check_and_add("b", 100.0)
+    assert seen.check_and_add("a", 159.999)
+    assert not seen.check_and_add("b", 160.0)
 
 
 def test_meeting_a_key_again_renews_it() -> None:
     """Met every 40 s it stays known for ever, although the window is a minute."""
     seen = SeenSet(MINUTE, 10)
-    assert [seen.meets_again("a", now) for now in (0.0, 40.0, 80.0, 120.0, 180.0)] == [False, True, True, True, False]
+    assert [seen.check_and_add("a", now) for now in (0.0, 40.0, 80.0, 120.0, 180.0)] == [False, True, True, True, False]
 
 
 def test_the_key_that_was_met_longest_ago_makes_room_and_is_counted() -> None:
     """With room for two, the third pushes out the one that was not renewed; room is all that it wants."""
     seen = SeenSet(MINUTE, 2)
     for key, now in (("a", 0.0), ("b", 1.0), ("a", 2.0), ("c", 3.0)):
-        seen.meets_again(key, now)
-    assert seen.forgotten_early == 1
-    assert seen.meets_again("a", 4.0)
-    assert not seen.meets_again("b", 5.0)
-    assert (len(seen), seen.forgotten_early) == (2, 2)
+        seen.check_and_add(key, now)
+    assert seen.evicted_early == 1
+    assert seen.check_and_add("a", 4.0)
+    assert not seen.check_and_add("b", 5.0)
+    assert (len(seen), seen.evicted_early) == (2, 2)
 
 
 @pytest.mark.parametrize(("now", "early"), [(60.0, 1), (60.999, 1), (61.0, 0), (999.0, 0)])
@@ -107,9 +107,9 @@ def test_what_makes_room_when_its_time_is_up_is_not_counted(now: float, early: i
     seen = SeenSet(MINUTE, 300)  # more than one meeting lets go of, so that there is no room yet
     for met_at in (0.0, 1.0):
         for key in range(300):
-            seen.meets_again(key, met_at)
-    assert not seen.meets_again("new", now)
-    assert (len(seen), seen.forgotten_early) == (300, early)
+            seen.check_and_add(key, met_at)
+    assert not seen.check_and_add("new", now)
+    assert (len(seen), seen.evicted_early) == (300, early)
 
 
 def test_of_keys_that_keep_coming_the_one_met_longest_ago_makes_room() -> None:
@@ -117,19 +117,19 @@ def test_of_keys_that_keep_coming_the_one_met_longest_ago_makes_room() -> None:
     for renewals in range(12):
         seen, keys = SeenSet(MINUTE, 2), cycle("ab")
         for turn in range(2 + renewals):
-            seen.meets_again(next(keys), float(turn))
+            seen.check_and_add(next(keys), float(turn))
         longest_ago, last = next(keys), next(keys)
-        seen.meets_again("c", 20.0)
-        assert seen.meets_again(last, 21.0)
-        assert not seen.meets_again(longest_ago, 22.0)
+        seen.check_and_add("c", 20.0)
+        assert seen.check_and_add(last, 21.0)
+        assert not seen.check_and_add(longest_ago, 22.0)
 
 
 def test_of_keys_met_in_one_moment_the_first_one_met_makes_room() -> None:
     """A batch is one moment: to come twice in it renews nothing, also where the first time is forgotten already."""
     seen = SeenSet(MINUTE, 2)
-    assert [seen.meets_again(key, 0.0) for key in "abacad"] == [False, False, True, False, False, False]
-    assert seen.meets_again("a", 1.0)
-    assert not seen.meets_again("c", 1.0)
+    assert [seen.check_and_add(key, 0.0) for key in "abacad"] == [False, False, True, False, False, False]
+    assert seen.check_and_add("a", 1.0)
+    assert not seen.check_and_add("c", 1.0)
 
 
 STEPS = (0.0, 0.0, 0.0, 0.1, 1.0, 2.5, 5.0, 4.999999999999999, 12.0)
@@ -158,12 +158,12 @@ def test_the_window_is_what_a_list_of_keys_and_times_says(
             now += step
             last_met = [(other, at) for other, at in last_met if now - at < 5.0]
             known = key in [other for other, _ in last_met]
-            assert seen.meets_again(key, now) is known
+            assert seen.check_and_add(key, now) is known
             if (key, now) not in last_met:
                 last_met = [(other, at) for other, at in last_met if other != key]
                 early += len(last_met) == max_items
                 last_met = [*last_met, (key, now)][-max_items:]
-            assert seen.forgotten_early == early
+            assert seen.evicted_early == early
             assert len(last_met) <= len(seen) <= max_items
             assert len(seen._keys) == len(seen._times) <= 2 * max_items
             if swept_at_once == 256:
@@ -174,7 +174,7 @@ def test_a_key_that_keeps_coming_takes_no_more_room_than_two() -> None:
     """A sensor that is stuck on one frame for an hour costs nothing."""
     seen = SeenSet(timedelta(hours=1), 1_000)
     for turn in range(10_000):
-        seen.meets_again("stuck", turn / 10)
+        seen.check_and_add("stuck", turn / 10)
     assert (len(seen), len(seen._keys), len(seen._times)) == (1, 2, 2)
 
 
@@ -182,10 +182,10 @@ def test_a_burst_that_grows_old_is_let_go_while_others_come_and_never_all_at_onc
     """Of 1,000 keys that nobody asks for again none is left after four other meetings; one meeting lets go of 256."""
     seen = SeenSet(MINUTE, 1_000_000)
     for key in range(1_000):
-        seen.meets_again(key, 0.0)
+        seen.check_and_add(key, 0.0)
     held = []
     for turn in range(4):
-        seen.meets_again(f"other {turn}", 60.0)
+        seen.check_and_add(f"other {turn}", 60.0)
         held.append(len(seen))
     assert held == [1_000 - 256 + 1, 1_000 - 512 + 2, 1_000 - 768 + 3, 4]
 
@@ -205,14 +205,14 @@ def test_a_key_that_cannot_be_looked_up_was_not_met() -> None:
             return self is other
 
     seen, grumpy = SeenSet(MINUTE, 1), Grumpy()
-    seen.meets_again("a", 0.0)
+    seen.check_and_add("a", 0.0)
     with pytest.raises(OperatorError):
-        seen.meets_again(grumpy, 1.0)
+        seen.check_and_add(grumpy, 1.0)
     with pytest.raises(TypeError):
-        seen.meets_again(cast("Any", ["unhashable"]), 1.0)
-    assert (len(seen), seen.forgotten_early) == (1, 0)
+        seen.check_and_add(cast("Any", ["unhashable"]), 1.0)
+    assert (len(seen), seen.evicted_early) == (1, 0)
     grumpy.good_humoured = True
-    assert not seen.meets_again(grumpy, 1.0)
+    assert not seen.check_and_add(grumpy, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ async def test_each_observation_passes_once_and_in_order() -> None:
     assert event.figures.ledger_holds
     assert sink.items == batch
     assert event.figures.ledger.duplicates == 30
-    assert event.figures.counters["op-1"] == {"remembered": 20, "forgotten_early": 0}
+    assert event.figures.counters["op-1"] == {"remembered": 20, "evicted_early": 0}
 
 
 def test_an_observation_is_recognised_by_its_id_alone() -> None:
@@ -252,7 +252,7 @@ def test_an_observation_is_recognised_by_its_id_alone() -> None:
 async def test_its_figures_are_told_before_anything_comes() -> None:
     """Of a stream without items both are zero, and not absent."""
     event = await run_graph(chain(source_of(()), deduplicate(), CollectSink()))
-    assert event.figures.counters["op-1"] == {"remembered": 0, "forgotten_early": 0}
+    assert event.figures.counters["op-1"] == {"remembered": 0, "evicted_early": 0}
 
 
 async def test_it_does_not_run_ahead_of_what_is_behind_it() -> None:
@@ -302,14 +302,14 @@ async def test_what_is_forgotten_for_want_of_room_passes_again_and_is_counted() 
     event = await run_graph(chain(source_of("abcabc"), deduplicate(max_items=2, key=itself), sink))
     assert sink.items == list("abcabc")
     assert event.figures.ledger.duplicates == 0
-    assert event.figures.counters["op-1"] == {"remembered": 2, "forgotten_early": 4}
+    assert event.figures.counters["op-1"] == {"remembered": 2, "evicted_early": 4}
 
 
 @pytest.mark.parametrize(
     ("keep", "arrive", "duplicates", "counters"),
     [
-        (True, ["a", "b", "c"], 2, {"remembered": 3, "forgotten_early": 0}),
-        (False, ["a", "b", "c", "a"], 1, {"remembered": 2, "forgotten_early": 0}),
+        (True, ["a", "b", "c"], 2, {"remembered": 3, "evicted_early": 0}),
+        (False, ["a", "b", "c", "a"], 1, {"remembered": 2, "evicted_early": 0}),
     ],
 )
 async def test_a_restart_forgets_what_is_not_kept(
@@ -335,7 +335,7 @@ async def test_what_was_forgotten_early_is_counted_over_all_instances() -> None:
     operator = deduplicate(max_items=1, key=failing, keep_across_restarts=False)
     event = await run_graph(chain(source_of("abcdef"), operator, CollectSink()))
     assert event.figures.restarts["op-1"].total == 1
-    assert event.figures.counters["op-1"] == {"remembered": 1, "forgotten_early": 2 + 2}
+    assert event.figures.counters["op-1"] == {"remembered": 1, "evicted_early": 2 + 2}
 
 
 @pytest.mark.parametrize("call", range(1, 8))
