@@ -6,6 +6,7 @@ that no real sensor's noise falls outside, and so they catch broken sensors and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -13,6 +14,7 @@ from math import hypot, inf, isfinite, pi, sin, sqrt
 
 import msgspec
 
+from orchestrator_adapter import Reject, Verdict
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
 
 EARTH_POLAR_RADIUS_M = 6_356_752.3142
@@ -133,6 +135,30 @@ def validate(observation: Observation, *, reference_time_ns: int, limits: Valida
         assert type(target) is StateTarget
         rejection = _state(target, limits)
     return _sigmas(observation.uncertainty) if rejection is None else rejection
+
+
+def validator(
+    *, max_clock_skew: timedelta, max_archive_age: timedelta, uses_own_time: Callable[[str], bool] = lambda _: False
+) -> Callable[[Observation], Verdict]:
+    """The function that ``sift`` takes: ``None`` for an observation that can be true, else a ``Reject`` with the reason.
+
+    Args:
+        max_clock_skew: How far a sensor's timestamp may lie from the reference time.
+        max_archive_age: How far the timestamp of an optical observation may lie behind it.
+        uses_own_time: True for the ``source_id`` of a replayed sensor: its own timestamp is the reference time. For every
+            other source this is the time of arrival.
+    """
+    live = ValidationLimits(max_clock_skew=max_clock_skew)
+    archived = ValidationLimits(max_clock_skew=max_clock_skew, max_age=max_archive_age)
+
+    def verdict(observation: Observation) -> Verdict:
+        own_time = uses_own_time(observation.source_id)
+        reference_ns = observation.sensor_timestamp if own_time else observation.ingest_timestamp
+        limits = archived if observation.source_kind == "optical" else live
+        rejection = validate(observation, reference_time_ns=reference_ns, limits=limits)
+        return None if rejection is None else Reject(f"{rejection.reason}: {rejection.message}")
+
+    return verdict
 
 
 # Every bound is a chained comparison that also fails for NaN and infinities: the common case costs one comparison a

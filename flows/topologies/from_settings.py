@@ -23,7 +23,6 @@ from orchestrator_adapter import (
     Backoff,
     BreakerPolicy,
     DeadLetterLimits,
-    Reject,
     RestartPolicy,
     RetryPolicy,
     SupervisionPolicy,
@@ -34,7 +33,7 @@ from sda_ops.records.observation import Observation
 from sda_ops.sources.isl.source import IslFeed
 from sda_ops.sources.optical import SHORT_MEMORY, OpticalFeed
 from sda_ops.sources.radar import RadarFeed
-from sda_ops.validate import ValidationLimits, validate
+from sda_ops.validate import validator
 
 FIVE_A_MINUTE = RestartPolicy.bounded(5, timedelta(seconds=60))
 THREE_A_MINUTE = RestartPolicy.bounded(3, timedelta(seconds=60))
@@ -92,22 +91,15 @@ def _breaker_policy(optical: OpticalSettings) -> BreakerPolicy:
     )
 
 
-def judge(
-    validation: ValidationSettings, *, replayed: Callable[[str], bool] = lambda _: False
+def validation(
+    settings: ValidationSettings, *, replayed: Callable[[str], bool] = lambda _: False
 ) -> Callable[[Observation], Verdict]:
-    """A live observation is judged by the clock at its arrival; a replayed one has only its own."""
-    skew = timedelta(seconds=validation.max_clock_skew_s)
-    live = ValidationLimits(max_clock_skew=skew)
-    archived = ValidationLimits(max_clock_skew=skew, max_age=timedelta(seconds=validation.max_archive_age_s))
-
-    def verdict(observation: Observation) -> Verdict:
-        own_time = validation.replay or replayed(observation.source_id)
-        reference_ns = observation.sensor_timestamp if own_time else observation.ingest_timestamp
-        limits = archived if observation.source_kind == "optical" else live
-        rejection = validate(observation, reference_time_ns=reference_ns, limits=limits)
-        return None if rejection is None else Reject(f"{rejection.reason}: {rejection.message}")
-
-    return verdict
+    """What ``sift`` rejects. ``replayed`` says which sources are validated at their own time."""
+    return validator(
+        max_clock_skew=timedelta(seconds=settings.max_clock_skew_s),
+        max_archive_age=timedelta(seconds=settings.max_archive_age_s),
+        uses_own_time=(lambda _: True) if settings.replay else replayed,
+    )
 
 
 def dead_letter_limits(settings: DeadLetterSettings) -> DeadLetterLimits:

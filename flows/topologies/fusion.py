@@ -24,10 +24,10 @@ from flows.topologies.from_settings import (
     control_plane,
     dead_letter_limits,
     isl_feed,
-    judge,
     optical_feed,
     radar_feed,
     supervision_policy,
+    validation,
 )
 from orchestrator_adapter import (
     DeadLetterFile,
@@ -115,7 +115,7 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
     graph.connect(merge, normalize, 1_024, note=_MICRO_BATCHES)
     check = graph.add_operator(
         "validate",
-        sift(judge(settings.validation, replayed=_replayed(settings).__contains__)),
+        sift(validation(settings.validation, replayed=_replayed(settings).__contains__)),
         restart_policy=FIVE_A_MINUTE,
         dead_letter_limits=dead_letter_limits(settings.dead_letters),
         note="stateless; if it rejects most of the stream, the deployment is at fault",

@@ -18,10 +18,10 @@ from flows.topologies.from_settings import (
     control_plane,
     dead_letter_limits,
     isl_feed,
-    judge,
     optical_feed,
     radar_feed,
     supervision_policy,
+    validation,
 )
 from orchestrator_adapter import DeadLetterFile, OperatorGraph, RestartPolicy, VertexId, map_items, sift
 from orchestrator_adapter.process import Pipeline
@@ -74,7 +74,7 @@ def build_topology(settings: IngestSettings) -> OperatorGraph:
     graph.connect(merge, normalize, 1_024, note="four micro-batches: enough to keep both ends busy")
     check = graph.add_operator(
         "validate",
-        sift(judge(settings.validation)),
+        sift(validation(settings.validation)),
         restart_policy=FIVE_A_MINUTE,
         dead_letter_limits=dead_letter_limits(settings.dead_letters),
         note="stateless; if it rejects most of the stream, the deployment is at fault",

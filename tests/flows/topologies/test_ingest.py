@@ -9,7 +9,7 @@ import certifi
 import pytest
 
 from flows.settings.ingest import ControlPlaneSettings, IngestSettings
-from flows.topologies.from_settings import judge, optical_feed
+from flows.topologies.from_settings import optical_feed, validation
 from flows.topologies.ingest import build_topology, ingest_pipeline
 from orchestrator_adapter import BreakerPolicy, DeadLetterLimits, GraphError, Reject, RetryPolicy
 from orchestrator_adapter.control_plane import ControlPlane
@@ -235,8 +235,8 @@ def seen(kind: str, at_ns: int) -> Observation:
 
 
 def test_only_the_archive_may_be_late() -> None:
-    """An hour's backlog is believed of the archive and of nobody else; nobody is believed from the future."""
-    verdict = judge(IngestSettings().validation)
+    """An optical observation may be an hour old; others are rejected. No timestamp may lie an hour in the future."""
+    verdict = validation(IngestSettings().validation)
     hour_ns = 3_600 * 10**9
     assert verdict(seen("optical", NOON_NS - hour_ns)) is None
     assert isinstance(verdict(seen("isl", NOON_NS - hour_ns)), Reject)
@@ -245,9 +245,9 @@ def test_only_the_archive_may_be_late() -> None:
     assert verdict(seen("isl", NOON_NS - 10**9)) is None
 
 
-def test_a_replay_is_judged_by_its_own_time() -> None:
-    """Old timestamps pass then; physics still holds."""
-    verdict = judge(IngestSettings.model_validate({"validation": {"replay": True}}).validation)
+def test_a_replayed_observation_is_validated_at_its_own_time() -> None:
+    """Old timestamps pass, impossible speeds do not."""
+    verdict = validation(IngestSettings.model_validate({"validation": {"replay": True}}).validation)
     assert verdict(seen("isl", NOON_NS - 400 * DAY_NS)) is None
     fast = seen("isl", NOON_NS)
     rejected = verdict(

@@ -478,7 +478,7 @@ PROGRAM = """
 import asyncio, pathlib, sys
 from orchestrator_adapter.process.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.testing import CollectSink, chain
-from tests.orchestrator_adapter.test_pipeline import endless
+from tests.orchestrator_adapter.process.test_pipeline import endless
 
 sink = CollectSink()
 
