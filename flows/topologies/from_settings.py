@@ -31,7 +31,7 @@ from orchestrator_adapter import (
 from orchestrator_adapter.control_plane import ControlPlane
 from sda_ops.records.observation import Observation
 from sda_ops.sources.isl.source import IslFeed
-from sda_ops.sources.optical import SHORT_MEMORY, OpticalFeed
+from sda_ops.sources.optical import SHORT_WINDOW, OpticalFeed
 from sda_ops.sources.radar import RadarFeed
 from sda_ops.validate import validator
 
@@ -82,7 +82,7 @@ def retry_policy(retry: RetrySettings) -> RetryPolicy:
 
 def _breaker_policy(optical: OpticalSettings) -> BreakerPolicy:
     breaker = optical.breaker
-    shortest_s = max(SHORT_MEMORY.window.total_seconds(), optical.longest_time_outs_s)
+    shortest_s = max(SHORT_WINDOW.window.total_seconds(), optical.longest_time_outs_s)
     return BreakerPolicy(
         threshold=breaker.threshold,
         window=timedelta(seconds=shortest_s if breaker.window_s is None else breaker.window_s),

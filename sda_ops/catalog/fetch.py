@@ -19,7 +19,7 @@ import httpx
 from orchestrator_adapter import Clock, OperatorError, RetryDisposition, RetryFailure, RetryOk, RetryPolicy, with_retry
 from orchestrator_adapter.resilience.http import exchange
 
-A_FEW_TIMES = RetryPolicy(timedelta(seconds=1), timedelta(seconds=30), max_attempts=4)
+FOUR_ATTEMPTS = RetryPolicy(timedelta(seconds=1), timedelta(seconds=30), max_attempts=4)
 MAX_CATALOG_BYTES = 256 * 1024 * 1024
 """Ten times all that is catalogued, as JSON."""
 
@@ -48,7 +48,7 @@ class CatalogUrl:
 
     url: str
     timeout: timedelta = timedelta(seconds=60)
-    retry: RetryPolicy = A_FEW_TIMES
+    retry: RetryPolicy = FOUR_ATTEMPTS
     max_body_bytes: int = MAX_CATALOG_BYTES
     ca_file: Path | None = None
 

@@ -24,7 +24,7 @@ from orchestrator_adapter import Clock, ShutdownToken, SystemClock, call_hook
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.fetch import CatalogSource, CatalogUnavailable, NotModified, fetch
-from sda_ops.catalog.reader import Catalog, RowProblem, decoded, newest_of_each, parse_catalog
+from sda_ops.catalog.reader import Catalog, RowProblem, decode_text, newest_of_each, parse_catalog
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class CatalogRejected:
     """There is none to be had, or it is no good; the current one stays.
 
     Attributes:
@@ -103,10 +103,10 @@ class Refused:
     kept: CatalogVersion | None
 
 
-RefreshOutcome: TypeAlias = Refreshed | Unchanged | Refused
+RefreshOutcome: TypeAlias = Refreshed | Unchanged | CatalogRejected
 
 
-def judge_replacement(old: CatalogVersion | None, new: Catalog, limits: ReplacementLimits) -> str | None:
+def replacement_problem(old: CatalogVersion | None, new: Catalog, limits: ReplacementLimits) -> str | None:
     """Why ``new`` must not take the place of ``old`` (if there is one); ``None`` if it may.
 
     The first catalogue is judged by its rows only: one that is cut off is better than none.
@@ -117,7 +117,7 @@ def judge_replacement(old: CatalogVersion | None, new: Catalog, limits: Replacem
         return f"expected at least one usable row, got none ({bad} bad{first_problem})"
     if bad > limits.max_bad_share * (objects + bad):
         return f"expected at most {limits.max_bad_share:.0%} bad rows, got {bad} of {objects + bad}{first_problem}"
-    if old is not None and new.cut_off:
+    if old is not None and new.truncated:
         return f"it ends in the middle of a row: {new.problems[-1]}"
     if old is not None and objects < limits.min_size_share * len(old.element_sets):
         return f"expected at least {limits.min_size_share:.0%} of the {len(old.element_sets)} objects before, got {objects}"
@@ -129,7 +129,7 @@ class LiveCatalog:
 
     Attributes:
         source: Where it is from.
-        refusal: Why the source's content is not the current one, as long as it is not.
+        rejection: Why the source's content is not the current one, as long as it is not.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class LiveCatalog:
         rng: random.Random | None = None,
     ) -> None:
         self.source = source
-        self.refusal: Refused | None = None
+        self.rejection: CatalogRejected | None = None
         self.clock = SystemClock() if clock is None else clock
         self._rng = random.Random() if rng is None else rng
         self._limits = ReplacementLimits() if limits is None else limits
@@ -161,7 +161,7 @@ class LiveCatalog:
         """The current version, loaded now if there is none. Raises ``CatalogUnavailable`` if there is none to be had."""
         if self._current is None:
             outcome = await self.refresh()
-            if isinstance(outcome, Refused):
+            if isinstance(outcome, CatalogRejected):
                 raise CatalogUnavailable(outcome.reason)
         return self.current
 
@@ -177,14 +177,14 @@ class LiveCatalog:
             try:
                 content = await fetch(self.source, validators, clock=self.clock, rng=self._rng)
             except CatalogUnavailable as error:
-                return self._refuse(str(error))
+                return self._reject(str(error))
             if isinstance(content, NotModified):
                 assert known is not None  # no validators, no such answer
-                return self._refuse(known.reason) if known.reason is not None else self._unchanged()
+                return self._reject(known.reason) if known.reason is not None else self._unchanged()
             found = await asyncio.to_thread(_examine, content.body, self.source, self._current, known, self._limits)
             self._looked_at = _LookedAt(found.digest, content.validators, found.reason)
             if found.reason is not None:
-                return self._refuse(found.reason)
+                return self._reject(found.reason)
             return self._unchanged() if found.good is None else self._replace(found.digest, *found.good)
 
     def on_change(self, listener: Callable[[CatalogVersion], object]) -> Callable[[], None]:
@@ -201,23 +201,23 @@ class LiveCatalog:
         return end
 
     def _unchanged(self) -> Unchanged:
-        self.refusal = None
+        self.rejection = None
         return Unchanged(self.current)
 
-    def _refuse(self, reason: str) -> Refused:
+    def _reject(self, reason: str) -> CatalogRejected:
         """Logged once, however often it is found again."""
-        if self.refusal is None or self.refusal.reason != reason:
+        if self.rejection is None or self.rejection.reason != reason:
             kept = 0 if self._current is None else self._current.number
-            _log(logging.ERROR, "catalog_refused", source=str(self.source), reason=reason, kept_version=kept)
-        self.refusal = Refused(reason, self.clock.now_ns(), self._current)
-        return self.refusal
+            _log(logging.ERROR, "catalog_rejected", source=str(self.source), reason=reason, kept_version=kept)
+        self.rejection = CatalogRejected(reason, self.clock.now_ns(), self._current)
+        return self.rejection
 
     def _replace(self, digest: str, catalog: Catalog, columns: ElementColumns) -> Refreshed:
         number = 1 if self._current is None else self._current.number + 1
         version = CatalogVersion(
             number, catalog.element_sets, columns, catalog.problems, self.clock.now_ns(), catalog.file, digest
         )
-        self._current, self.refusal = version, None
+        self._current, self.rejection = version, None
         _log(
             logging.INFO,
             "catalog_refreshed",
@@ -283,10 +283,10 @@ def _examine(
     if known is not None and digest == known.digest:
         return _Found(digest, known.reason)
     try:
-        catalog = newest_of_each(parse_catalog(decoded(body), file=str(source)))
+        catalog = newest_of_each(parse_catalog(decode_text(body), file=str(source)))
     except ValueError as error:
         return _Found(digest, str(error))
-    reason = judge_replacement(current, catalog, limits)
+    reason = replacement_problem(current, catalog, limits)
     if reason is not None:
         return _Found(digest, f"{source}: {reason}")
     return _Found(digest, good=(catalog, ElementColumns.of(catalog.element_sets)))

@@ -43,14 +43,14 @@ class Catalog:
         element_sets: Its good rows, in file order; an object may have several.
         lines: The line at which each of them begins.
         problems: Its bad rows, likewise.
-        cut_off: Whether it ends in the middle of a row, as a file does that is still being written.
+        truncated: Whether it ends in the middle of a row, as a file does that is still being written.
     """
 
     file: str
     element_sets: tuple[ElementSet, ...]
     lines: tuple[int, ...]
     problems: tuple[RowProblem, ...]
-    cut_off: bool
+    truncated: bool
 
 
 def read_catalog(path: Path) -> Catalog:
@@ -58,10 +58,10 @@ def read_catalog(path: Path) -> Catalog:
 
     Raises ``OSError`` where the file cannot be read and ``ValueError`` where it is in none of these formats.
     """
-    return parse_catalog(decoded(path.read_bytes()), file=str(path))
+    return parse_catalog(decode_text(path.read_bytes()), file=str(path))
 
 
-def decoded(content: bytes) -> str:
+def decode_text(content: bytes) -> str:
     """The text of a file. Bytes that are no UTF-8 become U+FFFD, and trouble only the row they are in."""
     return content.decode("utf-8-sig", errors="replace")
 
@@ -81,8 +81,8 @@ def parse_catalog(text: str, *, file: str) -> Catalog:
                 lines.append(line)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    cut_off = isinstance(last, Unreadable) and (last.cut_off or not text.endswith("\n"))
-    return Catalog(file, tuple(element_sets), tuple(lines), tuple(problems), cut_off)
+    truncated = isinstance(last, Unreadable) and (last.truncated or not text.endswith("\n"))
+    return Catalog(file, tuple(element_sets), tuple(lines), tuple(problems), truncated)
 
 
 def newest_of_each(catalog: Catalog) -> Catalog:
@@ -111,7 +111,7 @@ def newest_of_each(catalog: Catalog) -> Catalog:
         tuple(catalog.element_sets[index] for index in indices),
         tuple(catalog.lines[index] for index in indices),
         tuple(problems),
-        catalog.cut_off,
+        catalog.truncated,
     )
 
 

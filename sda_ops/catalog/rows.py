@@ -16,11 +16,11 @@ class Unreadable:
 
     Attributes:
         reason: What was expected and what came.
-        cut_off: Whether the text ends in the middle of it.
+        truncated: Whether the text ends in the middle of it.
     """
 
     reason: str
-    cut_off: bool = False
+    truncated: bool = False
 
 
 OmmRows: TypeAlias = Iterator[tuple[int, OmmFields | Unreadable]]

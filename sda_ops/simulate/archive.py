@@ -71,7 +71,7 @@ class Archive:
         self.wake()
         return len(batch.frames)
 
-    async def hang_up(self) -> None:
+    async def disconnect(self) -> None:
         """Entries need no connection."""
 
     def wake(self) -> None:

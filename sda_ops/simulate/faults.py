@@ -8,7 +8,7 @@ from typing import assert_never
 import numpy as np
 
 from sda_ops.astro.time import NS_PER_S, Nanoseconds
-from sda_ops.simulate.frames import Batch, Fault, Sensor
+from sda_ops.simulate.frames import Batch, Fault, SimulatedSensor
 
 BLOCK_NS = NS_PER_S // 20
 """At most this much is measured in one go."""
@@ -22,7 +22,7 @@ class FaultRates:
     impossible: float = 0.0
     duplicate: float = 0.0
 
-    def insert(self, batch: Batch, sensor: Sensor, rng: np.random.Generator) -> Batch:
+    def insert(self, batch: Batch, sensor: SimulatedSensor, rng: np.random.Generator) -> Batch:
         """The batch with bad frames after the good ones they were made from, at the same times.
 
         The good frames stay as they are: the same seed sends the same ones with and without faults.
@@ -58,7 +58,7 @@ class FaultRates:
         )
 
 
-def _spoilt(frame: bytes, fault: Fault, sensor: Sensor) -> bytes:
+def _spoilt(frame: bytes, fault: Fault, sensor: SimulatedSensor) -> bytes:
     match fault:
         case "malformed":
             return sensor.malformed(frame)

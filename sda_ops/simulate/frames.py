@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sda_ops.astro.time import Nanoseconds
 from sda_ops.records.observation import SourceKind
-from sda_ops.simulate.world import Interval
+from sda_ops.simulate.world import WorldInterval
 
 Fault: TypeAlias = Literal["malformed", "impossible", "duplicate"]
 
@@ -45,14 +45,14 @@ class Batch:
         )
 
 
-class Sensor(Protocol):
+class SimulatedSensor(Protocol):
     """A kind of sensor: times in, frames out; no I/O."""
 
     @property
     def kind(self) -> SourceKind:
         """Which kind."""
 
-    def observe(self, interval: Interval, timestamp_ns: Nanoseconds) -> Batch:
+    def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
         """Good frames at these times, which lie in the interval; none where it sees nothing."""
 
     def malformed(self, frame: bytes) -> bytes:

@@ -13,7 +13,7 @@ from sda_ops.records.ids import observation_ids
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.frames import Batch
-from sda_ops.simulate.world import Interval, World
+from sda_ops.simulate.world import World, WorldInterval
 from sda_ops.wire import isl
 
 MESSAGE_DTYPE = np.dtype(
@@ -49,7 +49,7 @@ class Beacons:
         self._rng = rng
         self._turn = 0
 
-    def observe(self, interval: Interval, timestamp_ns: Nanoseconds) -> Batch:
+    def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
         """One beacon at each time, the satellites taking turns; one that has decayed stays silent."""
         turns = self._turn + np.arange(len(timestamp_ns))
         self._turn += len(timestamp_ns)

@@ -15,7 +15,7 @@ from sda_ops.simulate.isl import FRAMING_LOST_PREFIX
 
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
-LAST_WORDS_S = 2.0
+CLOSE_TIMEOUT_S = 2.0
 """How long a closing connection waits for its peer to have read everything."""
 
 
@@ -28,7 +28,7 @@ class Link(Protocol):
     async def send(self, batch: Batch) -> int:
         """Send the frames in order; the number that left. Fewer than asked for: `ready` has to be awaited again."""
 
-    async def hang_up(self) -> None:
+    async def disconnect(self) -> None:
         """Close; what was sent arrives. A connection is made again by `ready`."""
 
 
@@ -58,7 +58,7 @@ class UdpLink:
                     break
         return len(batch.frames)
 
-    async def hang_up(self) -> None:
+    async def disconnect(self) -> None:
         """For good: there is no connection that could be closed for a while."""
         self._socket.close()
 
@@ -105,16 +105,16 @@ class TcpLink:
             self._abandon()
             return 0
         if lost is not None:
-            await self.hang_up()
+            await self.disconnect()
         return len(frames)
 
-    async def hang_up(self) -> None:
+    async def disconnect(self) -> None:
         """End the stream, and wait (not for ever) until the peer has read it and closed, too."""
         if self._writer is None or self._reader is None:
             return
         with suppress(OSError, TimeoutError):
             self._writer.write_eof()
-            await asyncio.wait_for(self._reader.read(), LAST_WORDS_S)
+            await asyncio.wait_for(self._reader.read(), CLOSE_TIMEOUT_S)
         self._abandon()
 
     def _abandon(self) -> None:

@@ -19,7 +19,7 @@ from sda_ops.astro.topocentric import telescope_measurement
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.frames import Batch
-from sda_ops.simulate.world import Interval, World
+from sda_ops.simulate.world import World, WorldInterval
 from sda_ops.wire import optical
 
 MIN_ELEVATION_RAD = np.deg2rad(20.0)
@@ -39,10 +39,10 @@ class Telescopes:
         self._noise = noise
         self._rng = rng
         self._turn = 0
-        self._interval: Interval | None = None
+        self._interval: WorldInterval | None = None
         self._visible: list[npt.NDArray[np.intp]] = []
 
-    def observe(self, interval: Interval, timestamp_ns: Nanoseconds) -> Batch:
+    def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
         """One observation at each time, the telescopes taking turns; a telescope that sees nothing makes none."""
         if interval is not self._interval:
             self._interval = interval
@@ -91,7 +91,7 @@ class Telescopes:
 
     def _look(
         self,
-        interval: Interval,
+        interval: WorldInterval,
         site: Site,
         site_id: int,
         objects: npt.NDArray[np.intp],

@@ -14,7 +14,7 @@ import numpy as np
 
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.simulate.faults import FaultRates, Schedule, Window
-from sda_ops.simulate.frames import Batch, Sensor
+from sda_ops.simulate.frames import Batch, SimulatedSensor
 from sda_ops.simulate.links import Link
 from sda_ops.simulate.truth import Tally, TruthLog
 from sda_ops.simulate.world import World
@@ -55,7 +55,7 @@ class Run:
         self._left -= granted
         return granted
 
-    def record(self, sensor: Sensor, sent: Batch, *, granted: int) -> None:
+    def record(self, sensor: SimulatedSensor, sent: Batch, *, granted: int) -> None:
         """These frames have left, of so many that were granted. The last of the count ends the simulation."""
         self.tally.sent(sensor.kind, sent)
         if self.truth is not None:
@@ -77,15 +77,15 @@ class Feed:
         link: Where to.
         faults: What goes wrong.
         fault_rng: What is drawn for it; apart from the sensor's own, so that faults change no good frame.
-        hang_up_in: Outages during which the link is closed.
+        disconnect_in: Outages during which the link is closed.
     """
 
-    sensor: Sensor
+    sensor: SimulatedSensor
     schedule: Schedule
     link: Link
     faults: FaultRates
     fault_rng: np.random.Generator
-    hang_up_in: Window | None = None
+    disconnect_in: Window | None = None
 
 
 async def drive(feed: Feed, run: Run) -> None:
@@ -93,8 +93,8 @@ async def drive(feed: Feed, run: Run) -> None:
     at_ns = run.start_ns
     try:
         while not run.ended.is_set():
-            if feed.hang_up_in is not None and feed.hang_up_in.contains(at_ns):
-                await feed.link.hang_up()
+            if feed.disconnect_in is not None and feed.disconnect_in.contains(at_ns):
+                await feed.link.disconnect()
             elif not await feed.link.ready(run.ended):
                 break
             at_ns = _catch_up(feed, run, at_ns)
@@ -105,7 +105,7 @@ async def drive(feed: Feed, run: Run) -> None:
             await _sleep_until(run, end_ns)
             at_ns = end_ns
     finally:
-        await feed.link.hang_up()
+        await feed.link.disconnect()
 
 
 def _catch_up(feed: Feed, run: Run, at_ns: int) -> int:

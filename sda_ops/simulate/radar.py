@@ -18,7 +18,7 @@ from sda_ops.records.ids import observation_ids
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.frames import Batch
-from sda_ops.simulate.world import Interval, World
+from sda_ops.simulate.world import World, WorldInterval
 from sda_ops.wire import radar
 
 MIN_ELEVATION_RAD = np.deg2rad(10.0)
@@ -38,12 +38,12 @@ class RadarArray:
         self._noise = noise
         self._rng = rng
         self._turn = 0
-        self._interval: Interval | None = None
+        self._interval: WorldInterval | None = None
         self._visible = np.empty(0, dtype=np.intp)
         self._tracks = np.zeros(len(world.catalog_numbers), dtype=np.uint32)
         self._last_track = 0
 
-    def observe(self, interval: Interval, timestamp_ns: Nanoseconds) -> Batch:
+    def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
         """One echo at each time, the visible objects taking turns."""
         if interval is not self._interval:
             self._follow(interval)
@@ -97,7 +97,7 @@ class RadarArray:
         """From all 64 bytes."""
         return observation_ids("radar", frames)
 
-    def _follow(self, interval: Interval) -> None:
+    def _follow(self, interval: WorldInterval) -> None:
         """See what has risen and what has set; search in a new random order."""
         visible = interval.visible(self._site, min_elevation_rad=MIN_ELEVATION_RAD, max_range_m=MAX_RANGE_M)
         before = np.zeros(self._tracks.size, dtype=np.bool_)

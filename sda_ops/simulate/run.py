@@ -19,9 +19,9 @@ from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.archive import Archive, ArchiveServer
 from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Outage, OutageStyle, SimulatorConfig
 from sda_ops.simulate.faults import FaultRates, Schedule, Window
-from sda_ops.simulate.frames import Sensor
+from sda_ops.simulate.frames import SimulatedSensor
 from sda_ops.simulate.isl import Beacons
-from sda_ops.simulate.links import LAST_WORDS_S, Link, TcpLink, UdpLink
+from sda_ops.simulate.links import CLOSE_TIMEOUT_S, Link, TcpLink, UdpLink
 from sda_ops.simulate.optical import Telescopes
 from sda_ops.simulate.pace import Feed, Run, drive
 from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
@@ -132,7 +132,7 @@ def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> It
     """Every sensor, with a random stream of its own: one more sensor changes none of the others."""
     seeds = np.random.SeedSequence(config.seed)
 
-    def feed(sensor: Sensor, link: Link, rate_hz: float, rng: np.random.Generator) -> Feed:
+    def feed(sensor: SimulatedSensor, link: Link, rate_hz: float, rng: np.random.Generator) -> Feed:
         kind = sensor.kind
         outage = _window(config.outages, kind, run.start_ns)
         return Feed(
@@ -147,7 +147,7 @@ def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> It
             link=link,
             faults=FaultRates(config.malformed, config.impossible, config.duplicates),
             fault_rng=rng.spawn(1)[0],
-            hang_up_in=outage if kind == "isl" else None,
+            disconnect_in=outage if kind == "isl" else None,
         )
 
     def rng_of(kind: int, index: int) -> np.random.Generator:
@@ -195,7 +195,7 @@ async def _drive_all(feeds: Sequence[Feed], run: Run) -> None:
     try:
         await asyncio.wait((ended, *drives), return_when=asyncio.FIRST_COMPLETED)
         run.ended.set()
-        await asyncio.wait((ended, *drives), timeout=GRACE_S + LAST_WORDS_S)
+        await asyncio.wait((ended, *drives), timeout=GRACE_S + CLOSE_TIMEOUT_S)
     finally:
         for task in (ended, *drives):
             task.cancel()

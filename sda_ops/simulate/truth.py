@@ -13,7 +13,7 @@ import msgspec
 
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.config import SOURCE_KINDS
-from sda_ops.simulate.frames import Batch, Fault, Sensor
+from sda_ops.simulate.frames import Batch, Fault, SimulatedSensor
 
 
 class TruthLine(msgspec.Struct, frozen=True, gc=False):
@@ -51,7 +51,7 @@ class TruthLog:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def append(self, sensor: Sensor, sent: Batch) -> None:
+    def append(self, sensor: SimulatedSensor, sent: Batch) -> None:
         """One line for each frame of the batch."""
         decodable = [frame for frame, fault in zip(sent.frames, sent.faults, strict=True) if fault != "malformed"]
         ids = iter(sensor.observation_ids(decodable))

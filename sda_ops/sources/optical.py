@@ -53,8 +53,8 @@ _REMEMBERED_MALFORMED = 1_024  # bad entries, or as many as are in one page
 _BURIED_AT_ONCE = 256  # bad entries, before the event loop has its turn
 _REMEMBERED_AHEAD = 65_536  # observations, or as many as are in one page: five minutes of clock error at 200 a second
 
-AS_LONG_AS_IT_TAKES = RetryPolicy(timedelta(milliseconds=200), timedelta(seconds=15), max_attempts=None)
-SHORT_MEMORY = BreakerPolicy(window=timedelta(seconds=15), cooldown=timedelta(seconds=15), min_calls=3)
+UNLIMITED_RETRY = RetryPolicy(timedelta(milliseconds=200), timedelta(seconds=15), max_attempts=None)
+SHORT_WINDOW = BreakerPolicy(window=timedelta(seconds=15), cooldown=timedelta(seconds=15), min_calls=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class OpticalFeed:
     timeout: timedelta = timedelta(seconds=5)
     lookback: timedelta = timedelta(0)
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
-    retry: RetryPolicy = AS_LONG_AS_IT_TAKES
-    breaker: BreakerPolicy = SHORT_MEMORY
+    retry: RetryPolicy = UNLIMITED_RETRY
+    breaker: BreakerPolicy = SHORT_WINDOW
     ca_file: Path | None = None
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ class Watermark:
         while len(self.ahead) > max(_REMEMBERED_AHEAD, len(page)):
             del self.ahead[next(iter(self.ahead))]
 
-    async def bury_fresh(self, frames: Sequence[MalformedFrame], kind: DeadLetterKind, ends: WiredEnds) -> None:
+    async def dead_letter_new(self, frames: Sequence[MalformedFrame], kind: DeadLetterKind, ends: WiredEnds) -> None:
         """Dead-letter those not met yet: an archive repeats a bad entry in every page until the watermark has passed it.
 
         A bad entry has no id to be told by: two of the very same content are taken for one. One that the store will
@@ -184,7 +184,7 @@ def optical_source(feed: OpticalFeed) -> Factory:
                     return
                 except PermanentFailure as failure:
                     if (no_page := _malformed_page(failure)) is not None:
-                        await watermark.bury_fresh([no_page], DeadLetterKind.SCHEMA_MISMATCH, ends)
+                        await watermark.dead_letter_new([no_page], DeadLetterKind.SCHEMA_MISMATCH, ends)
                     raise
                 if not isinstance(page, RetryOk):
                     return  # the shutdown came first; a poll is never discarded
@@ -244,7 +244,7 @@ def _malformed_page(failure: PermanentFailure) -> MalformedFrame | None:
 async def _pass_on(page: _Page, watermark: Watermark, ends: WiredEnds) -> int:
     """Pass on what is new in a page; returns how much that was."""
     observations, malformed = page
-    await watermark.bury_fresh(malformed, DeadLetterKind.DESERIALIZATION, ends)
+    await watermark.dead_letter_new(malformed, DeadLetterKind.DESERIALIZATION, ends)
     fresh = watermark.fresh(observations)
     watermark.advance(observations, now_ns=ends.clock.now_ns())
     watermark.settled = not fresh  # in this step: an instance that fails while it emits has moved the watermark already

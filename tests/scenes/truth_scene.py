@@ -32,7 +32,7 @@ from sda_ops.records.correlation import Correlation
 from sda_ops.records.observation import Observation, SourceKind, Uncertainty
 from sda_ops.simulate import world as simulated
 from sda_ops.simulate.config import Noise
-from sda_ops.simulate.frames import Sensor as SimulatedSensor
+from sda_ops.simulate.frames import SimulatedSensor
 from sda_ops.simulate.isl import Beacons
 from sda_ops.simulate.optical import Telescopes
 from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
@@ -124,13 +124,13 @@ class _OffsetWorld(simulated.World):
         self._mean_motion_rad_s = columns.no_kozai / 60.0
         self._sigma_m = errors_of(columns, errors).sigmas_m(everything, np.full(len(columns), at_ns))
         self._draws = rng.standard_normal((5, len(columns)))
-        self._here: dict[int, simulated.Interval] = {}
+        self._here: dict[int, simulated.WorldInterval] = {}
 
-    def interval(self, timestamp_ns: int) -> simulated.Interval:
+    def interval(self, timestamp_ns: int) -> simulated.WorldInterval:
         first = timestamp_ns // simulated.STEP_NS
         if first not in self._here:
             knots = [self._knot(knot * simulated.STEP_NS) for knot in range(first - 1, first + 3)]
-            self._here[first] = simulated.Interval(first * simulated.STEP_NS, knots)
+            self._here[first] = simulated.WorldInterval(first * simulated.STEP_NS, knots)
         return self._here[first]
 
     def _knot(self, timestamp_ns: int) -> States:
@@ -242,7 +242,7 @@ def _by_interval(start_ns: int, length_s: float, rate_hz: float) -> Iterator[Nan
     yield from np.split(timestamps_ns, np.flatnonzero(np.diff(timestamps_ns // simulated.STEP_NS)) + 1)
 
 
-def _look(sensor: SimulatedSensor, interval: simulated.Interval, timestamps_ns: Nanoseconds) -> list[Seen]:
+def _look(sensor: SimulatedSensor, interval: simulated.WorldInterval, timestamps_ns: Nanoseconds) -> list[Seen]:
     batch = sensor.observe(interval, timestamps_ns)
     ingested_ns = int(timestamps_ns[-1])
     observations: list[Observation]

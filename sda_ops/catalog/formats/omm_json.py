@@ -40,7 +40,7 @@ def omm_json_rows(text: str) -> OmmRows:
             reason = _told(error, line)
             if resumed is None and empty:
                 raise ValueError(reason) from error
-            yield line, Unreadable(reason, cut_off=resumed is None)
+            yield line, Unreadable(reason, truncated=resumed is None)
             if resumed is None:
                 return
             position = resumed.end()
@@ -58,7 +58,7 @@ def omm_json_rows(text: str) -> OmmRows:
         empty = False
     if is_array and position == len(text):
         line += text.count("\n", counted)
-        yield line, Unreadable("expected ']' at the end of the array", cut_off=True)
+        yield line, Unreadable("expected ']' at the end of the array", truncated=True)
 
 
 def _told(error: ValueError | RecursionError, line: int) -> str:

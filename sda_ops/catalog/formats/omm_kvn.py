@@ -40,7 +40,7 @@ def omm_kvn_rows(text: str) -> OmmRows:
         else:
             yield number, Unreadable(f"expected CCSDS_OMM_VERS first, got {words[:60]!r}")
     if begun and wrong is None and (missing := missing_fields(fields)):
-        yield begun, Unreadable(f"missing {', '.join(missing)}", cut_off=True)
+        yield begun, Unreadable(f"missing {', '.join(missing)}", truncated=True)
     elif begun:
         yield begun, Unreadable(wrong) if wrong else fields
 

@@ -42,8 +42,10 @@ def omm_xml_rows(text: str) -> OmmRows:
             # What begins where this has begun has just been found wanting: the next one is further on.
             resumed = _NEXT_MESSAGE.search(data, max(at, begun + 1))
             if messages.is_open or resumed is None or resumed.start() != at:
-                cut_off = resumed is None and data.find(b"</", at) < 0
-                messages.fail(f"not XML: {expat.ErrorString(error.code)} in line {told}", line=told, cut_off=cut_off)
+                truncated = resumed is None and data.find(b"</", at) < 0
+                messages.fail(
+                    f"not XML: {expat.ErrorString(error.code)} in line {told}", line=told, truncated=truncated
+                )
             yield from messages.rows
             if resumed is None:
                 return
@@ -84,9 +86,9 @@ class _Messages:
         """Whether a message has begun that has not ended."""
         return self._begun is not None
 
-    def fail(self, reason: str, *, line: int, cut_off: bool) -> None:
+    def fail(self, reason: str, *, line: int, truncated: bool) -> None:
         """The message that is open cannot be read; if none is, what is at ``line`` cannot."""
-        self.rows.append((self._begun or line, Unreadable(reason, cut_off)))
+        self.rows.append((self._begun or line, Unreadable(reason, truncated)))
 
     def _doctype(self, name: str, *_: object) -> None:
         raise ValueError(f"a document type declaration (<!DOCTYPE {name}>), which is not read")
@@ -101,7 +103,7 @@ class _Messages:
         if name == "omm":
             line = self._first_line + self.parser.CurrentLineNumber - 1
             if self._begun is not None:
-                self.fail("not closed before the next message", line=line, cut_off=False)
+                self.fail("not closed before the next message", line=line, truncated=False)
             self._begun, self._fields, self._wrong = line, {}, None
         elif (unit := attributes.get("units")) is not None and unit.strip().lower() != UNITS.get(
             name, unit.strip().lower()

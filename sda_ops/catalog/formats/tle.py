@@ -30,8 +30,8 @@ def tle_rows(text: str) -> Iterator[Row]:
             number += 1
             name = ""
         elif line.startswith(("1 ", "2 ")):
-            cut_off = line[0] == "1" and number == len(lines)
-            yield number, Unreadable(f"line {line[0]} has no partner: {line!r}", cut_off)
+            truncated = line[0] == "1" and number == len(lines)
+            yield number, Unreadable(f"line {line[0]} has no partner: {line!r}", truncated)
             name = ""
         elif line and not line.startswith("#"):
             name = line.removeprefix("0 ")

@@ -49,7 +49,7 @@ class IslFeed:
     Attributes:
         host: The address to listen on, IPv4 or IPv6; ``::`` is every address of both.
         port: The TCP port; 0 lets the system choose.
-        max_connections: Further ones are turned away at once, counted as ``refused_connections``.
+        max_connections: Further ones are turned away at once, counted as ``rejected_connections``.
         max_connections_per_peer: Likewise for the connections of one remote address, which may be a gateway's. An IPv6
             network of 64 bits counts as one address: a single host has all of it to itself.
         inbox_frames: Frames received and not yet passed on, above which no connection is read.
@@ -95,14 +95,14 @@ class IslFeed:
             raise ValueError("; ".join(problems))
 
 
-class Trouble(StrEnum):
+class ConnectionFault(StrEnum):
     """What the listener counts and logs: stable codes."""
 
-    SLOW = "hung_up_slow"
-    SILENT = "hung_up_silent"
-    MALFORMED = "hung_up_malformed"
-    FRAMING_LOST = "hung_up_framing_lost"
-    REFUSED = "refused_connections"
+    SLOW = "closed_slow"
+    SILENT = "closed_silent"
+    MALFORMED = "closed_malformed"
+    FRAMING_LOST = "closed_framing_lost"
+    REJECTED = "rejected_connections"
     ACCEPT = "accept_failures"
 
 
@@ -142,8 +142,8 @@ def _listener(feed: IslFeed, ends: WiredEnds) -> IslListener:
 def _show(listener: IslListener, ends: WiredEnds) -> None:
     """The listener's figures, as the operator's. It outlives the instances, and so its counts go on across them."""
     ends.gauge("connections", len(listener.connections))
-    for trouble, count in listener.troubles.items():
-        ends.gauge(trouble.value, count)
+    for fault, count in listener.faults.items():
+        ends.gauge(fault.value, count)
 
 
 async def _pass_on(listener: IslListener, ends: WiredEnds) -> None:
@@ -191,7 +191,7 @@ class IslListener:
         port: The port it really listens on.
         inbox: To be taken from its head.
         connections: Those that are open.
-        troubles: How often there was each.
+        faults: How often there was each.
         wakeup: Woken when any of these changes.
     """
 
@@ -199,7 +199,7 @@ class IslListener:
         self.feed = feed
         self.inbox: list[tuple[int, Assembled]] = []
         self.connections: set[BeaconConnection] = set()
-        self.troubles = dict.fromkeys(Trouble, 0)
+        self.faults = dict.fromkeys(ConnectionFault, 0)
         self.wakeup = Wakeup()
         self._clock = clock
         self._log = BoundedLog(operator, clock)
@@ -264,14 +264,16 @@ class IslListener:
                 # called again at once, and for ever. Who waits does so in the kernel's queue; the others are read on.
                 self._loop.remove_reader(self._socket)
                 self._accept_again = self._clock.call_later(_ACCEPT_PAUSE_S, self.open)
-                self.note(Trouble.ACCEPT, f"isl feed: cannot accept a connection for {_ACCEPT_PAUSE_S:g} s: {error}")
+                self.note(
+                    ConnectionFault.ACCEPT, f"isl feed: cannot accept a connection for {_ACCEPT_PAUSE_S:g} s: {error}"
+                )
                 return
             self._admit(sock, _origin(address), f"{_bracketed(address)}:{port}")
 
     def _admit(self, sock: socket.socket, origin: str, peer: str) -> None:
-        if refusal := self._refusal(origin):
+        if rejection := self._rejection_reason(origin):
             sock.close()
-            self.note(Trouble.REFUSED, refusal, peer)
+            self.note(ConnectionFault.REJECTED, rejection, peer)
             return
         connection = BeaconConnection(self, sock, origin, peer)
         self.connections.add(connection)
@@ -280,7 +282,7 @@ class IslListener:
         self._arm()
         self.wakeup.wake()
 
-    def _refusal(self, origin: str) -> str | None:
+    def _rejection_reason(self, origin: str) -> str | None:
         """Why another connection of ``origin`` is one too many, if it is."""
         feed = self.feed
         if len(self.connections) >= feed.max_connections:
@@ -309,10 +311,10 @@ class IslListener:
             self._enforcement = None
         self.wakeup.wake()
 
-    def note(self, trouble: Trouble, reason: str, peer: str | None = None) -> None:
+    def note(self, fault: ConnectionFault, reason: str, peer: str | None = None) -> None:
         """Count it, and log it unless there were many."""
-        self.troubles[trouble] += 1
-        self._log.note(trouble.value, reason, event="isl_trouble", peer=peer)
+        self.faults[fault] += 1
+        self._log.note(fault.value, reason, event="isl_fault", peer=peer)
         self.wakeup.wake()
 
     # Backpressure.
@@ -347,9 +349,9 @@ class IslListener:
         self._enforcement = None
         now_s = self.reading_s
         for connection in tuple(self.connections):
-            due_s, trouble = connection.due()
+            due_s, fault = connection.due()
             if due_s <= now_s:
-                connection.overdue(trouble)
+                connection.overdue(fault)
         self._arm()
 
 
@@ -387,23 +389,23 @@ class BeaconConnection:
         self._socket.close()
         self._listener.forget(self)
 
-    def due(self) -> tuple[float, Trouble]:
+    def due(self) -> tuple[float, ConnectionFault]:
         """When the next of its deadlines passes, in the listener's ``reading_s``, and which one that is."""
-        silent = (self._heard_s + self._feed.silence_deadline.total_seconds(), Trouble.SILENT)
+        silent = (self._heard_s + self._feed.silence_deadline.total_seconds(), ConnectionFault.SILENT)
         if not self._assembler.pending_bytes:
             return silent
-        return min(silent, (self._frame_began_s + self._feed.frame_deadline.total_seconds(), Trouble.SLOW))
+        return min(silent, (self._frame_began_s + self._feed.frame_deadline.total_seconds(), ConnectionFault.SLOW))
 
-    def overdue(self, trouble: Trouble) -> None:
+    def overdue(self, fault: ConnectionFault) -> None:
         """Hang up, for a deadline has passed; what came of a frame is kept."""
-        if trouble is Trouble.SLOW:
+        if fault is ConnectionFault.SLOW:
             limit_s, size = self._feed.frame_deadline.total_seconds(), self._assembler.pending_bytes
             reason = f"isl stream: expected a whole frame within {limit_s:g} s, got {size} bytes of it"
         else:
             limit_s = self._feed.silence_deadline.total_seconds()
             reason = f"isl stream: expected something within {limit_s:g} s, got nothing"
         self._bury_torn(reason)
-        self._hang_up(trouble, reason)
+        self._hang_up(fault, reason)
 
     def _read(self) -> None:
         """Once a turn, and not more than the others."""
@@ -435,16 +437,18 @@ class BeaconConnection:
         if frames:
             self._listener.receive(frames)
         if frames and isinstance(frames[-1], FramingLost):
-            self._hang_up(Trouble.FRAMING_LOST, frames[-1].reason)
+            self._hang_up(ConnectionFault.FRAMING_LOST, frames[-1].reason)
         elif malformed > allowance:
-            self._hang_up(Trouble.MALFORMED, f"isl stream: expected at most {limit} malformed frames, got one more")
+            self._hang_up(
+                ConnectionFault.MALFORMED, f"isl stream: expected at most {limit} malformed frames, got one more"
+            )
 
     def _bury_torn(self, reason: str) -> None:
         if torn := self._assembler.pending:
             self._listener.receive([MalformedFrame(reason, torn)])
 
-    def _hang_up(self, trouble: Trouble, reason: str) -> None:
-        self._listener.note(trouble, reason, self.peer)
+    def _hang_up(self, fault: ConnectionFault, reason: str) -> None:
+        self._listener.note(fault, reason, self.peer)
         self.close()
 
 

@@ -15,7 +15,7 @@ from orchestrator_adapter import BreakerPolicy, DeadLetterLimits, GraphError, Re
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.storage.dead_letter import DeadLetterFile
 from sda_ops.records.observation import Observation, OpticalTarget, StateTarget, Uncertainty
-from sda_ops.sources.optical import AS_LONG_AS_IT_TAKES, SHORT_MEMORY, OpticalFeed
+from sda_ops.sources.optical import SHORT_WINDOW, UNLIMITED_RETRY, OpticalFeed
 
 SETTINGS = IngestSettings.model_validate(
     {"radars": [{"name": f"radar-{number:02}", "port": 9200 + number} for number in (1, 2, 3)]}
@@ -218,7 +218,7 @@ def test_a_breaker_without_a_window_of_its_own_can_open_on_time_outs() -> None:
 def test_the_default_settings_and_the_sources_own_defaults_agree() -> None:
     """An operator who sets nothing gets the discipline that the optical source documents."""
     feed = optical_feed(IngestSettings().optical)
-    assert (feed.retry, feed.breaker) == (AS_LONG_AS_IT_TAKES, SHORT_MEMORY)
+    assert (feed.retry, feed.breaker) == (UNLIMITED_RETRY, SHORT_WINDOW)
     assert feed.max_body_bytes == OpticalFeed("").max_body_bytes
 
 

@@ -24,15 +24,15 @@ from orchestrator_adapter.testing import ManualClock, settle
 from sda_ops.catalog import Catalog, RowProblem, live, parse_catalog, synthetic_catalog
 from sda_ops.catalog.fetch import CatalogFile, CatalogUnavailable, CatalogUrl
 from sda_ops.catalog.live import (
+    CatalogRejected,
     CatalogVersion,
     LiveCatalog,
     Refreshed,
     RefreshOutcome,
-    Refused,
     ReplacementLimits,
     Unchanged,
-    judge_replacement,
     keep_fresh,
+    replacement_problem,
 )
 from tests.helpers.running import eventually
 from tests.sda_ops.catalog.catalog_texts import OMM, csv_of, kvn
@@ -170,10 +170,10 @@ async def test_the_same_content_makes_no_new_version(tmp_path: Path) -> None:
     replace_by_rename(path, text_of(1))
     assert await catalog.refresh() == Unchanged(version)
     path.write_text("bad")
-    assert isinstance(await catalog.refresh(), Refused)
+    assert isinstance(await catalog.refresh(), CatalogRejected)
     replace_by_rename(path, text_of(1))
     assert await catalog.refresh() == Unchanged(version)
-    assert catalog.refusal is None
+    assert catalog.rejection is None
 
 
 BAD: list[tuple[Callable[[str], str], str]] = [
@@ -202,20 +202,20 @@ async def test_a_broken_one_is_refused_and_the_old_one_stays(
     outcome: RefreshOutcome | None = None
     for _ in range(2):
         outcome = await catalog.refresh()
-        assert isinstance(outcome, Refused)
-        assert outcome is catalog.refusal
+        assert isinstance(outcome, CatalogRejected)
+        assert outcome is catalog.rejection
         assert outcome.reason.startswith(f"{path}: {reason}")
         assert outcome.kept is catalog.current is version
         assert outcome.at_ns == catalog.clock.now_ns()
     replace_by_rename(path, text_of(*range(2, 22)))
     assert isinstance(await catalog.refresh(), Refreshed)
-    assert catalog.refusal is None
-    assert isinstance(outcome, Refused)
+    assert catalog.rejection is None
+    assert isinstance(outcome, CatalogRejected)
     assert [v.number for v in told] == [2]
     lines = logged(caplog)
-    assert [line["event"] for line in lines] == ["catalog_refreshed", "catalog_refused", "catalog_refreshed"]
+    assert [line["event"] for line in lines] == ["catalog_refreshed", "catalog_rejected", "catalog_refreshed"]
     assert lines[1] == {
-        "event": "catalog_refused",
+        "event": "catalog_rejected",
         "source": str(path),
         "reason": outcome.reason,
         "kept_version": 1,
@@ -238,7 +238,7 @@ async def test_what_was_refused_is_not_parsed_again(tmp_path: Path, monkeypatch:
     first = await catalog.refresh()
     monkeypatch.setattr(live, "parse_catalog", lambda *_, **__: pytest.fail("parsed again"))
     again = await catalog.refresh()
-    assert isinstance(first, Refused)
+    assert isinstance(first, CatalogRejected)
     assert first == again
 
 
@@ -263,12 +263,12 @@ async def test_a_file_that_has_gone_is_refused(tmp_path: Path) -> None:
     await catalog.load()
     path.unlink()
     outcome = await catalog.refresh()
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, CatalogRejected)
     assert outcome.reason == f"{path}: No such file or directory"
     assert numbers(catalog.current) == [1]
 
 
-async def test_the_first_catalogue_may_be_cut_off(tmp_path: Path) -> None:
+async def test_the_first_catalogue_may_be_truncated(tmp_path: Path) -> None:
     """With nothing to fall back on, what is whole of it is better than none; it is among the problems."""
     _, catalog = file_catalog(tmp_path, text_of(*range(1, 21))[:-10])
     version = await catalog.load()
@@ -380,9 +380,9 @@ async def test_not_modified_since_it_was_refused_is_refused() -> None:
         server.answers = [b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"]
         outage = await catalog.refresh()
         again = await catalog.refresh()
-        assert isinstance(first, Refused)
-        assert isinstance(outage, Refused)
-        assert isinstance(again, Refused)
+        assert isinstance(first, CatalogRejected)
+        assert isinstance(outage, CatalogRejected)
+        assert isinstance(again, CatalogRejected)
         assert server.requests[-1]["if-none-match"] == '"bad"'
         assert first.reason == again.reason != outage.reason
         server.body, server.headers = text_of(1).encode(), {"ETag": '"good"'}
@@ -407,7 +407,7 @@ async def test_what_a_server_does_wrong_is_refused(answer: bytes | None, reason:
         await catalog.load()
         server.answers = [answer, None]
         outcome = await catalog.refresh()
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, CatalogRejected)
     assert reason in outcome.reason
     assert server.url.partition("?")[0] in outcome.reason
     assert "secret" not in outcome.reason
@@ -444,7 +444,7 @@ async def test_a_server_that_is_slow_is_refused_in_time() -> None:
         await asked.wait()
         clock.advance(9.0)
         outcome = await refreshing
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, CatalogRejected)
     assert "not done within 9 s" in outcome.reason
 
 
@@ -499,7 +499,7 @@ async def test_it_is_kept_fresh_until_the_shutdown(tmp_path: Path) -> None:
         await settle()
     path.write_text("bad")
     await clock.advance_when_idle(3600)
-    await eventually(lambda: catalog.refusal, "the refusal")
+    await eventually(lambda: catalog.rejection, "the rejection")
     await settle()
     assert not keeping.done()
     shutdown.set("enough")
@@ -549,20 +549,20 @@ OLD = synthetic_catalog(objects=100, epoch_ns=1_790_000_000_000_000_000)
 @given(
     objects=st.integers(0, 100),
     bad=st.integers(0, 100),
-    cut_off=st.booleans(),
+    truncated=st.booleans(),
     limits=st.builds(ReplacementLimits, max_bad_share=st.floats(0, 1), min_size_share=st.floats(0, 1)),
 )
 def test_a_replacement_is_judged_by_its_size_and_its_bad_rows(
-    *, objects: int, bad: int, cut_off: bool, limits: ReplacementLimits
+    *, objects: int, bad: int, truncated: bool, limits: ReplacementLimits
 ) -> None:
     """It is accepted exactly if it is whole, has an object, and is within both limits; the first need not be whole."""
     problems = tuple(RowProblem("x", line, "bad") for line in range(bad))
-    new = Catalog("x", OLD[:objects], tuple(range(objects)), problems, cut_off and bad > 0)
+    new = Catalog("x", OLD[:objects], tuple(range(objects)), problems, truncated and bad > 0)
     old = CatalogVersion(1, OLD, None, (), 0, "x", "")  # type: ignore[arg-type] # the judgement needs no columns
     rows_good = objects > 0 and bad <= limits.max_bad_share * (objects + bad)
-    assert (judge_replacement(None, new, limits) is None) == rows_good
-    expected = rows_good and not new.cut_off and objects >= limits.min_size_share * 100
-    assert (judge_replacement(old, new, limits) is None) == expected
+    assert (replacement_problem(None, new, limits) is None) == rows_good
+    expected = rows_good and not new.truncated and objects >= limits.min_size_share * 100
+    assert (replacement_problem(old, new, limits) is None) == expected
 
 
 def test_limits_are_shares() -> None:

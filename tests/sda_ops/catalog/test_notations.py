@@ -51,7 +51,7 @@ def test_the_real_catalogue_reads_alike_in_every_notation(notation: Notation) ->
     expected = read_catalog(path).element_sets[::10]
     catalog = parse_catalog(notation(rows), file="rewritten")
     assert catalog.problems == ()
-    assert not catalog.cut_off
+    assert not catalog.truncated
     assert [state(element_set) for element_set in catalog.element_sets] == [state(e) for e in expected]
 
 
@@ -273,25 +273,25 @@ def test_csv_lines_of_the_wrong_length_or_quoting_cost_only_themselves() -> None
 
 
 @pytest.mark.parametrize("notation", NOTATIONS)
-def test_a_text_that_ends_in_a_row_is_cut_off(notation: Notation) -> None:
+def test_a_text_that_ends_in_a_row_is_truncated(notation: Notation) -> None:
     """Cut anywhere in its last object, it says so and gives the others; whole, it does not."""
     rows = [{**OMM, "MEAN_MOTION_DDOT": "0.00000"} for _ in range(3)]
     text = notation(rows).rstrip("\n") + "\n"
-    assert not parse_catalog(text, file="x").cut_off
+    assert not parse_catalog(text, file="x").truncated
     first: dict[Notation, str] = {kvn: "CCSDS_OMM", xml: "<omm ", json_of: "{", csv_of: "\n"}
     last: dict[Notation, str] = {kvn: "BSTAR", xml: "</ndm>", json_of: "]", csv_of: ","}
     begins, ends = text.rindex(first[notation]), text.rindex(last[notation])
     # KVN's first keyword has to be whole: before that, what is left over is no message.
     for cut in range(begins + (22 if notation is kvn else 2), ends):
         catalog = parse_catalog(text[:cut], file="x")
-        assert catalog.cut_off, text[:cut][-60:]
+        assert catalog.truncated, text[:cut][-60:]
         assert len(catalog.element_sets) >= 2
 
 
-def test_two_lines_that_are_cut_off_say_so() -> None:
+def test_two_lines_that_are_truncated_say_so() -> None:
     """Cut in its last line, a file of two-line sets gives the others."""
     text = f"{LINE1}\n{LINE2}\n{LINE1}\n{LINE2}"
-    assert not parse_catalog(text, file="x").cut_off
+    assert not parse_catalog(text, file="x").truncated
     for cut in range(len(text) - 2 * len(LINE1) + 1, len(text)):
         catalog = parse_catalog(text[:cut], file="x")
-        assert (len(catalog.element_sets), catalog.cut_off) == (1, True), text[:cut]
+        assert (len(catalog.element_sets), catalog.truncated) == (1, True), text[:cut]

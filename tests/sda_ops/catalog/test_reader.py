@@ -174,7 +174,7 @@ def test_a_bad_row_costs_only_itself_in_every_format() -> None:
         assert [elements.catalog_number for elements in catalog.element_sets] == [25544, 25544], name
         assert [(problem.file, problem.line) for problem in catalog.problems] == [(name, line)], name
         assert catalog.problems[0].reason in str(catalog.problems[0])
-        assert not catalog.cut_off
+        assert not catalog.truncated
 
 
 def test_lines_are_those_of_the_good_rows() -> None:

@@ -18,7 +18,7 @@ from sda_ops.catalog import ElementSet, read_catalog, synthetic_catalog
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.faults import FaultRates
-from sda_ops.simulate.frames import Batch, Sensor
+from sda_ops.simulate.frames import Batch, SimulatedSensor
 from sda_ops.simulate.isl import MESSAGE_DTYPE, Beacons
 from sda_ops.simulate.optical import Telescopes
 from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
@@ -64,11 +64,11 @@ def beacons(world: World, seed: int = 0) -> Beacons:
     return Beacons(world, satellites=np.arange(0, 1000, 100), noise=NOISE, rng=np.random.default_rng(seed))
 
 
-def observe(sensor: Sensor, world: World) -> Batch:
+def observe(sensor: SimulatedSensor, world: World) -> Batch:
     return sensor.observe(world.interval(NOW_NS), TIMES_NS)
 
 
-def decoded(sensor: Sensor, frames: list[bytes]) -> tuple[list[Observation], int]:
+def decoded(sensor: SimulatedSensor, frames: list[bytes]) -> tuple[list[Observation], int]:
     """What the pipeline reads, and how many frames it cannot read."""
     match sensor.kind:
         case "radar":
@@ -273,7 +273,7 @@ def test_a_beacon_is_what_the_wire_format_encodes(world: World) -> None:
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
 def test_good_frames_decode_and_pass_validation(make: type, world: World) -> None:
     """Every good frame decodes, carries the planned time and sensor, and is physically possible."""
-    sensor: Sensor = make(world)
+    sensor: SimulatedSensor = make(world)
     batch = observe(sensor, world)
     observations, malformed = decoded(sensor, list(batch.frames))
     assert malformed == 0
@@ -286,7 +286,7 @@ def test_good_frames_decode_and_pass_validation(make: type, world: World) -> Non
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
 def test_malformed_frames_do_not_decode(make: type, world: World) -> None:
     """Not one of 400 malformed frames gives an observation."""
-    sensor: Sensor = make(world)
+    sensor: SimulatedSensor = make(world)
     frames = [sensor.malformed(frame) for frame in observe(sensor, world).frames]
     assert decoded(sensor, frames) == ([], len(frames))
 
@@ -294,7 +294,7 @@ def test_malformed_frames_do_not_decode(make: type, world: World) -> None:
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
 def test_impossible_frames_decode_and_fail_validation(make: type, world: World) -> None:
     """All of 400 impossible frames decode, and validation rejects every one."""
-    sensor: Sensor = make(world)
+    sensor: SimulatedSensor = make(world)
     frames = [sensor.impossible(frame) for frame in observe(sensor, world).frames]
     observations, malformed = decoded(sensor, frames)
     assert malformed == 0
@@ -304,7 +304,7 @@ def test_impossible_frames_decode_and_fail_validation(make: type, world: World) 
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
 def test_faults_are_extra_and_change_no_good_frame(make: type, world: World) -> None:
     """With faults the good frames are the same, in order; a duplicate equals the frame before it."""
-    sensor: Sensor = make(world)
+    sensor: SimulatedSensor = make(world)
     clean = observe(sensor, world)
     faulty = FaultRates(0.1, 0.1, 0.1).insert(clean, sensor, np.random.default_rng(1))
     good = [frame for frame, fault in zip(faulty.frames, faulty.faults, strict=True) if fault is None]

@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator_adapter import BuiltGraph, DeadLetterList
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
-from sda_ops.sources.isl.source import BeaconConnection, IslFeed, IslListener, Trouble, _origin, isl_source
+from sda_ops.sources.isl.source import BeaconConnection, ConnectionFault, IslFeed, IslListener, _origin, isl_source
 from tests.helpers.running import Fault, GatedSink, counter, eventually, fed_by, port_of
 from tests.sda_ops.sources.isl.test_source import (
     FEED,
@@ -105,7 +105,7 @@ async def test_a_byte_now_and_then_does_not_put_off_the_frame_deadline(crowd: Cr
         assert await slow.hung_up_on()
         good.send(message(2))
         await eventually(lambda: sink.items, "the other beacon's frame")
-        await shown(built, "hung_up_slow", 1)
+        await shown(built, "closed_slow", 1)
         assert counter(built, "connections") == 1
         built.request_shutdown("test")
 
@@ -139,7 +139,7 @@ async def test_each_frame_has_a_deadline_of_its_own(crowd: Crowd) -> None:
 
     event = await run_graph(fed_by(isl_source(FEED), sink), clock=clock, during=during)
     assert numbers(sink.items) == [1, 2, 3]
-    assert event.figures.counters["source"]["hung_up_slow"] == 0
+    assert event.figures.counters["source"]["closed_slow"] == 0
 
 
 async def test_a_silent_peer_is_hung_up_on_and_one_that_speaks_is_not(crowd: Crowd) -> None:
@@ -153,7 +153,7 @@ async def test_a_silent_peer_is_hung_up_on_and_one_that_speaks_is_not(crowd: Cro
         await eventually(lambda: sink.items, "a frame just in time")
         clock.advance(1)
         assert await silent.hung_up_on()
-        await shown(built, "hung_up_silent", 1)
+        await shown(built, "closed_silent", 1)
         assert listener_of(built).connections == {ours}
         clock.advance(298)
         assert listener_of(built).connections == {ours}
@@ -162,7 +162,7 @@ async def test_a_silent_peer_is_hung_up_on_and_one_that_speaks_is_not(crowd: Cro
         built.request_shutdown("test")
 
     event = await run_graph(fed_by(isl_source(FEED), sink), clock=clock, dead_letters=letters, during=during)
-    assert event.figures.counters["source"]["hung_up_silent"] == 2
+    assert event.figures.counters["source"]["closed_silent"] == 2
     assert not letters.total
 
 
@@ -283,7 +283,7 @@ async def test_a_malformed_frame_too_many_ends_the_connection(crowd: Crowd) -> N
         assert await bad.hung_up_on()
         good.send(message(3))
         await eventually(lambda: len(sink.items) == 2, "the good ones")
-        await shown(built, "hung_up_malformed", 1)
+        await shown(built, "closed_malformed", 1)
         built.request_shutdown("test")
 
     event = await run_graph(fed_by(isl_source(feed), sink), dead_letters=letters, during=during)
@@ -323,7 +323,7 @@ async def test_a_frame_longer_than_allowed_ends_the_connection_before_it_comes(c
         beacon, _ = await crowd.join(built)
         beacon.send(struct.pack("<I", 4_096) + bytes(4_096) + message(1) + struct.pack("<I", 4_097))
         assert await beacon.hung_up_on()
-        await shown(built, "hung_up_framing_lost", 1)
+        await shown(built, "closed_framing_lost", 1)
         built.request_shutdown("test")
 
     event = await run_graph(fed_by(isl_source(FEED), sink), dead_letters=letters, during=during)
@@ -341,7 +341,7 @@ async def test_one_address_cannot_take_all_places(crowd: Crowd) -> None:
         (first, _), (second, _) = await crowd.join(built), await crowd.join(built)
         third = crowd.knock(await port_of(built))
         assert await third.hung_up_on()
-        await shown(built, "refused_connections", 1)
+        await shown(built, "rejected_connections", 1)
         other, _ = await crowd.join(built, source="127.0.0.2")
         other.send(message(1))
         second.close()
@@ -365,7 +365,7 @@ async def test_an_ipv6_peer_is_limited_too_and_named_as_one(crowd: Crowd, caplog
         await crowd.join(built, source="::1")
         second = crowd.knock(await port_of(built), source="::1")
         assert await second.hung_up_on()
-        await shown(built, "refused_connections", 1)
+        await shown(built, "rejected_connections", 1)
         other, _ = await crowd.join(built)
         other.send(message(1))
         await eventually(lambda: len(sink.items) == 1, "who is in")
@@ -447,7 +447,7 @@ async def test_a_port_scan_leaves_nothing_behind(crowd: Crowd, leave: Callable[[
         built.request_shutdown("test")
 
     event = await run_graph(fed_by(isl_source(FEED), sink), dead_letters=letters, during=during)
-    assert event.figures.counters["source"]["refused_connections"] == 0
+    assert event.figures.counters["source"]["rejected_connections"] == 0
     assert (event.figures.ledger.ingested, letters.total) == (1, 0)
 
 
@@ -536,7 +536,7 @@ async def test_a_listener_that_is_closed_while_it_cannot_accept_leaves_no_timer(
     waiting = socket.socket()
     with no_more_descriptors():
         waiting.connect(("127.0.0.1", listener.port))
-        await eventually(lambda: listener.troubles[Trouble.ACCEPT], "an attempt to accept")
+        await eventually(lambda: listener.faults[ConnectionFault.ACCEPT], "an attempt to accept")
     listener.close()
     assert not pending_timers(clock)
     listener.open()  # as an instance would that is restarted during the drain
@@ -581,14 +581,14 @@ async def test_counts_outlive_the_instance(crowd: Crowd) -> None:
         slow.send(b"x")
         await heard(ours, 1)
         clock.advance(30)
-        await shown(built, "hung_up_slow", 1)
+        await shown(built, "closed_slow", 1)
         source.strike()
         await eventually(lambda: built.status().restarts == 1, "the fault")
         clock.advance(270)
         assert await silent.hung_up_on()
         await eventually(lambda: source.instances == 2, "the restart")
-        await shown(built, "hung_up_silent", 1)
-        assert counter(built, "hung_up_slow") == 1
+        await shown(built, "closed_silent", 1)
+        assert counter(built, "closed_slow") == 1
         built.request_shutdown("test")
 
     await run_graph(fed_by(source, CollectSink()), clock=clock, during=during)
@@ -612,14 +612,14 @@ async def test_a_peer_that_comes_back_for_ever_costs_a_line_a_second(
         built.request_shutdown("test")
 
     await run_graph(fed_by(isl_source(FEED), CollectSink()), clock=clock, during=during)
-    told = [json.loads(line.getMessage()) for line in caplog.records if "isl_trouble" in line.getMessage()]
+    told = [json.loads(line.getMessage()) for line in caplog.records if "isl_fault" in line.getMessage()]
     lines = [{name: line[name] for name in line if name != "peer"} for line in told]
     assert [line["peer"].split(":")[0] for line in told] == ["127.0.0.1"] * 2
     assert lines == [
         {
-            "event": "isl_trouble",
+            "event": "isl_fault",
             "operator": "source",
-            "kind": "hung_up_framing_lost",
+            "kind": "closed_framing_lost",
             "message": expected,
             "not_logged_since_last": left_out,
         }

@@ -164,7 +164,7 @@ async def test_a_connection_too_many_is_turned_away_and_counted() -> None:
         assert await second.hung_up_on()
         first.send(message(2))
         await eventually(lambda: len(sink.items) == 2, "the first goes on")
-        assert counter(built, "refused_connections") == 1
+        assert counter(built, "rejected_connections") == 1
         first.close()
         await eventually(lambda: not listener_of(built).connections, "the first is gone")
         third = Beacon(port)
