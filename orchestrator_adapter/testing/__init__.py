@@ -2,7 +2,7 @@
 
 from orchestrator_adapter.testing.schedules import (
     Deadlock,
-    LeftBehind,
+    LeakedTasks,
     LoopClock,
     OutOfTime,
     ScheduleFault,
@@ -25,11 +25,14 @@ from orchestrator_adapter.testing.toolkit import (
     without_waiting,
 )
 
+LeftBehind = LeakedTasks  # the name until 0.1
+
 __all__ = [
     "CollectSink",
     "Deadlock",
     "Fail",
     "FailAt",
+    "LeakedTasks",
     "LeftBehind",
     "ListSource",
     "LoopClock",

@@ -10,7 +10,7 @@ seed is another one, and each can be had again::
 
 What is small enough need not be left to chance: ``run_every_schedule`` runs each of its interleavings, or each that
 departs from asyncio's own order a few times at most (delay-bounded scheduling: Emmi, Qadeer, Rakamarić, POPL 2011; most
-races need but one or two departures).
+races need but one or two preemptions).
 
 No time is waited: where nothing is ready, the clock jumps to the next timer, now and then a little past it, as a busy
 loop would. Where there is no timer either, nobody can ever wake anybody again: that is a ``Deadlock``, and it is raised.
@@ -43,7 +43,7 @@ _START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 _LATE_SHARE = 0.25  # of the jumps: the loop comes a little late, so that several timers are due at once
 _LATE_S = 0.02
 _SLOWEST_THREAD_S = 0.05
-_MOODS = ((0.0, 0.0), (0.0, 0.0), (0.6, 0.0), (0.0, 0.6))  # how often the oldest, and the newest, is simply preferred
+_BIASES = ((0.0, 0.0), (0.0, 0.0), (0.6, 0.0), (0.0, 0.6))  # how often the oldest, and the newest, is simply preferred
 
 
 class ScheduleFault(AssertionError):
@@ -58,7 +58,7 @@ class OutOfTime(ScheduleFault):
     """It has run for longer than it may, in virtual time or in callbacks: a hang with timers, or a busy loop."""
 
 
-class LeftBehind(ScheduleFault):
+class LeakedTasks(ScheduleFault):
     """It has ended and left something: a running task, an exception nobody took, a coroutine nobody awaited."""
 
 
@@ -85,11 +85,11 @@ def run_schedule(
     """Run ``make()`` to its end under the schedule of this seed, and return what it returns.
 
     The same seed gives the same schedule, in every process, as long as the code that runs draws on no other chance (the
-    order of a set of objects is one). Instead of a seed, the departures that ``run_every_schedule`` names give that
+    order of a set of objects is one). Instead of a seed, the preemptions that ``run_every_schedule`` names give that
     schedule again. Must not be called from inside a running loop.
 
     Raises what the coroutine raises; ``Deadlock``; ``OutOfTime`` past ``limit`` of virtual time or after
-    ``max_callbacks``; ``LeftBehind`` for tasks that still run, exceptions that were never retrieved, and coroutines that
+    ``max_callbacks``; ``LeakedTasks`` for tasks that still run, exceptions that were never retrieved, and coroutines that
     were never awaited. It collects garbage to find the last two: put many schedules in one ``frozen_heap()``.
     """
     order = _Seeded(random.Random(seed)) if isinstance(seed, int) else _Prescribed(seed)
@@ -100,27 +100,27 @@ def run_schedule(
 def run_every_schedule(
     make: Callable[[], Coroutine[Any, Any, object]],
     *,
-    departures: int | None = None,
+    preemptions: int | None = None,
     limit: timedelta = timedelta(hours=1),
     max_callbacks: int = 100_000,
     max_schedules: int = 1_000_000,
 ) -> int:
     """Run ``make()`` once under each schedule there is, and return how many that were.
 
-    Their number grows exponentially with what is ready together. ``departures`` bounds it: only schedules that take
-    another callback than the oldest that often, at most. The fewest departures come first, so that a failure is told by
+    Their number grows exponentially with what is ready together. ``preemptions`` bounds it: only schedules that take
+    another callback than the oldest that often, at most. The fewest preemptions come first, so that a failure is told by
     a short one.
 
-    Raises, on the first that fails, what ``run_schedule`` would, with a note of the departures that give it again; and
+    Raises, on the first that fails, what ``run_schedule`` would, with a note of the preemptions that give it again; and
     ``OutOfTime`` where there are more than ``max_schedules``: nothing is cut short in silence.
     """
     with frozen_heap():
-        return _run_every(make, departures, limit, max_callbacks, max_schedules)
+        return _run_every(make, preemptions, limit, max_callbacks, max_schedules)
 
 
 def _run_every(
     make: Callable[[], Coroutine[Any, Any, object]],
-    departures: int | None,
+    preemptions: int | None,
     limit: timedelta,
     max_callbacks: int,
     max_schedules: int,
@@ -129,19 +129,19 @@ def _run_every(
     # Breadth first: each schedule that ran tells where, after its last departure, one more could be made.
     pending: deque[dict[int, int]] = deque([{}])
     while pending:
-        departed = pending.popleft()
+        preempted = pending.popleft()
         if ran == max_schedules:
-            raise OutOfTime(f"expected at most {max_schedules:,} schedules, and there are more; bound the departures")
-        order = _Prescribed(departed)
+            raise OutOfTime(f"expected at most {max_schedules:,} schedules, and there are more; bound the preemptions")
+        order = _Prescribed(preempted)
         try:
             _run(VirtualTimeLoop(order, limit=limit, max_callbacks=max_callbacks), make)
         except BaseException as error:
-            error.add_note(f"again, with: run_schedule({departed}, …)")
+            error.add_note(f"again, with: run_schedule({preempted}, …)")
             raise
         ran += 1
-        if departures is None or len(departed) < departures:
-            for at in range(max(departed, default=-1) + 1, len(order.ready)):
-                pending.extend({**departed, at: turn} for turn in range(1, order.ready[at]))
+        if preemptions is None or len(preempted) < preemptions:
+            for at in range(max(preempted, default=-1) + 1, len(order.ready)):
+                pending.extend({**preempted, at: turn} for turn in range(1, order.ready[at]))
     return ran
 
 
@@ -155,12 +155,12 @@ def _run(loop: VirtualTimeLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T
             left += [f"still running: {task!r}" for task in _by_name(asyncio.all_tasks(loop))]
         finally:
             complaints, left[:] = tuple(left), []
-            loop.wind_up()
+            loop.shut_down()
             gc.collect()
         # What winding up has to say is of interest only where there was nothing to wind up.
         complaints += () if any(text.startswith("still running") for text in complaints) else tuple(left)
     if complaints:
-        raise LeftBehind("; ".join(complaints))
+        raise LeakedTasks("; ".join(complaints))
     return result
 
 
@@ -169,7 +169,7 @@ class _Seeded:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._oldest, self._newest = rng.choice(_MOODS)
+        self._oldest, self._newest = rng.choice(_BIASES)
 
     def turn(self, ready: int) -> int:
         """Which of so many callbacks, oldest first, is next. Every one has its turn in the end."""
@@ -190,20 +190,20 @@ class _Seeded:
 
 
 class _Prescribed:
-    """The oldest first, but for the departures prescribed: by number of the choice, counted from 0, which one instead.
+    """The oldest first, but for the preemptions prescribed: by number of the choice, counted from 0, which one instead.
 
     Attributes:
         ready: How many callbacks there were at each choice.
     """
 
-    def __init__(self, departures: Mapping[int, int]) -> None:
+    def __init__(self, preemptions: Mapping[int, int]) -> None:
         self.ready: list[int] = []
-        self._departures = departures
+        self._preemptions = preemptions
 
     def turn(self, ready: int) -> int:
         """As ``_Seeded.turn``."""
         self.ready.append(ready)
-        return self._departures.get(len(self.ready) - 1, 0)
+        return self._preemptions.get(len(self.ready) - 1, 0)
 
     def late_s(self) -> float:
         """Never late: only what is due at one time is ready together."""
@@ -262,7 +262,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self.call_later(self._order.thread_s(), run)
         return future
 
-    def wind_up(self) -> None:
+    def shut_down(self) -> None:
         """Cancel what still runs, give it the chance to end, and close the loop. Whatever it says meanwhile is ignored."""
         self._limit_s, self._max_callbacks = self._now + self._limit_s, self.callbacks + self._max_callbacks
         self._ready = deque(self._ready)  # its order is no longer part of the schedule

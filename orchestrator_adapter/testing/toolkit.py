@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -34,13 +33,22 @@ _MINUTES_TO_COME_DOWN = 1_000  # by hand; a run that has not come down by then n
 
 
 class ManualClock:
-    """A clock that stands still until ``advance`` moves it. Timers fire in order of their time, then of their making."""
+    """A clock whose time only ``advance`` moves. Timers fire in the order of their times, then of their creation.
+
+    Attributes:
+        timers_made: How many timers have been set, fired and cancelled ones included.
+    """
 
     def __init__(self, *, now_ns: int = 1_767_225_600_000_000_000) -> None:  # 2026-01-01T00:00:00Z
+        self.timers_made = 0
         self._monotonic = 0.0
         self._start_ns = now_ns
         self._timers: list[tuple[float, int, _ManualTimer]] = []
-        self._order = itertools.count()
+
+    @property
+    def pending_timers(self) -> list[float]:
+        """The times at which timers will fire, the next one first; on the scale of ``monotonic``."""
+        return sorted(at for at, _, timer in self._timers if timer.is_pending)
 
     def monotonic(self) -> float:
         return self._monotonic
@@ -50,7 +58,8 @@ class ManualClock:
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> _ManualTimer:
         timer = _ManualTimer(callback)
-        heapq.heappush(self._timers, (self._monotonic + delay_s, next(self._order), timer))
+        heapq.heappush(self._timers, (self._monotonic + delay_s, self.timers_made, timer))
+        self.timers_made += 1
         return timer
 
     def advance(self, seconds: float) -> None:
@@ -72,6 +81,10 @@ class ManualClock:
 class _ManualTimer:
     def __init__(self, callback: Callable[[], None]) -> None:
         self._callback: Callable[[], None] | None = callback
+
+    @property
+    def is_pending(self) -> bool:
+        return self._callback is not None
 
     def cancel(self) -> None:
         self._callback = None

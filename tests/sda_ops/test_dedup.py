@@ -573,4 +573,4 @@ def test_on_every_schedule_a_key_that_fails_once_costs_neither_an_item_nor_a_rep
         assert sink.items == ["a", "b"]
         assert event.figures.ledger.duplicates == 1
 
-    assert run_every_schedule(scenario, departures=2) > 100
+    assert run_every_schedule(scenario, preemptions=2) > 100

@@ -12,7 +12,7 @@ from orchestrator_adapter.testing import LoopClock, ManualClock, run_every_sched
 
 def timers(clock: ManualClock) -> list[float]:
     """When those are due that have not been called off."""
-    return sorted(at for at, _, timer in clock._timers if timer._callback is not None)
+    return clock.pending_timers
 
 
 async def test_what_ends_in_time_is_left_alone_and_leaves_no_timer() -> None:

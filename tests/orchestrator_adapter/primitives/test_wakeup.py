@@ -11,7 +11,7 @@ from orchestrator_adapter.testing import LoopClock, ManualClock, run_every_sched
 
 
 def nothing_is_left(token: ShutdownToken, clock: ManualClock) -> bool:
-    return not token._waiters and not [timer for _, _, timer in clock._timers if timer._callback is not None]
+    return not token._waiters and not clock.pending_timers
 
 
 async def test_waiting_at_most_so_long_takes_so_long_and_says_that_it_is_not_set() -> None:
@@ -44,7 +44,7 @@ async def test_on_a_token_that_is_set_nobody_waits() -> None:
     with pytest.raises(StopIteration) as returned:
         waiting.send(None)
     assert returned.value.value is True
-    assert not clock._timers
+    assert clock.timers_made == 0
 
 
 async def test_several_wait_each_for_its_own_time_and_one_set_wakes_the_rest() -> None:

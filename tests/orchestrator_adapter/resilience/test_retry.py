@@ -139,7 +139,7 @@ def takes(clock: Clock, seconds: float, then: RetryDisposition[Any]) -> Op:
 
 def timers(clock: ManualClock) -> list[float]:
     """When those are due that have not been called off."""
-    return sorted(at for at, _, timer in clock._timers if timer._callback is not None)
+    return clock.pending_timers
 
 
 async def finish(clock: ManualClock, work: Coroutine[Any, Any, T]) -> T:
@@ -340,7 +340,7 @@ async def test_ok_and_discard_are_values_that_a_match_tells_apart() -> None:
 
     assert await told(RetryOk(42)) == "ok 42"
     assert await told(RetryDiscard("too old")) == "discarded: too old"
-    assert clock._timers == []
+    assert clock.timers_made == 0
 
 
 async def test_what_may_pass_is_tried_again_until_it_works() -> None:
@@ -774,7 +774,7 @@ async def test_set_before_the_call_one_attempt_is_made_and_its_failure_is_final(
         await with_retry(policy(), Script(clock, away()), clock=clock, shutdown=token, on_attempt=told.append)
     assert [attempt.delay for attempt in told] == [None]
     assert await with_retry(policy(), Script(clock, RetryOk(1)), clock=clock, shutdown=token) == RetryOk(1)
-    assert clock._timers == []
+    assert clock.timers_made == 0
 
 
 @pytest.mark.parametrize("then", [RetryOk("page"), away()])
@@ -823,7 +823,7 @@ async def test_a_hook_that_asks_for_the_shutdown_gets_it() -> None:
         await with_retry(
             policy(), Script(clock, away()), clock=clock, shutdown=token, on_attempt=lambda _: token.set("hook")
         )
-    assert clock._timers == []
+    assert clock.timers_made == 0
 
 
 # Hooks.
@@ -923,7 +923,7 @@ async def test_without_waiting_draws_the_delays_tells_of_them_and_waits_for_none
         op = Script(clock, away(), away(), RetryOk(1))
         assert await with_retry(policy(), op, clock=clock, rng=Highest(), on_attempt=told.append) == RetryOk(1)
     assert [attempt.delay for attempt in told] == [1.5 * S, 4.5 * S, None]
-    assert (clock.monotonic(), clock._timers) == (0.0, [])
+    assert (clock.monotonic(), clock.timers_made) == (0.0, 0)
     op = Script(clock, away(), RetryOk(1))
     await finish(clock, with_retry(policy(), op, clock=clock, rng=Highest()))
     assert op.calls == [0.0, 1.5]

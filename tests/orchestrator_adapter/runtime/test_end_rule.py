@@ -102,7 +102,7 @@ def test_two_chains_are_done_when_both_are_whoever_is_first() -> None:
 
     for seed in range(200):
         run_schedule(seed, scenario)
-    run_every_schedule(scenario, departures=1)
+    run_every_schedule(scenario, preemptions=1)
 
 
 @pytest.mark.parametrize("kind", ["broadcast", "partition", "by hand"])

@@ -107,16 +107,16 @@ async def one_by_one(ends: WiredEnds) -> None:
         await ends.sender.send(item)
 
 
-def every(scenario: Callable[[], Coroutine[Any, Any, None]], *, departures: int | None, at_least: int) -> None:
+def every(scenario: Callable[[], Coroutine[Any, Any, None]], *, preemptions: int | None, at_least: int) -> None:
     """``at_least``: how many schedules there must be, so that a scenario with no choice in it does not pass for proven."""
-    assert run_every_schedule(scenario, departures=departures) >= at_least
+    assert run_every_schedule(scenario, preemptions=preemptions) >= at_least
 
 
 # Streams that nobody disturbs.
 
 
 @pytest.mark.parametrize(
-    ("operator", "departures", "at_least"),
+    ("operator", "preemptions", "at_least"),
     [
         (lambda: map_items(FailAt({2: away()})), 5, 500),
         (lambda: map_items(FailAt({1: away(), 3: away(), 5: away()})), 5, 1_000),
@@ -125,7 +125,7 @@ def every(scenario: Callable[[], Coroutine[Any, Any, None]], *, departures: int 
     ids=["fails once", "fails often", "item by item"],
 )
 def test_a_stream_arrives_whole_and_in_order(
-    operator: Callable[[], Factory], departures: int | None, at_least: int
+    operator: Callable[[], Factory], preemptions: int | None, at_least: int
 ) -> None:
     """Over edges of one item, with an operator that fails and is restarted, each item arrives once, in order."""
 
@@ -135,7 +135,7 @@ def test_a_stream_arrives_whole_and_in_order(
         assert isinstance(await scene.run(), events.AllOk)
         assert sink.items == [0, 1, 2]
 
-    every(scenario, departures=departures, at_least=at_least)
+    every(scenario, preemptions=preemptions, at_least=at_least)
 
 
 def test_a_failure_after_sending_repeats_and_counts_what_it_repeats() -> None:
@@ -154,7 +154,7 @@ def test_a_failure_after_sending_repeats_and_counts_what_it_repeats() -> None:
         assert sink.items == [0, 1, 1, 2]
         assert event.figures.ledger.repeated == 1
 
-    every(scenario, departures=5, at_least=800)
+    every(scenario, preemptions=5, at_least=800)
 
 
 def test_a_fan_in_takes_everything_from_every_input() -> None:
@@ -170,7 +170,7 @@ def test_a_fan_in_takes_everything_from_every_input() -> None:
         assert [item for item in sink.items if item < 10] == [0, 1]
         assert [item for item in sink.items if item >= 10] == [10, 11]
 
-    every(scenario, departures=3, at_least=1_000)
+    every(scenario, preemptions=3, at_least=1_000)
 
 
 @pytest.mark.parametrize("router", [broadcast, lambda: partition(lambda item: item, everywhere=lambda _: True)])
@@ -190,7 +190,7 @@ def test_a_fan_out_gives_everybody_everything(router: Callable[[], Factory]) -> 
         assert [sink.items for sink in sinks] == [[0, 1, 2]] * 2
         assert event.figures.ledger.derived == 3
 
-    every(scenario, departures=3, at_least=5_000)
+    every(scenario, preemptions=3, at_least=5_000)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_what_an_edge_drops_it_counts(policy: FlowPolicy) -> None:
             assert len(sink.items) < 4
             assert bool(ledger.shed) is (policy == FlowPolicy.shed())
 
-    every(scenario, departures=None, at_least=2)
+    every(scenario, preemptions=None, at_least=2)
 
 
 def test_a_pill_goes_and_its_neighbours_stay() -> None:
@@ -249,7 +249,7 @@ def test_a_pill_goes_and_its_neighbours_stay() -> None:
         assert seen.count(1) == 2
         assert [(letter.payload, letter.attempts) for letter in scene.letters.letters] == [(1, 2)]
 
-    every(scenario, departures=4, at_least=800)
+    every(scenario, preemptions=4, at_least=800)
 
 
 # Runs that somebody ends, at any moment there is.
@@ -280,7 +280,7 @@ def test_a_shutdown_at_any_moment_loses_nothing(
             scene.every_item_is_somewhere(event)
         assert not operators_left()
 
-    every(scenario, departures=3, at_least=500)
+    every(scenario, preemptions=3, at_least=500)
 
 
 def test_a_cancelled_run_is_a_shutdown_and_passes_the_cancellation_on() -> None:
@@ -301,7 +301,7 @@ def test_a_cancelled_run_is_a_shutdown_and_passes_the_cancellation_on() -> None:
             scene.every_item_is_somewhere(event)
         assert not operators_left()
 
-    every(scenario, departures=4, at_least=1_000)
+    every(scenario, preemptions=4, at_least=1_000)
 
 
 def test_a_panic_takes_everything_down_and_names_what_it_held() -> None:
@@ -321,7 +321,7 @@ def test_a_panic_takes_everything_down_and_names_what_it_held() -> None:
         assert 1 in [letter.payload for letter in held]
         assert not operators_left()
 
-    every(scenario, departures=3, at_least=1_000)
+    every(scenario, preemptions=3, at_least=1_000)
 
 
 def test_an_exhausted_budget_at_any_moment_loses_nothing() -> None:
@@ -346,7 +346,7 @@ def test_an_exhausted_budget_at_any_moment_loses_nothing() -> None:
         assert event.figures.restarts["operator"].total == 1
         scene.every_item_is_somewhere(event)
 
-    every(scenario, departures=5, at_least=500)
+    every(scenario, preemptions=5, at_least=500)
 
 
 def operators_left() -> list[str]:
@@ -368,14 +368,14 @@ async def _failing_stream() -> None:
 def test_a_broken_lease_is_found(mutant: Callable[[], Any]) -> None:
     """Whether a given-back lease loses an item or its order, a schedule shows it."""
     with mutant(), pytest.raises(AssertionError):
-        run_every_schedule(_failing_stream, departures=2)
+        run_every_schedule(_failing_stream, preemptions=2)
 
 
 @pytest.mark.parametrize("mutant", [room_wakes_nobody, the_end_wakes_nobody])
 def test_a_forgotten_wake_up_is_found(mutant: Callable[[], Any]) -> None:
     """Where the writer is not told of room, or the reader not of the end, some schedule waits for ever."""
     with mutant(), pytest.raises(Deadlock) as caught:
-        run_every_schedule(_failing_stream, departures=2)
+        run_every_schedule(_failing_stream, preemptions=2)
     again = caught.value.__notes__[0]
     departed = eval(again.removeprefix("again, with: run_schedule(").removesuffix(", …)"))
     with mutant(), pytest.raises(Deadlock):
@@ -399,4 +399,4 @@ def test_a_reader_that_forgets_to_look_again_is_found() -> None:
         await chain(source_of(range(2), batch=1), looks_once, capacity=1).build(clock=LoopClock()).run()
 
     with pytest.raises(Deadlock):
-        run_every_schedule(scenario, departures=1)
+        run_every_schedule(scenario, preemptions=1)

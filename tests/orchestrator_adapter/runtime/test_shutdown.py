@@ -544,7 +544,7 @@ def test_nothing_is_left_running_when_the_supervision_itself_fails() -> None:
                 chain(live, map_items(FailAt({1: OperatorError("away")})), CollectSink()).build(clock=LoopClock()).run()
             )
 
-    run_schedule(0, scenario)  # raises LeftBehind if a task still runs
+    run_schedule(0, scenario)  # raises LeakedTasks if a task still runs
 
 
 async def test_no_thread_of_the_pool_outlives_the_run() -> None:

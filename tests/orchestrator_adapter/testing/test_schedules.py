@@ -20,7 +20,7 @@ from orchestrator_adapter.testing import (
     CollectSink,
     Deadlock,
     FailAt,
-    LeftBehind,
+    LeakedTasks,
     LoopClock,
     OutOfTime,
     chain,
@@ -104,7 +104,7 @@ def test_a_loop_comes_late_now_and_then_under_a_seed() -> None:
 # Every schedule there is.
 
 
-def orders_of(count: int, *, departures: int | None = None) -> list[tuple[int, ...]]:
+def orders_of(count: int, *, preemptions: int | None = None) -> list[tuple[int, ...]]:
     """The order in which so many callbacks ran, under each schedule."""
     orders: list[tuple[int, ...]] = []
 
@@ -122,18 +122,18 @@ def orders_of(count: int, *, departures: int | None = None) -> list[tuple[int, .
         await done
         orders.append(tuple(ran))
 
-    assert run_every_schedule(scenario, departures=departures) == len(orders)
+    assert run_every_schedule(scenario, preemptions=preemptions) == len(orders)
     return orders
 
 
 def test_every_order_there_is_is_run_once() -> None:
-    """Four callbacks run in each of their 24 orders; without departures only in asyncio's own."""
+    """Four callbacks run in each of their 24 orders; without preemptions only in asyncio's own."""
     assert sorted(orders_of(4)) == sorted(itertools.permutations(range(4)))
-    assert orders_of(4, departures=0) == [(0, 1, 2, 3)]
+    assert orders_of(4, preemptions=0) == [(0, 1, 2, 3)]
 
 
-@pytest.mark.parametrize("departures", [1, 2, 3])
-def test_departures_are_counted_as_turns_out_of_turn(departures: int) -> None:
+@pytest.mark.parametrize("preemptions", [1, 2, 3])
+def test_preemptions_are_counted_as_turns_out_of_turn(preemptions: int) -> None:
     """Against a naive count: an order departs as often as it takes another callback than the oldest that is left."""
     reachable = set[tuple[int, ...]]()
     for order in itertools.permutations(range(4)):
@@ -141,9 +141,9 @@ def test_departures_are_counted_as_turns_out_of_turn(departures: int) -> None:
         for number in order:
             out_of_turn += number != left[0]
             left.remove(number)
-        if out_of_turn <= departures:
+        if out_of_turn <= preemptions:
             reachable.add(order)
-    assert {*orders_of(4, departures=departures)} == reachable
+    assert {*orders_of(4, preemptions=preemptions)} == reachable
 
 
 async def racy() -> None:
@@ -156,7 +156,7 @@ async def racy() -> None:
 
 
 def test_the_schedule_that_failed_is_named_and_can_be_had_again() -> None:
-    """The note names the fewest departures with which it fails, and these give the failure again."""
+    """The note names the fewest preemptions with which it fails, and these give the failure again."""
     with pytest.raises(AssertionError) as caught:
         run_every_schedule(racy)
     (note,) = caught.value.__notes__
@@ -168,7 +168,7 @@ def test_the_schedule_that_failed_is_named_and_can_be_had_again() -> None:
 
 def test_more_schedules_than_were_bargained_for_are_not_cut_short_in_silence() -> None:
     """Past the limit it raises, and says what to do."""
-    with pytest.raises(OutOfTime, match=r"^expected at most 5 schedules, and there are more; bound the departures$"):
+    with pytest.raises(OutOfTime, match=r"^expected at most 5 schedules, and there are more; bound the preemptions$"):
         run_every_schedule(racy_but_right, max_schedules=5)
 
 
@@ -200,7 +200,7 @@ def test_what_it_changes_of_the_interpreter_it_puts_back() -> None:
     # Not how much is: something frozen may end by itself meanwhile, a thread's leavings say.
     frozen, hook, filters = gc.get_freeze_count() > 0, sys.unraisablehook, list(warnings.filters)
     run_schedule(0, racy_but_right)
-    run_every_schedule(racy_but_right, departures=1)
+    run_every_schedule(racy_but_right, preemptions=1)
     assert (gc.get_freeze_count() > 0, sys.unraisablehook, list(warnings.filters)) == (frozen, hook, filters)
 
 
@@ -235,7 +235,7 @@ def test_a_task_left_running_is_named() -> None:
     async def scenario() -> None:
         scenario.task = asyncio.create_task(asyncio.sleep(10), name="detached")  # type: ignore[attr-defined]
 
-    with pytest.raises(LeftBehind, match=r"still running: .*detached"):
+    with pytest.raises(LeakedTasks, match=r"still running: .*detached"):
         run_schedule(0, scenario)
 
 
@@ -249,7 +249,7 @@ def test_an_exception_that_nobody_took_is_told() -> None:
         task = asyncio.create_task(fail())
         await asyncio.wait({task})
 
-    with pytest.raises(LeftBehind, match=r"never retrieved.*unseen"):
+    with pytest.raises(LeakedTasks, match=r"never retrieved.*unseen"):
         run_schedule(0, scenario)
 
 
@@ -284,7 +284,7 @@ def test_a_coroutine_that_nobody_awaited_is_told() -> None:
     async def scenario() -> None:
         forgotten()  # type: ignore[unused-coroutine]
 
-    with pytest.raises(LeftBehind, match=r"forgotten.*never awaited"):
+    with pytest.raises(LeakedTasks, match=r"forgotten.*never awaited"):
         run_schedule(0, scenario)
 
 

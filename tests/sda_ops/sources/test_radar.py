@@ -295,7 +295,7 @@ async def test_drops_are_shown_while_the_graph_pushes_back_and_after_an_abort_in
     assert isinstance(event.figures.exits["source"], task_exit.Aborted)
     assert event.figures.counters["source"]["kernel_drops"] == told[-1] > told[-2]
     assert event.figures.ledger_holds
-    assert not [timer for _, _, timer in clock._timers if timer._callback is not None]
+    assert not clock.pending_timers
 
 
 def test_drops_of_a_new_socket_are_zero() -> None:

@@ -217,7 +217,7 @@ async def test_a_shutdown_cuts_a_wait_short(tmp_path: Path) -> None:
     assert isinstance(event, events.ShutDown)
     assert event.figures.exits["source"] == task_exit.Ok()
     assert (len(sink.items), event.figures.ledger.ingested) == (1, 1)
-    assert not [timer for _, _, timer in clock._timers if timer._callback is not None]
+    assert not clock.pending_timers
 
 
 async def test_a_shutdown_cuts_the_reading_short(tmp_path: Path) -> None:
