@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from flows.settings import fusion as fusion_settings
 from flows.settings import ingest as ingest_settings
 from flows.settings.fusion import FusionSettings
-from flows.settings.ingest import IngestSettings, load_settings
+from flows.settings.ingest import IngestSettings
+from flows.settings.load import load_settings
 from flows.topologies.fusion import fusion_pipeline
 from flows.topologies.ingest import ingest_pipeline
 from orchestrator_adapter.process import Pipeline

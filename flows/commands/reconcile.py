@@ -16,7 +16,7 @@ from pathlib import Path
 from flows.commands.run import add_pipeline_argument, add_settings_argument
 from flows.local_prefect.api_health import add_api_wait_argument, wait_for_api
 from flows.pipelines import PIPELINES
-from flows.settings.ingest import SettingsError
+from flows.settings.load import SettingsError
 from orchestrator_adapter import Owner, claim
 from orchestrator_adapter.process import ExitCode
 

@@ -14,7 +14,7 @@ from typing import Any
 from flows.commands.progress import Progress
 from flows.local_prefect.api_health import add_api_wait_argument, wait_for_api
 from flows.pipelines import INGEST, PIPELINES, PipelineKind
-from flows.settings.ingest import SettingsError
+from flows.settings.load import SettingsError
 from orchestrator_adapter import BuiltGraph, GraphError, MissingExtra, OperatorError, frozen_heap
 from orchestrator_adapter.process import ExitCode, RunOutcome, cause, run_pipeline
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, HttpUrl, model_validator
 
-from flows.settings.ingest import (
+from flows.settings.sections import (
     NAME_PATTERN,
     ControlPlaneSettings,
     DeadLetterSettings,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from flows.settings.ingest import (
+from flows.settings.sections import (
     ControlPlaneSettings,
     DeadLetterSettings,
     IslSettings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
-from flows.settings.ingest import PrefectSettings
+from flows.settings.sections import PrefectSettings
 from orchestrator_adapter.prefect_flow import Reporting
 
 

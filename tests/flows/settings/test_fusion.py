@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings.fusion import ENVIRONMENT_PREFIX, FusionSettings
-from flows.settings.ingest import SettingsError, load_settings
+from flows.settings.load import SettingsError, load_settings
 
 SITE = "{source_id = 's', latitude_deg = 1, longitude_deg = 2, height_m = 3}"
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from flows.settings.ingest import IngestSettings, SettingsError, load_settings
+from flows.settings.ingest import ENVIRONMENT_PREFIX, IngestSettings
+from flows.settings.load import SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +26,14 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def problems(file: Path | None) -> list[str]:
     with pytest.raises(SettingsError) as raised:
-        load_settings(IngestSettings, file)
+        load_settings(IngestSettings, file, prefix=ENVIRONMENT_PREFIX)
     assert str(raised.value) == "\n".join(raised.value.problems)
     return raised.value.problems
 
 
 def test_without_file_and_environment_the_defaults_hold() -> None:
     """What the model says is what comes out."""
-    assert load_settings(IngestSettings, None) == IngestSettings()
+    assert load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX) == IngestSettings()
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
@@ -42,7 +43,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
     file = written(tmp_path, '[event_log]\ndirectory = "/from/file"\nmax_file_bytes = 1000\n[isl]\nport = 1\n')
     monkeypatch.setenv("SDA_INGEST__EVENT_LOG__DIRECTORY", "/from/environment")
     monkeypatch.setenv("SDA_INGEST__RADARS", '[{"name": "only", "port": 7}]')
-    settings = load_settings(IngestSettings, file)
+    settings = load_settings(IngestSettings, file, prefix=ENVIRONMENT_PREFIX)
     assert settings.event_log.directory == Path("/from/environment")
     assert settings.event_log.max_file_bytes == 1000
     assert (settings.isl.port, settings.isl.max_connections) == (1, 256)
@@ -100,7 +101,7 @@ def test_a_variable_that_sets_nothing_is_an_error(tmp_path: Path, monkeypatch: p
 def test_variables_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """As pydantic-settings reads them."""
     monkeypatch.setenv("sda_ingest__isl__port", "5")
-    assert load_settings(IngestSettings, None).isl.port == 5
+    assert load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX).isl.port == 5
 
 
 def test_a_variable_that_is_no_json_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +185,7 @@ def test_two_arrays_on_one_port_are_an_error_that_names_both(tmp_path: Path) -> 
     file = tmp_path / "settings.toml"
     file.write_text('[[radars]]\nname = "north"\nport = 9201\n[[radars]]\nname = "south"\nport = 9201\n')
     with pytest.raises(SettingsError) as caught:
-        load_settings(IngestSettings, file)
+        load_settings(IngestSettings, file, prefix=ENVIRONMENT_PREFIX)
     assert caught.value.problems == ["Value error, radars north and south both listen on udp://127.0.0.1:9201"]
 
 
@@ -208,7 +209,7 @@ def test_settings_that_could_only_fail_in_an_outage_are_refused_before_it(
     """No jitter to speak of, a breaker that cannot open, a file without certificates: each is named, with what it got."""
     monkeypatch.setenv("SDA_INGEST__OPTICAL", json.dumps(optical))
     with pytest.raises(SettingsError) as raised:
-        load_settings(IngestSettings, None)
+        load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX)
     (told,) = raised.value.problems
     assert told.startswith(problem)
     assert "input" not in told

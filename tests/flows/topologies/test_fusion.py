@@ -64,8 +64,8 @@ def test_only_the_replay_may_end_by_itself() -> None:
 
 def test_fusion_claims_its_sockets_and_places_and_none_of_ingests_by_default(tmp_path: Path) -> None:
     """Both pipelines can run on one machine with their defaults."""
-    from flows.settings.ingest import IngestSettings  # noqa: PLC0415 - likewise
-    from flows.topologies.ingest import ingest_pipeline  # noqa: PLC0415 - the other one, here only
+    from flows.settings.ingest import IngestSettings  # noqa: PLC0415 - the other pipeline, needed here only
+    from flows.topologies.ingest import ingest_pipeline  # noqa: PLC0415 - the same
 
     ours = set(fusion_pipeline(SETTINGS).claims)
     assert len(ours) == 9  # three radars, two rings, control plane, audit, dead letters, report

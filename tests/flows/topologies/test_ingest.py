@@ -8,7 +8,8 @@ from uuid import UUID
 import certifi
 import pytest
 
-from flows.settings.ingest import ControlPlaneSettings, IngestSettings
+from flows.settings.ingest import IngestSettings
+from flows.settings.sections import ControlPlaneSettings
 from flows.topologies.from_settings import optical_feed, validation
 from flows.topologies.ingest import build_topology, ingest_pipeline
 from orchestrator_adapter import BreakerPolicy, DeadLetterLimits, GraphError, Reject, RetryPolicy
