@@ -424,7 +424,7 @@ def _ratios(stage: Stage, once: Sequence[Phase], hundredfold: Sequence[Phase]) -
 def _say_how_it_ended(outcome: RunOutcome) -> None:
     figures = outcome.event.figures
     print(
-        f"  {type(outcome.event).__name__}, exit code {outcome.exit_code}; ledger holds: {figures.ledger_holds}; {figures.ledger}"
+        f"  {outcome.event.name}, exit code {outcome.exit_code}; ledger holds: {figures.ledger_holds}; {figures.ledger}"
     )
 
 

@@ -143,7 +143,7 @@ def closing_words(outcome: RunOutcome, outputs: Mapping[str, Path]) -> str:
     figures, why = event.figures, cause(event)
     latency = figures.latency
     lines = [
-        f"{type(event).__name__}{f': {why}' if why else ''} after {figures.elapsed_s:.1f} s (exit code {outcome.exit_code})",
+        f"{event.name}{f': {why}' if why else ''} after {figures.elapsed_s:.1f} s (exit code {outcome.exit_code})",
         f"  ledger   {figures.ledger}",
     ]
     lines += [f"  ledger   {violation}" for violation in figures.violations]

@@ -100,7 +100,7 @@ class Snapshots:
             lag_s, threshold_s, stalls = watchdog.lag_s, watchdog.threshold_s, watchdog.stalls
             if silent_since is not None:
                 silent_s = max(silent_s, lag_s)
-                held_by = stall.operator if (stall := watchdog.standing) is not None else ""
+                held_by = stall.label if (stall := watchdog.current_stall) is not None else ""
         return View(snapshot.status, now - snapshot.taken_at, silent_s, threshold_s, lag_s, stalls, held_by)
 
     def _ask(self) -> None:

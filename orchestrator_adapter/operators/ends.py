@@ -44,7 +44,7 @@ from orchestrator_adapter.resilience.retry import (
     with_retry,
 )
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind
-from orchestrator_adapter.storage.dead_letter_writer import Burial
+from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -61,7 +61,7 @@ class VertexServices:
     clock: Clock
     rng: random.Random
     shutdown: ShutdownToken
-    burial: Burial
+    dead_letter_writer: DeadLetterWriter
     account: OperatorAccount
     executor: Callable[[], ThreadPoolExecutor]
     breakers: Breakers
@@ -225,7 +225,11 @@ class WiredEnds:
         must_keep: bool = True,
     ) -> None:
         services = self._services
-        keep = services.burial.keep_or_raise if must_keep else services.burial.keep
+        keep = (
+            services.dead_letter_writer.write_unlogged_or_raise
+            if must_keep
+            else services.dead_letter_writer.write_unlogged
+        )
         keep(self.name, [Undeliverable(item, ())], kind, message, attempts=attempts)
         self._declare(outcome, 1)
         services.log.note(str(kind), message)

@@ -18,7 +18,7 @@ from orchestrator_adapter.supervision.task_exit import TaskExit
 def flow_state(outcome: RunOutcome, *, cancelled: bool = False) -> State[Any]:
     """The state in which a flow run with this outcome ends. ``cancelled``: it was Prefect that asked it to stop."""
     event = outcome.event
-    message = fit(f"{type(event).__name__}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}")
+    message = fit(f"{event.name}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}")
     match outcome.exit_code:
         case ExitCode.OK if cancelled and isinstance(event, events.ShutDown):
             return Cancelled(message=message)

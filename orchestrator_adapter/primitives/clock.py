@@ -51,16 +51,16 @@ class Timeout:
     its cancellation and goes on is given the time it takes.
 
     Attributes:
-        cut_off: Whether the ``TimeoutError`` is this limit's, and not one that came from within.
+        expired: Whether the ``TimeoutError`` is this limit's, and not one that came from within.
     """
 
-    __slots__ = ("_cancelling", "_clock", "_expired", "_limit_s", "_task", "_timer", "cut_off")
+    __slots__ = ("_cancelling", "_clock", "_fired", "_limit_s", "_task", "_timer", "expired")
 
     def __init__(self, clock: Clock, limit_s: float) -> None:
         self._clock = clock
         self._limit_s = limit_s
-        self._expired = False
-        self.cut_off = False
+        self._fired = False
+        self.expired = False
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
@@ -71,8 +71,8 @@ class Timeout:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._timer.cancel()
-        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            self.cut_off = True
+        if self._fired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            self.expired = True
             raise TimeoutError(f"not done within {self._limit_s:g} s") from error
 
     def _expire(self) -> None:
@@ -81,7 +81,7 @@ class Timeout:
             # and a cancellation would hit whatever it awaits next.
             self._timer = asyncio.get_running_loop().call_soon(self._expire)
             return
-        self._expired = True
+        self._fired = True
         self._task.cancel()
 
 

@@ -68,7 +68,7 @@ def report(event: SupervisorEvent) -> dict[str, Any]:
     elapsed_s = figures.elapsed_s
     return {
         "report_version": REPORT_VERSION,
-        "event": type(event).__name__,
+        "event": event.name,
         "cause": cause(event),
         "ledger": figures.ledger.as_dict(),
         "ledger_holds": figures.ledger_holds,

@@ -371,7 +371,7 @@ async def _limited(
         async with limit:
             return await op()
     except TimeoutError:
-        if limit.cut_off:
+        if limit.expired:
             return Retry(TimeoutError(f"the attempt was not done within {limit_s:g} s"))
         raise
 

@@ -27,7 +27,7 @@ from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.runtime.status import GraphStatus, operator_status
 from orchestrator_adapter.runtime.wiring import GraphServices, Slot, wire
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind, DeadLetterList, DeadLetterStore
-from orchestrator_adapter.storage.dead_letter_writer import Burial
+from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision import events, supervisor, task_exit
 from orchestrator_adapter.supervision.events import (
     Decided,
@@ -109,7 +109,7 @@ class BuiltGraph:
         self._token = ShutdownToken()
         self._wakeup = Wakeup()
         self._supervisor = supervisor.Supervisor(rng)
-        self._burial = Burial(self._log, self.dead_letters, self.clock)
+        self._dead_letter_writer = DeadLetterWriter(self._log, self.dead_letters, self.clock)
         self._exits: deque[tuple[Task, TaskExit]] = deque()
         self._shutdown = _Shutdown()
         self._policy = SupervisionPolicy()
@@ -122,7 +122,9 @@ class BuiltGraph:
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
         self._breakers = Breakers(self._log, self.clock)
-        services = GraphServices(self.clock, rng, self._token, self._burial, self._thread_pool, self._breakers)
+        services = GraphServices(
+            self.clock, rng, self._token, self._dead_letter_writer, self._thread_pool, self._breakers
+        )
         self._wiring = wire(plan, services)
         self._slots = self._wiring.slots
         for slot in self._slots.values():
@@ -418,12 +420,12 @@ class BuiltGraph:
                     pills = receiver.give_back(describe(error), slot.vertex.max_deliveries)
                     repeated_pills += sum(len(pill.history) > 1 for pill in pills)
                     slot.account.withdrawn(len(pills))
-                    self._burial.bury(slot.name, pills, DeadLetterKind.POISON_PILL, describe(error))
+                    self._dead_letter_writer.write(slot.name, pills, DeadLetterKind.POISON_PILL, describe(error))
             case task_exit.Panicked(message):
                 slot.account.lease_lost()
                 leased = [item for channel in slot.inputs for item in channel.withdraw(leased_only=True)]
                 slot.account.withdrawn(len(leased))
-                self._burial.bury(slot.name, leased, DeadLetterKind.PROCESSING_EXCEPTION, message)
+                self._dead_letter_writer.write(slot.name, leased, DeadLetterKind.PROCESSING_EXCEPTION, message)
                 buried = tuple(_repr(held.item) for held in leased)
             case task_exit.Aborted():
                 slot.account.lease_lost()
@@ -466,7 +468,7 @@ class BuiltGraph:
         for sender in slot.ends.senders:
             stuck = [Undeliverable(item, ()) for item in sender.withdraw_outbox()]
             slot.account.dead_lettered += len(stuck)
-            self._burial.bury_undelivered(slot.name, stuck, _why_ended(slot))
+            self._dead_letter_writer.write_undelivered(slot.name, stuck, _why_ended(slot))
             sender.close()
 
     def _turn_writers_away(self, slot: Slot) -> None:
@@ -475,7 +477,7 @@ class BuiltGraph:
         for receiver, channel in zip(slot.ends.receivers, slot.inputs, strict=True):
             left = channel.withdraw(leased_only=False)
             slot.account.withdrawn(len(left))
-            self._burial.bury_undelivered(slot.name, left, _why_ended(slot))
+            self._dead_letter_writer.write_undelivered(slot.name, left, _why_ended(slot))
             receiver.leave(done=done)
 
     def _has_all_it_wanted(self, slot: Slot) -> bool:
@@ -573,7 +575,7 @@ class BuiltGraph:
         event = supervisor.name_event(figures, self._verdict, self._shutdown.reason if stopped else None)
         self._log(
             "ended",
-            outcome=type(event).__name__,
+            outcome=event.name,
             ledger=figures.ledger.as_dict(),
             ledger_holds=figures.ledger_holds,
             undelivered=figures.undelivered,
@@ -593,8 +595,8 @@ class BuiltGraph:
             stragglers=tuple(self._shutdown.stragglers.values()),
             ledger=self.ledger(),
             violations=tuple(slot.account.violation for slot in slots if slot.account.violation is not None),
-            undelivered=self._burial.undelivered,
-            problems=(*self._burial.problems, *self._problems),
+            undelivered=self._dead_letter_writer.undelivered,
+            problems=(*self._dead_letter_writer.problems, *self._problems),
             latency=self._latency().summary(),
             counters={slot.name: dict(slot.services.counters) for slot in slots if slot.services.counters},
             breakers=self._breakers.statistics(),
@@ -623,7 +625,7 @@ class BuiltGraph:
 
     def _loop_stalled(self, stall: LoopStall) -> None:
         """On the watchdog's thread, while the loop stands still."""
-        self._log("loop_stall", operator=stall.operator, lag_s=stall.lag_s, stack=stall.stack)
+        self._log("loop_stall", operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack)
 
     def _thread_pool(self) -> ThreadPoolExecutor:
         if self._executor is None:

@@ -38,7 +38,7 @@ class OperatorStatus:
         ingest_rate_per_s: Items that a source takes in a second, an exponentially weighted mean over the last 30 s;
             ``None`` for others, and before its first start.
         latency: Of a sink that measures it, ingest to acknowledgement.
-        dead_letters: Its items that were buried, by kind; see ``Burial.buried``.
+        dead_letters: Its dead-lettered items, by kind; see ``DeadLetterWriter.counts``.
         counters: The figures of its own that it counts.
     """
 
@@ -117,6 +117,6 @@ def operator_status(slot: Slot, clock: Clock, *, restarts: int) -> OperatorStatu
         restarts=restarts,
         ingest_rate_per_s=rate.rate(now) if rate is not None else None,
         latency=services.latency.summary(),
-        dead_letters=services.burial.buried(slot.name),
+        dead_letters=services.dead_letter_writer.counts(slot.name),
         counters=dict(services.counters),
     )

@@ -22,7 +22,7 @@ from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
 from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind
-from orchestrator_adapter.storage.dead_letter_writer import Burial
+from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision.events import Restarted
 from orchestrator_adapter.supervision.progress import ProgressWatch
 from orchestrator_adapter.supervision.task import Task
@@ -36,7 +36,7 @@ class GraphServices:
     clock: Clock
     rng: random.Random
     shutdown: ShutdownToken
-    burial: Burial
+    dead_letter_writer: DeadLetterWriter
     executor: Callable[[], ThreadPoolExecutor]
     breakers: Breakers
 
@@ -167,7 +167,7 @@ def _services(vertex: Vertex, services: GraphServices) -> VertexServices:
         clock=services.clock,
         rng=services.rng,
         shutdown=services.shutdown,
-        burial=services.burial,
+        dead_letter_writer=services.dead_letter_writer,
         account=OperatorAccount(vertex.name, vertex.bookkeeping),
         executor=services.executor,
         breakers=services.breakers,
@@ -181,4 +181,4 @@ def _bury_untaken(operator: str, services: VertexServices, why: str, items: Sequ
     """What an edge's flow policy gave up on, or what is for a branch that is done: too frequent for a decision's line each."""
     services.log.note(str(DeadLetterKind.UNDELIVERED), why)
     services.account.dead_lettered += len(items)
-    services.burial.keep(operator, items, DeadLetterKind.UNDELIVERED, why)
+    services.dead_letter_writer.write_unlogged(operator, items, DeadLetterKind.UNDELIVERED, why)

@@ -16,7 +16,7 @@ from orchestrator_adapter.primitives.event_log import DecisionLog
 from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
 
 
-class Burial:
+class DeadLetterWriter:
     """Buries items of one graph.
 
     Attributes:
@@ -25,18 +25,18 @@ class Burial:
 
     def __init__(self, log: DecisionLog, store: DeadLetterStore, clock: Clock) -> None:
         self.undelivered = 0
-        self._buried: dict[str, Counter[DeadLetterKind]] = {}
+        self._counts: dict[str, Counter[DeadLetterKind]] = {}
         self._lost: dict[tuple[str, str], int] = {}
         self._log = log
         self._store = store
         self._clock = clock
 
-    def buried(self, operator: str) -> Mapping[DeadLetterKind, int]:
+    def counts(self, operator: str) -> Mapping[DeadLetterKind, int]:
         """How many items of ``operator`` were buried, by kind; those that the store would not keep are among them.
 
         Of all operators together it is what the ledger has as dead-lettered or rejected.
         """
-        return dict(self._buried.get(operator, {}))
+        return dict(self._counts.get(operator, {}))
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -46,18 +46,18 @@ class Burial:
             for (operator, cause), items in self._lost.items()
         )
 
-    def bury(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
-        """Log the burial as one decision, and keep the items."""
+    def write(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
+        """Log the items as one decision, and write them to the store."""
         if items:
             self._log("dead_letter", operator=operator, kind=str(kind), items=len(items), message=message)
-            self.keep(operator, items, kind, message)
+            self.write_unlogged(operator, items, kind, message)
 
-    def bury_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], message: str) -> None:
+    def write_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], message: str) -> None:
         """As ``bury``, for items that nobody is left to take."""
         self.undelivered += len(items)
-        self.bury(operator, items, DeadLetterKind.UNDELIVERED, message)
+        self.write(operator, items, DeadLetterKind.UNDELIVERED, message)
 
-    def keep(
+    def write_unlogged(
         self,
         operator: str,
         items: Sequence[Undeliverable[Any]],
@@ -68,7 +68,7 @@ class Burial:
     ) -> None:
         """Keep the items, without a line in the log. A store that fails is a problem of the run, and ends nothing."""
         try:
-            self.keep_or_raise(operator, items, kind, message, attempts=attempts)
+            self.write_unlogged_or_raise(operator, items, kind, message, attempts=attempts)
         except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
             key = (operator, describe(error))
             if key not in self._lost:
@@ -76,7 +76,7 @@ class Burial:
             self._lost[key] = self._lost.get(key, 0) + len(items)
             self._count(operator, kind, len(items))
 
-    def keep_or_raise(
+    def write_unlogged_or_raise(
         self,
         operator: str,
         items: Sequence[Undeliverable[Any]],
@@ -103,4 +103,4 @@ class Burial:
         self._count(operator, kind, len(items))
 
     def _count(self, operator: str, kind: DeadLetterKind, items: int) -> None:
-        self._buried.setdefault(operator, Counter())[kind] += items
+        self._counts.setdefault(operator, Counter())[kind] += items

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation
 from orchestrator_adapter.primitives.metrics import LatencySummary
@@ -88,6 +88,8 @@ class RunFigures:
 class AllOk:
     """Every operator ended by itself."""
 
+    name: ClassVar = "AllOk"
+
     figures: RunFigures
 
 
@@ -95,6 +97,7 @@ class AllOk:
 class ShutDown:
     """The graph was asked to stop (``reason`` says by whom) and drained."""
 
+    name: ClassVar = "ShutDown"
     figures: RunFigures
     reason: str
 
@@ -103,6 +106,7 @@ class ShutDown:
 class BudgetExhausted:
     """``operator`` failed once more than its policy admits; ``chain`` is its last error with its causes."""
 
+    name: ClassVar = "BudgetExhausted"
     figures: RunFigures
     operator: str
     chain: tuple[str, ...]
@@ -110,9 +114,10 @@ class BudgetExhausted:
 
 
 @dataclass(frozen=True, slots=True)
-class Panicked:
+class GraphPanicked:
     """``operator`` has a bug. ``leased`` are the items it held; they went to the dead letters."""
 
+    name: ClassVar = "Panicked"
     figures: RunFigures
     operator: str
     chain: tuple[str, ...]
@@ -121,8 +126,11 @@ class Panicked:
     leased: tuple[str, ...]
 
 
-SupervisorEvent: TypeAlias = AllOk | ShutDown | BudgetExhausted | Panicked
-"""How a run ended."""
+SupervisorEvent: TypeAlias = AllOk | ShutDown | BudgetExhausted | GraphPanicked
+"""How a run ended. The ``name`` of each is what reports, logs and Prefect call it."""
+
+Panicked = GraphPanicked
+"""The specification's name for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,13 @@ from orchestrator_adapter.primitives.errors import (
 from orchestrator_adapter.supervision.events import (
     AllOk,
     BudgetExhausted,
+    GraphPanicked,
     Restarted,
     RestartHistory,
     RunFigures,
     ShutDown,
     SupervisorEvent,
 )
-from orchestrator_adapter.supervision.events import Panicked as PanickedEvent
 from orchestrator_adapter.supervision.restart import RestartKind, RestartPolicy, admit
 from orchestrator_adapter.supervision.task_exit import Aborted, Errored, Ok, Panicked, TaskExit
 
@@ -76,7 +76,7 @@ class TeardownCause:
     @property
     def kind(self) -> str:
         """The name of the event to come."""
-        return "Panicked" if isinstance(self.decision, Escalate) else "BudgetExhausted"
+        return GraphPanicked.name if isinstance(self.decision, Escalate) else BudgetExhausted.name
 
     @property
     def cause(self) -> str:
@@ -100,12 +100,12 @@ def name_event(figures: RunFigures, verdict: TeardownCause | None, stopped_becau
             return BudgetExhausted(figures, verdict.operator, cause_chain(error), error)
         case Escalate(panicked):
             chain = cause_chain(panicked.error)
-            return PanickedEvent(figures, verdict.operator, chain, panicked.error, panicked.traceback, verdict.leased)
+            return GraphPanicked(figures, verdict.operator, chain, panicked.error, panicked.traceback, verdict.leased)
 
 
 _REMEMBERED = 100  # restarts told in full per operator; the rest are only counted, so that memory stays flat
 
-Decision: TypeAlias = CloseOutputs | Restart | Exhausted | Escalate | NoAction
+Action: TypeAlias = CloseOutputs | Restart | Exhausted | Escalate | NoAction
 
 
 @dataclass(slots=True)
@@ -113,8 +113,8 @@ class _Operator:
     policy: RestartPolicy
     is_source: bool
     charged: tuple[float, ...] = ()
-    row: int = 0  # restarts since the last healthy spell
-    pill_paid: bool = False  # the last restart was for no pill: it pays for the next one
+    consecutive_restarts: int = 0  # restarts since the last healthy spell
+    charged_since_last_pill: bool = False  # the last restart was for no pill: it pays for the next one
     restarts: int = 0
     recent: deque[Restarted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -150,7 +150,7 @@ class Supervisor:
         quarantined: int = 0,
         draining: bool = False,
         aborting: bool = False,
-    ) -> Decision:
+    ) -> Action:
         """What follows from ``exit_`` at monotonic time ``now``.
 
         ``quarantined`` counts the poison pills that left the operator's input with this exit and had been delivered
@@ -181,7 +181,7 @@ class Supervisor:
         uptime_s: float,
         pill_removed: bool,  # noqa: FBT001 - private, and called once
         draining: bool,  # noqa: FBT001 - as above
-    ) -> Decision:
+    ) -> Action:
         operator = self._operators[name]
         reader_gone = contains(error, ReaderGone)
         if draining and (operator.is_source or reader_gone or consists_only_of(error, RetryCutShort)):
@@ -190,19 +190,19 @@ class Supervisor:
             return NoAction()
         if reader_gone or contains(error, DeadLetterLimitExceeded):
             return Exhausted(error)
-        backoff, row, delay_s = operator.policy.backoff, 0, 0.0
+        backoff, consecutive, delay_s = operator.policy.backoff, 0, 0.0
         if backoff is not None:
-            row = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.row + 1
-            delay_s = backoff.delay_s(row, self._rng)
-        free = pill_removed and operator.pill_paid and operator.policy.kind is not RestartKind.NEVER
+            consecutive = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.consecutive_restarts + 1
+            delay_s = backoff.delay_s(consecutive, self._rng)
+        free = pill_removed and operator.charged_since_last_pill and operator.policy.kind is not RestartKind.NEVER
         if not free:
             admitted, operator.charged = admit(operator.policy, operator.charged, now, begins_at=now + delay_s)
             if not admitted:
                 return Exhausted(error)
-        operator.row = row
+        operator.consecutive_restarts = consecutive
         # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. Of
         # several pills in one batch only the first had such a failure; the quarantine of each other one is charged.
-        operator.pill_paid = not pill_removed
+        operator.charged_since_last_pill = not pill_removed
         restarted = Restarted(name, instance + 1, describe(error), now, not free, delay_s)
         operator.restarts += 1
         operator.recent.append(restarted)

@@ -1,8 +1,8 @@
-"""A thread that notices when the event loop stands still, and names who holds it.
+"""A thread that detects a blocked event loop and names the operator that blocks it.
 
-On one event loop an operator that computes without awaiting freezes everyone, and nothing on the loop can say so. The
-loop beats; the watchdog, on a thread of its own, looks how long ago the last beat was, and past a threshold takes the loop
-thread's stack and the name of the operator on whose behalf it runs. Knows nothing of graphs.
+An operator that computes without awaiting blocks every other operator, and nothing on the loop can report it. A timer on
+the loop therefore records a heartbeat. The watchdog's thread reads how old the last heartbeat is; past a threshold it takes
+the loop thread's stack and the operator on whose behalf the loop runs. Knows nothing of graphs.
 """
 
 from __future__ import annotations
@@ -19,38 +19,45 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
-from orchestrator_adapter.supervision.task import INSTANCE, TASK_NAME_PREFIX
+from orchestrator_adapter.supervision.task import INSTANCE, TASK_NAME_PREFIX, Task
 
 logger = logging.getLogger("orchestrator_adapter.watchdog")
 
-_BEATS_PER_THRESHOLD = 4  # so that a stall is noticed at most a quarter of the threshold late
+_HEARTBEATS_PER_THRESHOLD = 4  # so that a stall is detected at most a quarter of the threshold late
 
 
 @dataclass(frozen=True, slots=True)
 class LoopStall:
-    """The event loop stood still.
+    """The event loop was blocked for longer than the threshold.
 
     Attributes:
-        operator: The operator's instance (``normalize #1``) that was running, or that had started the task or scheduled
-            the callback which was; else that task's name; empty if none was.
-        lag_s: How late the loop was when it was noticed; at the end of a stall, how long it lasted.
+        operator: The operator that was running, or that had started the running task or scheduled the running callback.
+            If there is none: the name of the running task, or empty.
+        instance: That operator's instance; ``None`` if no operator was found.
+        lag_s: How late the loop was when the stall was detected, seconds.
         stack: The loop thread's stack, innermost frame last.
     """
 
     operator: str
+    instance: int | None
     lag_s: float
     stack: str
+
+    @property
+    def label(self) -> str:
+        """The operator with its instance, for people: ``normalize #1``."""
+        return self.operator if self.instance is None else f"{self.operator} #{self.instance}"
 
 
 class LoopWatchdog:
     """Watches the running event loop between ``start`` and ``stop``.
 
-    ``on_stall`` is called once for each stall, *on the watchdog's thread*, while the loop still stands; it must be
+    ``on_stall`` is called once for each stall, *on the watchdog's thread*, while the loop is still blocked. It must be
     thread-safe and must not touch the loop.
 
     Attributes:
-        stalls: How many there were.
-        max_lag_s: The longest lag seen.
+        stalls: The number of stalls so far.
+        max_lag_s: The longest lag so far.
         threshold_s: A longer lag is a stall, seconds.
     """
 
@@ -67,13 +74,15 @@ class LoopWatchdog:
         self.max_lag_s = 0.0
         self.threshold_s = threshold.total_seconds()
         self._on_stall = on_stall
-        self._period_s = self.threshold_s / _BEATS_PER_THRESHOLD
+        self._period_s = self.threshold_s / _HEARTBEATS_PER_THRESHOLD
         self._monotonic = monotonic
-        self._last_beat = 0.0
-        self._reported_beat: float | None = None
-        self._told: tuple[float, LoopStall] | None = None  # the last stall, with the last beat before it
-        self._beating: asyncio.TimerHandle | None = None
-        self._ending = threading.Event()
+        self._last_heartbeat = 0.0
+        self._reported_heartbeat: float | None = None
+        self._reported: tuple[float, LoopStall] | None = (
+            None  # the last heartbeat before the last stall, and that stall
+        )
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -81,74 +90,81 @@ class LoopWatchdog:
     @property
     def lag_s(self) -> float:
         """How late the loop is now, seconds; readable from any thread."""
-        return max(0.0, self._monotonic() - self._last_beat - self._period_s) if self._beating is not None else 0.0
+        return max(0.0, self._monotonic() - self._last_heartbeat - self._period_s) if self._timer is not None else 0.0
 
     @property
-    def standing(self) -> LoopStall | None:
-        """The stall that lasts now, as far as it has been noticed; readable from any thread."""
-        told = self._told
-        return told[1] if told is not None and told[0] == self._last_beat and self._beating is not None else None
+    def current_stall(self) -> LoopStall | None:
+        """The stall that lasts now, once it is detected; readable from any thread."""
+        reported = self._reported
+        if reported is None or reported[0] != self._last_heartbeat or self._timer is None:
+            return None
+        return reported[1]
 
     def start(self) -> None:
         """Start watching the running loop."""
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._beat()
+        self._heartbeat()
         self._thread = threading.Thread(target=self._watch, name="event-loop-watchdog", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop watching. The thread ends within a quarter of the threshold."""
-        self._ending.set()
-        if self._beating is not None:
-            self._beating.cancel()
-            self._beating = None
+        self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._thread is not None:
             self._thread.join()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         assert self._loop is not None
         self.max_lag_s = max(self.max_lag_s, self.lag_s)
-        self._last_beat = self._monotonic()
-        self._beating = self._loop.call_later(self._period_s, self._beat)
+        self._last_heartbeat = self._monotonic()
+        self._timer = self._loop.call_later(self._period_s, self._heartbeat)
 
     def _watch(self) -> None:
-        while not self._ending.wait(self._period_s):
-            beat, lag_s = self._last_beat, self.lag_s
-            if is_new_stall(lag_s, self.threshold_s, beat, self._reported_beat):
-                self._reported_beat = beat
+        while not self._stopped.wait(self._period_s):
+            heartbeat, lag_s = self._last_heartbeat, self.lag_s
+            if is_new_stall(lag_s, self.threshold_s, heartbeat, self._reported_heartbeat):
+                self._reported_heartbeat = heartbeat
                 self.stalls += 1
                 try:
-                    stall = self._culprit(lag_s)
-                    self._told = (beat, stall)
+                    stall = self._inspect(lag_s)
+                    self._reported = (heartbeat, stall)
                     self._on_stall(stall)
-                except Exception:  # the watchdog must outlive what it looks at, and whom it tells
-                    logger.exception("a stall of the event loop could not be told; the watchdog goes on")
+                except Exception:  # on_stall is foreign code, and the watchdog must outlive it
+                    logger.exception("a stall of the event loop could not be reported; the watchdog goes on")
 
-    def _culprit(self, lag_s: float) -> LoopStall:
+    def _inspect(self, lag_s: float) -> LoopStall:
         running = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        instance = _instance(frame)
+        if instance is not None:
+            return LoopStall(instance.name, instance.instance, lag_s, stack)
         name = running.get_name() if running is not None else ""
-        return LoopStall(_instance(frame) or name.removeprefix(TASK_NAME_PREFIX), lag_s, stack)
+        operator, _, number = name.removeprefix(TASK_NAME_PREFIX).rpartition(" #")
+        if name.startswith(TASK_NAME_PREFIX) and number.isdecimal():
+            return LoopStall(operator, int(number), lag_s, stack)
+        return LoopStall(name, None, lag_s, stack)
 
 
-def _instance(frame: FrameType | None) -> str:
-    """The operator's instance on whose behalf the loop runs what it runs; empty if for none.
+def _instance(frame: FrameType | None) -> Task | None:
+    """The operator instance on whose behalf the loop runs its current callback, if there is one.
 
-    asyncio runs every callback, a task's next step among them, by ``Handle._run`` in the context in which it was
-    scheduled. Other event loops (uvloop) have no such frame; there the task's own name has to do.
+    asyncio runs every callback, including the next step of a task, by ``Handle._run`` in the context in which the callback
+    was scheduled. Other event loops (uvloop) have no such frame; there the name of the running task is used.
     """
     while frame is not None:
         if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - watched by tests/orchestrator_adapter/supervision/test_watchdog.py
-            # The loop's thread may run on meanwhile; at its end ``_run`` lets go of its handle.
+            # The loop's thread may go on meanwhile; at its end ``_run`` deletes its reference to the handle.
             context: Context | None = getattr(frame.f_locals.get("self"), "_context", None)
-            instance = context.get(INSTANCE) if context is not None else None
-            return "" if instance is None else str(instance)
+            return context.get(INSTANCE) if context is not None else None
         frame = frame.f_back
-    return ""
+    return None
 
 
-def is_new_stall(lag_s: float, threshold_s: float, beat: float, reported_beat: float | None) -> bool:
-    """Whether the lag is beyond the threshold and belongs to no stall told before: each is told by its last beat."""
-    return lag_s > threshold_s and beat != reported_beat
+def is_new_stall(lag_s: float, threshold_s: float, heartbeat: float, reported_heartbeat: float | None) -> bool:
+    """Whether the lag exceeds the threshold and the stall was not reported yet; its last heartbeat identifies a stall."""
+    return lag_s > threshold_s and heartbeat != reported_heartbeat

@@ -264,7 +264,7 @@ async def _next_batch(ends: WiredEnds, windows: CrossSensorWindows) -> list[Corr
         async with limit:
             return await ends.receiver.recv_many(_BATCH)
     except TimeoutError:
-        if not limit.cut_off:
+        if not limit.expired:
             raise
         return None
 

@@ -16,7 +16,7 @@ from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.operators.routers import merge as sound_merge
 from orchestrator_adapter.runtime import built_graph as runtime
-from orchestrator_adapter.storage.dead_letter_writer import Burial
+from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision import supervisor
 from orchestrator_adapter.supervision.progress import ProgressWatch
 from orchestrator_adapter.supervision.restart import RestartPolicy
@@ -202,17 +202,17 @@ def outbox_overtakes() -> Iterator[None]:
 def the_retired_are_not_buried() -> Iterator[None]:
     """What lies in the edges of an operator that has ended for good is counted, and not kept."""
 
-    def broken(self: Burial, operator: str, items: Sequence[Any], message: str) -> None:
+    def broken(self: DeadLetterWriter, operator: str, items: Sequence[Any], message: str) -> None:
         self.undelivered += len(items)
 
-    with patch.object(Burial, "bury_undelivered", broken):
+    with patch.object(DeadLetterWriter, "write_undelivered", broken):
         yield
 
 
 @contextmanager
 def pills_are_not_buried() -> Iterator[None]:
     """Poison pills leave the edge and arrive nowhere."""
-    with patch.object(Burial, "bury", lambda *_: None):
+    with patch.object(DeadLetterWriter, "write", lambda *_: None):
         yield
 
 

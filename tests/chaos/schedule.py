@@ -67,7 +67,7 @@ def run_seed(seed: int) -> Outcome:
         except Exception as error:  # noqa: BLE001 - the orchestrator's own failure is a finding, too
             problems = [f"raised {error!r}"]
         else:
-            event = type(record.built.event).__name__
+            event = record.built.event.name if record.built.event is not None else "None"
             problems = [*record.problems, *judge(record)]
         problems += [f"logged an exception: {line}" for line in trace if line.startswith("exception")]
     return Outcome(seed, event, tuple(problems), tuple(trace), told)

@@ -267,7 +267,7 @@ def _ending(record: Record) -> Iterator[str]:
         yield f"{panics[0].operator!r} panicked, and nobody escalated it"
     if record.escalated:
         _, first = record.escalated[0]
-        named = (type(event).__name__, getattr(event, "operator", None))
+        named = (event.name, getattr(event, "operator", None))
         if named != (first.kind, first.operator):
             yield f"escalated {first.kind} of {first.operator!r}, but the event is {named[0]} of {named[1]!r}"
         if isinstance(event, events.Panicked) and event.operator != panics[0].operator:
@@ -283,7 +283,7 @@ def _ending(record: Record) -> Iterator[str]:
         if not {*record.scenario.done_when} <= {n for n, e in figures.exits.items() if isinstance(e, task_exit.Ok)}:
             yield f"AllOk, but of {sorted(record.scenario.done_when)} not all have ended: {figures.exits}"
     elif isinstance(event, events.BudgetExhausted | events.Panicked):
-        yield f"{type(event).__name__} of {event.operator!r}, which was never escalated"
+        yield f"{event.name} of {event.operator!r}, which was never escalated"
 
 
 def _tasks(record: Record) -> Iterator[str]:

@@ -91,7 +91,7 @@ def report(outcome: RunOutcome) -> str:
     event, figures = outcome.event, outcome.event.figures
     ledger, latency = figures.ledger, figures.latency
     rows = [
-        ("event", type(event).__name__),
+        ("event", event.name),
         ("cause", cause(event) or "-"),
         ("exit code", f"{int(outcome.exit_code)} ({outcome.exit_code.name})"),
         ("elapsed", _duration(figures.elapsed_s)),

@@ -35,7 +35,7 @@ from orchestrator_adapter.primitives.wakeup import Wakeup
 from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryDisposition, RetryOk, RetryPolicy
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterLimits, DeadLetterList
-from orchestrator_adapter.storage.dead_letter_writer import Burial
+from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.testing import ManualClock, settle, without_waiting
 
 
@@ -87,7 +87,7 @@ class Bench:
             clock=self.clock,
             rng=random.Random(0),
             shutdown=self.shutdown,
-            burial=Burial(DecisionLog("graph"), self.letters, self.clock),
+            dead_letter_writer=DeadLetterWriter(DecisionLog("graph"), self.letters, self.clock),
             account=self.account,
             executor=self._executor,
             breakers=Breakers(DecisionLog("graph"), self.clock),

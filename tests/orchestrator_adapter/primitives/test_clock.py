@@ -28,7 +28,7 @@ async def test_what_ends_in_time_is_left_alone_and_leaves_no_timer() -> None:
     working = asyncio.create_task(work())
     await clock.advance_when_idle(4.75)
     assert await working == "done"
-    assert not limit.cut_off
+    assert not limit.expired
     assert not timers(clock)
 
 
@@ -49,7 +49,7 @@ async def test_what_takes_longer_is_cancelled_and_the_message_says_how_long_it_h
     assert not working.done()
     await clock.advance_when_idle(0.25)
     await working
-    assert limit.cut_off
+    assert limit.expired
     assert not timers(clock)
 
 
@@ -67,7 +67,7 @@ async def as_if_nothing_had_been() -> None:
 
 
 async def test_a_timeout_from_within_is_not_this_limits() -> None:
-    """A ``TimeoutError`` that the work raises goes through as it is, and ``cut_off`` stays false."""
+    """A ``TimeoutError`` that the work raises goes through as it is, and ``expired`` stays false."""
     clock = ManualClock()
     limit = Timeout(clock, 5.0)
     own = TimeoutError("the socket's own")
@@ -75,7 +75,7 @@ async def test_a_timeout_from_within_is_not_this_limits() -> None:
         async with limit:
             raise own
     assert raised.value is own
-    assert not limit.cut_off
+    assert not limit.expired
     assert not timers(clock)
 
 
@@ -97,7 +97,7 @@ async def test_work_that_answers_its_cancellation_with_an_error_has_that_error()
     with pytest.raises(TimeoutError) as raised:
         await working
     assert raised.value is own
-    assert not limit.cut_off
+    assert not limit.expired
     assert working.cancelling() == 0
 
 
@@ -119,7 +119,7 @@ async def test_work_that_swallows_its_cancellation_is_given_the_time_it_takes() 
     await clock.advance_when_idle(1.0)
     await clock.advance_when_idle(10.0)
     assert await working == "done"
-    assert not limit.cut_off
+    assert not limit.expired
 
 
 async def test_work_that_moves_the_clock_itself_is_not_cancelled_later() -> None:
@@ -129,7 +129,7 @@ async def test_work_that_moves_the_clock_itself_is_not_cancelled_later() -> None
     async with limit:
         clock.advance(10.0)
     await as_if_nothing_had_been()
-    assert not limit.cut_off
+    assert not limit.expired
 
 
 async def test_work_that_moves_the_clock_itself_is_cut_off_where_it_awaits() -> None:
@@ -163,11 +163,11 @@ async def test_the_inner_of_two_limits_is_named_and_the_outer_goes_on() -> None:
 
     working = asyncio.create_task(work())
     await clock.advance_when_idle(1.0)
-    assert (outer.cut_off, inner.cut_off) == (False, True)
+    assert (outer.expired, inner.expired) == (False, True)
     await clock.advance_when_idle(2.0)
     with pytest.raises(TimeoutError, match="not done within 3 s"):
         await working
-    assert outer.cut_off
+    assert outer.expired
 
 
 async def test_of_two_limits_over_at_once_the_outer_cuts_off() -> None:
@@ -183,7 +183,7 @@ async def test_of_two_limits_over_at_once_the_outer_cuts_off() -> None:
     await clock.advance_when_idle(1.0)
     with pytest.raises(TimeoutError):
         await working
-    assert (outer.cut_off, inner.cut_off) == (True, False)
+    assert (outer.expired, inner.expired) == (True, False)
     assert working.cancelling() == 0
 
 
@@ -221,7 +221,7 @@ def test_in_whichever_order_end_limit_and_cancellation_come_a_cancellation_stays
                 async with limit:
                     await sleep(clock, 1.0)
             except TimeoutError:
-                assert limit.cut_off
+                assert limit.expired
                 seen.add("cut off")
             else:
                 seen.add("ended")

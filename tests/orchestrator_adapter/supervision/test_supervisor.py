@@ -8,8 +8,8 @@ import pytest
 from orchestrator_adapter.primitives.errors import DeadLetterLimitExceeded, OperatorError, ReaderDone, ReaderGone
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 from orchestrator_adapter.supervision.supervisor import (
+    Action,
     CloseOutputs,
-    Decision,
     Escalate,
     Exhausted,
     NoAction,
@@ -39,7 +39,7 @@ class Desk:
         uptime_s: float = 1.0,
         quarantined: int = 0,
         draining: bool = False,
-    ) -> Decision:
+    ) -> Action:
         self.instance += 1
         return self.supervisor.decide(
             "op",
@@ -52,7 +52,7 @@ class Desk:
         )
 
 
-def restarted(decision: Decision) -> Restart:
+def restarted(decision: Action) -> Restart:
     assert isinstance(decision, Restart)
     return decision
 

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from orchestrator_adapter.primitives.errors import DeadLetterLimitExceeded, OperatorError, ReaderGone
 from orchestrator_adapter.supervision.restart import Backoff, RestartKind, RestartPolicy
 from orchestrator_adapter.supervision.supervisor import (
+    Action,
     CloseOutputs,
-    Decision,
     Escalate,
     Exhausted,
     NoAction,
@@ -100,7 +100,7 @@ class SupervisorAgainstOracle(RuleBasedStateMachine):
     def ends_for_good(self, which: int, exit_: TaskExit) -> None:
         """What needs no budget changes none."""
         name = self._name(which)
-        expected: Decision
+        expected: Action
         match exit_:
             case Ok():
                 expected = CloseOutputs()
@@ -152,7 +152,7 @@ class SupervisorAgainstOracle(RuleBasedStateMachine):
     def _name(self, which: int) -> str:
         return f"op-{which % len(self.models)}"
 
-    def _decide(self, name: str, exit_: TaskExit, *, uptime_s: float, quarantined: int = 0) -> Decision:
+    def _decide(self, name: str, exit_: TaskExit, *, uptime_s: float, quarantined: int = 0) -> Action:
         return self.supervisor.decide(
             name,
             exit_,
