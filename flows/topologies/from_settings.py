@@ -30,7 +30,7 @@ from orchestrator_adapter import (
 )
 from orchestrator_adapter.control_plane import ControlPlane
 from sda_ops.records.observation import Observation
-from sda_ops.sources.isl.source import IslFeed
+from sda_ops.sources.isl import IslFeed
 from sda_ops.sources.optical import SHORT_WINDOW, OpticalFeed
 from sda_ops.sources.radar import RadarFeed
 from sda_ops.validate import validator

@@ -54,7 +54,7 @@ from sda_ops.normalize import Normalizer
 from sda_ops.propagation.pool import PropagatorPool
 from sda_ops.records.observation import Uncertainty
 from sda_ops.sinks.audit import Audit, audit_sink
-from sda_ops.sources.isl.source import isl_source
+from sda_ops.sources.isl import isl_source
 from sda_ops.sources.optical import optical_source
 from sda_ops.sources.radar import radar_source
 from sda_ops.sources.replay import ReplayFeed, replay_source

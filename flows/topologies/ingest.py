@@ -28,7 +28,7 @@ from orchestrator_adapter.process import Pipeline
 from sda_ops.dedup import deduplicate
 from sda_ops.normalize import Normalizer
 from sda_ops.sinks.event_log import EventLog, event_log_sink
-from sda_ops.sources.isl.source import isl_source
+from sda_ops.sources.isl import isl_source
 from sda_ops.sources.optical import optical_source
 from sda_ops.sources.radar import radar_source
 
