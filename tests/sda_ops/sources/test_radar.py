@@ -14,7 +14,7 @@ from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, se
 from sda_ops.sources import radar as radar_module
 from sda_ops.sources.radar import RadarFeed, kernel_drops, radar_source
 from tests.helpers.running import FailingStore, Fault, GatedSink, counter, datagram, eventually, fed_by, port_of, tracks
-from tests.sda_ops.sources.isl.test_source import needs_ipv6
+from tests.sda_ops.sources.isl.beacons import needs_ipv6
 
 FEED = RadarFeed("127.0.0.1", 0)
 
