@@ -26,7 +26,7 @@ from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.graph.plan import GraphError, GraphProblem, Plan, Role, VertexId
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.operators.from_functions import (
-    Bury,
+    DeadLetterAs,
     Discard,
     Duplicate,
     Reject,
@@ -95,6 +95,9 @@ from orchestrator_adapter.supervision.supervisor import Supervisor
 from orchestrator_adapter.supervision.task import Task
 from orchestrator_adapter.supervision.task_exit import TaskExit
 
+Bury = DeadLetterAs
+"""The earlier name of ``DeadLetterAs``."""
+
 __all__ = [
     "DEFAULT_MAX_FILE_BYTES",
     "Attempt",
@@ -109,6 +112,7 @@ __all__ = [
     "CircuitBreaker",
     "Clock",
     "DeadLetter",
+    "DeadLetterAs",
     "DeadLetterFile",
     "DeadLetterKind",
     "DeadLetterLimitExceeded",

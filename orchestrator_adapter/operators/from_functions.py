@@ -39,14 +39,14 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
-class Bury:
+class DeadLetterAs:
     """The item cannot be processed: it goes to the dead letters."""
 
     kind: DeadLetterKind
     message: str
 
 
-Verdict: TypeAlias = Reject | Discard | Duplicate | Bury | None
+Verdict: TypeAlias = Reject | Discard | Duplicate | DeadLetterAs | None
 """What ``sift``'s judge says of an item; ``None`` lets it pass."""
 
 
@@ -197,7 +197,7 @@ def for_each_batch(function: Callable[[list[In]], Awaitable[None] | None], *, ma
     return run
 
 
-def _carry_out(verdict: Reject | Discard | Duplicate | Bury, item: object, ends: WiredEnds) -> None:
+def _carry_out(verdict: Reject | Discard | Duplicate | DeadLetterAs, item: object, ends: WiredEnds) -> None:
     match verdict:
         case Reject(reason):
             ends.reject(item, reason)
@@ -205,7 +205,7 @@ def _carry_out(verdict: Reject | Discard | Duplicate | Bury, item: object, ends:
             ends.discard()
         case Duplicate():
             ends.duplicate()
-        case Bury(kind, message):
+        case DeadLetterAs(kind, message):
             ends.dead_letter(item, kind, message)
         case _:
             assert_never(verdict)

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from orchestrator_adapter.channels.channel import FlowPolicy
 from orchestrator_adapter.graph.plan import Role
-from orchestrator_adapter.operators.from_functions import Bury, Discard, Duplicate, Reject, Verdict
+from orchestrator_adapter.operators.from_functions import DeadLetterAs, Discard, Duplicate, Reject, Verdict
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind, DeadLetterLimits
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 
@@ -93,7 +93,7 @@ class Part:
             case 2:
                 return Duplicate()
             case 3:
-                return Bury(DeadLetterKind.SCHEMA_MISMATCH, "not what was agreed on")
+                return DeadLetterAs(DeadLetterKind.SCHEMA_MISMATCH, "not what was agreed on")
             case _:
                 return None
 

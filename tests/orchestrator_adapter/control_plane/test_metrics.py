@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from orchestrator_adapter import (
     BreakerPolicy,
     BuiltGraph,
-    Bury,
+    DeadLetterAs,
     DeadLetterKind,
     FlowPolicy,
     OperatorGraph,
@@ -424,13 +424,13 @@ def _agree(built: BuiltGraph) -> Counter[DeadLetterKind]:
     return by_kind
 
 
-def _judge(rng: random.Random) -> Callable[[int], Reject | Bury | None]:
-    def judge(item: int) -> Reject | Bury | None:
+def _judge(rng: random.Random) -> Callable[[int], Reject | DeadLetterAs | None]:
+    def judge(item: int) -> Reject | DeadLetterAs | None:
         match rng.randrange(8):
             case 0:
                 return Reject("not believed")
             case 1:
-                return Bury(DeadLetterKind.SCHEMA_MISMATCH, "not agreed on")
+                return DeadLetterAs(DeadLetterKind.SCHEMA_MISMATCH, "not agreed on")
             case _:
                 return None
 

@@ -11,7 +11,7 @@ from orchestrator_adapter.channels.channel import FlowPolicy
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.operators.ends import Factory
 from orchestrator_adapter.operators.from_functions import (
-    Bury,
+    DeadLetterAs,
     Discard,
     Duplicate,
     Reject,
@@ -256,7 +256,7 @@ async def test_sift_gives_every_item_the_outcome_its_judge_names() -> None:
         "bad": Reject("out of range"),
         "dull": Discard(),
         "again": Duplicate(),
-        "odd": Bury(DeadLetterKind.SCHEMA_MISMATCH, "no such field"),
+        "odd": DeadLetterAs(DeadLetterKind.SCHEMA_MISMATCH, "no such field"),
     }
     letters, sink = DeadLetterList(), CollectSink()
     event = await run_graph(chain(source_of(verdicts), sift(verdicts.__getitem__), sink), dead_letters=letters)
