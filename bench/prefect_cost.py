@@ -44,11 +44,11 @@ from flows.local_prefect.processes import free_ports
 from orchestrator_adapter import BuiltGraph, Factory, OperatorGraph, RestartPolicy, WiredEnds, map_items, source_of
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.prefect_flow import Reporting, compile_flow, run_flow
-from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import Display
+from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import ArtifactPublisher
 from orchestrator_adapter.prefect_flow.reporting.decisions import decision_event, log_line
-from orchestrator_adapter.prefect_flow.reporting.delivery import Courier
+from orchestrator_adapter.prefect_flow.reporting.delivery import Delivery
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
-from orchestrator_adapter.prefect_flow.reporting.reporter import PrefectLink
+from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
 from orchestrator_adapter.process import Pipeline, RunOutcome, run_pipeline
 from orchestrator_adapter.resilience.retry import RetryDisposition, RetryOk
 from orchestrator_adapter.supervision.events import Decided, Exited, Restarted, Spawned
@@ -251,10 +251,10 @@ async def restart_often(restarts: int, *, reporting: Reporting | None, trace: bo
     every = max(1, restarts // SAMPLES)
     done = asyncio.Event()
     flow_run: list[UUID | None] = []
-    links: list[PrefectLink] = []
-    start = PrefectLink.start
+    links: list[Reporter] = []
+    start = Reporter.start
 
-    def noticed(link: PrefectLink, built: BuiltGraph) -> None:
+    def noticed(link: Reporter, built: BuiltGraph) -> None:
         links.append(link)
         start(link, built)
 
@@ -298,7 +298,7 @@ async def restart_often(restarts: int, *, reporting: Reporting | None, trace: bo
     if trace:
         tracemalloc.start(1)
     started = time.perf_counter()
-    with patch.object(PrefectLink, "start", noticed):
+    with patch.object(Reporter, "start", noticed):
         outcome = await run(graph, reporting=reporting, during=during, on_built=lambda: gc.callbacks.append(collecting))
     elapsed_s = time.perf_counter() - started
     at, mib = np.array([(at, mib) for at, mib, _ in memory if at >= restarts / 2]).T
@@ -325,17 +325,17 @@ async def restart_often(restarts: int, *, reporting: Reporting | None, trace: bo
         print(f"    the server shows {', '.join(f'{count:,} {state}' for state, count in shown.items() if count)}")
 
 
-def holdings(links: Sequence[PrefectLink]) -> str:
+def holdings(links: Sequence[Reporter]) -> str:
     """What the link to Prefect holds now, if there is one."""
     if not links:
         return ""
     link = links[0]
-    boxes, book = link._courier._boxes, link._courier._book
+    boxes, book = link._delivery._outboxes, link._delivery._task_runs
     held = ", ".join(
         f"{kind}s {len(box)} waiting {len(box._recent)} kept {box.delivered} sent {box.dropped} dropped"
         for kind, box in boxes.items()
     )
-    return f"inbox {len(link._inbox)}, {len(book._ended)} ended not yet shown ({book.forgotten} given up), {held}"
+    return f"inbox {len(link._inbox)}, {len(book._ended)} ended not yet shown ({book.evicted} given up), {held}"
 
 
 # (c) Throughput with reporting over throughput without.
@@ -376,14 +376,14 @@ async def bench_throughput(rounds: int, *, seconds: float) -> None:
 
 async def bench_slices(pairs: int, *, seconds: float) -> None:
     """(c) once more, less at the mercy of whatever else runs here: one flow, whose link is silent in every other slice."""
-    refresh, look = Display.refresh, PrefectLink._look
+    refresh, look = ArtifactPublisher.refresh, Reporter._check_flow_run
     silent = False
     slices: dict[bool, list[Flow]] = {False: [], True: []}
 
-    async def refresh_or_not(display: Display, client: PrefectClient, view: View) -> RetryDisposition[Any]:
+    async def refresh_or_not(display: ArtifactPublisher, client: PrefectClient, view: View) -> RetryDisposition[Any]:
         return RetryOk(None) if silent else await refresh(display, client, view)
 
-    async def look_or_not(link: PrefectLink, client: PrefectClient) -> None:
+    async def look_or_not(link: Reporter, client: PrefectClient) -> None:
         if not silent:
             await look(link, client)
 
@@ -394,7 +394,10 @@ async def bench_slices(pairs: int, *, seconds: float) -> None:
             await asyncio.sleep(0.1)  # what is under way comes to its end
             slices[silent].append(await between(now, seconds))
 
-    with patch.object(Display, "refresh", refresh_or_not), patch.object(PrefectLink, "_look", look_or_not):
+    with (
+        patch.object(ArtifactPublisher, "refresh", refresh_or_not),
+        patch.object(Reporter, "_check_flow_run", look_or_not),
+    ):
         await flowing(OFTEN, measure)
     print(
         f"  the same in one flow, whose link is silent in every other slice of {seconds:g} s, {pairs} pairs: every second over silent"
@@ -482,7 +485,7 @@ def bench_hooks(calls: int) -> None:
     """(d) a hook on the loop, and what the thread makes of it."""
 
     async def hooked(pause_s: float, calls: int, record: Spawned | Exited | Decided) -> list[float]:
-        link = PrefectLink(identity(), OperatorGraph("bench"), Reporting(), on_cancel=print)
+        link = Reporter(identity(), OperatorGraph("bench"), Reporting(), on_cancel=print)
         there = asyncio.new_event_loop()
         thread = threading.Thread(target=there.run_forever)
         thread.start()
@@ -491,7 +494,7 @@ def bench_hooks(calls: int) -> None:
         for _ in range(calls):
             if pause_s:
                 await asyncio.sleep(pause_s)
-                link._awake = False  # the thread has emptied the inbox
+                link._wakeup_sent = False  # the thread has emptied the inbox
             started = time.perf_counter_ns()
             hook(record)
             costs.append((time.perf_counter_ns() - started) / 1e3)
@@ -510,14 +513,14 @@ def bench_hooks(calls: int) -> None:
             f"  {name:9} to a thread that is awake {median(row):.1f} ({np.percentile(row, 99):.1f}),"
             f" one that wakes it {median(single):.1f} ({np.percentile(single, 99):.1f})"
         )
-    courier = Courier(identity(), queue=1_000, monotonic=time.monotonic)
+    delivery = Delivery(identity(), queue=1_000, monotonic=time.monotonic)
     at = datetime.now(UTC)
     who = identity()
     event = decision_event(who, DECIDED, at)
 
     def note_restart() -> None:
         for record in (EXITED, DECIDED, SPAWNED, DECIDED):
-            courier.note(record, time.time_ns())
+            delivery.add(record, time.time_ns())
 
     made: dict[str, Callable[[], object]] = {
         "a decision's event": lambda: decision_event(who, DECIDED, at),
@@ -525,8 +528,8 @@ def bench_hooks(calls: int) -> None:
         "the event as JSON": lambda: json.dumps(event),
         "a restart in all: exit, two decisions, spawn": note_restart,
     }
-    courier.note(Spawned("source", 1, "source", (), None), time.time_ns())
-    courier.note(Spawned("work", 1, "operator", ("source",), None), time.time_ns())
+    delivery.add(Spawned("source", 1, "source", (), None), time.time_ns())
+    delivery.add(Spawned("work", 1, "operator", ("source",), None), time.time_ns())
     print("  on the link's thread, us each")
     for name, make in made.items():
         costs = []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # importing Prefect takes a second, and `--help` of another c
     from prefect.client.orchestration import PrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
-    from orchestrator_adapter.prefect_flow.automations import Target
+    from orchestrator_adapter.prefect_flow.automations import NotificationBlock
 
 # More than a restart a minute for ten minutes: each within its budget (5 in 60 s by default), so nothing else stops it.
 _RESTARTS, _WITHIN_S = 10, 600.0
@@ -171,14 +171,14 @@ async def _act(args: argparse.Namespace, heartbeat_s: int | None) -> int:
             await _remove(client, args.flow, keep={automation.name for automation in wanted})
             if args.webhook is None:
                 await ready.remove_webhook(client, args.flow)
-    except ready.BlockRefused as error:
+    except ready.UnusableBlock as error:
         return _refuse([f"--block: {error}"])
     except httpx.HTTPError as error:
         return _refuse([f"the Prefect API at {os.environ['PREFECT_API_URL']} did not do it: {error}"])
     return _done(args, heartbeat_s)
 
 
-async def _target(client: PrefectClient, args: argparse.Namespace) -> Target | None:
+async def _target(client: PrefectClient, args: argparse.Namespace) -> NotificationBlock | None:
     from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
 
     if args.webhook is not None:
@@ -195,7 +195,9 @@ async def _remove(client: PrefectClient, flow: str, *, keep: Collection[str]) ->
         print(f"{done.what:9} {done.name}")
 
 
-def _wanted(args: argparse.Namespace, target: Target | None, heartbeat_s: int | None) -> list[AutomationCore]:
+def _wanted(
+    args: argparse.Namespace, target: NotificationBlock | None, heartbeat_s: int | None
+) -> list[AutomationCore]:
     from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
 
     return ready.automations_for(
@@ -214,7 +216,7 @@ def _zombie_after(args: argparse.Namespace, heartbeat_s: int | None) -> timedelt
     return timedelta(seconds=_HEARTBEATS * heartbeat_s) if heartbeat_s is not None else None
 
 
-def _somebody(args: argparse.Namespace) -> Target | None:
+def _somebody(args: argparse.Namespace) -> NotificationBlock | None:
     """Stands for the block that a dry run does not look up."""
     from uuid import UUID  # noqa: PLC0415 - see above
 
@@ -222,7 +224,7 @@ def _somebody(args: argparse.Namespace) -> Target | None:
 
     if args.webhook is None and args.block is None:
         return None
-    return ready.Target(UUID(int=0), webhook=args.webhook is not None or args.block.startswith("webhook/"))
+    return ready.NotificationBlock(UUID(int=0), webhook=args.webhook is not None or args.block.startswith("webhook/"))
 
 
 def _print_described(automation: AutomationCore) -> None:

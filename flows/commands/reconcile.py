@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
 async def _reconcile(folder: Path) -> list[str]:
     """Returns what is left, each in a sentence."""
     # Importing Prefect takes a second, and `--help` of another command does not need it.
-    from orchestrator_adapter.prefect_flow.recovery import RunRecords, impatient_client, put_right  # noqa: PLC0415
+    from orchestrator_adapter.prefect_flow.recovery import RunRecords, client_without_retries, reconcile_run  # noqa: PLC0415
 
     records = RunRecords(folder)
     left = [f"{path} should be the record of a run and is none; it is left alone" for path in records.unreadable()]
     found = list(records.all())
-    async with impatient_client() as client:
+    async with client_without_retries() as client:
         for record in found:
             run = f"flow run {record.flow_run_name!r} ({record.flow_run_id}) of {record.pipeline}"
-            done = await put_right(client, records, record, by=_BY)
+            done = await reconcile_run(client, records, record, by=_BY)
             if done is None:
                 left.append(f"{run}: Prefect does not answer, or not well; it is left for the next time")
             elif done.flow_run_state is None and not done.task_runs:

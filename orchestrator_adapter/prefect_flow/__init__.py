@@ -3,7 +3,7 @@
 Layout, top to bottom:
 
 - ``compiled``: ``compile_flow``, ``run_flow``, the flow's body and who may stop it
-- ``link``: the thread beside the data plane; ``courier``: deliver, and look whether it arrived; ``display``: artifacts
+- ``link``: the thread beside the data plane; ``delivery``: deliver, and look whether it arrived; ``display``: artifacts
 - ``reconcile``: earlier runs put right; ``automations``: the ready ones
 - ``records``: what outlives a run, on disk
 - ``workers``: a bulkhead's workers as task runs, of a process pool, Dask or Ray

@@ -77,7 +77,7 @@ class OnFlapping(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class NotificationBlock:
     """Who is notified: a block on the server. A webhook is sent JSON; any other block its kind of message."""
 
     block_id: UUID
@@ -85,7 +85,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class InstallResult:
     """What happened to the automation of this name: ``created``, ``updated``, ``unchanged`` or ``removed``."""
 
     name: str
@@ -93,14 +93,14 @@ class Done:
     enabled: bool = True
 
 
-class BlockRefused(Exception):
+class UnusableBlock(Exception):
     """There is no such block, or it cannot notify anybody; the message says which."""
 
 
 def automations_for(
     flow: str,
     *,
-    target: Target | None,
+    target: NotificationBlock | None,
     restarts: int,
     within: timedelta,
     on_flapping: OnFlapping,
@@ -119,7 +119,7 @@ def automations_for(
     return wanted
 
 
-def alarm(flow: str, target: Target) -> AutomationCore:
+def alarm(flow: str, target: NotificationBlock) -> AutomationCore:
     """Notify of every panic, exhausted budget, straggler and ledger violation; one message each, at once."""
     return AutomationCore(
         name=_name(flow, "alarm"),
@@ -135,7 +135,7 @@ def alarm(flow: str, target: Target) -> AutomationCore:
 
 
 def flapping(
-    flow: str, *, restarts: int, within: timedelta, on_flapping: OnFlapping, target: Target | None
+    flow: str, *, restarts: int, within: timedelta, on_flapping: OnFlapping, target: NotificationBlock | None
 ) -> AutomationCore:
     """Act on more than ``restarts`` restarts of one operator ``within`` so long; see ``OnFlapping`` for what can be done.
 
@@ -199,7 +199,7 @@ def zombie(flow: str, *, after: timedelta) -> AutomationCore:
     )
 
 
-def reaped(flow: str, target: Target) -> AutomationCore:
+def reaped(flow: str, target: NotificationBlock) -> AutomationCore:
     """Notify of a run that ``zombie`` has crashed: of the state change itself, hence never of a run that had ended."""
     return AutomationCore(
         name=_name(flow, "reaped"),
@@ -242,41 +242,41 @@ def describe(automation: AutomationCore) -> str:
     return f"{automation.name}{off}: {condition}{each} -> {actions}"
 
 
-async def install(client: PrefectClient, automations: Sequence[AutomationCore]) -> list[Done]:
+async def install(client: PrefectClient, automations: Sequence[AutomationCore]) -> list[InstallResult]:
     """Hold the server to these automations, matched by name. What is as it should be is not touched.
 
     An update keeps the automation's id and whether it is enabled; it forgets what its trigger has counted so far. Of
     several with one name, one is left.
     """
-    done: list[Done] = []
+    done: list[InstallResult] = []
     for wanted in automations:
         existing = await client.read_automations_by_name(wanted.name)
         if not existing:
             await client.create_automation(wanted)
-            done.append(Done(wanted.name, "created"))
+            done.append(InstallResult(wanted.name, "created"))
             continue
         newest, *others = existing
         for other in others:
             await client.delete_automation(other.id)
         kept = wanted.model_copy(update={"enabled": newest.enabled})
         if same(newest, kept):
-            done.append(Done(wanted.name, "unchanged", newest.enabled))
+            done.append(InstallResult(wanted.name, "unchanged", newest.enabled))
             continue
         # The client sends only what was set, and the server tells actions apart by their `type`: so everything is set,
         # but for the owner, which an update may not name.
         complete = AutomationCore.model_validate(kept.model_dump(exclude={"owner_resource"}))
         await client.update_automation(newest.id, complete)
-        done.append(Done(wanted.name, "updated", newest.enabled))
+        done.append(InstallResult(wanted.name, "updated", newest.enabled))
     return done
 
 
-async def uninstall(client: PrefectClient, flow: str, *, keep: Collection[str] = ()) -> list[Done]:
+async def uninstall(client: PrefectClient, flow: str, *, keep: Collection[str] = ()) -> list[InstallResult]:
     """Remove the automations that ``install`` made for this flow, except those named in ``keep``. No other is touched."""
-    done: list[Done] = []
+    done: list[InstallResult] = []
     for installed in await installed_for(client, flow):
         if installed.name not in keep:
             await client.delete_automation(installed.id)
-            done.append(Done(installed.name, "removed"))
+            done.append(InstallResult(installed.name, "removed"))
     return done
 
 
@@ -285,10 +285,10 @@ async def installed_for(client: PrefectClient, flow: str) -> list[Automation]:
     return [automation for kind in _KINDS for automation in await client.read_automations_by_name(_name(flow, kind))]
 
 
-async def save_webhook(client: PrefectClient, flow: str, url: str) -> Target:
+async def save_webhook(client: PrefectClient, flow: str, url: str) -> NotificationBlock:
     """Make this flow's ``Webhook`` block, or point the one there is at this URL. The server keeps it encrypted."""
     block = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
-    return Target(await block.asave(webhook_name(flow), overwrite=True, client=client), webhook=True)
+    return NotificationBlock(await block.asave(webhook_name(flow), overwrite=True, client=client), webhook=True)
 
 
 async def remove_webhook(client: PrefectClient, flow: str) -> bool:
@@ -301,20 +301,20 @@ async def remove_webhook(client: PrefectClient, flow: str) -> bool:
     return True
 
 
-async def find_block(client: PrefectClient, reference: str) -> Target:
-    """The existing block ``TYPE/NAME``: a webhook, or anything that can notify. Raises ``BlockRefused``."""
+async def find_block(client: PrefectClient, reference: str) -> NotificationBlock:
+    """The existing block ``TYPE/NAME``: a webhook, or anything that can notify. Raises ``UnusableBlock``."""
     type_, _, name = reference.partition("/")
     if not type_ or not name:
-        raise BlockRefused(f"expected TYPE/NAME, got {reference!r}, as in slack-webhook/on-call")
+        raise UnusableBlock(f"expected TYPE/NAME, got {reference!r}, as in slack-webhook/on-call")
     try:
         block = await client.read_block_document_by_name(name, type_, include_secrets=False)
     except ObjectNotFound:
-        raise BlockRefused(f"the server has no block {reference!r}; `prefect block ls` shows those it has") from None
+        raise UnusableBlock(f"the server has no block {reference!r}; `prefect block ls` shows those it has") from None
     if type_ == "webhook":
-        return Target(block.id, webhook=True)
+        return NotificationBlock(block.id, webhook=True)
     if block.block_schema is None or "notify" not in block.block_schema.capabilities:
-        raise BlockRefused(f"block {reference!r} cannot notify anybody: neither a notification block nor a webhook")
-    return Target(block.id, webhook=False)
+        raise UnusableBlock(f"block {reference!r} cannot notify anybody: neither a notification block nor a webhook")
+    return NotificationBlock(block.id, webhook=False)
 
 
 def same(one: AutomationCore, other: AutomationCore) -> bool:
@@ -363,7 +363,7 @@ _OF_FLOW_RUN: Mapping[str, str] = {
 }
 
 
-def _notify(target: Target, values: Mapping[str, str]) -> CallWebhook | SendNotification:
+def _notify(target: NotificationBlock, values: Mapping[str, str]) -> CallWebhook | SendNotification:
     if target.webhook:
         return CallWebhook(block_document_id=target.block_id, payload=json_template(values))
     lines = [f"{key}: {{{{ {values[key]} }}}}" for key in ("event", "operator", "pipeline", "cause", "flow_run_id")]

@@ -3,7 +3,7 @@
 The data plane never touches Prefect. The flow runs the graph exactly as ``pipeline.run_pipeline`` does without it; all that
 Prefect learns hangs on the supervision hooks and travels on a thread of its own (``link``). At the end the outcome is on disk
 first, then Prefect is told, and a server that is away is waited for a bounded time only: what it does not know then, the next
-start (or ``put_right``) tells it.
+start (or ``reconcile_run``) tells it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
-from orchestrator_adapter.prefect_flow.client.internals import ENGINE_LEFT, bound_event_queue, leave_engine_silently
+from orchestrator_adapter.prefect_flow.client.internals import ENGINE_ABORTED, bound_event_queue, exit_without_state
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
-from orchestrator_adapter.prefect_flow.reporting.reporter import PrefectLink, Telling
+from orchestrator_adapter.prefect_flow.reporting.reporter import DeliveryReport, Reporter
 from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
@@ -116,7 +116,7 @@ async def run_flow(
         # Prefect's overloads cannot tell that a flow of a coroutine function is awaitable.
         call: Any = flow(settings=settings, return_state=True)
         state = await call
-    except ENGINE_LEFT as left:
+    except ENGINE_ABORTED as left:
         if caller.outcome is None:
             raise RuntimeError(f"flow {flow.name!r} did not run: {left}") from left
     except Exception:
@@ -138,20 +138,20 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     caller = _caller.get() or _Caller(None)
     identity = _identity(pipeline.graph.name, flow_name)
     bound_event_queue(options.queue)
-    requests = _Requests()
-    link = PrefectLink(identity, pipeline.graph, options, on_cancel=requests.cancelled)
-    desk = _RecordDesk(identity, options.directory)
+    requests = _StopRequests()
+    link = Reporter(identity, pipeline.graph, options, on_cancel=requests.cancelled)
+    record_file = RunRecordFile(identity, options.directory)
     for bulkhead in pipeline.bulkheads:
         bulkhead.launch_with(TaskRunnerLauncher())
 
     def built(graph: BuiltGraph) -> None:
-        desk.open()
+        record_file.open()
         requests.attach(graph, link)
         link.start(graph)
         if caller.on_built is not None:
             caller.on_built(graph)
 
-    with stop_on_signals(requests.signalled), desk.claimed(pipeline.graph.name), frozen_heap():
+    with stop_on_signals(requests.signalled), record_file.claimed(pipeline.graph.name), frozen_heap():
         try:
             outcome = await run_pipeline(
                 pipeline, hooks=link.hooks(), on_built=built, run_label=identity.label, handle_signals=False
@@ -160,18 +160,18 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
             link.abandon()
             if isinstance(error, Exception):  # no cancellation: it did not come about, and Prefect says so itself
                 caller.error = error
-                desk.discard()
+                record_file.discard()
             raise
         caller.outcome = outcome
         requests.ended = True
-        desk.settle(flow_state(outcome, cancelled=requests.by_prefect), int(outcome.exit_code))
+        record_file.record_outcome(flow_state(outcome, cancelled=requests.by_prefect), int(outcome.exit_code))
         asked = isinstance(outcome.event, events.ShutDown)
         telling = await link.finish(outcome, options.patience_when_stopped if asked else options.patience)
         state = flow_state(outcome, cancelled=requests.by_prefect or telling.cancelled)
-        desk.settle(state, int(outcome.exit_code))
-        desk.keep(telling)
-    if not telling.answers:
-        leave_engine_silently(
+        record_file.record_outcome(state, int(outcome.exit_code))
+        record_file.keep(telling)
+    if not telling.api_answers:
+        exit_without_state(
             "Prefect does not answer: how the run ended is on disk, and is told at the next start"
             if options.directory is not None
             else "Prefect does not answer, and there is no folder to keep for it how the run ended"
@@ -187,7 +187,7 @@ def _identity(pipeline: str, flow_name: str) -> RunIdentity:
 
 
 @dataclass
-class _Requests:
+class _StopRequests:
     """Who has asked the run to stop: people and supervisors by signals, Prefect by the run's state.
 
     A cancellation under a worker comes twice, as a state and as the worker's SIGTERM: together they are one request. Two
@@ -202,12 +202,12 @@ class _Requests:
     ended: bool = False
     _signals: list[tuple[float, str]] = field(default_factory=list)
     _graph: BuiltGraph | None = None
-    _link: PrefectLink | None = None
-    _early: list[str] = field(default_factory=list)
+    _reporter: Reporter | None = None
+    _before_start: list[str] = field(default_factory=list)
 
-    def attach(self, graph: BuiltGraph, link: PrefectLink) -> None:
-        self._graph, self._link = graph, link
-        for reason in self._early:
+    def attach(self, graph: BuiltGraph, link: Reporter) -> None:
+        self._graph, self._reporter = graph, link
+        for reason in self._before_start:
             graph.request_shutdown(reason)
 
     def cancelled(self, reason: str) -> None:
@@ -223,19 +223,19 @@ class _Requests:
         first = not self._signals
         self._signals.append((now, name))
         if self.ended:
-            if self._link is not None:
-                self._link.hurry()
+            if self._reporter is not None:
+                self._reporter.stop_waiting()
         elif again or (first and not self.by_prefect):
             self._ask(name)
 
     def _ask(self, reason: str) -> None:
         if self._graph is None:
-            self._early.append(reason)
+            self._before_start.append(reason)
         else:
             self._graph.request_shutdown(reason)
 
 
-class _RecordDesk:
+class RunRecordFile:
     """Keeps this run's record, if there is a folder for it. A disk that fails costs the record, not the run."""
 
     def __init__(self, identity: RunIdentity, directory: Path | None) -> None:
@@ -268,27 +268,27 @@ class _RecordDesk:
     def discard(self) -> None:
         """There was no run after all."""
         if self._directory is not None and self._record is not None:
-            RunRecords(self._directory).forget(self._record)
+            RunRecords(self._directory).delete(self._record)
 
-    def settle(self, state: State[Any], exit_code: int) -> None:
+    def record_outcome(self, state: State[Any], exit_code: int) -> None:
         """The run has ended, so."""
         if self._directory is not None and self._record is not None:
             try:
-                self._record = RunRecords(self._directory).settle(
+                self._record = RunRecords(self._directory).record_outcome(
                     self._record, state_type=state.type.value, message=state.message or "", exit_code=exit_code
                 )
             except OSError:
                 logger.exception("how the run ended could not be written to %s", self._directory)
 
-    def keep(self, telling: Telling) -> None:
+    def keep(self, telling: DeliveryReport) -> None:
         """Keep what Prefect was not told."""
-        if self._directory is not None and self._record is not None and telling.left:
+        if self._directory is not None and self._record is not None and telling.undelivered:
             try:
-                RunRecords(self._directory).keep_untold(self._record, telling.left)
+                RunRecords(self._directory).write_undelivered(self._record, telling.undelivered)
             except OSError:
                 logger.exception("what Prefect was not told could not be written to %s", self._directory)
             else:
                 logger.warning(
                     "Prefect could not be told everything: %d events and log lines are kept in %s for the next start",
-                    *(len(telling.left), self._directory),
+                    *(len(telling.undelivered), self._directory),
                 )

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from orchestrator_adapter.prefect_flow.client.text import fit
+from orchestrator_adapter.prefect_flow.client.text import storable
 from orchestrator_adapter.primitives.errors import cause_chain
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.process.report import ExitCode, cause
@@ -18,7 +18,7 @@ from orchestrator_adapter.supervision.task_exit import TaskExit
 def flow_state(outcome: RunOutcome, *, cancelled: bool = False) -> State[Any]:
     """The state in which a flow run with this outcome ends. ``cancelled``: it was Prefect that asked it to stop."""
     event = outcome.event
-    message = fit(f"{event.name}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}")
+    message = storable(f"{event.name}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}")
     match outcome.exit_code:
         case ExitCode.OK if cancelled and isinstance(event, events.ShutDown):
             return Cancelled(message=message)
@@ -36,10 +36,10 @@ def task_state(exit_: TaskExit) -> State[Any]:
         case task_exit.Ok():
             return Completed(message="end of stream")
         case task_exit.Errored(error):
-            return Failed(message=fit(" <- ".join(cause_chain(error))))
+            return Failed(message=storable(" <- ".join(cause_chain(error))))
         case task_exit.Panicked(message, trace):
-            return Crashed(message=fit(f"{message}\n{trace}"))
+            return Crashed(message=storable(f"{message}\n{trace}"))
         case task_exit.Aborted(reason):
-            return Cancelled(message=fit(reason))
+            return Cancelled(message=storable(reason))
         case _:
             assert_never(exit_)

@@ -34,8 +34,8 @@ from orchestrator_adapter.bulkhead.launchers.launcher import Launcher, Network, 
 from orchestrator_adapter.bulkhead.launchers.local import LocalProcesses
 from orchestrator_adapter.bulkhead.transport.invitation import Invitation
 from orchestrator_adapter.bulkhead.worker import ignore_signals, serve, step_back
-from orchestrator_adapter.prefect_flow.client.api import ask, impatient_client
-from orchestrator_adapter.prefect_flow.client.text import fit
+from orchestrator_adapter.prefect_flow.client.api import ask, client_without_retries
+from orchestrator_adapter.prefect_flow.client.text import storable
 from orchestrator_adapter.primitives.errors import MissingExtra, describe
 from orchestrator_adapter.resilience.retry import Permanent, RetryOk
 
@@ -43,8 +43,8 @@ logger = logging.getLogger("orchestrator_adapter.prefect")
 
 _API_ANSWERS_WITHIN_S = 3.0
 _ENDS_WITHIN_S = 5.0  # from a worker's last word until its task run has its last state
-_TELL_FOR_S = 60.0  # how long a crash is told to a server that is away, or has not recorded the task run yet
-_TELL_AGAIN_S = 1.0
+_REPORT_FOR_S = 60.0  # how long a crash is told to a server that is away, or has not recorded the task run yet
+_REPORT_EVERY_S = 1.0
 
 
 @task(name="bulkhead worker", persist_result=False, cache_policy=NO_CACHE)
@@ -106,7 +106,7 @@ class TaskRunnerLauncher:
         return self._context.copy().run(self._launch, invitation)
 
     def _launch(self, invitation: Invitation) -> WorkerHandle:
-        if (why := asyncio.run(_why_not())) is not None:
+        if (why := asyncio.run(_why_no_task_run())) is not None:
             logger.warning("%s is a plain process and no task run: %s", invitation.title, why)
             return self._plain.launch(invitation)
         runner = self._make_task_runner()
@@ -115,7 +115,7 @@ class TaskRunnerLauncher:
         try:
             runner.__enter__()
             worker = bulkhead_worker.with_options(task_run_name=invitation.title.replace("{", "{{").replace("}", "}}"))
-            with _context_that_travels():
+            with _context_for_worker():
                 future = runner.submit(worker, {"invitation": invitation.to_bytes()})
         except Exception as error:
             _leave(runner)
@@ -159,11 +159,11 @@ class TaskRunWorker:
         else:
             if (why := _failure(self._future)) is not None:
                 logger.warning("%s: %s", self._title, describe(why))
-            asyncio.run(_tell_crashed(self._future.task_run_id, self._title, crashed))
+            asyncio.run(_report_crashed(self._future.task_run_id, self._title, crashed))
         _leave(self._runner)
 
 
-def _context_that_travels() -> FlowRunContext:
+def _context_for_worker() -> FlowRunContext:
     """The flow run, to be entered: without its settings, which are nobody's business elsewhere, and without its function.
 
     A task runner pickles it for the worker; a function made on the spot drags along, or fails at, all that it refers to.
@@ -198,20 +198,20 @@ def _failure(future: PrefectWrappedFuture[Any, Any]) -> BaseException | None:
     return wrapped.exception()
 
 
-async def _why_not() -> str | None:
+async def _why_no_task_run() -> str | None:
     """Why a worker cannot be a task run now."""
     if FlowRunContext.get() is None:
         return "there is no flow run"
-    async with impatient_client() as client:
+    async with client_without_retries() as client:
         answer = await ask(client.hello(), within_s=_API_ANSWERS_WITHIN_S)
     return None if isinstance(answer, RetryOk) else f"Prefect's API does not answer: {answer}"
 
 
-async def _tell_crashed(task_run_id: UUID, title: str, why: str) -> None:
+async def _report_crashed(task_run_id: UUID, title: str, why: str) -> None:
     """Nobody else does: Prefect leaves the task run of a process that was killed Running for good."""
-    state: State[Any] = Crashed(message=fit(f"the worker was lost: {why}"))
-    deadline = time.monotonic() + _TELL_FOR_S
-    async with impatient_client() as client:
+    state: State[Any] = Crashed(message=storable(f"the worker was lost: {why}"))
+    deadline = time.monotonic() + _REPORT_FOR_S
+    async with client_without_retries() as client:
         while time.monotonic() < deadline:
             match await ask(client.set_task_run_state(task_run_id, state, force=True)):
                 case RetryOk():
@@ -220,7 +220,7 @@ async def _tell_crashed(task_run_id: UUID, title: str, why: str) -> None:
                     logger.error("Prefect refuses to record that %s has crashed: %s", title, error)
                     return
                 case _:
-                    await asyncio.sleep(_TELL_AGAIN_S)
+                    await asyncio.sleep(_REPORT_EVERY_S)
     logger.error("Prefect could not be told that %s has crashed", title)
 
 

@@ -88,7 +88,7 @@ class FakePrefect:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[PrefectClient]:
-        """Stands where ``impatient_client`` does."""
+        """Stands where ``client_without_retries`` does."""
         yield self.client
 
     def has_flow_run(

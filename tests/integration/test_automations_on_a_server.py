@@ -30,9 +30,9 @@ from prefect.states import Completed, Running
 from flows.__main__ import main
 from orchestrator_adapter.prefect_flow.automations import (
     HEARTBEAT,
-    BlockRefused,
-    Done,
+    InstallResult,
     OnFlapping,
+    UnusableBlock,
     alarm,
     automations_for,
     find_block,
@@ -243,7 +243,7 @@ async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
         ("slack-webhook/nobody", "the server has no block 'slack-webhook/nobody'"),
         ("slack-webhook", "expected TYPE/NAME, got 'slack-webhook'"),
     ):
-        with pytest.raises(BlockRefused, match=message):
+        with pytest.raises(UnusableBlock, match=message):
             await find_block(client, reference)
 
 
@@ -344,15 +344,15 @@ async def test_installing_twice_leaves_one_of_each_and_changes_in_place(client: 
         )
 
     names = [automation.name for automation in wanted(2)]
-    assert await install(client, wanted(2)) == [Done(name, "created") for name in names]
+    assert await install(client, wanted(2)) == [InstallResult(name, "created") for name in names]
     before = await installed_for(client, "held")
-    assert await install(client, wanted(2)) == [Done(name, "unchanged") for name in names]
+    assert await install(client, wanted(2)) == [InstallResult(name, "unchanged") for name in names]
 
     first = next(automation for automation in before if automation.name == "held: flapping")
     await client.pause_automation(first.id)
     done = {entry.name: entry for entry in await install(client, wanted(3))}
-    assert done["held: flapping"] == Done("held: flapping", "updated", enabled=False)
-    assert done["held: zombie"] == Done("held: zombie", "unchanged")
+    assert done["held: flapping"] == InstallResult("held: flapping", "updated", enabled=False)
+    assert done["held: zombie"] == InstallResult("held: zombie", "unchanged")
     (changed,) = await client.read_automations_by_name("held: flapping")
     assert (changed.id, changed.enabled) == (first.id, False)
     assert isinstance(changed.trigger, EventTrigger)

@@ -28,7 +28,7 @@ _MAY_PASS = frozenset({408, 409, 425, 429})
 
 
 @asynccontextmanager
-async def impatient_client() -> AsyncIterator[PrefectClient]:
+async def client_without_retries() -> AsyncIterator[PrefectClient]:
     """A client of the API that is configured, for the running event loop, which fails at the first failure."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with get_client(httpx_settings={"limits": _LIMITS}) as client:

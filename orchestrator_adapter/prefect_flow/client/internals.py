@@ -3,7 +3,7 @@
 Three things: how a task run's state travels (the server's task run recorder makes rows of events of this shape, which is
 also how Prefect's own task engine tells of them), how a flow's body leaves the engine without a word to the server, and how
 Prefect's queue of events in this process is bounded. ``tests/orchestrator_adapter/prefect_flow/client/test_internals_shape.py`` says when one of
-them changes. The fallback for the first is in ``tell_by_api``: the documented client methods.
+them changes. The fallback for the first is in ``set_state_by_api``: the documented client methods.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import Abort
 
-from orchestrator_adapter.prefect_flow.client.text import fit
+from orchestrator_adapter.prefect_flow.client.text import storable
 
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
@@ -36,7 +36,7 @@ def task_run_event(
     Its id is the state's: sent twice, it is recorded once. An older state never replaces a newer one, so order does not
     matter either. ``related`` must name the flow run, in the role ``flow-run``.
     """
-    message = fit(now.message or "")
+    message = storable(now.message or "")
     return {
         "id": str(now.id),
         "occurred": now.timestamp.isoformat(),
@@ -62,7 +62,7 @@ def task_run_event(
     }
 
 
-async def tell_by_api(client: PrefectClient, task_run: TaskRun, state: State[Any]) -> None:
+async def set_state_by_api(client: PrefectClient, task_run: TaskRun, state: State[Any]) -> None:
     """The fallback: create the task run, if need be, and set its state, by the client's documented methods.
 
     Slower, and the server dates the state itself. Raises what the client raises.
@@ -81,7 +81,7 @@ async def tell_by_api(client: PrefectClient, task_run: TaskRun, state: State[Any
     await client.set_task_run_state(task_run.id, state, force=True)
 
 
-def leave_engine_silently(why: str) -> NoReturn:
+def exit_without_state(why: str) -> NoReturn:
     """End a flow's body without the engine proposing a state, which takes it two minutes where no API answers.
 
     The run's state stays what it is on the server until ``reconcile`` mends it.
@@ -89,7 +89,7 @@ def leave_engine_silently(why: str) -> NoReturn:
     raise Abort(why)
 
 
-ENGINE_LEFT = Abort
+ENGINE_ABORTED = Abort
 """What a caller of the flow sees then. Prefect's runner takes it for a run that the orchestrator has concluded."""
 
 
@@ -114,7 +114,7 @@ def _state(state: State[Any]) -> dict[str, Any]:
     return {
         "type": state.type.value,
         "name": state.name,
-        "message": fit(state.message or ""),
+        "message": storable(state.message or ""),
         "state_details": {},
     }
 

@@ -11,7 +11,7 @@ _REFUSED = re.compile("[\ud800-\udfff\x00]")  # lone surrogates are no UTF-8; Po
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-def fit(text: str, *, limit: int = LONGEST_MESSAGE) -> str:
+def storable(text: str, *, limit: int = LONGEST_MESSAGE) -> str:
     """``text`` with what nobody could store replaced and, where it is longer than ``limit`` characters, its middle left out.
 
     Both ends stay, in the words of Prefect's own engine: of a stack or a traceback the end says most.

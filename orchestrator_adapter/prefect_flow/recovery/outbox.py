@@ -30,44 +30,44 @@ class Outbox:
         self.dropped = 0
         self.delivered = 0
         self._capacity = capacity
-        self._waiting: deque[Item] = deque()
-        self._under_way: list[Item] = []
+        self._queued: deque[Item] = deque()
+        self._in_flight: list[Item] = []
         self._recent: deque[tuple[float, Item]] = deque(maxlen=_KEPT_AFTERWARDS)
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._under_way)
+        return len(self._queued) + len(self._in_flight)
 
     def put(self, item: Item) -> None:
         """Add it; never blocks."""
-        self._waiting.append(item)
-        if len(self) > self._capacity and self._waiting:
-            self._waiting.popleft()
+        self._queued.append(item)
+        if len(self) > self._capacity and self._queued:
+            self._queued.popleft()
             self.dropped += 1
 
     def take(self, limit: int) -> list[Item]:
         """The oldest items, at most ``limit``; they are under way until ``arrived`` or ``failed``."""
-        if not self._under_way:
-            self._under_way = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-        return list(self._under_way)
+        if not self._in_flight:
+            self._in_flight = [self._queued.popleft() for _ in range(min(limit, len(self._queued)))]
+        return list(self._in_flight)
 
-    def arrived(self, now: float) -> None:
+    def mark_delivered(self, now: float) -> None:
         """The server has what was under way; ``now`` is monotonic, in seconds."""
-        self.delivered += len(self._under_way)
-        self._recent.extend((now, item) for item in self._under_way)
-        self._under_way = []
+        self.delivered += len(self._in_flight)
+        self._recent.extend((now, item) for item in self._in_flight)
+        self._in_flight = []
 
-    def failed(self) -> None:
+    def return_batch(self) -> None:
         """What was under way waits again, before everything else."""
-        self._waiting.extendleft(reversed(self._under_way))
-        self._under_way = []
+        self._queued.extendleft(reversed(self._in_flight))
+        self._in_flight = []
 
-    def refused(self, item: Item) -> None:
+    def reject(self, item: Item) -> None:
         """The server will never take this item, which is under way, or a copy of one that is: give it up."""
         self.dropped += 1
         with suppress(ValueError):
-            self._under_way.remove(item)
+            self._in_flight.remove(item)
 
-    def send_again(self, *, since: float) -> int:
+    def requeue_delivered(self, *, since: float) -> int:
         """Queue once more what has arrived since then: a server that was killed may not have kept it. How many.
 
         Only where there is room, the latest first: what has never arrived is worth more.
@@ -80,6 +80,6 @@ class Outbox:
             self.put(item)
         return len(again)
 
-    def left(self) -> list[Item]:
+    def undelivered(self) -> list[Item]:
         """What has not been delivered, oldest first."""
-        return [*self._under_way, *self._waiting]
+        return [*self._in_flight, *self._queued]

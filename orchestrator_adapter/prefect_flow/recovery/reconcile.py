@@ -47,7 +47,7 @@ _GONE = "the process that ran it is gone; put right by {by}"
 
 
 @dataclass(frozen=True, slots=True)
-class PutRight:
+class ReconciledRun:
     """What was done about one earlier run: the state of its flow run if that was set, and how many task runs were."""
 
     record: RunRecord
@@ -55,14 +55,16 @@ class PutRight:
     task_runs: int
 
 
-async def put_right(client: PrefectClient, records: RunRecords, record: RunRecord, *, by: str) -> PutRight | None:
+async def reconcile_run(
+    client: PrefectClient, records: RunRecords, record: RunRecord, *, by: str
+) -> ReconciledRun | None:
     """Tell the server of a run that is over, then forget its record. ``None`` if the server is away, or refuses.
 
     With an outcome on record, the flow run gets that; without one it was killed, and is Crashed. ``by`` says who does
     this, in the messages. A flow run that has gone from the server is forgotten.
     """
     try:
-        untold = records.untold(record)
+        untold = records.undelivered(record)
     except (OSError, ValueError):
         logger.exception("what run %s has not told cannot be read; the rest is put right", record.flow_run_id)
         untold = []
@@ -73,8 +75,8 @@ async def put_right(client: PrefectClient, records: RunRecords, record: RunRecor
         case RetryOk(flow_run):
             pass
         case Permanent(ObjectNotFound()):
-            records.forget(record)
-            return PutRight(record, None, 0)
+            records.delete(record)
+            return ReconciledRun(record, None, 0)
         case Permanent(error):  # a key that is not valid, say: it may be mended
             logger.error("Prefect refuses to tell of run %s: %s", record.flow_run_id, error)
             return None
@@ -90,16 +92,16 @@ async def put_right(client: PrefectClient, records: RunRecords, record: RunRecor
                 pass
             case _:
                 return None
-    state = deserved_state(record, flow_run, by=by)
+    state = state_to_set(record, flow_run, by=by)
     if state is not None and not isinstance(
         await ask(client.set_flow_run_state(record.flow_run_id, state, force=True)), RetryOk
     ):
         return None
-    records.forget(record)
-    return PutRight(record, state.name if state is not None else None, len(alive))
+    records.delete(record)
+    return ReconciledRun(record, state.name if state is not None else None, len(alive))
 
 
-def deserved_state(record: RunRecord, flow_run: FlowRun, *, by: str) -> State[None] | None:
+def state_to_set(record: RunRecord, flow_run: FlowRun, *, by: str) -> State[None] | None:
     """The state that the flow run ought to be given; ``None`` if it has it, or runs once more."""
     if flow_run.run_count > record.attempt:
         return None
@@ -122,7 +124,7 @@ async def post(client: PrefectClient, kind: str, items: Sequence[Item]) -> None:
     await client.request("POST", PATHS[kind], json=list(items))  # type: ignore[arg-type]
 
 
-async def still_to_send(client: PrefectClient, flow_run_id: UUID, events: Sequence[Item]) -> list[Item] | None:
+async def missing_events(client: PrefectClient, flow_run_id: UUID, events: Sequence[Item]) -> list[Item] | None:
     """Those events of a run that the server has not kept; ``None`` if it is away or troubled.
 
     An event that it has is not to be sent again. On SQLite (Prefect 3.8.8, ``_write_sqlite_events``) one that comes twice
@@ -169,7 +171,7 @@ def _is_task_runs(event: Item) -> bool:
 
 async def _post_all(client: PrefectClient, flow_run_id: UUID, kind: str, items: Sequence[Item]) -> bool:
     if kind == EVENTS:
-        to_send = await still_to_send(client, flow_run_id, items)
+        to_send = await missing_events(client, flow_run_id, items)
         if to_send is None:
             return False
         items = to_send

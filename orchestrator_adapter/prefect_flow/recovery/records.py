@@ -61,22 +61,22 @@ class RunRecords:
         }
         write_durably(self._path(record), json.dumps(body, indent=2) + "\n")
 
-    def settle(self, record: RunRecord, *, state_type: str, message: str, exit_code: int) -> RunRecord:
+    def record_outcome(self, record: RunRecord, *, state_type: str, message: str, exit_code: int) -> RunRecord:
         """The run has ended: say how, before Prefect is told. Raises ``OSError``."""
         settled = replace(record, state_type=state_type, state_message=message, exit_code=exit_code)
         self.write(settled)
         return settled
 
-    def keep_untold(self, record: RunRecord, items: Iterable[tuple[str, Item]]) -> int:
+    def write_undelivered(self, record: RunRecord, items: Iterable[tuple[str, Item]]) -> int:
         """Keep what Prefect has not been told, as (kind, item); returns how many. Raises ``OSError``."""
         lines = [json.dumps({"kind": kind, "item": dict(item)}) for kind, item in items]
         if lines:
-            write_durably(self._untold(record), "\n".join(lines) + "\n")
+            write_durably(self._undelivered_path(record), "\n".join(lines) + "\n")
         return len(lines)
 
-    def untold(self, record: RunRecord) -> list[tuple[str, Item]]:
+    def undelivered(self, record: RunRecord) -> list[tuple[str, Item]]:
         """What was kept, in order. Raises ``OSError`` and ``ValueError``."""
-        path = self._untold(record)
+        path = self._undelivered_path(record)
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -95,9 +95,9 @@ class RunRecords:
         """Files that should be records and are none."""
         return [path for path in self._files() if _read(path) is None]
 
-    def forget(self, record: RunRecord) -> None:
+    def delete(self, record: RunRecord) -> None:
         """Prefect knows everything of it."""
-        self._untold(record).unlink(missing_ok=True)
+        self._undelivered_path(record).unlink(missing_ok=True)
         self._path(record).unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
@@ -112,7 +112,7 @@ class RunRecords:
     def _path(self, record: RunRecord) -> Path:
         return self._directory / f"{record.flow_run_id}.{record.attempt}.json"
 
-    def _untold(self, record: RunRecord) -> Path:
+    def _undelivered_path(self, record: RunRecord) -> Path:
         return self._directory / f"{record.flow_run_id}.{record.attempt}.untold.jsonl"
 
 

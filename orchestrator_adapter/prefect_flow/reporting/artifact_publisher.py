@@ -11,50 +11,50 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.prefect_flow.client.api import ask
-from orchestrator_adapter.prefect_flow.client.text import fit
+from orchestrator_adapter.prefect_flow.client.text import storable
 from orchestrator_adapter.prefect_flow.reporting import artifacts
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.resilience.retry import RetryDisposition, RetryOk
 
 
-class Display:
+class ArtifactPublisher:
     """One run's artifacts. Status and progress are renewed in place: a run leaves four, however long it is."""
 
     def __init__(self, identity: RunIdentity, graph: OperatorGraph) -> None:
         self._identity = identity
         self._graph = graph
-        self._shown: dict[str, UUID] = {}
+        self._published: dict[str, UUID] = {}
 
     async def refresh(self, client: PrefectClient, view: View) -> RetryDisposition[Any]:
         """Show the run as it is now; the first answer that is not ``RetryOk`` ends the round."""
         answer: RetryDisposition[Any] = RetryOk(None)
-        if "topology" not in self._shown:
-            answer = await self._show(
+        if "topology" not in self._published:
+            answer = await self._publish(
                 client, "topology", "markdown", artifacts.topology(self._graph), "operators and channels"
             )
         if isinstance(answer, RetryOk):
-            answer = await self._show(client, "status", "markdown", artifacts.status(view), "live, renewed in place")
+            answer = await self._publish(client, "status", "markdown", artifacts.status(view), "live, renewed in place")
         if isinstance(answer, RetryOk):
             ledger = view.status.ledger
             percent = artifacts.settled_percent(ledger)
-            answer = await self._show(client, "settled", "progress", percent, artifacts.settled_text(ledger))
+            answer = await self._publish(client, "settled", "progress", percent, artifacts.settled_text(ledger))
         return answer
 
     async def report(self, client: PrefectClient, outcome: RunOutcome) -> RetryDisposition[Any]:
         """Show how the run ended."""
-        answer = await self._show(client, "report", "markdown", artifacts.report(outcome), "how the run ended")
-        if isinstance(answer, RetryOk) and "settled" in self._shown:
+        answer = await self._publish(client, "report", "markdown", artifacts.report(outcome), "how the run ended")
+        if isinstance(answer, RetryOk) and "settled" in self._published:
             ledger = outcome.event.figures.ledger
             percent = artifacts.settled_percent(ledger)
-            answer = await self._show(client, "settled", "progress", percent, artifacts.settled_text(ledger))
+            answer = await self._publish(client, "settled", "progress", percent, artifacts.settled_text(ledger))
         return answer
 
-    async def _show(
+    async def _publish(
         self, client: PrefectClient, what: str, kind: str, data: str | float, description: str
     ) -> RetryDisposition[Any]:
-        data = fit(data, limit=len(data)) if isinstance(data, str) else data
-        known = self._shown.get(what)
+        data = storable(data, limit=len(data)) if isinstance(data, str) else data
+        known = self._published.get(what)
         if known is not None:
             # Not `update_artifact`: it makes an event of every renewal, with the whole text, which Prefect's own queue of
             # events sends twice after an outage.
@@ -69,5 +69,5 @@ class Display:
         )
         answer = await ask(client.create_artifact(artifact))
         if isinstance(answer, RetryOk):
-            self._shown[what] = answer.value.id
+            self._published[what] = answer.value.id
         return answer

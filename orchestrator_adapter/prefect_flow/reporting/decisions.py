@@ -8,7 +8,7 @@ from datetime import datetime
 from math import isfinite
 from uuid import uuid4
 
-from orchestrator_adapter.prefect_flow.client.text import fit
+from orchestrator_adapter.prefect_flow.client.text import storable
 from orchestrator_adapter.prefect_flow.client.vocabulary import (
     operator_event,
     operator_resource,
@@ -74,7 +74,7 @@ def sentence(decided: Decided) -> str:
 def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items() if inner)
-    return fit(str(value), limit=_LONGEST_TEXT)
+    return storable(str(value), limit=_LONGEST_TEXT)
 
 
 def _json_value(value: object) -> object:

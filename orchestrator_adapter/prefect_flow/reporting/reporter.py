@@ -1,6 +1,6 @@
 """The link between a run and Prefect: a thread with an event loop of its own, so that nothing of it is on the data plane's.
 
-The data plane's side appends records to a queue and goes on (``hooks``). The thread delivers them (``courier``), keeps the
+The data plane's side appends records to a queue and goes on (``hooks``). The thread delivers them (``delivery``), keeps the
 artifacts fresh (``display``), puts earlier runs right (``reconcile``), and looks whether somebody cancels the run. A server
 that is slow, away or killed costs the run nothing.
 """
@@ -25,13 +25,13 @@ from prefect.client.schemas.objects import State, StateType
 
 from orchestrator_adapter.control_plane.snapshot import Snapshots
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
-from orchestrator_adapter.prefect_flow.client.api import ask, impatient_client
+from orchestrator_adapter.prefect_flow.client.api import ask, client_without_retries
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.recovery.outbox import Item
-from orchestrator_adapter.prefect_flow.recovery.reconcile import put_right
+from orchestrator_adapter.prefect_flow.recovery.reconcile import reconcile_run
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
-from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import Display
-from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_S, Courier, Record
+from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import ArtifactPublisher
+from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_S, Delivery, Record
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.resilience.retry import RetryOk, RetryPolicy
@@ -42,18 +42,18 @@ _PACE = RetryPolicy(
     timedelta(milliseconds=200), timedelta(seconds=5), max_attempts=None
 )  # of attempts while the server is away
 _GATHER_S = 0.1  # what happens within it travels together
-_HURRIED_CHECK_S = 0.3  # how often the end looks whether everything has been recorded
-_LAST_WORD_S = 3.0  # for each of the last look and the last artifact
+_FINAL_CHECK_S = 0.3  # how often the end looks whether everything has been recorded
+_FINAL_STEP_S = 3.0  # for each of the last look and the last artifact
 _SNAPSHOT_PATIENCE = timedelta(milliseconds=500)
 _AFTER_A_BUG_S = 10.0
-_NOTHING_TO_TIDY_S = 3_600.0
+_ALL_RECONCILED_S = 3_600.0
 _MARGIN_S = 15.0  # a thread that is so late beyond its own deadline is given up
 
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class DeliveryReport:
     """How far the telling had come at the end.
 
     Attributes:
@@ -63,13 +63,13 @@ class Telling:
         left: What it has not got, as (kind, item).
     """
 
-    everything: bool
+    complete: bool
     cancelled: bool
-    answers: bool
-    left: tuple[tuple[str, Item], ...] = ()
+    api_answers: bool
+    undelivered: tuple[tuple[str, Item], ...] = ()
 
 
-class PrefectLink:
+class Reporter:
     """One run's link. Made and used on the data plane's loop; ``on_cancel`` is called there."""
 
     def __init__(
@@ -83,25 +83,25 @@ class PrefectLink:
         self._identity = identity
         self._options = options
         self._on_cancel = on_cancel
-        self._courier = Courier(identity, queue=options.queue, monotonic=time.monotonic)
-        self._display = Display(identity, graph)
+        self._delivery = Delivery(identity, queue=options.queue, monotonic=time.monotonic)
+        self._publisher = ArtifactPublisher(identity, graph)
         self._records = RunRecords(options.directory) if options.directory is not None else None
         self._inbox: deque[tuple[int, Record]] = deque()
         self._data_loop = asyncio.get_running_loop()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
-        self._work = asyncio.Event()
-        self._awake = False  # the thread knows that there is something in the inbox
+        self._has_work = asyncio.Event()
+        self._wakeup_sent = False  # the thread knows that there is something in the inbox
         self._ending = asyncio.Event()
         self._delivering = asyncio.Lock()
         self._patience_s = 0.0
-        self._hurry = asyncio.Event()
-        self._hurried = False
+        self._stop_waiting = asyncio.Event()
+        self._stopped_waiting = False
         self._cancelled = False
         self._abandoned = False
-        self._broken = False
+        self._failed = False
         self._outcome: RunOutcome | None = None
-        self._told: Future[Telling] = Future()
+        self._result: Future[DeliveryReport] = Future()
         self._snapshots: Snapshots | None = None
 
     def hooks(self) -> SupervisionHooks:
@@ -115,34 +115,34 @@ class PrefectLink:
         thread = threading.Thread(target=context.run, args=(self._run,), name="prefect-link", daemon=True)
         thread.start()
 
-    async def finish(self, outcome: RunOutcome, patience: timedelta) -> Telling:
+    async def finish(self, outcome: RunOutcome, patience: timedelta) -> DeliveryReport:
         """Tell the rest, for ``patience`` at most while the server is away; ``hurry`` ends that at once. Never raises."""
         self._outcome, self._patience_s = outcome, patience.total_seconds()
         self._call(self._ending.set)
         try:
             async with asyncio.timeout(self._patience_s + _MARGIN_S):
-                return await asyncio.wrap_future(self._told)
+                return await asyncio.wrap_future(self._result)
         except TimeoutError:
             logger.exception("the link to Prefect does not end, and is given up")
-            return Telling(everything=False, cancelled=self._cancelled, answers=False)
+            return DeliveryReport(complete=False, cancelled=self._cancelled, api_answers=False)
 
     def abandon(self) -> None:
         """The run has ended without an outcome (it was cancelled, or did not come about): tell what there is, and end."""
         self._abandoned = True
         self._call(self._ending.set)
-        self.hurry()
+        self.stop_waiting()
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         """Somebody is impatient: do not wait for a server that is away."""
-        self._hurried = True  # for a thread that has no loop yet
-        self._call(self._hurry.set)
+        self._stopped_waiting = True  # for a thread that has no loop yet
+        self._call(self._stop_waiting.set)
 
     def _note(self, record: Record) -> None:
-        if self._broken:
+        if self._failed:
             return  # nobody empties the inbox any more, and the run may be long
         self._inbox.append((time.time_ns(), record))
-        if not self._awake:  # waking another thread costs ten times the rest
-            self._awake = True
+        if not self._wakeup_sent:  # waking another thread costs ten times the rest
+            self._wakeup_sent = True
             self._call(self._news.set)
 
     def _call(self, action: Callable[[], object]) -> None:
@@ -153,100 +153,107 @@ class PrefectLink:
     # On the thread.
 
     def _run(self) -> None:
-        self._told.set_running_or_notify_cancel()  # whoever gives the end up may not keep us from it
+        self._result.set_running_or_notify_cancel()  # whoever gives the end up may not keep us from it
         try:
-            self._told.set_result(asyncio.run(self._main()))
+            self._result.set_result(asyncio.run(self._main()))
         except BaseException:  # whatever it is: the data plane is not to die of it, nor the end to wait for it
             logger.exception("the link to Prefect has broken; the pipeline runs on without it")
-            self._broken = True
-            self._told.set_result(Telling(everything=False, cancelled=self._cancelled, answers=True, left=self._rest()))
+            self._failed = True
+            self._result.set_result(
+                DeliveryReport(
+                    complete=False, cancelled=self._cancelled, api_answers=True, undelivered=self._undelivered()
+                )
+            )
 
-    def _rest(self) -> tuple[tuple[str, Item], ...]:
+    def _undelivered(self) -> tuple[tuple[str, Item], ...]:
         """What has not been told, as far as that can still be said."""
         try:
-            self._absorb()
-            return tuple(self._courier.left())
+            self._take_from_inbox()
+            return tuple(self._delivery.undelivered())
         except Exception:
             logger.exception("what Prefect was not told is lost")
             return ()
 
-    async def _main(self) -> Telling:
+    async def _main(self) -> DeliveryReport:
         self._loop = asyncio.get_running_loop()
         self._news.set()  # of what was appended before there was a loop to tell
         if self._outcome is not None or self._abandoned:
             self._ending.set()
-        if self._hurried:
-            self._hurry.set()
-        async with impatient_client() as client:
-            beside = [asyncio.create_task(self._watch(client)), asyncio.create_task(self._tidy(client))]
+        if self._stopped_waiting:
+            self._stop_waiting.set()
+        async with client_without_retries() as client:
+            beside = [
+                asyncio.create_task(self._watch_flow_run(client)),
+                asyncio.create_task(self._reconcile_earlier_runs(client)),
+            ]
             if self._options.artifacts:
-                beside.append(asyncio.create_task(self._exhibit(client)))
-            beside += [asyncio.create_task(self._listen()), asyncio.create_task(self._carry(client))]
+                beside.append(asyncio.create_task(self._publish_artifacts(client)))
+            beside += [asyncio.create_task(self._empty_inbox()), asyncio.create_task(self._deliver(client))]
             await self._ending.wait()
             with suppress(TimeoutError):  # cut short, a delivery has to be looked for before it goes on
-                async with asyncio.timeout(_LAST_WORD_S), self._delivering:
+                async with asyncio.timeout(_FINAL_STEP_S), self._delivering:
                     pass
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             return await self._end(client)
 
-    async def _listen(self) -> None:
+    async def _empty_inbox(self) -> None:
         """Empty the inbox, which has no bound, into what has one; also while the server takes its time over what it is asked."""
 
         async def step() -> float:
             await self._news.wait()
             await asyncio.sleep(_GATHER_S)
-            self._absorb()
-            self._work.set()
+            self._take_from_inbox()
+            self._has_work.set()
             return 0.0
 
-        await _for_ever("taking in what happens", step)
+        await _repeat("taking in what happens", step)
 
-    async def _carry(self, client: PrefectClient) -> None:
+    async def _deliver(self, client: PrefectClient) -> None:
         """Deliver what happens as it happens, and check what was delivered."""
-        pace = _Pace()
+        pace = _Backoff()
 
         async def step() -> float:
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECORDED_AFTER_S):
-                    await self._work.wait()
-            self._work.clear()
+                    await self._has_work.wait()
+            self._has_work.clear()
             async with self._delivering:
-                answers = await self._courier.deliver(client) and await self._courier.check(client)
+                answers = await self._delivery.deliver(client) and await self._delivery.check(client)
             if answers:
                 pace.reset()
                 return 0.0
             return pace.next_s()
 
-        await _for_ever("telling Prefect what happens", step)
+        await _repeat("telling Prefect what happens", step)
 
-    def _absorb(self) -> None:
+    def _take_from_inbox(self) -> None:
         self._news.clear()
-        self._awake = False  # before it is emptied: what is appended from now on wakes us again
+        self._wakeup_sent = False  # before it is emptied: what is appended from now on wakes us again
         while self._inbox:
             at_ns, record = self._inbox.popleft()
-            self._courier.note(record, at_ns)
+            self._delivery.add(record, at_ns)
 
-    async def _exhibit(self, client: PrefectClient) -> None:
+    async def _publish_artifacts(self, client: PrefectClient) -> None:
         async def step() -> float:
             assert self._snapshots is not None
-            self._courier.heard(await self._display.refresh(client, await self._snapshots.view()))
+            self._delivery.on_response(await self._publisher.refresh(client, await self._snapshots.view()))
             return self._options.status_every.total_seconds()
 
-        await _for_ever("renewing the artifacts", step)
+        await _repeat("renewing the artifacts", step)
 
-    async def _watch(self, client: PrefectClient) -> None:
+    async def _watch_flow_run(self, client: PrefectClient) -> None:
         async def step() -> float:
-            await self._look(client)
+            await self._check_flow_run(client)
             return self._options.look_every.total_seconds()
 
-        await _for_ever("looking at the run's state", step)
+        await _repeat("looking at the run's state", step)
 
-    async def _look(self, client: PrefectClient) -> None:
+    async def _check_flow_run(self, client: PrefectClient) -> None:
         """Whether somebody cancels the run, or takes it for dead."""
         answer = await ask(client.read_flow_run(self._identity.flow_run_id))
-        self._courier.heard(answer)
+        self._delivery.on_response(answer)
         if not isinstance(answer, RetryOk) or (state := answer.value.state) is None:
             return
         if state.type in {StateType.CANCELLING, StateType.CANCELLED} and not self._cancelled:
@@ -258,26 +265,28 @@ class PrefectLink:
         elif state.type is StateType.CRASHED and self._outcome is None:
             logger.warning("Prefect took this run for dead (%s); it is not, and says so", state.message)
             alive: State[None] = State(type=StateType.RUNNING, name="Running", message="it is alive")
-            self._courier.heard(await ask(client.set_flow_run_state(self._identity.flow_run_id, alive, force=True)))
+            self._delivery.on_response(
+                await ask(client.set_flow_run_state(self._identity.flow_run_id, alive, force=True))
+            )
 
-    async def _tidy(self, client: PrefectClient) -> None:
+    async def _reconcile_earlier_runs(self, client: PrefectClient) -> None:
         """Put earlier runs right; again and again while the server is away."""
         if (records := self._records) is None:
             return
-        pace, mine = _Pace(), (self._identity.flow_run_id, self._identity.attempt)
+        pace, mine = _Backoff(), (self._identity.flow_run_id, self._identity.attempt)
         for path in records.unreadable():
             logger.error("%s should be the record of a run and is none; it is left alone", path)
 
         async def step() -> float:
             earlier = [record for record in records.all() if (record.flow_run_id, record.attempt) != mine]
-            done = await self._tidy_up(client, records, earlier)
-            return _NOTHING_TO_TIDY_S if done else pace.next_s()
+            done = await self._reconcile_all(client, records, earlier)
+            return _ALL_RECONCILED_S if done else pace.next_s()
 
-        await _for_ever("putting earlier runs right", step)
+        await _repeat("putting earlier runs right", step)
 
-    async def _tidy_up(self, client: PrefectClient, records: RunRecords, earlier: list[RunRecord]) -> bool:
+    async def _reconcile_all(self, client: PrefectClient, records: RunRecords, earlier: list[RunRecord]) -> bool:
         for record in earlier:
-            done = await put_right(client, records, record, by=self._identity.label)
+            done = await reconcile_run(client, records, record, by=self._identity.label)
             if done is None:
                 return False
             if done.flow_run_state is not None or done.task_runs:
@@ -287,39 +296,39 @@ class PrefectLink:
                 )
         return True
 
-    async def _end(self, client: PrefectClient) -> Telling:
+    async def _end(self, client: PrefectClient) -> DeliveryReport:
         """Tell the rest: until the server shows all of it, or is away for longer than anybody wants to wait."""
         deadline = time.monotonic() + self._patience_s
-        pace = _Pace()
-        self._absorb()
-        self._courier.over(time.time_ns())
+        pace = _Backoff()
+        self._take_from_inbox()
+        self._delivery.end_run(time.time_ns())
         while True:
             answers = False
             with suppress(TimeoutError):  # a server that answers, but slowly, may have thousands of things to be asked
-                async with asyncio.timeout(max(deadline - time.monotonic(), _LAST_WORD_S)):
-                    answers = await self._courier.deliver(client) and await self._courier.check(
-                        client, after_s=_HURRIED_CHECK_S
+                async with asyncio.timeout(max(deadline - time.monotonic(), _FINAL_STEP_S)):
+                    answers = await self._delivery.deliver(client) and await self._delivery.check(
+                        client, after_s=_FINAL_CHECK_S
                     )
             left_s = deadline - time.monotonic()
-            if self._courier.all_told or self._hurry.is_set() or left_s <= 0:
+            if self._delivery.all_delivered or self._stop_waiting.is_set() or left_s <= 0:
                 break
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, _HURRIED_CHECK_S if answers else pace.next_s())):
-                    await self._hurry.wait()
-        if self._courier.all_told:
-            await self._last_words(client)
-        if given_up := self._courier.given_up:
+                async with asyncio.timeout(min(left_s, _FINAL_CHECK_S if answers else pace.next_s())):
+                    await self._stop_waiting.wait()
+        if self._delivery.all_delivered:
+            await self._final_update(client)
+        if given_up := self._delivery.given_up:
             logger.error("%d events, log lines and task runs were never told to Prefect", given_up)
-        left = tuple(self._courier.left())
-        return Telling(everything=not left, cancelled=self._cancelled, answers=answers, left=left)
+        left = tuple(self._delivery.undelivered())
+        return DeliveryReport(complete=not left, cancelled=self._cancelled, api_answers=answers, undelivered=left)
 
-    async def _last_words(self, client: PrefectClient) -> None:
-        await _once("looking at the run's state", self._look(client))
+    async def _final_update(self, client: PrefectClient) -> None:
+        await _run_bounded("looking at the run's state", self._check_flow_run(client))
         if self._options.artifacts and self._outcome is not None:
-            await _once("showing the report", self._display.report(client, self._outcome))
+            await _run_bounded("showing the report", self._publisher.report(client, self._outcome))
 
 
-async def _for_ever(what: str, step: Callable[[], Awaitable[float]]) -> None:
+async def _repeat(what: str, step: Callable[[], Awaitable[float]]) -> None:
     """Take one step after another, each after as many seconds as the last one asked for. A bug in one costs that one."""
     while True:
         try:
@@ -330,18 +339,18 @@ async def _for_ever(what: str, step: Callable[[], Awaitable[float]]) -> None:
         await asyncio.sleep(pause_s)
 
 
-async def _once(what: str, word: Awaitable[object]) -> None:
+async def _run_bounded(what: str, word: Awaitable[object]) -> None:
     """Await it, within bounds. A bug in it costs it, and not how the run ended."""
     try:
-        async with asyncio.timeout(_LAST_WORD_S):
+        async with asyncio.timeout(_FINAL_STEP_S):
             await word
     except TimeoutError:
-        logger.warning("%s took longer than %g s, and was given up", what, _LAST_WORD_S)
+        logger.warning("%s took longer than %g s, and was given up", what, _FINAL_STEP_S)
     except Exception:
         logger.exception("%s has failed", what)
 
 
-class _Pace:
+class _Backoff:
     """Delays between attempts, decorrelated; from the start again after one that worked."""
 
     def __init__(self) -> None:

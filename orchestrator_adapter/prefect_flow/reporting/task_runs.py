@@ -29,7 +29,7 @@ _ENDED_KEPT = 10_000  # ended runs that the server has not confirmed; beyond it 
 
 
 @dataclass(slots=True)
-class Told:
+class TrackedTaskRun:
     """One task run and the states it went through.
 
     Attributes:
@@ -37,18 +37,18 @@ class Told:
         upstream: The operators that it reads from.
         states: Oldest first; the last is the present one. Of those between, only what makes a difference is kept.
         confirmed: The server has the last one.
-        told_at: When it was last told, monotonic seconds.
+        sent_at: When it was last told, monotonic seconds.
         tries: How often the server was found not to have it.
-        told_again: The events of the last one have been sent a second time.
+        sent_again: The events of the last one have been sent a second time.
     """
 
     task_run: TaskRun
     upstream: tuple[str, ...] = ()
     states: list[State[Any]] = field(default_factory=list)
     confirmed: bool = False
-    told_at: float = 0.0
+    sent_at: float = 0.0
     tries: int = 0
-    told_again: bool = False
+    sent_again: bool = False
 
     @property
     def state(self) -> State[Any]:
@@ -56,7 +56,7 @@ class Told:
         return self.states[-1]
 
 
-class TaskRunBook:
+class TaskRunTracker:
     """Every task run that the server may not know the latest of.
 
     Attributes:
@@ -64,19 +64,19 @@ class TaskRunBook:
     """
 
     def __init__(self, identity: RunIdentity, *, ended_kept: int = _ENDED_KEPT) -> None:
-        self.forgotten = 0
+        self.evicted = 0
         self._identity = identity
         self._related = identity.related()
         self._ended_kept = ended_kept
-        self._alive: dict[str, Told] = {}
-        self._ended: OrderedDict[UUID, Told] = OrderedDict()
+        self._alive: dict[str, TrackedTaskRun] = {}
+        self._ended: OrderedDict[UUID, TrackedTaskRun] = OrderedDict()
 
     def spawned(self, record: Spawned, at: datetime, now: float) -> list[Item]:
         """An instance has started, at ``at``; ``now`` is monotonic, in seconds.
 
         Those that read from an operator that was restarted are told again, as reading from its new instance.
         """
-        told = Told(
+        told = TrackedTaskRun(
             TaskRun(
                 id=self._identity.task_run_id(record.operator, record.instance),
                 name=instance_name(record.operator, record.instance),
@@ -84,7 +84,7 @@ class TaskRunBook:
                 task_key=f"{self._identity.pipeline}.{record.operator}",
                 dynamic_key=f"{self._identity.attempt}-{record.instance}",
                 tags=[record.role],
-                task_inputs=self._inputs(record),
+                task_inputs=self._task_inputs(record),
                 run_count=1,
                 flow_run_run_count=self._identity.attempt,
                 expected_start_time=at,
@@ -96,7 +96,7 @@ class TaskRunBook:
         items = [self._enter(told, Running(timestamp=at), now)]
         if record.restarted is not None:
             items += [
-                self._rewire(reader, record, at, now)
+                self._relink(reader, record, at, now)
                 for reader in self._alive.values()
                 if record.operator in reader.upstream
             ]
@@ -113,12 +113,12 @@ class TaskRunBook:
             for operator in list(self._alive)
         ]
 
-    def unconfirmed(self, *, told_before: float) -> list[Told]:
+    def unconfirmed(self, *, sent_before: float) -> list[TrackedTaskRun]:
         """Those that the server ought to have by now, because they were told before then."""
         return [
             told
             for told in (*self._ended.values(), *self._alive.values())
-            if not told.confirmed and told.told_at <= told_before
+            if not told.confirmed and told.sent_at <= sent_before
         ]
 
     @property
@@ -126,12 +126,14 @@ class TaskRunBook:
         """Whether the server has the present state of every task run."""
         return not self._ended and all(told.confirmed for told in self._alive.values())
 
-    def compare(self, asked: Iterable[Told], answer: Mapping[UUID, State[Any] | None]) -> list[Told]:
+    def compare(
+        self, asked: Iterable[TrackedTaskRun], answer: Mapping[UUID, State[Any] | None]
+    ) -> list[TrackedTaskRun]:
         """Confirm those of ``asked`` that the server has, by its ``answer``; returns those it has not.
 
         A state on the server that is newer than ours is somebody else's word, and stands.
         """
-        missing: list[Told] = []
+        missing: list[TrackedTaskRun] = []
         for told in asked:
             theirs = answer.get(told.task_run.id)
             if theirs is not None and (theirs.id == told.state.id or theirs.timestamp > told.state.timestamp):
@@ -141,20 +143,20 @@ class TaskRunBook:
                 missing.append(told)
         return missing
 
-    def confirm(self, told: Told) -> None:
+    def confirm(self, told: TrackedTaskRun) -> None:
         """The server has it."""
         told.confirmed = True
         self._ended.pop(told.task_run.id, None)
 
-    def again(self, told: Told, now: float) -> list[Item]:
+    def events_of(self, told: TrackedTaskRun, now: float) -> list[Item]:
         """Everything there is to tell of it, once more."""
-        told.told_at = now
+        told.sent_at = now
         before: list[State[Any] | None] = [None, *told.states[:-1]]
         return [
             task_run_event(told.task_run, was, is_, self._related) for was, is_ in zip(before, told.states, strict=True)
         ]
 
-    def _rewire(self, reader: Told, record: Spawned, at: datetime, now: float) -> Item:
+    def _relink(self, reader: TrackedTaskRun, record: Spawned, at: datetime, now: float) -> Item:
         """Draw the edge from the new instance instead of the one that failed, which leads to the new one."""
         reader.task_run.task_inputs[record.operator] = [
             TaskRunResult(id=self._identity.task_run_id(record.operator, record.instance))
@@ -163,7 +165,7 @@ class TaskRunBook:
         state: State[Any] = Running(message=f"reads {instance_name(record.operator, record.instance)}", timestamp=at)
         return self._enter(reader, state, now)
 
-    def _inputs(self, record: Spawned) -> dict[str, list[Any]]:
+    def _task_inputs(self, record: Spawned) -> dict[str, list[Any]]:
         inputs: dict[str, list[Any]] = {
             upstream: [TaskRunResult(id=self._alive[upstream].task_run.id)]
             for upstream in record.upstream
@@ -183,13 +185,13 @@ class TaskRunBook:
         self._ended[told.task_run.id] = told
         while len(self._ended) > self._ended_kept:
             self._ended.popitem(last=False)
-            self.forgotten += 1
+            self.evicted += 1
         return self._enter(told, state.model_copy(update={"timestamp": at}), now)
 
-    def _enter(self, told: Told, state: State[Any], now: float) -> Item:
+    def _enter(self, told: TrackedTaskRun, state: State[Any], now: float) -> Item:
         before = told.state if told.states else None
         told.states.append(state)
-        told.confirmed, told.told_at, told.tries, told.told_again = False, now, 0, False
+        told.confirmed, told.sent_at, told.tries, told.sent_again = False, now, 0, False
         return task_run_event(told.task_run, before, state, self._related)
 
 

@@ -28,7 +28,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
     prefect = FakePrefect()
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(reconcile_command, "wait_for_api", up)
-    monkeypatch.setattr(recovery, "impatient_client", prefect.connected)
+    monkeypatch.setattr(recovery, "client_without_retries", prefect.connected)
     return prefect
 
 

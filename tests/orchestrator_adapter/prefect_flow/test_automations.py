@@ -20,8 +20,8 @@ from orchestrator_adapter.prefect_flow.automations import (
     ALARMING,
     ENDED,
     HEARTBEAT,
+    NotificationBlock,
     OnFlapping,
-    Target,
     alarm,
     automations_for,
     describe,
@@ -43,8 +43,8 @@ from orchestrator_adapter.prefect_flow.client.vocabulary import (
 
 FLOW = "sda-ingest"
 RUN_ID = UUID("6ce0f195-ae6a-4619-863a-54c970bcbcee")
-WEBHOOK = Target(UUID(int=1), webhook=True)
-BLOCK = Target(UUID(int=2), webhook=False)
+WEBHOOK = NotificationBlock(UUID(int=1), webhook=True)
+BLOCK = NotificationBlock(UUID(int=2), webhook=False)
 TEN_MINUTES = timedelta(minutes=10)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -167,7 +167,9 @@ def test_flapping_counts_each_operators_restarts_by_itself() -> None:
         (OnFlapping.NOTIFY, BLOCK, [SendNotification]),
     ],
 )
-def test_what_is_done_about_flapping(on_flapping: OnFlapping, target: Target | None, types: list[type]) -> None:
+def test_what_is_done_about_flapping(
+    on_flapping: OnFlapping, target: NotificationBlock | None, types: list[type]
+) -> None:
     """Pause or cancel comes first, a notification after it if there is somebody; ``notify`` is that alone."""
     actions = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=on_flapping, target=target).actions
     assert [type(action) for action in actions] == types
@@ -237,7 +239,7 @@ def test_only_a_run_that_was_reaped_is_told_as_reaped() -> None:
     ],
 )
 def test_all_that_can_be_had_is_made(
-    target: Target | None, on_flapping: OnFlapping, zombie_after: timedelta | None, kinds: list[str]
+    target: NotificationBlock | None, on_flapping: OnFlapping, zombie_after: timedelta | None, kinds: list[str]
 ) -> None:
     """Without a target nothing that only notifies, without heartbeats no zombie; each is named for its flow."""
     wanted = automations_for(

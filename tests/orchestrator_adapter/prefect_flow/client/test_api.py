@@ -12,7 +12,7 @@ from prefect import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from orchestrator_adapter.prefect_flow.client.api import ask, impatient_client
+from orchestrator_adapter.prefect_flow.client.api import ask, client_without_retries
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryOk
 from orchestrator_adapter.testing import run_schedule
@@ -97,7 +97,7 @@ def test_a_server_that_does_not_answer_is_given_ten_seconds() -> None:
 async def test_the_impatient_client_does_not_try_again_by_itself() -> None:
     """Prefect's own retries take minutes; what was set before is set again afterwards."""
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 5}):
-        async with impatient_client() as client:
+        async with client_without_retries() as client:
             assert PREFECT_CLIENT_MAX_RETRIES.value() == 0
             assert type(client) is type(get_client())
         assert PREFECT_CLIENT_MAX_RETRIES.value() == 5

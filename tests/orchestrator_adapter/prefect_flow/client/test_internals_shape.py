@@ -16,11 +16,11 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from orchestrator_adapter.prefect_flow.client.internals import (
-    ENGINE_LEFT,
+    ENGINE_ABORTED,
     bound_event_queue,
-    leave_engine_silently,
+    exit_without_state,
+    set_state_by_api,
     task_run_event,
-    tell_by_api,
 )
 from tests.helpers.prefect_fakes import IDENTITY, NOON, FakePrefect, state
 
@@ -85,7 +85,7 @@ async def test_the_fallback_creates_the_task_run_and_sets_its_state() -> None:
     prefect = FakePrefect()
     done = state(StateType.COMPLETED, "end of stream")
     for _ in range(2):
-        await tell_by_api(prefect.client, a_task_run(), done)
+        await set_state_by_api(prefect.client, a_task_run(), done)
     (run,) = prefect.task_runs.values()
     assert (run.id, run.name, run.flow_run_id, run.dynamic_key) == (UUID(int=9), "poll #2", IDENTITY.flow_run_id, "1-2")
     assert run.task_inputs == {"restart of": [TaskRunResult(id=UUID(int=8))]}
@@ -95,9 +95,9 @@ async def test_the_fallback_creates_the_task_run_and_sets_its_state() -> None:
 
 def test_leaving_the_engine_raises_what_a_caller_is_told_to_expect() -> None:
     """Prefect's ``Abort``, with the reason."""
-    assert ENGINE_LEFT is Abort
-    with pytest.raises(ENGINE_LEFT, match="no answer"):
-        leave_engine_silently("no answer")
+    assert ENGINE_ABORTED is Abort
+    with pytest.raises(ENGINE_ABORTED, match="no answer"):
+        exit_without_state("no answer")
 
 
 class Queue:

@@ -25,8 +25,8 @@ def test_first_in_is_first_out_and_only_an_arrival_lets_go() -> None:
     """What is taken stays in the box, under way, until the server has it; ``take`` then gives the next."""
     box = filled(1, 2, 3)
     assert box.take(2) == numbered(1, 2)
-    assert (len(box), box.left(), box.delivered) == (3, numbered(1, 2, 3), 0)
-    box.arrived(0.0)
+    assert (len(box), box.undelivered(), box.delivered) == (3, numbered(1, 2, 3), 0)
+    box.mark_delivered(0.0)
     assert (len(box), box.take(2), box.delivered) == (1, numbered(3), 2)
 
 
@@ -41,29 +41,29 @@ def test_what_failed_is_first_again_and_in_order() -> None:
     box = filled(1, 2, 3)
     box.take(2)
     box.put({"id": 4})
-    box.failed()
+    box.return_batch()
     assert box.take(10) == numbered(1, 2, 3, 4)
 
 
 def test_a_full_box_gives_up_its_oldest_item_and_counts_it() -> None:
     """The newest is what people want to see; a box that is under way altogether can only give up what comes."""
     box = filled(1, 2, 3, capacity=2)
-    assert (box.left(), box.dropped) == (numbered(2, 3), 1)
+    assert (box.undelivered(), box.dropped) == (numbered(2, 3), 1)
     box.take(2)
     box.put({"id": 4})
-    assert (box.left(), box.dropped) == (numbered(2, 3), 2)
+    assert (box.undelivered(), box.dropped) == (numbered(2, 3), 2)
 
 
 def test_what_the_server_refuses_is_gone_and_counted() -> None:
     """It is neither delivered nor tried again."""
     box = filled(1, 2, 3)
     box.take(2)
-    box.refused({"id": 1})
-    assert (box.left(), box.dropped, box.delivered) == (numbered(2, 3), 1, 0)
-    box.arrived(1.0)
-    assert (box.left(), box.dropped, box.delivered) == (numbered(3), 1, 1)
-    assert box.send_again(since=0.0) == 1
-    assert box.left() == numbered(3, 2)
+    box.reject({"id": 1})
+    assert (box.undelivered(), box.dropped, box.delivered) == (numbered(2, 3), 1, 0)
+    box.mark_delivered(1.0)
+    assert (box.undelivered(), box.dropped, box.delivered) == (numbered(3), 1, 1)
+    assert box.requeue_delivered(since=0.0) == 1
+    assert box.undelivered() == numbered(3, 2)
 
 
 def test_only_what_has_arrived_since_then_is_sent_again_and_once() -> None:
@@ -71,10 +71,10 @@ def test_only_what_has_arrived_since_then_is_sent_again_and_once() -> None:
     box = filled(1, 2, 3)
     for now in (1.0, 2.0, 3.0):
         box.take(1)
-        box.arrived(now)
-    assert (box.send_again(since=2.0), box.left(), box.delivered) == (2, numbered(2, 3), 1)
-    assert box.send_again(since=2.0) == 0
-    assert box.send_again(since=1.0) == 1
+        box.mark_delivered(now)
+    assert (box.requeue_delivered(since=2.0), box.undelivered(), box.delivered) == (2, numbered(2, 3), 1)
+    assert box.requeue_delivered(since=2.0) == 0
+    assert box.requeue_delivered(since=1.0) == 1
 
 
 def test_what_arrived_is_remembered_up_to_a_bound() -> None:
@@ -82,9 +82,9 @@ def test_what_arrived_is_remembered_up_to_a_bound() -> None:
     box = filled(*range(1_500), capacity=2_000)
     while box:
         box.take(200)
-        box.arrived(0.0)
-    assert box.send_again(since=0.0) == 1_000
-    assert box.left() == numbered(*range(500, 1_500))
+        box.mark_delivered(0.0)
+    assert box.requeue_delivered(since=0.0) == 1_000
+    assert box.undelivered() == numbered(*range(500, 1_500))
 
 
 @pytest.mark.parametrize("capacity", [0, -1])
@@ -130,31 +130,31 @@ class OutboxModel(RuleBasedStateMachine):
 
     @rule()
     def failed(self) -> None:
-        self.box.failed()
+        self.box.return_batch()
         self.waiting, self.under_way = self.under_way + self.waiting, []
 
     @precondition(lambda self: self.under_way)
     @rule(which=st.integers(0, 5))
     def refused(self, which: int) -> None:
         number = self.under_way.pop(which % len(self.under_way))
-        self.box.refused({"id": number})
+        self.box.reject({"id": number})
         self.dropped.append(number)
 
     @rule(seconds=st.integers(0, 3))
     def arrived(self, seconds: int) -> None:
         self.now += seconds
-        self.box.arrived(self.now)
+        self.box.mark_delivered(self.now)
         self.arrived_at += [(self.now, number) for number in self.under_way]
         self.under_way = []
 
     @rule(ago=st.integers(0, 8))
-    def send_again(self, ago: int) -> None:
+    def requeue_delivered(self, ago: int) -> None:
         room = self.capacity - len(self.waiting) - len(self.under_way)
         since = [number for at, number in self.arrived_at if at >= self.now - ago]
         again = since[len(since) - min(room, len(since)) :]
         self.gone += since[: len(since) - len(again)]
         self.arrived_at = [(at, number) for at, number in self.arrived_at if at < self.now - ago]
-        assert self.box.send_again(since=self.now - ago) == len(again)
+        assert self.box.requeue_delivered(since=self.now - ago) == len(again)
         for number in again:
             self._expect(number)
 
@@ -162,7 +162,7 @@ class OutboxModel(RuleBasedStateMachine):
     def it_holds_what_the_lists_hold(self) -> None:
         if not hasattr(self, "box"):
             return
-        assert self.box.left() == numbered(*self.under_way, *self.waiting)
+        assert self.box.undelivered() == numbered(*self.under_way, *self.waiting)
         assert len(self.box) == len(self.under_way) + len(self.waiting) <= self.capacity
         assert bool(self.box) is bool(self.under_way or self.waiting)
         assert (self.box.dropped, self.box.delivered) == (len(self.dropped), len(self.arrived_at) + len(self.gone))

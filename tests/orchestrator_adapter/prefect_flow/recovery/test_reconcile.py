@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 
 from orchestrator_adapter.prefect_flow.recovery import reconcile
 from orchestrator_adapter.prefect_flow.recovery.outbox import Item
-from orchestrator_adapter.prefect_flow.recovery.reconcile import PutRight, deserved_state, put_right
+from orchestrator_adapter.prefect_flow.recovery.reconcile import ReconciledRun, reconcile_run, state_to_set
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.testing import run_schedule
 from tests.helpers.prefect_fakes import EVENTS, IDENTITY, LOGS, FakePrefect, answered, state
@@ -48,16 +48,16 @@ class Scene:
         self.record = record
         self.records.write(record)
 
-    async def put_right(self) -> PutRight | None:
-        return await put_right(self.prefect.client, self.records, self.record, by="me")
+    async def reconcile_run(self) -> ReconciledRun | None:
+        return await reconcile_run(self.prefect.client, self.records, self.record, by="me")
 
     @property
     def kept(self) -> bool:
         return list(self.records.all()) == [self.record]
 
     @property
-    def forgotten(self) -> bool:
-        return not list(self.records.all()) and not self.records.untold(self.record)
+    def deleted(self) -> bool:
+        return not list(self.records.all()) and not self.records.undelivered(self.record)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_run_gets_the_state_on_record_or_the_one_of_a_process_that_was_killed(
     record: RunRecord, theirs: StateType | None, expected: tuple[StateType, str] | None
 ) -> None:
     """A final state by somebody else stands, but for the Crashed of an automation that took a silent run for dead."""
-    told = deserved_state(record, flow_run(state(theirs) if theirs is not None else None), by="me")
+    told = state_to_set(record, flow_run(state(theirs) if theirs is not None else None), by="me")
     assert (told and (told.type, told.message)) == expected
     assert told is None or told.name == told.type.value.capitalize()
 
@@ -124,7 +124,7 @@ def test_a_run_gets_the_state_on_record_or_the_one_of_a_process_that_was_killed(
 @pytest.mark.parametrize(("attempt", "left_alone"), [(0, False), (1, False), (2, True)])
 def test_a_flow_run_that_runs_once_more_is_left_alone(record: RunRecord, attempt: int, left_alone: bool) -> None:  # noqa: FBT001
     """Its state is the newer attempt's business."""
-    told = deserved_state(record, flow_run(state(StateType.RUNNING), attempt=attempt), by="me")
+    told = state_to_set(record, flow_run(state(StateType.RUNNING), attempt=attempt), by="me")
     assert (told is None) is left_alone
 
 
@@ -137,56 +137,56 @@ async def test_a_run_that_was_killed_is_crashed_with_all_its_task_runs(scene: Sc
     for number, kind in enumerate([*alive, StateType.COMPLETED, StateType.FAILED], 1):
         scene.prefect.has_task_run(number, RUN, state(kind))
     scene.prefect.has_task_run(8, OTHER_RUN, state(StateType.RUNNING))
-    assert await scene.put_right() == PutRight(KILLED, "Crashed", 5)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 5)
     assert list(scene.prefect.task_run_states().values()) == [*5 * ["Crashed"], "Completed", "Failed", "Running"]
     assert scene.prefect.flow_run_state(RUN).message == GONE
     first = scene.prefect.task_runs[next(iter(scene.prefect.task_runs))].state
     assert first is not None
     assert first.message == GONE
-    assert scene.forgotten
+    assert scene.deleted
 
 
 async def test_a_run_whose_end_nobody_heard_gets_it(tmp_path: Path) -> None:
     """State and message of the record."""
     scene = Scene(tmp_path, DONE)
-    assert await scene.put_right() == PutRight(DONE, "Completed", 0)
+    assert await scene.reconcile_run() == ReconciledRun(DONE, "Completed", 0)
     now = scene.prefect.flow_run_state(RUN)
     assert (now.type, now.message) == (StateType.COMPLETED, "AllOk")
-    assert scene.forgotten
+    assert scene.deleted
 
 
 async def test_a_run_that_needs_nothing_is_forgotten(tmp_path: Path) -> None:
     """Nothing is set."""
     scene = Scene(tmp_path, DONE)
     scene.prefect.has_flow_run(RUN, state(StateType.COMPLETED, "AllOk"))
-    assert await scene.put_right() == PutRight(DONE, None, 0)
+    assert await scene.reconcile_run() == ReconciledRun(DONE, None, 0)
     assert scene.prefect.calls == ["read_flow_run", "read_task_runs"]
-    assert scene.forgotten
+    assert scene.deleted
 
 
 async def test_a_run_that_has_gone_from_the_server_is_forgotten(scene: Scene) -> None:
     """Somebody has deleted it, and does not want it back."""
     scene.prefect.flow_runs.clear()
-    assert await scene.put_right() == PutRight(KILLED, None, 0)
-    assert scene.forgotten
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, None, 0)
+    assert scene.deleted
 
 
 @pytest.mark.parametrize("code", [401, 403, 422])
 async def test_a_server_that_refuses_us_costs_no_record(code: int, scene: Scene) -> None:
     """A key that is not valid is no word on the run: it is put right once the key is."""
     scene.prefect.raises["read_flow_run"] = answered(code)
-    assert await scene.put_right() is None
-    assert not scene.forgotten
+    assert await scene.reconcile_run() is None
+    assert not scene.deleted
     scene.prefect.raises.clear()
-    assert await scene.put_right() == PutRight(KILLED, "Crashed", 0)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
 
 
 async def test_a_task_run_that_has_gone_from_the_server_is_no_obstacle(scene: Scene) -> None:
     """The flow run gets its state, and is forgotten."""
     scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
     scene.prefect.raises["set_task_run_state"] = ObjectNotFound(http_exc=answered(404))
-    assert await scene.put_right() == PutRight(KILLED, "Crashed", 1)
-    assert scene.forgotten
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 1)
+    assert scene.deleted
 
 
 async def test_a_newer_attempt_of_the_same_run_is_not_touched(scene: Scene) -> None:
@@ -195,10 +195,10 @@ async def test_a_newer_attempt_of_the_same_run_is_not_touched(scene: Scene) -> N
     scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING), attempt=1)
     scene.prefect.has_task_run(2, RUN, state(StateType.RUNNING), attempt=2)
     scene.prefect.has_task_run(3, RUN, state(StateType.RUNNING), attempt=0)
-    assert await scene.put_right() == PutRight(KILLED, None, 2)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, None, 2)
     assert list(scene.prefect.task_run_states().values()) == ["Crashed", "Running", "Crashed"]
     assert scene.prefect.flow_run_state(RUN).type is StateType.RUNNING
-    assert scene.forgotten
+    assert scene.deleted
 
 
 @pytest.mark.parametrize("count", [199, 200, 201, 400, 450])
@@ -206,7 +206,7 @@ async def test_more_task_runs_than_one_answer_holds_are_all_found(count: int, sc
     """The server gives 200 at a time."""
     for number in range(1, count + 1):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
-    assert await scene.put_right() == PutRight(KILLED, "Crashed", count)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", count)
     assert set(scene.prefect.task_run_states().values()) == {"Crashed"}
 
 
@@ -215,9 +215,9 @@ def test_what_was_not_told_is_told_first_events_before_log_lines_in_batches(
 ) -> None:
     """In order, at most 200 a request, and forgotten only then."""
     untold = [*logs(3), *events(450)]
-    scene.records.keep_untold(KILLED, untold)
-    result, _ = in_virtual_time(scene.put_right(), monkeypatch)
-    assert result == PutRight(KILLED, "Crashed", 0)
+    scene.records.write_undelivered(KILLED, untold)
+    result, _ = in_virtual_time(scene.reconcile_run(), monkeypatch)
+    assert result == ReconciledRun(KILLED, "Crashed", 0)
     assert [(kind, len(batch)) for kind, batch in scene.prefect.posted] == [
         *((EVENTS, 200), (EVENTS, 200), (EVENTS, 50)),
         (LOGS, 3),
@@ -225,14 +225,14 @@ def test_what_was_not_told_is_told_first_events_before_log_lines_in_batches(
     assert scene.prefect.items(EVENTS) == [item for _, item in events(450)]
     assert scene.prefect.items(LOGS) == [item for _, item in logs(3)]
     assert scene.prefect.calls.index("read_flow_run") > scene.prefect.calls.index("post log")
-    assert scene.forgotten
+    assert scene.deleted
 
 
 async def test_what_the_server_has_of_it_is_not_sent_again(scene: Scene) -> None:
     """It may have taken an event without anybody hearing its answer; of a second copy a real one drops whole batches."""
-    scene.records.keep_untold(KILLED, events(120))
+    scene.records.write_undelivered(KILLED, events(120))
     scene.prefect.shown = {str(item["id"]): item for _, item in events(60)}
-    assert await scene.put_right() == PutRight(KILLED, "Crashed", 0)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
     assert scene.prefect.items(EVENTS) == [item for _, item in events(120)][60:]
     assert scene.prefect.twice == []
 
@@ -241,11 +241,11 @@ async def test_what_the_server_refuses_is_told_in_the_log_and_given_up(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The rest is put right all the same."""
-    scene.records.keep_untold(KILLED, logs(2))
+    scene.records.write_undelivered(KILLED, logs(2))
     scene.prefect.raises["post log"] = answered(422)
-    assert await scene.put_right() == PutRight(KILLED, "Crashed", 0)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
     assert "Prefect refuses 2 logs of an earlier run: answered 422" in caplog.text
-    assert scene.forgotten
+    assert scene.deleted
 
 
 async def test_what_was_not_told_and_cannot_be_read_does_not_keep_the_rest_from_being_put_right(
@@ -253,9 +253,9 @@ async def test_what_was_not_told_and_cannot_be_read_does_not_keep_the_rest_from_
 ) -> None:
     """A torn file costs what was in it."""
     (tmp_path / f"{RUN}.1.untold.jsonl").write_text('{"kind": "ev')
-    assert await scene.put_right() == PutRight(KILLED, "Crashed", 0)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
     assert "cannot be read" in caplog.text
-    assert scene.forgotten
+    assert scene.deleted
 
 
 CALLS = [
@@ -280,23 +280,23 @@ async def test_a_server_that_fails_at_any_step_gets_all_of_it_the_next_time(
     monkeypatch.setattr(reconcile, "_RECORDED_WITHIN_S", 0.0)
     scene = Scene(tmp_path)
     untold = [*events(1), *logs(1)]
-    scene.records.keep_untold(KILLED, untold)
+    scene.records.write_undelivered(KILLED, untold)
     for number in (1, 2):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
     scene.prefect.away_after = away_after
     if trouble in CALLS:
         scene.prefect.raises[trouble] = answered(503)
-    assert await scene.put_right() is None
+    assert await scene.reconcile_run() is None
     assert scene.kept
-    assert scene.records.untold(KILLED) == untold
+    assert scene.records.undelivered(KILLED) == untold
     scene.prefect.away, scene.prefect.away_after, scene.prefect.raises = False, None, {}
-    again = await scene.put_right()
+    again = await scene.reconcile_run()
     assert again is not None
     assert again.flow_run_state == "Crashed"
     assert set(scene.prefect.task_run_states().values()) == {"Crashed"}
     assert scene.prefect.flow_run_state(RUN).message == GONE
     assert scene.prefect.twice == []
-    assert scene.forgotten
+    assert scene.deleted
 
 
 async def test_a_server_that_is_away_for_the_record_of_a_page_keeps_the_record(scene: Scene) -> None:
@@ -304,7 +304,7 @@ async def test_a_server_that_is_away_for_the_record_of_a_page_keeps_the_record(s
     for number in range(1, 301):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
     scene.prefect.away_after = 2
-    assert await scene.put_right() is None
+    assert await scene.reconcile_run() is None
     assert scene.kept
     assert set(scene.prefect.task_run_states().values()) == {"Running"}
 
@@ -312,15 +312,15 @@ async def test_a_server_that_is_away_for_the_record_of_a_page_keeps_the_record(s
 def test_task_runs_that_are_just_being_recorded_are_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """They were told a moment ago: for five seconds nobody is crashed, then whoever is alive still."""
     poll, log = (scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING)) for number in (1, 2))
-    scene.records.keep_untold(KILLED, events(1))
+    scene.records.write_undelivered(KILLED, events(1))
 
-    async def recorded_late() -> PutRight | None:
+    async def recorded_late() -> ReconciledRun | None:
         loop = asyncio.get_running_loop()
         loop.call_later(2.1, lambda: setattr(scene.prefect.task_runs[poll], "state", state(StateType.COMPLETED)))
-        return await scene.put_right()
+        return await scene.reconcile_run()
 
     result, took_s = in_virtual_time(recorded_late(), monkeypatch)
-    assert result == PutRight(KILLED, "Crashed", 1)
+    assert result == ReconciledRun(KILLED, "Crashed", 1)
     assert scene.prefect.task_run_states() == {"operator-1": "Completed", "operator-2": "Crashed"}
     assert scene.prefect.task_runs[log].state is not None
     assert took_s == 5.0
@@ -331,19 +331,19 @@ def test_nobody_waits_where_all_have_been_recorded_or_nothing_was_told(
 ) -> None:
     """As soon as nothing is alive it goes on; of log lines nothing is recorded at all."""
     poll = scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
-    scene.records.keep_untold(KILLED, events(1))
+    scene.records.write_undelivered(KILLED, events(1))
 
-    async def recorded_soon() -> PutRight | None:
+    async def recorded_soon() -> ReconciledRun | None:
         loop = asyncio.get_running_loop()
         loop.call_later(0.6, lambda: setattr(scene.prefect.task_runs[poll], "state", state(StateType.COMPLETED)))
-        return await scene.put_right()
+        return await scene.reconcile_run()
 
     result, took_s = in_virtual_time(recorded_soon(), monkeypatch)
-    assert (result, took_s) == (PutRight(KILLED, "Crashed", 0), 0.75)
+    assert (result, took_s) == (ReconciledRun(KILLED, "Crashed", 0), 0.75)
     scene.records.write(KILLED)
-    scene.records.keep_untold(KILLED, logs(1))
+    scene.records.write_undelivered(KILLED, logs(1))
     scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
-    result, took_s = in_virtual_time(scene.put_right(), monkeypatch)
+    result, took_s = in_virtual_time(scene.reconcile_run(), monkeypatch)
     assert result is not None
     assert (result.task_runs, took_s) == (1, 0.0)
 
@@ -351,7 +351,7 @@ def test_nobody_waits_where_all_have_been_recorded_or_nothing_was_told(
 async def test_a_run_that_is_put_right_twice_is_right(scene: Scene) -> None:
     """A record that came back from a backup changes nothing."""
     scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
-    await scene.put_right()
+    await scene.reconcile_run()
     scene.records.write(KILLED)
-    assert await scene.put_right() == PutRight(KILLED, None, 0)
+    assert await scene.reconcile_run() == ReconciledRun(KILLED, None, 0)
     assert scene.prefect.calls.count("set_flow_run_state") == scene.prefect.calls.count("set_task_run_state") == 1

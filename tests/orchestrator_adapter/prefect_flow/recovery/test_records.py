@@ -35,7 +35,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert records.unreadable() == []
     records.write(RECORD)
     assert list(records.all()) == [RECORD]
-    settled = records.settle(RECORD, state_type="FAILED", message="BudgetExhausted: \udcff", exit_code=3)
+    settled = records.record_outcome(RECORD, state_type="FAILED", message="BudgetExhausted: \udcff", exit_code=3)
     assert settled == replace(RECORD, state_type="FAILED", state_message="BudgetExhausted: \udcff", exit_code=3)
     assert list(records.all()) == [settled]
     assert len(names(tmp_path / "not" / "yet")) == 1
@@ -46,13 +46,13 @@ def test_attempts_of_one_flow_run_are_records_of_their_own(tmp_path: Path) -> No
     records, second = RunRecords(tmp_path), replace(RECORD, attempt=2)
     for record in (RECORD, second):
         records.write(record)
-        records.keep_untold(record, [(EVENTS, {"attempt": record.attempt})])
-    records.forget(RECORD)
+        records.write_undelivered(record, [(EVENTS, {"attempt": record.attempt})])
+    records.delete(RECORD)
     assert list(records.all()) == [second]
-    assert records.untold(RECORD) == []
-    assert records.untold(second) == [(EVENTS, {"attempt": 2})]
-    records.forget(second)
-    records.forget(second)
+    assert records.undelivered(RECORD) == []
+    assert records.undelivered(second) == [(EVENTS, {"attempt": 2})]
+    records.delete(second)
+    records.delete(second)
     assert names(tmp_path) == []
 
 
@@ -70,17 +70,17 @@ def test_what_was_not_told_comes_back_in_order(tmp_path: Path) -> None:
     """Kind and item of each, also of text with line ends of every kind; the last that was kept counts."""
     records = RunRecords(tmp_path)
     items = [(EVENTS, {"id": "a", "text": "x\n\u2028\x85y"}), (LOGS, {"message": "\udcff"}), (EVENTS, {"id": "b"})]
-    assert records.untold(RECORD) == []
-    assert records.keep_untold(RECORD, [(EVENTS, {"id": "earlier"})]) == 1
-    assert records.keep_untold(RECORD, items) == 3
-    assert records.untold(RECORD) == items
+    assert records.undelivered(RECORD) == []
+    assert records.write_undelivered(RECORD, [(EVENTS, {"id": "earlier"})]) == 1
+    assert records.write_undelivered(RECORD, items) == 3
+    assert records.undelivered(RECORD) == items
     assert list(records.all()) == []
     assert records.unreadable() == []
 
 
 def test_nothing_untold_leaves_no_file(tmp_path: Path) -> None:
     """Not even an empty one."""
-    assert RunRecords(tmp_path).keep_untold(RECORD, []) == 0
+    assert RunRecords(tmp_path).write_undelivered(RECORD, []) == 0
     assert names(tmp_path) == []
 
 
@@ -88,11 +88,11 @@ def test_nothing_untold_leaves_no_file(tmp_path: Path) -> None:
 def test_a_broken_file_of_what_was_not_told_is_a_value_error(line: str, tmp_path: Path) -> None:
     """Whatever is wrong with it: whoever puts the run right goes on without it."""
     records = RunRecords(tmp_path)
-    records.keep_untold(RECORD, [(EVENTS, {"id": "a"})])
+    records.write_undelivered(RECORD, [(EVENTS, {"id": "a"})])
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes() + line.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"."):
-        records.untold(RECORD)
+        records.undelivered(RECORD)
 
 
 def good() -> dict[str, object]:
@@ -124,7 +124,7 @@ def test_what_is_no_record_is_passed_over_and_named(text: str, tmp_path: Path) -
     records.write(RECORD)
     assert list(records.all()) == [RECORD]
     assert records.unreadable() == [foreign]
-    records.forget(RECORD)
+    records.delete(RECORD)
     assert names(tmp_path) == ["foreign.json"]
 
 
@@ -158,7 +158,7 @@ def test_a_write_that_fails_leaves_what_was_there_and_no_draft(
     with monkeypatch.context() as disk:
         disk.setattr(fails, full)
         with pytest.raises(OSError, match="No space left"):
-            records.settle(RECORD, state_type="COMPLETED", message="", exit_code=0)
+            records.record_outcome(RECORD, state_type="COMPLETED", message="", exit_code=0)
     assert list(records.all()) == [RECORD]
     assert names(tmp_path) == [f"{RECORD.flow_run_id}.1.json"]
 

@@ -10,7 +10,7 @@ import pytest
 from orchestrator_adapter import OperatorGraph, source_of
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.prefect_flow.reporting import artifacts
-from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import Display
+from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import ArtifactPublisher
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryOk
@@ -25,7 +25,7 @@ class Scene:
     def __init__(self) -> None:
         self.prefect = FakePrefect()
         self.graph: OperatorGraph = chain(source_of([]), CollectSink())
-        self.display = Display(IDENTITY, self.graph)
+        self.display = ArtifactPublisher(IDENTITY, self.graph)
         self.status = self.graph.build().status()
 
     def view(self, *, reason: str | None = None, written: int = 10) -> View:

@@ -11,7 +11,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from orchestrator_adapter.prefect_flow.recovery.reconcile import post
-from orchestrator_adapter.prefect_flow.reporting.delivery import AGAIN_AFTER_S, RECORDED_AFTER_S, Courier
+from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_S, SHOWN_AFTER_S, Delivery
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryOk
 from orchestrator_adapter.supervision import task_exit
 from orchestrator_adapter.supervision.events import Decided, Exited, Spawned
@@ -22,29 +22,29 @@ S = 1_000_000_000
 
 
 class Scene:
-    """A courier and its server, on a clock that is set by hand."""
+    """A delivery and its server, on a clock that is set by hand."""
 
     def __init__(self, *, queue: int = 1_000) -> None:
         self.now = 100.0
         self.prefect = FakePrefect()
-        self.courier = Courier(IDENTITY, queue=queue, monotonic=lambda: self.now)
+        self.delivery = Delivery(IDENTITY, queue=queue, monotonic=lambda: self.now)
 
     def spawn(self, *operators: str) -> None:
         for operator in operators:
-            self.courier.note(Spawned(operator, 1, "source", (), None), NOON_NS)
+            self.delivery.add(Spawned(operator, 1, "source", (), None), NOON_NS)
 
     def exit(self, operator: str) -> None:
-        self.courier.note(Exited(operator, 1, task_exit.Ok(), 1.0), NOON_NS + S)
+        self.delivery.add(Exited(operator, 1, task_exit.Ok(), 1.0), NOON_NS + S)
 
     def decide(self, *decisions: str) -> None:
         for decision in decisions:
-            self.courier.note(Decided(decision, {}), NOON_NS)
+            self.delivery.add(Decided(decision, {}), NOON_NS)
 
     async def deliver(self) -> bool:
-        return await self.courier.deliver(self.prefect.client)
+        return await self.delivery.deliver(self.prefect.client)
 
     async def check(self, **options: Any) -> bool:
-        return await self.courier.check(self.prefect.client, **options)
+        return await self.delivery.check(self.prefect.client, **options)
 
     async def go_away_and_come_back(self, seconds: float = 10.0) -> None:
         self.prefect.away = True
@@ -74,9 +74,9 @@ async def test_every_record_travels_once_in_order_and_a_decision_as_a_line_too(s
     scene.spawn("poll")
     scene.decide("first", "second")
     scene.exit("poll")
-    assert not scene.courier.idle
+    assert not scene.delivery.idle
     assert await scene.deliver()
-    assert scene.courier.idle
+    assert scene.delivery.idle
     assert [item["event"].split(".")[-1] for item in scene.prefect.items(EVENTS)] == [
         *("Running", "first", "second", "Completed")
     ]
@@ -133,14 +133,14 @@ async def test_events_of_the_half_minute_before_an_outage_are_sent_again_if_the_
         scene.prefect.shown.clear()
     for _ in range(3):
         assert await scene.deliver()
-        scene.now += AGAIN_AFTER_S
+        scene.now += SHOWN_AFTER_S
     assert scene.decisions()[:5] == ["old", "too_old", "just", "late", "while_away"]
     assert scene.decisions()[5:] == (["just", "late"] if lost else [])
     ids = [item["id"] for item in scene.prefect.items(EVENTS)]
     assert ids[5:] == (ids[2:4] if lost else [])
     assert scene.prefect.twice == []
     assert [item["message"] for item in scene.prefect.items(LOGS)] == ["old", "too old", "just", "late", "while away"]
-    assert scene.courier.idle
+    assert scene.delivery.idle
 
 
 async def test_after_a_short_outage_events_wait_until_the_server_shows_what_it_has(scene: Scene) -> None:
@@ -148,8 +148,8 @@ async def test_after_a_short_outage_events_wait_until_the_server_shows_what_it_h
     scene.decide("before")
     assert await scene.deliver()
     await scene.go_away_and_come_back(1.0)
-    scene.courier.heard(RetryOk(None))
-    scene.now = 100.0 + AGAIN_AFTER_S - 0.01
+    scene.delivery.on_response(RetryOk(None))
+    scene.now = 100.0 + SHOWN_AFTER_S - 0.01
     assert await scene.deliver()
     assert scene.decisions() == ["before"]
     assert [item["message"] for item in scene.prefect.items(LOGS)] == ["before", "while away"]
@@ -164,7 +164,7 @@ async def test_a_server_that_does_not_say_which_events_it_has_gets_none(scene: S
     scene.decide("before")
     assert await scene.deliver()
     await scene.go_away_and_come_back()
-    scene.courier.heard(RetryOk(None))
+    scene.delivery.on_response(RetryOk(None))
     scene.prefect.raises["read_events"] = answered(503)
     assert not await scene.deliver()
     assert scene.decisions() == ["before"]
@@ -183,13 +183,13 @@ async def test_a_task_run_that_waited_for_the_server_is_not_asked_for_as_soon_as
     assert await scene.deliver()
     assert await scene.check()
     assert "read_task_runs" not in scene.prefect.calls
-    assert scene.courier._doubtful == set()
+    assert scene.delivery._uncertain == set()
 
 
 async def test_task_runs_that_were_given_up_are_counted(scene: Scene) -> None:
     """Those that the book forgot because there were too many, too."""
-    scene.courier._book.forgotten = 3
-    assert scene.courier.given_up == 3
+    scene.delivery._task_runs.evicted = 3
+    assert scene.delivery.given_up == 3
 
 
 async def test_a_server_that_nobody_could_reach_has_nothing_and_nobody_waits_for_it(scene: Scene) -> None:
@@ -216,7 +216,7 @@ async def test_a_decision_that_was_torn_by_a_kill_is_sent_again_as_another_event
     scene.prefect.torn = {torn, spawned}
     for _ in range(3):
         assert await scene.deliver()
-        scene.now += AGAIN_AFTER_S
+        scene.now += SHOWN_AFTER_S
     assert scene.decisions() == ["whole", "torn", "while_away", "torn"]
     sent = [item["id"] for item in scene.prefect.items(EVENTS)]
     assert len(set(sent)) == len(sent) == 5
@@ -224,7 +224,7 @@ async def test_a_decision_that_was_torn_by_a_kill_is_sent_again_as_another_event
     await scene.go_away_and_come_back()  # soon enough for the torn one to be looked at once more
     for _ in range(3):
         assert await scene.deliver()
-        scene.now += AGAIN_AFTER_S
+        scene.now += SHOWN_AFTER_S
     assert scene.decisions() == ["whole", "torn", "while_away", "torn", "while_away"]
     assert not scene.prefect.twice
 
@@ -236,12 +236,12 @@ async def test_what_a_server_that_is_back_takes_and_drops_is_sent_again(scene: S
     assert await scene.deliver()
     scene.prefect.forgetful = False
     assert scene.decisions() == ["while_away"]
-    assert not scene.courier.idle
+    assert not scene.delivery.idle
     for _ in range(2):
-        scene.now += AGAIN_AFTER_S
+        scene.now += SHOWN_AFTER_S
         assert await scene.deliver()
     assert scene.decisions() == ["while_away"] * 2
-    assert scene.courier.idle
+    assert scene.delivery.idle
     assert not scene.prefect.twice
 
 
@@ -254,7 +254,7 @@ async def test_an_event_whose_answer_was_lost_is_not_sent_twice(scene: Scene) ->
     for _ in range(3):  # the second time, some time after the server has answered again, it is looked at once more
         scene.now += 60.0
         assert await scene.deliver()
-    assert scene.courier.idle
+    assert scene.delivery.idle
     assert scene.decisions() == ["first"]
     assert scene.prefect.twice == []
 
@@ -268,8 +268,8 @@ async def test_a_delivery_that_was_cut_short_is_looked_for_before_it_is_made_aga
     scene.prefect.raises.clear()
     assert await scene.deliver()
     assert scene.decisions() == []
-    assert not scene.courier.idle
-    scene.now += AGAIN_AFTER_S
+    assert not scene.delivery.idle
+    scene.now += SHOWN_AFTER_S
     assert await scene.deliver()
     assert scene.decisions() == ["first"]
     assert "read_events" in scene.prefect.calls
@@ -278,10 +278,10 @@ async def test_a_delivery_that_was_cut_short_is_looked_for_before_it_is_made_aga
 async def test_a_second_outage_is_told_as_the_first(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """By whichever call it is noticed."""
     for _ in range(2):
-        scene.courier.heard(Retry(OSError("away")))
+        scene.delivery.on_response(Retry(OSError("away")))
         scene.now += 60.0
-        scene.courier.heard(Permanent(answered(404)))
-        scene.courier.heard(RetryOk(None))
+        scene.delivery.on_response(Permanent(answered(404)))
+        scene.delivery.on_response(RetryOk(None))
     assert len(caplog.messages) == 4
     assert caplog.messages[0].endswith("OSError: away")
 
@@ -293,8 +293,8 @@ async def test_what_the_server_refuses_is_given_up_and_the_rest_delivered(
     scene.decide("first", "second")
     scene.prefect.raises["post event"] = answered(422)
     assert await scene.deliver()
-    assert scene.courier.idle
-    assert scene.courier.given_up == 2
+    assert scene.delivery.idle
+    assert scene.delivery.given_up == 2
     assert caplog.messages == ["Prefect refuses one event, which is given up: answered 422"] * 2
     assert len(scene.prefect.items(LOGS)) == 2
 
@@ -304,8 +304,8 @@ async def test_one_item_that_is_refused_costs_none_of_those_it_travels_with(scen
     scene.decide("first", "second", "third")
     scene.prefect.refuses = lambda item: "second" in item.get("event", "")
     assert await scene.deliver()
-    assert scene.courier.idle
-    assert scene.courier.given_up == 1
+    assert scene.delivery.idle
+    assert scene.delivery.given_up == 1
     assert scene.decisions() == ["first", "third"]
     assert len(scene.prefect.items(LOGS)) == 3
 
@@ -315,18 +315,18 @@ async def test_a_troubled_server_gets_the_same_batch_again(scene: Scene) -> None
     scene.decide("first")
     scene.prefect.raises["post log"] = answered(503)
     assert not await scene.deliver()
-    assert not scene.courier.idle
+    assert not scene.delivery.idle
     scene.prefect.raises.clear()
     assert await scene.deliver()
     assert [item["message"] for item in scene.prefect.items(LOGS)] == ["first"]
-    assert scene.courier.given_up == 0
+    assert scene.delivery.given_up == 0
 
 
 async def test_what_there_is_no_room_for_is_counted() -> None:
     """Of each kind, the oldest."""
     scene = Scene(queue=2)
     scene.decide("first", "second", "third")
-    assert scene.courier.given_up == 2
+    assert scene.delivery.given_up == 2
     await scene.deliver()
     assert scene.decisions() == ["second", "third"]
 
@@ -337,11 +337,11 @@ async def test_what_there_is_no_room_for_is_counted() -> None:
 async def test_what_the_server_shows_is_told(scene: Scene) -> None:
     """Only then: its answer to the event says nothing."""
     scene.spawn("poll")
-    assert not scene.courier.all_told
+    assert not scene.delivery.all_delivered
     await scene.deliver()
-    assert (scene.courier.idle, scene.courier.all_told) == (True, False)
+    assert (scene.delivery.idle, scene.delivery.all_delivered) == (True, False)
     assert await scene.check(after_s=0.0)
-    assert scene.courier.all_told
+    assert scene.delivery.all_delivered
 
 
 async def test_nobody_asks_before_the_server_can_have_recorded_it(scene: Scene) -> None:
@@ -366,19 +366,19 @@ async def test_what_the_server_has_lost_is_told_again_and_the_second_time_by_the
     scene.exit("poll")
     told = ["prefect.task-run.Running", "prefect.task-run.Completed"]
     await scene.deliver()
-    scene.now += AGAIN_AFTER_S - 0.01
+    scene.now += SHOWN_AFTER_S - 0.01
     assert await scene.check()
-    assert scene.courier.idle
+    assert scene.delivery.idle
     scene.now += 0.01
     assert await scene.check()
     assert await scene.deliver()
     assert scene.task_run_events() == 2 * told
-    scene.now += AGAIN_AFTER_S
+    scene.now += SHOWN_AFTER_S
     assert await scene.check()
     assert scene.task_run_events() == 2 * told
     assert scene.prefect.task_run_states() == {"poll": "Completed"}
-    assert scene.courier.all_told
-    assert scene.courier.given_up == 0
+    assert scene.delivery.all_delivered
+    assert scene.delivery.given_up == 0
     assert caplog.messages == ["Prefect has not recorded task run poll from its events; telling it by the API"]
 
 
@@ -387,9 +387,9 @@ async def test_what_the_server_has_and_does_not_record_is_told_by_the_api_at_onc
     scene.prefect.records = False
     scene.spawn("poll")
     await scene.deliver()
-    scene.now += AGAIN_AFTER_S
+    scene.now += SHOWN_AFTER_S
     assert await scene.check()
-    assert scene.courier.all_told
+    assert scene.delivery.all_delivered
     assert scene.prefect.task_run_states() == {"poll": "Running"}
     assert len(scene.task_run_events()) == 1
 
@@ -403,7 +403,7 @@ async def test_of_what_the_server_has_in_part_the_rest_is_told(scene: Scene) -> 
     scene.exit("poll")
     await scene.deliver()
     scene.prefect.forgetful = False
-    scene.now += AGAIN_AFTER_S
+    scene.now += SHOWN_AFTER_S
     assert await scene.check()
     assert await scene.deliver()
     assert scene.task_run_events() == ["prefect.task-run.Running", *2 * ["prefect.task-run.Completed"]]
@@ -428,10 +428,10 @@ async def test_a_task_run_that_the_api_refuses_is_given_up_and_counted(
     scene.spawn("poll")
     await scene.deliver()
     scene.prefect.raises[call] = answered(422)
-    scene.now += AGAIN_AFTER_S
+    scene.now += SHOWN_AFTER_S
     assert await scene.check()
-    assert scene.courier.all_told
-    assert scene.courier.given_up == 1
+    assert scene.delivery.all_delivered
+    assert scene.delivery.given_up == 1
     assert caplog.messages[-1] == "Prefect refuses task run poll, which is given up: answered 422"
 
 
@@ -442,18 +442,18 @@ async def test_a_task_run_that_the_api_cannot_take_now_is_tried_again(scene: Sce
     await scene.deliver()
     scene.prefect.raises["create_task_run"] = answered(503)
     for _ in range(4):
-        scene.now += AGAIN_AFTER_S
+        scene.now += SHOWN_AFTER_S
         await scene.deliver()
         await scene.check()
     assert scene.prefect.calls.count("create_task_run") >= 2
-    assert not scene.courier.all_told
+    assert not scene.delivery.all_delivered
     scene.prefect.raises.clear()
     for _ in range(4):
-        scene.now += AGAIN_AFTER_S
+        scene.now += SHOWN_AFTER_S
         await scene.deliver()
         await scene.check()
-    assert scene.courier.all_told
-    assert (scene.courier.given_up, scene.prefect.twice) == (0, [])
+    assert scene.delivery.all_delivered
+    assert (scene.delivery.given_up, scene.prefect.twice) == (0, [])
 
 
 async def test_at_most_two_hundred_task_runs_are_asked_for_at_once(scene: Scene) -> None:
@@ -463,7 +463,7 @@ async def test_at_most_two_hundred_task_runs_are_asked_for_at_once(scene: Scene)
     await scene.deliver()
     for left in (True, False):
         assert await scene.check(after_s=0.0)
-        assert scene.courier.all_told is not left
+        assert scene.delivery.all_delivered is not left
 
 
 async def test_a_server_that_does_not_say_what_it_has_is_away(scene: Scene) -> None:
@@ -472,8 +472,8 @@ async def test_a_server_that_does_not_say_what_it_has_is_away(scene: Scene) -> N
     await scene.deliver()
     scene.prefect.away = True
     assert not await scene.check(after_s=0.0)
-    assert scene.courier.idle
-    assert not scene.courier.all_told
+    assert scene.delivery.idle
+    assert not scene.delivery.all_delivered
 
 
 async def test_a_state_that_somebody_else_has_set_since_stands(scene: Scene) -> None:
@@ -483,7 +483,7 @@ async def test_a_state_that_somebody_else_has_set_since_stands(scene: Scene) -> 
     run = next(iter(scene.prefect.task_runs.values()))
     run.state = state(StateType.CRASHED, "by hand", at=NOON + timedelta(minutes=1))
     assert await scene.check(after_s=0.0)
-    assert scene.courier.all_told
+    assert scene.delivery.all_delivered
     assert scene.prefect.task_run_states() == {"poll": "Crashed"}
 
 
@@ -494,7 +494,7 @@ async def test_whoever_has_not_ended_when_the_run_is_over_is_told_as_a_straggler
     """Dated then."""
     scene.spawn("poll", "log")
     scene.exit("poll")
-    scene.courier.over(NOON_NS + 2 * S)
+    scene.delivery.end_run(NOON_NS + 2 * S)
     await scene.deliver()
     assert scene.prefect.task_run_states() == {"poll": "Completed", "log": "Crashed"}
     assert scene.prefect.items(EVENTS)[-1]["occurred"] == "2026-01-01T12:00:02+00:00"
@@ -507,16 +507,16 @@ async def test_nothing_is_left_once_all_is_told(scene: Scene) -> None:
     scene.decide("ended")
     await scene.deliver()
     await scene.check(after_s=0.0)
-    assert scene.courier.all_told
-    assert scene.courier.left() == []
+    assert scene.delivery.all_delivered
+    assert scene.delivery.undelivered() == []
 
 
 async def test_what_waits_to_be_delivered_is_not_told_yet(scene: Scene) -> None:
     """Also if every task run is confirmed, or there is none."""
     scene.decide("ended")
-    assert not scene.courier.all_told
+    assert not scene.delivery.all_delivered
     await scene.deliver()
-    assert scene.courier.all_told
+    assert scene.delivery.all_delivered
 
 
 async def test_what_the_server_has_taken_and_does_not_show_is_left(scene: Scene) -> None:
@@ -524,8 +524,8 @@ async def test_what_the_server_has_taken_and_does_not_show_is_left(scene: Scene)
     scene.spawn("poll")
     scene.exit("poll")
     await scene.deliver()
-    assert scene.courier.idle
-    left = scene.courier.left()
+    assert scene.delivery.idle
+    left = scene.delivery.undelivered()
     assert [(kind, item["id"]) for kind, item in left] == [(EVENTS, item["id"]) for item in scene.prefect.items(EVENTS)]
 
 
@@ -540,7 +540,7 @@ async def test_what_is_left_is_all_that_the_server_may_not_have(scene: Scene) ->
     scene.exit("confirmed")
     scene.decide("while_away")
     await scene.deliver()
-    left = scene.courier.left()
+    left = scene.delivery.undelivered()
     ids = [item["id"] for kind, item in left if kind == EVENTS]
     assert len(ids) == len(set(ids))
     events = [item for kind, item in left if kind == EVENTS]
@@ -561,14 +561,14 @@ async def test_an_event_that_was_delivered_more_than_once_is_left_once(scene: Sc
     scene.prefect.forgetful = True
     scene.spawn("poll")
     await scene.deliver()
-    scene.now += AGAIN_AFTER_S
+    scene.now += SHOWN_AFTER_S
     await scene.check()
     scene.prefect.forgetful = False
     await scene.deliver()
     await scene.check(after_s=0.0)
-    assert scene.courier.all_told
+    assert scene.delivery.all_delivered
     await scene.go_away_and_come_back()
-    left = [item for kind, item in scene.courier.left() if kind == EVENTS]
+    left = [item for kind, item in scene.delivery.undelivered() if kind == EVENTS]
     assert [item["event"] for item in left] == ["orchestrator.pipeline.while_away", "prefect.task-run.Running"]
 
 
@@ -577,9 +577,9 @@ async def test_what_is_left_is_put_right_by_whoever_tells_it_next(scene: Scene) 
     scene.prefect.away = True
     scene.spawn("poll", "log")
     scene.exit("poll")
-    scene.courier.over(NOON_NS + 2 * S)
+    scene.delivery.end_run(NOON_NS + 2 * S)
     await scene.deliver()
-    left = [item for kind, item in scene.courier.left() if kind == EVENTS]
+    left = [item for kind, item in scene.delivery.undelivered() if kind == EVENTS]
     server = FakePrefect()
     await post(server.client, EVENTS, left)
     assert server.task_run_states() == {"poll": "Completed", "log": "Crashed"}

@@ -16,9 +16,9 @@ from orchestrator_adapter import source_of
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.recovery.outbox import Outbox
 from orchestrator_adapter.prefect_flow.reporting import reporter as link
-from orchestrator_adapter.prefect_flow.reporting.delivery import Courier
-from orchestrator_adapter.prefect_flow.reporting.reporter import PrefectLink
-from orchestrator_adapter.prefect_flow.reporting.task_runs import Told
+from orchestrator_adapter.prefect_flow.reporting.delivery import Delivery
+from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
+from orchestrator_adapter.prefect_flow.reporting.task_runs import TrackedTaskRun
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.supervision.events import Decided, Exited, Restarted, Spawned
@@ -31,7 +31,7 @@ from tests.helpers.running import eventually
 NOON_NS = round(NOON.timestamp() * 1e9)
 STEP_S = 0.02  # between two restarts
 OPERATORS = 3
-AT_REST = {"_boxes": 2, "book._related": 5, "book._alive": OPERATORS}
+AT_REST = {"_outboxes": 2, "book._related": 5, "book._alive": OPERATORS}
 KEPT_AFTERWARDS = 1_000  # delivered items of a kind, for a server that is killed and forgets them
 
 
@@ -57,7 +57,7 @@ class Run:
     def __init__(self, *, queue: int = 10_000, server: FakePrefect | None = None) -> None:
         self.server = FakePrefect() if server is None else server
         self.now = 0.0
-        self.courier = Courier(IDENTITY, queue=queue, monotonic=lambda: self.now)
+        self.delivery = Delivery(IDENTITY, queue=queue, monotonic=lambda: self.now)
         self._instance = 1
         for operator, role, upstream in (
             ("source", "source", ()),
@@ -81,8 +81,8 @@ class Run:
 
     async def carry(self) -> None:
         """What the link does every tenth of a second."""
-        await self.courier.deliver(self.server.client)
-        await self.courier.check(self.server.client)
+        await self.delivery.deliver(self.server.client)
+        await self.delivery.check(self.server.client)
 
     async def restarts(self, count: int) -> None:
         for number in range(count):
@@ -98,12 +98,16 @@ class Run:
 
     def _note(self, *records: Spawned | Exited | Decided) -> None:
         for record in records:
-            self.courier.note(record, NOON_NS + round(self.now * 1e9))
+            self.delivery.add(record, NOON_NS + round(self.now * 1e9))
 
 
-def held(courier: Courier) -> dict[str, int]:
-    """How much is in every container that the courier has, its book's and its outboxes' included."""
-    owners = {"": courier, "book.": courier._book, **{f"{kind}s.": box for kind, box in courier._boxes.items()}}
+def held(delivery: Delivery) -> dict[str, int]:
+    """How much is in every container that the delivery has, its book's and its outboxes' included."""
+    owners = {
+        "": delivery,
+        "book.": delivery._task_runs,
+        **{f"{kind}s.": box for kind, box in delivery._outboxes.items()},
+    }
     return {
         f"{of}{name}": len(value)
         for of, owner in owners.items()
@@ -112,34 +116,34 @@ def held(courier: Courier) -> dict[str, int]:
     }
 
 
-def busy(courier: Courier) -> dict[str, int]:
+def busy(delivery: Delivery) -> dict[str, int]:
     """The containers that have something in them, but for what was delivered last: that is bounded."""
-    return {name: size for name, size in held(courier).items() if size and not name.endswith("._recent")}
+    return {name: size for name, size in held(delivery).items() if size and not name.endswith("._recent")}
 
 
 async def test_restarts_that_the_server_shows_leave_nothing_behind() -> None:
-    """After 1,500 restarts the courier holds, container by container, what it held after 600."""
+    """After 1,500 restarts the delivery holds, container by container, what it held after 600."""
     run = Run()
     await run.restarts(600)
     await run.settle()
-    before = held(run.courier)
+    before = held(run.delivery)
     await run.restarts(900)
     await run.settle()
-    assert held(run.courier) == before
-    assert run.courier.all_told
-    assert run.courier.given_up == 0
+    assert held(run.delivery) == before
+    assert run.delivery.all_delivered
+    assert run.delivery.given_up == 0
 
 
 async def test_no_ended_task_run_is_referred_to_from_anywhere() -> None:
     """Of 501 instances those of the three operators that live are left, each with the states that still say something."""
     others = {
-        id(thing): thing for thing in gc.get_objects() if isinstance(thing, Told)
+        id(thing): thing for thing in gc.get_objects() if isinstance(thing, TrackedTaskRun)
     }  # a link's that still ends, say
     run = Run()
     await run.restarts(500)
     await run.settle()
     gc.collect()
-    living = [thing for thing in gc.get_objects() if isinstance(thing, Told) and id(thing) not in others]
+    living = [thing for thing in gc.get_objects() if isinstance(thing, TrackedTaskRun) and id(thing) not in others]
     assert sorted(told.task_run.name for told in living) == ["sink", "source", "work #501"]
     assert sum(len(told.states) for told in living) <= 2 * OPERATORS
 
@@ -149,9 +153,9 @@ async def test_what_was_delivered_is_remembered_up_to_a_bound() -> None:
     run = Run()
     await run.restarts(600)
     await run.settle()
-    found = held(run.courier)
+    found = held(run.delivery)
     assert (found["events._recent"], found["logs._recent"]) == (KEPT_AFTERWARDS, KEPT_AFTERWARDS)
-    assert busy(run.courier) == AT_REST
+    assert busy(run.delivery) == AT_REST
 
 
 async def test_a_server_that_is_away_for_long_costs_what_the_queue_holds() -> None:
@@ -161,14 +165,14 @@ async def test_a_server_that_is_away_for_long_costs_what_the_queue_holds() -> No
     await run.settle()
     run.server.away = True
     await run.restarts(600)
-    at_worst = held(run.courier)
-    assert at_worst["events._waiting"] == at_worst["logs._waiting"] == queue
-    assert run.courier.given_up > 0
+    at_worst = held(run.delivery)
+    assert at_worst["events._queued"] == at_worst["logs._queued"] == queue
+    assert run.delivery.given_up > 0
     run.server.away = False
     await run.settle()
     await run.settle()
-    assert run.courier.all_told
-    assert busy(run.courier) == AT_REST
+    assert run.delivery.all_delivered
+    assert busy(run.delivery) == AT_REST
 
 
 @pytest.mark.parametrize("outages", [1, 10])
@@ -181,8 +185,8 @@ async def test_outages_leave_nothing_behind(outages: int) -> None:
         await run.restarts(50)
         run.server.away = False
         await run.settle()
-    assert run.courier.all_told
-    assert busy(run.courier) == AT_REST
+    assert run.delivery.all_delivered
+    assert busy(run.delivery) == AT_REST
 
 
 @pytest.mark.parametrize("trouble", ["forgetful", "records"])
@@ -194,8 +198,8 @@ async def test_a_server_that_lost_what_it_was_told_leaves_nothing_behind(trouble
     await run.settle()
     setattr(run.server, trouble, trouble != "forgetful")
     await run.settle()
-    assert run.courier.all_told
-    assert busy(run.courier) == AT_REST
+    assert run.delivery.all_delivered
+    assert busy(run.delivery) == AT_REST
 
 
 async def test_a_server_that_is_behind_is_not_told_anything_twice() -> None:
@@ -211,7 +215,7 @@ async def test_a_server_that_is_behind_is_not_told_anything_twice() -> None:
         await run.carry()
     assert server.calls.count("create_task_run") == 0
     assert server.twice == []
-    assert run.courier.all_told
+    assert run.delivery.all_delivered
 
 
 async def test_what_a_server_has_lost_is_told_again_although_it_gets_on() -> None:
@@ -224,7 +228,7 @@ async def test_what_a_server_has_lost_is_told_again_although_it_gets_on() -> Non
     await run.restarts(800)  # a quarter of a minute
     assert "create_task_run" in run.server.calls
     await run.settle()
-    assert run.courier.all_told
+    assert run.delivery.all_delivered
 
 
 class Hanging(FakePrefect):
@@ -246,9 +250,9 @@ async def test_the_inbox_is_emptied_while_the_server_takes_its_time(monkeypatch:
     """What happens during one long request is taken in, to where there is a bound: the inbox has none."""
     monkeypatch.setattr(link, "_GATHER_S", 0.001)
     server = Hanging()
-    monkeypatch.setattr(link, "impatient_client", server.connected)
+    monkeypatch.setattr(link, "client_without_retries", server.connected)
     graph = chain(source_of([]), CollectSink())
-    its = PrefectLink(IDENTITY, graph, Reporting(artifacts=False, queue=100), on_cancel=print)
+    its = Reporter(IDENTITY, graph, Reporting(artifacts=False, queue=100), on_cancel=print)
     tell = its.hooks().on_decision
     assert tell is not None
     tell(Decided("spawn", {}))
@@ -257,7 +261,7 @@ async def test_the_inbox_is_emptied_while_the_server_takes_its_time(monkeypatch:
     for number in range(1_000):
         tell(Decided("spawn", {"instance": number}))
     await eventually(lambda: not its._inbox, "the inbox is empty")
-    assert {len(box) for box in its._courier._boxes.values()} == {100}
+    assert {len(box) for box in its._delivery._outboxes.values()} == {100}
     server.answers.set()
     await its.finish(RunOutcome(all_ok(), ExitCode.OK, ()), timedelta(hours=1))
     assert len(server.items(EVENTS)) == 100
@@ -267,16 +271,16 @@ async def test_a_server_that_takes_its_time_does_not_keep_the_end_from_saying_wh
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The end comes when the patience is at its end, not when the server is; what was not told is named, to be kept."""
-    monkeypatch.setattr(link, "_LAST_WORD_S", 0.001)
+    monkeypatch.setattr(link, "_FINAL_STEP_S", 0.001)
     monkeypatch.setattr(link, "_MARGIN_S", 5.0)  # a request may take ten
     server = Hanging()
-    monkeypatch.setattr(link, "impatient_client", server.connected)
+    monkeypatch.setattr(link, "client_without_retries", server.connected)
     graph = chain(source_of([]), CollectSink())
-    its = PrefectLink(IDENTITY, graph, Reporting(artifacts=False), on_cancel=print)
+    its = Reporter(IDENTITY, graph, Reporting(artifacts=False), on_cancel=print)
     tell = its.hooks().on_decision
     assert tell is not None
     tell(Decided("spawn", {}))
     its.start(graph.build())
     told = await its.finish(RunOutcome(all_ok(), ExitCode.OK, ()), timedelta(milliseconds=1))
-    assert [kind for kind, _ in told.left] == [EVENTS, LOGS]
-    assert not told.everything
+    assert [kind for kind, _ in told.undelivered] == [EVENTS, LOGS]
+    assert not told.complete

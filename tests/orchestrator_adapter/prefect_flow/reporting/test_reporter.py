@@ -21,9 +21,9 @@ from orchestrator_adapter import source_of
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.prefect_flow.reporting import reporter as module
-from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import Display
-from orchestrator_adapter.prefect_flow.reporting.delivery import Courier
-from orchestrator_adapter.prefect_flow.reporting.reporter import PrefectLink, Telling
+from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import ArtifactPublisher
+from orchestrator_adapter.prefect_flow.reporting.delivery import Delivery
+from orchestrator_adapter.prefect_flow.reporting.reporter import DeliveryReport, Reporter
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.supervision import task_exit
@@ -45,10 +45,10 @@ EARLIER = RunRecord(UUID(int=7), "old-owl", "radar-net", attempt=1, pid=1, start
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the thread waits for between two steps, as short as can be."""
-    for name in ("_GATHER_S", "_HURRIED_CHECK_S", "_AFTER_A_BUG_S", "RECORDED_AFTER_S"):
+    for name in ("_GATHER_S", "_FINAL_CHECK_S", "_AFTER_A_BUG_S", "RECORDED_AFTER_S"):
         monkeypatch.setattr(module, name, 0.001)
-    monkeypatch.setattr(module._Pace, "next_s", lambda _: 0.001)
-    monkeypatch.setattr("orchestrator_adapter.prefect_flow.reporting.delivery.AGAIN_AFTER_S", 0.01)
+    monkeypatch.setattr(module._Backoff, "next_s", lambda _: 0.001)
+    monkeypatch.setattr("orchestrator_adapter.prefect_flow.reporting.delivery.SHOWN_AFTER_S", 0.01)
 
 
 class Run:
@@ -61,7 +61,7 @@ class Run:
         self.built = graph.build()
         self.cancelled: list[tuple[str, int]] = []
         options = Reporting(directory=directory, artifacts=artifacts, status_every=MS, look_every=MS)
-        self.link = PrefectLink(IDENTITY, graph, options, on_cancel=self._cancel)
+        self.link = Reporter(IDENTITY, graph, options, on_cancel=self._cancel)
 
     def _cancel(self, reason: str) -> None:
         self.cancelled.append((reason, threading.get_ident()))
@@ -83,7 +83,7 @@ class Run:
     def start(self) -> None:
         self.link.start(self.built)
 
-    async def finish(self, patience: timedelta = LONG) -> Telling:
+    async def finish(self, patience: timedelta = LONG) -> DeliveryReport:
         return await self.link.finish(OUTCOME, patience)
 
     def told(self) -> list[str]:
@@ -93,7 +93,7 @@ class Run:
 @pytest.fixture
 async def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     its = Run()
-    monkeypatch.setattr(module, "impatient_client", its.prefect.connected)
+    monkeypatch.setattr(module, "client_without_retries", its.prefect.connected)
     return its
 
 
@@ -116,7 +116,7 @@ async def test_a_run_is_told_from_its_first_instance_to_its_report(run: Run) -> 
     run.note(Decided("first", {}))
     await eventually(lambda: len(run.prefect.artifacts) == 3, "topology, status and progress are shown")
     run.note(ENDED, Decided("ended", {"outcome": "AllOk"}))
-    assert await run.finish() == Telling(everything=True, cancelled=False, answers=True, left=())
+    assert await run.finish() == DeliveryReport(complete=True, cancelled=False, api_answers=True, undelivered=())
     assert run.told() == [
         *("prefect.task-run.Running", "orchestrator.pipeline.first"),
         *("prefect.task-run.Completed", "orchestrator.pipeline.ended"),
@@ -133,7 +133,7 @@ async def test_a_run_that_is_over_before_its_thread_has_begun_is_told_all_the_sa
     """Whatever comes first: the end waits for it."""
     run.note(POLL, ENDED)
     run.start()
-    assert (await run.finish()).everything
+    assert (await run.finish()).complete
     assert run.prefect.task_run_states() == {"poll": "Completed"}
 
 
@@ -141,17 +141,17 @@ async def test_whoever_is_alive_at_the_end_is_told_as_a_straggler(run: Run) -> N
     """Nobody else will."""
     run.note(POLL)
     run.start()
-    assert (await run.finish()).everything
+    assert (await run.finish()).complete
     assert run.prefect.task_run_states() == {"poll": "Crashed"}
 
 
 async def test_without_artifacts_none_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither meanwhile nor at the end."""
     run = Run(artifacts=False)
-    monkeypatch.setattr(module, "impatient_client", run.prefect.connected)
+    monkeypatch.setattr(module, "client_without_retries", run.prefect.connected)
     run.start()
     await eventually(lambda: run.prefect.calls.count("read_flow_run") > 3, "it looks at the run's state")
-    assert (await run.finish()).everything
+    assert (await run.finish()).complete
     assert run.prefect.artifacts == {}
 
 
@@ -161,8 +161,8 @@ async def test_a_run_without_an_outcome_tells_what_there_is_and_ends(run: Run) -
     run.note(POLL, Decided("first", {}))
     run.start()
     run.link.abandon()
-    telling = await asyncio.wrap_future(run.link._told)
-    assert not telling.everything
+    telling = await asyncio.wrap_future(run.link._result)
+    assert not telling.complete
     run.prefect.away = False
     assert run.prefect.artifacts == {}
 
@@ -173,20 +173,20 @@ async def test_a_run_without_an_outcome_tells_what_there_is_and_ends(run: Run) -
 async def test_a_hook_only_appends(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record itself, with its time: everything that Prefect is told is made on the link's thread."""
     threads: list[str] = []
-    note = Courier.note
+    note = Delivery.add
 
-    def noted(courier: Courier, record: Any, at_ns: int) -> None:
+    def noted(delivery: Delivery, record: Any, at_ns: int) -> None:
         threads.append(threading.current_thread().name)
-        note(courier, record, at_ns)
+        note(delivery, record, at_ns)
 
-    monkeypatch.setattr(Courier, "note", noted)
+    monkeypatch.setattr(Delivery, "add", noted)
     records: list[Spawned | Exited | Decided] = [POLL, Decided("first", {}), ENDED]
     before_ns = time.time_ns()
     run.note(*records)
     assert [record for _, record in run.link._inbox] == records
     assert all(one is other for (_, one), other in zip(run.link._inbox, records, strict=True))
     assert all(before_ns <= at_ns <= time.time_ns() for at_ns, _ in run.link._inbox)
-    assert run.link._courier.idle
+    assert run.link._delivery.idle
     run.start()
     run.note(Decided("ended", {}))
     await run.finish()
@@ -208,7 +208,7 @@ async def test_a_bug_in_one_side_task_ends_neither_it_nor_the_others(
 ) -> None:
     """It is logged, tried again, and everything else is told as if nothing were."""
     run = Run(directory=tmp_path)
-    monkeypatch.setattr(module, "impatient_client", run.prefect.connected)
+    monkeypatch.setattr(module, "client_without_retries", run.prefect.connected)
     failures = 3
 
     def fails_at_first(owner: type, name: str) -> None:
@@ -231,10 +231,10 @@ async def test_a_bug_in_one_side_task_ends_neither_it_nor_the_others(
         monkeypatch.setattr(owner, name, awaited if inspect.iscoroutinefunction(real) else method)
 
     owner, name = {
-        "display": (Display, "refresh"),
+        "display": (ArtifactPublisher, "refresh"),
         "records": (RunRecords, "all"),
-        "look": (PrefectLink, "_look"),
-        "tell": (Courier, "deliver"),
+        "look": (Reporter, "_check_flow_run"),
+        "tell": (Delivery, "deliver"),
     }[broken]
     RunRecords(tmp_path).write(EARLIER)
     run.prefect.has_flow_run(EARLIER.flow_run_id, state(StateType.RUNNING))
@@ -246,10 +246,10 @@ async def test_a_bug_in_one_side_task_ends_neither_it_nor_the_others(
     await eventually(lambda: len(run.prefect.artifacts) == 3, "it is shown")
     await eventually(lambda: run.prefect.flow_run_state(EARLIER.flow_run_id).type is StateType.CRASHED, "it is tidy")
     assert "has failed; it goes on" in caplog.text
-    assert (await run.finish()).everything
+    assert (await run.finish()).complete
 
 
-@pytest.mark.parametrize(("owner", "name"), [(PrefectLink, "_look"), (Display, "report")])
+@pytest.mark.parametrize(("owner", "name"), [(Reporter, "_check_flow_run"), (ArtifactPublisher, "report")])
 async def test_a_bug_in_the_last_words_does_not_cost_how_the_run_ended(
     owner: type, name: str, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +261,7 @@ async def test_a_bug_in_the_last_words_does_not_cost_how_the_run_ended(
     monkeypatch.setattr(owner, name, broken)
     run.note(POLL, ENDED)
     run.start()
-    assert await run.finish() == Telling(everything=True, cancelled=False, answers=True, left=())
+    assert await run.finish() == DeliveryReport(complete=True, cancelled=False, api_answers=True, undelivered=())
 
 
 async def test_a_server_that_answers_and_is_behind_is_told_how_the_run_ended(run: Run) -> None:
@@ -270,8 +270,8 @@ async def test_a_server_that_answers_and_is_behind_is_told_how_the_run_ended(run
     run.note(POLL, ENDED)
     run.start()
     telling = await run.finish(MS)
-    assert (telling.everything, telling.answers) == (False, True)
-    assert [kind for kind, _ in telling.left] == [EVENTS, EVENTS]
+    assert (telling.complete, telling.api_answers) == (False, True)
+    assert [kind for kind, _ in telling.undelivered] == [EVENTS, EVENTS]
 
 
 async def test_the_end_does_not_cut_a_delivery_short(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ async def test_the_end_does_not_cut_a_delivery_short(run: Run, monkeypatch: pyte
     waits = asyncio.create_task(run.finish())
     await eventually(run.link._ending.is_set, "the end has begun")
     let_go.set()
-    assert (await waits).everything
+    assert (await waits).complete
     assert run.prefect.twice == []
     assert "read_events" not in run.prefect.calls
 
@@ -302,10 +302,10 @@ async def test_last_words_that_are_not_answered_are_given_up(run: Run, monkeypat
     async def hangs(*_: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(module, "_LAST_WORD_S", 0.01)
-    monkeypatch.setattr(Display, "report", hangs)
+    monkeypatch.setattr(module, "_FINAL_STEP_S", 0.01)
+    monkeypatch.setattr(ArtifactPublisher, "report", hangs)
     run.start()
-    assert (await run.finish()).everything
+    assert (await run.finish()).complete
 
 
 async def test_a_thread_that_breaks_hangs_nobody_and_keeps_what_it_had(
@@ -316,15 +316,15 @@ async def test_a_thread_that_breaks_hangs_nobody_and_keeps_what_it_had(
     def no_client() -> None:
         raise SystemExit("whatever it is")
 
-    monkeypatch.setattr(module, "impatient_client", no_client)
+    monkeypatch.setattr(module, "client_without_retries", no_client)
     run.note(POLL, Decided("first", {}))
     run.start()
-    await eventually(run.link._told.done, "it has broken")
+    await eventually(run.link._result.done, "it has broken")
     run.note(Decided("second", {}))
     assert len(run.link._inbox) == 0
     telling = await run.finish()
-    assert (telling.everything, telling.cancelled) == (False, False)
-    assert [item.get("event") for kind, item in telling.left if kind == EVENTS] == [
+    assert (telling.complete, telling.cancelled) == (False, False)
+    assert [item.get("event") for kind, item in telling.undelivered if kind == EVENTS] == [
         *("prefect.task-run.Running", "orchestrator.pipeline.first")
     ]
     assert "the link to Prefect has broken; the pipeline runs on without it" in caplog.text
@@ -341,14 +341,14 @@ async def test_a_thread_that_does_not_end_is_given_up_and_may_still_end(
         let_go.wait(20)
         yield run.prefect.client
 
-    monkeypatch.setattr(module, "impatient_client", hangs)
+    monkeypatch.setattr(module, "client_without_retries", hangs)
     monkeypatch.setattr(module, "_MARGIN_S", 0.01)
     run.start()
-    assert await run.finish(MS) == Telling(everything=False, cancelled=False, answers=False, left=())
+    assert await run.finish(MS) == DeliveryReport(complete=False, cancelled=False, api_answers=False, undelivered=())
     assert "does not end, and is given up" in caplog.text
     let_go.set()
-    await eventually(run.link._told.done, "the thread ends")
-    assert run.link._told.result().everything
+    await eventually(run.link._result.done, "the thread ends")
+    assert run.link._result.result().complete
 
 
 async def test_a_caller_that_is_cancelled_while_it_waits_for_the_end_does_not_break_the_thread(run: Run) -> None:
@@ -362,7 +362,7 @@ async def test_a_caller_that_is_cancelled_while_it_waits_for_the_end_does_not_br
     with pytest.raises(asyncio.CancelledError):
         await waits
     run.prefect.away = False
-    await eventually(run.link._told.done, "the thread ends")
+    await eventually(run.link._result.done, "the thread ends")
     assert run.prefect.task_run_states() == {"poll": "Completed"}
 
 
@@ -375,9 +375,9 @@ async def test_the_end_waits_for_a_server_that_is_away_as_long_as_it_is_told_to(
     run.note(POLL, Decided("first", {}), ENDED)
     run.start()
     telling = await run.finish(20 * MS)
-    assert not telling.everything
-    assert [kind for kind, _ in telling.left] == [*3 * [EVENTS], LOGS]
-    assert len({item["id"] for kind, item in telling.left if kind == EVENTS}) == 3
+    assert not telling.complete
+    assert [kind for kind, _ in telling.undelivered] == [*3 * [EVENTS], LOGS]
+    assert len({item["id"] for kind, item in telling.undelivered if kind == EVENTS}) == 3
 
 
 async def test_a_hurry_ends_the_waiting_at_once(run: Run) -> None:
@@ -388,10 +388,10 @@ async def test_a_hurry_ends_the_waiting_at_once(run: Run) -> None:
     ends = asyncio.create_task(run.finish(LONG))
     await eventually(lambda: run.prefect.calls.count("post event") > 3, "it tries again and again")
     assert not ends.done()
-    run.link.hurry()
+    run.link.stop_waiting()
     async with asyncio.timeout(60):
-        assert not (await ends).everything
-    run.link.hurry()
+        assert not (await ends).complete
+    run.link.stop_waiting()
 
 
 async def test_a_server_that_comes_back_within_the_patience_is_told_all(run: Run) -> None:
@@ -403,7 +403,7 @@ async def test_a_server_that_comes_back_within_the_patience_is_told_all(run: Run
     await eventually(lambda: run.prefect.calls.count("post event") > 3, "it tries again and again")
     run.prefect.away = False
     async with asyncio.timeout(60):
-        assert (await ends).everything
+        assert (await ends).complete
     assert run.prefect.task_run_states() == {"poll": "Completed"}
 
 
@@ -428,7 +428,7 @@ async def test_a_cancellation_that_comes_at_the_very_end_is_seen(monkeypatch: py
     """By the last look, where none before it has been."""
     run = Run()
     run.link._options = replace(run.link._options, look_every=LONG)
-    monkeypatch.setattr(module, "impatient_client", run.prefect.connected)
+    monkeypatch.setattr(module, "client_without_retries", run.prefect.connected)
     run.start()
     await eventually(lambda: "read_flow_run" in run.prefect.calls, "it looks")
     run.prefect.has_flow_run(RUN, state(StateType.CANCELLING))
@@ -449,7 +449,7 @@ async def test_a_run_that_has_ended_does_not_claim_to_be_alive(run: Run) -> None
     run.prefect.has_flow_run(RUN, state(StateType.CRASHED, "Reaped"))
     run.link._outcome = OUTCOME
     run.start()
-    assert (await run.finish()).everything
+    assert (await run.finish()).complete
     assert run.prefect.flow_run_state(RUN).message == "Reaped"
 
 
@@ -461,7 +461,7 @@ async def test_a_flow_run_without_a_state_says_nothing(run: Run) -> None:
     run.prefect.flow_runs.clear()
     seen = run.prefect.calls.count("read_flow_run")
     await eventually(lambda: run.prefect.calls.count("read_flow_run") > seen + 2, "it looks again")
-    assert (await run.finish()) == Telling(everything=True, cancelled=False, answers=True, left=())
+    assert (await run.finish()) == DeliveryReport(complete=True, cancelled=False, api_answers=True, undelivered=())
 
 
 # Earlier runs.
@@ -473,7 +473,7 @@ async def test_earlier_runs_are_put_right_and_this_one_is_left_alone(
     """An earlier attempt of the same flow run is an earlier run; a file that is none is named, and stays."""
     run = Run(directory=tmp_path)
     run.link._identity = replace(IDENTITY, attempt=2)
-    monkeypatch.setattr(module, "impatient_client", run.prefect.connected)
+    monkeypatch.setattr(module, "client_without_retries", run.prefect.connected)
     records = RunRecords(tmp_path)
     mine = replace(EARLIER, flow_run_id=RUN, attempt=2)
     first = replace(mine, attempt=1)

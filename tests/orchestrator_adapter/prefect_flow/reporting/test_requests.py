@@ -11,9 +11,9 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from orchestrator_adapter.prefect_flow import compiled
-from orchestrator_adapter.prefect_flow.compiled import _RecordDesk, _Requests
+from orchestrator_adapter.prefect_flow.compiled import RunRecordFile, _StopRequests
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecords
-from orchestrator_adapter.prefect_flow.reporting.reporter import PrefectLink, Telling
+from orchestrator_adapter.prefect_flow.reporting.reporter import DeliveryReport, Reporter
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.storage.claims import Claimed
 from orchestrator_adapter.testing import run_schedule
@@ -38,12 +38,12 @@ class Link:
     def __init__(self) -> None:
         self.hurried = 0
 
-    def hurry(self) -> None:
+    def stop_waiting(self) -> None:
         self.hurried += 1
 
 
-def attach(requests: _Requests, graph: Graph, link: Link) -> None:
-    requests.attach(cast("BuiltGraph", graph), cast("PrefectLink", link))
+def attach(requests: _StopRequests, graph: Graph, link: Link) -> None:
+    requests.attach(cast("BuiltGraph", graph), cast("Reporter", link))
 
 
 def asked(*script: tuple[float, str]) -> list[str]:
@@ -51,7 +51,7 @@ def asked(*script: tuple[float, str]) -> list[str]:
     graph = Graph()
 
     async def main() -> None:
-        requests, loop = _Requests(), asyncio.get_running_loop()
+        requests, loop = _StopRequests(), asyncio.get_running_loop()
         attach(requests, graph, Link())
         for at, what in script:
             await asyncio.sleep(at - loop.time())
@@ -96,7 +96,7 @@ def test_how_often_the_graph_is_asked(script: list[tuple[float, str]], expected:
 
 async def test_what_comes_before_the_graph_is_there_is_passed_on_to_it() -> None:
     """All of it, in order; and then it is asked directly."""
-    requests, graph = _Requests(), Graph()
+    requests, graph = _StopRequests(), Graph()
     requests.signalled(TERM)
     requests.signalled(TERM)
     assert graph.asked == []
@@ -108,7 +108,7 @@ async def test_what_comes_before_the_graph_is_there_is_passed_on_to_it() -> None
 
 async def test_who_asked_is_known() -> None:
     """A run that Prefect asked to stop is Cancelled, one that a signal ended is Completed."""
-    requests = _Requests()
+    requests = _StopRequests()
     requests.signalled(TERM)
     assert not requests.by_prefect
     requests.cancelled(CANCEL)
@@ -117,7 +117,7 @@ async def test_who_asked_is_known() -> None:
 
 async def test_after_the_end_a_signal_ends_the_waiting_for_prefect() -> None:
     """The graph has nothing to stop any more. Before it, a signal hurries nobody."""
-    requests, graph, link = _Requests(), Graph(), Link()
+    requests, graph, link = _StopRequests(), Graph(), Link()
     attach(requests, graph, link)
     requests.signalled(TERM)
     assert link.hurried == 0
@@ -130,7 +130,7 @@ async def test_after_the_end_a_signal_ends_the_waiting_for_prefect() -> None:
 
 async def test_a_signal_after_an_end_that_never_had_a_link_is_no_error() -> None:
     """The run did not come about."""
-    requests = _Requests()
+    requests = _StopRequests()
     requests.ended = True
     requests.signalled(TERM)
 
@@ -138,13 +138,13 @@ async def test_a_signal_after_an_end_that_never_had_a_link_is_no_error() -> None
 # The record.
 
 
-def desk(folder: Path | None) -> _RecordDesk:
-    return _RecordDesk(IDENTITY, folder)
+def record_file(folder: Path | None) -> RunRecordFile:
+    return RunRecordFile(IDENTITY, folder)
 
 
 def test_a_run_has_a_record_from_its_beginning_which_says_how_it_ended(tmp_path: Path) -> None:
     """First who it is; then the outcome, and the last word on it counts."""
-    its = desk(tmp_path)
+    its = record_file(tmp_path)
     its.open()
     (begun,) = RunRecords(tmp_path).all()
     assert (begun.flow_run_id, begun.flow_run_name, begun.pipeline, begun.attempt) == (
@@ -152,15 +152,15 @@ def test_a_run_has_a_record_from_its_beginning_which_says_how_it_ended(tmp_path:
         1,
     )
     assert (begun.state_type, begun.exit_code) == (None, None)
-    its.settle(state(StateType.COMPLETED, "ShutDown"), 0)
-    its.settle(state(StateType.CANCELLED, "ShutDown: by hand"), 0)
+    its.record_outcome(state(StateType.COMPLETED, "ShutDown"), 0)
+    its.record_outcome(state(StateType.CANCELLED, "ShutDown: by hand"), 0)
     (ended,) = RunRecords(tmp_path).all()
     assert ended == replace(begun, state_type="CANCELLED", state_message="ShutDown: by hand", exit_code=0)
 
 
 def test_a_run_that_did_not_come_about_leaves_no_record(tmp_path: Path) -> None:
     """Nor does one that has not begun."""
-    its = desk(tmp_path)
+    its = record_file(tmp_path)
     its.discard()
     its.open()
     its.discard()
@@ -169,14 +169,14 @@ def test_a_run_that_did_not_come_about_leaves_no_record(tmp_path: Path) -> None:
 
 def test_what_prefect_was_not_told_is_kept_and_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing of it, where there is nothing."""
-    its = desk(tmp_path)
+    its = record_file(tmp_path)
     its.open()
-    its.keep(Telling(everything=True, cancelled=False, answers=True))
+    its.keep(DeliveryReport(complete=True, cancelled=False, api_answers=True))
     (record,) = RunRecords(tmp_path).all()
-    assert RunRecords(tmp_path).untold(record) == []
+    assert RunRecords(tmp_path).undelivered(record) == []
     left = ((EVENTS, {"id": "a"}), (EVENTS, {"id": "b"}))
-    its.keep(Telling(everything=False, cancelled=False, answers=False, left=left))
-    assert RunRecords(tmp_path).untold(record) == list(left)
+    its.keep(DeliveryReport(complete=False, cancelled=False, api_answers=False, undelivered=left))
+    assert RunRecords(tmp_path).undelivered(record) == list(left)
     assert caplog.messages == [
         f"Prefect could not be told everything: 2 events and log lines are kept in {tmp_path} for the next start"
     ]
@@ -186,41 +186,41 @@ def test_a_disk_that_fails_costs_the_record_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once it runs. Before that it is better not to begin."""
-    its = desk(tmp_path)
+    its = record_file(tmp_path)
     its.open()
 
     def full(*_: object, **__: object) -> Any:
         raise OSError(28, "No space left on device")
 
-    for name in ("write", "keep_untold"):
+    for name in ("write", "write_undelivered"):
         monkeypatch.setattr(RunRecords, name, full)
-    its.settle(state(StateType.COMPLETED), 0)
-    its.keep(Telling(everything=False, cancelled=False, answers=False, left=((EVENTS, {}),)))
+    its.record_outcome(state(StateType.COMPLETED), 0)
+    its.keep(DeliveryReport(complete=False, cancelled=False, api_answers=False, undelivered=((EVENTS, {}),)))
     assert len(caplog.messages) == 2
     assert all("could not be written" in message for message in caplog.messages)
     with pytest.raises(OSError, match="No space left"):
-        desk(tmp_path).open()
+        record_file(tmp_path).open()
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
     """And nothing fails."""
-    its = desk(None)
+    its = record_file(None)
     with its.claimed("radar-net"):
         its.open()
-        its.settle(state(StateType.COMPLETED), 0)
-        its.keep(Telling(everything=False, cancelled=False, answers=False, left=((EVENTS, {}),)))
+        its.record_outcome(state(StateType.COMPLETED), 0)
+        its.keep(DeliveryReport(complete=False, cancelled=False, api_answers=False, undelivered=((EVENTS, {}),)))
         its.discard()
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path: Path) -> None:
     """Whoever else wants it is told who has it, also by another name; afterwards it is free."""
     with (
-        desk(tmp_path).claimed("radar-net"),
+        record_file(tmp_path).claimed("radar-net"),
         pytest.raises(Claimed, match=r"pipeline 'radar-net'.*flow run 'brave-otter'"),
-        desk(tmp_path / "." / ".." / tmp_path.name).claimed("radar-net"),
+        record_file(tmp_path / "." / ".." / tmp_path.name).claimed("radar-net"),
     ):
         raise AssertionError("two runs have it")
-    with desk(tmp_path).claimed("radar-net"):
+    with record_file(tmp_path).claimed("radar-net"):
         pass
 
 

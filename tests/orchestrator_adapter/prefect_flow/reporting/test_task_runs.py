@@ -12,7 +12,7 @@ from prefect.events import Event
 from prefect.states import Crashed, Running
 
 from orchestrator_adapter.prefect_flow.recovery.outbox import Item
-from orchestrator_adapter.prefect_flow.reporting.task_runs import TaskRunBook, Told, instance_name
+from orchestrator_adapter.prefect_flow.reporting.task_runs import TaskRunTracker, TrackedTaskRun, instance_name
 from orchestrator_adapter.supervision import task_exit
 from orchestrator_adapter.supervision.events import Exited, Restarted, Spawned
 from orchestrator_adapter.supervision.task_exit import TaskExit
@@ -31,21 +31,21 @@ def exited(operator: str, instance: int = 1, exit_: TaskExit | None = None) -> E
     return Exited(operator, instance, exit_ or task_exit.Ok(), 1.0)
 
 
-def book(*operators: str, ended_kept: int = 10_000) -> TaskRunBook:
+def book(*operators: str, ended_kept: int = 10_000) -> TaskRunTracker:
     """With these alive, told at 0."""
-    its = TaskRunBook(IDENTITY, ended_kept=ended_kept)
+    its = TaskRunTracker(IDENTITY, ended_kept=ended_kept)
     for operator in operators:
         its.spawned(spawned(operator), NOON, 0.0)
     return its
 
 
-def begun(its: TaskRunBook, record: Spawned, *, at: datetime = NOON, now: float = 0.0) -> Item:
+def begun(its: TaskRunTracker, record: Spawned, *, at: datetime = NOON, now: float = 0.0) -> Item:
     """The event of the instance itself."""
     return its.spawned(record, at, now)[0]
 
 
-def only(its: TaskRunBook) -> Told:
-    (told,) = its.unconfirmed(told_before=float("inf"))
+def only(its: TaskRunTracker) -> TrackedTaskRun:
+    (told,) = its.unconfirmed(sent_before=float("inf"))
     return told
 
 
@@ -59,7 +59,7 @@ def inputs(item: Item) -> dict[str, list[str]]:
 
 def test_an_instance_that_starts_is_a_task_run_that_runs() -> None:
     """Its event names the operator, the attempt, the role as a tag, and since when."""
-    item = begun(TaskRunBook(IDENTITY), spawned("poll"))
+    item = begun(TaskRunTracker(IDENTITY), spawned("poll"))
     run = item["payload"]["task_run"]
     assert item["event"] == "prefect.task-run.Running"
     assert item["resource"]["prefect.resource.id"] == f"prefect.task-run.{IDENTITY.task_run_id('poll', 1)}"
@@ -87,7 +87,7 @@ def test_an_instance_that_starts_is_a_task_run_that_runs() -> None:
 )
 def test_an_instance_that_ends_is_in_the_state_its_exit_deserves(exit_: TaskExit, name: str, message: str) -> None:
     """Dated when it ended, after the state before it, with how long it ran."""
-    its = TaskRunBook(IDENTITY)
+    its = TaskRunTracker(IDENTITY)
     began = begun(its, spawned("poll"))
     ended = its.exited(exited("poll", exit_=exit_), NOON + 90 * S, 90.0)
     assert ended["event"] == f"prefect.task-run.{name}"
@@ -104,7 +104,7 @@ def test_ids_of_task_runs_are_the_same_for_whoever_asks() -> None:
     """They depend on flow run, attempt, operator and instance, on each, and on nothing else."""
     ids = {IDENTITY.task_run_id(operator, instance) for operator in ("poll", "log") for instance in (1, 2)}
     assert len(ids) == 4
-    told = begun(TaskRunBook(IDENTITY), spawned("poll", 2))
+    told = begun(TaskRunTracker(IDENTITY), spawned("poll", 2))
     assert told["resource"]["prefect.resource.id"] == f"prefect.task-run.{IDENTITY.task_run_id('poll', 2)}"
     assert IDENTITY.task_run_id("poll", 1) == UUID("30c81175-f3d7-55bb-b365-095291de8741")
 
@@ -152,14 +152,14 @@ def test_a_reader_of_an_operator_that_restarts_for_days_does_not_grow() -> None:
     for instance in range(2, 50):
         its.exited(exited("radar", instance - 1, CABLE), NOON + instance * S, 0.0)
         its.spawned(spawned("radar", instance), NOON + instance * S, 0.0)
-    (merge,) = [told for told in its.unconfirmed(told_before=0.0) if told.task_run.name == "merge"]
-    messages = [item["resource"]["prefect.state-message"] for item in its.again(merge, 0.0)]
+    (merge,) = [told for told in its.unconfirmed(sent_before=0.0) if told.task_run.name == "merge"]
+    messages = [item["resource"]["prefect.state-message"] for item in its.events_of(merge, 0.0)]
     assert messages == ["", "reads radar #49"]
 
 
 def test_a_first_instance_rewires_nobody_although_somebody_reads_from_it() -> None:
     """Operators start in topological order, but a graph that does not is told no edge twice."""
-    its = TaskRunBook(IDENTITY)
+    its = TaskRunTracker(IDENTITY)
     begun(its, spawned("merge", upstream=("radar",)))
     assert len(its.spawned(spawned("radar"), NOON, 0.0)) == 1
 
@@ -186,7 +186,7 @@ def test_what_the_server_has_is_confirmed_and_an_ended_one_forgotten() -> None:
     ended = only(its)
     assert its.compare([ended], {ended.task_run.id: ended.state}) == []
     assert its.all_confirmed
-    assert its.unconfirmed(told_before=float("inf")) == []
+    assert its.unconfirmed(sent_before=float("inf")) == []
 
 
 @pytest.mark.parametrize("theirs", [None, Running(timestamp=NOON), Running(timestamp=NOON - S)])
@@ -218,7 +218,7 @@ def test_a_change_makes_it_unconfirmed_and_its_tries_start_over() -> None:
     its.confirm(told)
     its.exited(exited("poll"), NOON + S, 7.0)
     assert only(its) is told
-    assert (told.confirmed, told.tries, told.told_at) == (False, 0, 7.0)
+    assert (told.confirmed, told.tries, told.sent_at) == (False, 0, 7.0)
 
 
 def test_only_what_was_told_long_enough_ago_is_asked_for() -> None:
@@ -227,34 +227,34 @@ def test_only_what_was_told_long_enough_ago_is_asked_for() -> None:
     its.spawned(spawned("second"), NOON, 1.0)
     its.spawned(spawned("third"), NOON, 2.0)
     its.exited(exited("second"), NOON, 1.0)
-    assert [told.task_run.name for told in its.unconfirmed(told_before=1.0)] == ["second", "first"]
-    assert its.unconfirmed(told_before=-1.0) == []
+    assert [told.task_run.name for told in its.unconfirmed(sent_before=1.0)] == ["second", "first"]
+    assert its.unconfirmed(sent_before=-1.0) == []
 
 
 def test_what_is_told_again_is_every_state_with_the_ids_it_had() -> None:
     """A server that has lost all of it gets the whole story; one that has it recognises the ids."""
-    its = TaskRunBook(IDENTITY)
+    its = TaskRunTracker(IDENTITY)
     first = begun(its, spawned("poll"))
     second = its.exited(exited("poll"), NOON + S, 1.0)
     told = only(its)
-    again = its.again(told, 9.0)
+    again = its.events_of(told, 9.0)
     assert [item["id"] for item in again] == [first["id"], second["id"]]
     assert [item["event"] for item in again] == ["prefect.task-run.Running", "prefect.task-run.Completed"]
     assert [item["follows"] for item in again] == [None, first["id"]]
     assert again[-1] == second
-    assert told.told_at == 9.0
+    assert told.sent_at == 9.0
 
 
 def test_answers_that_come_in_another_order_confirm_what_they_are_of() -> None:
     """An answer of ``log`` first, then of ``poll`` with its older state: only ``log`` is confirmed."""
     its = book("poll", "log")
-    running = {told.task_run.name: told.state for told in its.unconfirmed(told_before=0.0)}
+    running = {told.task_run.name: told.state for told in its.unconfirmed(sent_before=0.0)}
     its.exited(exited("poll"), NOON + S, 1.0)
     its.exited(exited("log"), NOON + S, 1.0)
-    poll, log = its.unconfirmed(told_before=1.0)
+    poll, log = its.unconfirmed(sent_before=1.0)
     answer = {log.task_run.id: log.state, poll.task_run.id: running["poll"]}
     assert its.compare([log, poll], answer) == [poll]
-    assert its.unconfirmed(told_before=1.0) == [poll]
+    assert its.unconfirmed(sent_before=1.0) == [poll]
 
 
 # The end.
@@ -277,8 +277,8 @@ def test_ended_runs_that_nobody_confirms_are_kept_up_to_a_bound() -> None:
     for instance in range(1, 6):
         its.spawned(spawned("poll", instance), NOON, 0.0)
         its.exited(exited("poll", instance, CABLE), NOON, 0.0)
-    assert [told.task_run.name for told in its.unconfirmed(told_before=0.0)] == ["poll #3", "poll #4", "poll #5"]
-    assert its.forgotten == 2
+    assert [told.task_run.name for told in its.unconfirmed(sent_before=0.0)] == ["poll #3", "poll #4", "poll #5"]
+    assert its.evicted == 2
 
 
 def test_a_state_is_not_shared_between_two_task_runs() -> None:
