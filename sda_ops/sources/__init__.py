@@ -1,5 +1,5 @@
-"""One feed a file: each makes a source operator that turns a feed's bytes into observations.
+"""Source operators, one module for each kind of feed: each turns the bytes of a feed into observations.
 
-What a source listens on outlives its instances (``ends.keep``). A malformed frame is counted, kept as a dead letter with
-its bytes, logged at a bounded rate, and never stops a source.
+Sockets and read positions outlive the operator's instances (``ends.keep``). A malformed frame is counted, dead-lettered
+with its bytes and logged at a bounded rate. It never stops a source.
 """

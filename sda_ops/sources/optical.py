@@ -1,18 +1,18 @@
-"""Optical archive over HTTP: poll ``?since=<timestamp_ns>``, decode a page, pass it on.
+"""Optical archive over HTTP: poll ``?since=<timestamp_ns>``, decode the page, emit its observations.
 
-The watermark outlives the operator's instances and moves in the same step in which a page's observations leave, so a
-restart neither skips nor repeats one. After news it asks again for the watermark's own nanosecond and drops what it has
-of it: an archive that cuts a page between two observations of the same instant loses nothing (unless its pages are shorter
-than what it has of one nanosecond: nobody gets past that by ``since``). Only when that brings nothing new does a long poll
-wait, and then for what is beyond the watermark.
+**Position.** The watermark outlives the operator's instances. It moves in the same step in which a page's observations are
+emitted, so that a restart neither skips nor repeats one. After a page with new observations, the next poll asks again for
+the watermark's own nanosecond and drops the known ones: a page that ends between two observations of one nanosecond loses
+none. (Only an archive with more observations in one nanosecond than fit into a page cannot be read by ``since``.) A long
+poll waits only after a poll without new observations, and then for what is after the watermark.
 
-It holds one page at most: while the graph has not taken the last one in, nothing more is asked for, and the backlog waits
-where it is, at the archive.
+**Memory.** At most one page is in memory. While the graph has not accepted it, no further poll is made, and the backlog
+stays at the archive.
 
-A poll that fails in a way that may pass (the archive is down, slow, overloaded) is tried again by ``with_retry``, behind a
-circuit breaker and for as long as it takes: an outage of the partner costs no restart, and a fleet of pollers does not come
-back in the same instant. What will not pass by itself (a wrong address, a certificate, an answer that is no page) raises
-``PermanentFailure``: then it is for the supervisor, and perhaps for a person.
+**Failures.** A temporary failure (the archive is down, slow or overloaded) is retried by ``with_retry``, behind a circuit
+breaker and without a limit: an outage of the partner costs no restart, and a fleet of pollers does not return at the same
+instant. A permanent one (a wrong address, a certificate, an answer that is not a page) raises ``PermanentFailure``, for
+the supervisor.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ from sda_ops.wire.malformed import MalformedFrame
 
 _Page: TypeAlias = tuple[list[Observation], list[MalformedFrame]]
 
-_REMEMBERED_MALFORMED = 1_024  # bad entries, or as many as are in one page
-_BURIED_AT_ONCE = 256  # bad entries, before the event loop has its turn
-_REMEMBERED_AHEAD = 65_536  # observations, or as many as are in one page: five minutes of clock error at 200 a second
+_MAX_KNOWN_MALFORMED = 1_024  # malformed entries, or as many as are in one page
+_DEAD_LETTERS_A_TURN = 256  # malformed entries, before other tasks run
+_MAX_AHEAD = 65_536  # observations, or as many as are in one page: five minutes of clock error at 200 a second
 
 UNLIMITED_RETRY = RetryPolicy(timedelta(milliseconds=200), timedelta(seconds=15), max_attempts=None)
 SHORT_WINDOW = BreakerPolicy(window=timedelta(seconds=15), cooldown=timedelta(seconds=15), min_calls=3)
@@ -62,18 +62,18 @@ class OpticalFeed:
     """How one archive is polled.
 
     Attributes:
-        url: Where the pages are, e.g. ``https://archive.example/observations``. Certificates are verified.
+        url: The address of the pages, e.g. ``https://archive.example/observations``. Certificates are verified.
         poll_interval: Between the end of one poll and the next; in long-poll mode, only after an empty answer.
-        long_poll: How long the archive may hold a request until there is something; zero for fixed-interval polls.
-        timeout: For the whole of an answer, from connecting to its last byte; a long poll's wait comes on top. It must do
-            for the largest page there can be, for one that is cut off is asked for again, from its first byte.
+        long_poll: How long the archive may delay an answer until it has one; zero for fixed-interval polls.
+        timeout: For a whole answer, from connecting to its last byte; a long poll's wait is added. It must be long enough
+            for the largest page: after a timeout the page is requested again from its first byte.
         lookback: How far before the start the first poll reaches.
-        max_body_bytes: A larger page is refused, and not read any further.
-        retry: When a poll that failed is tried again. Its attempts are limited by ``timeout`` unless it says otherwise.
-        breaker: When the archive is left alone. A poller asks several times a second while all is well and seldom once it
-            backs off, so the window is short: successes from before the outage must not outvote its failures. But as many
-            polls as it takes to open it must time out within the window.
-        ca_file: Certificates (PEM) to trust instead of the system's, for an archive with a certificate authority of its own.
+        max_body_bytes: A larger page is rejected, and the rest of it is not read.
+        retry: When a failed poll is retried. ``timeout`` limits each attempt unless the policy has a limit of its own.
+        breaker: When polls are suspended. While the archive answers, polls come several times a second; after failures
+            they come seldom. The window is therefore short: successes from before an outage must not outweigh its
+            failures. But ``min_calls`` polls must be able to time out within the window.
+        ca_file: Certificates (PEM) to trust instead of the system's, for an archive with its own certificate authority.
     """
 
     url: str
@@ -105,19 +105,24 @@ class OpticalFeed:
 
 @dataclass(slots=True)
 class Watermark:
-    """How far the archive has been read: the newest timestamp, and what is known already of that very nanosecond.
+    """How far the archive has been read.
 
-    ``settled``: asked again for that nanosecond, the archive had nothing new.
+    Attributes:
+        timestamp_ns: The newest timestamp that was read, UTC nanoseconds.
+        settled: The last poll, which included that nanosecond, had nothing new.
+        seen: Observations of that nanosecond that were emitted.
+        malformed: Malformed entries that were dead-lettered, by content; the least recently seen first.
+        ahead: Emitted observations with a timestamp in the future, by id.
     """
 
     timestamp_ns: int
     settled: bool = False
     seen: set[UUID] = field(default_factory=set)
-    malformed: dict[UUID, None] = field(default_factory=dict)  # by content, met longest ago first
-    ahead: dict[UUID, int] = field(default_factory=dict)  # passed on although their time is still to come, by id
+    malformed: dict[UUID, None] = field(default_factory=dict)
+    ahead: dict[UUID, int] = field(default_factory=dict)
 
     def fresh(self, observations: Sequence[Observation]) -> list[Observation]:
-        """Those that are beyond the watermark, or at it, and not passed on yet."""
+        """The observations after the watermark, or at it, that were not emitted yet."""
         newest = self.timestamp_ns
         return [
             observation
@@ -127,41 +132,41 @@ class Watermark:
         ]
 
     def advance(self, page: Sequence[Observation], *, now_ns: int) -> None:
-        """Take note of a page, which has been passed on.
+        """Move the watermark past a page that has been emitted.
 
-        The watermark never runs ahead of ``now_ns``: one timestamp far in the future would make every later poll skip
-        all that comes before it. Such observations are remembered one by one until their time has come.
+        The watermark never exceeds ``now_ns``: with one timestamp far in the future, every later poll would skip all
+        observations before it. Such observations are remembered one by one until their time.
         """
         newest = max((o.sensor_timestamp for o in page if o.sensor_timestamp <= now_ns), default=self.timestamp_ns)
         if newest > self.timestamp_ns:
             self.timestamp_ns = newest
-            self.seen = {known for known, at_ns in self.ahead.items() if at_ns == newest}
-            self.ahead = {known: at_ns for known, at_ns in self.ahead.items() if at_ns > newest}
+            self.seen = {each for each, at_ns in self.ahead.items() if at_ns == newest}
+            self.ahead = {each: at_ns for each, at_ns in self.ahead.items() if at_ns > newest}
         for observation in page:
             if observation.sensor_timestamp == self.timestamp_ns:
                 self.seen.add(observation.observation_id)
             elif observation.sensor_timestamp > self.timestamp_ns:
                 self.ahead[observation.observation_id] = observation.sensor_timestamp
-        while len(self.ahead) > max(_REMEMBERED_AHEAD, len(page)):
+        while len(self.ahead) > max(_MAX_AHEAD, len(page)):
             del self.ahead[next(iter(self.ahead))]
 
     async def dead_letter_new(self, frames: Sequence[MalformedFrame], kind: DeadLetterKind, ends: WiredEnds) -> None:
-        """Dead-letter those not met yet: an archive repeats a bad entry in every page until the watermark has passed it.
+        """Dead-letter malformed entries that are new. An archive repeats one in every page until the watermark passes it.
 
-        A bad entry has no id to be told by: two of the very same content are taken for one. One that the store will
-        not keep is not taken note of: the next poll meets it again. Cancelled in between, it has buried and noted some.
+        A malformed entry has no id, so that two with the same content count as one. One that the store fails to keep
+        stays unknown, and the next poll finds it again. A cancellation can leave some of them done and some not.
         """
         for number, frame in enumerate(frames, 1):
             content = observation_id("optical", frame.frame)
             if content in self.malformed:
-                del self.malformed[content]  # met again: to the end of the queue, lest a long page push itself out
+                del self.malformed[content]  # inserted again below, as the newest: a long page must not evict itself
             else:
                 ends.dead_letter(frame.frame, kind, frame.reason)
                 ends.count("decode_errors")
             self.malformed[content] = None
-            if number % _BURIED_AT_ONCE == 0:
-                await asyncio.sleep(0)  # a page of nothing but bad entries must not freeze the loop for everyone
-        while len(self.malformed) > max(_REMEMBERED_MALFORMED, len(frames)):
+            if number % _DEAD_LETTERS_A_TURN == 0:
+                await asyncio.sleep(0)  # a page of malformed entries must not block the event loop
+        while len(self.malformed) > max(_MAX_KNOWN_MALFORMED, len(frames)):
             del self.malformed[next(iter(self.malformed))]
 
 
@@ -178,19 +183,19 @@ def optical_source(feed: OpticalFeed) -> Factory:
                 poll = partial(_poll, client, feed, watermark.timestamp_ns, ends, waiting=waiting)
                 try:
                     page = await ends.unless_shutdown(
-                        ends.with_retry(_limited(feed, waiting=waiting), poll, breaker=breaker)
+                        ends.with_retry(_with_timeout(feed, waiting=waiting), poll, breaker=breaker)
                     )
                 except RetryCutShort:
                     return
                 except PermanentFailure as failure:
-                    if (no_page := _malformed_page(failure)) is not None:
-                        await watermark.dead_letter_new([no_page], DeadLetterKind.SCHEMA_MISMATCH, ends)
+                    if (malformed := _malformed_page(failure)) is not None:
+                        await watermark.dead_letter_new([malformed], DeadLetterKind.SCHEMA_MISMATCH, ends)
                     raise
                 if not isinstance(page, RetryOk):
-                    return  # the shutdown came first; a poll is never discarded
+                    return  # the shutdown came first (a poll is never discarded)
                 ends.count("polls")
-                news = await _pass_on(page.value, watermark, ends)
-                if not feed.long_poll or (waiting and not news):
+                new = await _emit_new(page.value, watermark, ends)
+                if not feed.long_poll or (waiting and not new):
                     await ends.shutdown.wait_at_most(feed.poll_interval.total_seconds(), ends.clock)
 
     return run
@@ -202,7 +207,7 @@ def _client(feed: OpticalFeed) -> httpx.AsyncClient:
     if feed.ca_file is not None:
         try:
             trusted = ssl.create_default_context(cafile=feed.ca_file)
-        except OSError as error:  # an SSLError is one
+        except OSError as error:  # includes SSLError
             raise OperatorError(f"optical feed: no certificates in ca_file {feed.ca_file}: {error}") from error
     try:
         return httpx.AsyncClient(verify=trusted, timeout=(feed.timeout + feed.long_poll).total_seconds())
@@ -210,7 +215,7 @@ def _client(feed: OpticalFeed) -> httpx.AsyncClient:
         raise OperatorError(f"optical feed: the environment's proxy (HTTP_PROXY and the like): {error}") from error
 
 
-def _limited(feed: OpticalFeed, *, waiting: bool) -> RetryPolicy:
+def _with_timeout(feed: OpticalFeed, *, waiting: bool) -> RetryPolicy:
     if feed.retry.attempt_timeout is not None:
         return feed.retry
     return replace(feed.retry, attempt_timeout=feed.timeout + feed.long_poll if waiting else feed.timeout)
@@ -236,17 +241,17 @@ async def _poll(
 
 
 def _malformed_page(failure: PermanentFailure) -> MalformedFrame | None:
-    """The body that was no page, if that is what it was about."""
+    """The body that could not be decoded as a page, if that was the failure."""
     cause = failure.__cause__.__cause__ if failure.__cause__ is not None else None
     return cause if isinstance(cause, MalformedFrame) else None
 
 
-async def _pass_on(page: _Page, watermark: Watermark, ends: WiredEnds) -> int:
-    """Pass on what is new in a page; returns how much that was."""
+async def _emit_new(page: _Page, watermark: Watermark, ends: WiredEnds) -> int:
+    """Emit the new observations of a page; returns their number."""
     observations, malformed = page
     await watermark.dead_letter_new(malformed, DeadLetterKind.DESERIALIZATION, ends)
     fresh = watermark.fresh(observations)
     watermark.advance(observations, now_ns=ends.clock.now_ns())
-    watermark.settled = not fresh  # in this step: an instance that fails while it emits has moved the watermark already
-    await ends.emit(fresh)  # takes them over before it waits for anything
+    watermark.settled = not fresh
+    await ends.emit(fresh)  # takes them before it first waits: watermark and observations move in one step
     return len(fresh)

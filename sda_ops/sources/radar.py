@@ -1,8 +1,8 @@
-"""Radar over UDP: drain the socket, decode a batch, pass it on.
+"""Radar over UDP: drain the socket, decode a batch, emit it.
 
-The datagrams are drained up to 512 at a wake-up: that, and a large kernel buffer, is what keeps up with bursts. While
-the graph pushes back, the source does not read; what the kernel then drops is counted and shown (``kernel_drops``), at
-that very time too.
+Up to 512 datagrams are drained at each wake-up. With a large kernel buffer, this keeps up with bursts. During
+backpressure the source does not read; datagrams that the kernel then drops are counted as ``kernel_drops``, which is
+published meanwhile, too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, Timer, 
 from sda_ops.wire import radar
 
 _DRAIN_BATCH = 512  # datagrams; PERFORMANCE: 270-285k datagrams/s with "drain up to 512 per wake"
-_FINAL_DRAINS = 40  # at shutdown, what the kernel holds is still taken in, but a sender that never stops must not win
-_MAX_DATAGRAM = 65_535  # bytes; the largest UDP payload there is, so that malformed ones are kept whole
+_FINAL_DRAINS = 40  # at shutdown the kernel's buffer is still read; the limit is for a sender that never stops
+_MAX_DATAGRAM = 65_535  # bytes: the largest UDP payload, so that malformed datagrams are kept whole
 _DROPS_PERIOD_S = 1.0
 _MAX_PORT = 65_535
 _MAX_BUFFER = 2**31 - 1  # bytes; socket(7): SO_RCVBUF is a C int
@@ -34,7 +34,7 @@ class RadarFeed:
     Attributes:
         host: The address to bind, IPv4 or IPv6; ``::`` is every address of both.
         port: The UDP port; 0 lets the system choose.
-        receive_buffer_bytes: Asked of the kernel, which may grant less; the grant is shown as ``receive_buffer_bytes``.
+        receive_buffer_bytes: Requested of the kernel, which may grant less; the figure of this name is what it granted.
     """
 
     host: str
@@ -55,44 +55,44 @@ class RadarFeed:
 
 
 def radar_source(feed: RadarFeed) -> Factory:
-    """A source for one radar array. A port that is taken or forbidden is an ``OperatorError`` that names it."""
+    """A source for one radar array. A port that is in use or forbidden is an ``OperatorError`` that names it."""
 
     async def run(ends: WiredEnds) -> None:
         sock = ends.keep("socket", lambda: _bind(feed), socket.socket.close)
-        wakeup = ends.keep("wakeup", lambda: _woken_by_shutdown(ends))
+        wakeup = ends.keep("wakeup", lambda: _wakeup_at_shutdown(ends))
         ends.gauge("port", sock.getsockname()[1])
         ends.gauge("receive_buffer_bytes", sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
-        with _drops_shown(sock, ends):
+        with _publishing_drops(sock, ends):
             while not ends.shutdown.is_set:
                 if datagrams := _drain(sock):
-                    await _pass_on(datagrams, ends)
+                    await _emit(datagrams, ends)
                 else:
                     await _readable(sock, wakeup)
             for _ in range(_FINAL_DRAINS):
                 if not (datagrams := _drain(sock)):
                     break
-                await _pass_on(datagrams, ends)
+                await _emit(datagrams, ends)
 
     return run
 
 
-def _woken_by_shutdown(ends: WiredEnds) -> Wakeup:
+def _wakeup_at_shutdown(ends: WiredEnds) -> Wakeup:
     wakeup = Wakeup()
     ends.shutdown.on_set(wakeup.wake)
     return wakeup
 
 
 @contextmanager
-def _drops_shown(sock: socket.socket, ends: WiredEnds) -> Iterator[None]:
-    """Show ``kernel_drops`` now, every second whatever the source waits for, and when it ends, however it does."""
+def _publishing_drops(sock: socket.socket, ends: WiredEnds) -> Iterator[None]:
+    """Publish ``kernel_drops`` now, every second (also while the source waits), and at the end of the instance."""
     timer: Timer
 
-    def show() -> None:
+    def publish() -> None:
         nonlocal timer
         ends.gauge("kernel_drops", kernel_drops(sock))
-        timer = ends.clock.call_later(_DROPS_PERIOD_S, show)
+        timer = ends.clock.call_later(_DROPS_PERIOD_S, publish)
 
-    show()
+    publish()
     try:
         yield
     finally:
@@ -100,34 +100,34 @@ def _drops_shown(sock: socket.socket, ends: WiredEnds) -> Iterator[None]:
         ends.gauge("kernel_drops", kernel_drops(sock))
 
 
-async def _pass_on(datagrams: list[bytes], ends: WiredEnds) -> None:
+async def _emit(datagrams: list[bytes], ends: WiredEnds) -> None:
     observations, malformed = radar.decode_many(datagrams, ingest_timestamp=ends.clock.now_ns())
     for frame in malformed:
         ends.count("decode_errors")
-        # The kernel no longer has it: a store that is full may cost neither the good ones nor the count.
+        # The kernel has no copy of it. A full store must cost neither the good datagrams nor the count.
         ends.dead_letter(frame.frame, DeadLetterKind.DESERIALIZATION, frame.reason, must_keep=False)
     await ends.emit(observations)
-    await asyncio.sleep(0)  # a flood of malformed datagrams fills no edge, and would freeze the loop for everyone
+    await asyncio.sleep(0)  # malformed datagrams fill no edge: without this, a flood of them would block the event loop
 
 
 def _drain(sock: socket.socket) -> list[bytes]:
-    """What the kernel holds, up to a batch. Never waits."""
+    """The datagrams in the kernel's buffer, up to one batch. Never waits."""
     datagrams: list[bytes] = []
-    receive, keep = sock.recv, datagrams.append
+    receive, append = sock.recv, datagrams.append
     try:
         for _ in range(_DRAIN_BATCH):
-            keep(receive(_MAX_DATAGRAM))
+            append(receive(_MAX_DATAGRAM))
     except BlockingIOError:
-        pass  # drained: the one way a non-blocking socket says so
+        pass  # the buffer is empty
     except OSError:
         if not datagrams:
             raise
-        # What came before the error must not be lost with it; one that lasts is met again at the next call.
+        # The datagrams before the error must not be lost with it. An error that persists is raised by the next call.
     return datagrams
 
 
 async def _readable(sock: socket.socket, wakeup: Wakeup) -> None:
-    """Suspend until a datagram waits, or the wake-up's other causes. Cancelled, it stops watching."""
+    """Suspend until a datagram can be read, or until something else wakes ``wakeup``."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sock, wakeup.wake)
     try:
@@ -138,11 +138,11 @@ async def _readable(sock: socket.socket, wakeup: Wakeup) -> None:
 
 def _bind(feed: RadarFeed) -> socket.socket:
     try:
-        found = socket.getaddrinfo(feed.host or None, feed.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-        # Of a name that has both, the IPv4 address: it is the one that every array can reach.
-        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        addresses = socket.getaddrinfo(feed.host or None, feed.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+        # A name with both kinds of address: IPv4, because every array can reach it.
+        family, _, _, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
         return _bound(family, address, feed.receive_buffer_bytes)
-    except (OSError, UnicodeError) as error:  # the latter: a host name that IDNA cannot say
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
         host = f"[{feed.host}]" if ":" in feed.host else feed.host
         raise OperatorError(f"radar feed: cannot receive on udp://{host}:{feed.port}: {error}") from error
 
@@ -162,7 +162,7 @@ def _bound(family: socket.AddressFamily, address: Any, receive_buffer_bytes: int
 
 
 def kernel_drops(sock: socket.socket) -> int:
-    """Datagrams the kernel dropped because this socket's buffer was full, since it was opened (Linux; 0 elsewhere)."""
+    """Datagrams that the kernel dropped because this socket's buffer was full, since its creation (Linux; 0 elsewhere)."""
     try:
         memory = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
     except OSError:

@@ -1,15 +1,15 @@
-"""Replay of recorded observations: CCSDS TDM and IOD files, merged in time order, at their own pace or a faster one.
+"""Replay of recorded observations: CCSDS TDM and IOD files, merged in time order, in real time or faster.
 
-The files are read when the source starts, all of them, and held (about half a kilobyte an observation): what is missing or
-unreadable is told before anything is passed on. The first observation leaves at once, every later one as long after it as
-it was measured later, divided by the pace. A source that was held up, by a full edge or a restart, is behind its schedule
-and catches up as fast as the graph takes it.
+All files are read into memory when the source starts (about half a kilobyte for each observation): a missing or unreadable
+file is reported before anything is emitted. The first observation is emitted at once, every later one after the time
+between their measurements, divided by the pace. A source that was delayed, by a full edge or a restart, catches up as fast
+as the graph accepts it.
 
-Where the replay stands outlives the operator's instances, and moves in the same step in which observations leave: a restart
+The position outlives the operator's instances and moves in the same step in which observations are emitted: a restart
 neither skips nor repeats one. The stream ends after the last.
 
-``ingest_timestamp`` is the time of passing on, ``sensor_timestamp`` the file's own: years may lie between them, and a
-validation that judges age must be given the observation's own time to judge by.
+``ingest_timestamp`` is the time of emission, ``sensor_timestamp`` the file's. Years may lie between them: a validation that
+checks the age must compare with the observation's own time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from sda_ops.wire import iod, tdm
 from sda_ops.wire.malformed import MalformedFrame
 from sda_ops.wire.tdm import TdmConventions
 
-_BATCH = 512  # observations at most that leave together
-_BURIED_AT_ONCE = 256  # malformed entries, before the event loop has its turn
-_SLACK_S = 0.001  # what is due so soon leaves now: no timer for less, nor for what rounding puts a hair ahead
+_BATCH = 512  # observations that are emitted together, at most
+_DEAD_LETTERS_A_TURN = 256  # malformed entries, before other tasks run
+_SLACK_S = 0.001  # an observation that is due this soon is emitted now: no timer is worth less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +40,12 @@ class ReplayFeed:
     """What is replayed, and how fast.
 
     Attributes:
-        paths: Files, and folders of which every file is taken that matches ``pattern``. Each is told from its content.
+        paths: Files, and folders, of which every file that matches ``pattern`` is read. The format is detected from the
+            content.
         pattern: A glob within the folders, such as ``*.tdm`` or ``**/*.dat``.
-        pace: How much faster than they were measured observations leave: 1 is real time, 60 a minute in a second, ``None``
-            as fast as the graph takes them.
-        conventions: What the TDM files leave open. Its ``sigma_angle_rad`` also holds for IOD lines that tell none.
+        pace: Speed relative to the measurement: 1 is real time, 60 is a minute in a second, ``None`` is as fast as the
+            graph accepts.
+        conventions: What the TDM files leave open. Its ``sigma_angle_rad`` is also used for IOD lines without one.
     """
 
     paths: tuple[Path, ...]
@@ -68,13 +69,13 @@ class ReplayFeed:
 
 @dataclass(slots=True)
 class Playback:
-    """Where a replay stands.
+    """The position of a replay.
 
     Attributes:
-        observations: All of them, in the order of their time.
-        malformed: What is still to be buried.
-        position: How many have been passed on.
-        started_s: When the first was, on the graph's monotonic clock.
+        observations: All observations, in time order.
+        malformed: Entries that are still to be dead-lettered.
+        position: How many observations have been emitted.
+        started_s: When the first was emitted, on the graph's monotonic clock.
     """
 
     observations: list[Observation]
@@ -87,7 +88,7 @@ class Playback:
         return self.position == len(self.observations)
 
     def take(self, now_s: float, pace: float | None) -> list[Observation]:
-        """What is due at ``now_s``, a batch at most; it counts as passed on from here."""
+        """The observations that are due at ``now_s``, one batch at most. Moves the position past them."""
         if self.started_s is None:
             self.started_s = now_s
         end = min(self.position + _BATCH, len(self.observations))
@@ -99,7 +100,7 @@ class Playback:
         return taken
 
     def wait_s(self, now_s: float, pace: float | None) -> float:
-        """How long until the next is due; zero where it is already, or none is left."""
+        """How long until the next observation is due; zero where it is due already, or none is left."""
         if self.done or pace is None or self.started_s is None:
             return 0.0
         since_first_ns = self.observations[self.position].sensor_timestamp - self.observations[0].sensor_timestamp
@@ -111,7 +112,7 @@ def _time_ns(observation: Observation) -> int:
 
 
 def replay_source(feed: ReplayFeed) -> Factory:
-    """A source for recorded files. One that cannot be read is an ``OperatorError`` that names it."""
+    """A source for recorded files. A file that cannot be read is an ``OperatorError`` that names it."""
 
     async def run(ends: WiredEnds) -> None:
         kept: list[Playback] = ends.keep("playback", list)
@@ -127,7 +128,7 @@ def replay_source(feed: ReplayFeed) -> Factory:
 
 async def _replay(playback: Playback, pace: float | None, ends: WiredEnds) -> None:
     clock = ends.clock
-    await _bury(playback.malformed, ends)
+    await _dead_letter(playback.malformed, ends)
     while not playback.done and not ends.shutdown.is_set:
         now_ns = clock.now_ns()
         due = playback.take(clock.monotonic(), pace)
@@ -136,28 +137,28 @@ async def _replay(playback: Playback, pace: float | None, ends: WiredEnds) -> No
             await ends.shutdown.wait_at_most(wait_s, clock)
 
 
-async def _bury(malformed: deque[MalformedFrame], ends: WiredEnds) -> None:
-    """Dead-letter them, each once: one that the store will not keep is still there for the next instance."""
+async def _dead_letter(malformed: deque[MalformedFrame], ends: WiredEnds) -> None:
+    """Dead-letter each entry once. One that the store fails to keep remains for the next instance."""
     for number in range(len(malformed)):
         ends.dead_letter(malformed[0].frame, DeadLetterKind.DESERIALIZATION, malformed[0].reason)
         ends.count("decode_errors")
         malformed.popleft()
-        if number % _BURIED_AT_ONCE == 0:
+        if number % _DEAD_LETTERS_A_TURN == 0:
             await asyncio.sleep(0)
 
 
 def read_files(feed: ReplayFeed) -> Playback:
-    """Everything that the feed's files hold. Blocks; for a thread.
+    """The content of all files of the feed. Blocking: run it in a thread.
 
-    Raises ``OperatorError`` for a file that is missing, unreadable or in neither format, and a folder without any.
+    Raises ``OperatorError`` for a file that is missing, unreadable or in neither format, and for a folder without a match.
     """
     observations: list[Observation] = []
     malformed: deque[MalformedFrame] = deque()
     for path in _files(feed):
-        found, problems = _decode(path, feed.conventions)
-        observations += found
-        malformed.extend(MalformedFrame(f"{path}: {problem.reason}", problem.frame) for problem in problems)
-    observations.sort(key=_time_ns)  # merges what is in order already, and leaves equals in the order of the files
+        good, bad = _decode(path, feed.conventions)
+        observations += good
+        malformed.extend(MalformedFrame(f"{path}: {frame.reason}", frame.frame) for frame in bad)
+    observations.sort(key=_time_ns)  # stable: equal times stay in the order of the files
     return Playback(observations, malformed)
 
 
@@ -165,10 +166,10 @@ def _files(feed: ReplayFeed) -> Iterator[Path]:
     for path in feed.paths:
         if not path.is_dir():
             yield path
-        elif found := sorted(each for each in path.glob(feed.pattern) if each.is_file()):
-            yield from found
+        elif matching := sorted(each for each in path.glob(feed.pattern) if each.is_file()):
+            yield from matching
         else:
-            raise OperatorError(f"replay feed: expected files {feed.pattern} in {path}, found none")
+            raise OperatorError(f"replay feed: expected files {feed.pattern} in {path}, got none")
 
 
 def _decode(path: Path, conventions: TdmConventions) -> tuple[list[Observation], list[MalformedFrame]]:

@@ -1,3 +1,5 @@
+"""Radar over UDP on real sockets: datagrams, restarts, shutdown, and what the kernel drops."""
+
 from __future__ import annotations
 
 import asyncio
@@ -31,7 +33,7 @@ def socket_of(built: BuiltGraph) -> socket.socket:
 
 
 async def test_every_datagram_becomes_one_observation_in_order() -> None:
-    """What is sent to the port arrives at the sink, once, in order, and the ledger counts it as ingested."""
+    """Datagrams sent to the port arrive at the sink once, in order, and the ledger counts them as ingested."""
     sink = CollectSink()
 
     async def during(built: BuiltGraph) -> None:
@@ -46,7 +48,7 @@ async def test_every_datagram_becomes_one_observation_in_order() -> None:
 
 
 async def test_malformed_datagrams_cost_only_themselves() -> None:
-    """Empty, short, long and huge datagrams end up in the dead letters with their bytes; the good ones get through."""
+    """Empty, short, long and huge datagrams are dead-lettered with their bytes; the good ones are emitted."""
     sink, letters = CollectSink(), DeadLetterList()
     bad = [b"", b"x" * 63, b"x" * 65, b"x" * 60_000]
 
@@ -54,7 +56,7 @@ async def test_malformed_datagrams_cost_only_themselves() -> None:
         port = await port_of(built)
         for number, malformed in enumerate(bad):
             send(port, malformed, datagram(number))
-        await eventually(lambda: len(sink.items) == len(bad), "the good ones")
+        await eventually(lambda: len(sink.items) == len(bad), "the good datagrams")
         built.request_shutdown("test")
 
     event = await run_graph(fed_by(radar_source(FEED), sink), dead_letters=letters, during=during)
@@ -68,7 +70,7 @@ async def test_malformed_datagrams_cost_only_themselves() -> None:
     assert event.figures.ledger_holds
 
 
-async def test_a_port_that_is_taken_is_named_and_brings_the_run_down() -> None:
+async def test_a_port_in_use_is_named_and_exhausts_the_restart_budget() -> None:
     """Five restarts, then BudgetExhausted with the address and the reason in its cause."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
@@ -85,15 +87,15 @@ async def test_a_port_that_is_taken_is_named_and_brings_the_run_down() -> None:
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "a..b", "x" * 70 + ".example"])
 async def test_a_host_that_cannot_be_bound_is_an_operational_failure(host: str) -> None:
-    """Neither a foreign address nor a name that IDNA cannot say is taken for a bug."""
+    """A foreign address, or a name that IDNA cannot encode, is not a panic."""
     event = await run_graph(fed_by(radar_source(RadarFeed(host, 0)), CollectSink()))
     assert isinstance(event, events.BudgetExhausted)
     assert f"cannot receive on udp://{host}:0" in event.chain[0]
 
 
 @pytest.mark.parametrize(("host", "senders"), [("::1", ["::1"]), ("::", ["::1", "127.0.0.1"]), ("", ["127.0.0.1"])])
-async def test_an_address_of_either_kind_is_received_on(host: str, senders: list[str]) -> None:
-    """IPv6 at its own address, both kinds at ``::``, and IPv4 where no address is named."""
+async def test_it_receives_on_ipv4_and_ipv6_addresses(host: str, senders: list[str]) -> None:
+    """IPv6 at its own address, both at ``::``, and IPv4 where no address is named."""
     if ":" in host:
         needs_ipv6()
     sink = CollectSink()
@@ -109,8 +111,8 @@ async def test_an_address_of_either_kind_is_received_on(host: str, senders: list
     assert sorted(tracks(sink.items)) == list(range(len(senders)))
 
 
-async def test_an_ipv6_port_that_is_taken_is_named_as_one() -> None:
-    """In brackets, so that address and port can be told apart."""
+async def test_the_error_for_an_ipv6_port_in_use_has_the_address_in_brackets() -> None:
+    """Address and port can then be told apart."""
     needs_ipv6()
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
         other.bind(("::1", 0))
@@ -120,8 +122,8 @@ async def test_an_ipv6_port_that_is_taken_is_named_as_one() -> None:
     assert f"cannot receive on udp://[::1]:{port}: [Errno 98] Address already in use" in event.chain[0]
 
 
-def test_a_name_of_both_kinds_is_its_ipv4_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever the resolver names first: a sender that knows no IPv6 must be heard."""
+def test_a_name_with_both_kinds_of_address_means_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever order the resolver lists them: a sender without IPv6 must be received."""
     both = [
         (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("::1", 0, 0, 0)),
         (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", 0)),
@@ -131,8 +133,8 @@ def test_a_name_of_both_kinds_is_its_ipv4_address(monkeypatch: pytest.MonkeyPatc
         assert sock.getsockname()[0] == "127.0.0.1"
 
 
-def test_all_problems_of_a_feed_are_told_together() -> None:
-    """One error names each field that cannot be, what it must be and what it is."""
+def test_all_problems_of_a_feed_are_reported_together() -> None:
+    """One error names each invalid field, its bound and its value."""
     with pytest.raises(ValueError, match="RadarFeed") as raised:
         RadarFeed("127.0.0.1", 65_536, receive_buffer_bytes=0)
     assert str(raised.value).split("; ") == [
@@ -143,14 +145,14 @@ def test_all_problems_of_a_feed_are_told_together() -> None:
         RadarFeed("127.0.0.1", 0, receive_buffer_bytes=2**31)
 
 
-async def test_what_the_kernel_holds_at_shutdown_is_still_taken_in() -> None:
-    """The source is stuck on a full edge when the stop is asked for; the datagrams it had not read yet arrive too."""
+async def test_datagrams_in_the_kernel_at_shutdown_are_still_received() -> None:
+    """The source waits for a full edge when the shutdown is requested; the datagrams that it had not read yet arrive, too."""
     sink = GatedSink()
 
     async def during(built: BuiltGraph) -> None:
         port = await port_of(built)
         send(port, *map(datagram, range(20)))
-        await eventually(lambda: built.ledger().ingested == 20, "the source has taken in the first of them")
+        await eventually(lambda: built.ledger().ingested == 20, "the source has read the first of them")
         send(port, *map(datagram, range(20, 120)))
         built.request_shutdown("test")
         await settle()
@@ -164,7 +166,7 @@ async def test_what_the_kernel_holds_at_shutdown_is_still_taken_in() -> None:
 
 
 async def test_a_restart_keeps_the_socket_and_loses_no_datagram() -> None:
-    """The second instance listens on the same port and takes in what was sent while nobody read."""
+    """The second instance receives on the same port, and reads what was sent during the restart."""
     sink = CollectSink()
     source = Fault(radar_source(FEED))
 
@@ -174,7 +176,7 @@ async def test_a_restart_keeps_the_socket_and_loses_no_datagram() -> None:
         await eventually(lambda: len(sink.items) == 10, "the first ten")
         source.strike()
         send(port, *map(datagram, range(10, 20)))
-        await eventually(lambda: source.instances == 2 and len(sink.items) == 20, "the second instance reads on")
+        await eventually(lambda: source.instances == 2 and len(sink.items) == 20, "the second instance continues")
         assert counter(built, "port") == port
         built.request_shutdown("test")
 
@@ -184,13 +186,13 @@ async def test_a_restart_keeps_the_socket_and_loses_no_datagram() -> None:
     assert (event.figures.ledger.ingested, event.figures.ledger.repeated) == (20, 0)
 
 
-async def test_an_aborted_source_leaves_what_it_took_in_to_the_dead_letters() -> None:
-    """The sink never takes anything: after the grace every datagram taken in is Undelivered, none is unaccounted for."""
+async def test_the_datagrams_of_an_aborted_source_are_dead_lettered() -> None:
+    """The sink takes nothing: after the grace period every datagram that was read is Undelivered."""
     sink, letters = GatedSink(), DeadLetterList()
 
     async def during(built: BuiltGraph) -> None:
         send(await port_of(built), *map(datagram, range(50)))
-        await eventually(lambda: built.ledger().ingested == 50, "the source has taken them in")
+        await eventually(lambda: built.ledger().ingested == 50, "the source has read them")
         built.request_shutdown("test")
         built.request_shutdown("again")
 
@@ -202,8 +204,8 @@ async def test_an_aborted_source_leaves_what_it_took_in_to_the_dead_letters() ->
     assert event.figures.ledger_holds
 
 
-async def test_a_flood_of_malformed_datagrams_does_not_freeze_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sender that never stops and never makes sense cannot keep the graph from hearing that it should stop."""
+async def test_a_flood_of_malformed_datagrams_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender that never stops and sends only malformed datagrams cannot keep the graph from its shutdown."""
     monkeypatch.setattr(radar_module, "_drain", lambda sock: [b"nonsense"])
 
     async def during(built: BuiltGraph) -> None:
@@ -216,32 +218,32 @@ async def test_a_flood_of_malformed_datagrams_does_not_freeze_the_loop(monkeypat
 
 
 class BrokenSocket:
-    """Gives what it has, then fails."""
+    """Returns its datagrams, then fails."""
 
-    def __init__(self, *held: bytes) -> None:
-        self.held = list(held)
+    def __init__(self, *datagrams: bytes) -> None:
+        self.datagrams = list(datagrams)
 
     def recv(self, limit: int) -> bytes:
-        if self.held:
-            return self.held.pop(0)
+        if self.datagrams:
+            return self.datagrams.pop(0)
         raise OSError(errno.ENOMEM, "no memory")
 
 
 def test_a_socket_error_does_not_cost_the_datagrams_before_it() -> None:
-    """They come first; the error is raised by the next attempt."""
+    """They are returned first; the next call raises the error."""
     sock: Any = BrokenSocket(b"one", b"two")
     assert radar_module._drain(sock) == [b"one", b"two"]
     with pytest.raises(OSError, match="no memory"):
         radar_module._drain(sock)
 
 
-async def test_a_dead_letter_store_that_fails_costs_no_good_datagram_and_no_count() -> None:
-    """The batch's good datagrams get through, the malformed one is booked, and the run tells what was not kept."""
+async def test_a_failing_dead_letter_store_costs_no_good_datagram_and_no_count() -> None:
+    """The batch's good datagrams are emitted, the malformed one is counted, and the run reports what was not kept."""
     sink = CollectSink()
 
     async def during(built: BuiltGraph) -> None:
         send(await port_of(built), datagram(0), b"malformed", datagram(1))
-        await eventually(lambda: len(sink.items) == 2, "the good ones")
+        await eventually(lambda: len(sink.items) == 2, "the good datagrams")
         built.request_shutdown("test")
 
     event = await run_graph(fed_by(radar_source(FEED), sink), dead_letters=FailingStore(1), during=during)
@@ -253,8 +255,8 @@ async def test_a_dead_letter_store_that_fails_costs_no_good_datagram_and_no_coun
     )
 
 
-async def test_what_the_kernel_dropped_is_counted() -> None:
-    """While the graph pushes back the kernel's buffer overflows: drops and observations add up to what was sent."""
+async def test_datagrams_dropped_by_the_kernel_are_counted() -> None:
+    """During backpressure the kernel's buffer overflows: drops and observations add up to what was sent."""
     sink = GatedSink()
     sent = 3_000
 
@@ -273,9 +275,9 @@ async def test_what_the_kernel_dropped_is_counted() -> None:
     assert event.figures.counters["source"]["receive_buffer_bytes"] > 1
 
 
-async def test_drops_are_shown_while_the_graph_pushes_back_and_after_an_abort_in_that_state() -> None:
-    """A second later the figure is the kernel's, twice in one wait for room; the report has the last of them, too."""
-    clock, sink, told = ManualClock(), GatedSink(), [0]
+async def test_kernel_drops_are_published_during_backpressure_and_after_an_abort() -> None:
+    """The figure follows the kernel's within a second, twice in one wait for room; the report has the last value, too."""
+    clock, sink, drops = ManualClock(), GatedSink(), [0]
 
     async def during(built: BuiltGraph) -> None:
         port = await port_of(built)
@@ -283,17 +285,17 @@ async def test_drops_are_shown_while_the_graph_pushes_back_and_after_an_abort_in
             send(port, *map(datagram, range(1_000)))
             await eventually(lambda: built._slots["source"].ends.waits_for_room, "the source waits for room")
             clock.advance(1)
-            told.append(kernel_drops(socket_of(built)))
-            assert counter(built, "kernel_drops") == told[-1] > told[-2]
+            drops.append(kernel_drops(socket_of(built)))
+            assert counter(built, "kernel_drops") == drops[-1] > drops[-2]
         send(port, *map(datagram, range(1_000)))
-        told.append(kernel_drops(socket_of(built)))
+        drops.append(kernel_drops(socket_of(built)))
         built.request_shutdown("test")
         built.request_shutdown("again")
 
     feed = RadarFeed("127.0.0.1", 0, receive_buffer_bytes=1)
     event = await run_graph(fed_by(radar_source(feed), sink, capacity=1), clock=clock, during=during)
     assert isinstance(event.figures.exits["source"], task_exit.Aborted)
-    assert event.figures.counters["source"]["kernel_drops"] == told[-1] > told[-2]
+    assert event.figures.counters["source"]["kernel_drops"] == drops[-1] > drops[-2]
     assert event.figures.ledger_holds
     assert not clock.pending_timers
 
@@ -305,7 +307,7 @@ def test_drops_of_a_new_socket_are_zero() -> None:
 
 
 async def test_a_shutdown_before_the_start_ends_at_once() -> None:
-    """A source that is started into a shutdown takes in nothing and ends well."""
+    """A source that starts during a shutdown reads nothing and ends without an error."""
     built = fed_by(radar_source(FEED), CollectSink()).build()
     built.request_shutdown("before the run")
     event = await asyncio.wait_for(built.run(), timedelta(seconds=10).total_seconds())

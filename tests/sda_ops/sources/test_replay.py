@@ -1,3 +1,5 @@
+"""Replay of files: order and pace, restarts, shutdown, malformed entries, and the real tracks."""
+
 from __future__ import annotations
 
 import os
@@ -54,7 +56,7 @@ def offsets_s(items: Sequence[Observation]) -> list[float]:
 
 
 async def at_each_second(clock: ManualClock, sink: CollectSink, seconds: int) -> list[int]:
-    """How many have arrived, now and after each further second of the clock."""
+    """How many observations have arrived, now and after each further second of the clock."""
     await eventually(lambda: sink.items, "the first observation")
     await settle()
     arrived = [len(sink.items)]
@@ -64,8 +66,8 @@ async def at_each_second(clock: ManualClock, sink: CollectSink, seconds: int) ->
     return arrived
 
 
-async def test_files_are_merged_in_the_order_of_time(tmp_path: Path) -> None:
-    """Whatever format, file or folder an observation comes from; the stream ends after the last, and the books balance."""
+async def test_files_are_merged_in_time_order(tmp_path: Path) -> None:
+    """Whatever format, file or folder they come from; the stream ends after the last, and the ledger balances."""
     feed = ReplayFeed(
         paths=(
             tdm(tmp_path / "a.tdm", 0, 2, 5),
@@ -89,8 +91,8 @@ async def test_files_are_merged_in_the_order_of_time(tmp_path: Path) -> None:
     ("pace", "arrived"),
     [(1.0, [1, 2, 3, 3, 3, 5]), (2.0, [1, 3, 3, 5, 5, 5]), (0.5, [1, 1, 2, 2, 3, 3]), (None, [5, 5, 5, 5, 5, 5])],
 )
-async def test_observations_leave_at_the_pace(tmp_path: Path, pace: float | None, arrived: list[int]) -> None:
-    """One measured s seconds after the first leaves s / pace seconds after it: none sooner, none later."""
+async def test_observations_are_emitted_at_the_pace(tmp_path: Path, pace: float | None, arrived: list[int]) -> None:
+    """One measured s seconds after the first is emitted s / pace seconds after it: not sooner and not later."""
     clock, sink = ManualClock(), CollectSink()
     feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0, 1, 2, 5, 5.0001),), pace=pace)
 
@@ -103,8 +105,8 @@ async def test_observations_leave_at_the_pace(tmp_path: Path, pace: float | None
     assert offsets_s(sink.items) == [0, 1, 2, 5, 5.0001]
 
 
-async def test_an_observation_is_ingested_when_it_leaves(tmp_path: Path) -> None:
-    """Its own time is the file's, years ago; in all else it is what the file says."""
+async def test_the_ingest_time_is_the_time_of_emission(tmp_path: Path) -> None:
+    """The sensor's time is the file's, years ago; all other fields are the file's, too."""
     clock, sink = ManualClock(), CollectSink()
     feed = ReplayFeed(
         paths=(tdm(tmp_path / "a.tdm", 0, 2),),
@@ -122,22 +124,22 @@ async def test_an_observation_is_ingested_when_it_leaves(tmp_path: Path) -> None
     assert {item.uncertainty for item in sink.items} == {Uncertainty(sigma_range_m=5.0)}
 
 
-async def test_the_feeds_angle_sigma_holds_for_iod_lines_that_tell_none(tmp_path: Path) -> None:
-    """And for them only."""
+async def test_the_feeds_angle_sigma_is_used_for_iod_lines_without_one(tmp_path: Path) -> None:
+    """And for no others."""
     path = iod(tmp_path / "a.dat", 0, extra="37386 11 014A   4172 E 20190501213235845 17 25 2008223+702585\n")
     feed = ReplayFeed(paths=(path,), conventions=TdmConventions(uncertainty=Uncertainty(sigma_angle_rad=0.25)))
-    told, not_told = read_files(feed).observations
-    assert told.uncertainty.sigma_angle_rad == pytest.approx(0.3 / 60 * 3.14159265 / 180)
-    assert not_told.uncertainty == Uncertainty(sigma_angle_rad=0.25)
+    with_sigma, without_sigma = read_files(feed).observations
+    assert with_sigma.uncertainty.sigma_angle_rad == pytest.approx(0.3 / 60 * 3.14159265 / 180)
+    assert without_sigma.uncertainty == Uncertainty(sigma_angle_rad=0.25)
 
 
 async def test_a_restart_in_the_middle_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """The next instance goes on where the last was, on the schedule of the first; the file is not asked for again.
+    """The next instance continues at the position and on the schedule of the first, without reading the file again.
 
-    Nor are its malformed entries counted again.
+    Malformed entries are not counted again either.
     """
     clock, sink = ManualClock(), CollectSink()
-    path = iod(tmp_path / "a.dat", *range(20), extra="nonsense\n")
+    path = iod(tmp_path / "a.dat", *range(20), extra="garbage\n")
     source = Fault(replay_source(ReplayFeed(paths=(path,))))
 
     async def during(built: BuiltGraph) -> None:
@@ -159,8 +161,8 @@ async def test_a_restart_in_the_middle_loses_and_repeats_nothing(tmp_path: Path)
     assert event.figures.ledger_holds
 
 
-async def test_a_fault_while_the_graph_pushes_back_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """What was taken from the files and waits for room is delivered by the next instance, once."""
+async def test_a_failure_during_backpressure_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """Observations that wait for room are delivered by the next instance, once."""
     sink = GatedSink()
     source = Fault(
         replay_source(ReplayFeed(paths=(tdm(tmp_path / "a.tdm", *(n / 100 for n in range(1_500))),), pace=None))
@@ -183,8 +185,8 @@ async def test_a_fault_while_the_graph_pushes_back_loses_and_repeats_nothing(tmp
     assert event.figures.ledger_holds
 
 
-async def test_a_source_that_was_held_up_catches_up(tmp_path: Path) -> None:
-    """Its schedule is the files': what became due meanwhile leaves at once, and the next at its own time."""
+async def test_a_delayed_source_catches_up(tmp_path: Path) -> None:
+    """The schedule is the files': what became due meanwhile is emitted at once, and the next at its own time."""
     clock, sink = ManualClock(), GatedSink()
     feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0, 1, 2, 3, 4, 5, 6, 20),))
 
@@ -203,8 +205,8 @@ async def test_a_source_that_was_held_up_catches_up(tmp_path: Path) -> None:
     await run_graph(fed_by(replay_source(feed), sink, capacity=1), clock=clock, during=during)
 
 
-async def test_a_shutdown_cuts_a_wait_short(tmp_path: Path) -> None:
-    """The next observation would be due in a week; the source ends well, and what was not taken in is not in the books."""
+async def test_a_shutdown_ends_a_wait(tmp_path: Path) -> None:
+    """The next observation is due in a week; the source ends without an error, and the ledger has only what was emitted."""
     clock, sink = ManualClock(), CollectSink()
     path = tdm(tmp_path / "a.tdm", 0)
     late = iod(tmp_path / "b.dat", extra="37386 11 014A   4171 G 20190507205224671 17 25 1656431+025146 37 S\n")
@@ -220,8 +222,8 @@ async def test_a_shutdown_cuts_a_wait_short(tmp_path: Path) -> None:
     assert not clock.pending_timers
 
 
-async def test_a_shutdown_cuts_the_reading_short(tmp_path: Path) -> None:
-    """A file that does not come to its end (a pipe that is never written to) freezes neither the loop nor the drain."""
+async def test_a_shutdown_ends_the_reading(tmp_path: Path) -> None:
+    """A file without an end (a pipe that is never written to) blocks neither the event loop nor the drain."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writers: list[int] = []
@@ -239,13 +241,13 @@ async def test_a_shutdown_cuts_the_reading_short(tmp_path: Path) -> None:
         event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(pipe,))), CollectSink()), during=during)
     finally:
         for writer in writers:
-            os.close(writer)  # the end, and the thread is free
+            os.close(writer)  # ends the file, and with it the thread
     assert isinstance(event, events.ShutDown)
     assert event.figures.exits["source"] == task_exit.Ok()
 
 
 async def test_a_shutdown_before_the_start_ends_at_once(tmp_path: Path) -> None:
-    """Nothing is taken in."""
+    """Nothing is ingested."""
     built = fed_by(replay_source(ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0),))), CollectSink()).build()
     built.request_shutdown("before the run")
     event = await built.run()
@@ -254,15 +256,15 @@ async def test_a_shutdown_before_the_start_ends_at_once(tmp_path: Path) -> None:
 
 
 async def test_malformed_entries_cost_only_themselves(tmp_path: Path) -> None:
-    """Counted, and dead-lettered with their bytes, their file and their line; the good ones get through."""
+    """They are counted and dead-lettered with their bytes, file and line; the good entries are emitted."""
     sink, letters = CollectSink(), DeadLetterList()
-    broken = iod(tmp_path / "b.dat", 0, extra="nonsense\n" * 3)
+    broken = iod(tmp_path / "b.dat", 0, extra="garbage\n" * 3)
     ranging = tmp_path / "c.tdm"
     ranging.write_bytes(tdm(tmp_path / "a.tdm", 1).read_bytes().replace(b"RANGE_UNITS = km", b"RANGE_UNITS = RU"))
     feed = ReplayFeed(paths=(broken, ranging), pace=None)
     event = await run_graph(fed_by(replay_source(feed), sink), dead_letters=letters)
     assert offsets_s(sink.items) == [0]
-    assert [letter.payload for letter in letters.letters[:3]] == [b"nonsense"] * 3
+    assert [letter.payload for letter in letters.letters[:3]] == [b"garbage"] * 3
     assert letters.letters[3].payload == b"RANGE = 2019-05-01T21:32:31.000000 1001\n"
     assert letters.letters[0].message == f"{broken}: IOD line 2: columns 17-20: expected a station's number, got '    '"
     assert letters.letters[3].message == f"{ranging}: TDM line 11: expected RANGE_UNITS s or km, got RU"
@@ -272,8 +274,8 @@ async def test_malformed_entries_cost_only_themselves(tmp_path: Path) -> None:
     assert event.figures.ledger_holds
 
 
-async def test_a_dead_letter_store_that_fails_loses_no_entry(tmp_path: Path) -> None:
-    """It is offered again by the next instance, and each is kept and counted once."""
+async def test_a_failing_dead_letter_store_loses_no_entry(tmp_path: Path) -> None:
+    """The next instance offers the entry again, and each is kept and counted once."""
     letters = FailingStore(1)
     path = iod(tmp_path / "a.dat", 0, 1, extra="one\ntwo\n")
     sink = CollectSink()
@@ -285,9 +287,9 @@ async def test_a_dead_letter_store_that_fails_loses_no_entry(tmp_path: Path) -> 
     assert event.figures.ledger_holds
 
 
-async def test_a_great_many_malformed_entries_do_not_freeze_the_loop(tmp_path: Path) -> None:
-    """Others have their turn while they are buried, and none is left out."""
-    path = iod(tmp_path / "a.dat", 0, extra="nonsense\n" * 2_000)
+async def test_many_malformed_entries_do_not_block_the_event_loop(tmp_path: Path) -> None:
+    """Other tasks run while they are dead-lettered, and none is left out."""
+    path = iod(tmp_path / "a.dat", 0, extra="garbage\n" * 2_000)
     sink, seen = CollectSink(), set()
 
     async def during(built: BuiltGraph) -> None:
@@ -299,8 +301,8 @@ async def test_a_great_many_malformed_entries_do_not_freeze_the_loop(tmp_path: P
     assert len(seen) > 4
 
 
-async def test_a_missing_file_is_named_and_brings_the_run_down(tmp_path: Path) -> None:
-    """Before anything of the others is passed on."""
+async def test_a_missing_file_is_named_and_exhausts_the_restart_budget(tmp_path: Path) -> None:
+    """This happens before anything of the other files is emitted."""
     missing = tmp_path / "missing.tdm"
     sink = CollectSink()
     feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0), missing), pace=None)
@@ -322,7 +324,7 @@ async def test_a_missing_file_is_named_and_brings_the_run_down(tmp_path: Path) -
     ],
 )
 async def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
-    """Whatever its name promises."""
+    """Whatever the file's extension."""
     path = tmp_path / "a.tdm"
     path.write_bytes(content)
     event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(path,))), CollectSink()))
@@ -330,8 +332,8 @@ async def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes,
     assert event.chain[0] == f"OperatorError: replay feed: {expected.format(path=path)}"
 
 
-async def test_a_folder_is_its_files_that_match(tmp_path: Path) -> None:
-    """By the pattern, folders within it only where it says so; one in which nothing matches is an error that names it."""
+async def test_a_folder_stands_for_its_matching_files(tmp_path: Path) -> None:
+    """Subfolders count only where the pattern includes them; a folder without a match is an error that names it."""
     (tmp_path / "deep.tdm").mkdir()
     tdm(tmp_path / "b.tdm", 0)
     tdm(tmp_path / "a.tdm", 0, participant="VALLEY")
@@ -342,11 +344,11 @@ async def test_a_folder_is_its_files_that_match(tmp_path: Path) -> None:
     assert len(read_files(ReplayFeed(paths=(tmp_path,), pattern="**/*.tdm")).observations) == 3
     event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(tmp_path,), pattern="*.xml")), CollectSink()))
     assert isinstance(event, events.BudgetExhausted)
-    assert event.chain[0] == f"OperatorError: replay feed: expected files *.xml in {tmp_path}, found none"
+    assert event.chain[0] == f"OperatorError: replay feed: expected files *.xml in {tmp_path}, got none"
 
 
-def test_all_problems_of_a_feed_are_told_together() -> None:
-    """One error names each field that cannot be, what it must be and what it is."""
+def test_all_problems_of_a_feed_are_reported_together() -> None:
+    """One error names each invalid field, its bound and its value."""
     with pytest.raises(ValueError, match="ReplayFeed") as raised:
         ReplayFeed(paths=(), pattern="/etc/*", pace=0.0)
     assert str(raised.value).split("; ") == [
@@ -364,13 +366,15 @@ def test_all_problems_of_a_feed_are_told_together() -> None:
     st.lists(st.floats(0, 10), max_size=40),
     st.sampled_from([0.5, 1.0, 60.0]),
 )
-def test_a_playback_takes_each_once_and_none_too_early(times_ms: list[int], looks_s: list[float], pace: float) -> None:
-    """Whenever it is looked at: in order, no earlier than a millisecond before its time, and all in the end."""
+def test_a_playback_takes_each_observation_once_and_not_too_early(
+    times_ms: list[int], call_times_s: list[float], pace: float
+) -> None:
+    """At any times of the calls: in order, at most a millisecond early, and all of them in the end."""
     base = observations(len(times_ms))
     times_ns = [FIRST_NS + ms * 1_000_000 for ms in sorted(times_ms)]
     items = [replace(item, sensor_timestamp=at) for item, at in zip(base, times_ns, strict=True)]
     playback, taken = Playback(list(items), deque()), []
-    for now_s in [100.0, *(100.0 + look for look in sorted(looks_s)), 1e6]:
+    for now_s in [100.0, *(100.0 + call_s for call_s in sorted(call_times_s)), 1e6]:
         batch = playback.take(now_s, pace)
         first_ns = items[0].sensor_timestamp
         assert all((o.sensor_timestamp - first_ns) / 1e9 / pace <= now_s - 100.0 + 0.001001 for o in batch)
@@ -381,8 +385,8 @@ def test_a_playback_takes_each_once_and_none_too_early(times_ms: list[int], look
     assert playback.wait_s(1e6, pace) == 0.0
 
 
-def test_no_more_than_a_batch_leaves_together() -> None:
-    """However much is due: the graph has its turn in between."""
+def test_at_most_one_batch_is_taken_at_a_time() -> None:
+    """However much is due: the graph runs in between."""
     playback = Playback(observations(1_300), deque())
     assert [len(playback.take(0.0, None)) for _ in range(4)] == [512, 512, 276, 0]
 
@@ -404,8 +408,8 @@ async def test_the_real_tracks_are_replayed_whole_and_the_same_each_time() -> No
     assert [item.observation_id for item in runs[0]] == [item.observation_id for item in runs[1]]
 
 
-async def test_the_real_track_takes_as_long_as_it_took() -> None:
-    """At sixty times its pace EISCAT's 288.5 s pass in 4.8: not there at 4.8, all there at 4.81."""
+async def test_the_real_track_takes_its_recorded_time_divided_by_the_pace() -> None:
+    """At sixty times its pace EISCAT's 288.5 s last 4.81 s: incomplete after 4.80 s, complete after 4.81 s."""
     clock, sink = ManualClock(), CollectSink()
     (path,) = real(EISCAT)
 
