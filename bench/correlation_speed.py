@@ -30,12 +30,12 @@ from orchestrator_adapter.testing import chain
 from sda_ops.astro.propagation import Propagator
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, julian_date
 from sda_ops.catalog import ElementColumns, ElementSet
-from sda_ops.correlate.associate import Associator, Placed
-from sda_ops.correlate.operator import Prediction, correlate
-from sda_ops.correlate.operator import propagate as placing
-from sda_ops.correlate.uncertainty import ElementSetErrors
-from sda_ops.propagation.interval import STEP_NS
+from sda_ops.correlate.associate import Associator
+from sda_ops.correlate.operator import correlate
+from sda_ops.propagation.interval import STEP_NS, Placed
+from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import InlinePropagator, PropagatorPool
+from sda_ops.propagation.uncertainty import ElementSetErrors
 from sda_ops.simulate.world import World
 from tests.scenes.truth_scene import (
     BATCH,
@@ -201,7 +201,7 @@ class _OneCatalog:
 def _operators(load: Load, element_sets: Sequence[ElementSet]) -> float:
     graph = chain(
         source_of([one.observation for one in load.seen]),
-        placing(_OneCatalog(element_sets), InlinePropagator(), Prediction(errors=ERRORS)),
+        propagate(_OneCatalog(element_sets), InlinePropagator(), Prediction(errors=ERRORS)),
         correlate(load.associator),
         counting_sink(),
         capacity=1_024,
@@ -247,7 +247,7 @@ async def _against_direct(element_sets: Sequence[ElementSet], times: int, rounds
 
     async with Bulkhead(
         "bench",
-        "sda_ops.propagation.pool:PropagationWorker",
+        "sda_ops.propagation.worker:PropagationWorker",
         answer_within=timedelta(minutes=1),
         rebuilds=RestartPolicy.never(),
     ) as bulkhead:

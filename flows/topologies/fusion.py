@@ -45,13 +45,15 @@ from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUnavailable, CatalogUrl
 from sda_ops.catalog.live import LiveCatalog, keep_fresh
 from sda_ops.correlate.associate import AssociationRules, Associator
-from sda_ops.correlate.operator import Prediction, correlate, fuse, propagate
+from sda_ops.correlate.fuse import fuse
+from sda_ops.correlate.operator import correlate
 from sda_ops.correlate.sensors import Sensor
-from sda_ops.correlate.uncertainty import AxisErrors, ElementSetErrors
 from sda_ops.correlate.windows import WindowLimits
 from sda_ops.dedup import deduplicate
 from sda_ops.normalize import Normalizer
+from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import PropagatorPool
+from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors
 from sda_ops.records.observation import Uncertainty
 from sda_ops.sinks.audit import Audit, audit_sink
 from sda_ops.sources.isl import isl_source
@@ -188,7 +190,7 @@ def orbits_of(settings: FusionSettings) -> Orbits:
     wanted = settings.propagator
     pool = Bulkhead(
         "propagator",
-        "sda_ops.propagation.pool:PropagationWorker",
+        "sda_ops.propagation.worker:PropagationWorker",
         workers=wanted.workers,
         answer_within=timedelta(seconds=wanted.answer_within_s),
         rebuilds=RestartPolicy.bounded(wanted.max_rebuilds, timedelta(seconds=60)),

@@ -95,7 +95,7 @@ class _Life:
 
 
 class Bulkhead:
-    """``async with Bulkhead("propagator", "sda_ops.propagation.pool:PropagationWorker", …) as bulkhead: await bulkhead.call(…)``.
+    """``async with Bulkhead("propagator", "sda_ops.propagation.worker:PropagationWorker", …) as bulkhead: await bulkhead.call(…)``.
 
     ``target`` is ``module:name`` of a callable without arguments that makes a ``Handler`` in each of the ``workers``
     processes. Each is sent up to ``in_flight`` calls at a time, so that it never waits for the next one. An answer that its

@@ -83,7 +83,7 @@ class States(NamedTuple):
         return mask
 
 
-def propagate(satrecs: SatrecArray, timestamp_ns: Nanoseconds) -> States:
+def sgp4_states(satrecs: SatrecArray, timestamp_ns: Nanoseconds) -> States:
     """The state of every object at every UTC time ``(times,)``: sgp4's own figures and error codes, in metres."""
     error, r_km, v_km_s = satrecs.sgp4(*julian_date(np.atleast_1d(timestamp_ns)))
     return _in_metres(r_km, v_km_s, error)
@@ -135,7 +135,7 @@ class Propagator:
             states = self._everything(timestamp_ns)
             epoch_ns, limit_m2 = self._epoch_ns, self._limit_m2
         else:
-            states = propagate(SatrecArray([self._satrecs[index] for index in objects.tolist()]), timestamp_ns)
+            states = sgp4_states(SatrecArray([self._satrecs[index] for index in objects.tolist()]), timestamp_ns)
             epoch_ns, limit_m2 = self._epoch_ns[objects], self._limit_m2[objects]
         radius_m2 = np.einsum("nti,nti->nt", states.r_teme_m, states.r_teme_m)
         # NaN is no place at all, and is not <= anything.
@@ -151,7 +151,7 @@ class Propagator:
 
     def _everything(self, timestamp_ns: Nanoseconds) -> States:
         if self._compiled is None:
-            return propagate(self._array, timestamp_ns)
+            return sgp4_states(self._array, timestamp_ns)
         jd, fraction = julian_date(timestamp_ns)
         near, rest = self._near, self._by_sgp4
         # As sgp4's C++ has it, term for term.

@@ -1,22 +1,24 @@
-"""A place on Earth: geodetic WGS-84 coordinates, where that is Earth-fixed, and its local horizon."""
+"""Sensor sites: geodetic WGS-84 coordinates, Earth-fixed and TEME positions, and local horizons."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import erfa
 import numpy as np
 
+from sda_ops.astro.frames import EARTH_ROTATION_RAD_S
 from sda_ops.astro.time import Floats
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a sensor stands.
+    """A place on the ground where a sensor stands.
 
     Attributes:
-        name: What people call it.
+        name: For people.
         latitude_rad: Geodetic, north positive.
         longitude_rad: East positive.
         height_m: Above the WGS-84 ellipsoid.
@@ -29,7 +31,7 @@ class Site:
 
     @classmethod
     def from_degrees(cls, name: str, *, latitude_deg: float, longitude_deg: float, height_m: float) -> Site:
-        """From degrees, as lists of sites give them."""
+        """From degrees, the unit that lists of sites use."""
         return cls(name, float(np.deg2rad(latitude_deg)), float(np.deg2rad(longitude_deg)), height_m)
 
     @cached_property
@@ -40,7 +42,7 @@ class Site:
 
     @cached_property
     def horizon(self) -> Floats:
-        """Rows east, north, up ``(3, 3)``: ``horizon @ d_fixed`` is a difference seen from here; up is geodetic."""
+        """``(3, 3)`` with rows east, north, up (geodetic): ``horizon @ d_fixed`` turns an Earth-fixed difference into it."""
         sin_lat, cos_lat = np.sin(self.latitude_rad), np.cos(self.latitude_rad)
         sin_lon, cos_lon = np.sin(self.longitude_rad), np.cos(self.longitude_rad)
         return np.array(
@@ -50,3 +52,33 @@ class Site:
                 [cos_lat * cos_lon, cos_lat * sin_lon, sin_lat],
             ]
         )
+
+
+class TemeSites(NamedTuple):
+    """Sites in TEME, each at one time.
+
+    Attributes:
+        r_teme_m: Positions ``(n, 3)``.
+        v_teme_m_s: Velocities ``(n, 3)`` by the Earth's rotation.
+        horizon_teme: ``(n, 3, 3)`` with rows east, north, up.
+    """
+
+    r_teme_m: Floats
+    v_teme_m_s: Floats
+    horizon_teme: Floats
+
+
+def teme_sites(r_fixed_m: Floats, horizon: Floats, sidereal_rad: Floats) -> TemeSites:
+    """Turn Earth-fixed positions ``(3,)`` or ``(n, 3)`` and horizons ``(3, 3)`` or ``(n, 3, 3)`` by sidereal angles ``(n,)``."""
+    cos, sin = np.cos(sidereal_rad), np.sin(sidereal_rad)
+    r_teme_m = _turned(r_fixed_m, cos, sin)
+    v_teme_m_s = np.zeros_like(r_teme_m)
+    v_teme_m_s[:, 0] = -EARTH_ROTATION_RAD_S * r_teme_m[:, 1]
+    v_teme_m_s[:, 1] = EARTH_ROTATION_RAD_S * r_teme_m[:, 0]
+    return TemeSites(r_teme_m, v_teme_m_s, _turned(horizon, cos[:, np.newaxis], sin[:, np.newaxis]))
+
+
+def _turned(fixed: Floats, cos: Floats, sin: Floats) -> Floats:
+    x = cos * fixed[..., 0] - sin * fixed[..., 1]
+    y = sin * fixed[..., 0] + cos * fixed[..., 1]
+    return np.stack((x, y, np.broadcast_to(fixed[..., 2], x.shape)), axis=-1)

@@ -1,10 +1,9 @@
-"""Whose observation is it? From a catalogue in motion and a measurement to an association, and across sensors to an update.
+"""Correlation: which catalogued object an observation belongs to, and updates from several sensors of one object.
 
-- ``uncertainty``: how far off an element set is
-- ``sited``, ``sensors``: where sensors are, and how well they measure
-- ``interval``: the catalogue for twenty seconds, with its spatial indices
-- ``measure``: candidates against measurements
-- ``associate``: gate, nearest, and the decision
-- ``windows``: several sensors, one object
-- ``operators``: all this as operators of a graph
+- ``sensors``: where sensors are, and how well they measure
+- ``candidates``: which objects an observation may belong to, with their scores
+- ``measure``: residuals and likelihoods of candidates
+- ``associate``: the gate and the decision
+- ``windows``: the correlations of one object by several sensors
+- ``operator``, ``fuse``: the operators
 """

@@ -1,12 +1,12 @@
-"""Candidates against measurements: residuals, their covariance, and how likely each candidate makes what was measured.
+"""Candidates against measurements: residuals, their covariance, and the likelihood of the measurement for each candidate.
 
-For each pair of an observation and a candidate: the residual ``z`` (measured minus predicted), the Jacobian ``H`` of what
-is measured by the object's state in its own axes (radial, in-track, cross-track), and ``S = R + H P H^T`` with ``R`` the
-sensor's variances and ``P`` the element set's. ``z^T S^-1 z`` is the squared Mahalanobis distance; it and ``log det S``
-give the likelihood (Bar-Shalom, Willett, Tian, Tracking and Data Fusion, 2011, 3.4). Directions are compared as angles
-between unit vectors, so that neither the zenith nor a celestial pole is special.
+Each pair of an observation and a candidate has a residual ``z`` (measured minus predicted) and a Jacobian ``H`` of the
+measured quantities with respect to the object's state in its own axes (radial, in-track, cross-track). The covariance is
+``S = R + H P H^T``: ``R`` has the sensor's variances, ``P`` the element set's. ``z^T S^-1 z`` is the squared Mahalanobis
+distance; with ``log det S`` it gives the likelihood (Bar-Shalom, Willett, Tian, Tracking and Data Fusion, 2011, 3.4).
+Directions are compared as angles between unit vectors, so that the zenith and the celestial poles need no special case.
 
-All arrays are one row a pair. Nothing here decides anything.
+Arrays have one row for each pair. Nothing here decides which candidate is the right one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sda_ops.astro.frames import EARTH_ROTATION_RAD_S
+from sda_ops.astro.sites import teme_sites
 from sda_ops.astro.time import Floats, Nanoseconds
 from sda_ops.astro.topocentric import light_time_corrected, site_in_teme
-from sda_ops.correlate.sited import place
-from sda_ops.propagation.interval import Interval, Pairs
+from sda_ops.propagation.interval import CatalogInterval, Pairs
 
 
 class Scores(NamedTuple):
@@ -27,7 +27,7 @@ class Scores(NamedTuple):
 
     Attributes:
         mahalanobis_squared: ``(pairs,)``.
-        log_likelihood: ``(pairs,)``, but for a term that all candidates of an observation share.
+        log_likelihood: ``(pairs,)``, without the constant that all candidates of an observation share.
         residuals: ``(pairs, m)``, measured minus predicted; NaN for what was not measured.
     """
 
@@ -37,14 +37,14 @@ class Scores(NamedTuple):
 
 
 class RadarRows(NamedTuple):
-    """Radar observations; NaN for what was not measured.
+    """Radar observations.
 
     Attributes:
         timestamp_ns: ``(n,)``.
-        sidereal_rad: ``(n,)``, of the timestamps.
-        r_fixed_m: ``(n, 3)``, of the sites.
-        horizon: ``(n, 3, 3)``, of the sites.
-        measured: ``(n, 4)``: range (m), range-rate (m/s), azimuth, elevation (rad).
+        sidereal_rad: Sidereal angles ``(n,)`` at the timestamps.
+        r_fixed_m: Earth-fixed positions ``(n, 3)`` of the sites.
+        horizon: Horizons ``(n, 3, 3)`` of the sites.
+        measured: ``(n, 4)``: range (m), range-rate (m/s), azimuth, elevation (rad); NaN for what was not measured.
         sigma: ``(n, 3)``: of range (m), range-rate (m/s) and angles (rad).
     """
 
@@ -61,8 +61,8 @@ class OpticalRows(NamedTuple):
 
     Attributes:
         timestamp_ns: ``(n,)``.
-        sidereal_rad: ``(n,)``, of the timestamps.
-        r_fixed_m: ``(n, 3)``, of the sites.
+        sidereal_rad: Sidereal angles ``(n,)`` at the timestamps.
+        r_fixed_m: Earth-fixed positions ``(n, 3)`` of the sites.
         line_of_sight_j2000: ``(n, 3)``, unit vectors.
         sigma_rad: ``(n,)``.
     """
@@ -90,13 +90,13 @@ class StateRows(NamedTuple):
     sigma: Floats
 
 
-def score_radar(rows: RadarRows, pairs: Pairs, interval: Interval) -> Scores:
+def score_radar(rows: RadarRows, pairs: Pairs, interval: CatalogInterval) -> Scores:
     """Residuals: range (m), range-rate (m/s), azimuth times cos elevation, elevation (rad)."""
     row = pairs.row
     timestamp_ns, sidereal_rad, r_fixed_m = rows.timestamp_ns[row], rows.sidereal_rad[row], rows.r_fixed_m[row]
     at_arrival = interval.states(pairs.object, timestamp_ns)
     r_m, v_m_s, delay_s = light_time_corrected(*at_arrival, site_in_teme(r_fixed_m, sidereal_rad))
-    site = place(r_fixed_m, rows.horizon[row], sidereal_rad - EARTH_ROTATION_RAD_S * delay_s)  # as it was at the bounce
+    site = teme_sites(r_fixed_m, rows.horizon[row], sidereal_rad - EARTH_ROTATION_RAD_S * delay_s)  # at the bounce
     sight_m = r_m - site.r_teme_m
     range_m = _length(sight_m)
     sight = sight_m / range_m[:, np.newaxis]
@@ -127,7 +127,7 @@ def score_radar(rows: RadarRows, pairs: Pairs, interval: Interval) -> Scores:
     return _scored(residuals, jacobian, sigma, np.concatenate(_variances(interval, pairs, timestamp_ns), axis=1))
 
 
-def score_optical(rows: OpticalRows, pairs: Pairs, interval: Interval) -> Scores:
+def score_optical(rows: OpticalRows, pairs: Pairs, interval: CatalogInterval) -> Scores:
     """Residuals: right ascension times cos declination, declination (rad)."""
     row = pairs.row
     timestamp_ns = rows.timestamp_ns[row]
@@ -144,8 +144,8 @@ def score_optical(rows: OpticalRows, pairs: Pairs, interval: Interval) -> Scores
     return _scored(residuals, jacobian, sigma, _variances(interval, pairs, timestamp_ns)[0])
 
 
-def score_states(rows: StateRows, pairs: Pairs, interval: Interval) -> Scores:
-    """Residuals: position radial, in-track, cross-track (m), velocity likewise (m/s); all six independent."""
+def score_states(rows: StateRows, pairs: Pairs, interval: CatalogInterval) -> Scores:
+    """Residuals: radial, in-track, cross-track position (m) and velocity (m/s); all six are taken as independent."""
     row = pairs.row
     timestamp_ns = rows.timestamp_ns[row]
     r_m, v_m_s = interval.states(pairs.object, timestamp_ns)
@@ -168,7 +168,7 @@ def _scored(residuals: Floats, jacobian: Floats, sigma: Floats, state_variance: 
     covariance[absent] = 0.0
     np.swapaxes(covariance, 1, 2)[absent] = 0.0
     diagonal[absent] = 1.0
-    # Metres and radians in one matrix: in units of each component's own deviation it is well conditioned.
+    # The matrix mixes metres and radians. Scaled by each component's own deviation it is well conditioned.
     scale = np.sqrt(diagonal)
     scaled = covariance / (scale[:, :, np.newaxis] * scale[:, np.newaxis, :])
     normalized = np.where(absent, 0.0, residuals) / scale
@@ -177,7 +177,7 @@ def _scored(residuals: Floats, jacobian: Floats, sigma: Floats, state_variance: 
     return Scores(squared, -0.5 * (squared + log_determinant), residuals)
 
 
-def _variances(interval: Interval, pairs: Pairs, timestamp_ns: Nanoseconds) -> tuple[Floats, Floats]:
+def _variances(interval: CatalogInterval, pairs: Pairs, timestamp_ns: Nanoseconds) -> tuple[Floats, Floats]:
     return interval.facts.errors.variances(pairs.object, timestamp_ns)
 
 
@@ -190,7 +190,7 @@ def _orbit_axes(r_m: Floats, v_m_s: Floats) -> Floats:
 
 
 def _axes(longitude_rad: Floats, sine_of_latitude: Floats) -> tuple[Floats, Floats]:
-    """Unit vectors ``(n, 3)`` of growing longitude and latitude on the sphere."""
+    """Unit vectors ``(n, 3)`` in the directions of growing longitude and latitude."""
     cos, sin = np.cos(longitude_rad), np.sin(longitude_rad)
     cos_latitude = np.sqrt(np.maximum(0.0, 1.0 - sine_of_latitude**2))
     along = np.stack((-sin, cos, np.zeros_like(cos)), axis=1)
@@ -199,7 +199,7 @@ def _axes(longitude_rad: Floats, sine_of_latitude: Floats) -> tuple[Floats, Floa
 
 
 def _angles_between(seen: Floats, predicted: Floats, first_axis: Floats, second_axis: Floats) -> tuple[Floats, Floats]:
-    """From ``predicted`` to ``seen``, unit vectors, along two axes at right angles to ``predicted``; radians."""
+    """Angles (rad) from ``predicted`` to ``seen`` along two axes at right angles to ``predicted``; all are unit vectors."""
     first, second = _dot(seen, first_axis), _dot(seen, second_axis)
     sine = np.hypot(first, second)
     angle = np.arctan2(sine, _dot(seen, predicted))

@@ -1,4 +1,4 @@
-"""What must be known of a sensor to say what it would measure: where it stands, and how well it measures."""
+"""What is known of a sensor to predict its measurements: its site and its measurement errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_SIGMA = Uncertainty(
     sigma_position_m=100.0,
     sigma_velocity_m_s=1.0,
 )
-"""Assumed where neither the observation nor its sensor's entry says how well it was measured."""
+"""Used for what neither the observation nor its sensor states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Sensor:
     """One sensor.
 
     Attributes:
-        site: Where it stands; what flies (``isl``) has none.
-        sigma: One standard deviation of what its observations do not state themselves (a radar's frame has no field for
-            its angles); `DEFAULT_SIGMA` for what this does not state either.
+        site: Its place on the ground; ``None`` for sensors in orbit (``isl``).
+        sigma: Standard deviations for what its observations do not state (a radar's frame has no field for angle errors).
+            What is not stated here either is taken from `DEFAULT_SIGMA`.
     """
 
     site: Site | None

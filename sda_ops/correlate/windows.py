@@ -1,10 +1,10 @@
-"""Several sensors, one object: what they saw of it within a window of processing time becomes one cross-sensor update.
+"""Cross-sensor windows: the correlations of one object by several sensors within a processing-time window become one update.
 
-A window opens with the first correlation of an object and closes a fixed time later, or when it is full. If two sensors or
-more contributed, that gives an update. What only one sensor saw gives none; its correlations have gone their own way long
-before, so nothing is lost with a window.
+A window opens with the first correlation of an object. It closes after a fixed time or when it is full. A closing window
+gives an update if two or more sensors contributed. A window with one sensor gives none; its correlations have already been
+passed on, so nothing is lost.
 
-Pure: the time is passed in. By event time, with watermarks, is a later stage's business.
+Pure: the time is passed in. Windows by event time are a later stage.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from uuid import UUID, uuid5
 from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate
 
 _UPDATES = UUID("6f1c1a52-6f0b-5c39-9f43-3f4f6b8a2c11")
-"""The namespace of update ids (RFC 9562, section 5.5); another value gives every update another id."""
+"""The namespace of update ids (RFC 9562, section 5.5). Changing it changes every id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowLimits:
-    """How long windows stay open, and how much they hold.
+    """The bounds of windows.
 
     Attributes:
-        length: From the first contribution, on a monotonic clock.
-        max_contributions: Of one window; it closes when it has them.
-        max_open: Windows open at once; the oldest closes early to make room.
+        length: The time from the first contribution to closing, on a monotonic clock.
+        max_contributions: A window with so many contributions closes.
+        max_open: How many windows are open at once. A further one closes the oldest early.
     """
 
     length: timedelta = timedelta(seconds=2)
@@ -57,10 +57,10 @@ class _Window:
 
 
 class CrossSensorWindows:
-    """The windows that are open, the first opened first.
+    """The open windows, in order of opening.
 
     Attributes:
-        closed_early: How many closed before their time for want of room.
+        closed_early: How many windows closed before their time because of ``max_open``.
     """
 
     def __init__(self, limits: WindowLimits) -> None:
@@ -70,14 +70,14 @@ class CrossSensorWindows:
         self._open: dict[int, _Window] = {}
 
     def __len__(self) -> int:
-        """How many are open."""
+        """The number of open windows."""
         return len(self._open)
 
     def add(self, correlation: Correlation, *, now: float, now_ns: int) -> Iterator[CrossSensorUpdate]:
-        """Take in a correlation; an update is given for each window that closes for it.
+        """Add a correlation to the window of its object; yields the updates of windows that this closes.
 
-        Only what is ``correlated`` counts, and the same observation only once. ``now`` is monotonic seconds, never less than
-        before, ``now_ns`` UTC.
+        Correlations that are not ``correlated`` are ignored, and so is the same observation again. ``now`` is in monotonic
+        seconds and must not decrease; ``now_ns`` is UTC.
         """
         number, residuals = correlation.catalog_number, correlation.residuals
         if number is None or residuals is None:
@@ -96,7 +96,7 @@ class CrossSensorWindows:
             yield from self._close(number, now_ns)
 
     def due(self, *, now: float, now_ns: int) -> Iterator[CrossSensorUpdate]:
-        """Close every window whose time is up."""
+        """Close every window whose time has passed."""
         while self._open:
             number, window = next(iter(self._open.items()))
             if now < window.opened + self._length_s:
@@ -104,12 +104,12 @@ class CrossSensorWindows:
             yield from self._close(number, now_ns)
 
     def close_all(self, *, now_ns: int) -> Iterator[CrossSensorUpdate]:
-        """Close every window: the stream has ended."""
+        """Close every window, at the end of the stream."""
         while self._open:
             yield from self._close(next(iter(self._open)), now_ns)
 
     def next_due(self) -> float | None:
-        """When the first window's time is up, monotonic; ``None`` if none is open."""
+        """The monotonic time at which the first window is due; ``None`` if none is open."""
         first = next(iter(self._open.values()), None)
         return None if first is None else first.opened + self._length_s
 

@@ -1,15 +1,15 @@
-"""The catalogue for twenty seconds: where every object is, and which of them could be what a sensor saw.
+"""The states of the whole catalogue over 20 seconds, with a spatial index to find candidates for an observation.
 
-Four knots, `STEP_NS` apart, each the whole catalogue propagated at once, carry the interval between the two in the
-middle (`sda_ops.astro.knots`). The error of 14,683 real objects is 5 cm and 0.1 mm/s in low orbit, 13 cm and 0.5 mm/s at the
+The states are interpolated between four knots, `STEP_NS` apart, at each of which the whole catalogue is propagated
+(`sda_ops.astro.knots`). For 14,683 real objects the error is 5 cm and 0.1 mm/s in low orbits, 13 cm and 0.5 mm/s at the
 perigee of eccentric ones, 4 mm in high ones.
 
-Which objects come into question is asked of a spatial index, so that the cost of an observation does not grow with the
-catalogue: a k-d tree of positions at the middle of the interval where the sensor gives a position, and a view of the sky
-from one site, two seconds wide, where it gives only a direction or only a range. What they name is a superset of what the
-gate will let pass: they allow for the motion meanwhile, and for the gate of the most uncertain object.
+The index makes the cost of an observation independent of the catalogue's size. For measured positions it is a k-d tree of
+positions at the middle of the interval. For a direction or a range alone it is a view of the sky from one site, valid for
+two seconds. The result is a superset of the objects that pass the gate: the search radius includes the motion since the
+index's time and the gate of the most uncertain object.
 
-Nothing here knows how it was propagated, what was measured, or what is decided.
+Nothing here knows how states are propagated, what was measured, or which candidate is the right one.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from scipy.spatial import cKDTree
 from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
 from sda_ops.astro.knots import KNOTS_BEFORE, KNOTS_BEHIND, between_knots
 from sda_ops.astro.propagation import States
-from sda_ops.astro.sites import Site
+from sda_ops.astro.sites import Site, teme_sites
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import light_time_corrected
-from sda_ops.correlate.sited import place
-from sda_ops.correlate.uncertainty import CatalogErrors, Objects
+from sda_ops.propagation.uncertainty import CatalogErrors, Objects
+from sda_ops.records.observation import Observation
 
 STEP_NS = 20 * NS_PER_S
-"""Between knots."""
+"""The time between knots."""
 
 VIEW_NS = 2 * NS_PER_S
-"""How long one view of the sky serves."""
+"""The time that one view of the sky covers."""
 
 _FIRST_NEIGHBOURS = 8
-"""Asked of an index at first; those that have more are asked again."""
+"""How many neighbours the first query asks for; points with more are queried again."""
 
 _FASTEST = 1.02
-"""How much faster than in the middle of the interval an object may be at its ends."""
+"""The bound on an object's speed anywhere in the interval, relative to its speed in the middle."""
 
 _HORIZON_MARGIN_M = 30_000.0
-"""How far below a site's horizontal plane an object may be and still be seen: sites stand on hills, light is bent."""
+"""How far below a site's horizontal plane an object can still be visible: sites stand on hills, and light is refracted."""
 
 
 class Pairs(NamedTuple):
     """Observation ``row[i]`` may be of object ``object[i]``; sorted by row.
 
     Attributes:
-        row: Which observation.
-        object: Which object of the catalogue.
+        row: Row numbers of observations.
+        object: Row numbers of objects in the catalogue.
     """
 
     row: Objects
     object: Objects
 
-    def of_rows(self, rows: Objects) -> Pairs:
-        """With the caller's numbers in place of the rows that were asked."""
+    def renumbered(self, rows: Objects) -> Pairs:
+        """Replace each row number ``r`` by ``rows[r]``."""
         return Pairs(rows[self.row], self.object)
 
 
@@ -68,10 +68,10 @@ class CatalogFacts:
     """What is known of every object without propagating it.
 
     Attributes:
-        version: Counts the catalogues that were loaded.
+        version: The version number of the catalogue.
         catalog_number: ``(objects,)``.
         epoch_ns: ``(objects,)``, UTC.
-        errors: How far off its element set is.
+        errors: The assumed errors of the element sets.
     """
 
     version: int
@@ -81,21 +81,22 @@ class CatalogFacts:
 
 
 def knots_of(timestamp_ns: int) -> range:
-    """The knots that an observation of this time needs, as multiples of `STEP_NS`."""
+    """The four knots for an observation at this time, as multiples of `STEP_NS`."""
     first = timestamp_ns // STEP_NS
     return range(first - KNOTS_BEFORE, first + KNOTS_BEHIND + 1)
 
 
-class Interval:
-    """The catalogue between two knots.
+class CatalogInterval:
+    """The states of the catalogue between two knots.
 
     Attributes:
-        facts: What is known of it otherwise.
+        facts: The catalogue itself.
         start_ns: UTC; the interval is ``[start_ns, start_ns + STEP_NS)``.
+        usable: The objects that have a state at all four knots.
     """
 
     def __init__(self, facts: CatalogFacts, start_ns: int, knots: Sequence[States]) -> None:
-        """From the whole catalogue at the four times of `knots_of`, each with one time."""
+        """``knots`` are the states of the whole catalogue at the four times of `knots_of`, one time each."""
         self.facts = facts
         self.start_ns = start_ns
         self._r_m = np.stack([knot.r_teme_m[:, 0] for knot in knots])
@@ -108,7 +109,7 @@ class Interval:
         return between_knots(self._r_m, self._v_m_s, objects, (timestamp_ns - self.start_ns) / STEP_NS)
 
     def near(self, r_teme_m: Floats, timestamp_ns: Nanoseconds, gate_sigmas: float, sigma_m: Floats) -> Pairs:
-        """Objects that may be at position i at time i; ``sigma_m`` is how well that position was measured."""
+        """Objects that may be at position i at time i; ``sigma_m`` is one standard deviation of the position."""
         middle = self._middle
         elapsed_s = np.abs(timestamp_ns - self._middle_ns) / NS_PER_S
         reach_m = middle.fastest_m_s * elapsed_s + gate_sigmas * np.hypot(sigma_m, middle.worst_sigma_m)
@@ -117,7 +118,7 @@ class Interval:
     def towards(
         self, site: Site, line_of_sight_teme: Floats, timestamp_ns: Nanoseconds, gate_rad: Floats, gate_sigmas: float
     ) -> Pairs:
-        """Objects that may be seen from ``site`` in direction i (unit vectors) at time i, within ``gate_rad`` of it."""
+        """Objects that may appear from ``site`` within ``gate_rad[i]`` of direction i (a unit vector) at time i."""
         found = [
             _within(
                 view.directions,
@@ -126,7 +127,7 @@ class Interval:
                 gate_rad[rows]
                 + view.fastest_rad_s * view.elapsed_s(timestamp_ns[rows])
                 + gate_sigmas * view.worst_sigma_rad,
-            ).of_rows(rows)
+            ).renumbered(rows)
             for view, rows in self._views(site, timestamp_ns)
         ]
         return _joined(found)
@@ -134,7 +135,7 @@ class Interval:
     def at_range(
         self, site: Site, range_m: Floats, timestamp_ns: Nanoseconds, gate_m: Floats, gate_sigmas: float
     ) -> Pairs:
-        """Objects that may be at range i from ``site`` at time i, wherever in the sky."""
+        """Objects anywhere in the sky that may be at range i from ``site`` at time i."""
         found = []
         for view, rows in self._views(site, timestamp_ns):
             reach_m = (
@@ -145,12 +146,12 @@ class Interval:
             row = np.repeat(np.arange(rows.size), count)
             place_in_run = np.arange(row.size) - np.repeat(np.cumsum(count) - count, count)
             objects = view.objects[view.by_range[low[row] + place_in_run]]
-            found.append(Pairs(row, objects).of_rows(rows))
+            found.append(Pairs(row, objects).renumbered(rows))
         return _joined(found)
 
     @cached_property
     def teme_to_j2000(self) -> Floats:
-        """``(3, 3)``; it turns by 0.05 milliarcseconds within the interval."""
+        """``(3, 3)``; within the interval it changes by 0.05 milliarcseconds."""
         return teme_to_j2000_matrix(*julian_date(np.array(self._middle_ns)))
 
     @property
@@ -169,7 +170,7 @@ class Interval:
         )
 
     def _views(self, site: Site, timestamp_ns: Nanoseconds) -> list[tuple[_View, Objects]]:
-        """The views of the sky that these times need, each with the rows that need it."""
+        """The views of the sky at these times, each with the rows of its times."""
         sky = self._skies.get(site)
         if sky is None:
             sky = self._skies[site] = _Sky(self._above(site), {})
@@ -182,9 +183,9 @@ class Interval:
         return views
 
     def _above(self, site: Site) -> Objects:
-        """The objects that are above a site's horizon at some time of the interval, and a few more."""
+        """A superset of the objects that are above a site's horizon at some time of the interval."""
         middle = self._middle
-        there = place(site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([self._middle_ns]))))
+        there = teme_sites(site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([self._middle_ns]))))
         height_m = (middle.r_m - there.r_teme_m[0]) @ there.horizon_teme[0, 2]
         margin_m = _HORIZON_MARGIN_M + middle.fastest_m_s * (STEP_NS / 2 / NS_PER_S)
         above: Objects = self.usable[height_m > -margin_m]
@@ -193,7 +194,7 @@ class Interval:
     def _view(self, site: Site, objects: Objects, middle_ns: int) -> _View:
         times_ns = np.full(objects.size, middle_ns)
         r_m, v_m_s = self.states(objects, times_ns)
-        there = place(site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([middle_ns]))))
+        there = teme_sites(site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([middle_ns]))))
         site_m = np.broadcast_to(there.r_teme_m, r_m.shape)
         r_m, v_m_s, _ = light_time_corrected(r_m, v_m_s, site_m)
         line_m = r_m - site_m
@@ -229,7 +230,7 @@ class _Sky(NamedTuple):
 
 
 class _View(NamedTuple):
-    """The sky from one site at one time: apparent directions and ranges, and how fast they change at most."""
+    """The sky from one site at one time: apparent directions and ranges, and bounds on their rates of change."""
 
     middle_ns: int
     objects: Objects
@@ -244,6 +245,18 @@ class _View(NamedTuple):
     def elapsed_s(self, timestamp_ns: Nanoseconds) -> Floats:
         elapsed_s: Floats = np.abs(timestamp_ns - self.middle_ns) / NS_PER_S
         return elapsed_s
+
+
+class Placed(NamedTuple):
+    """An observation with the catalogue at its time.
+
+    Attributes:
+        observation: Unchanged.
+        interval: The interval that contains its ``sensor_timestamp``.
+    """
+
+    observation: Observation
+    interval: CatalogInterval
 
 
 def _joined(found: list[Pairs]) -> Pairs:

@@ -14,7 +14,7 @@ from sgp4.api import SatrecArray
 
 from sda_ops.astro.frames import sidereal_angle
 from sda_ops.astro.knots import KNOTS_BEFORE, KNOTS_BEHIND, between_knots
-from sda_ops.astro.propagation import States, propagate
+from sda_ops.astro.propagation import States, sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import look
@@ -80,7 +80,7 @@ class World:
         first = timestamp_ns // STEP_NS
         if first not in self._intervals:
             knots = {
-                knot: self._knots.get(knot) or propagate(self._satrecs, np.array([knot * STEP_NS]))
+                knot: self._knots.get(knot) or sgp4_states(self._satrecs, np.array([knot * STEP_NS]))
                 for knot in range(first - KNOTS_BEFORE, first + KNOTS_BEHIND + 1)
             }
             self._knots = knots

@@ -19,8 +19,8 @@ from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import look_many, radar_measurement, telescope_measurement
 from sda_ops.catalog import ElementColumns, ElementSet, synthetic_catalog
-from sda_ops.correlate.uncertainty import CatalogErrors, ElementSetErrors, Objects
-from sda_ops.propagation.interval import STEP_NS, CatalogFacts, Interval, Pairs, knots_of
+from sda_ops.propagation.interval import STEP_NS, CatalogFacts, CatalogInterval, Pairs, knots_of
+from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors, Objects
 from sda_ops.records.observation import (
     Observation,
     OpticalTarget,
@@ -71,15 +71,15 @@ def interval_at(
     timestamp_ns: int = NOON_NS,
     *,
     errors: ElementSetErrors | None = None,
-    kind: type[Interval] = Interval,
-) -> Interval:
+    kind: type[CatalogInterval] = CatalogInterval,
+) -> CatalogInterval:
     """The interval of this time, a ``kind`` of one."""
     facts = facts_of(ElementColumns.of(element_sets), errors)
     return kind(facts, timestamp_ns // STEP_NS * STEP_NS, knots_at(element_sets, timestamp_ns))
 
 
 @cache
-def noon(objects: int = 600) -> Interval:
+def noon(objects: int = 600) -> CatalogInterval:
     """The sky's first twenty seconds."""
     return interval_at(sky(objects))
 
@@ -91,7 +91,7 @@ def flying_straight(
     at_ns: int = NOON_NS,
     ages_ns: int | Nanoseconds = 0,
     errors: ElementSetErrors | None = None,
-) -> Interval:
+) -> CatalogInterval:
     """Objects of any states ``(n, 3)`` at ``at_ns``, numbered from 1, their epochs ``ages_ns`` ago; for as long as it matters
     they fly straight, and cubics make no error with that."""
     knots = []
@@ -104,10 +104,10 @@ def flying_straight(
     mean_motion_rad_s = np.linalg.norm(v_m_s, axis=1) / np.linalg.norm(r_m, axis=1)
     known = CatalogErrors(errors or ElementSetErrors(), epoch_ns=epoch_ns, mean_motion_rad_s=mean_motion_rad_s)
     facts = CatalogFacts(1, np.arange(1, len(r_m) + 1), epoch_ns, known)
-    return Interval(facts, at_ns // STEP_NS * STEP_NS, knots)
+    return CatalogInterval(facts, at_ns // STEP_NS * STEP_NS, knots)
 
 
-def elevations_rad(site: Site, interval: Interval, timestamp_ns: int) -> Floats:
+def elevations_rad(site: Site, interval: CatalogInterval, timestamp_ns: int) -> Floats:
     """Of every object, where it is at that time; NaN where that is not known."""
     everything = np.arange(interval.facts.catalog_number.size)
     times_ns = np.full(everything.size, timestamp_ns)
@@ -115,12 +115,12 @@ def elevations_rad(site: Site, interval: Interval, timestamp_ns: int) -> Floats:
     return look_many(site.r_fixed_m, site.horizon, r_m, v_m_s, sidereal_angle(*julian_date(times_ns))).elevation_rad
 
 
-def risen(site: Site, interval: Interval, timestamp_ns: int, *, above_deg: float = 10.0) -> Objects:
+def risen(site: Site, interval: CatalogInterval, timestamp_ns: int, *, above_deg: float = 10.0) -> Objects:
     rows: Objects = np.flatnonzero(elevations_rad(site, interval, timestamp_ns) > np.deg2rad(above_deg))
     return rows
 
 
-class Exhaustive(Interval):
+class Exhaustive(CatalogInterval):
     """Names every object that is above the horizon for every observation: what an index must not miss any of."""
 
     def near(self, r_teme_m: Floats, timestamp_ns: Nanoseconds, gate_sigmas: float, sigma_m: Floats) -> Pairs:
@@ -156,7 +156,7 @@ class Moment:
     v_m_s: Floats
 
     @classmethod
-    def of(cls, interval: Interval, row: int, timestamp_ns: int) -> Moment:
+    def of(cls, interval: CatalogInterval, row: int, timestamp_ns: int) -> Moment:
         r_m, v_m_s = interval.states(np.array([row]), np.array([timestamp_ns]))
         return cls(timestamp_ns, r_m[0], v_m_s[0])
 

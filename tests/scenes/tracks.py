@@ -21,12 +21,12 @@ from orchestrator_adapter.testing import CollectSink, chain, run_graph
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, Nanoseconds
 from sda_ops.catalog import ElementColumns, ElementSet, parse_catalog, read_catalog
-from sda_ops.correlate import operator as operators
 from sda_ops.correlate.associate import Associator
-from sda_ops.correlate.operator import Prediction
+from sda_ops.correlate.operator import correlate
 from sda_ops.correlate.sensors import Sensor
-from sda_ops.correlate.uncertainty import ElementSetErrors
+from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import InlinePropagator
+from sda_ops.propagation.uncertainty import ElementSetErrors
 from sda_ops.records.correlation import Correlation
 from sda_ops.records.observation import Observation, Uncertainty
 from sda_ops.wire import iod, tdm
@@ -47,7 +47,7 @@ EISCAT_UHF = Site.from_degrees(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Version:
-    """A catalogue for `sda_ops.correlate.operator.propagate`."""
+    """A catalogue for `sda_ops.propagation.operator.propagate`."""
 
     number: int
     columns: ElementColumns
@@ -86,10 +86,10 @@ class Track:
         event = await run_graph(
             chain(
                 source_of(self.observations),
-                operators.propagate(
+                propagate(
                     FixedCatalog(columns), InlinePropagator(engine="sgp4"), Prediction(errors=ElementSetErrors())
                 ),
-                operators.correlate(Associator(self.sensors)),
+                correlate(Associator(self.sensors)),
                 sink,
             )
         )

@@ -21,13 +21,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from sda_ops.astro.propagation import Propagator, States, propagate
+from sda_ops.astro.propagation import Propagator, States, sgp4_states
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
 from sda_ops.catalog import ElementColumns, ElementSet, newest_of_each, read_catalog, synthetic_catalog
-from sda_ops.correlate.associate import Associator, Placed
+from sda_ops.correlate.associate import Associator
 from sda_ops.correlate.sensors import Sensor
-from sda_ops.correlate.uncertainty import CatalogErrors, ElementSetErrors
-from sda_ops.propagation.interval import STEP_NS, CatalogFacts, Interval, knots_of
+from sda_ops.propagation.interval import STEP_NS, CatalogFacts, CatalogInterval, Placed, knots_of
+from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
 from sda_ops.records.correlation import Correlation
 from sda_ops.records.observation import Observation, SourceKind, Uncertainty
 from sda_ops.simulate import world as simulated
@@ -75,16 +75,16 @@ class Snapshots:
         self.facts = CatalogFacts(1, columns.catalog_number, columns.epoch_ns, errors_of(columns, errors))
         self._propagator = Propagator(columns.satrecs(), engine="sgp4")
         self._knots: dict[int, States] = {}
-        self._intervals: dict[int, Interval] = {}
+        self._intervals: dict[int, CatalogInterval] = {}
 
-    def at(self, timestamp_ns: int) -> Interval:
+    def at(self, timestamp_ns: int) -> CatalogInterval:
         number = timestamp_ns // STEP_NS
         if number not in self._intervals:
             for knot in knots_of(timestamp_ns):
                 if knot not in self._knots:
                     self._knots[knot] = self._propagator.propagate(np.array([knot * STEP_NS]))
             knots = [self._knots[knot] for knot in knots_of(timestamp_ns)]
-            self._intervals[number] = Interval(self.facts, number * STEP_NS, knots)
+            self._intervals[number] = CatalogInterval(self.facts, number * STEP_NS, knots)
         return self._intervals[number]
 
     def as_new(self) -> None:
@@ -135,7 +135,7 @@ class _OffsetWorld(simulated.World):
 
     def _knot(self, timestamp_ns: int) -> States:
         """Radial and cross-track errors swing once a turn, as they do in orbits; in-track errors stay."""
-        states = propagate(self._satrecs, np.array([timestamp_ns]))
+        states = sgp4_states(self._satrecs, np.array([timestamp_ns]))
         r_m, v_m_s = states.r_teme_m[:, 0], states.v_teme_m_s[:, 0]
         normal = _unit(np.cross(r_m, v_m_s))
         radial = _unit(r_m)

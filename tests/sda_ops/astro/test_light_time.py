@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sgp4.api import SatrecArray
 
 from sda_ops.astro.frames import EARTH_ROTATION_RAD_S, sidereal_angle, teme_to_j2000_matrix
-from sda_ops.astro.propagation import propagate
+from sda_ops.astro.propagation import sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import Floats, julian_date
 from sda_ops.astro.topocentric import (
@@ -40,7 +40,7 @@ HORIZONS = np.array([site.horizon for site in SITES])
 SIDEREAL_RAD = np.full(400, sidereal_angle(*julian_date(np.array(NOW_NS))))
 SITE_TEME_M = site_in_teme(SITE_FIXED_M, SIDEREAL_RAD)
 TO_J2000 = teme_to_j2000_matrix(*julian_date(np.array(NOW_NS)))
-STATES = propagate(SATRECS, np.array([NOW_NS]))
+STATES = sgp4_states(SATRECS, np.array([NOW_NS]))
 R_M, V_M_S = STATES.r_teme_m[:, 0], STATES.v_teme_m_s[:, 0]
 
 ONE_MICROMETRE = 1e-6

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from sgp4.api import SatrecArray
 
-from sda_ops.astro.propagation import propagate
+from sda_ops.astro.propagation import sgp4_states
 from sda_ops.astro.time import julian_date
 from sda_ops.catalog import synthetic_catalog
 
@@ -15,7 +15,7 @@ def test_a_batch_is_what_sgp4_gives_one_at_a_time() -> None:
     """Batched states equal single calls of sgp4, in metres, to the last bit."""
     satrecs = [elements.satrec for elements in synthetic_catalog(objects=60, epoch_ns=NOW_NS)]
     times_ns = NOW_NS + np.array([0, 1_234_567_890, 3_600 * 10**9])
-    states = propagate(SatrecArray(satrecs), times_ns)
+    states = sgp4_states(SatrecArray(satrecs), times_ns)
     for row, satrec in enumerate(satrecs):
         for column, (jd, fraction) in enumerate(zip(*julian_date(times_ns), strict=True)):
             error, r_km, v_km_s = satrec.sgp4(jd, fraction)
@@ -27,7 +27,7 @@ def test_a_batch_is_what_sgp4_gives_one_at_a_time() -> None:
 def test_an_object_that_sgp4_gives_up_has_no_state() -> None:
     """Where SGP4 reports an error the state is NaN and the code is kept; the other objects are not affected."""
     satrecs = [elements.satrec for elements in synthetic_catalog(objects=300, epoch_ns=NOW_NS)]
-    states = propagate(SatrecArray(satrecs), np.array([NOW_NS, NOW_NS + 50 * DECAY_NS]))
+    states = sgp4_states(SatrecArray(satrecs), np.array([NOW_NS, NOW_NS + 50 * DECAY_NS]))
     failed = states.error[:, 1] != 0
     assert failed.any()
     assert np.isnan(states.r_teme_m[failed, 1]).all()

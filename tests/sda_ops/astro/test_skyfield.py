@@ -17,7 +17,7 @@ from sgp4.api import WGS72, Satrec, SatrecArray
 from skyfield.api import EarthSatellite, load, wgs84
 
 from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
-from sda_ops.astro.propagation import propagate
+from sda_ops.astro.propagation import sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import (
@@ -49,14 +49,14 @@ class Scene(NamedTuple):
     time_ns: Nanoseconds
 
     def states(self) -> tuple[Floats, Floats]:
-        states = propagate(SatrecArray([self.satrec]), self.time_ns)
+        states = sgp4_states(SatrecArray([self.satrec]), self.time_ns)
         assert states.usable.all()
         return states.r_teme_m[0], states.v_teme_m_s[0]
 
     def flown(self) -> tuple[Floats, Floats]:
         """With the velocity that the positions are flown through with, which SGP4's own is only to some cm/s."""
         around_ns = self.time_ns[:, np.newaxis] + np.array([-NS_PER_S // 4, 0, NS_PER_S // 4])
-        r_m = propagate(SatrecArray([self.satrec]), around_ns.ravel()).r_teme_m.reshape(3, 3, 3)
+        r_m = sgp4_states(SatrecArray([self.satrec]), around_ns.ravel()).r_teme_m.reshape(3, 3, 3)
         return r_m[:, 1], (r_m[:, 2] - r_m[:, 0]) / 0.5
 
     def sidereal_rad(self) -> Floats:

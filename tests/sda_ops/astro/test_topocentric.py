@@ -10,7 +10,7 @@ import pytest
 from sgp4.api import Satrec, SatrecArray
 
 from sda_ops.astro.frames import EARTH_ROTATION_RAD_S, earth_fixed_to_teme, sidereal_angle, teme_to_j2000_matrix
-from sda_ops.astro.propagation import propagate
+from sda_ops.astro.propagation import sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import Look, direction_j2000, look, radar_measurement
@@ -38,13 +38,13 @@ def utc_ns(text: str) -> int:
 
 
 def seen(satrec: Satrec, site: Site, time_ns: Nanoseconds) -> Look:
-    states = propagate(SatrecArray([satrec]), time_ns)
+    states = sgp4_states(SatrecArray([satrec]), time_ns)
     return look(site, states.r_teme_m[0], states.v_teme_m_s[0], sidereal_angle(*julian_date(time_ns)))
 
 
 def line_of_sight(time_ns: Nanoseconds) -> tuple[Floats, Floats, Floats]:
     satrecs = SatrecArray([elements.satrec for elements in synthetic_catalog(objects=50, epoch_ns=NOW_NS)])
-    r_m = propagate(satrecs, time_ns).r_teme_m[:, 0]
+    r_m = sgp4_states(satrecs, time_ns).r_teme_m[:, 0]
     angle = sidereal_angle(*julian_date(time_ns))
     site_m, _ = earth_fixed_to_teme(SITE.r_fixed_m, np.zeros(3), angle)
     return r_m, r_m - site_m, angle
@@ -65,7 +65,7 @@ def test_azimuth_and_elevation_agree_with_erfas_hour_angle_route() -> None:
 def test_range_rate_is_the_derivative_of_range() -> None:
     """Range-rate equals the central difference of range while object and Earth move on, receding counted positive."""
     satrecs = SatrecArray([elements.satrec for elements in synthetic_catalog(objects=200, epoch_ns=NOW_NS)])
-    states = propagate(satrecs, np.array([NOW_NS]))
+    states = sgp4_states(satrecs, np.array([NOW_NS]))
     r_m, v_m_s = states.r_teme_m[:, 0], states.v_teme_m_s[:, 0]
     step_s = 0.05
     # Along the straight line: SGP4's own velocity is its position's derivative to a centimetre a second only.
@@ -120,7 +120,7 @@ def test_the_real_eiscat_track_of_envisat_lies_where_the_data_say() -> None:
     # The same from the other end: what is measured of the states at the arrival. The bounce above is the measured one, so
     # that a residual of half a kilometre moves it by 1.5 microseconds.
     arrival_ns = bounce_ns + (two_way_s / 2 * 1e9).astype(np.int64)
-    states = propagate(SatrecArray([nearest.satrec]), arrival_ns)
+    states = sgp4_states(SatrecArray([nearest.satrec]), arrival_ns)
     angle_rad = sidereal_angle(*julian_date(arrival_ns))
     measured = radar_measurement(site.r_fixed_m, site.horizon, states.r_teme_m[0], states.v_teme_m_s[0], angle_rad)
     np.testing.assert_allclose(measured.range_m, ours.range_m, rtol=0, atol=TWO_CENTIMETRES)
@@ -142,6 +142,6 @@ def test_real_telescope_positions_of_noss_lie_where_the_elements_say() -> None:
         ra_rad = np.deg2rad(15.0 * (int(angles[:2]) + int(angles[2:7]) / 60e3))
         dec_rad = np.deg2rad(int(angles[8:10]) + int(angles[10:14]) / 6e3) * (-1 if angles[7] == "-" else 1)
         jd, fraction = julian_date(time_ns)
-        r_m = propagate(satrecs, time_ns).r_teme_m[0]
+        r_m = sgp4_states(satrecs, time_ns).r_teme_m[0]
         ra, dec = direction_j2000(leo_barhorst, r_m, sidereal_angle(jd, fraction), teme_to_j2000_matrix(jd, fraction))
         assert np.rad2deg(erfa.seps(ra_rad, dec_rad, ra, dec)) < 0.02

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sgp4.api import SatrecArray
 
-from sda_ops.astro.propagation import propagate
+from sda_ops.astro.propagation import sgp4_states
 from sda_ops.catalog import synthetic_catalog
 
 NOW_NS = 1_790_000_000_000_000_000
@@ -21,7 +21,7 @@ def test_it_has_as_many_objects_as_asked_for(objects: int) -> None:
 def test_one_seed_gives_one_catalogue() -> None:
     """The same seed and epoch give the same states to the last bit; another seed gives others."""
     first, again, other = (
-        propagate(
+        sgp4_states(
             SatrecArray([elements.satrec for elements in synthetic_catalog(objects=200, epoch_ns=NOW_NS, seed=seed)]),
             np.array([NOW_NS]),
         ).r_teme_m
@@ -34,7 +34,7 @@ def test_one_seed_gives_one_catalogue() -> None:
 def test_every_object_flies_for_a_week_at_a_height_that_is_flown() -> None:
     """SGP4 propagates every object for a week without an error, between 200 and 36,500 km up."""
     catalog = synthetic_catalog(epoch_ns=NOW_NS)
-    states = propagate(
+    states = sgp4_states(
         SatrecArray([elements.satrec for elements in catalog]), NOW_NS + np.array([0, 7 * 86_400 * 10**9])
     )
     heights_km = np.linalg.norm(states.r_teme_m, axis=-1) / 1e3 - EARTH_RADIUS_KM
@@ -57,7 +57,7 @@ def test_all_classes_of_orbit_are_there() -> None:
 def test_satellites_of_one_plane_keep_their_distance() -> None:
     """A Walker pattern: 18 slots a plane are 20 degrees apart, 2,400 km, whatever their perigees; geostationary ones 3 degrees."""
     catalog = synthetic_catalog(epoch_ns=NOW_NS)
-    states = propagate(SatrecArray([elements.satrec for elements in catalog]), np.array([NOW_NS]))
+    states = sgp4_states(SatrecArray([elements.satrec for elements in catalog]), np.array([NOW_NS]))
     r_km = states.r_teme_m[:, 0] / 1e3
     of_plane = [index for index, elements in enumerate(catalog) if elements.name.startswith("MESH-A-")][::36]
     belt = [index for index, elements in enumerate(catalog) if elements.name.startswith("GEOBELT-")]

@@ -13,12 +13,12 @@ import pytest
 from scipy.special import expit
 
 from sda_ops.astro.frames import sidereal_angle
+from sda_ops.astro.sites import teme_sites
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, Floats, julian_date
-from sda_ops.correlate.associate import AssociationRules, Associator, Placed
+from sda_ops.correlate.associate import AssociationRules, Associator
 from sda_ops.correlate.sensors import DEFAULT_SIGMA, Sensor
-from sda_ops.correlate.sited import place
-from sda_ops.correlate.uncertainty import AxisErrors, ElementSetErrors
-from sda_ops.propagation.interval import STEP_NS, Interval
+from sda_ops.propagation.interval import STEP_NS, CatalogInterval, Placed
+from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors
 from sda_ops.records.correlation import Correlation, Residuals
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, SourceKind, Target, Uncertainty
 from tests.helpers.running import NOON_NS
@@ -61,7 +61,7 @@ NO_VELOCITY = Uncertainty(sigma_position_m=1e-3, sigma_velocity_m_s=1e9)
 
 def correlated(
     *observations: Observation,
-    interval: Interval | None = None,
+    interval: CatalogInterval | None = None,
     sensors: dict[str, Sensor] | None = None,
     rules: AssociationRules | None = None,
 ) -> list[Correlation]:
@@ -283,9 +283,9 @@ def test_a_third_of_three_in_one_place_is_a_third() -> None:
     assert found.probability == pytest.approx(1.0 / 3.0)
 
 
-def in_a_row(*ahead_m: float) -> tuple[Interval, Moment]:
+def in_a_row(*ahead_m: float) -> tuple[CatalogInterval, Moment]:
     """Objects 1, 2, … so far ahead of a place over Tromsø, along the track, with round errors; and what is at the place."""
-    there = place(TROMSO.r_fixed_m, TROMSO.horizon, sidereal_angle(*julian_date(np.array([NOON_NS]))))
+    there = teme_sites(TROMSO.r_fixed_m, TROMSO.horizon, sidereal_angle(*julian_date(np.array([NOON_NS]))))
     east, _, up = there.horizon_teme[0]
     r_m, v_m_s = there.r_teme_m[0] + 8e5 * up, 7_500.0 * east
     v_m_s -= (v_m_s @ r_m) / (r_m @ r_m) * r_m

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
-from sda_ops.astro.sites import Site
+from sda_ops.astro.sites import Site, teme_sites
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import radar_measurement, telescope_measurement
 from sda_ops.catalog import synthetic_catalog
@@ -24,9 +24,8 @@ from sda_ops.correlate.measure import (
     score_radar,
     score_states,
 )
-from sda_ops.correlate.sited import place
-from sda_ops.correlate.uncertainty import AxisErrors, ElementSetErrors, Objects
-from sda_ops.propagation.interval import STEP_NS, Interval, Pairs
+from sda_ops.propagation.interval import STEP_NS, CatalogInterval, Pairs
+from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors, Objects
 from tests.helpers.running import NOON_NS
 from tests.scenes.correlate_scenes import (
     TEIDE,
@@ -86,14 +85,14 @@ def each_of(objects: Objects) -> Pairs:
 class Seen(NamedTuple):
     """Objects that are up over a site, at times all over an interval, and where they then are."""
 
-    interval: Interval
+    interval: CatalogInterval
     objects: Objects
     timestamp_ns: Nanoseconds
     r_m: Floats
     v_m_s: Floats
 
 
-def seen_from(site: Site, interval: Interval, *, above_deg: float = 5.0) -> Seen:
+def seen_from(site: Site, interval: CatalogInterval, *, above_deg: float = 5.0) -> Seen:
     objects = risen(site, interval, interval.start_ns + STEP_NS // 2, above_deg=above_deg)
     timestamp_ns = interval.start_ns + np.arange(objects.size) * (STEP_NS // objects.size)
     return Seen(interval, objects, timestamp_ns, *interval.states(objects, timestamp_ns))
@@ -204,16 +203,16 @@ def local_of(measured: Floats) -> Floats:
     return direction
 
 
-def above(site: Site, sight_teme: Floats, *, range_m: float = 8e5) -> Interval:
+def above(site: Site, sight_teme: Floats, *, range_m: float = 8e5) -> CatalogInterval:
     """One object in that direction, flying across it."""
-    site_m = place(site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([NOON_NS])))).r_teme_m[0]
+    site_m = teme_sites(site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([NOON_NS])))).r_teme_m[0]
     r_m = site_m + range_m * sight_teme
     across = np.cross(r_m, [0.3, 0.4, 0.5])
     return flying_straight(r_m[np.newaxis], 7_500.0 * across[np.newaxis] / np.linalg.norm(across))
 
 
 def zenith(site: Site) -> Floats:
-    horizon: Floats = place(
+    horizon: Floats = teme_sites(
         site.r_fixed_m, site.horizon, sidereal_angle(*julian_date(np.array([NOON_NS])))
     ).horizon_teme
     up: Floats = horizon[0, 2]
@@ -332,7 +331,7 @@ def reference_optical(site: Site, moment: Moment, measured: Floats, sigma_rad: f
     return Fit(fit.squared, fit.log_likelihood + 2 * np.log(range_m))
 
 
-def variances_of(interval: Interval, row: int = 0, timestamp_ns: int = NOON_NS) -> Floats:
+def variances_of(interval: CatalogInterval, row: int = 0, timestamp_ns: int = NOON_NS) -> Floats:
     """Of position and velocity ``(6,)``."""
     variances = interval.facts.errors.variances(np.array([row]), np.array([timestamp_ns]))
     of_state: Floats = np.concatenate(variances, axis=1)[0]

@@ -44,12 +44,14 @@ from sda_ops.astro.propagation import States
 from sda_ops.astro.time import NS_PER_S, Nanoseconds
 from sda_ops.catalog import ElementColumns
 from sda_ops.correlate import operator as operators
-from sda_ops.correlate.associate import Associator, Placed
-from sda_ops.correlate.operator import Prediction, fuse
-from sda_ops.correlate.uncertainty import ElementSetErrors, Objects
+from sda_ops.correlate.associate import Associator
+from sda_ops.correlate.fuse import fuse
 from sda_ops.correlate.windows import WindowLimits
-from sda_ops.propagation.interval import STEP_NS, Interval, knots_of
+from sda_ops.propagation import operator as propagation_operator
+from sda_ops.propagation.interval import STEP_NS, CatalogInterval, Placed, knots_of
+from sda_ops.propagation.operator import Prediction
 from sda_ops.propagation.pool import InlinePropagator
+from sda_ops.propagation.uncertainty import ElementSetErrors, Objects
 from sda_ops.records.correlation import Correlation, CrossSensorUpdate
 from sda_ops.records.observation import Observation
 from tests.helpers.running import NOON_NS, Fault, GatedSink, counter, eventually
@@ -102,7 +104,7 @@ def beacons(seconds: Sequence[float], *, source_id: str = "isl-1") -> list[Obser
 
 
 @cache
-def interval_number(number: int) -> Interval:
+def interval_number(number: int) -> CatalogInterval:
     """That many intervals past noon."""
     return interval_at(sky(), at(20.0 * number))
 
@@ -115,7 +117,9 @@ def numbers(count: int) -> list[int]:
 def propagate(
     catalog: Any = None, propagator: Any = None, prediction: Prediction = PREDICTION, **options: Any
 ) -> Factory:
-    return operators.propagate(catalog or FixedCatalog(columns()), propagator or Propagating(), prediction, **options)
+    return propagation_operator.propagate(
+        catalog or FixedCatalog(columns()), propagator or Propagating(), prediction, **options
+    )
 
 
 def correlate() -> Factory:

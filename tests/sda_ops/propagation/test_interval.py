@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 
 from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
 from sda_ops.astro.propagation import PropagationError, Propagator
-from sda_ops.astro.sites import Site
+from sda_ops.astro.sites import Site, teme_sites
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, Floats, Nanoseconds, julian_date
 from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S, line_of_sight_teme_from_j2000
 from sda_ops.catalog import ElementColumns, ElementSet, read_catalog
-from sda_ops.correlate.associate import Associator, Placed
+from sda_ops.correlate.associate import Associator
 from sda_ops.correlate.sensors import Sensor
-from sda_ops.correlate.sited import place
-from sda_ops.correlate.uncertainty import AxisErrors, ElementSetErrors
-from sda_ops.propagation.interval import STEP_NS, VIEW_NS, Interval, Pairs, knots_of
+from sda_ops.propagation.interval import STEP_NS, VIEW_NS, CatalogInterval, Pairs, Placed, knots_of
+from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors
 from sda_ops.records.observation import Observation, Uncertainty
 from sda_ops.simulate.places import RADAR_SITES
 from tests.helpers.running import NOON_NS
@@ -135,7 +134,7 @@ def test_an_object_without_a_state_at_one_knot_is_named_by_no_index(knot: int, c
     for array in (knots[knot].r_teme_m, knots[knot].v_teme_m_s):
         array[gone] = np.nan
     knots[knot].error[gone] = code
-    interval = Interval(noon().facts, NOON_NS, knots)
+    interval = CatalogInterval(noon().facts, NOON_NS, knots)
     assert interval.usable.tolist() == [row for row in range(600) if row != gone]
     assert gone in named_near(noon(), moment)
     assert gone not in named_near(interval, moment)
@@ -145,26 +144,26 @@ def test_an_object_without_a_state_at_one_knot_is_named_by_no_index(knot: int, c
     assert gone not in named_at_range(interval, moment)
 
 
-def named_near(interval: Interval, moment: Moment) -> list[int]:
+def named_near(interval: CatalogInterval, moment: Moment) -> list[int]:
     times_ns, sigma_m = np.array([moment.timestamp_ns]), np.array([100.0])
     named: list[int] = interval.near(moment.r_m[np.newaxis], times_ns, 5.0, sigma_m).object.tolist()
     return named
 
 
-def sight_of(site: Site, moment: Moment, interval: Interval) -> Floats:
+def sight_of(site: Site, moment: Moment, interval: CatalogInterval) -> Floats:
     """The unit vector in TEME along which a telescope sees it."""
     ascension_rad, declination_rad = np.split(direction_of(site, moment), 2)
     sights: Floats = line_of_sight_teme_from_j2000(ascension_rad, declination_rad, interval.teme_to_j2000)[0]
     return sights
 
 
-def named_towards(interval: Interval, moment: Moment, site: Site = TROMSO) -> list[int]:
+def named_towards(interval: CatalogInterval, moment: Moment, site: Site = TROMSO) -> list[int]:
     times_ns, sights = np.array([moment.timestamp_ns]), sight_of(site, moment, interval)[np.newaxis]
     named: list[int] = interval.towards(site, sights, times_ns, np.array([1e-5]), 5.0).object.tolist()
     return named
 
 
-def named_at_range(interval: Interval, moment: Moment, site: Site = TROMSO) -> list[int]:
+def named_at_range(interval: CatalogInterval, moment: Moment, site: Site = TROMSO) -> list[int]:
     range_m = echo_of(site, moment)[:1]
     named: list[int] = interval.at_range(
         site, range_m, np.array([moment.timestamp_ns]), np.array([10.0]), 5.0
@@ -180,7 +179,7 @@ def test_an_element_set_that_grows_too_old_within_the_knots_is_not_usable() -> N
     propagator = Propagator([each.satrec for each in (old, *day[1:])], max_age=timedelta(days=1))
     for start_ns, usable in ((NOON_NS - 2 * STEP_NS, 20), (NOON_NS - STEP_NS, 19), (NOON_NS, 19)):
         knots = [propagator.propagate(np.array([knot * STEP_NS])) for knot in knots_of(start_ns)]
-        interval = Interval(facts_of(ElementColumns.of((old, *day[1:]))), start_ns, knots)
+        interval = CatalogInterval(facts_of(ElementColumns.of((old, *day[1:]))), start_ns, knots)
         assert interval.usable.size == usable
 
 
@@ -205,12 +204,12 @@ LATER_NS = (0, 7 * STEP_NS, NS_PER_DAY, 9 * NS_PER_DAY)
 
 
 @cache
-def looked_up(later_ns: int) -> Interval:
+def looked_up(later_ns: int) -> CatalogInterval:
     return interval_at(sky(), NOON_NS + later_ns)
 
 
 @cache
-def tried_one_by_one(later_ns: int) -> Interval:
+def tried_one_by_one(later_ns: int) -> CatalogInterval:
     return interval_at(sky(), NOON_NS + later_ns, kind=Exhaustive)
 
 
@@ -288,15 +287,15 @@ PERFECT = Uncertainty(
 )
 
 
-def far_up(range_m: float, towards: Floats, *, at_ns: int, errors: ElementSetErrors | None = None) -> Interval:
+def far_up(range_m: float, towards: Floats, *, at_ns: int, errors: ElementSetErrors | None = None) -> CatalogInterval:
     """One object over Tromsø, flying at 3 km/s along ``towards``: so much east, north and up."""
-    there = place(TROMSO.r_fixed_m, TROMSO.horizon, sidereal_angle(*julian_date(np.array([at_ns]))))
+    there = teme_sites(TROMSO.r_fixed_m, TROMSO.horizon, sidereal_angle(*julian_date(np.array([at_ns]))))
     horizon = there.horizon_teme[0]
     velocity_m_s = 3_000.0 * towards @ horizon / np.linalg.norm(towards)
     return flying_straight(there.r_teme_m + range_m * horizon[2], velocity_m_s[np.newaxis], at_ns=at_ns, errors=errors)
 
 
-def in_the_gate(report: Observation, interval: Interval) -> bool:
+def in_the_gate(report: Observation, interval: CatalogInterval) -> bool:
     """Whether it is the one object's."""
     (found,) = Associator({report.source_id: Sensor(TROMSO)}).correlate([Placed(report, interval)], now_ns=0)
     return found.association == "correlated"
@@ -352,7 +351,7 @@ def test_a_far_off_object_is_looked_for_where_it_was_when_the_pulse_bounced(sigm
 
 
 @cache
-def crowded() -> Interval:
+def crowded() -> CatalogInterval:
     """Forty objects in one place among three hundred others."""
     return interval_at((*sky(300), *[crowd_member(number) for number in range(40)]))
 
@@ -422,7 +421,7 @@ def test_what_is_named_is_told_by_observation_in_order() -> None:
 def there_up(times_ns: Nanoseconds) -> Floats:
     """Up in Tromsø."""
     angle_rad = sidereal_angle(*julian_date(times_ns))
-    return place(TROMSO.r_fixed_m, TROMSO.horizon, angle_rad).horizon_teme[:, 2]
+    return teme_sites(TROMSO.r_fixed_m, TROMSO.horizon, angle_rad).horizon_teme[:, 2]
 
 
 def test_an_empty_catalogue_names_nothing() -> None:
@@ -449,5 +448,5 @@ def test_nothing_is_named_where_nothing_flies() -> None:
 
 def test_pairs_are_told_in_the_callers_own_numbers() -> None:
     """Rows 0 and 1 of a selection are its members."""
-    pairs = Pairs(np.array([0, 1, 1]), np.array([7, 8, 9])).of_rows(np.array([30, 50]))
+    pairs = Pairs(np.array([0, 1, 1]), np.array([7, 8, 9])).renumbered(np.array([30, 50]))
     assert (pairs.row.tolist(), pairs.object.tolist()) == ([30, 50, 50], [7, 8, 9])

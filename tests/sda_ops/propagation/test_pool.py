@@ -15,19 +15,18 @@ from sgp4.api import SatrecArray
 
 from orchestrator_adapter.bulkhead import Bulkhead, BulkheadEvent
 from orchestrator_adapter.supervision.restart import RestartPolicy
-from sda_ops.astro.propagation import Engine, PropagationError, States, propagate
+from sda_ops.astro.propagation import Engine, PropagationError, States, sgp4_states
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, Nanoseconds
 from sda_ops.catalog import ElementColumns, ElementSet, read_catalog, synthetic_catalog
 from sda_ops.propagation.pool import (
     BYTES_PER_STATE,
-    Arrays,
     CatalogMismatch,
     InlinePropagator,
-    PropagationWorker,
     PropagatorPool,
     Workers,
-    cut,
+    split_request,
 )
+from sda_ops.propagation.worker import Arrays, PropagationWorker
 from tests.helpers.support import SDA_DATA_DIR
 
 NOW_NS = 1_790_000_000_000_000_000
@@ -42,7 +41,7 @@ def minutes_later(*minutes: int) -> Nanoseconds:
 
 
 def sgp4_says(catalog: tuple[ElementSet, ...], time_ns: Nanoseconds) -> States:
-    return propagate(SatrecArray([elements.satrec for elements in catalog]), time_ns)
+    return sgp4_states(SatrecArray([elements.satrec for elements in catalog]), time_ns)
 
 
 def assert_equal(ours: States, theirs: States) -> None:
@@ -108,7 +107,7 @@ def test_pieces_cover_every_state_once_and_are_no_larger_than_allowed(
 ) -> None:
     """Every object and time is in exactly one piece, in order; a piece has one state at least, or fits, or is one time."""
     covered = np.zeros((objects, times), dtype=np.int64)
-    pieces = cut(objects, times, chunk_bytes=chunk, keep_objects=keep)
+    pieces = split_request(objects, times, chunk_bytes=chunk, keep_objects=keep)
     for rows, columns in pieces:
         covered[rows, columns] += 1
         states = covered[rows, columns].size
@@ -125,8 +124,8 @@ def test_pieces_cover_every_state_once_and_are_no_larger_than_allowed(
 
 def test_pieces_are_few() -> None:
     """14,683 objects at 60 times in 2 MiB answers are 21 pieces, and 30 where all objects must stay together."""
-    assert len(cut(14_683, 60, chunk_bytes=2 << 20, keep_objects=False)) == 21
-    assert len(cut(14_683, 60, chunk_bytes=2 << 20, keep_objects=True)) == 30
+    assert len(split_request(14_683, 60, chunk_bytes=2 << 20, keep_objects=False)) == 21
+    assert len(split_request(14_683, 60, chunk_bytes=2 << 20, keep_objects=True)) == 30
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 500, 5_000, 1 << 20])
@@ -174,7 +173,7 @@ async def test_a_row_that_is_not_there_is_the_callers_error(rows: list[int], mes
 
 async def test_without_a_catalogue_nothing_is_propagated() -> None:
     """Asked before it has a catalogue, the pool says so; told to cut into nothing, likewise."""
-    with pytest.raises(RuntimeError, match="use_catalog must come first"):
+    with pytest.raises(RuntimeError, match="call use_catalog first"):
         await PropagatorPool(SlowWorkers()).propagate(None, minutes_later(0))
     with pytest.raises(ValueError, match="chunk_bytes must be >= 1, got 0"):
         PropagatorPool(SlowWorkers(), chunk_bytes=0)
@@ -327,7 +326,7 @@ def test_a_worker_does_nothing_else(misuse: Callable[[PropagationWorker], object
 def processes(on_event: Callable[[BulkheadEvent], object] | None = None) -> Bulkhead:
     return Bulkhead(
         "propagator",
-        "sda_ops.propagation.pool:PropagationWorker",
+        "sda_ops.propagation.worker:PropagationWorker",
         workers=2,
         answer_within=timedelta(seconds=30),
         rebuilds=RestartPolicy.bounded(3, timedelta(minutes=1)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sgp4.api import SatrecArray
 
-from sda_ops.astro.propagation import propagate
+from sda_ops.astro.propagation import sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import synthetic_catalog
@@ -29,7 +29,7 @@ def test_a_written_catalogue_flies_where_the_generated_one_does() -> None:
     assert [each.name for each in back.element_sets] == [each.name for each in CATALOG]
     tomorrow = np.array([NOON_NS + 86_400 * NS_PER_S])
     ours, theirs = (
-        propagate(SatrecArray([each.satrec for each in sets]), tomorrow) for sets in (CATALOG, back.element_sets)
+        sgp4_states(SatrecArray([each.satrec for each in sets]), tomorrow) for sets in (CATALOG, back.element_sets)
     )
     one_cm = 0.01
     assert np.array_equal(ours.error, theirs.error)

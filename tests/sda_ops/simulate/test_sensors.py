@@ -10,7 +10,7 @@ import pytest
 from sgp4.api import SatrecArray
 
 from sda_ops.astro.frames import earth_fixed_to_teme, sidereal_angle, teme_to_j2000_matrix
-from sda_ops.astro.propagation import propagate
+from sda_ops.astro.propagation import sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import Floats, julian_date
 from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S
@@ -90,7 +90,7 @@ def true_states(
     by_number = {elements.catalog_number: elements.satrec for elements in catalog}
     times_ns = batch.timestamp_ns - np.rint(np.multiply(earlier_s, 1e9)).astype(np.int64)
     states = [
-        propagate(SatrecArray([by_number[number]]), np.array([time]))
+        sgp4_states(SatrecArray([by_number[number]]), np.array([time]))
         for number, time in zip(batch.catalog_numbers, times_ns.tolist(), strict=True)
     ]
     return np.array([s.r_teme_m[0, 0] for s in states]), np.array([s.v_teme_m_s[0, 0] for s in states])
@@ -114,7 +114,7 @@ def test_interpolated_states_are_sgp4s(catalog: tuple[ElementSet, ...], world: W
     for part in (0.0, 0.123, 0.5, 0.9):
         time_ns = interval.start_ns + int(part * STEP_NS)
         r_m, v_m_s = interval.states(objects, np.full(1000, time_ns))
-        states = propagate(SatrecArray([elements.satrec for elements in catalog]), np.array([time_ns]))
+        states = sgp4_states(SatrecArray([elements.satrec for elements in catalog]), np.array([time_ns]))
         np.testing.assert_allclose(r_m, states.r_teme_m[:, 0], rtol=0, atol=ONE_MILLIMETRE)
         np.testing.assert_allclose(v_m_s, states.v_teme_m_s[:, 0], rtol=0, atol=TEN_MICROMETRES_PER_SECOND)
 

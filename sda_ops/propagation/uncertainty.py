@@ -1,8 +1,8 @@
-"""How far off an element set is: one standard deviation in the orbit's own axes, growing with its age.
+"""The assumed uncertainty of element sets: one standard deviation in the orbit's own axes, growing with age.
 
-Element sets come without a covariance. What is assumed instead are round figures after Flohrer, Krag and Klinkrad,
-"Assessment and Categorization of TLE Orbit Errors for the US SSN Catalogue", AMOS 2008, for the day of the epoch, and for
-the days after it a growth that is mostly along the track, where drag works. They are settings: whoever knows better says so.
+Element sets have no covariance. The defaults are round figures after Flohrer, Krag and Klinkrad, "Assessment and
+Categorization of TLE Orbit Errors for the US SSN Catalogue", AMOS 2008, for the day of the epoch. After it the errors grow,
+mostly in-track because of drag. All figures are settings.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy as np
 from sda_ops.astro.time import NS_PER_DAY, Floats, Nanoseconds
 
 NEAR_EARTH_PERIOD_S = 225.0 * 60.0
-"""Below it SGP4 takes an orbit for near-Earth (AIAA 2006-6753): here, one with drag to speak of."""
+"""SGP4 treats shorter periods as near-Earth (AIAA 2006-6753). Here they are the orbits with considerable drag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisErrors:
-    """One standard deviation along each axis of an orbit, at the epoch, and what each day adds to it.
+    """One standard deviation along each axis of an orbit at the epoch, and its growth per day before or after the epoch.
 
     Attributes:
-        radial_m: Away from the Earth's centre.
-        in_track_m: Along the motion.
-        cross_track_m: Along the orbit's normal.
-        radial_m_per_day: Added for each day between the epoch and the time of interest, either way.
-        in_track_m_per_day: Likewise.
-        cross_track_m_per_day: Likewise.
+        radial_m: Away from the Earth's centre, at the epoch.
+        in_track_m: Along the motion, at the epoch.
+        cross_track_m: Along the orbit's normal, at the epoch.
+        radial_m_per_day: Growth of ``radial_m``.
+        in_track_m_per_day: Growth of ``in_track_m``.
+        cross_track_m_per_day: Growth of ``cross_track_m``.
     """
 
     radial_m: float
@@ -62,7 +62,7 @@ _GROWTH = tuple(f"{name}_per_day" for name in _AT_EPOCH)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementSetErrors:
-    """What is assumed of a catalogue's element sets.
+    """The assumed errors of element sets by kind of orbit.
 
     Attributes:
         near_earth: Periods below 225 minutes.
@@ -92,10 +92,10 @@ class ElementSetErrors:
 
 
 class CatalogErrors:
-    """`ElementSetErrors` spelt out for every object of a catalogue.
+    """`ElementSetErrors` applied to every object of a catalogue.
 
-    Velocity errors follow from those of position: an object that is ahead on its orbit by d moves, seen from where it was
-    thought to be, inwards by n d (n is the mean motion), and one that is too high by d is too slow by about n d.
+    Velocity errors follow from position errors. With mean motion n, an object that is ahead on its orbit by d moves inwards
+    by n d relative to the predicted state, and an object that is too high by d is too slow by about n d.
     """
 
     def __init__(self, errors: ElementSetErrors, *, epoch_ns: Nanoseconds, mean_motion_rad_s: Floats) -> None:
@@ -106,13 +106,13 @@ class CatalogErrors:
         self._growth_m_per_day = _rows(errors, near, _GROWTH)
 
     def variances(self, objects: Objects, timestamp_ns: Nanoseconds) -> tuple[Floats, Floats]:
-        """Of position (m^2) and velocity (m^2/s^2), radial, in-track and cross-track ``(n, 3)``, of object i at time i."""
+        """Variances of position (m^2) and velocity (m^2/s^2) of object i at time i: radial, in-track, cross-track ``(n, 3)``."""
         sigma_m = self.sigmas_m(objects, timestamp_ns)
         sigma_m_s = self._mean_motion_rad_s[objects, np.newaxis] * sigma_m[:, (1, 0, 2)]
         return sigma_m**2, sigma_m_s**2
 
     def sigmas_m(self, objects: Objects, timestamp_ns: Nanoseconds) -> Floats:
-        """Of position, radial, in-track and cross-track ``(n, 3)``."""
+        """Standard deviations of the position of object i at time i: radial, in-track, cross-track ``(n, 3)``."""
         age_days = np.abs(timestamp_ns - self._epoch_ns[objects]) / NS_PER_DAY
         sigma_m: Floats = self._at_epoch_m[objects] + self._growth_m_per_day[objects] * age_days[:, np.newaxis]
         return sigma_m
@@ -127,4 +127,4 @@ def _rows(errors: ElementSetErrors, near: np.typing.NDArray[np.bool_], names: tu
 
 
 Objects = np.typing.NDArray[np.intp]
-"""Rows of a catalogue."""
+"""Row numbers of a catalogue."""

@@ -1,0 +1,215 @@
+"""The ``propagate`` operator: it attaches the catalogue's states at an observation's time to that observation.
+
+It does not compute orbits itself: that is the task of the `CatalogPropagator` passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from orchestrator_adapter import DeadLetterKind, Factory, WiredEnds, freeze_heap
+from orchestrator_adapter.bulkhead import BatchLost
+from sda_ops.astro.propagation import States
+from sda_ops.astro.time import Nanoseconds
+from sda_ops.catalog.columns import ElementColumns
+from sda_ops.propagation.interval import STEP_NS, CatalogFacts, CatalogInterval, Placed, knots_of
+from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors, Objects
+
+_BATCH = 256
+_S_PER_MIN = 60.0
+
+
+class CatalogPropagator(Protocol):
+    """Computes states of catalogued objects, like `sda_ops.propagation.pool.PropagatorPool`."""
+
+    async def use_catalog(self, columns: ElementColumns) -> object:
+        """Use this catalogue for all later requests."""
+
+    async def propagate(self, objects: Objects | None, timestamp_ns: Nanoseconds) -> States:
+        """States ``(objects, times, 3)`` of these rows of the catalogue; ``None`` means all."""
+
+
+class CatalogSource(Protocol):
+    """Provides the current catalogue, like `sda_ops.catalog.live.LiveCatalog`."""
+
+    @property
+    def current(self) -> LoadedCatalog:
+        """The newest usable catalogue."""
+
+    async def load(self) -> object:
+        """Load a first catalogue, if none is loaded yet."""
+
+
+class LoadedCatalog(Protocol):
+    """One version of the catalogue, like `sda_ops.catalog.live.CatalogVersion`."""
+
+    @property
+    def number(self) -> int:
+        """Its version number."""
+
+    @property
+    def columns(self) -> ElementColumns:
+        """Its element sets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Settings of the ``propagate`` operator.
+
+    Attributes:
+        errors: The assumed errors of element sets.
+        max_intervals: How many intervals are cached (least recently used ones go first): 4 MB each for 15,000 objects.
+    """
+
+    errors: ElementSetErrors
+    max_intervals: int = 16
+
+
+class _IntervalCache:
+    """Intervals of the catalogue in use, and the knots that they share.
+
+    Attributes:
+        lost: By interval number, the failed requests. They are not repeated until this is cleared.
+    """
+
+    def __init__(self, propagator: CatalogPropagator, prediction: Prediction) -> None:
+        self._propagator = propagator
+        self._prediction = prediction
+        self._facts: CatalogFacts | None = None
+        self._knots: OrderedDict[int, States] = OrderedDict()
+        self._intervals: OrderedDict[int, CatalogInterval] = OrderedDict()
+        self.lost: dict[int, BatchLost] = {}
+
+    def __len__(self) -> int:
+        return len(self._intervals)
+
+    async def use(self, version: LoadedCatalog) -> None:
+        """Switch to this catalogue and drop what was computed with another one."""
+        if self._facts is not None and self._facts.version == version.number:
+            return
+        columns = version.columns
+        await self._propagator.use_catalog(columns)
+        self._knots.clear()
+        self._intervals.clear()
+        self._facts = CatalogFacts(
+            version.number,
+            columns.catalog_number,
+            columns.epoch_ns,
+            CatalogErrors(
+                self._prediction.errors,
+                epoch_ns=columns.epoch_ns,
+                mean_motion_rad_s=columns.no_kozai / _S_PER_MIN,
+            ),
+        )
+        freeze_heap()  # otherwise each garbage collection scans the catalogue: a stall of 4 to 17 ms
+
+    async def at(self, timestamp_ns: int) -> CatalogInterval:
+        """The interval that contains this time; it is computed if it is not cached."""
+        assert self._facts is not None
+        number = timestamp_ns // STEP_NS
+        interval = self._intervals.get(number)
+        if interval is None:
+            numbers = knots_of(timestamp_ns)
+            await self._propagate([knot for knot in numbers if knot not in self._knots])
+            interval = CatalogInterval(self._facts, number * STEP_NS, [self._knots[knot] for knot in numbers])
+            self._intervals[number] = interval
+            _shrink(self._intervals, self._prediction.max_intervals)
+            _shrink(self._knots, self._prediction.max_intervals + len(numbers))
+        self._intervals.move_to_end(number)
+        return interval
+
+    async def at_or_lost(self, timestamp_ns: int) -> CatalogInterval | BatchLost:
+        """As `at`, but returns ``BatchLost`` instead of raising it.
+
+        Such a request has cost two workers, so it is not repeated for the next observation of the same interval.
+        """
+        number = timestamp_ns // STEP_NS
+        if number not in self.lost:
+            try:
+                return await self.at(timestamp_ns)
+            except BatchLost as error:
+                self.lost[number] = error
+        return self.lost[number]
+
+    async def _propagate(self, knots: list[int]) -> None:
+        if not knots:
+            return
+        states = await self._propagator.propagate(None, np.array(knots, dtype=np.int64) * STEP_NS)
+        for column, knot in enumerate(knots):
+            of_knot = slice(column, column + 1)
+            self._knots[knot] = States(
+                states.r_teme_m[:, of_knot], states.v_teme_m_s[:, of_knot], states.error[:, of_knot]
+            )
+
+
+def propagate(
+    catalog: CatalogSource,
+    propagator: CatalogPropagator,
+    prediction: Prediction,
+    *,
+    keep_fresh: Callable[[WiredEnds], Coroutine[Any, Any, None]] | None = None,
+    figures: Callable[[], Mapping[str, int]] | None = None,
+) -> Factory:
+    """An operator that turns observations into `Placed` observations, in order.
+
+    A newer catalogue is used from the next batch on. If the propagator loses an observation's request twice
+    (``BatchLost``), the observation is dead-lettered as ``ProcessingException``. Any other error of the propagator fails the
+    operator. ``keep_fresh`` (to reload the catalogue, for example) runs beside each instance and is cancelled with it.
+
+    Metrics, as of the last batch: ``catalog_objects``, ``catalog_version``, ``intervals``, and those that ``figures``
+    returns.
+    """
+
+    async def run(ends: WiredEnds) -> None:
+        intervals = ends.keep("intervals", lambda: _IntervalCache(propagator, prediction))
+        await catalog.load()
+        async with _running_beside(keep_fresh(ends) if keep_fresh is not None else None):
+            async for batch in ends.receiver.batches(_BATCH):
+                version = catalog.current
+                await intervals.use(version)
+                intervals.lost.clear()  # each batch tries again
+                found = [await intervals.at_or_lost(observation.sensor_timestamp) for observation in batch]
+                placed = []
+                for observation, interval in zip(batch, found, strict=True):
+                    if isinstance(interval, BatchLost):
+                        ends.dead_letter(observation, DeadLetterKind.PROCESSING_EXCEPTION, str(interval), attempts=2)
+                    else:
+                        placed.append(Placed(observation, interval))
+                ends.gauge("catalog_objects", len(version.columns))
+                ends.gauge("catalog_version", version.number)
+                ends.gauge("intervals", len(intervals))
+                for name, value in (figures() if figures is not None else {}).items():
+                    ends.gauge(name, value)
+                ends.commit(placed, acknowledge=len(batch))
+                await ends.flush()
+
+    return run
+
+
+@asynccontextmanager
+async def _running_beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterator[None]:
+    """Run ``work`` during the block and cancel it at the end. If it fails, the block fails at once with the same error."""
+    if work is None:
+        yield
+        return
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work)
+            try:
+                yield
+            finally:
+                task.cancel()
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+def _shrink(cache: OrderedDict[int, Any], max_items: int) -> None:
+    while len(cache) > max_items:
+        cache.popitem(last=False)
