@@ -6,6 +6,7 @@ import inspect
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 PINNED = Path(__file__).with_name("public_api.txt")
 DOORS = (
@@ -43,10 +44,9 @@ def described(name: str, value: object) -> list[str]:
 
 def signature(value: object) -> str:
     """The parameters' names and kinds. Annotations and defaults are left out: Python versions print them differently."""
-    if isinstance(value, staticmethod | classmethod):
-        value = value.__func__
+    function: Any = value.__func__ if isinstance(value, staticmethod | classmethod) else value
     try:
-        parameters = inspect.signature(value).parameters.values()  # type: ignore[arg-type] - what is not callable raises
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return ""
     bare = (parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters)
