@@ -1,22 +1,19 @@
 """A supervised streaming orchestrator that runs as one Prefect flow. It knows nothing of what streams through it.
 
-Layout, bottom to top; a module imports only from those above it in this list:
+What users import from here is public, and so are five packages beside it: ``bulkhead`` (worker processes; needs numpy),
+``control_plane`` (health and metrics over HTTP), ``process`` (run a graph as a process), ``prefect_flow`` (run it as a Prefect
+flow; the only package that imports Prefect) and ``testing``. ``resilience.http`` has the one HTTP exchange (it needs httpx).
 
-- ``errors``, ``clock``, ``wakeup``, ``metrics``, ``ledger``: names, time, waiting, figures, books
-- ``channel``: one bounded edge with leases; ``dead_letter`` and ``jsonl``: where what cannot go on is kept
-- ``claims``: what only one run on the machine may have, and who has it
-- ``breaker``, ``retry``: a downstream that fails, and how to go on asking it
-- ``restart``, ``task_exit``, ``task``: one operator instance and how it may end
-- ``bulkhead``: worker processes that answer requests made of arrays (import it from there: it needs numpy)
-- ``edge``, ``ends``, ``operators``, ``routers``: what an operator holds, and operators out of plain functions
-- ``plan``, ``graph``: validate and declare; ``events``, ``supervisor``: exits in, decisions out
-- ``wiring``, ``status``, ``watchdog``, ``runtime``: a wired graph that runs
-- ``control_plane``: ask it over HTTP; ``report``, ``pipeline``: run it in a process, with signals, report and exit code
-- ``prefect_flow``: the same as a Prefect flow (the only module that imports Prefect); ``testing``, ``schedules``: for your
-  tests
+The rooms, top-down; a module imports only from rooms below its own:
 
-``Panicked`` is both a way for a task to exit and a way for a run to end, so the two unions live in modules of their own:
-``task_exit.Panicked`` and ``events.Panicked``. So it is with what came of an attempt: ``retry.RetryOk``, ``retry.RetryDiscard``.
+- ``prefect_flow``, ``process``, ``control_plane``, ``testing``: ways to run a graph, to ask it, to test it
+- ``runtime``: act; ``graph``: declare; ``operators``: what an operator is given, and operators made of plain functions
+- ``bulkhead``: worker processes; ``supervision``: decide what follows from an exit
+- ``storage``: dead letters, files, claims; ``resilience``: retry and circuit breaker
+- ``channels``: the data plane; ``primitives``: errors, clock, wake-ups, metrics, the event log
+
+``events``, ``retry`` and ``task_exit`` are namespaces of closed alternatives: how a run ends, what came of an attempt, how an
+operator instance ends.
 """
 
 from orchestrator_adapter.channels.channel import EdgeStatistics, FlowPolicy
