@@ -47,12 +47,11 @@ GLOSSARY = {
     r"\blikewise\b|\bas it were\b|\bmeanwhile\b|\btherein\b|\bwhereof\b|\bhitherto\b": "also, in the same way; while it runs",
 }
 
-# Plain meanings: the phrase in which the word is fine.
-PLAIN = (
-    r"connection[ _](is |was )?refused|ConnectionRefused\w*|ECONNREFUSED|refused connections?",
-    r"refuse a (second|newer) ",
-    r"look at the (picture|UI|page)",
-)
+# Plain meanings: a phrase in which the word is fine, and the reason.
+PLAIN = {
+    r"connection[ _](is |was )?refused|ConnectionRefused\w*|ECONNREFUSED|refused[ _]connections?": "the system's own error",
+    r"\bBury\b": "the alias in the facade",
+}
 
 SKIPPED = {"LICENSE", "CHANGELOG.md", "requirements.txt", "requirements-dev.txt", "scripts/check_language.py"}
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".sh", ""}

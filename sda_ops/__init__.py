@@ -1,6 +1,6 @@
-"""What a space-domain-awareness engineer would call it: one file per thing.
+"""Space domain awareness: observations of objects in orbit, from a sensor's bytes to a correlated record.
 
-Data path, read top to bottom: ``wire -> sources -> normalize -> validate -> dedup -> propagate -> correlate -> sinks``;
-``records`` and ``correlation`` are what travels, ``astro`` and ``catalog`` what is known of orbits.
-``simulate`` sends the same bytes real sensors would, over real sockets, from its own process.
+In the direction of the data: ``wire -> sources -> normalize -> validate -> dedup -> propagation -> correlate -> sinks``. ``records``
+is what travels; ``astro`` and ``catalog`` are what is known of orbits. ``simulate`` sends the bytes that real sensors would send,
+over real sockets, from a process of its own.
 """

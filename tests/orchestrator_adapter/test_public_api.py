@@ -1,4 +1,4 @@
-"""The names and signatures that users of the adapter rely on: the facade and the documented doors."""
+"""The names and signatures that users of the adapter rely on: the facade and the public packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 PINNED = Path(__file__).with_name("public_api.txt")
-DOORS = (
+PUBLIC_PACKAGES = (
     "orchestrator_adapter",
     "orchestrator_adapter.bulkhead",
     "orchestrator_adapter.control_plane",
@@ -22,9 +22,11 @@ DOORS = (
 def surface() -> str:
     """One line a public name, with its signature where it can be called."""
     lines = []
-    for door in DOORS:
-        module = import_module(door)
-        lines += sorted(line for name in module.__all__ for line in described(f"{door}.{name}", getattr(module, name)))
+    for package in PUBLIC_PACKAGES:
+        module = import_module(package)
+        lines += sorted(
+            line for name in module.__all__ for line in described(f"{package}.{name}", getattr(module, name))
+        )
     return "\n".join(lines) + "\n"
 
 
