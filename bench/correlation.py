@@ -27,7 +27,7 @@ from sda_ops.records.observation import SourceKind
 from tests.scenes.truth_scene import (
     REAL_CATALOG,
     REAL_EPOCH_NS,
-    Judged,
+    Evaluated,
     OrbitClass,
     Outcome,
     Rates,
@@ -103,8 +103,8 @@ def show(
     for title, is_missing in (("in the catalogue", False), ("missing from it", True)):
         print(f"{title:22}{'number':>9}" + "".join(f"{outcome:>11}" for outcome in OUTCOMES) + f"{'d2/m':>8}")
         groups = _grouped(scenes, classes, is_missing=is_missing)
-        for (kind, orbit), judged in sorted(groups.items()):
-            _row(f"  {kind:8} {orbit}", judged)
+        for (kind, orbit), evaluated in sorted(groups.items()):
+            _row(f"  {kind:8} {orbit}", evaluated)
         for age, one in zip(days, scenes, strict=True):
             of_scene = _grouped([one], classes, is_missing=is_missing)
             for kind in get_args(SourceKind):
@@ -114,22 +114,22 @@ def show(
 
 def _grouped(
     scenes: Sequence[Scene], classes: Mapping[int, OrbitClass], *, is_missing: bool
-) -> dict[tuple[SourceKind, str], list[Judged]]:
-    groups: dict[tuple[SourceKind, str], list[Judged]] = defaultdict(list)
+) -> dict[tuple[SourceKind, str], list[Evaluated]]:
+    groups: dict[tuple[SourceKind, str], list[Evaluated]] = defaultdict(list)
     for one in scenes:
-        for judged in one.judged:
-            if (judged.seen.number in one.missing) == is_missing:
-                for key in (classes[judged.seen.number], "all"):
-                    groups[judged.kind, key].append(judged)
+        for evaluated in one.evaluated:
+            if (evaluated.seen.number in one.missing) == is_missing:
+                for key in (classes[evaluated.seen.number], "all"):
+                    groups[evaluated.kind, key].append(evaluated)
     return groups
 
 
-def _row(title: str, group: Sequence[Judged]) -> None:
+def _row(title: str, group: Sequence[Evaluated]) -> None:
     if not group:
         return
-    outcomes = Counter(judged.outcome for judged in group)
+    outcomes = Counter(evaluated.outcome for evaluated in group)
     shares = "".join(f"{outcomes[outcome] / len(group):>11.3%}" for outcome in OUTCOMES)
-    right = [judged.correlation for judged in group if judged.outcome == "right"]
+    right = [evaluated.correlation for evaluated in group if evaluated.outcome == "right"]
     fit = fmean((found.mahalanobis_squared or 0.0) / found.components for found in right) if right else 0.0
     print(f"{title:22}{len(group):>9,}{shares}" + (f"{fit:>8.2f}" if right else ""))
 
@@ -140,26 +140,26 @@ def _explain(
     """Every observation that was not found to be what it is, by cause; and who has most of them."""
     causes: dict[tuple[str, SourceKind], Counter[str]] = defaultdict(Counter)
     pairs: dict[tuple[int, int], list[float]] = defaultdict(list)
-    alone: dict[int, list[Judged]] = defaultdict(list)
+    alone: dict[int, list[Evaluated]] = defaultdict(list)
     for one in scenes:
-        for judged in one.judged:
-            number, time_ns = judged.seen.number, judged.correlation.sensor_timestamp
+        for evaluated in one.evaluated:
+            number, time_ns = evaluated.seen.number, evaluated.correlation.sensor_timestamp
             is_missing = number in one.missing
-            if judged.outcome == ("uct" if is_missing else "right"):
+            if evaluated.outcome == ("uct" if is_missing else "right"):
                 continue
-            group: str = "missing, and yet" if is_missing else judged.outcome
+            group: str = "missing, and yet" if is_missing else evaluated.outcome
             if not one.neighbours.known(number, time_ns):
-                causes[group, judged.kind]["its element set is too old or gives no state"] += 1
+                causes[group, evaluated.kind]["its element set is too old or gives no state"] += 1
                 continue
-            rival = _rival(judged)
+            rival = _rival(evaluated)
             if rival is None:
-                causes[group, judged.kind]["outside its own gate, and in nobody else's"] += 1
-                alone[number].append(judged)
+                causes[group, evaluated.kind]["outside its own gate, and in nobody else's"] += 1
+                alone[number].append(evaluated)
                 continue
             distance_m = one.neighbours.distance_m(number, rival, time_ns)
             within = next((f"within {bound / 1e3:g} km" for bound in NEAR_M if distance_m < bound), "farther")
-            outside = "" if is_missing or number in judged.correlation.candidates else "outside its own gate; "
-            causes[group, judged.kind][f"{outside}another one {within}"] += 1
+            outside = "" if is_missing or number in evaluated.correlation.candidates else "outside its own gate; "
+            causes[group, evaluated.kind][f"{outside}another one {within}"] += 1
             pairs[min(number, rival), max(number, rival)].append(distance_m)
     print("causes:")
     for (group, kind), counts in sorted(causes.items()):
@@ -183,9 +183,9 @@ def _explain(
             )
 
 
-def _rival(judged: Judged) -> int | None:
+def _rival(evaluated: Evaluated) -> int | None:
     """Whom it could be instead, the likeliest first."""
-    return next((number for number in judged.correlation.candidates if number != judged.seen.number), None)
+    return next((number for number in evaluated.correlation.candidates if number != evaluated.seen.number), None)
 
 
 def _progress(text: str) -> None:

@@ -1,6 +1,6 @@
-"""Skies for tests of the correlator: catalogues in motion, and what sensors report of them by the book.
+"""Scenes for tests of the correlator: catalogues in motion, and the exact observations of sensors.
 
-Reports come from `sda_ops.astro.topocentric` alone, not from what is tested.
+Observations are computed with `sda_ops.astro.topocentric` alone, not with the code under test.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _numbers = count(1)
 
 @cache
 def sky(objects: int = 600, *, seed: int = 0) -> tuple[ElementSet, ...]:
-    """Every kind of orbit that there is, epoch noon."""
+    """A catalogue with every kind of orbit; the epochs are at noon."""
     return synthetic_catalog(objects=objects, epoch_ns=NOON_NS, seed=seed)
 
 
@@ -61,7 +61,7 @@ def facts_of(columns: ElementColumns, errors: ElementSetErrors | None = None, *,
 
 
 def knots_at(element_sets: Sequence[ElementSet], timestamp_ns: int) -> list[States]:
-    """The four knots of the interval of this time, by sgp4's own code."""
+    """The four knots of the interval at this time, computed by sgp4."""
     propagator = Propagator([element_set.satrec for element_set in element_sets], engine="sgp4")
     return [propagator.propagate(np.array([knot * STEP_NS])) for knot in knots_of(timestamp_ns)]
 
@@ -73,14 +73,14 @@ def interval_at(
     errors: ElementSetErrors | None = None,
     kind: type[CatalogInterval] = CatalogInterval,
 ) -> CatalogInterval:
-    """The interval of this time, a ``kind`` of one."""
+    """The interval at this time, of class ``kind``."""
     facts = facts_of(ElementColumns.of(element_sets), errors)
     return kind(facts, timestamp_ns // STEP_NS * STEP_NS, knots_at(element_sets, timestamp_ns))
 
 
 @cache
 def noon(objects: int = 600) -> CatalogInterval:
-    """The sky's first twenty seconds."""
+    """The first interval of `sky`."""
     return interval_at(sky(objects))
 
 
@@ -92,8 +92,8 @@ def flying_straight(
     ages_ns: int | Nanoseconds = 0,
     errors: ElementSetErrors | None = None,
 ) -> CatalogInterval:
-    """Objects of any states ``(n, 3)`` at ``at_ns``, numbered from 1, their epochs ``ages_ns`` ago; for as long as it matters
-    they fly straight, and cubics make no error with that."""
+    """Objects with these states ``(n, 3)`` at ``at_ns``, numbered from 1, with epochs ``ages_ns`` earlier. They fly in
+    straight lines, which cubic interpolation reproduces exactly."""
     knots = []
     for knot in knots_of(at_ns):
         r_then_m = r_m + v_m_s * (knot * STEP_NS - at_ns) / NS_PER_S
@@ -108,10 +108,10 @@ def flying_straight(
 
 
 def elevations_rad(site: Site, interval: CatalogInterval, timestamp_ns: int) -> Floats:
-    """Of every object, where it is at that time; NaN where that is not known."""
-    everything = np.arange(interval.facts.catalog_number.size)
-    times_ns = np.full(everything.size, timestamp_ns)
-    r_m, v_m_s = interval.states(everything, times_ns)
+    """The elevation of every object at that time; NaN where it has no state."""
+    objects = np.arange(interval.facts.catalog_number.size)
+    times_ns = np.full(objects.size, timestamp_ns)
+    r_m, v_m_s = interval.states(objects, times_ns)
     return look_many(site.r_fixed_m, site.horizon, r_m, v_m_s, sidereal_angle(*julian_date(times_ns))).elevation_rad
 
 
@@ -121,32 +121,32 @@ def risen(site: Site, interval: CatalogInterval, timestamp_ns: int, *, above_deg
 
 
 class Exhaustive(CatalogInterval):
-    """Names every object that is above the horizon for every observation: what an index must not miss any of."""
+    """Returns every object above the horizon as a candidate: the reference for the spatial index."""
 
     def near(self, r_teme_m: Floats, timestamp_ns: Nanoseconds, gate_sigmas: float, sigma_m: Floats) -> Pairs:
-        return _everything([self.usable] * timestamp_ns.size)
+        return _all_pairs([self.usable] * timestamp_ns.size)
 
     def towards(
         self, site: Site, line_of_sight_teme: Floats, timestamp_ns: Nanoseconds, gate_rad: Floats, gate_sigmas: float
     ) -> Pairs:
-        return _everything([risen(site, self, time_ns, above_deg=0.0) for time_ns in timestamp_ns.tolist()])
+        return _all_pairs([risen(site, self, time_ns, above_deg=0.0) for time_ns in timestamp_ns.tolist()])
 
     def at_range(
         self, site: Site, range_m: Floats, timestamp_ns: Nanoseconds, gate_m: Floats, gate_sigmas: float
     ) -> Pairs:
-        return _everything([risen(site, self, time_ns, above_deg=0.0) for time_ns in timestamp_ns.tolist()])
+        return _all_pairs([risen(site, self, time_ns, above_deg=0.0) for time_ns in timestamp_ns.tolist()])
 
 
-def _everything(of_row: list[Objects]) -> Pairs:
+def _all_pairs(of_row: list[Objects]) -> Pairs:
     return Pairs(np.repeat(np.arange(len(of_row)), [found.size for found in of_row]), np.concatenate(of_row))
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One object, where it is when what left it reaches the sensor.
+    """The state of one object at the time of an observation.
 
     Attributes:
-        timestamp_ns: Of the observation.
+        timestamp_ns: When the signal arrives at the sensor.
         r_m: TEME ``(3,)``.
         v_m_s: TEME ``(3,)``.
     """
@@ -166,9 +166,9 @@ class Moment:
         return orbit_axes(self.r_m, self.v_m_s)
 
     def moved(self, offsets_m: Floats, offsets_m_s: Floats | None = None) -> Moment:
-        """By so much along radial, in-track, cross-track."""
-        slower = np.zeros(3) if offsets_m_s is None else offsets_m_s
-        return Moment(self.timestamp_ns, self.r_m + offsets_m @ self.axes, self.v_m_s + slower @ self.axes)
+        """Moved by these offsets along radial, in-track, cross-track."""
+        change_m_s = np.zeros(3) if offsets_m_s is None else offsets_m_s
+        return Moment(self.timestamp_ns, self.r_m + offsets_m @ self.axes, self.v_m_s + change_m_s @ self.axes)
 
 
 def orbit_axes(r_m: Floats, v_m_s: Floats) -> Floats:
@@ -197,7 +197,7 @@ def direction_of(site: Site, moment: Moment) -> Floats:
 def observation(
     kind: SourceKind, source_id: str, timestamp_ns: int, target: Target, sigma: Uncertainty = SIGMA
 ) -> Observation:
-    """With an id that no other has."""
+    """An observation with a unique id."""
     number = next(_numbers)
     return Observation(
         UUID(int=number),
@@ -241,6 +241,6 @@ def sighting(
 
 
 def beacon(moment: Moment, *, source_id: str = "isl-1", sigma: Uncertainty = SIGMA) -> Observation:
-    """What a satellite tells of itself."""
+    """A satellite's report of its own state."""
     target = StateTarget(tuple(moment.r_m.tolist()), tuple(moment.v_m_s.tolist()))
     return observation("isl", source_id, moment.timestamp_ns, target, sigma)

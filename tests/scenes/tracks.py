@@ -1,7 +1,7 @@
-"""Real tracks with the real catalogue behind them as clutter, through the operators that a pipeline has; and their tables.
+"""Real tracks, correlated by the pipeline's operators against the real catalogue as clutter; and tables of the results.
 
-For tests and for whoever prints the same figures. The catalogue is of 2026 and the tracks are of 2016 and 2019: it is
-carried back by whole days, its orbits as they are. Left where it is, all of it would be too old to use, and no clutter.
+For tests and for the benchmark that prints the same figures. The catalogue is of 2026, the tracks of 2016 and 2019. So the
+epochs are shifted back by whole days; otherwise every element set would be too old to be used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CATALOG = SDA_DATA_DIR / "catalog/celestrak_active_2026-03.csv"
 EISCAT_FOLDER = SDA_DATA_DIR / "eiscat_envisat_2016-09-06"
 NOSS_FOLDER = SDA_DATA_DIR / "optical_noss_2019"
 ABSENT = [str(path) for path in (CATALOG, EISCAT_FOLDER, NOSS_FOLDER) if not path.exists()]
-"""What of the real data is not there."""
+"""The files of the real data that are absent."""
 
 ENVISAT, NOSS_3_5_A = 27386, 37386
 
@@ -54,7 +54,7 @@ class Version:
 
 
 class FixedCatalog:
-    """One that never changes."""
+    """A catalogue that never changes."""
 
     def __init__(self, columns: ElementColumns) -> None:
         self.current = Version(1, columns)
@@ -65,13 +65,13 @@ class FixedCatalog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Track:
-    """What one sensor, or several, reported of one object.
+    """Observations of one object by one or several sensors.
 
     Attributes:
-        observations: In their file's order.
-        sensors: Where they stand.
-        clutter: Everybody else.
-        object: The object's own element set.
+        observations: In the order of their file.
+        sensors: The sensors and their sites.
+        clutter: All other objects.
+        object: The element set of the observed object.
     """
 
     observations: Sequence[Observation]
@@ -80,7 +80,7 @@ class Track:
     object: ElementColumns
 
     async def correlated(self, *, catalogued: bool = True) -> list[Correlation]:
-        """One for each observation; ``catalogued`` or not is the object."""
+        """One for each observation; ``catalogued`` says whether the catalogue has the object."""
         columns = joined(self.clutter, self.object) if catalogued else self.clutter
         sink = CollectSink()
         event = await run_graph(
@@ -98,7 +98,7 @@ class Track:
 
 
 def envisat() -> Track:
-    """EISCAT's 913 ranges and Dopplers, against the element set of the nearest epoch."""
+    """EISCAT's 913 ranges and range-rates of ENVISAT, with the element set of the nearest epoch."""
     sigma = Uncertainty(sigma_range_m=100.0, sigma_range_rate_m_s=25.0)
     observations, malformed = tdm.decode(
         (EISCAT_FOLDER / "2002-009A-2016-09-06_08-27-08.tdm").read_bytes(),
@@ -120,7 +120,7 @@ def envisat() -> Track:
 
 
 def noss() -> Track:
-    """Amateurs' 29 positions of NOSS 3-5 (A) on seven nights, against an element set from before the first."""
+    """Amateurs' 29 positions of NOSS 3-5 (A) on seven nights, with an element set from before the first night."""
     observations, malformed = iod.decode((NOSS_FOLDER / "tlegen_37386.dat").read_bytes(), ingest_timestamp=0)
     assert not malformed
     sites = iod.read_sites((NOSS_FOLDER / "tlegen_sites.txt").read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def noss() -> Track:
 
 
 def catalog_at(timestamp_ns: int) -> ElementColumns:
-    """The real catalogue, carried by whole days to where the median of its epochs is nearest."""
+    """The real catalogue, its epochs shifted by whole days so that their median is nearest to this time."""
     columns = _catalog()
     days = round((timestamp_ns - int(np.median(columns.epoch_ns))) / NS_PER_DAY)
     return replace(columns, jdsatepoch=columns.jdsatepoch + days, sgp4_epoch_days=columns.sgp4_epoch_days + days)
@@ -146,20 +146,20 @@ def _catalog() -> ElementColumns:
 
 
 def joined(first: ElementColumns, second: ElementColumns) -> ElementColumns:
-    """Both, in this order."""
+    """Both catalogues, in this order."""
     more = second.arrays()
     both: dict[str, Any] = {name: np.concatenate((column, more[name])) for name, column in first.arrays().items()}
     return ElementColumns.from_arrays(both)
 
 
 def _with_checksum(line: str) -> str:
-    """The file's lines have blanks where sets and checksums were."""
+    """Add the checksum: the file's lines have blanks instead of element set numbers and checksums."""
     return f"{line.ljust(68)[:68]}{compute_checksum(line.ljust(69))}"
 
 
 @dataclass(frozen=True, slots=True)
 class RangeTable:
-    """Residuals of a track of ranges and range-rates: measured minus predicted, mean and standard deviation, km and km/s."""
+    """Mean and standard deviation of a track's residuals (measured minus predicted): range (km) and range-rate (km/s)."""
 
     points: int
     mean_km: float
@@ -183,12 +183,12 @@ class RangeTable:
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """How far from the prediction one night's positions were, degrees, in order.
+    """The distances of one night's positions from the predictions, in order.
 
     Attributes:
         date: UTC.
-        after_epoch_days: Age of the element set at the first of them.
-        separations_deg: Along a great circle.
+        after_epoch_days: Age of the element set at the first position.
+        separations_deg: Great-circle distances.
     """
 
     date: str
@@ -201,7 +201,7 @@ class Night:
 
 
 def nights_of(correlations: Sequence[Correlation], epoch_ns: Nanoseconds) -> list[Night]:
-    """Positions by the day on which they were measured."""
+    """The positions of each day."""
     by_date: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for found in correlations:
         assert found.residuals is not None

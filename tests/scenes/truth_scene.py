@@ -1,15 +1,15 @@
-"""A simulated scene whose truth is known: the sky in one of three truths, every kind of sensor, and what it should be found to be.
+"""A simulated scene with known truth: objects, observations of every kind of sensor, and the object of each observation.
 
-What is observed goes through the simulator's sensors with their noise and through the real wire formats. What it is
-compared with is the catalogue as the ``propagate`` operator holds it. Between the two lies the truth:
+Observations come from the simulator's sensors with noise, through the real wire formats. They are correlated with the
+catalogue as the ``propagate`` operator uses it. The true states differ from it in one of three ways:
 
 - ``catalogue``: every object is where its element set says. Only the sensors err.
-- ``offset``: every object is off by one draw from `ElementSetErrors`, in the orbit's axes and with the velocities that the
-  model states. This is the model's own world, and no orbit: it does not obey the laws of motion.
-- ``orbit``: every object flies an orbit of its own, whose elements differ from the catalogue's by as much. In-track and
-  radial errors hang together as they do in orbits; of an eccentric orbit they are larger at the perigee than the model says.
+- ``offset``: every object is off by one draw from `ElementSetErrors`, in the orbit's axes, with the velocity errors that the
+  model assumes. This matches the model exactly, but it is not a physical orbit.
+- ``orbit``: every object flies an orbit whose elements differ from the catalogue's by as much. In-track and radial errors
+  are correlated as in real orbits; at the perigee of an eccentric orbit they are larger than the model says.
 
-It knows nothing of graphs and of time on a clock.
+It knows nothing of graphs or clocks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Outcome: TypeAlias = Literal["right", "wrong", "ambiguous", "uct"]
 
 REAL_CATALOG = SDA_DATA_DIR / "catalog" / "celestrak_active_2026-03.csv"
 REAL_EPOCH_NS = 1_773_115_200_000_000_000  # 2026-03-10T04:00Z: half of its element sets are older
-BATCH = 256  # of the operators
+BATCH = 256  # as in the operators
 EARTH_RADIUS_M = 6_378_135.0  # WGS-72
 MU_M3_S2 = 3.986008e14  # WGS-72
 NOISE = Noise()
@@ -57,7 +57,7 @@ SENSORS = {
 
 
 def catalog(path: Path = REAL_CATALOG, *, objects: int = 15_000) -> tuple[tuple[ElementSet, ...], str]:
-    """The real catalogue, one element set an object, or a generated one where it is absent; and which it is."""
+    """The real catalogue with one element set per object, or a generated one if the file is absent; and its description."""
     if path.is_file():
         element_sets = newest_of_each(read_catalog(path)).element_sets
         return element_sets, f"{len(element_sets):,} objects of {path.name}"
@@ -68,7 +68,7 @@ def catalog(path: Path = REAL_CATALOG, *, objects: int = 15_000) -> tuple[tuple[
 
 
 class Snapshots:
-    """A catalogue at any time, as the ``propagate`` operator makes it; everything asked for is kept."""
+    """Intervals of a catalogue at any time, as the ``propagate`` operator makes them; all of them are cached."""
 
     def __init__(self, element_sets: Sequence[ElementSet], errors: ElementSetErrors) -> None:
         columns = ElementColumns.of(element_sets)
@@ -88,7 +88,7 @@ class Snapshots:
         return self._intervals[number]
 
     def as_new(self) -> None:
-        """Forget the intervals and the newest knot: what one step into the next interval has to make anew."""
+        """Drop the intervals and the newest knot: the work that the next interval costs."""
         self._intervals.clear()
         if self._knots:
             del self._knots[max(self._knots)]
@@ -104,7 +104,7 @@ def errors_of(columns: ElementColumns, errors: ElementSetErrors) -> CatalogError
 def world(
     truth: Truth, element_sets: Sequence[ElementSet], errors: ElementSetErrors, *, at_ns: int, rng: np.random.Generator
 ) -> simulated.World:
-    """What really flies; errors are those of element sets as old as they are at ``at_ns``."""
+    """The true objects; their errors are those of element sets as old as they are at ``at_ns``."""
     match truth:
         case "catalogue":
             return simulated.World(element_sets)
@@ -134,7 +134,7 @@ class _OffsetWorld(simulated.World):
         return self._here[first]
 
     def _knot(self, timestamp_ns: int) -> States:
-        """Radial and cross-track errors swing once a turn, as they do in orbits; in-track errors stay."""
+        """Radial and cross-track errors oscillate once a revolution, as in orbits; in-track errors are constant."""
         states = sgp4_states(self._satrecs, np.array([timestamp_ns]))
         r_m, v_m_s = states.r_teme_m[:, 0], states.v_teme_m_s[:, 0]
         normal = _unit(np.cross(r_m, v_m_s))
@@ -157,10 +157,10 @@ class _OffsetWorld(simulated.World):
 def other_orbits(
     element_sets: Sequence[ElementSet], errors: ElementSetErrors, *, at_ns: int, rng: np.random.Generator
 ) -> tuple[ElementSet, ...]:
-    """The same objects with elements that are off by one draw of ``errors``; mean motions are as they were.
+    """The same objects with elements that are off by one draw of ``errors``; mean motions are unchanged.
 
-    An eccentricity that is off by d/a makes radial errors of d and in-track errors of 2 d. So in-track errors are shared
-    out between it and the mean anomaly, and radial ones are 0.4 times in-track ones at the most.
+    An eccentricity error of d/a makes radial errors of d and in-track errors of 2 d. So the in-track error is divided
+    between eccentricity and mean anomaly, and radial errors are limited to 0.4 times the in-track ones.
     """
     columns = ElementColumns.of(element_sets)
     sigma_m = errors_of(columns, errors).sigmas_m(np.arange(len(columns)), np.full(len(columns), at_ns))
@@ -173,7 +173,7 @@ def other_orbits(
     x = columns.ecco * np.cos(columns.argpo) + radial * draws[1]
     y = columns.ecco * np.sin(columns.argpo) + radial * draws[2]
     perigee = np.arctan2(y, x)
-    # A node has no meaning for an orbit in the equator: there it is left alone.
+    # The node of an equatorial orbit has no meaning, so its error is limited.
     node = cross_track * draws[4] / np.maximum(np.sin(columns.inclo), 1e-3)
     moved = replace(
         columns,
@@ -194,12 +194,12 @@ def _unit(vectors: Floats) -> Floats:
     return unit
 
 
-# What is seen of it.
+# The observations.
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Observations a second: of all radars together, of all telescopes, of all beacons."""
+    """Observations per second of all radars, of all telescopes, and of all beacons."""
 
     radar_hz: float
     optical_hz: float
@@ -208,7 +208,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An observation and the catalogue number of what it is of."""
+    """An observation and the catalogue number of its true object."""
 
     observation: Observation
     number: int
@@ -217,11 +217,11 @@ class Seen:
 def observe(
     sky: simulated.World, rates: Rates, *, start_ns: int, length_s: float, rng: np.random.Generator
 ) -> list[Seen]:
-    """Everything seen in ``length_s``, in the order of its time. Every object that flies has a beacon."""
-    everyone = rng.permutation(sky.interval(start_ns).propagated())
+    """All observations of ``length_s``, in time order. Every object has a beacon."""
+    objects = rng.permutation(sky.interval(start_ns).propagated())
     sensors: list[tuple[SimulatedSensor, float]] = [
         (Telescopes(sky, sites=TELESCOPE_SITES, noise=NOISE, rng=rng), rates.optical_hz),
-        (Beacons(sky, satellites=everyone, noise=NOISE, rng=rng), rates.isl_hz),
+        (Beacons(sky, satellites=objects, noise=NOISE, rng=rng), rates.isl_hz),
     ]
     for number, site in enumerate(RADAR_SITES, 1):
         array = RadarArray(sky, array_id=number, site=site, noise=NOISE, rng=rng)
@@ -230,7 +230,7 @@ def observe(
         one
         for sensor, rate_hz in sensors
         for timestamps_ns in _by_interval(start_ns, length_s, rate_hz)
-        for one in _look(sensor, sky.interval(int(timestamps_ns[0])), timestamps_ns)
+        for one in _observed(sensor, sky.interval(int(timestamps_ns[0])), timestamps_ns)
     ]
     return sorted(seen, key=lambda one: one.observation.sensor_timestamp)
 
@@ -242,7 +242,7 @@ def _by_interval(start_ns: int, length_s: float, rate_hz: float) -> Iterator[Nan
     yield from np.split(timestamps_ns, np.flatnonzero(np.diff(timestamps_ns // simulated.STEP_NS)) + 1)
 
 
-def _look(sensor: SimulatedSensor, interval: simulated.WorldInterval, timestamps_ns: Nanoseconds) -> list[Seen]:
+def _observed(sensor: SimulatedSensor, interval: simulated.WorldInterval, timestamps_ns: Nanoseconds) -> list[Seen]:
     batch = sensor.observe(interval, timestamps_ns)
     ingested_ns = int(timestamps_ns[-1])
     observations: list[Observation]
@@ -259,12 +259,12 @@ def _look(sensor: SimulatedSensor, interval: simulated.WorldInterval, timestamps
     return [Seen(observation, number) for observation, number in zip(observations, batch.catalog_numbers, strict=True)]
 
 
-# What it is found to be.
+# The evaluation.
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What was seen, and what it was found to be."""
+class Evaluated:
+    """An observation and its correlation."""
 
     seen: Seen
     correlation: Correlation
@@ -282,22 +282,22 @@ class Judged:
             case "ambiguous" | "uct":
                 return found.association
             case "unpredicted":
-                raise AssertionError(f"every sensor's site is known, and yet: {found}")
+                raise AssertionError(f"every sensor's site is known, but an observation is unpredicted: {found}")
 
 
-def judge(seen: Sequence[Seen], snapshots: Snapshots, associator: Associator) -> list[Judged]:
-    """In batches as the ``correlate`` operator has them."""
+def evaluate(seen: Sequence[Seen], snapshots: Snapshots, associator: Associator) -> list[Evaluated]:
+    """Correlate all observations, in batches of the ``correlate`` operator's size."""
     placed = [Placed(one.observation, snapshots.at(one.observation.sensor_timestamp)) for one in seen]
     found = [
         correlation
         for start in range(0, len(placed), BATCH)
         for correlation in associator.correlate(placed[start : start + BATCH], now_ns=0)
     ]
-    return [Judged(one, correlation) for one, correlation in zip(seen, found, strict=True)]
+    return [Evaluated(one, correlation) for one, correlation in zip(seen, found, strict=True)]
 
 
 def orbit_class(elements: ElementSet) -> OrbitClass:
-    """By mean altitude, but for eccentric ones; graveyard orbits count as geostationary."""
+    """By eccentricity and mean altitude; graveyard orbits count as geostationary."""
     satrec = elements.satrec
     altitude_m = (satrec.a - 1.0) * EARTH_RADIUS_M
     if satrec.ecco > 0.1:
@@ -308,14 +308,14 @@ def orbit_class(elements: ElementSet) -> OrbitClass:
 
 
 class Neighbours:
-    """Who is near whom in a catalogue."""
+    """Distances between objects of a catalogue."""
 
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
         self._rows = {number: row for row, number in enumerate(snapshots.facts.catalog_number.tolist())}
 
     def known(self, number: int, timestamp_ns: int) -> bool:
-        """Whether the catalogue says where this object is."""
+        """Whether the catalogue has a state of this object at this time."""
         return bool(np.isin(self._rows[number], self._snapshots.at(timestamp_ns).usable))
 
     def distance_m(self, one: int, other: int, timestamp_ns: int) -> float:
@@ -324,7 +324,7 @@ class Neighbours:
         return float(np.linalg.norm(r_m[0] - r_m[1]))
 
     def nearest(self, number: int, timestamp_ns: int) -> tuple[int, float]:
-        """Of the others, the nearest one's catalogue number, and its distance (m)."""
+        """The catalogue number and the distance (m) of the nearest other object."""
         interval = self._snapshots.at(timestamp_ns)
         others = interval.usable[interval.usable != self._rows[number]]
         r_m, _ = interval.states(others, np.full(others.size, timestamp_ns))
@@ -334,22 +334,22 @@ class Neighbours:
         return int(self._snapshots.facts.catalog_number[others[index]]), float(distance_m[index])
 
 
-# All of it.
+# The whole scene.
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What was judged at one epoch.
+    """The evaluation of one scene.
 
     Attributes:
-        truth: Which.
-        judged: Every observation.
-        missing: Numbers of objects that the catalogue did not hold.
-        neighbours: In the whole catalogue.
+        truth: How the objects differ from the catalogue.
+        evaluated: Every observation.
+        missing: Numbers of the objects that were removed from the catalogue.
+        neighbours: Distances in the whole catalogue.
     """
 
     truth: Truth
-    judged: Sequence[Judged]
+    evaluated: Sequence[Evaluated]
     missing: frozenset[int]
     neighbours: Neighbours
 
@@ -364,13 +364,13 @@ def scene(
     missing: float,
     seed: int,
 ) -> Scene:
-    """One sky, seen and judged."""
+    """Simulate and evaluate one scene. ``missing`` is the share of objects removed from the catalogue."""
     rng = np.random.default_rng([seed, at_ns])
     errors = ElementSetErrors()
     sky = world(truth, element_sets, errors, at_ns=at_ns, rng=rng)
     gone = rng.random(len(element_sets)) < missing
     kept = [elements for elements, out in zip(element_sets, gone, strict=True) if not out]
     seen = observe(sky, rates, start_ns=at_ns, length_s=length_s, rng=rng)
-    judged = judge(seen, Snapshots(kept, errors), Associator(SENSORS))
+    evaluated = evaluate(seen, Snapshots(kept, errors), Associator(SENSORS))
     numbers = {elements.catalog_number for elements, out in zip(element_sets, gone, strict=True) if out}
-    return Scene(truth, judged, frozenset(numbers), Neighbours(Snapshots(element_sets, errors)))
+    return Scene(truth, evaluated, frozenset(numbers), Neighbours(Snapshots(element_sets, errors)))

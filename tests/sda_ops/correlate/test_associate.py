@@ -1,4 +1,4 @@
-"""Whose observation it is: correlated, ambiguous, an uncorrelated track, or nothing that anybody can say."""
+"""The association of an observation: correlated, ambiguous, an uncorrelated track, or unpredicted."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ ROUND_ERRORS = ElementSetErrors(
         cross_track_m_per_day=0.0,
     )
 )
-"""The same in every direction and at every age."""
+"""The same error in every direction and at every age."""
 
 NO_VELOCITY = Uncertainty(sigma_position_m=1e-3, sigma_velocity_m_s=1e9)
-"""Of a beacon that knows where it is, and not how fast."""
+"""A beacon with a precise position and no useful velocity."""
 
 
 def correlated(
@@ -71,7 +71,7 @@ def correlated(
 
 
 def high_over(site_name: str = "radar-1", *, low: bool = True) -> tuple[int, Moment]:
-    """The row of an object that is up there five seconds past noon, in low orbit or not, and where it is."""
+    """The row and state of the object with the highest elevation five seconds past noon, in low orbit or not."""
     site = SENSORS[site_name].site
     assert site is not None
     time_ns = NOON_NS + 5 * NS_PER_S
@@ -91,7 +91,7 @@ REPORTS: dict[str, tuple[Callable[[Moment], Observation], str, int]] = {
     "telescope": (lambda moment: sighting(TEIDE, moment), "optical-1", 2),
     "beacon": (beacon, "radar-1", 6),
 }
-"""How each kind of sensor reports an object, over which site it must be, and how many numbers that is."""
+"""For each kind of sensor: its observation, the site that the object must be over, and the number of components."""
 
 FIELDS = {
     "radar": {"range_m", "range_rate_m_s", "azimuth_rad", "elevation_rad"},
@@ -101,8 +101,8 @@ FIELDS = {
 }
 
 
-def told(residuals: Residuals | None) -> dict[str, float]:
-    """The residuals that there are."""
+def measured(residuals: Residuals | None) -> dict[str, float]:
+    """The residuals that are not ``None``."""
     assert residuals is not None
     return {name: value for name, value in msgspec.structs.asdict(residuals).items() if value is not None}
 
@@ -112,8 +112,8 @@ def told(residuals: Residuals | None) -> dict[str, float]:
 
 @pytest.mark.parametrize("kind", REPORTS)
 @pytest.mark.parametrize("low", [True, False])
-def test_an_observation_of_a_catalogued_object_is_that_objects(kind: str, *, low: bool) -> None:
-    """Whatever kind of sensor saw it, in low orbit or high; everything that the sensor said of itself is passed on."""
+def test_an_observation_of_a_catalogued_object_is_correlated_with_it(kind: str, *, low: bool) -> None:
+    """Holds for every kind of sensor, in low and high orbits. The observation's own fields are passed on."""
     report, over, components = REPORTS[kind]
     row, moment = high_over(over, low=low)
     seen = report(moment)
@@ -131,24 +131,24 @@ def test_an_observation_of_a_catalogued_object_is_that_objects(kind: str, *, low
 
 
 @pytest.mark.parametrize("kind", REPORTS)
-def test_residuals_are_those_of_what_was_measured_and_no_others(kind: str) -> None:
-    """A radar's in range and angles, a telescope's in direction, a beacon's in its orbit's axes."""
+def test_only_measured_components_have_residuals(kind: str) -> None:
+    """A radar has residuals of range and angles, a telescope of direction, a beacon in the orbit's axes."""
     report, over, _ = REPORTS[kind]
     (found,) = correlated(report(high_over(over)[1]))
-    assert set(told(found.residuals)) == FIELDS[kind]
-    assert all(abs(value) < 1e-5 for value in told(found.residuals).values())
+    assert set(measured(found.residuals)) == FIELDS[kind]
+    assert all(abs(value) < 1e-5 for value in measured(found.residuals).values())
 
 
-def test_a_beacons_residuals_are_its_place_in_the_orbits_axes_and_the_length_of_the_velocitys_difference() -> None:
-    """Thirty metres high, forty behind, fifty across; 3 and 4 cm/s out make 5."""
+def test_a_beacons_residuals_are_position_in_orbit_axes_and_the_speed_difference() -> None:
+    """30 m too high, 40 m behind, 50 m across; velocity errors of 3 and 4 cm/s make 5."""
     moment = high_over()[1].moved(np.array([30.0, -40.0, 50.0]), np.array([0.0, 0.03, 0.04]))
     (found,) = correlated(beacon(moment))
     expected = {"radial_m": 30.0, "in_track_m": -40.0, "cross_track_m": 50.0, "speed_m_s": 0.05}
-    assert told(found.residuals) == pytest.approx(expected, abs=A_MICROMETRE)
+    assert measured(found.residuals) == pytest.approx(expected, abs=A_MICROMETRE)
 
 
 def test_a_radars_residuals_are_measured_minus_predicted() -> None:
-    """Twenty metres too far and 0.2 m/s too fast."""
+    """20 m too far and 0.2 m/s too fast."""
     (found,) = correlated(echo(TROMSO, high_over()[1], noise=np.array([20.0, 0.2, 0.0, -1e-5])))
     assert found.residuals is not None
     assert found.residuals.range_m == pytest.approx(20.0, abs=A_MICROMETRE)
@@ -157,8 +157,8 @@ def test_a_radars_residuals_are_measured_minus_predicted() -> None:
 
 
 @pytest.mark.parametrize("angle", ["azimuth_rad", "elevation_rad"])
-def test_of_one_angle_alone_a_radar_is_taken_to_have_none(angle: str) -> None:
-    """The same is found as if it had not told it, and no angle counts as measured."""
+def test_a_radar_with_a_single_angle_is_treated_as_one_without_angles(angle: str) -> None:
+    """The result is the same as without the angle, which does not count as measured."""
     moment = high_over()[1]
     one_angle = echo(TROMSO, moment, only=("range_m", "range_rate_m_s", angle))
     (found,) = correlated(one_angle)
@@ -168,15 +168,15 @@ def test_of_one_angle_alone_a_radar_is_taken_to_have_none(angle: str) -> None:
         assert getattr(found, name) == getattr(without, name)
 
 
-def test_a_range_alone_finds_an_object_that_is_alone_in_its_sky() -> None:
-    """One component, one residual."""
+def test_a_range_alone_identifies_the_only_object_above_the_horizon() -> None:
+    """There is one component and one residual."""
     alone = interval_at([sky()[high_over()[0]]])
     (found,) = correlated(echo(TROMSO, high_over()[1], only=("range_m",)), interval=alone)
-    assert (found.association, found.components, set(told(found.residuals))) == ("correlated", 1, {"range_m"})
+    assert (found.association, found.components, set(measured(found.residuals))) == ("correlated", 1, {"range_m"})
 
 
-def test_a_range_alone_says_which_of_many_objects_it_could_be() -> None:
-    """At 3 km's uncertainty many a range is that of several objects somewhere in the sky; the right one is among them."""
+def test_a_range_alone_among_many_objects_lists_all_candidates() -> None:
+    """With an uncertainty of 3 km many ranges fit several objects; the right one is always among the candidates."""
     interval, time_ns = noon(2_000), NOON_NS + 5 * NS_PER_S
     rows = risen(TROMSO, interval, time_ns)
     vague = Uncertainty(sigma_range_m=3_000.0)
@@ -195,8 +195,8 @@ def test_a_range_alone_says_which_of_many_objects_it_could_be() -> None:
 
 
 @pytest.mark.parametrize("kind", REPORTS)
-def test_an_observation_where_no_object_is_is_an_uncorrelated_track(kind: str) -> None:
-    """Fifty kilometres off in every direction: nobody's, and nobody is named."""
+def test_an_observation_far_from_every_object_is_an_uncorrelated_track(kind: str) -> None:
+    """At 50 km off in every direction there is no object and no candidate."""
     report, over, components = REPORTS[kind]
     row, moment = high_over(over)
     off = moment.moved(np.full(3, 50_000.0))
@@ -207,8 +207,8 @@ def test_an_observation_where_no_object_is_is_an_uncorrelated_track(kind: str) -
 
 
 @pytest.mark.parametrize("kind", REPORTS)
-def test_an_object_that_is_not_catalogued_is_nobodys(kind: str) -> None:
-    """With it taken out of the catalogue, what is left does not include it, and the next is not taken for it."""
+def test_an_observation_of_an_object_missing_from_the_catalogue_is_an_uncorrelated_track(kind: str) -> None:
+    """It is not associated with a neighbour, except by a radar without angles."""
     report, over, _ = REPORTS[kind]
     row, moment = high_over(over)
     rest = interval_at([each for number, each in enumerate(sky()) if number != row])
@@ -217,13 +217,13 @@ def test_an_object_that_is_not_catalogued_is_nobodys(kind: str) -> None:
     assert kind == "radar without angles" or found.association == "uct"
 
 
-# Nothing to be said.
+# Unpredicted.
 
 
 @pytest.mark.parametrize("kind", ["radar", "radar without angles", "telescope"])
 @pytest.mark.parametrize("sensors", [{}, {"radar-1": Sensor(None), "optical-1": Sensor(None)}])
-def test_without_a_site_nobody_can_say(kind: str, sensors: dict[str, Sensor]) -> None:
-    """Neither of a sensor that is not known nor of one whose place is not: unpredicted, which is no uncorrelated track."""
+def test_an_observation_without_a_known_site_is_unpredicted(kind: str, sensors: dict[str, Sensor]) -> None:
+    """This holds for an unknown sensor and for one without a site. It is not an uncorrelated track."""
     report, over, _ = REPORTS[kind]
     seen = report(high_over(over)[1])
     (found,) = correlated(seen, sensors=sensors)
@@ -234,7 +234,7 @@ def test_without_a_site_nobody_can_say(kind: str, sensors: dict[str, Sensor]) ->
 
 @pytest.mark.parametrize("target", [RadarTarget(1e6), RadarTarget(1e6, 0.0, 1.0, 1.0), OpticalTarget(1.0, 0.5)])
 @pytest.mark.parametrize("kind", ["isl", "radar", "optical"])
-def test_what_depends_on_a_site_is_unpredicted_without_one_whatever_kind_of_sensor_it_is(
+def test_a_range_or_direction_without_a_site_is_unpredicted_for_every_kind_of_sensor(
     target: Target, kind: SourceKind
 ) -> None:
     """A satellite that reports a range or a direction has no site either."""
@@ -242,27 +242,27 @@ def test_what_depends_on_a_site_is_unpredicted_without_one_whatever_kind_of_sens
     assert found.association == "unpredicted"
 
 
-def test_a_state_needs_no_site_nor_a_known_sensor() -> None:
-    """It tells where it is."""
+def test_a_state_needs_neither_a_site_nor_a_known_sensor() -> None:
+    """A state vector is complete by itself."""
     row, moment = high_over()
     (found,) = correlated(beacon(moment, source_id="isl-70007"), sensors={})
     assert (found.association, found.catalog_number) == ("correlated", number_of(row))
 
 
 @pytest.mark.parametrize("kind", REPORTS)
-def test_with_no_object_whose_place_is_known_nobody_can_say(kind: str) -> None:
-    """A catalogue that is too old as a whole gives no uncorrelated tracks; it gives no answers."""
+def test_without_any_usable_object_every_observation_is_unpredicted(kind: str) -> None:
+    """A catalogue that is too old as a whole does not make observations uncorrelated tracks."""
     report, over, _ = REPORTS[kind]
     (found,) = correlated(report(high_over(over)[1]), interval=interval_at(()))
     assert found.association == "unpredicted"
 
 
-# Ambiguous ones.
+# Ambiguous.
 
 
 @pytest.mark.parametrize("kind", REPORTS)
-def test_of_two_objects_in_one_place_neither_is_chosen(kind: str) -> None:
-    """An exact twin: each as likely as the other, both numbers named, and residuals that are the same for both."""
+def test_an_observation_of_two_objects_at_one_position_is_ambiguous(kind: str) -> None:
+    """Both are equally likely, both are candidates, and the residuals are the same for both."""
     report, over, _ = REPORTS[kind]
     row, moment = high_over(over)
     twins = (sky()[row], replace(sky()[row], catalog_number=999_999))
@@ -271,11 +271,11 @@ def test_of_two_objects_in_one_place_neither_is_chosen(kind: str) -> None:
     assert found.candidates == (number_of(row), 999_999)
     assert found.probability == pytest.approx(0.5)
     assert found.reference_orbit_id == f"{number_of(row)}@{NOON_NS}"
-    assert set(told(found.residuals)) == FIELDS[kind]
+    assert set(measured(found.residuals)) == FIELDS[kind]
 
 
-def test_a_third_of_three_in_one_place_is_a_third() -> None:
-    """Probabilities share one."""
+def test_each_of_three_objects_at_one_position_has_a_probability_of_one_third() -> None:
+    """The candidates' probabilities add up to 1."""
     row, moment = high_over()
     triplets = [replace(sky()[row], catalog_number=number) for number in (1, 2, 3)]
     (found,) = correlated(beacon(moment), interval=interval_at(triplets))
@@ -283,8 +283,8 @@ def test_a_third_of_three_in_one_place_is_a_third() -> None:
     assert found.probability == pytest.approx(1.0 / 3.0)
 
 
-def in_a_row(*ahead_m: float) -> tuple[CatalogInterval, Moment]:
-    """Objects 1, 2, … so far ahead of a place over Tromsø, along the track, with round errors; and what is at the place."""
+def along_track(*ahead_m: float) -> tuple[CatalogInterval, Moment]:
+    """Objects 1, 2, … at these in-track distances from a position over Tromsø, with round errors; and that position."""
     there = teme_sites(TROMSO.r_fixed_m, TROMSO.horizon, sidereal_angle(*julian_date(np.array([NOON_NS]))))
     east, _, up = there.horizon_teme[0]
     r_m, v_m_s = there.r_teme_m[0] + 8e5 * up, 7_500.0 * east
@@ -295,20 +295,20 @@ def in_a_row(*ahead_m: float) -> tuple[CatalogInterval, Moment]:
     return interval, moment
 
 
-def test_candidates_are_named_the_likeliest_first() -> None:
-    """Of four in a row, a hundred metres apart, in the order of their distances; one beyond the gate is not named."""
-    interval, moment = in_a_row(230.0, -20.0, 130.0, -110.0, 700.0)
+def test_candidates_are_sorted_by_likelihood() -> None:
+    """Four objects along one track are listed by distance; a fifth, outside the gate, is not listed."""
+    interval, moment = along_track(230.0, -20.0, 130.0, -110.0, 700.0)
     (found,) = correlated(beacon(moment, sigma=NO_VELOCITY), interval=interval)
     assert (found.association, found.candidates) == ("ambiguous", (2, 4, 3, 1))
     assert found.reference_orbit_id == f"2@{NOON_NS}"
-    assert told(found.residuals)["in_track_m"] == pytest.approx(20.0, abs=1e-3)
+    assert measured(found.residuals)["in_track_m"] == pytest.approx(20.0, abs=1e-3)
     assert found.mahalanobis_squared == pytest.approx(0.2**2, rel=1e-3)
 
 
 @pytest.mark.parametrize("apart_m", [50.0, 150.0, 300.0, 400.0])
 def test_probability_is_the_share_of_the_likelihood(apart_m: float) -> None:
-    """Two objects, errors of 100 m: exp(-d²/2) against the nearer's 1, in the gate."""
-    interval, moment = in_a_row(0.0, apart_m)
+    """With errors of 100 m, the likelihood of the farther object is exp(-d²/2) times that of the nearer one."""
+    interval, moment = along_track(0.0, apart_m)
     (found,) = correlated(beacon(moment, sigma=NO_VELOCITY), interval=interval)
     share = float(expit((apart_m / 100.0) ** 2 / 2.0))
     assert found.probability == pytest.approx(share, rel=1e-6)
@@ -316,9 +316,9 @@ def test_probability_is_the_share_of_the_likelihood(apart_m: float) -> None:
     assert len(found.candidates) == 2
 
 
-def test_who_is_known_better_is_likelier_at_the_same_distance() -> None:
-    """Two objects at the very place, one element set two days older: the other's density is the higher one."""
-    _, moment = in_a_row(0.0)
+def test_at_equal_distance_the_object_with_the_smaller_uncertainty_is_likelier() -> None:
+    """Of two objects at one position, the one with the newer element set has the higher density."""
+    _, moment = along_track(0.0)
     both = np.array([moment.r_m] * 2), np.array([moment.v_m_s] * 2)
     interval = flying_straight(*both, ages_ns=np.array([2 * NS_PER_DAY, 0]))
     (found,) = correlated(
@@ -331,9 +331,9 @@ def test_who_is_known_better_is_likelier_at_the_same_distance() -> None:
 
 
 @pytest.mark.parametrize(("least", "association"), [(0.7, "correlated"), (0.8, "ambiguous")])
-def test_how_sure_is_sure_is_a_rule(least: float, association: str) -> None:
-    """At 1.5 deviations from the one and 0 from the other the nearer has 75 % of the likelihood."""
-    interval, moment = in_a_row(0.0, 150.0)
+def test_min_probability_decides_between_correlated_and_ambiguous(least: float, association: str) -> None:
+    """At 0 deviations from one object and 1.5 from the other, the nearer has 75 % of the likelihood."""
+    interval, moment = along_track(0.0, 150.0)
     rules = AssociationRules(min_probability=least)
     (found,) = correlated(beacon(moment, sigma=NO_VELOCITY), interval=interval, rules=rules)
     assert found.association == association
@@ -352,22 +352,24 @@ def test_how_sure_is_sure_is_a_rule(least: float, association: str) -> None:
         (("range_m", "range_rate_m_s", "azimuth_rad", "elevation_rad"), 4, 4.8490),
     ],
 )
-def test_the_gate_is_as_wide_as_chi_squared_has_it_for_what_was_measured(
+def test_the_gate_is_the_chi_squared_quantile_for_the_number_of_components(
     only: tuple[str, ...], components: int, sigmas: float
 ) -> None:
     """The right object is outside once in 10,000 cases (Abramowitz and Stegun, 26.4: square roots of chi-squared)."""
-    interval, moment = in_a_row(0.0)
+    interval, moment = along_track(0.0)
     sigma = Uncertainty(sigma_range_m=75.0, sigma_range_rate_m_s=1.0, sigma_angle_rad=1e-3)
     for by, association in ((0.9999, "correlated"), (1.0001, "uct")):
-        noise = np.array([by * sigmas * np.hypot(75.0, 100.0), 0.0, 0.0, 0.0])  # the radar's and the element set's
+        noise = np.array(
+            [by * sigmas * np.hypot(75.0, 100.0), 0.0, 0.0, 0.0]
+        )  # errors of the radar and the element set
         (found,) = correlated(echo(TROMSO, moment, noise=noise, sigma=sigma, only=only), interval=interval)
         assert (found.association, found.components) == (association, components)
 
 
 @pytest.mark.parametrize(("miss", "association"), [(1e-2, "uct"), (1e-6, "correlated")])
-def test_how_often_the_right_object_may_be_missed_is_a_rule(miss: float, association: str) -> None:
-    """4.2 deviations in six components: beyond 16.8 squared, within 36.9."""
-    interval, moment = in_a_row(-420.0)
+def test_gate_miss_sets_the_width_of_the_gate(miss: float, association: str) -> None:
+    """4.2 deviations in six components: outside the gate of 16.8 (squared), inside that of 36.9."""
+    interval, moment = along_track(-420.0)
     (found,) = correlated(beacon(moment, sigma=NO_VELOCITY), interval=interval, rules=AssociationRules(gate_miss=miss))
     assert found.association == association
 
@@ -387,27 +389,27 @@ def test_how_often_the_right_object_may_be_missed_is_a_rule(miss: float, associa
         ),
     ],
 )
-def test_bad_rules_are_named_all_at_once(rules: dict[str, float], message: str) -> None:
-    """With what was expected and what came."""
+def test_all_invalid_rules_are_reported_at_once(rules: dict[str, float], message: str) -> None:
+    """The message has the expected and the actual value of each."""
     with pytest.raises(ValueError, match="AssociationRules") as caught:
         AssociationRules(**rules)
     assert str(caught.value) == message
 
 
-# How well it was measured.
+# The uncertainty of measurements.
 
 
 def distance_with(stated: Uncertainty, sensor: Uncertainty) -> float:
-    """Of a range that is 100 m out, from an object that is known to 100 m."""
-    interval, moment = in_a_row(0.0)
+    """The squared distance of a range with an error of 100 m from an object with an uncertainty of 100 m."""
+    interval, moment = along_track(0.0)
     report = echo(TROMSO, moment, noise=np.array([100.0, 0.0, 0.0, 0.0]), sigma=stated, only=("range_m",))
     (found,) = correlated(report, interval=interval, sensors={"radar-1": Sensor(TROMSO, sensor)})
     assert found.mahalanobis_squared is not None
     return found.mahalanobis_squared
 
 
-def test_the_observations_own_uncertainty_goes_before_its_sensors_and_that_before_the_default() -> None:
-    """Of 200 m, 300 m and the default of 100 m."""
+def test_uncertainty_comes_from_the_observation_then_the_sensor_then_the_default() -> None:
+    """They are 200 m, 300 m and the default of 100 m."""
     own, sensors, neither = Uncertainty(sigma_range_m=200.0), Uncertainty(sigma_range_m=300.0), Uncertainty()
     assert distance_with(own, sensors) == pytest.approx(1e4 / (1e4 + 4e4))
     assert distance_with(neither, sensors) == pytest.approx(1e4 / (1e4 + 9e4))
@@ -415,8 +417,8 @@ def test_the_observations_own_uncertainty_goes_before_its_sensors_and_that_befor
     assert distance_with(neither, neither) == pytest.approx(0.5)
 
 
-def test_every_number_that_a_sensor_can_measure_has_a_default() -> None:
-    """So that whatever comes has some uncertainty, and that is not zero."""
+def test_every_component_has_a_default_uncertainty() -> None:
+    """So no measurement is used with an uncertainty of zero."""
     assert all(value is not None and value > 0.0 for value in msgspec.structs.asdict(DEFAULT_SIGMA).values())
 
 
@@ -424,7 +426,7 @@ def test_every_number_that_a_sensor_can_measure_has_a_default() -> None:
 
 
 def mixed_batch() -> list[Placed]:
-    """Every kind, of objects and of nothing, from known sensors and others, over four intervals; shuffled."""
+    """Every kind of observation, of objects and of empty space, by known and unknown sensors, in four intervals; shuffled."""
     placed: list[Placed] = []
     for later_ns in (0, STEP_NS, 5 * STEP_NS):
         interval = interval_at(sky(), NOON_NS + later_ns)
@@ -448,8 +450,8 @@ def mixed_batch() -> list[Placed]:
     return placed
 
 
-def test_a_mixed_batch_is_answered_in_order_and_as_if_each_had_come_alone() -> None:
-    """Whatever kinds, sensors and intervals are in it."""
+def test_a_mixed_batch_gives_the_same_correlations_in_order_as_one_observation_at_a_time() -> None:
+    """The batch mixes kinds, sensors and intervals."""
     placed = mixed_batch()
     associator = Associator(SENSORS)
     together = associator.correlate(placed, now_ns=NOW_NS)
@@ -469,15 +471,15 @@ def without_figures(found: Correlation) -> dict[str, Any]:
 
 
 def figures(found: Correlation) -> Floats:
-    residuals = [] if found.residuals is None else list(told(found.residuals).values())
+    residuals = [] if found.residuals is None else list(measured(found.residuals).values())
     return np.array([found.mahalanobis_squared or 0.0, found.probability or 0.0, *residuals])
 
 
-def test_an_empty_batch_has_an_empty_answer() -> None:
-    """And no failure."""
+def test_an_empty_batch_gives_no_correlations() -> None:
+    """It does not fail either."""
     assert correlated() == []
 
 
-def test_the_uncertainty_that_the_scenes_use_is_stated_for_every_number() -> None:
-    """No test here leans on a default by accident."""
+def test_the_scenes_state_the_uncertainty_of_every_component() -> None:
+    """So no test here uses a default by accident."""
     assert None not in msgspec.structs.asdict(SIGMA).values()

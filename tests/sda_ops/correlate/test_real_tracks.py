@@ -1,4 +1,4 @@
-"""Real radar and real optical positions find their object among 14,683 others. See `tests.scenes.tracks`."""
+"""Real radar and optical observations are correlated with their object among 14,683 others (`tests.scenes.tracks`)."""
 
 from __future__ import annotations
 
@@ -25,27 +25,29 @@ TWO_AND_A_HALF_METRES_PER_SECOND_KM_S = 0.0025
 
 @pytest.fixture(scope="module")
 def envisat() -> tuple[Track, list[Correlation]]:
-    """The radar track and what became of it."""
+    """The radar track and its correlations."""
     track = tracks.envisat()
     return track, asyncio.run(track.correlated())
 
 
 @pytest.fixture(scope="module")
 def noss() -> tuple[Track, list[Correlation]]:
-    """The optical positions and what became of them."""
+    """The optical positions and their correlations."""
     track = tracks.noss()
     return track, asyncio.run(track.correlated())
 
 
-def test_every_point_of_the_real_radar_track_is_envisats(envisat: tuple[Track, list[Correlation]]) -> None:
-    """All 913 of EISCAT's ranges and Dopplers go to 27386, and nobody else could have been there."""
+def test_every_point_of_the_real_radar_track_is_correlated_with_envisat(
+    envisat: tuple[Track, list[Correlation]],
+) -> None:
+    """All 913 of EISCAT's ranges and range-rates are correlated with 27386, and there is no other candidate."""
     track, found = envisat
     assert Counter((each.association, each.candidates) for each in found) == {("correlated", (ENVISAT,)): 913}
     assert {each.catalog_number for each in found} == {ENVISAT}
     assert [each.observation_id for each in found] == [each.observation_id for each in track.observations]
 
 
-def test_its_residuals_are_what_is_known_of_the_track(envisat: tuple[Track, list[Correlation]]) -> None:
+def test_residuals_of_the_radar_track_match_its_documentation(envisat: tuple[Track, list[Correlation]]) -> None:
     """data/README.md: about -0.05 ± 0.15 km in range, ± 0.022 km/s in range-rate."""
     table = RangeTable.of(envisat[1])
     print(f"\nEISCAT UHF of ENVISAT, 2016-09-06, {table}")
@@ -57,8 +59,8 @@ def test_its_residuals_are_what_is_known_of_the_track(envisat: tuple[Track, list
 
 
 @pytest.mark.parametrize("make", [tracks.envisat, tracks.noss])
-async def test_out_of_the_catalogue_its_track_is_nobodys(make: Callable[[], Track]) -> None:
-    """None of 14,683 others, nearly all of which are somewhere then, is taken for it even once."""
+async def test_a_real_track_of_an_object_missing_from_the_catalogue_is_uncorrelated(make: Callable[[], Track]) -> None:
+    """No observation is associated with one of the 14,683 others, nearly all of which have a state at that time."""
     track = make()
     there = Propagator(track.clutter.satrecs(), engine="sgp4").propagate(
         np.array([each.sensor_timestamp for each in track.observations[::28]])
@@ -70,16 +72,16 @@ async def test_out_of_the_catalogue_its_track_is_nobodys(make: Callable[[], Trac
     }
 
 
-def test_every_real_optical_position_is_noss_3_5_as(noss: tuple[Track, list[Correlation]]) -> None:
-    """All 29 positions of seven nights, 5 to 18 days after the element set's epoch, go to 37386."""
+def test_every_real_optical_position_is_correlated_with_noss_3_5_a(noss: tuple[Track, list[Correlation]]) -> None:
+    """All 29 positions of seven nights, 5 to 18 days after the element set's epoch, are correlated with 37386."""
     found = noss[1]
     assert Counter((each.association, each.catalog_number) for each in found) == {("correlated", NOSS_3_5_A): 29}
 
 
-def test_its_separations_are_a_hundredth_of_a_degree_on_the_first_night(
+def test_separations_are_a_hundredth_of_a_degree_on_the_first_night(
     noss: tuple[Track, list[Correlation]],
 ) -> None:
-    """And grow with the age of the element set to 0.7 degrees on the last, two weeks later."""
+    """They grow with the age of the element set to 0.7 degrees on the last night, two weeks later."""
     track, found = noss
     nights = nights_of(found, track.object.epoch_ns)
     print("\nNOSS 3-5 (A), degrees from the prediction", *nights, sep="\n")

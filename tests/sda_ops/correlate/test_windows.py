@@ -1,4 +1,4 @@
-"""What several sensors saw of one object within a window becomes one update; time is given."""
+"""Cross-sensor windows: the correlations of one object by several sensors become one update. Time is passed in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def correlation(
     association: Association = "correlated",
     ingest_timestamp: int = NOON_NS,
 ) -> Correlation:
-    """Of the object ``number``, if it is one's."""
+    """A correlation; if it is correlated, with the object ``number``."""
     mine = association == "correlated"
     return Correlation(
         UUID(int=observation),
@@ -52,12 +52,12 @@ def both_sensors(number: int, *, first: int = 1) -> list[Correlation]:
 def added(
     windows: CrossSensorWindows, correlations: Iterable[Correlation], *, now: float = 0.0, now_ns: int = NOON_NS
 ) -> list[CrossSensorUpdate]:
-    """What closes for them."""
+    """The updates of the windows that these correlations close."""
     return [update for each in correlations for update in windows.add(each, now=now, now_ns=now_ns)]
 
 
-def test_two_sensors_that_saw_one_object_within_the_window_give_one_update() -> None:
-    """With both observations, in order of arrival, their times and residuals, and when it opened and closed."""
+def test_two_sensors_that_observe_one_object_within_the_window_give_one_update() -> None:
+    """It has both observations in order of arrival, their times and residuals, and the window's opening and closing times."""
     windows = CrossSensorWindows(TWO_SECONDS)
     radar = correlation(27386, "radar-1", observation=7, ingest_timestamp=NOON_NS - 50)
     telescope = correlation(27386, "optical-1", observation=5, ingest_timestamp=NOON_NS - 90)
@@ -79,7 +79,7 @@ def test_two_sensors_that_saw_one_object_within_the_window_give_one_update() -> 
 
 
 def test_a_window_closes_at_its_time_and_not_before() -> None:
-    """Counted from the first contribution, whenever the last one came."""
+    """The time counts from the first contribution, not from the last."""
     windows = CrossSensorWindows(TWO_SECONDS)
     added(windows, both_sensors(1)[:1], now=10.0)
     added(windows, both_sensors(1)[1:], now=11.999)
@@ -89,8 +89,8 @@ def test_a_window_closes_at_its_time_and_not_before() -> None:
 
 
 @given(st.floats(0.0, 1e7), st.floats(1e-3, 1e4))
-def test_a_window_is_due_at_the_very_time_that_is_named_for_it(opened: float, length_s: float) -> None:
-    """Whatever the rounding of seconds: a timer set for that time finds it due."""
+def test_a_window_is_due_at_exactly_the_time_of_next_due(opened: float, length_s: float) -> None:
+    """No rounding of seconds makes a timer for that time fire too early."""
     windows = CrossSensorWindows(WindowLimits(length=timedelta(seconds=length_s)))
     added(windows, both_sensors(1), now=opened)
     due = windows.next_due()
@@ -98,8 +98,8 @@ def test_a_window_is_due_at_the_very_time_that_is_named_for_it(opened: float, le
     assert len(list(windows.due(now=due, now_ns=NOON_NS))) == 1
 
 
-def test_what_comes_after_a_window_has_closed_opens_another() -> None:
-    """Two updates of one object, each with its own observations."""
+def test_a_correlation_after_a_window_has_closed_opens_another() -> None:
+    """There are two updates of one object, each with its own observations."""
     windows = CrossSensorWindows(TWO_SECONDS)
     updates = []
     for turn, now in enumerate((0.0, 2.0)):
@@ -110,7 +110,7 @@ def test_what_comes_after_a_window_has_closed_opens_another() -> None:
 
 
 def test_windows_close_in_the_order_in_which_they_opened() -> None:
-    """And those that are not due stay."""
+    """Windows that are not due stay open."""
     windows = CrossSensorWindows(TWO_SECONDS)
     for number, now in ((3, 0.0), (1, 0.5), (2, 1.5)):
         added(windows, both_sensors(number), now=now)
@@ -121,14 +121,14 @@ def test_windows_close_in_the_order_in_which_they_opened() -> None:
 
 
 def test_without_a_window_nothing_is_due() -> None:
-    """Ever."""
+    """There is no next due time, and closing due windows gives nothing."""
     windows = CrossSensorWindows(TWO_SECONDS)
     assert windows.next_due() is None
     assert list(windows.due(now=1e9, now_ns=NOON_NS)) == []
 
 
 def test_one_sensor_alone_gives_no_update() -> None:
-    """However often it saw the object."""
+    """The number of its observations does not matter."""
     windows = CrossSensorWindows(TWO_SECONDS)
     added(windows, [correlation(1, "radar-1", observation=number) for number in range(9)])
     assert len(windows) == 1
@@ -137,8 +137,8 @@ def test_one_sensor_alone_gives_no_update() -> None:
 
 
 @pytest.mark.parametrize("association", ["ambiguous", "uct", "unpredicted"])
-def test_only_what_is_correlated_contributes(association: Association) -> None:
-    """What could be another object's, or is nobody's, opens no window and adds to none."""
+def test_only_correlated_observations_contribute(association: Association) -> None:
+    """Any other association neither opens a window nor adds to one."""
     windows = CrossSensorWindows(TWO_SECONDS)
     added(windows, [correlation(1, "optical-1", observation=1, association=association)])
     assert len(windows) == 0
@@ -147,8 +147,8 @@ def test_only_what_is_correlated_contributes(association: Association) -> None:
     assert list(windows.close_all(now_ns=NOON_NS)) == []
 
 
-def test_an_observation_that_comes_again_counts_once() -> None:
-    """As it came first; it neither fills the window nor makes a second sensor."""
+def test_a_repeated_observation_counts_once() -> None:
+    """The first one counts. A repeat neither fills the window nor counts as a second sensor."""
     windows = CrossSensorWindows(WindowLimits(max_contributions=3))
     again = correlation(1, "optical-1", observation=1)
     assert added(windows, [correlation(1, "radar-1", observation=1), again, again, again]) == []
@@ -162,7 +162,7 @@ def test_an_observation_that_comes_again_counts_once() -> None:
 
 
 def test_a_full_window_closes_at_once() -> None:
-    """With the contribution that filled it; the next opens another."""
+    """Its update includes the contribution that filled it. The next correlation opens another window."""
     windows = CrossSensorWindows(WindowLimits(max_contributions=3))
     sources = ["radar-1", "optical-1", "radar-1", "radar-1"]
     correlations = [correlation(1, source, observation=number) for number, source in enumerate(sources)]
@@ -176,14 +176,14 @@ def test_a_full_window_closes_at_once() -> None:
 
 
 def test_a_full_window_of_one_sensor_closes_without_an_update() -> None:
-    """A thousand echoes of one radar are never held all at once."""
+    """A window never stores more than ``max_contributions``."""
     windows = CrossSensorWindows(WindowLimits(max_contributions=3))
     assert added(windows, [correlation(1, observation=number) for number in range(1_000)]) == []
     assert len(windows) == 1
 
 
-def test_the_oldest_window_makes_room_and_is_counted() -> None:
-    """Its update is given although its time is not up."""
+def test_at_max_open_the_oldest_window_closes_early_and_is_counted() -> None:
+    """Its update is emitted before its time."""
     windows = CrossSensorWindows(WindowLimits(max_open=2))
     assert added(windows, [*both_sensors(1), *both_sensors(2)]) == []
     (update,) = added(windows, both_sensors(3)[:1], now=0.5, now_ns=NOON_NS + 5)
@@ -191,15 +191,15 @@ def test_the_oldest_window_makes_room_and_is_counted() -> None:
     assert (len(windows), windows.closed_early) == (2, 1)
 
 
-def test_another_contribution_to_an_open_window_needs_no_room() -> None:
-    """Full is full of objects."""
+def test_another_contribution_to_an_open_window_closes_no_other_window() -> None:
+    """``max_open`` counts windows, not contributions."""
     windows = CrossSensorWindows(WindowLimits(max_open=1))
     assert added(windows, [*both_sensors(1), *both_sensors(1, first=3)]) == []
     assert (len(windows), windows.closed_early) == (1, 0)
 
 
 def test_at_the_end_every_window_closes() -> None:
-    """Whether it is due or not; those of one sensor give nothing."""
+    """Due or not. Windows with one sensor give no update."""
     windows = CrossSensorWindows(TWO_SECONDS)
     added(windows, [*both_sensors(1), correlation(2), *both_sensors(3)])
     assert [update.catalog_number for update in windows.close_all(now_ns=NOON_NS)] == [1, 3]
@@ -215,8 +215,8 @@ def update_id(number: int, observations: Sequence[int]) -> UUID:
 
 
 def test_the_same_contributions_to_the_same_object_have_the_same_id() -> None:
-    """Whenever and in whatever order they came, in this run or another one; any others have another id."""
-    assert update_id(1, [1, 2]) == UUID("2dd893cd-bfe2-59b6-81f1-22742e9cba54")  # what another run gave
+    """The id does not depend on time, order or run; other contributions give another id."""
+    assert update_id(1, [1, 2]) == UUID("2dd893cd-bfe2-59b6-81f1-22742e9cba54")  # from another run
     assert update_id(1, [2, 1]) == update_id(1, [1, 2])
     assert len({update_id(1, [1, 2]), update_id(2, [1, 2]), update_id(1, [1, 3]), update_id(1, [1, 2, 3])}) == 4
 
@@ -232,8 +232,8 @@ def test_the_same_contributions_to_the_same_object_have_the_same_id() -> None:
         ),
     ],
 )
-def test_bad_limits_are_named_all_at_once(limits: dict[str, int], message: str) -> None:
-    """With what was expected and what came."""
+def test_all_invalid_limits_are_reported_at_once(limits: dict[str, int], message: str) -> None:
+    """The message has the expected and the actual value of each."""
     with pytest.raises(ValueError, match="WindowLimits") as caught:
-        WindowLimits(**limits)  # type: ignore[arg-type] # one of them is no number
+        WindowLimits(**limits)  # type: ignore[arg-type] # one of them is not a number
     assert str(caught.value) == message
