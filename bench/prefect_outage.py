@@ -167,7 +167,7 @@ def decided(log: Path) -> Decisions:
     """The supervisor's decisions by its own log: every line that is one of a graph's."""
     decisions: Decisions = Counter()
     for line in _whole_lines(log):
-        if line.startswith('{"event": '):
+        if line.startswith('{"time": '):
             told = json.loads(line)
             if told.get("graph") and told["event"] not in _NO_DECISIONS:
                 decisions[told["event"], told.get("operator") or "", told.get("instance") or 0] += 1

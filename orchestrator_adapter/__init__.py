@@ -39,6 +39,7 @@ from orchestrator_adapter.operators.from_functions import (
 )
 from orchestrator_adapter.operators.routers import broadcast, merge, partition
 from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout, Timer
+from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.errors import (
     BreakerOpen,
     DeadLetterLimitExceeded,
@@ -55,7 +56,7 @@ from orchestrator_adapter.primitives.errors import (
     RetryFailure,
     Stalled,
 )
-from orchestrator_adapter.primitives.event_log import BoundedLog, call_hook
+from orchestrator_adapter.primitives.event_log import BoundedLog, EventLog, JsonFormatter, call_hook
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap, frozen_heap
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
@@ -116,16 +117,19 @@ __all__ = [
     "DeadLetterLimits",
     "DeadLetterList",
     "DeadLetterStore",
+    "Decision",
     "Discard",
     "Duplicate",
     "EdgeMisuse",
     "EdgeStatistics",
     "EndOfStream",
+    "EventLog",
     "Factory",
     "FlowPolicy",
     "GraphError",
     "GraphProblem",
     "GraphStatus",
+    "JsonFormatter",
     "LedgerSnapshot",
     "LedgerViolation",
     "MissingExtra",

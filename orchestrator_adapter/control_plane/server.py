@@ -31,7 +31,7 @@ from orchestrator_adapter.control_plane.health import judge
 from orchestrator_adapter.control_plane.snapshot import Snapshots
 from orchestrator_adapter.graph.plan import Plan
 from orchestrator_adapter.primitives.errors import OrchestratorError
-from orchestrator_adapter.primitives.event_log import log_decision
+from orchestrator_adapter.primitives.event_log import EventLog
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 
 logger = logging.getLogger("orchestrator_adapter.control_plane")
@@ -59,6 +59,7 @@ class ControlPlaneServer:
         self.url = ""
         self._built = built
         self._settings = settings
+        self._log = EventLog(logger, clock=built.clock, run=built.run_id, graph=built.plan.name)
         self._stopping = threading.Event()
         self._serving: tuple[asyncio.AbstractEventLoop, _Server] | None = None
 
@@ -72,7 +73,7 @@ class ControlPlaneServer:
         except RuntimeError:
             self._socket.close()
             raise
-        log_decision("control_plane", self._built.plan.name, url=self.url)
+        self._log("control_plane", url=self.url)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,14 +85,14 @@ class ControlPlaneServer:
         self._thread.join(_STOP_S)
         self._socket.close()
         if self._thread.is_alive():  # it holds nothing that matters, and does not keep the process from ending
-            logger.error(json.dumps({"event": "control_plane_straggler", "graph": self._built.plan.name}))
+            self._log("control_plane_straggler", level=logging.ERROR)
 
     def _run(self) -> None:
         """The thread. The run must not notice what becomes of it."""
         try:
             asyncio.run(self._serve())
-        except (Exception, SystemExit):  # the latter is how uvicorn gives up
-            logger.exception(json.dumps({"event": "control_plane_failed", "graph": self._built.plan.name}))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - logged, and the run goes on; uvicorn gives up by SystemExit
+            self._log("control_plane_failed", level=logging.ERROR, exc=error)
         finally:
             self._socket.close()
 

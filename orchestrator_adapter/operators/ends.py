@@ -232,7 +232,7 @@ class WiredEnds:
         )
         keep(self.name, [Undeliverable(item, ())], kind, message, attempts=attempts)
         self._declare(outcome, 1)
-        services.log.note(str(kind), message)
+        services.log.note(str(kind), message, instance=self.instance)
 
     def _declare(self, outcome: Outcome, count: int) -> None:
         services = self._services

@@ -36,20 +36,16 @@ from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from orchestrator_adapter.prefect_flow.client.vocabulary import (
-    BUDGET_EXHAUSTED,
-    ESCALATE,
-    LEDGER_VIOLATION,
     OPERATOR,
     PIPELINE,
     RESOURCE_ID,
     RESOURCE_NAME,
     RESOURCE_ROLE,
-    RESTART,
-    STRAGGLER,
     operator_event,
 )
+from orchestrator_adapter.primitives.decision import Decision
 
-ALARMING = (ESCALATE, BUDGET_EXHAUSTED, STRAGGLER, LEDGER_VIOLATION)
+ALARMING = (Decision.ESCALATE, Decision.BUDGET_EXHAUSTED, Decision.STRAGGLER, Decision.LEDGER_VIOLATION)
 """The decisions that somebody must hear of: each is a run that ends badly, or items that are unaccounted for."""
 
 SHORTEST_WATCH = timedelta(seconds=10)
@@ -160,7 +156,7 @@ def flapping(
         name=_name(flow, "flapping"),
         description=f"One operator was restarted more than {restarts} times within {within.total_seconds():g} s.",
         trigger=EventTrigger(
-            expect={operator_event(RESTART)},
+            expect={operator_event(Decision.RESTART)},
             match=ResourceSpecification({RESOURCE_ID: f"{OPERATOR}.*"}),
             match_related=_of_flow(flow),
             for_each={RESOURCE_ID},

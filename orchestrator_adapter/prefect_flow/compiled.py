@@ -154,7 +154,12 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     with stop_on_signals(requests.signalled), record_file.claimed(pipeline.graph.name), frozen_heap():
         try:
             outcome = await run_pipeline(
-                pipeline, hooks=link.hooks(), on_built=built, run_label=identity.label, handle_signals=False
+                pipeline,
+                hooks=link.hooks(),
+                on_built=built,
+                run_label=identity.label,
+                run_id=str(identity.flow_run_id),
+                handle_signals=False,
             )
         except BaseException as error:
             link.abandon()

@@ -1,14 +1,32 @@
-"""Every decision is one JSON log line with stable field names. Never one line per item: what items cause is bounded."""
+"""The one writer of JSON log lines. Each line is one object, whose first fields are always these:
+
+==========  ==============================================================================================================
+``time``      UTC, ISO 8601 with microseconds and ``Z``, from the clock that is passed in (the machine's, if none is)
+``level``     ``INFO``, ``WARNING`` or ``ERROR``, as in ``logging``
+``event``     what happened: a stable name; a graph's decisions are named in ``Decision``
+``run``       the flow run's id under Prefect, else the graph's name and the time it was built; empty outside a run
+``operator``  where there is one, and then its ``instance`` (a number) as a field of its own, where one is known
+==========  ==============================================================================================================
+
+The event's own fields follow. ``JsonFormatter`` gives the lines of other loggers the same form. Items never cause one line
+each: ``RateLimiter`` bounds what they cause.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.clock import Clock, SystemClock
+from orchestrator_adapter.primitives.decision import Decision, is_alarming
+from orchestrator_adapter.primitives.errors import describe
 
 T = TypeVar("T")
 
@@ -16,90 +34,178 @@ logger = logging.getLogger("orchestrator_adapter.supervisor")
 operator_logger = logging.getLogger("orchestrator_adapter.operator")
 
 _PERIOD_S = 1.0  # at most one line per operator and kind in this time
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COMPLETE = "is_json_line"  # marks the records whose message is a complete line
 
-_ERRORS = frozenset(
-    {
-        "budget_exhausted",
-        "dead_letter",
-        "dead_letters_lost",
-        "escalate",
-        "ledger_violation",
-        "loop_stall",
-        "stalled",
-        "straggler",
+_run: ContextVar[str] = ContextVar("run", default="")
+
+
+# Which run a line belongs to.
+
+
+def new_run_id(graph: str, clock: Clock) -> str:
+    """The name of a run that has none from elsewhere: the graph's name and the time, ``sda-ingest-20260102T030405.678901Z``."""
+    return f"{graph}-{_datetime(clock.now_ns()):%Y%m%dT%H%M%S.%fZ}"
+
+
+def current_run() -> str:
+    """The run that this task works for; empty outside a run."""
+    return _run.get()
+
+
+@contextmanager
+def in_run(run: str) -> Iterator[None]:
+    """Within this context, and in the tasks that are started in it, log lines belong to ``run``."""
+    token = _run.set(run)
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
+# Writing lines.
+
+
+class EventLog:
+    """Writes events as JSON log lines. Any thread may call it.
+
+    A log that is created within a run belongs to it. Any other belongs to the run in which it is called.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, *, clock: Clock | None = None, run: str | None = None, **fields: object
+    ) -> None:
+        """``fields`` are part of every line."""
+        self._logger = logger
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._run = current_run() if run is None else run
+        self._fields = fields
+
+    def __call__(
+        self, event: str, /, *, level: int = logging.INFO, exc: BaseException | None = None, **fields: object
+    ) -> None:
+        """Write one line. ``exc`` adds ``cause`` and ``traceback``."""
+        self.write(event, level, fields if exc is None else fields | _failure(exc))
+
+    def write(self, event: str, level: int, fields: Mapping[str, object]) -> None:
+        """As a call, for fields whose names are not known beforehand."""
+        if self._logger.isEnabledFor(level):
+            at = _datetime(self._clock.now_ns())
+            line = _line(at, level, event, self._run or current_run(), {**self._fields, **fields})
+            self._logger.log(level, "%s", line, extra={_COMPLETE: True})
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats every log record as one JSON line; for handlers whose output consists of JSON lines only.
+
+    The lines of ``EventLog`` stay as they are. Any other record becomes the event ``message``, with ``logger`` and
+    ``message``, and ``cause`` and ``traceback`` if it carries an exception.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line without its newline."""
+        if getattr(record, _COMPLETE, False):
+            return record.getMessage()
+        fields: dict[str, object] = {"logger": record.name, "message": record.getMessage()}
+        if record.exc_info is not None and (exc := record.exc_info[1]) is not None:
+            fields |= _failure(exc)
+        at = datetime.fromtimestamp(record.created, UTC)
+        return _line(at, record.levelno, "message", current_run(), fields)
+
+
+def _line(at: datetime, level: int, event: str, run: str, fields: Mapping[str, object]) -> str:
+    line: dict[str, object] = {
+        "time": f"{at:%Y-%m-%dT%H:%M:%S.%fZ}",
+        "level": logging.getLevelName(level),
+        "event": event,
+        "run": run,
     }
-)
+    return json.dumps({**line, **fields}, default=str)
 
 
-def is_alarming(event: str) -> bool:
-    """Whether a person should look at it."""
-    return event in _ERRORS
+def _failure(exc: BaseException) -> dict[str, object]:
+    return {"cause": describe(exc), "traceback": "".join(traceback.format_exception(exc))}
 
 
-def log_decision(event: str, graph: str, **fields: object) -> None:
-    """Log ``event`` of ``graph``; what a person should look at is logged as an error, the rest as information."""
-    record = {"event": event, "graph": graph, **fields}
-    logger.log(logging.ERROR if is_alarming(event) else logging.INFO, json.dumps(record, default=str))
+def _datetime(now_ns: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=now_ns // 1000)
 
 
 class DecisionLog:
-    """The decisions of one graph: each is logged, and told to whoever listens. Any thread may call it.
+    """The decisions of one graph: each is logged and reported to the listener. Any thread may call it.
 
     Attributes:
-        listener: Is told each decision with the names and values of its line; whatever it raises goes no further.
+        listener: Receives each decision with the fields of its line; what it raises is logged and changes nothing.
     """
 
-    def __init__(self, graph: str) -> None:
-        self.listener: Callable[[str, Mapping[str, object]], object] | None = None
-        self._graph = graph
+    def __init__(self, graph: str, *, clock: Clock | None = None, run: str | None = None) -> None:
+        self.listener: Callable[[Decision, Mapping[str, object]], object] | None = None
+        self._log = EventLog(logger, clock=clock, run=run, graph=graph)
 
-    def __call__(self, event: str, **fields: object) -> None:
-        """Log ``event``, and tell of it."""
-        log_decision(event, self._graph, **fields)
+    def __call__(self, decision: Decision, **fields: object) -> None:
+        """Log ``decision`` and report it."""
+        self._log.write(decision, logging.ERROR if is_alarming(decision) else logging.INFO, fields)
         if (listener := self.listener) is not None:
-            call_hook(lambda told: listener(event, told), fields)
+            call_hook(lambda reported: listener(decision, reported), fields)
 
 
 def call_hook(hook: Callable[[T], object] | None, record: T) -> None:
-    """Call ``hook`` with ``record``; whatever it raises is logged and goes no further."""
+    """Call ``hook`` with ``record``. What it raises is logged and changes nothing."""
     if hook is None:
         return
     try:
         hook(record)
     except (Exception, asyncio.CancelledError):  # a hook is foreign code
-        logger.exception("a hook failed; what it was told of goes on")
+        logger.exception("a hook failed; what it was called for goes on")
+
+
+# Bounding lines.
+
+
+class RateLimiter:
+    """Admits at most one line a second for each key, and counts those that it suppresses."""
+
+    def __init__(self, clock: Clock, *, period_s: float = _PERIOD_S) -> None:
+        self._clock = clock
+        self._period_s = period_s
+        self._last: dict[Hashable, tuple[float, int]] = {}
+
+    def admit(self, key: Hashable) -> int | None:
+        """The number suppressed since the last admitted line of this key; ``None`` if this line is suppressed, too."""
+        now = self._clock.monotonic()
+        last, suppressed = self._last.get(key, (float("-inf"), 0))
+        if now - last < self._period_s:
+            self._last[key] = (last, suppressed + 1)
+            return None
+        self._last[key] = (now, 0)
+        return suppressed
 
 
 class BoundedLog:
-    """One operator's log of what its items cause: at most one line a second and kind, with the number left out."""
+    """One operator's log of what its items cause: at most one line a second and kind, with the number suppressed."""
 
     def __init__(self, operator: str, clock: Clock) -> None:
-        self._operator = operator
+        self._log = EventLog(operator_logger, clock=clock, operator=operator)
         self._clock = clock
-        self._last: dict[str, tuple[float, int]] = {}
-        self._downstreams: dict[str, tuple[bool, float]] = {}  # what was told last, and when
+        self._limiter = RateLimiter(clock)
+        self._downstreams: dict[str, tuple[bool, float]] = {}  # what was logged last, and when
 
-    def note(self, kind: str, message: str, *, event: str = "dead_letter", **fields: object) -> None:
-        """Log it, unless one of its kind was logged within the last second; then count it."""
-        now = self._clock.monotonic()
-        last, suppressed = self._last.get(kind, (float("-inf"), 0))
-        if now - last < _PERIOD_S:
-            self._last[kind] = (last, suppressed + 1)
-            return
-        self._last[kind] = (now, 0)
-        told = {"event": event, "operator": self._operator, "kind": kind, "message": message, **fields}
-        operator_logger.warning(json.dumps(told | {"not_logged_since_last": suppressed}))
+    def note(self, kind: str, message: str, *, event: str = Decision.DEAD_LETTER, **fields: object) -> None:
+        """Log it, unless a line of its kind was logged within the last second; then count it."""
+        suppressed = self._limiter.admit(kind)
+        if suppressed is not None:
+            line = {"kind": kind, "message": message, **fields, "not_logged_since_last": suppressed}
+            self._log.write(event, logging.WARNING, line)
 
     def downstream(self, name: str, *, failing: bool, **fields: object) -> None:
-        """Log that a downstream has begun to fail, or answers again: a line a change, and at most one a second.
+        """Log that a downstream begins to fail, or answers again: one line a change, and at most one a second.
 
-        What changes sooner is told by the next call after that second, if it still holds.
+        A change within that second is logged by the next call after it, if it still holds then.
         """
         now = self._clock.monotonic()
-        was_failing, told_at = self._downstreams.get(name, (False, float("-inf")))
-        if failing == was_failing or now - told_at < _PERIOD_S:
+        was_failing, logged_at = self._downstreams.get(name, (False, float("-inf")))
+        if failing == was_failing or now - logged_at < _PERIOD_S:
             return
         self._downstreams[name] = (failing, now)
         event = "downstream_failing" if failing else "downstream_answers"
-        line = json.dumps({"event": event, "operator": self._operator, "downstream": name, **fields})
-        operator_logger.log(logging.WARNING if failing else logging.INFO, line)
+        self._log.write(event, logging.WARNING if failing else logging.INFO, {"downstream": name, **fields})

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import signal
@@ -19,7 +18,8 @@ from types import FrameType
 from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
-from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.clock import Clock, SystemClock
+from orchestrator_adapter.primitives.event_log import EventLog, current_run, in_run, new_run_id
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap
 from orchestrator_adapter.process.report import ExitCode, exit_code, write_report
 from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
@@ -77,12 +77,14 @@ async def run_pipeline(
     hooks: SupervisionHooks | None = None,
     on_built: Callable[[BuiltGraph], object] | None = None,
     run_label: str = "",
+    run_id: str = "",
     handle_signals: bool = True,
 ) -> RunOutcome:
     """Build, run to the end and settle: the outcome is on disk when this returns, or raises after the run has ended.
 
     SIGTERM and SIGINT ask for the two-phase shutdown, a second one goes to its second phase; both are handled as before
-    when this returns; ``handle_signals=False`` leaves them to the caller. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
+    when this returns; ``handle_signals=False`` leaves them to the caller. ``run_id`` is the ``run`` of its log lines (the
+    flow run's id under Prefect); one is made if it is empty. ``on_built`` is given the built graph before it starts (for progress, say). Raises ``GraphError``
     before anything has been opened, and ``OSError`` if another run has what this one claims (it is told of this one by
     ``run_label``, if it has a name elsewhere), a bulkhead cannot start, the dead-letter store cannot be opened or the control
     plane cannot listen; and whatever a preparation raises.
@@ -90,7 +92,9 @@ async def run_pipeline(
     """
     pipeline.graph.validate()
     problems: list[str] = []
+    run_id = run_id or current_run() or new_run_id(pipeline.graph.name, pipeline.clock or SystemClock())
     async with AsyncExitStack() as before_and_after:
+        before_and_after.enter_context(in_run(run_id))
         before_and_after.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))
         for prepare in pipeline.preparations:
             await prepare()
@@ -165,4 +169,4 @@ def _attempt(what: str, action: Callable[[], object], problems: list[str]) -> No
         action()
     except (OSError, ValueError) as error:  # the latter: a path that is none ("", or with a NUL)
         problems.append(f"{what} failed: {error}")
-        logger.exception(json.dumps({"event": "settling_failed", "what": what}))
+        EventLog(logger)("settling_failed", level=logging.ERROR, exc=error, what=what)

@@ -22,6 +22,7 @@ from enum import IntEnum
 from typing import Self
 
 from orchestrator_adapter.primitives.clock import Clock, SystemClock
+from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook
 
 _MAX_OUTCOMES = 10_000  # remembered of a window; older ones no longer count, however busy the downstream is
@@ -369,7 +370,7 @@ class Breakers:
 
     def _changed(self, change: StateChange) -> None:
         self._log(
-            "circuit_breaker",
+            Decision.CIRCUIT_BREAKER,
             breaker=change.breaker,
             was=change.was.label,
             state=change.state.label,

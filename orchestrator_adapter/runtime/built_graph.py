@@ -18,8 +18,9 @@ from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.channels.ledger import Bookkeeping, LedgerSnapshot, OperatorAccount, snapshot
 from orchestrator_adapter.graph.plan import Plan, Role
 from orchestrator_adapter.primitives.clock import Clock, SystemClock
+from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.errors import DuplicateRun, ReaderGone, RetryCutShort, Stalled, describe
-from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook
+from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook, current_run, in_run, new_run_id
 from orchestrator_adapter.primitives.metrics import LatencyHistogram, RateMeter
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
@@ -89,6 +90,7 @@ class BuiltGraph:
         plan: What was built.
         clock: Its time.
         dead_letters: Where its dead letters go.
+        run_id: The ``run`` of its log lines: the flow run's id under Prefect, else its name and the time it was built.
         event: How the run ended, once it has; also where ``run`` was itself cancelled and could not return it.
     """
 
@@ -105,7 +107,8 @@ class BuiltGraph:
         self.dead_letters = DeadLetterList() if dead_letters is None else dead_letters
         self.event: SupervisorEvent | None = None
         rng = random.Random() if rng is None else rng
-        self._log = DecisionLog(plan.name)
+        self.run_id = current_run() or new_run_id(plan.name, self.clock)
+        self._log = DecisionLog(plan.name, clock=self.clock, run=self.run_id)
         self._token = ShutdownToken()
         self._wakeup = Wakeup()
         self._supervisor = supervisor.Supervisor(rng)
@@ -153,7 +156,8 @@ class BuiltGraph:
             self.request_shutdown(reason)
         self._start_watchdog()
         try:
-            cancelled = await self._supervise()
+            with in_run(self.run_id):
+                cancelled = await self._supervise()
         except BaseException:
             await self._abort_everything()
             raise
@@ -180,7 +184,7 @@ class BuiltGraph:
         if self._shutdown.phase == _RUNNING:
             self._begin_drain(reason)
         elif self._shutdown.phase == _DRAINING:
-            self._log("shutdown_again" if again else "shutdown_under_way", reason=reason)
+            self._log(Decision.SHUTDOWN_AGAIN if again else Decision.SHUTDOWN_UNDER_WAY, reason=reason)
             if again:
                 self._shutdown.deadline = self.clock.monotonic()
         self._wakeup.wake()
@@ -299,7 +303,7 @@ class BuiltGraph:
             expected_errors=slot.vertex.expected_errors,
         )
         slot.task.start(self._noticed)
-        self._log("spawn", operator=slot.name, instance=slot.ends.instance)
+        self._log(Decision.SPAWN, operator=slot.name, instance=slot.ends.instance)
         call_hook(
             self._hooks.on_spawn,
             Spawned(slot.name, slot.ends.instance, slot.vertex.role.value, slot.upstream, restarted),
@@ -324,7 +328,7 @@ class BuiltGraph:
                 has_input=any(channel.occupancy for channel in slot.inputs),
                 waits_for_room=slot.ends.waits_for_room,
             ):
-                self._log("stalled", operator=slot.name, instance=task.instance, stack=task.stack())
+                self._log(Decision.STALLED, operator=slot.name, instance=task.instance, stack=task.stack())
                 slot.abort_by = now + self._policy.patience.total_seconds()
                 task.abort(_stalled(watch))
         elif now >= slot.abort_by:
@@ -359,17 +363,17 @@ class BuiltGraph:
         )
         match decision:
             case supervisor.CloseOutputs():
-                self._log("clean_exit", operator=slot.name, instance=task.instance)
+                self._log(Decision.CLEAN_EXIT, operator=slot.name, instance=task.instance)
                 self._retire(slot)
                 self._apply_end_rule()
             case supervisor.NoAction():
-                drained = "exit_while_draining" if self._token.is_set else "not_wanted"
-                name = "aborted" if isinstance(exit_, task_exit.Aborted) else drained
+                drained = Decision.EXIT_WHILE_DRAINING if self._token.is_set else Decision.NOT_WANTED
+                name = Decision.ABORTED if isinstance(exit_, task_exit.Aborted) else drained
                 self._log(name, operator=slot.name, instance=task.instance, exit=str(exit_))
                 self._let_go(slot)
             case supervisor.Restart(restarted):
                 self._log(
-                    "restart",
+                    Decision.RESTART,
                     operator=slot.name,
                     instance=restarted.instance,
                     cause=restarted.cause,
@@ -382,12 +386,12 @@ class BuiltGraph:
                 if self._token.is_set:
                     self._hasten(slot, self._policy.grace.total_seconds() * _BACKOFF_OF_GRACE)
             case supervisor.Exhausted(error):
-                self._log("budget_exhausted", operator=slot.name, instance=task.instance, cause=describe(error))
+                self._log(Decision.BUDGET_EXHAUSTED, operator=slot.name, instance=task.instance, cause=describe(error))
                 self._bring_down(supervisor.TeardownCause(decision, slot.name))
                 self._let_go(slot)
             case supervisor.Escalate(panicked):
                 self._log(
-                    "escalate",
+                    Decision.ESCALATE,
                     operator=slot.name,
                     instance=task.instance,
                     cause=panicked.message,
@@ -498,7 +502,7 @@ class BuiltGraph:
         grace_s = self._policy.grace.total_seconds()
         self._shutdown.phase, self._shutdown.reason = _DRAINING, reason
         self._shutdown.deadline = self.clock.monotonic() + grace_s
-        self._log("shutdown", phase=_DRAINING, reason=reason, grace_s=grace_s)
+        self._log(Decision.SHUTDOWN, phase=_DRAINING, reason=reason, grace_s=grace_s)
         call_hook(self._hooks.on_shutdown, ShuttingDown(_DRAINING, reason, grace_s))
         self._token.set(reason)
         for slot in self._slots.values():
@@ -527,7 +531,7 @@ class BuiltGraph:
                 continue  # it has ended in this very turn of the loop: how, the next turn of ours will see
             elif phase == _ABORTING:
                 if not slot.leaving:
-                    self._log("abort", operator=slot.name, instance=slot.task.instance, reason=reason)
+                    self._log(Decision.ABORT, operator=slot.name, instance=slot.task.instance, reason=reason)
                 slot.abort_by = None
                 slot.task.abort(reason)
             else:
@@ -537,7 +541,7 @@ class BuiltGraph:
         if slot.name not in self._shutdown.stragglers:
             straggler = Straggler(slot.name, task.instance, task.stack())
             self._shutdown.stragglers[slot.name] = straggler
-            self._log("straggler", operator=slot.name, instance=task.instance, stack=straggler.stack)
+            self._log(Decision.STRAGGLER, operator=slot.name, instance=task.instance, stack=straggler.stack)
 
     async def _abort_everything(self) -> None:
         """The supervision itself has failed: a bug of ours. Nothing may be left running all the same."""
@@ -574,7 +578,7 @@ class BuiltGraph:
         figures = self._figures()
         event = supervisor.name_event(figures, self._verdict, self._shutdown.reason if stopped else None)
         self._log(
-            "ended",
+            Decision.ENDED,
             outcome=event.name,
             ledger=figures.ledger.as_dict(),
             ledger_holds=figures.ledger_holds,
@@ -582,7 +586,7 @@ class BuiltGraph:
             problems=figures.problems,
         )
         for violation in figures.violations:
-            self._log("ledger_violation", operator=violation.operator, message=str(violation))
+            self._log(Decision.LEDGER_VIOLATION, operator=violation.operator, message=str(violation))
         return event
 
     def _figures(self) -> RunFigures:
@@ -625,7 +629,9 @@ class BuiltGraph:
 
     def _loop_stalled(self, stall: LoopStall) -> None:
         """On the watchdog's thread, while the loop stands still."""
-        self._log("loop_stall", operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack)
+        self._log(
+            Decision.LOOP_STALL, operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack
+        )
 
     def _thread_pool(self) -> ThreadPoolExecutor:
         if self._executor is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.errors import describe
 from orchestrator_adapter.primitives.event_log import DecisionLog
 from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
@@ -49,7 +50,7 @@ class DeadLetterWriter:
     def write(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
         """Log the items as one decision, and write them to the store."""
         if items:
-            self._log("dead_letter", operator=operator, kind=str(kind), items=len(items), message=message)
+            self._log(Decision.DEAD_LETTER, operator=operator, kind=str(kind), items=len(items), message=message)
             self.write_unlogged(operator, items, kind, message)
 
     def write_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], message: str) -> None:
@@ -72,7 +73,7 @@ class DeadLetterWriter:
         except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
             key = (operator, describe(error))
             if key not in self._lost:
-                self._log("dead_letters_lost", operator=operator, items=len(items), cause=key[1])
+                self._log(Decision.DEAD_LETTERS_LOST, operator=operator, items=len(items), cause=key[1])
             self._lost[key] = self._lost.get(key, 0) + len(items)
             self._count(operator, kind, len(items))
 

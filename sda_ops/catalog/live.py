@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
 
-from orchestrator_adapter import Clock, ShutdownToken, SystemClock, call_hook
+from orchestrator_adapter import Clock, EventLog, ShutdownToken, SystemClock, call_hook
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.fetch import CatalogSource, CatalogUnavailable, NotModified, fetch
@@ -143,6 +142,7 @@ class LiveCatalog:
         self.source = source
         self.rejection: CatalogRejected | None = None
         self.clock = SystemClock() if clock is None else clock
+        self._log = EventLog(logger, clock=self.clock)
         self._rng = random.Random() if rng is None else rng
         self._limits = ReplacementLimits() if limits is None else limits
         self._current: CatalogVersion | None = None
@@ -208,7 +208,9 @@ class LiveCatalog:
         """Logged once, however often it is found again."""
         if self.rejection is None or self.rejection.reason != reason:
             kept = 0 if self._current is None else self._current.number
-            _log(logging.ERROR, "catalog_rejected", source=str(self.source), reason=reason, kept_version=kept)
+            self._log(
+                "catalog_rejected", level=logging.ERROR, source=str(self.source), reason=reason, kept_version=kept
+            )
         self.rejection = CatalogRejected(reason, self.clock.now_ns(), self._current)
         return self.rejection
 
@@ -218,8 +220,7 @@ class LiveCatalog:
             number, catalog.element_sets, columns, catalog.problems, self.clock.now_ns(), catalog.file, digest
         )
         self._current, self.rejection = version, None
-        _log(
-            logging.INFO,
+        self._log(
             "catalog_refreshed",
             source=version.source,
             version=number,
@@ -290,7 +291,3 @@ def _examine(
     if reason is not None:
         return _Found(digest, f"{source}: {reason}")
     return _Found(digest, good=(catalog, ElementColumns.of(catalog.element_sets)))
-
-
-def _log(level: int, event: str, **fields: object) -> None:
-    logger.log(level, json.dumps({"event": event, **fields}))

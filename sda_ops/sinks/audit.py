@@ -9,7 +9,6 @@ commit gathers.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from orchestrator_adapter import Factory, WiredEnds
+from orchestrator_adapter import EventLog, Factory, WiredEnds
 from sda_ops.sinks.parquet_store import ParquetStore, Part
 from sda_ops.sinks.parquet_tables import AuditRecord, table_of
 
@@ -58,7 +57,7 @@ def audit_sink(audit: Audit) -> Factory:
     """
 
     async def run(ends: WiredEnds) -> None:
-        store = ends.keep("store", lambda: _opened(audit.directory, ends.name), ParquetStore.close)
+        store = ends.keep("store", lambda: _opened(audit.directory, ends), ParquetStore.close)
         ends.gauge("leftovers_removed", store.leftovers_removed)
         one_by_one = False
         while True:
@@ -80,11 +79,11 @@ def audit_sink(audit: Audit) -> Factory:
     return run
 
 
-def _opened(directory: Path, operator: str) -> ParquetStore:
+def _opened(directory: Path, ends: WiredEnds) -> ParquetStore:
     store = ParquetStore(directory)
     if store.leftovers_removed:
-        what = {"event": "audit_leftovers_removed", "operator": operator, "files": store.leftovers_removed}
-        logger.warning(json.dumps(what))
+        log = EventLog(logger, clock=ends.clock, operator=ends.name, instance=ends.instance)
+        log("audit_leftovers_removed", level=logging.WARNING, files=store.leftovers_removed)
     return store
 
 

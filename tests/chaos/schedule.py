@@ -248,8 +248,11 @@ def _decisions() -> Iterator[list[str]]:
         logger.setLevel(before[0])
 
 
+_EVERY_LINE = {"time", "level", "run", "graph", "traceback", "stack"}
+
+
 def _short(line: str) -> str:
-    record = {name: value for name, value in json.loads(line).items() if name not in {"graph", "traceback", "stack"}}
+    record = {name: value for name, value in json.loads(line).items() if name not in _EVERY_LINE}
     return f"{record.pop('event'):16} " + " ".join(f"{name}={value}" for name, value in record.items())
 
 

@@ -1,7 +1,7 @@
 """The names under which a pipeline's decisions are Prefect events: stable, for automations and whoever else listens.
 
 An operator's decision is the event ``orchestrator.operator.<decision>``, a pipeline's own ``orchestrator.pipeline.<decision>``;
-``<decision>`` is the name that the decision log prints. Event and resource ids share their prefixes, as Prefect's own do
+``<decision>`` is a value of ``primitives.decision.Decision``. Event and resource ids share their prefixes, as Prefect's own do
 (``prefect.flow-run.Completed`` happens to ``prefect.flow-run.<uuid>``). Pure strings: knows neither Prefect, nor when anything
 is emitted.
 """
@@ -15,21 +15,6 @@ OPERATOR: Final = "orchestrator.operator"
 
 PIPELINE: Final = "orchestrator.pipeline"
 """What the events and the resource ids of pipelines begin with; also the label that names an operator's pipeline."""
-
-RESTART: Final = "restart"
-"""An operator failed and is started again; ``cause`` says why, ``backoff_s`` after how long."""
-
-BUDGET_EXHAUSTED: Final = "budget_exhausted"
-"""An operator failed once more than its restart policy admits: the pipeline ends, Failed."""
-
-ESCALATE: Final = "escalate"
-"""An operator panicked (a bug): never restarted, the pipeline ends, Crashed."""
-
-STRAGGLER: Final = "straggler"
-"""An operator was asked to stop and did not."""
-
-LEDGER_VIOLATION: Final = "ledger_violation"
-"""An operator's books do not close: items are unaccounted for."""
 
 RESOURCE_ID: Final = "prefect.resource.id"
 RESOURCE_NAME: Final = "prefect.resource.name"

@@ -18,7 +18,7 @@ from orchestrator_adapter.prefect_flow.client.vocabulary import (
 from orchestrator_adapter.prefect_flow.recovery.outbox import Item
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.task_runs import instance_name
-from orchestrator_adapter.primitives.event_log import is_alarming
+from orchestrator_adapter.primitives.decision import is_alarming
 from orchestrator_adapter.supervision.events import Decided
 
 _LONGEST_TEXT = 20_000  # characters of a stack or a traceback; Prefect refuses events above 1.5 MB

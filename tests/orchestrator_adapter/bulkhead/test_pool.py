@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -33,6 +32,7 @@ from orchestrator_adapter.bulkhead import (
 from orchestrator_adapter.bulkhead.launchers.local import LocalWorker
 from orchestrator_adapter.primitives.errors import DuplicateRun, OperatorError
 from orchestrator_adapter.supervision.restart import RestartPolicy
+from tests.helpers.log_lines import event_of
 from tests.helpers.running import eventually
 from tests.helpers.support import ROOT
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import NeverReady, at, bulkhead, numbers
@@ -503,7 +503,7 @@ async def test_every_decision_is_one_json_line(caplog: pytest.LogCaptureFixture)
             with pytest.raises(BatchLost):
                 await pool.call("die", {})
     records = [record for record in caplog.records if record.name == "orchestrator_adapter.bulkhead"]
-    lines = [json.loads(record.message) for record in records]
+    lines = [event_of(record.message) for record in records]
     assert lines == [{"event": e.decision, "bulkhead": e.bulkhead, **e.fields} for e in told]
     levels = {line["event"]: record.levelno for line, record in zip(lines, records, strict=True)}
     assert levels["batch_lost"] == logging.ERROR

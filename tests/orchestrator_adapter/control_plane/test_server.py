@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import random
 import socket
@@ -40,6 +39,7 @@ from orchestrator_adapter.control_plane.server import CannotListen, ControlPlane
 from orchestrator_adapter.control_plane.snapshot import Snapshots
 from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, ListSource, UntilShutdown, chain, run_schedule
+from tests.helpers.log_lines import event_of
 from tests.helpers.running import GatedSink, eventually
 from tests.helpers.support import wait_until
 
@@ -98,7 +98,7 @@ def logged(name: str) -> Iterator[list[dict[str, Any]]]:
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             with suppress(ValueError):
-                lines.append(json.loads(record.getMessage()))
+                lines.append(event_of(record.getMessage()))
 
     logger, handler = logging.getLogger(name), Keep()
     level = logger.level
@@ -763,7 +763,7 @@ def _all_of(sock: socket.socket) -> bytes:
 async def test_the_address_is_told_in_one_line_of_the_log() -> None:
     """``control_plane`` with the port that the system has chosen."""
     built = waiting()
-    with logged("orchestrator_adapter.supervisor") as lines, ControlPlaneServer(built, ANY) as server:
+    with logged("orchestrator_adapter.control_plane") as lines, ControlPlaneServer(built, ANY) as server:
         assert lines == [{"event": "control_plane", "graph": "chain", "url": server.url}]
         assert server.url.startswith("http://127.0.0.1:")
         assert not server.url.endswith(":0")
@@ -877,7 +877,9 @@ async def test_a_control_plane_that_fails_is_logged_and_the_run_goes_on(
     with logged("orchestrator_adapter.control_plane") as lines:
         event = await served(built, during)
     assert isinstance(event, events.ShutDown)
-    assert lines == [{"event": "control_plane_failed", "graph": "chain"}]
+    (line,) = [line for line in lines if line["event"] != "control_plane"]
+    assert (line["event"], line["graph"]) == ("control_plane_failed", "chain")
+    assert type(failure).__name__ in line["traceback"]
 
 
 async def test_a_run_is_the_same_with_a_control_plane_as_without() -> None:

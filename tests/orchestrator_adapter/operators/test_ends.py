@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import random
 import threading
@@ -37,6 +36,7 @@ from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryDisposi
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterLimits, DeadLetterList
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.testing import ManualClock, settle, without_waiting
+from tests.helpers.log_lines import event_of
 
 
 class Bench:
@@ -796,13 +796,14 @@ async def test_dead_letters_are_logged_at_a_bounded_rate(bench: Bench, caplog: p
             bench.ends.reject("r", "out of range")
         bench.clock.advance(1)
         bench.ends.reject("r", "out of range")
-    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    lines = [event_of(record.getMessage()) for record in caplog.records]
     assert [line["not_logged_since_last"] for line in lines] == [0, 99]
     assert lines[0] | {"not_logged_since_last": 0} == {
         "event": "dead_letter",
         "operator": "op",
         "kind": "ValidationFailed",
         "message": "out of range",
+        "instance": bench.ends.instance,
         "not_logged_since_last": 0,
     }
 
@@ -994,7 +995,7 @@ async def test_a_downstream_that_fails_now_and_then_is_told_of_once_a_second(cap
         return Permanent(ValueError("404"))
 
     def told() -> list[dict[str, Any]]:
-        return [json.loads(line.message) for line in caplog.records if "downstream_" in line.message]
+        return [event_of(line.message) for line in caplog.records if "downstream_" in line.message]
 
     with caplog.at_level(logging.INFO), without_waiting():
         for _ in range(1_000):

@@ -42,6 +42,7 @@ from orchestrator_adapter.storage.durable import StoreInUseError
 from orchestrator_adapter.storage.jsonl import RotatingJsonLines
 from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, chain
+from tests.helpers.log_lines import event_of
 from tests.helpers.running import GatedSink, eventually
 from tests.helpers.support import ROOT
 
@@ -415,11 +416,11 @@ async def test_a_run_that_cannot_be_prepared_does_not_come_about(tmp_path: Path)
 async def test_a_run_can_be_asked_from_before_its_first_operator_to_its_last(caplog: pytest.LogCaptureFixture) -> None:
     """The address is the log's first line; health answers while it runs and while it drains, and not after the end."""
     sink, graphs = GatedSink(), list[BuiltGraph]()
-    with caplog.at_level(logging.INFO, logger="orchestrator_adapter.supervisor"):
+    with caplog.at_level(logging.INFO, logger="orchestrator_adapter"):
         pipeline = Pipeline(chain(endless, sink), control_plane=ControlPlane(port=0))
         running = asyncio.create_task(run_pipeline(pipeline, on_built=graphs.append))
         await eventually(lambda: graphs and graphs[0].ledger().ingested == 1, "it runs")
-        told = [json.loads(record.message) for record in caplog.records]
+        told = [event_of(record.message) for record in caplog.records]
     assert told[0] == {"event": "control_plane", "graph": "chain", "url": told[0]["url"]}
     assert {line["event"] for line in told[1:]} == {"spawn"}
     url = told[0]["url"] + "/health"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
@@ -24,6 +23,7 @@ from orchestrator_adapter.resilience.breaker import (
     StateChange,
 )
 from orchestrator_adapter.testing import ManualClock
+from tests.helpers.log_lines import event_of
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 S = timedelta(seconds=1)
@@ -513,7 +513,7 @@ def test_a_listener_that_raises_changes_nothing_and_is_logged(caplog: pytest.Log
     calls(breaker, "FFFFF")
     assert breaker.state is OPEN
     assert len(changes) == 1
-    assert [record.getMessage() for record in caplog.records] == ["a hook failed; what it was told of goes on"]
+    assert [record.getMessage() for record in caplog.records] == ["a hook failed; what it was called for goes on"]
 
 
 def test_a_listener_may_force_it_and_is_not_overruled() -> None:
@@ -737,7 +737,7 @@ def test_each_change_is_one_decision_on_the_graphs_clock(caplog: pytest.LogCaptu
         clock.advance(30)
         permitted(breaker)
         breaker.force_open("maintenance")
-    assert [json.loads(record.getMessage()) for record in caplog.records] == [
+    assert [event_of(record.getMessage()) for record in caplog.records] == [
         {
             "event": "circuit_breaker",
             "graph": "graph",

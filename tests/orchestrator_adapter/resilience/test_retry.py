@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 from bisect import bisect_left
@@ -67,6 +66,7 @@ from orchestrator_adapter.testing import (
     run_graph,
     settle,
 )
+from tests.helpers.log_lines import event_of
 
 T = TypeVar("T")
 
@@ -909,7 +909,7 @@ async def test_a_hook_that_raises_changes_nothing_and_is_logged(
             ends.append(repr(ended))
         ends.append(op.calls)
     assert ends[:2] == ends[2:]
-    assert [record.getMessage() for record in caplog.records] == ["a hook failed; what it was told of goes on"] * 3
+    assert [record.getMessage() for record in caplog.records] == ["a hook failed; what it was called for goes on"] * 3
 
 
 # Without waiting.
@@ -1336,7 +1336,7 @@ async def test_a_source_that_retries_through_an_outage_is_not_restarted(caplog: 
         "open_s": breaker.open_s,
         "refusals": breaker.refusals,
     }
-    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    lines = [event_of(record.getMessage()) for record in caplog.records]
     changes = [line for line in lines if line["event"] == "circuit_breaker"]
     assert [change["state"] for change in changes].count("open") == breaker.opened
     assert changes[0] == {

@@ -23,6 +23,7 @@ from orchestrator_adapter.supervision import events, task_exit
 from orchestrator_adapter.supervision.events import SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 from orchestrator_adapter.testing import CollectSink, FailAt, ManualClock, chain, run_graph, settle
+from tests.helpers.log_lines import event_of
 
 AWAY = OperatorError("away")
 
@@ -616,7 +617,7 @@ async def test_every_decision_is_one_json_line_with_stable_fields(caplog: pytest
     with caplog.at_level(logging.INFO, "orchestrator_adapter.supervisor"):
         await run_graph(graph, clock=ManualClock(), during=_advancing(6))
     lines = [json.loads(record.getMessage()) for record in caplog.records]
-    fields = {line["event"]: set(line) - {"event", "graph"} for line in lines}
+    fields = {line["event"]: set(line) - {"event", "graph"} for line in map(event_of, caplog.messages)}
     assert fields == {
         "spawn": {"operator", "instance"},
         "restart": {"operator", "instance", "cause", "charged", "backoff_s"},

@@ -21,9 +21,20 @@ from orchestrator_adapter import (
     map_items,
     source_of,
 )
-from orchestrator_adapter.primitives.event_log import log_decision
+from orchestrator_adapter.primitives.decision import Decision
+from orchestrator_adapter.primitives.event_log import DecisionLog
 from orchestrator_adapter.supervision.events import Decided, SupervisorEvent
-from orchestrator_adapter.testing import CollectSink, Fail, FailAt, ListSource, UntilShutdown, chain, run_graph, settle
+from orchestrator_adapter.testing import (
+    CollectSink,
+    Fail,
+    FailAt,
+    ListSource,
+    ManualClock,
+    UntilShutdown,
+    chain,
+    run_graph,
+    settle,
+)
 from tests.helpers.running import FailingStore
 
 
@@ -80,7 +91,7 @@ async def test_every_decision_that_is_logged_is_told(
     logged = lines(caplog)
     assert [decided.decision for decided in told] == [line["event"] for line in logged]
     for decided, line in zip(told, logged, strict=True):
-        fields = {name: value for name, value in line.items() if name not in {"event", "graph"}}
+        fields = {name: value for name, value in line.items() if name not in {"time", "level", "event", "run", "graph"}}
         assert list(decided.fields) == list(fields)
         assert json.loads(json.dumps(dict(decided.fields), default=str)) == fields
     assert expected <= {decided.decision for decided in told}
@@ -154,10 +165,12 @@ def test_a_decision_is_frozen() -> None:
         decided.decision = "spawn"  # type: ignore[misc] # that is the point
 
 
-def test_a_line_is_the_decision_with_the_graphs_name_in_front(caplog: pytest.LogCaptureFixture) -> None:
-    """What JSON does not know is text."""
+def test_a_line_has_the_common_fields_the_graph_and_the_decisions_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """In this order; a value that JSON does not have is written as text."""
     with caplog.at_level(logging.INFO, "orchestrator_adapter"):
-        log_decision("abort", "radar-net", operator="poll", reason=timedelta(seconds=5))
+        log = DecisionLog("radar-net", clock=ManualClock(), run="run-1")
+        log(Decision.ABORT, operator="poll", instance=2, reason=timedelta(seconds=5))
     assert list(json.loads(caplog.messages[0]).items()) == [
-        *(("event", "abort"), ("graph", "radar-net"), ("operator", "poll"), ("reason", "0:00:05"))
+        *(("time", "2026-01-01T00:00:00.000000Z"), ("level", "INFO"), ("event", "abort"), ("run", "run-1")),
+        *(("graph", "radar-net"), ("operator", "poll"), ("instance", 2), ("reason", "0:00:05")),
     ]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import ssl
@@ -34,6 +33,7 @@ from sda_ops.catalog.live import (
     keep_fresh,
     replacement_problem,
 )
+from tests.helpers.log_lines import event_of
 from tests.helpers.running import eventually
 from tests.sda_ops.catalog.catalog_texts import OMM, csv_of, kvn
 
@@ -62,7 +62,7 @@ def numbers(version: CatalogVersion) -> list[int]:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [json.loads(record.getMessage()) for record in caplog.records if record.name == live.__name__]
+    return [event_of(record.getMessage()) for record in caplog.records if record.name == live.__name__]
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import resource
@@ -25,6 +24,7 @@ from orchestrator_adapter.testing import ListSource, ManualClock, Pause, UntilSh
 from sda_ops.sinks import parquet_store
 from sda_ops.sinks.audit import Audit, audit_sink
 from sda_ops.sinks.parquet_store import ParquetStore
+from tests.helpers.log_lines import event_of
 from tests.helpers.running import NOON_NS, eventually, observations
 from tests.helpers.support import ROOT
 from tests.sda_ops.sinks.audit_dataset import SlowDisk, audited, correlation, drafts, ids_of, kept_ids, parts, queried
@@ -282,8 +282,8 @@ async def test_after_a_hard_kill_everything_acknowledged_is_there_once(
     with caplog.at_level(logging.WARNING):
         event = await run_graph(audited(tmp_path, source_of(sent[len(kept) : len(kept) + 500])))
     assert event.figures.counters["sink"]["leftovers_removed"] == left
-    assert [json.loads(record.message) for record in caplog.records if "leftovers" in record.message] == [
-        {"event": "audit_leftovers_removed", "operator": "sink", "files": left}
+    assert [event_of(record.message) for record in caplog.records if "leftovers" in record.message] == [
+        {"event": "audit_leftovers_removed", "operator": "sink", "instance": 1, "files": left}
     ] * min(left, 1)
     assert sorted(kept_ids(tmp_path)) == sorted(ids_of(sent[: len(kept) + 500]))
     assert not drafts(tmp_path)

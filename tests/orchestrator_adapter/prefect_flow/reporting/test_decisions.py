@@ -18,7 +18,7 @@ from prefect.events import Event
 
 from orchestrator_adapter.prefect_flow.recovery.outbox import Item
 from orchestrator_adapter.prefect_flow.reporting.decisions import decision_event, log_line, sentence
-from orchestrator_adapter.primitives.event_log import is_alarming
+from orchestrator_adapter.primitives.decision import is_alarming
 from orchestrator_adapter.supervision.events import Decided
 from tests.helpers.prefect_fakes import IDENTITY, NOON
 

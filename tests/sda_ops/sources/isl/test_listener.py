@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import resource
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from sda_ops.sources.isl import IslFeed, isl_source
 from sda_ops.sources.isl import listener as listener_module
 from sda_ops.sources.isl.connection import ConnectionFault
 from sda_ops.sources.isl.listener import IslListener, _origin
+from tests.helpers.log_lines import event_of
 from tests.helpers.running import GatedSink, counter, eventually, fed_by, port_of
 from tests.sda_ops.sources.isl.beacons import (
     FEED,
@@ -345,7 +345,7 @@ async def test_a_peer_that_reconnects_endlessly_costs_one_log_line_a_second(
         built.request_shutdown("test")
 
     await run_graph(fed_by(isl_source(FEED), CollectSink()), clock=clock, during=during)
-    logged = [json.loads(line.getMessage()) for line in caplog.records if "isl_fault" in line.getMessage()]
+    logged = [event_of(line.getMessage()) for line in caplog.records if "isl_fault" in line.getMessage()]
     lines = [{name: line[name] for name in line if name != "peer"} for line in logged]
     assert [line["peer"].split(":")[0] for line in logged] == ["127.0.0.1"] * 2
     assert lines == [

@@ -1,0 +1,69 @@
+"""``Decision``: the names of what a graph decides or detects, for the log, the hooks and Prefect's events."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Decision(StrEnum):
+    """One decision. The values are stable: automations and log queries depend on them."""
+
+    SPAWN = "spawn"
+    """An operator instance was started."""
+    CLEAN_EXIT = "clean_exit"
+    """An operator ended by itself, and its outputs are closed."""
+    EXIT_WHILE_DRAINING = "exit_while_draining"
+    """An operator failed during a shutdown and is not restarted."""
+    NOT_WANTED = "not_wanted"
+    """An operator ended because its readers are all done."""
+    RESTART = "restart"
+    """An operator failed and is restarted; ``cause`` says why, ``backoff_s`` after how long."""
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    """An operator failed once more than its restart policy admits: the pipeline ends, Failed."""
+    ESCALATE = "escalate"
+    """An operator panicked (a bug): it is never restarted, and the pipeline ends, Crashed."""
+    STALLED = "stalled"
+    """An operator made no progress for its ``progress_timeout`` and is aborted."""
+    ABORT = "abort"
+    """An operator that did not end within the grace period is cancelled."""
+    ABORTED = "aborted"
+    """An operator ended after its abort."""
+    STRAGGLER = "straggler"
+    """An operator was asked to stop and did not."""
+    SHUTDOWN = "shutdown"
+    """The graph begins to drain."""
+    SHUTDOWN_AGAIN = "shutdown_again"
+    """A second request to stop: the grace period ends now."""
+    SHUTDOWN_UNDER_WAY = "shutdown_under_way"
+    """A first request to stop, while the graph already drains."""
+    LOOP_STALL = "loop_stall"
+    """The event loop is blocked."""
+    DEAD_LETTER = "dead_letter"
+    """Items were written to the dead-letter store."""
+    DEAD_LETTERS_LOST = "dead_letters_lost"
+    """The dead-letter store failed, and items are lost."""
+    CIRCUIT_BREAKER = "circuit_breaker"
+    """A circuit breaker changed its state."""
+    LEDGER_VIOLATION = "ledger_violation"
+    """An operator's ledger does not balance: items are unaccounted for."""
+    ENDED = "ended"
+    """The run has ended; ``outcome`` is the name of its event."""
+
+
+_ALARMING = frozenset(
+    {
+        Decision.BUDGET_EXHAUSTED,
+        Decision.DEAD_LETTER,
+        Decision.DEAD_LETTERS_LOST,
+        Decision.ESCALATE,
+        Decision.LEDGER_VIOLATION,
+        Decision.LOOP_STALL,
+        Decision.STALLED,
+        Decision.STRAGGLER,
+    }
+)
+
+
+def is_alarming(decision: str) -> bool:
+    """Whether a person should look at it: such a decision is logged as an error, any other as information."""
+    return decision in _ALARMING
