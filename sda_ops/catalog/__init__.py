@@ -1,6 +1,6 @@
 """Catalogues of objects: element sets read from TLE, 3LE and OMM (JSON, CSV, XML, KVN), or generated.
 
-``live``, a catalogue that is reloaded while running, is imported by its own name: only it needs HTTP.
+``live``, a catalogue that is reloaded while running, is a separate import, because only it needs HTTP.
 """
 
 from sda_ops.catalog.columns import ElementColumns

@@ -1,7 +1,7 @@
-"""A whole catalogue's elements as columns of numbers: what travels to another process, and is a catalogue again there.
+"""A whole catalogue's elements as columns of numbers, which can be sent to another process and made a catalogue again.
 
-Raw arrays only, no pickled records. What comes out propagates to the bit as what went in: SGP4's state depends on the
-very epoch its initialiser was given, which two of the ways to make a ``Satrec`` round differently (see `ElementSet`).
+Raw arrays only, no pickled records. The copy propagates exactly as the original, to the bit. SGP4's state depends on the
+exact epoch that its initialiser was given, which two ways to make a ``Satrec`` round differently (see `ElementSet`).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from sda_ops.catalog.elements import MAX_SGP4_SATNUM, SGP4_EPOCH_JD, ElementSet,
 Column: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.float64] | npt.NDArray[np.bool_]
 
 MU_WGS72_KM3_S2 = 398600.8
-"""By which a record made with WGS-72 is told: WGS-72 "old" and WGS-84 differ in it (AIAA 2006-6753, section II)."""
+"""Identifies a record made with WGS-72: WGS-72 "old" and WGS-84 have another value (AIAA 2006-6753, section II)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ElementColumns:
-    """One value per object and column, all ``(objects,)``, not writable; the order is that of the element sets.
+    """One value per object and column, all ``(objects,)``, read-only, in the order of the element sets.
 
     The names are those of sgp4's record.
 
     Attributes:
         catalog_number: Up to nine digits.
-        jdsatepoch: Epoch as sgp4 holds it: Julian date of the day, UTC.
-        jdsatepochF: And the fraction of it.
+        jdsatepoch: Epoch as sgp4 stores it: Julian date of the day, UTC.
+        jdsatepochF: The fraction of that day.
         sgp4_epoch_days: Epoch that ``sgp4init`` is given: days since 1949-12-31T00:00 UTC.
         bstar: Drag term, inverse Earth radii.
-        ndot: As sgp4 holds it, rad/min². Not used by SGP4.
-        nddot: Likewise, rad/min³.
+        ndot: As sgp4 stores it, rad/min². Not used by SGP4.
+        nddot: As sgp4 stores it, rad/min³. Not used by SGP4.
         ecco: Mean, in [0, 1).
         argpo: Mean argument of perigee, rad.
         inclo: Mean inclination, rad.
         mo: Mean anomaly, rad.
         no_kozai: Kozai's mean motion, rad/min.
         nodeo: Mean right ascension of the ascending node, rad.
-        near_earth: Whether SGP4 treats it as such (period below 225 minutes), without lunar and solar terms.
+        near_earth: Whether SGP4 omits lunar and solar terms (period below 225 minutes).
     """
 
     catalog_number: npt.NDArray[np.int64]
@@ -72,13 +72,13 @@ class ElementColumns:
         if problems:
             raise ValueError(f"ElementColumns: {'; '.join(problems)}")
         for name, column in arrays.items():
-            fixed = column.view()  # the caller's own array stays as writable as it was
-            fixed.flags.writeable = False
-            object.__setattr__(self, name, fixed)
+            read_only = column.view()  # the caller's array stays writable
+            read_only.flags.writeable = False
+            object.__setattr__(self, name, read_only)
 
     @classmethod
     def of(cls, element_sets: Sequence[ElementSet]) -> ElementColumns:
-        """Those of ``element_sets``.
+        """The columns of ``element_sets``.
 
         Raises ``ValueError`` for a record made with another gravity model than WGS-72 or in the old ('a') mode.
         """
@@ -128,20 +128,20 @@ class ElementColumns:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> ElementColumns:
-        """The inverse of `arrays`; makes no copies. Raises ``ValueError`` for other names, shapes or types."""
+        """The inverse of `arrays`, without copies. Raises ``ValueError`` for other names, shapes or types."""
         expected = [column.name for column in fields(cls)]
         if set(arrays) != set(expected):
             raise ValueError(f"ElementColumns: expected the columns {expected}, got {list(arrays)}")
-        return cls(**arrays)  # type: ignore[arg-type] # __post_init__ looks at each one's type
+        return cls(**arrays)  # type: ignore[arg-type] # __post_init__ checks the type of each
 
     def arrays(self) -> dict[str, Column]:
-        """The columns by name, in order: contiguous arrays whose bytes may be sent as they are."""
+        """The columns by name, in order: contiguous arrays, whose bytes can be sent directly."""
         return {column.name: getattr(self, column.name) for column in fields(self)}
 
     def satrecs(self) -> list[Satrec]:
-        """sgp4's records, made anew: they propagate to the bit as the original ones, errors included."""
+        """New sgp4 records. They propagate exactly as the original ones, to the bit and with the same errors."""
         numbers = np.where(self.catalog_number <= MAX_SGP4_SATNUM, self.catalog_number, 0)
-        started_from = zip(
+        initial_values = zip(
             numbers.tolist(),
             self.sgp4_epoch_days.tolist(),
             self.bstar.tolist(),
@@ -155,15 +155,15 @@ class ElementColumns:
             self.nodeo.tolist(),
             strict=True,
         )
-        made = []
+        satrecs = []
         for elements, jd, jd_fraction in zip(
-            started_from, self.jdsatepoch.tolist(), self.jdsatepochF.tolist(), strict=True
+            initial_values, self.jdsatepoch.tolist(), self.jdsatepochF.tolist(), strict=True
         ):
             satrec = Satrec()
             satrec.sgp4init(WGS72, "i", *elements)
             satrec.jdsatepoch, satrec.jdsatepochF = jd, jd_fraction
-            made.append(satrec)
-        return made
+            satrecs.append(satrec)
+        return satrecs
 
     @property
     def epoch_ns(self) -> Nanoseconds:
@@ -175,7 +175,7 @@ class ElementColumns:
 
 
 _DTYPES: dict[str, type[np.generic]] = {"catalog_number": np.int64, "near_earth": np.bool_}
-"""Of the columns that are not ``float64``."""
+"""The types of the columns that are not ``float64``."""
 
 
 def _epoch_days(element_set: ElementSet) -> float:
@@ -183,6 +183,6 @@ def _epoch_days(element_set: ElementSet) -> float:
         return element_set.sgp4_epoch_days
     satrec = element_set.satrec
     if round(satrec.jdsatepochF * 1e8) / 1e8 == satrec.jdsatepochF:
-        return tle_epoch_days(satrec)  # eight decimals of a day: two lines, as good as certainly
+        return tle_epoch_days(satrec)  # eight decimals of a day: almost certainly from a TLE
     days: float = (satrec.jdsatepoch - SGP4_EPOCH_JD) + satrec.jdsatepochF
     return days

@@ -1,4 +1,4 @@
-"""One object's mean elements, ready for SGP4, whatever text they came from."""
+"""One object's mean elements, ready for SGP4. Knows nothing of files and formats except TLE lines and OMM fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sda_ops.catalog.formats.omm_fields import SGP4_XP_EPHEMERIS_TYPE, MeanEleme
 
 TLE_LINE_LENGTH = 69
 MAX_SGP4_SATNUM = 339_999
-"""sgp4 keeps the number in five Alpha-5 characters, 'Z9999' at most; ours is kept beside it."""
+"""sgp4 stores the number in five Alpha-5 characters, 'Z9999' at most. `ElementSet` stores it separately."""
 
 SGP4_EPOCH_JD = 2433281.5
 """1949 December 31 00:00 UTC, from which ``sgp4init`` counts days."""
@@ -26,11 +26,11 @@ class ElementSet:
     """Mean elements of one object at one epoch.
 
     Attributes:
-        catalog_number: In the catalogue it came from: up to nine digits in OMM, six (Alpha-5) in a TLE.
-        name: Its name there; empty where there is none.
+        catalog_number: In the catalogue that it comes from: up to nine digits in OMM, six (Alpha-5) in a TLE.
+        name: The object's name in that catalogue; empty if it has no name.
         satrec: sgp4's record, WGS-72, ready to propagate. Its own ``satnum`` is 0 above 339,999.
-        sgp4_epoch_days: Days since 1949-12-31T00:00 UTC that ``sgp4init`` was given, which ``satrec`` itself keeps
-            in rounded form only. Deep-space orbits depend on its last bit. None where nobody knows.
+        sgp4_epoch_days: Days since 1949-12-31T00:00 UTC that ``sgp4init`` was given, of which ``satrec`` itself has only a
+            rounded value. Deep-space orbits depend on its last bit. None if unknown.
     """
 
     catalog_number: int
@@ -40,13 +40,13 @@ class ElementSet:
 
     @classmethod
     def from_tle(cls, line1: str, line2: str, *, name: str = "") -> ElementSet:
-        """From two lines. Raises ``ValueError`` saying what is wrong with them."""
+        """From the two lines of a TLE. Raises ``ValueError`` that says what is wrong with them."""
         for number, line, shape in ((1, line1, _TLE_LINE1), (2, line2, _TLE_LINE2)):
             if not line.startswith(f"{number} ") or len(line) != TLE_LINE_LENGTH or not line.isascii():
                 raise ValueError(f"line {number} must be {TLE_LINE_LENGTH} characters beginning '{number} ': {line!r}")
             if not line[-1].isdigit() or int(line[-1]) != compute_checksum(line):
                 raise ValueError(f"line {number} must end in checksum {compute_checksum(line)}, got {line[-1]!r}")
-            # The checksum does not see letters and blanks, and sgp4 reads what it can of a field and says nothing.
+            # The checksum ignores letters and blanks, and sgp4 reads a field as far as it can, without an error.
             if shape.fullmatch(line) is None:
                 raise ValueError(f"line {number} has a field that is not in its columns: {line!r}")
         if line1[2:7] != line2[2:7]:
@@ -61,9 +61,9 @@ class ElementSet:
 
     @classmethod
     def from_omm(cls, fields: OmmFields) -> ElementSet:
-        """From the fields of one Orbit Mean-Elements Message; the orbit is, to the bit, that of ``sgp4.omm.initialize``.
+        """From the fields of one Orbit Mean-Elements Message. The orbit equals that of ``sgp4.omm.initialize``, to the bit.
 
-        Raises ``ValueError`` saying what is wrong with them.
+        Raises ``ValueError`` that says what is wrong with them.
         """
         mean = MeanElements.from_fields(fields)
         satrec = Satrec()
@@ -88,12 +88,12 @@ class ElementSet:
         return cls(mean.catalog_number, mean.name, _usable(satrec), mean.epoch_days)
 
 
-# sgp4.omm's own conversions, in its own order: another order of the same factors differs in the last bit.
+# The conversions of sgp4.omm, in its order: another order of the same factors differs in the last bit.
 _RADIANS = pi / 180.0
 _NDOT_UNITS = 1036800.0 / pi
 _NDDOT_UNITS = 2985984000.0 / 2.0 / pi
 
-# Columns of a two-line element set (CelesTrak, "NORAD Two-Line Element Set Format"); blanks where publishers leave them.
+# Columns of a TLE (CelesTrak, "NORAD Two-Line Element Set Format"), with the blanks that publishers use.
 _TLE_LINE1 = re.compile(
     r"1 [ 0-9A-HJ-NP-Z][ 0-9]{3}[0-9][ A-Z] .{8} [ 0-9][0-9][ 0-9]{2}[0-9]\.[0-9]{8} "
     r"[-+ 0]\.[0-9]{8} [-+ ][ 0-9]{5}[-+ ][0-9] [-+ ][ 0-9]{5}[-+ ][0-9] [ 0-9] [ 0-9]{4}[0-9]"
@@ -107,8 +107,8 @@ _TLE_LINE2 = re.compile(
 def tle_epoch_days(satrec: Satrec) -> float:
     """The epoch that ``twoline2rv`` gave to ``sgp4init``, days since 1949-12-31T00:00 UTC.
 
-    sgp4 goes by hours, minutes and seconds and rounds the fraction of the day only afterwards (SGP4.cpp,
-    ``days2mdhms_SGP4`` and ``jday_SGP4``; wrapper.cpp): the same steps, in the same order.
+    sgp4 computes hours, minutes and seconds, and rounds the fraction of the day only afterwards (SGP4.cpp,
+    ``days2mdhms_SGP4`` and ``jday_SGP4``; wrapper.cpp). These are the same steps, in the same order.
     """
     day = satrec.epochdays
     hours = (day - math.floor(day)) * 24.0
@@ -120,7 +120,7 @@ def tle_epoch_days(satrec: Satrec) -> float:
 
 
 def _usable(satrec: Satrec) -> Satrec:
-    """The record, if SGP4 can start from it; it accepts NaN and negative mean motion without a word."""
+    """The record, if SGP4 can start from it. sgp4 itself accepts NaN and negative mean motion without an error."""
     if not (satrec.no_kozai > 0.0 and 0.0 <= satrec.ecco < 1.0):
         raise ValueError(
             f"mean motion must be > 0 and eccentricity in [0, 1), got {satrec.no_kozai} rad/min and {satrec.ecco}"
@@ -133,6 +133,6 @@ def _usable(satrec: Satrec) -> Satrec:
     error, r_km, v_km_s = satrec.sgp4(satrec.jdsatepoch, satrec.jdsatepochF)
     if error != 0:
         raise ValueError(f"SGP4 cannot start from these elements: its error {error} (AIAA 2006-6753)")
-    if not all(map(math.isfinite, (*r_km, *v_km_s))):  # an inclination of 1e-311 deg: a 0/0 that it does not notice
-        raise ValueError(f"SGP4 makes no numbers of these elements: {rest}")
+    if not all(map(math.isfinite, (*r_km, *v_km_s))):  # an inclination of 1e-311 deg: a 0/0 that sgp4 does not detect
+        raise ValueError(f"SGP4 computes no finite state from these elements: {rest}")
     return satrec

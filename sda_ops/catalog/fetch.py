@@ -1,7 +1,4 @@
-"""Where a catalogue is had from, and one look at whether there is a new one: a file, or an HTTP(S) address.
-
-Knows nothing of what is in it.
-"""
+"""The source of a catalogue, a file or an HTTP(S) URL, and one fetch from it. Knows nothing of the content."""
 
 from __future__ import annotations
 
@@ -21,12 +18,12 @@ from orchestrator_adapter.resilience.http import exchange
 
 FOUR_ATTEMPTS = RetryPolicy(timedelta(seconds=1), timedelta(seconds=30), max_attempts=4)
 MAX_CATALOG_BYTES = 256 * 1024 * 1024
-"""Ten times all that is catalogued, as JSON."""
+"""Ten times the size of all catalogued objects as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogFile:
-    """A file. Whoever replaces it should write another one and rename it; one cut off in a row is told and refused."""
+    """A file. Replace it by writing another one and renaming that: a file that ends within a row is rejected."""
 
     path: Path
 
@@ -36,13 +33,13 @@ class CatalogFile:
 
 @dataclass(frozen=True, slots=True)
 class CatalogUrl:
-    """An HTTP(S) address.
+    """An HTTP(S) URL.
 
     Attributes:
         url: E.g. ``https://celestrak.org/NORAD/elements/gp.php?GROUP=active&FORMAT=csv``. Certificates are verified.
-        timeout: For the whole of an answer, from connecting to its last byte.
-        retry: When a request that failed is made again within one refresh; the next refresh is another matter.
-        max_body_bytes: A larger answer is refused, and not read any further.
+        timeout: For a whole answer, from connecting to its last byte.
+        retry: When a failed request is made again within one refresh.
+        max_body_bytes: A larger answer is rejected, and the rest of it is not read.
         ca_file: Certificates (PEM) to trust instead of the system's.
     """
 
@@ -56,7 +53,7 @@ class CatalogUrl:
         try:
             scheme = httpx.URL(self.url).scheme
         except httpx.InvalidURL as error:
-            raise ValueError(f"CatalogUrl: {self.url!r} is no URL: {error}") from error
+            raise ValueError(f"CatalogUrl: {self.url!r} is not a URL: {error}") from error
         if scheme not in {"http", "https"}:
             raise ValueError(f"CatalogUrl: url must begin with http:// or https://, got {self.url!r}")
         if self.timeout <= timedelta(0) or self.max_body_bytes < 1:
@@ -65,7 +62,7 @@ class CatalogUrl:
             )
 
     def __str__(self) -> str:
-        """Without user, password and query, which may hold a token."""
+        """The URL without user, password and query, which may contain a token."""
         return str(httpx.URL(self.url).copy_with(userinfo=b"", query=None, fragment=None))
 
 
@@ -73,12 +70,12 @@ CatalogSource: TypeAlias = CatalogFile | CatalogUrl
 
 
 class CatalogUnavailable(OperatorError):
-    """There is no catalogue to be had from where it should be. The message says from where, and why not."""
+    """The source has no catalogue, or cannot be reached. The message names the source and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the source holds, and the headers that ask whether it still does (RFC 9110, section 13.1)."""
+    """The source's content, and the headers of a request for a newer one (RFC 9110, section 13.1)."""
 
     body: bytes
     validators: Mapping[str, str] = field(default_factory=dict)
@@ -86,15 +83,15 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class NotModified:
-    """The source says that it holds what it held."""
+    """The source has the same content as at the last fetch."""
 
 
 async def fetch(
     source: CatalogSource, validators: Mapping[str, str], *, clock: Clock, rng: random.Random
 ) -> Content | NotModified:
-    """What ``source`` holds now; ``validators`` are those of what it held when last asked, if it gave any.
+    """The source's content; ``validators`` are those of the last content, if it had any.
 
-    Raises ``CatalogUnavailable``. A file is read in a thread; cancelled, a request closes its connection.
+    Raises ``CatalogUnavailable``. A file is read in a thread; a cancelled request closes its connection.
     """
     match source:
         case CatalogFile(path):
@@ -115,22 +112,23 @@ async def _request(
     source: CatalogUrl, validators: Mapping[str, str], *, clock: Clock, rng: random.Random
 ) -> Content | NotModified:
     try:
-        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody, and a verified nobody: enough without TLS
+        # An empty trust store for plain HTTP, which never uses it: loading the system's certificates takes tens of
+        # milliseconds. HTTPS loads them, in a thread.
+        trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if httpx.URL(source.url).scheme == "https":
-            # In a thread: reading the system's certificates takes tens of milliseconds.
             trusted = await asyncio.to_thread(ssl.create_default_context, cafile=source.ca_file)
         client = httpx.AsyncClient(verify=trusted, timeout=source.timeout.total_seconds())
-    except (OSError, ImportError, ValueError) as error:  # no such ca_file; a proxy of the environment that is none
-        raise CatalogUnavailable(f"{source}: cannot be asked: {error}") from error
-    given: dict[str, str] = {}
+    except (OSError, ImportError, ValueError) as error:  # a missing ca_file; an invalid proxy in the environment
+        raise CatalogUnavailable(f"{source}: cannot be requested: {error}") from error
+    new_validators: dict[str, str] = {}
 
     async def read_headers(response: httpx.Response) -> None:
         if validators and response.status_code == httpx.codes.NOT_MODIFIED:
             raise _NotModifiedAnswer
-        given.clear()
+        new_validators.clear()
         for header, condition in (("ETag", "If-None-Match"), ("Last-Modified", "If-Modified-Since")):
             if header in response.headers:
-                given[condition] = response.headers[header]
+                new_validators[condition] = response.headers[header]
 
     async def attempt() -> RetryDisposition[Content | NotModified]:
         request = client.build_request("GET", source.url, headers=dict(validators))
@@ -138,7 +136,7 @@ async def _request(
             return await exchange(
                 client,
                 request,
-                decode=lambda body: Content(body, dict(given)),
+                decode=lambda body: Content(body, dict(new_validators)),
                 now_ns=clock.now_ns,
                 max_body_bytes=source.max_body_bytes,
             )
@@ -151,9 +149,9 @@ async def _request(
     async with client:
         client.event_hooks = {"response": [read_headers]}
         outcome = await with_retry(policy, attempt, clock=clock, rng=rng)
-    assert isinstance(outcome, RetryOk)  # nothing here discards
+    assert isinstance(outcome, RetryOk)  # no attempt discards
     return outcome.value
 
 
 class _NotModifiedAnswer(Exception):
-    """Leaves ``exchange``, to which a 304 is a redirection that nobody asked for."""
+    """Raised through ``exchange``, which would treat a 304 as an unexpected redirection."""

@@ -1,11 +1,10 @@
-"""A catalogue that is replaced while everything runs: the new one as a whole, or, if it is no good, the old one still.
+"""A catalogue that is replaced while the pipeline runs. A new one replaces it as a whole; a bad one leaves it unchanged.
 
-Who reads `LiveCatalog.current` holds one version, which never changes; the next is another object with the next number.
+`LiveCatalog.current` is one immutable version. The next version is another object with the next number.
 
-Parsing runs in a thread, but in Python, and holds the interpreter's lock in turns of 5 ms (``sys.getswitchinterval``):
-for as long as it takes (0.3 s for 14,683 objects in CSV, 0.6 s in XML) whatever else runs has what turns are left, and each
-step of the event loop may begin 5 ms late (10 ms at worst on an idle machine of two cores, 27 ms on a crowded one, where
-it also takes three times as long).
+Parsing runs in a thread, but in Python, which holds the interpreter's lock for 5 ms at a time (``sys.getswitchinterval``).
+While it runs (0.3 s for 14,683 objects in CSV, 0.6 s in XML), each step of the event loop may begin 5 ms late: measured
+were at most 10 ms on an idle machine with two cores, and 27 ms on a busy one, where parsing also takes three times as long.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from orchestrator_adapter import Clock, EventLog, ShutdownToken, SystemClock, call_hook
 from sda_ops.catalog.columns import ElementColumns
@@ -30,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReplacementLimits:
-    """When a new catalogue is not believed.
+    """When a new catalogue is rejected.
 
     Attributes:
-        max_bad_share: Bad rows over all rows.
-        min_size_share: Objects over those of the catalogue it is to replace.
+        max_bad_share: The largest allowed share of bad rows in all rows.
+        min_size_share: The smallest allowed number of objects, as a share of the objects in the current catalogue.
     """
 
     max_bad_share: float = 0.1
@@ -52,15 +51,15 @@ class ReplacementLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CatalogVersion:
-    """A catalogue as it was loaded. Two are the same if they are one object.
+    """A loaded catalogue. Versions compare by identity.
 
     Attributes:
-        number: 1 for the first that was loaded, and so on.
-        element_sets: One an object: the newest.
-        columns: The same, in the same order.
-        problems: The rows that gave none.
-        loaded_ns: When it became the current one, UTC nanoseconds.
-        source: Where it is from, without secrets.
+        number: 1 for the first version, then 2, and so on.
+        element_sets: For each object its newest element set.
+        columns: The same element sets, in the same order.
+        problems: The rows without a usable element set.
+        loaded_ns: When it became the current version, UTC nanoseconds.
+        source: Its file or URL, without secrets.
         digest: SHA-256 of the content, in hexadecimal.
     """
 
@@ -75,26 +74,26 @@ class CatalogVersion:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """There is a new catalogue, and it is the current one."""
+    """There is a new catalogue, and it is now the current one."""
 
     version: CatalogVersion
 
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The source still holds the current one."""
+    """The source still has the content of the current version."""
 
     version: CatalogVersion
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogRejected:
-    """There is none to be had, or it is no good; the current one stays.
+    """The source is unavailable or its content is bad. The current version stays.
 
     Attributes:
-        reason: Why, and from where.
-        at_ns: When that was found, UTC nanoseconds.
-        kept: What stays; ``None`` if nothing has been loaded yet.
+        reason: The source, and what is wrong with it.
+        at_ns: When this was detected, UTC nanoseconds.
+        kept: The version that stays; ``None`` if nothing has been loaded yet.
     """
 
     reason: str
@@ -106,9 +105,9 @@ RefreshOutcome: TypeAlias = Refreshed | Unchanged | CatalogRejected
 
 
 def replacement_problem(old: CatalogVersion | None, new: Catalog, limits: ReplacementLimits) -> str | None:
-    """Why ``new`` must not take the place of ``old`` (if there is one); ``None`` if it may.
+    """Why ``new`` must not replace ``old``; ``None`` if it may.
 
-    The first catalogue is judged by its rows only: one that is cut off is better than none.
+    Without an ``old`` one, only the rows are checked: a truncated catalogue is better than none.
     """
     objects, bad = len(new.element_sets), len(new.problems)
     first_problem = f", the first: {new.problems[0]}" if new.problems else ""
@@ -124,11 +123,11 @@ def replacement_problem(old: CatalogVersion | None, new: Catalog, limits: Replac
 
 
 class LiveCatalog:
-    """The current catalogue of one source. Belongs to one event loop; any number of tasks may use it.
+    """The current catalogue of one source. It belongs to one event loop; any number of tasks may use it.
 
     Attributes:
-        source: Where it is from.
-        rejection: Why the source's content is not the current one, as long as it is not.
+        source: The file or URL.
+        rejection: The last refresh's rejection; ``None`` if the current version is the source's content.
     """
 
     def __init__(
@@ -147,18 +146,18 @@ class LiveCatalog:
         self._limits = ReplacementLimits() if limits is None else limits
         self._current: CatalogVersion | None = None
         self._listeners: list[tuple[Callable[[CatalogVersion], object]]] = []
-        self._looked_at: _LookedAt | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._last_fetch: _LastFetch | None = None
+        self._refreshing = asyncio.Lock()
 
     @property
     def current(self) -> CatalogVersion:
-        """The newest good one. Raises ``CatalogUnavailable`` before `load` has returned."""
+        """The newest good version. Raises ``CatalogUnavailable`` before `load` has returned."""
         if self._current is None:
             raise CatalogUnavailable(f"{self.source}: not loaded yet; await load() first")
         return self._current
 
     async def load(self) -> CatalogVersion:
-        """The current version, loaded now if there is none. Raises ``CatalogUnavailable`` if there is none to be had."""
+        """The current version, loaded now if there is no version yet. Raises ``CatalogUnavailable`` if that fails."""
         if self._current is None:
             outcome = await self.refresh()
             if isinstance(outcome, CatalogRejected):
@@ -166,31 +165,40 @@ class LiveCatalog:
         return self.current
 
     async def refresh(self) -> RefreshOutcome:
-        """Look whether the source has another catalogue, and make it the current one if it is good.
+        """Fetch the source's catalogue, and make it the current one if it is new and good.
 
-        Listeners have been told when it returns. One refresh at a time; others wait. Cancelled, it has changed nothing
-        (a parse that was under way runs to its end in its thread, and is dropped).
+        Listeners have been called when this returns. One refresh runs at a time; others wait. A cancelled refresh changes
+        nothing (parsing that has begun runs to its end in its thread, and its result is dropped).
         """
-        async with self._one_at_a_time:
-            known = self._looked_at
-            validators = known.validators if known is not None else {}
+        async with self._refreshing:
+            last = self._last_fetch
+            validators = last.validators if last is not None else {}
             try:
                 content = await fetch(self.source, validators, clock=self.clock, rng=self._rng)
             except CatalogUnavailable as error:
                 return self._reject(str(error))
             if isinstance(content, NotModified):
-                assert known is not None  # no validators, no such answer
-                return self._reject(known.reason) if known.reason is not None else self._unchanged()
-            found = await asyncio.to_thread(_examine, content.body, self.source, self._current, known, self._limits)
-            self._looked_at = _LookedAt(found.digest, content.validators, found.reason)
-            if found.reason is not None:
-                return self._reject(found.reason)
-            return self._unchanged() if found.good is None else self._replace(found.digest, *found.good)
+                assert last is not None  # without validators a server does not answer this
+                return self._unchanged() if last.problem is None else self._reject(last.problem)
+            digest, examined = await asyncio.to_thread(
+                _examine, content.body, self.source, self._current, last, self._limits
+            )
+            problem = examined.problem if isinstance(examined, _Bad) else None
+            self._last_fetch = _LastFetch(digest, content.validators, problem)
+            match examined:
+                case _Bad(problem):
+                    return self._reject(problem)
+                case _Same():
+                    return self._unchanged()
+                case _New(catalog, columns):
+                    return self._replace(digest, catalog, columns)
+                case _:
+                    assert_never(examined)
 
     def on_change(self, listener: Callable[[CatalogVersion], object]) -> Callable[[], None]:
-        """Tell ``listener`` each version from the next on, on the event loop. Returns a call that ends it.
+        """Call ``listener`` with each later version, on the event loop. Returns a function that ends this.
 
-        What it raises is logged, and goes no further.
+        An exception of the listener is logged and has no other effect.
         """
         entry = (listener,)
         self._listeners.append(entry)
@@ -205,7 +213,7 @@ class LiveCatalog:
         return Unchanged(self.current)
 
     def _reject(self, reason: str) -> CatalogRejected:
-        """Logged once, however often it is found again."""
+        """Keep the current version. The same reason is logged once, however often it recurs."""
         if self.rejection is None or self.rejection.reason != reason:
             kept = 0 if self._current is None else self._current.number
             self._log(
@@ -234,9 +242,9 @@ class LiveCatalog:
 
 
 async def keep_fresh(live: LiveCatalog, every: timedelta, shutdown: ShutdownToken) -> None:
-    """Refresh ``live`` every so often, on its clock, until the shutdown; a refresh under way is cancelled by that.
+    """Refresh ``live`` at this interval, on its clock, until the shutdown, which cancels a refresh that is running.
 
-    The first refresh comes after ``every``: load it before. Ends by itself only at the shutdown.
+    The first refresh comes after one interval: load the catalogue before. A bug in a refresh is raised.
     """
     stopping = asyncio.ensure_future(shutdown.wait())
     try:
@@ -245,7 +253,7 @@ async def keep_fresh(live: LiveCatalog, every: timedelta, shutdown: ShutdownToke
             try:
                 await asyncio.wait({refreshing, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if refreshing.done():
-                    refreshing.result()  # a bug in it must not be silent
+                    refreshing.result()  # raises what it raised: a bug must not be silent
             finally:
                 refreshing.cancel()
                 await asyncio.gather(refreshing, return_exceptions=True)
@@ -254,40 +262,55 @@ async def keep_fresh(live: LiveCatalog, every: timedelta, shutdown: ShutdownToke
 
 
 @dataclass(frozen=True, slots=True)
-class _LookedAt:
-    """The source's content when last seen: what it was, how to ask for another, and what was wrong with it."""
+class _LastFetch:
+    """The content that was fetched last: its digest, the headers that ask for a newer one, and what was wrong with it."""
 
     digest: str
     validators: Mapping[str, str]
-    reason: str | None
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What a content is: no good (``reason``), good and new (``good``), or neither: the current one again."""
+class _Bad:
+    """The content is not usable."""
 
-    digest: str
-    reason: str | None = None
-    good: tuple[Catalog, ElementColumns] | None = None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """The content is that of the current version."""
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """The content is a good catalogue, and another one than the current."""
+
+    catalog: Catalog
+    columns: ElementColumns
+
+
+_Examined: TypeAlias = _Bad | _Same | _New
 
 
 def _examine(
     body: bytes,
     source: CatalogSource,
     current: CatalogVersion | None,
-    known: _LookedAt | None,
+    last: _LastFetch | None,
     limits: ReplacementLimits,
-) -> _Found:
+) -> tuple[str, _Examined]:
+    """The content's digest, and what it is. Content that was rejected before is not parsed again."""
     digest = hashlib.sha256(body).hexdigest()
     if current is not None and digest == current.digest:
-        return _Found(digest)
-    if known is not None and digest == known.digest:
-        return _Found(digest, known.reason)
+        return digest, _Same()
+    if last is not None and digest == last.digest and last.problem is not None:
+        return digest, _Bad(last.problem)
     try:
         catalog = newest_of_each(parse_catalog(decode_text(body), file=str(source)))
     except ValueError as error:
-        return _Found(digest, str(error))
-    reason = replacement_problem(current, catalog, limits)
-    if reason is not None:
-        return _Found(digest, f"{source}: {reason}")
-    return _Found(digest, good=(catalog, ElementColumns.of(catalog.element_sets)))
+        return digest, _Bad(str(error))
+    problem = replacement_problem(current, catalog, limits)
+    if problem is not None:
+        return digest, _Bad(f"{source}: {problem}")
+    return digest, _New(catalog, ElementColumns.of(catalog.element_sets))

@@ -1,4 +1,4 @@
-"""Catalogue files -> element sets. The format is told from the content; a bad row costs only itself."""
+"""Element sets from catalogue files. The format is detected from the content; a bad row costs only itself."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from sda_ops.catalog.rows import Row, Unreadable, read_omm
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """A row that gave no element set.
+    """A row without a usable element set.
 
     Attributes:
-        file: Where it stands.
-        line: The line, from 1, at which it begins.
-        reason: What was expected and what came.
+        file: The file's name.
+        line: The line, counted from 1, at which the row begins.
+        reason: What was expected, and what the row has.
     """
 
     file: str
@@ -36,14 +36,14 @@ class RowProblem:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What a file held.
+    """The content of a catalogue file.
 
     Attributes:
-        file: Its name.
-        element_sets: Its good rows, in file order; an object may have several.
-        lines: The line at which each of them begins.
-        problems: Its bad rows, likewise.
-        truncated: Whether it ends in the middle of a row, as a file does that is still being written.
+        file: The file's name.
+        element_sets: The good rows, in file order; an object may have several.
+        lines: The line at which each good row begins.
+        problems: The bad rows, in file order.
+        truncated: Whether the file ends within a row, as one does that is still being written.
     """
 
     file: str
@@ -56,18 +56,18 @@ class Catalog:
 def read_catalog(path: Path) -> Catalog:
     """Read a TLE or 3LE file, or OMM as CSV, JSON, XML or KVN (UTF-8).
 
-    Raises ``OSError`` where the file cannot be read and ``ValueError`` where it is in none of these formats.
+    Raises ``OSError`` if the file cannot be read, and ``ValueError`` if it has none of these formats.
     """
     return parse_catalog(decode_text(path.read_bytes()), file=str(path))
 
 
 def decode_text(content: bytes) -> str:
-    """The text of a file. Bytes that are no UTF-8 become U+FFFD, and trouble only the row they are in."""
+    """The text of a file. Bytes that are not UTF-8 become U+FFFD and affect only the row that they are in."""
     return content.decode("utf-8-sig", errors="replace")
 
 
 def parse_catalog(text: str, *, file: str) -> Catalog:
-    """As `read_catalog`, for text already read; ``file`` is what problems call it."""
+    """The same as `read_catalog`, for text; ``file`` is its name in problems."""
     element_sets: list[ElementSet] = []
     lines: list[int] = []
     problems: list[RowProblem] = []
@@ -86,10 +86,10 @@ def parse_catalog(text: str, *, file: str) -> Catalog:
 
 
 def newest_of_each(catalog: Catalog) -> Catalog:
-    """One element set an object: that of the newest epoch, in the place of its first.
+    """For each object the element set of the newest epoch, at the place of the object's first one.
 
-    Two of one epoch that are the same are one. Two of one epoch that differ cannot both be true: the one that stands
-    first is kept, and the other one is a problem.
+    Equal element sets of one epoch count as one. Different ones of one epoch cannot both be true: the first in the file is
+    kept, and the other is a problem.
     """
     chosen: dict[int, int] = {}
     problems = list(catalog.problems)
@@ -116,7 +116,7 @@ def newest_of_each(catalog: Catalog) -> Catalog:
 
 
 _ELEMENTS = ("bstar", "ecco", "argpo", "inclo", "mo", "no_kozai", "nodeo")
-"""What makes two element sets of one epoch different ones."""
+"""Two element sets of one epoch are different if one of these differs."""
 
 
 def _rows(text: str) -> Iterator[Row]:

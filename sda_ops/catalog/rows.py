@@ -1,4 +1,4 @@
-"""What every notation's reader yields: the line at which a row begins, and what stands there."""
+"""What every format's reader yields: the line at which a row begins, and its content."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sda_ops.catalog.formats.omm_fields import OmmFields
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row that gave nothing.
+    """A row that could not be read.
 
     Attributes:
-        reason: What was expected and what came.
-        truncated: Whether the text ends in the middle of it.
+        reason: What was expected, and what the row has.
+        truncated: Whether the text ends within the row.
     """
 
     reason: str
@@ -24,13 +24,13 @@ class Unreadable:
 
 
 OmmRows: TypeAlias = Iterator[tuple[int, OmmFields | Unreadable]]
-"""Line numbers from 1."""
+"""Line numbers count from 1."""
 
 Row: TypeAlias = tuple[int, ElementSet | Unreadable]
 
 
 def read_omm(rows: OmmRows) -> Iterator[Row]:
-    """Fields -> element sets."""
+    """Element sets from the fields of each row."""
     for line, fields in rows:
         if isinstance(fields, Unreadable):
             yield line, fields

@@ -1,7 +1,7 @@
-"""A generated catalogue with the shape of the real one: constellations, sun-synchronous, geostationary, debris.
+"""A generated catalogue with the structure of the real one: constellations, sun-synchronous, geostationary, debris.
 
-No object of it exists. Orbits follow published figures only in outline (altitude, inclination, number of planes);
-phases, drag terms and debris are drawn from a seeded generator: the same seed and epoch give the same catalogue.
+None of its objects exists. Orbits follow published figures only roughly (altitude, inclination, number of planes). Phases,
+drag terms and debris are drawn from a seeded generator: the same seed and epoch give the same catalogue.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sda_ops.astro.time import NS_PER_DAY, UNIX_EPOCH_JD
 from sda_ops.catalog.elements import SGP4_EPOCH_JD, ElementSet
 
 FIRST_CATALOG_NUMBER = 200_001
-"""Six digits on purpose: nothing downstream may assume five. Alpha-5 reaches 339,999."""
+"""Six digits, because no later stage may assume five. Alpha-5 reaches 339,999."""
 
 MU_KM3_S2 = 398600.8
 """Earth's gravitational parameter of WGS-72, the constants SGP4 is fitted with."""
@@ -27,7 +27,7 @@ EARTH_RADIUS_KM = 6378.135
 
 @dataclass(frozen=True, slots=True)
 class _Shell:
-    """Evenly filled planes at one altitude and inclination (a Walker pattern)."""
+    """Evenly spaced planes at one altitude and inclination (a Walker pattern)."""
 
     name: str
     share: float
@@ -38,7 +38,7 @@ class _Shell:
 
 @dataclass(frozen=True, slots=True)
 class _Cloud:
-    """Debris of one break-up: near its parent in altitude and inclination, spread in node, phase and drag."""
+    """Debris of one break-up: close to its parent in altitude and inclination, spread in node, phase and drag."""
 
     name: str
     share: float
@@ -65,7 +65,7 @@ _CLOUDS = (
 
 @dataclass(frozen=True, slots=True)
 class _Orbit:
-    """Mean elements, before they have a number."""
+    """Mean elements without a catalogue number."""
 
     name: str
     semi_major_axis_km: float
@@ -80,7 +80,7 @@ class _Orbit:
 def synthetic_catalog(*, objects: int = 2000, epoch_ns: int, seed: int = 0) -> tuple[ElementSet, ...]:
     """``objects`` element sets at ``epoch_ns`` (UTC), numbered upwards from 200,001.
 
-    Of few objects, too, every kind gets its share, rounded; the last cloud takes the remainder.
+    Every kind of orbit has its share, rounded, also of few objects; the last cloud has the remainder.
     """
     rng = np.random.default_rng(seed)
     orbits: list[_Orbit] = []
@@ -111,7 +111,7 @@ def _shell(shell: _Shell, count: int, rng: np.random.Generator) -> Iterator[_Orb
             shell.inclination_deg + rng.normal(0.0, 0.01),
             360.0 * plane / planes,
             perigee_deg,
-            along_deg - perigee_deg,  # from the node it is the slot, wherever the perigee of so round an orbit lies
+            along_deg - perigee_deg,  # counted from the node this is the slot, for any argument of perigee
             rng.lognormal(np.log(1e-4), 0.5),
         )
 
@@ -140,7 +140,7 @@ def _geostationary(count: int, rng: np.random.Generator) -> Iterator[_Orbit]:
         eccentricity = abs(rng.normal(2e-4, 1e-4))
         inclination_deg = abs(rng.normal(0.05, 0.03)) if index % 4 else rng.uniform(0.5, 14.0)
         node_deg, perigee_deg = rng.uniform(0.0, 360.0), rng.uniform(0.0, 360.0)
-        along_deg = 360.0 * index / count + rng.normal(0.0, 0.5)  # of the belt, from one direction for all
+        along_deg = 360.0 * index / count + rng.normal(0.0, 0.5)  # position in the belt, from one direction for all
         yield _Orbit(
             f"GEOBELT-{index + 1}",
             semi_major_axis_km,

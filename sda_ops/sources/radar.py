@@ -2,7 +2,7 @@
 
 Up to 512 datagrams are drained at each wake-up. With a large kernel buffer, this keeps up with bursts. During
 backpressure the source does not read; datagrams that the kernel then drops are counted as ``kernel_drops``, which is
-published meanwhile, too.
+also published at that time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OMM as CSV (CelesTrak, FORMAT=csv; Space-Track, format/csv): text -> rows. One line is one row, quoted or not."""
+"""Rows from OMM as CSV (CelesTrak, FORMAT=csv; Space-Track, format/csv). One line is one row, quoted or not."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from sda_ops.catalog.rows import OmmRows, Unreadable
 
 
 def looks_like_omm_csv(text: str) -> bool:
-    """Whether its first line is a header with a catalogue number."""
+    """Whether the first line is a header with a catalogue number."""
     return "NORAD_CAT_ID" in _cells(text.lstrip().partition("\n")[0].strip())
 
 
 def omm_csv_rows(text: str) -> OmmRows:
-    """A quote that is not closed costs its own line only: a field cannot hold a line's end."""
+    """One row for each line. An unclosed quote costs only its own line, because no field contains a line break."""
     header: list[str] | None = None
     for number, line in enumerate(text.split("\n"), start=1):
         row = line.strip("\r")

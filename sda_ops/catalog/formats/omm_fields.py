@@ -1,6 +1,6 @@
-"""The fields of an Orbit Mean-Elements Message (CCSDS 502.0-B) -> checked numbers; whatever notation they came in.
+"""Checked numbers from the fields of an Orbit Mean-Elements Message (CCSDS 502.0-B), in any notation.
 
-Knows which conventions SGP4 elements are published in, and refuses what says that it follows others.
+Knows the conventions in which SGP4 elements are published, and rejects messages that state other ones.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 OmmFields: TypeAlias = Mapping[str, object]
-"""By CCSDS keyword. Values are text, or what JSON makes of them."""
+"""Values by CCSDS keyword: text, or JSON values."""
 
 MAX_CATALOG_NUMBER = 999_999_999
 """Nine digits (CCSDS 502.0-B-3, NORAD_CAT_ID)."""
 
 SGP4_XP_EPHEMERIS_TYPE = 4
-"""Elements of SGP4-XP (US Space Force): their drag fields mean something else, and SGP4 must not be given them."""
+"""Elements of SGP4-XP (US Space Force). Their drag fields have another meaning, so that SGP4 must not use them."""
 
 UNITS = {
     "MEAN_MOTION": "rev/day",
@@ -27,7 +27,7 @@ UNITS = {
     "ARG_OF_PERICENTER": "deg",
     "MEAN_ANOMALY": "deg",
 }
-"""The only units the standard has for them, for notations that write one; compared without regard to case."""
+"""The only units that the standard allows, for notations with units; compared without regard to case."""
 
 _SGP4_EPOCH = datetime(1949, 12, 31)  # noqa: DTZ001 - UTC like every EPOCH here, and sgp4 counts from a naive one
 
@@ -56,15 +56,15 @@ _DESIGNATOR = re.compile(r"\d\d(\d\d)-(\d{3}[A-Z]{1,3})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class MeanElements:
-    """What an OMM says of an orbit, in its own units.
+    """The orbit of an OMM, in the units of the message.
 
     Attributes:
         catalog_number: 1 to 999,999,999.
         epoch_days: Days since 1949-12-31T00:00 UTC, as SGP4 counts them; the message's epoch to the microsecond.
         mean_motion: Kozai's, revolutions per day.
-        mean_motion_dot: Half the first derivative as TLEs have it, revolutions per day squared.
-        mean_motion_ddot: A sixth of the second, likewise, per day cubed.
-        designator: International designator as TLEs have it ('98067A'); empty where there is none of that form.
+        mean_motion_dot: Half the first derivative, as in TLEs, revolutions per day squared.
+        mean_motion_ddot: A sixth of the second derivative, as in TLEs, revolutions per day cubed.
+        designator: International designator as in TLEs ('98067A'); empty if the message has none of this form.
     """
 
     catalog_number: int
@@ -85,13 +85,13 @@ class MeanElements:
 
     @classmethod
     def from_fields(cls, fields: OmmFields) -> MeanElements:
-        """Raises ``ValueError`` saying what is missing, what was expected and what came."""
+        """Raises ``ValueError`` that says what is missing, or what was expected and what the field has."""
         if missing := missing_fields(fields):
             raise ValueError(f"missing {', '.join(missing)}")
         for name, allowed in _CONVENTIONS.items():
-            told = fields.get(name)
-            if told not in (None, "") and str(told).strip().upper() not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {told!r}")
+            value = fields.get(name)
+            if value not in (None, "") and str(value).strip().upper() not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
         if _integer(fields, "EPHEMERIS_TYPE") == SGP4_XP_EPHEMERIS_TYPE:
             raise ValueError("EPHEMERIS_TYPE 4 marks elements of SGP4-XP; expected those of SGP4")
         catalog_number = _integer(fields, "NORAD_CAT_ID")
@@ -118,15 +118,15 @@ class MeanElements:
 
 
 def missing_fields(fields: OmmFields) -> list[str]:
-    """The keywords without which there is no orbit, as far as they are absent or empty."""
+    """The required keywords that are absent or empty."""
     return [name for name in _REQUIRED if fields.get(name) in (None, "")]
 
 
 def epoch_days(text: str) -> float:
-    """A CCSDS time (calendar or day of year, UTC) as days since 1949-12-31T00:00; to the bit what ``sgp4.omm`` makes of it.
+    """A CCSDS time (calendar or day of year, UTC) as days since 1949-12-31T00:00, equal to ``sgp4.omm``'s to the bit.
 
-    Decimals beyond the microsecond are rounded: under 4 mm along the orbit. A leap second's own second is refused, as by
-    everything here that counts 86,400 s a day. Raises ``ValueError``.
+    Decimals beyond the microsecond are rounded, which is less than 4 mm along the orbit. The 60th second of a leap second
+    is rejected, because all code here counts 86,400 s a day. Raises ``ValueError``.
     """
     match = _EPOCH.fullmatch(text)
     if match is None:
@@ -146,7 +146,7 @@ def epoch_days(text: str) -> float:
 
 
 def _number(fields: OmmFields, name: str) -> float:
-    """0.0 where there is none. No underscores or digits of other scripts, which ``float`` would take."""
+    """The number, 0.0 if absent. Rejects underscores and digits of other scripts, which ``float`` would accept."""
     value = fields.get(name)
     if isinstance(value, str):
         if value == "":
@@ -167,7 +167,7 @@ def _number(fields: OmmFields, name: str) -> float:
 
 
 def _integer(fields: OmmFields, name: str) -> int:
-    """0 where there is none."""
+    """The integer, 0 if absent."""
     value = fields.get(name)
     if isinstance(value, str):
         if value == "":

@@ -1,4 +1,4 @@
-"""OMM as JSON (CelesTrak, FORMAT=json; Space-Track, format/json): an array of objects, or objects in a row -> rows."""
+"""Rows from OMM as JSON (CelesTrak, FORMAT=json; Space-Track, format/json): an array of objects, or a sequence of them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from sda_ops.catalog.rows import OmmRows, Unreadable
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _WINDOW = 16_384
-"""Characters that one object may have: twenty times what any has."""
+"""Characters that one object may have: twenty times as many as real ones."""
 
-_NEXT_OBJECT = re.compile(r",[ \t\r\n]*(?=\{)")  # no field of an OMM holds an object
+_NEXT_OBJECT = re.compile(r",[ \t\r\n]*(?=\{)")  # no field of an OMM is an object
 
 
 def looks_like_omm_json(text: str) -> bool:
-    """Whether it begins as an array or an object."""
+    """Whether the text begins as an array or an object."""
     return text.lstrip()[:1] in ("[", "{")
 
 
 def omm_json_rows(text: str) -> OmmRows:
-    """A row is where its object begins. One that is no JSON costs itself: reading goes on with the next '{' behind a comma.
+    """One row for each object, at the line where it begins.
 
-    Raises ``ValueError`` where the very first is none and no other follows.
+    An object that is not valid JSON costs only itself: reading continues with the next '{' after a comma. Raises
+    ``ValueError`` if the first object is invalid and no other follows.
     """
     decoder = json.JSONDecoder()
     position = _after_space(text, 0)
@@ -31,13 +32,13 @@ def omm_json_rows(text: str) -> OmmRows:
     line, counted, empty = 1, 0, True
     while position < len(text) and text[position] != "]":
         line, counted = line + text.count("\n", counted, position), position
-        # The decoder looks at all of its text whenever it says where an error is: it is given a window.
+        # To locate an error the decoder scans the whole text before it: so it is given a window only.
         window = text[position : position + _WINDOW]
         try:
             value, length = decoder.raw_decode(window)
         except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
             resumed = _NEXT_OBJECT.search(text, position)
-            reason = _told(error, line)
+            reason = _reason(error, line)
             if resumed is None and empty:
                 raise ValueError(reason) from error
             yield line, Unreadable(reason, truncated=resumed is None)
@@ -61,8 +62,8 @@ def omm_json_rows(text: str) -> OmmRows:
         yield line, Unreadable("expected ']' at the end of the array", truncated=True)
 
 
-def _told(error: ValueError | RecursionError, line: int) -> str:
-    """What is wrong, by the lines of the file, if the decoder began in ``line``."""
+def _reason(error: ValueError | RecursionError, line: int) -> str:
+    """What is wrong, with the line in the file, for a decoder that began in ``line``."""
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} in line {line + error.lineno - 1}"
     return f"not JSON: {error}"

@@ -1,6 +1,6 @@
-"""OMM as KVN, the 'keyword = value' notation (CCSDS 502.0-B, section 7; CelesTrak, FORMAT=kvn): text -> rows.
+"""Rows from OMM as KVN, the 'keyword = value' notation (CCSDS 502.0-B, section 7; CelesTrak, FORMAT=kvn).
 
-A message begins with CCSDS_OMM_VERS; a file may hold one behind the other.
+A message begins with CCSDS_OMM_VERS; a file may contain several.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ _BEGIN = re.compile(r"^[ \t]*CCSDS_OMM_VERS[ \t]*=", re.MULTILINE)
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)[ \t]*=[ \t]*(.*)", re.ASCII)
 _UNIT = re.compile(r"(.*?)[ \t]*\[([^\[\]]*)\]")
 _TEXT = ("OBJECT_NAME", "OBJECT_ID", "ORIGINATOR")
-"""Whose brackets, at the end, are not a unit's: 'DRAGON [+]'."""
+"""Keywords with values that may end in brackets that are not a unit: 'DRAGON [+]'."""
 
 
 def looks_like_omm_kvn(text: str) -> bool:
-    """Whether a line of it begins a message."""
+    """Whether a line begins a message."""
     return _BEGIN.search(text) is not None
 
 
 def omm_kvn_rows(text: str) -> OmmRows:
-    """A row is at its CCSDS_OMM_VERS. The first thing wrong with a message is what is told of it."""
+    """One row for each message, at the line of its CCSDS_OMM_VERS, with the first problem if it has any."""
     begun = 0
     fields: dict[str, object] = {}
     wrong: str | None = None
@@ -46,7 +46,7 @@ def omm_kvn_rows(text: str) -> OmmRows:
 
 
 def _assign(fields: dict[str, object], words: str, number: int) -> str | None:
-    """Take one line in; what is wrong with it, if something is."""
+    """Add one line to ``fields``; returns what is wrong with the line, if anything is."""
     assignment = _ASSIGNMENT.fullmatch(words)
     if assignment is None:
         return f"line {number}: expected KEYWORD = value, got {words[:60]!r}"

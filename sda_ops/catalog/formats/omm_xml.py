@@ -1,6 +1,6 @@
-"""OMM as XML (CCSDS 505.0-B; CelesTrak, FORMAT=xml): <ndm> of messages, or a single <omm> -> rows.
+"""Rows from OMM as XML (CCSDS 505.0-B; CelesTrak, FORMAT=xml): an <ndm> with messages, or a single <omm>.
 
-A document type declaration is refused before any of it is looked at: without one there are no entities to expand.
+A document type declaration is rejected without being processed: without one there are no entities to expand.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _NEXT_MESSAGE = re.compile(rb"<(?:[A-Za-z_][\w.-]*:)?omm[\s>]")
 
 
 def looks_like_omm_xml(text: str) -> bool:
-    """Whether it begins as XML; `omm_xml_rows` says whether it is an OMM's."""
+    """Whether the text begins as XML. `omm_xml_rows` checks that it is OMM."""
     return text.lstrip()[:1] == "<"
 
 
 def omm_xml_rows(text: str) -> OmmRows:
-    """A message that is not well-formed costs itself: reading goes on with the next <omm> behind what is wrong.
+    """One row for each message. One that is not well-formed costs only itself: reading continues at the next <omm>.
 
     Raises ``ValueError`` for a document type declaration, or a root element other than <ndm> and <omm>.
     """
@@ -38,14 +38,13 @@ def omm_xml_rows(text: str) -> OmmRows:
             if not messages.root_seen:
                 raise ValueError(f"not XML: {error}") from error
             at = max(begun, begun + messages.parser.ErrorByteIndex - len(prolog))
-            told = line + messages.parser.ErrorLineNumber - 1
-            # What begins where this has begun has just been found wanting: the next one is further on.
+            error_line = line + messages.parser.ErrorLineNumber - 1
+            # The message at ``begun`` is the one that failed: continue at a later one.
             resumed = _NEXT_MESSAGE.search(data, max(at, begun + 1))
             if messages.is_open or resumed is None or resumed.start() != at:
                 truncated = resumed is None and data.find(b"</", at) < 0
-                messages.fail(
-                    f"not XML: {expat.ErrorString(error.code)} in line {told}", line=told, truncated=truncated
-                )
+                reason = f"not XML: {expat.ErrorString(error.code)} in line {error_line}"
+                messages.fail(reason, line=error_line, truncated=truncated)
             yield from messages.rows
             if resumed is None:
                 return
@@ -57,7 +56,7 @@ def omm_xml_rows(text: str) -> OmmRows:
 
 
 class _Messages:
-    """Takes expat's calls and collects ``rows``: every element inside an <omm> that has text, by its name."""
+    """Handles expat's events and collects ``rows``: for each <omm> its elements that have text, by name."""
 
     def __init__(self, first_line: int, *, within: bool) -> None:
         self.rows: list[tuple[int, OmmFields | Unreadable]] = []
@@ -75,7 +74,7 @@ class _Messages:
         self._text: list[str] = []
 
     def parse(self, prolog: bytes, data: bytes, begun: int) -> None:
-        """From ``begun`` on, piece by piece: who stops early has not handed over all that comes behind."""
+        """Parse from ``begun``, piece by piece: an early error then leaves the rest of the data unread."""
         self.parser.Parse(prolog)
         for piece in range(begun, len(data), _PIECE):
             self.parser.Parse(data[piece : piece + _PIECE])
@@ -83,11 +82,11 @@ class _Messages:
 
     @property
     def is_open(self) -> bool:
-        """Whether a message has begun that has not ended."""
+        """Whether a message has begun and not ended."""
         return self._begun is not None
 
     def fail(self, reason: str, *, line: int, truncated: bool) -> None:
-        """The message that is open cannot be read; if none is, what is at ``line`` cannot."""
+        """Record that the open message is unreadable, or, if no message is open, the text at ``line``."""
         self.rows.append((self._begun or line, Unreadable(reason, truncated)))
 
     def _doctype(self, name: str, *_: object) -> None:

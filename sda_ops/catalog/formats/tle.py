@@ -1,4 +1,4 @@
-"""Two-line element sets, with or without a name above: text -> rows."""
+"""Rows from two-line element sets, with or without a name line above."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sda_ops.catalog.rows import Row, Unreadable
 
 
 def looks_like_tle(text: str) -> bool:
-    """Whether a line 1 of two is among its lines."""
+    """Whether one of the lines is a line 1."""
     return "\n1 " in f"\n{text}"
 
 
 def tle_rows(text: str) -> Iterator[Row]:
-    """A row is at its line 1. Blank lines and those beginning with '#' count for nothing."""
+    """One row for each pair of lines, at its line 1. Blank lines and lines that begin with '#' are skipped."""
     lines = [line.rstrip() for line in text.rstrip().split("\n")]
     name = ""
     number = 0

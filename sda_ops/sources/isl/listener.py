@@ -28,7 +28,7 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 class IslListener:
     """The listening socket, its connections and their inbox: frames, each with the time at which it was received.
 
-    One timer serves all deadlines. Without a connection there is none.
+    One timer serves all deadlines. It exists only while there are connections.
 
     Attributes:
         feed: The settings.
@@ -163,7 +163,7 @@ class IslListener:
     # Backpressure.
 
     def _pause(self) -> None:
-        """Stop reading every connection if the inbox is still full. Deadlines stand still meanwhile."""
+        """Stop reading every connection if the inbox is still full. Deadlines stand still in a pause."""
         if self.full and not self.paused:
             self._paused_since_s = self._clock.monotonic()
             for connection in self.connections:

@@ -1,4 +1,4 @@
-"""What tests of the catalogue share: one object in several notations, writers of those, and where real data are."""
+"""For tests of the catalogue: one object in several notations, writers for them, and the path of real data."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ UNITS = {"MEAN_MOTION": "rev/day", "INCLINATION": "deg", "BSTAR": "1/ER", "MEAN_
 
 
 def kvn_message(fields: Fields, *, units: bool = False) -> str:
-    """As FORMAT=kvn gives it: keywords padded to a column, a blank line between messages."""
-    told = {"CCSDS_OMM_VERS": "2.0", "CREATION_DATE": "", "ORIGINATOR": ""} | METADATA | fields
+    """As FORMAT=kvn writes it: keywords padded to a column, a blank line between messages."""
+    values = {"CCSDS_OMM_VERS": "2.0", "CREATION_DATE": "", "ORIGINATOR": ""} | METADATA | fields
     lines = [
         f"{keyword:20}= {value}{f' [{UNITS[keyword]}]' if units and keyword in UNITS else ''}"
-        for keyword, value in told.items()
+        for keyword, value in values.items()
     ]
     return "\n".join((*lines[:1], "COMMENT GENERATED FOR A TEST", *lines[1:], ""))
 
 
 def xml_message(fields: Fields, *, units: bool = False) -> str:
-    """As FORMAT=xml gives it: one message a line, without white space."""
+    """As FORMAT=xml writes it: one message a line, without white space."""
 
     def tags(keywords: Sequence[str]) -> str:
-        return "".join(f"<{key}{unit(key)}>{escape(str(told[key]))}</{key}>" for key in keywords if key in told)
+        return "".join(f"<{key}{unit(key)}>{escape(str(values[key]))}</{key}>" for key in keywords if key in values)
 
     def unit(key: str) -> str:
         return f' units="{UNITS[key]}"' if units and key in UNITS else ""
 
-    told = METADATA | fields
+    values = METADATA | fields
     return (
         '<omm id="CCSDS_OMM_VERS" version="2.0"><header><CREATION_DATE/><ORIGINATOR/></header><body><segment>'
         f"<metadata>{tags(('OBJECT_NAME', 'OBJECT_ID', *METADATA))}</metadata><data><meanElements>{tags(MEAN)}"

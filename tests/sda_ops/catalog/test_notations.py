@@ -1,4 +1,4 @@
-"""OMM in XML, KVN, JSON and CSV, and two lines: in the shapes in which CelesTrak publishes them, good and bad."""
+"""OMM in XML, KVN, JSON and CSV, and two-line sets, as CelesTrak publishes them: good and bad ones."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def state(element_set: ElementSet) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("notation", [kvn, xml, json_of])
-def test_the_real_catalogue_reads_alike_in_every_notation(notation: Notation) -> None:
-    """1,500 real objects rewritten from CSV are read with no problem, to the same orbits to the bit."""
+def test_the_real_catalogue_is_the_same_in_every_notation(notation: Notation) -> None:
+    """1,500 real objects rewritten from CSV are read without a problem, to the same orbits, to the bit."""
     path = data("catalog/celestrak_active_2026-03.csv")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))[::10]
@@ -55,7 +55,7 @@ def test_the_real_catalogue_reads_alike_in_every_notation(notation: Notation) ->
     assert [state(element_set) for element_set in catalog.element_sets] == [state(e) for e in expected]
 
 
-YEARS = (datetime(1957, 1, 1), datetime(2056, 12, 31))  # noqa: DTZ001 - UTC; those a TLE can tell
+YEARS = (datetime(1957, 1, 1), datetime(2056, 12, 31))  # noqa: DTZ001 - UTC; the years that a TLE can express
 
 good_rows = st.fixed_dictionaries(
     {
@@ -77,24 +77,26 @@ good_rows = st.fixed_dictionaries(
 @settings(max_examples=30)
 @given(rows=st.lists(good_rows, min_size=1, max_size=4))
 @pytest.mark.parametrize("notation", NOTATIONS)
-def test_what_is_written_is_read(notation: Notation, rows: list[Fields]) -> None:
-    """Any objects written in any notation come back with their numbers, names and orbits, to the bit."""
+def test_written_objects_are_read_back(notation: Notation, rows: list[Fields]) -> None:
+    """Any objects in any notation have the same numbers, names and orbits, to the bit."""
     catalog = parse_catalog(notation(rows), file="written")
     assert catalog.problems == ()
     assert list(map(state, catalog.element_sets)) == [state(ElementSet.from_omm(row)) for row in rows]
 
 
-def as_a_tle_has_them(row: Fields) -> Fields:
-    """Elements and number that two lines have room for, and no orbit that meets the ground."""
+def fit_for_a_tle(row: Fields) -> Fields:
+    """Elements and number within the limits of a TLE, and an orbit above the ground."""
     return row | {"NORAD_CAT_ID": row["NORAD_CAT_ID"] % 339_999 + 1, "MEAN_MOTION": round(row["MEAN_MOTION"], 8)}
 
 
 @settings(max_examples=30)
-@given(row=good_rows.map(as_a_tle_has_them))
-def test_two_lines_that_are_written_are_read(row: Fields) -> None:
-    """Two lines written by sgp4's exporter are read to the number, and to the bit what sgp4 makes of them."""
+@given(row=good_rows.map(fit_for_a_tle))
+def test_written_two_line_sets_are_read_back(row: Fields) -> None:
+    """Two lines from sgp4's exporter give the same number, and the same orbit as sgp4's reader, to the bit."""
     satrec = ElementSet.from_omm(row).satrec
-    satrec.satnum_str = to_alpha5(row["NORAD_CAT_ID"])  # sgp4init's own has the letters I and O, which Alpha-5 has not
+    satrec.satnum_str = to_alpha5(
+        row["NORAD_CAT_ID"]
+    )  # sgp4init itself uses the letters I and O, which Alpha-5 excludes
     lines = export_tle(satrec)
     (element_set,) = parse_catalog("\n".join(lines), file="written").element_sets
     assert element_set.catalog_number == row["NORAD_CAT_ID"]
@@ -105,7 +107,7 @@ def test_two_lines_that_are_written_are_read(row: Fields) -> None:
 @given(rows=st.lists(good_rows, min_size=3, max_size=3), damage=st.sampled_from(["", "nan", "1e", "１", "-4"]))
 @pytest.mark.parametrize("notation", NOTATIONS)
 def test_one_bad_message_costs_only_itself(notation: Notation, rows: list[Fields], damage: str) -> None:
-    """Of three messages with a bad one in the middle two are read, and the line is that at which the bad one begins."""
+    """Of three messages with a bad one in the middle two are read, and the problem has the line where the bad one begins."""
     rows[1]["MEAN_MOTION"] = damage
     text = notation(rows)
     catalog = parse_catalog(text, file="x")
@@ -117,7 +119,7 @@ def test_one_bad_message_costs_only_itself(notation: Notation, rows: list[Fields
 
 @pytest.mark.parametrize("message", [kvn_message, xml_message])
 def test_units_may_be_written_and_must_be_the_standards(message: Callable[..., str]) -> None:
-    """[deg] and [rev/day] change nothing; a mean motion per hour or a node in radians is a bad row that says so."""
+    """[deg] and [rev/day] change nothing; a mean motion per hour, or a node in radians, is a bad row with this reason."""
     text = message(OMM, units=True)
     plain, with_units = (parse_catalog(t, file="x") for t in (message(OMM), text))
     assert list(map(state, plain.element_sets)) == list(map(state, with_units.element_sets))
@@ -137,8 +139,8 @@ def test_other_conventions_are_bad_rows(message: Callable[..., str], keyword: st
     assert re.match(rf"{keyword} must be .*, got 'OTHER'", catalog.problems[0].reason)
 
 
-def test_kvn_takes_what_the_standard_allows() -> None:
-    """Comments, blank lines, tabs, no blanks at all, Windows line ends, and a name that ends in brackets are read."""
+def test_kvn_allows_what_the_standard_allows() -> None:
+    """Comments, blank lines, tabs, no blanks, Windows line ends, and a name that ends in brackets."""
     text = (
         kvn_message({**OMM, "OBJECT_NAME": "DRAGON [+]"})
         .replace("= 25544", "=25544")
@@ -159,8 +161,8 @@ def test_kvn_takes_what_the_standard_allows() -> None:
         (lambda t: t.replace("BSTAR", "#", 1), 27, "line 49: expected KEYWORD = value"),
     ],
 )
-def test_a_kvn_message_with_a_bad_line_says_which(damage: Callable[[str], str], line: int, reason: str) -> None:
-    """A line that is no assignment, or the second of its keyword, costs the message that it is in, and no other."""
+def test_a_kvn_message_with_a_bad_line_names_the_line(damage: Callable[[str], str], line: int, reason: str) -> None:
+    """A line without an assignment, or the second of a keyword, costs its own message and no other."""
     good = kvn_message(OMM)
     catalog = parse_catalog(f"{good}\n{damage(good)}\n{good}", file="x")
     assert [problem.line for problem in catalog.problems] == [line]
@@ -168,8 +170,8 @@ def test_a_kvn_message_with_a_bad_line_says_which(damage: Callable[[str], str], 
     assert len(catalog.element_sets) == 2
 
 
-def test_kvn_before_its_first_message_is_reported() -> None:
-    """What stands before the first CCSDS_OMM_VERS is no message, and is not silently skipped."""
+def test_kvn_lines_before_the_first_message_are_reported() -> None:
+    """Lines before the first CCSDS_OMM_VERS are not skipped silently."""
     catalog = parse_catalog(f"OBJECT_NAME = LOST\n{kvn_message(OMM)}", file="x")
     assert [str(problem) for problem in catalog.problems] == [
         "x:1: expected CCSDS_OMM_VERS first, got 'OBJECT_NAME = LOST'"
@@ -178,7 +180,7 @@ def test_kvn_before_its_first_message_is_reported() -> None:
 
 
 def test_a_single_omm_is_a_document() -> None:
-    """<omm> needs no <ndm> around it; namespaces, comments, CDATA and repeated comments do not trouble it."""
+    """<omm> needs no <ndm> around it; namespaces, comments, CDATA and repeated comments are read."""
     message = xml_message({**OMM, "OBJECT_NAME": "X"})
     rewritten = (
         message.replace("<omm ", '<n:omm xmlns:n="urn:ccsds:schema:ndmxml" ')
@@ -192,8 +194,8 @@ def test_a_single_omm_is_a_document() -> None:
         assert catalog.problems == ()
 
 
-def test_xml_with_a_document_type_is_refused_unread() -> None:
-    """Entities that would expand to gigabytes, or to a file's content, are refused with the whole document."""
+def test_xml_with_a_document_type_is_rejected_unread() -> None:
+    """Entities that expand to gigabytes, or to a file's content, are rejected with the whole document."""
     laughs = "".join(f"<!ENTITY l{n} '{10 * f'&l{n - 1};'}'>" for n in range(1, 30))
     for declaration in (
         f'<!DOCTYPE ndm [<!ENTITY l0 "ha">{laughs}]>',
@@ -204,8 +206,8 @@ def test_xml_with_a_document_type_is_refused_unread() -> None:
             parse_catalog(f"{declaration}<ndm>{xml_message({**OMM, 'OBJECT_NAME': 'X'})}</ndm>", file="x")
 
 
-def test_xml_of_another_kind_is_refused() -> None:
-    """Another message's root element is named."""
+def test_xml_of_another_kind_is_rejected() -> None:
+    """The error names the root element of the other message."""
     with pytest.raises(ValueError, match=r"^x: expected <ndm> or <omm>, got <tdm>$"):
         parse_catalog("<tdm></tdm>", file="x")
 
@@ -224,7 +226,7 @@ def test_xml_of_another_kind_is_refused() -> None:
 def test_an_xml_message_that_is_not_well_formed_costs_only_itself(
     damage: Callable[[str], str], lines: list[int], reason: str
 ) -> None:
-    """Reading goes on with the next message, and lines are still those of the file."""
+    """Reading continues with the next message, and line numbers are still the file's."""
     good = xml_message(OMM)
     text = f"<ndm>\n{good}\n\n{damage(good)}\n{good}\n{xml_message({**OMM, 'EPOCH': 'x'})}\n</ndm>\n"
     catalog = parse_catalog(text, file="x")
@@ -252,15 +254,15 @@ def test_an_xml_message_that_is_not_well_formed_costs_only_itself(
         ('[{"A": ' + "[" * 200_000 + "},\nGOOD]", [1]),
     ],
 )
-def test_json_that_is_broken_costs_its_object_only(text: str, lines: list[int]) -> None:
-    """Reading goes on with the next object, and whatever is skipped is reported."""
+def test_invalid_json_costs_only_its_object(text: str, lines: list[int]) -> None:
+    """Reading continues with the next object, and every skipped part is reported."""
     catalog = parse_catalog(text.replace("GOOD", json.dumps(OMM)), file="x")
     assert len(catalog.element_sets) == text.count("GOOD")
     assert sorted({problem.line for problem in catalog.problems}) == lines
 
 
 def test_csv_lines_of_the_wrong_length_or_quoting_cost_only_themselves() -> None:
-    """A truncated line, one too long, and one whose quote is not closed are reported; a quoted comma is read."""
+    """A truncated line, one too long, and one with an unclosed quote are reported; a quoted comma is read."""
     header, row = csv_of([{**OMM, "OBJECT_NAME": "A, B"}]).split("\n")
     lines = [header, row, row.rpartition(",")[0], f"{row},1", "", row.replace('B"', "B"), row]
     catalog = parse_catalog("\n".join(lines), file="x")
@@ -273,23 +275,23 @@ def test_csv_lines_of_the_wrong_length_or_quoting_cost_only_themselves() -> None
 
 
 @pytest.mark.parametrize("notation", NOTATIONS)
-def test_a_text_that_ends_in_a_row_is_truncated(notation: Notation) -> None:
-    """Cut anywhere in its last object, it says so and gives the others; whole, it does not."""
+def test_a_text_that_ends_within_a_row_is_truncated(notation: Notation) -> None:
+    """Cut anywhere in its last object, it is truncated and has the other objects; whole, it is not truncated."""
     rows = [{**OMM, "MEAN_MOTION_DDOT": "0.00000"} for _ in range(3)]
     text = notation(rows).rstrip("\n") + "\n"
     assert not parse_catalog(text, file="x").truncated
     first: dict[Notation, str] = {kvn: "CCSDS_OMM", xml: "<omm ", json_of: "{", csv_of: "\n"}
     last: dict[Notation, str] = {kvn: "BSTAR", xml: "</ndm>", json_of: "]", csv_of: ","}
     begins, ends = text.rindex(first[notation]), text.rindex(last[notation])
-    # KVN's first keyword has to be whole: before that, what is left over is no message.
+    # KVN's first keyword has to be whole: a shorter rest is not a message.
     for cut in range(begins + (22 if notation is kvn else 2), ends):
         catalog = parse_catalog(text[:cut], file="x")
         assert catalog.truncated, text[:cut][-60:]
         assert len(catalog.element_sets) >= 2
 
 
-def test_two_lines_that_are_truncated_say_so() -> None:
-    """Cut in its last line, a file of two-line sets gives the others."""
+def test_a_two_line_set_that_is_cut_is_truncated() -> None:
+    """Cut in its last line, a file of two-line sets has the other objects."""
     text = f"{LINE1}\n{LINE2}\n{LINE1}\n{LINE2}"
     assert not parse_catalog(text, file="x").truncated
     for cut in range(len(text) - 2 * len(LINE1) + 1, len(text)):

@@ -1,3 +1,5 @@
+"""Reading TLE and OMM files: element sets, bad rows, and the real catalogues."""
+
 from __future__ import annotations
 
 import json
@@ -25,7 +27,7 @@ def with_checksum(line: str) -> str:
 
 
 def test_a_tle_and_an_omm_of_one_object_give_one_orbit() -> None:
-    """The ISS lands within a metre of itself whether it came as two lines or as an OMM."""
+    """The ISS is within a metre of the same position from two lines and from an OMM."""
     from_tle = ElementSet.from_tle(LINE1, LINE2, name="ISS (ZARYA)")
     from_omm = ElementSet.from_omm(OMM)
     assert (
@@ -36,7 +38,7 @@ def test_a_tle_and_an_omm_of_one_object_give_one_orbit() -> None:
 
 @pytest.mark.parametrize("number", [5, 99_999, 100_000, 339_999, 340_000, 799_500_123, 999_999_999])
 def test_catalog_numbers_have_up_to_nine_digits(number: int) -> None:
-    """An OMM keeps its catalogue number and its orbit, however many digits the number has."""
+    """An OMM keeps its catalogue number and its orbit for any number of digits."""
     elements = ElementSet.from_omm({**OMM, "NORAD_CAT_ID": str(number)})
     assert elements.catalog_number == number
     assert position_km(elements.satrec) == position_km(ElementSet.from_omm(OMM).satrec)
@@ -87,28 +89,28 @@ def test_alpha5_numbers_are_read() -> None:
         ({"REV_AT_EPOCH": 1e9}, "REV_AT_EPOCH must have one to nine digits, got 1000000000.0"),
         # A perigee 3,000 km below the ground: SGP4's own error, at the epoch.
         ({"ECCENTRICITY": "0.5"}, "SGP4 cannot start from these elements: its error 6"),
-        # Found by Hypothesis: no error, and NaN for a state.
-        ({"MEAN_MOTION": "1", "INCLINATION": "1e-311"}, "SGP4 makes no numbers of these elements"),
+        # Found by Hypothesis: no error, but NaN as a state.
+        ({"MEAN_MOTION": "1", "INCLINATION": "1e-311"}, "SGP4 computes no finite state from these elements"),
     ],
 )
-def test_an_omm_that_makes_no_orbit_is_refused_with_the_reason(change: dict[str, object], reason: str) -> None:
-    """Bad fields raise ValueError that names what was expected or what came, in a line of bounded length."""
-    with pytest.raises(ValueError, match=r".") as refusal:
+def test_an_omm_without_an_orbit_is_rejected_with_the_reason(change: dict[str, object], reason: str) -> None:
+    """Bad fields raise ValueError with the expected or the actual value, in a line of bounded length."""
+    with pytest.raises(ValueError, match=r".") as raised:
         ElementSet.from_omm({**OMM, **change})
-    assert reason in str(refusal.value)
-    assert len(str(refusal.value)) < 200
+    assert reason in str(raised.value)
+    assert len(str(raised.value)) < 200
 
 
-def test_an_omm_may_say_that_it_is_what_it_should_be() -> None:
-    """TEME, UTC, SGP4 and the Earth, in either case, change nothing; nor do absent, empty or null ones."""
-    told = {"CENTER_NAME": "Earth", "REF_FRAME": "TEME", "TIME_SYSTEM": "UTC", "MEAN_ELEMENT_THEORY": "SGP/SGP4"}
-    for conventions in (told, dict.fromkeys(told, ""), dict.fromkeys(told)):
+def test_an_omm_may_state_its_conventions() -> None:
+    """TEME, UTC, SGP4 and the Earth, in either case, change nothing; nor do absent, empty or null values."""
+    stated = {"CENTER_NAME": "Earth", "REF_FRAME": "TEME", "TIME_SYSTEM": "UTC", "MEAN_ELEMENT_THEORY": "SGP/SGP4"}
+    for conventions in (stated, dict.fromkeys(stated, ""), dict.fromkeys(stated)):
         assert position_km(ElementSet.from_omm({**OMM, **conventions}).satrec) == position_km(
             ElementSet.from_omm(OMM).satrec
         )
 
 
-def test_an_omm_needs_no_fraction_of_a_second_and_takes_a_z() -> None:
+def test_an_epoch_may_have_decimals_a_z_and_a_day_of_year() -> None:
     """Epochs are read with or without decimals, with or without the Z of UTC, by calendar or by day of year."""
     epochs = {
         ElementSet.from_omm({**OMM, "EPOCH": epoch}).satrec.jdsatepochF
@@ -123,7 +125,7 @@ def test_an_omm_needs_no_fraction_of_a_second_and_takes_a_z() -> None:
     assert len(epochs) == 1
 
 
-def test_the_satrec_keeps_what_a_tle_would_say() -> None:
+def test_the_satrec_has_the_fields_of_a_tle() -> None:
     """Designator, element set number and revolution of an OMM are those of the same object's TLE."""
     from_omm, from_tle = ElementSet.from_omm(OMM).satrec, ElementSet.from_tle(LINE1, LINE2).satrec
     for satrec in (from_omm, from_tle):
@@ -139,7 +141,7 @@ def test_the_satrec_keeps_what_a_tle_would_say() -> None:
         (LINE1, LINE2[:-1], "line 2 must be 69 characters"),
         (LINE1, LINE2.replace("247", "２47"), "line 2 must be 69 characters"),
         (LINE1, ALPHA2, "both lines must carry one catalogue number, got '25544' and 'E8493'"),
-        # Letters and blanks weigh nothing in a checksum.
+        # A checksum ignores letters and blanks.
         (LINE1, LINE2.replace("0006703", "OOO67O3"), "line 2 has a field that is not in its columns"),
         (LINE1.replace("00000-0", "O0000-0"), LINE2, "line 1 has a field that is not in its columns"),
         (with_checksum(LINE1[:62] + "4" + LINE1[63:]), LINE2, "ephemeris type 4 marks elements of SGP4-XP"),
@@ -147,11 +149,11 @@ def test_the_satrec_keeps_what_a_tle_would_say() -> None:
         (LINE1, with_checksum(LINE2.replace("0006703", "9906703")), "SGP4 cannot start from these elements"),
     ],
 )
-def test_two_lines_that_do_not_belong_are_refused_with_the_reason(line1: str, line2: str, reason: str) -> None:
-    """Checksum, length, columns and number are checked before SGP4 sees the lines."""
-    with pytest.raises(ValueError, match=r".") as refusal:
+def test_an_invalid_two_line_set_is_rejected_with_the_reason(line1: str, line2: str, reason: str) -> None:
+    """Checksum, length, columns and number are checked before SGP4 reads the lines."""
+    with pytest.raises(ValueError, match=r".") as raised:
         ElementSet.from_tle(line1, line2)
-    assert reason in str(refusal.value)
+    assert reason in str(raised.value)
 
 
 def test_a_bad_row_costs_only_itself_in_every_format() -> None:
@@ -183,31 +185,31 @@ def test_lines_are_those_of_the_good_rows() -> None:
     assert catalog.lines == (3, 6)
 
 
-def test_names_come_from_the_line_above_and_do_not_leak() -> None:
-    """A 3LE's name is its own: the object after it that has none gets none."""
+def test_a_name_belongs_to_the_lines_below_it_only() -> None:
+    """The next object without a name line has no name."""
     catalog = parse_catalog(f"0 FIRST\n{LINE1}\n{LINE2}\n{ALPHA1}\n{ALPHA2}\n", file="x")
     assert [elements.name for elements in catalog.element_sets] == ["FIRST", ""]
 
 
 def test_a_name_without_lines_is_reported() -> None:
-    """What stands last and is no element set is not skipped in silence."""
+    """A last line that is not an element set is not skipped silently."""
     catalog = parse_catalog(f"{LINE1}\n{LINE2}\n\nISS (ZARYA)\n\n", file="x")
     assert [str(problem) for problem in catalog.problems] == ["x:4: name 'ISS (ZARYA)' has no lines below it"]
 
 
 @pytest.mark.parametrize("text", ["", "hello", "a,b,c\n1,2,3", "[{]", "{", "<html/>", "<omm", '"NORAD_CAT_ID,x'])
-def test_a_file_in_no_known_format_is_refused(text: str) -> None:
-    """What is no catalogue at all raises ValueError that names the file."""
+def test_a_file_in_an_unknown_format_is_rejected(text: str) -> None:
+    """ValueError names the file."""
     with pytest.raises(ValueError, match=r"^catalog\.txt: "):
         parse_catalog(text, file="catalog.txt")
 
 
-def test_bytes_that_are_no_text_cost_the_row_they_are_in(tmp_path: Path) -> None:
-    """Junk in a TLE's line 1 loses that object; junk in a name loses nothing."""
-    junk = bytearray(f"CAF\xe9\n{LINE1}\n{LINE2}\n{ALPHA1}\n{ALPHA2}\n".encode("latin-1"))
-    junk[junk.index(b"E8493U") + 6] = 0xFF
-    (tmp_path / "junk.tle").write_bytes(junk)
-    catalog = read_catalog(tmp_path / "junk.tle")
+def test_bytes_that_are_not_text_cost_only_their_row(tmp_path: Path) -> None:
+    """In a TLE's line 1 they cost that object; in a name they cost nothing."""
+    garbage = bytearray(f"CAF\xe9\n{LINE1}\n{LINE2}\n{ALPHA1}\n{ALPHA2}\n".encode("latin-1"))
+    garbage[garbage.index(b"E8493U") + 6] = 0xFF
+    (tmp_path / "garbage.tle").write_bytes(garbage)
+    catalog = read_catalog(tmp_path / "garbage.tle")
     assert [(e.catalog_number, e.name) for e in catalog.element_sets] == [(25544, "CAF\ufffd")]
     assert [problem.line for problem in catalog.problems] == [4]
 
@@ -216,8 +218,8 @@ def omm_row(**change: object) -> dict[str, object]:
     return {**OMM, **change}
 
 
-def test_the_newest_set_of_an_object_is_kept() -> None:
-    """Of several sets of one object the newest counts, wherever it stands, and none of the others is a problem."""
+def test_the_newest_element_set_of_an_object_is_kept() -> None:
+    """Of several element sets of one object the newest counts, at any place, and the others are not problems."""
     texts = [
         omm_row(EPOCH="2008-09-20T00:00:00", OBJECT_NAME="old"),
         omm_row(NORAD_CAT_ID=7, OBJECT_NAME="other"),
@@ -230,8 +232,8 @@ def test_the_newest_set_of_an_object_is_kept() -> None:
     assert catalog.problems == ()
 
 
-def test_two_truths_of_one_epoch_are_a_problem() -> None:
-    """The same set twice is one; another set of the same epoch is reported at its line, and the first is kept."""
+def test_different_element_sets_of_one_epoch_are_a_problem() -> None:
+    """Equal ones count as one; a different one of the same epoch is reported at its line, and the first is kept."""
     rows = [omm_row(), omm_row(OBJECT_NAME="again"), omm_row(OBJECT_NAME="another", MEAN_ANOMALY=325.0289)]
     catalog = newest_of_each(parse_catalog(json.dumps(rows, indent=0), file="x"))
     assert [element_set.name for element_set in catalog.element_sets] == ["ISS (ZARYA)"]
@@ -241,7 +243,7 @@ def test_two_truths_of_one_epoch_are_a_problem() -> None:
 
 
 def test_the_real_catalogue_is_read_whole() -> None:
-    """All 14,683 active satellites of March 2026 are read, with no problem, six-digit numbers among them."""
+    """All 14,683 active satellites of March 2026 are read without a problem, six-digit numbers among them."""
     catalog = read_catalog(data("catalog/celestrak_active_2026-03.csv"))
     assert len(catalog.element_sets) == 14_683
     assert catalog.problems == ()
@@ -252,14 +254,14 @@ def test_the_real_catalogue_is_read_whole() -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("cosmos-2251-debris", 571), ("iridium-33-debris", 106), ("stations", 33)])
 def test_the_real_json_catalogues_are_read_whole(name: str, size: int) -> None:
-    """CelesTrak's OMM JSON files are read with no problem."""
+    """CelesTrak's OMM JSON files are read without a problem."""
     catalog = read_catalog(data(f"catalog/celestrak_{name}_gp.json"))
     assert (len(catalog.element_sets), catalog.problems) == (size, ())
 
 
 @pytest.mark.parametrize("path", ["eiscat_envisat_2016-09-06/tles.txt", "optical_noss_2019/tlegen_37386.txt"])
 def test_the_real_two_line_sets_are_read(path: str) -> None:
-    """Two-line sets that others wrote are in the columns that are asked for."""
+    """Two-line sets of other publishers have the columns that the reader requires."""
     text = data(path).read_text()
     catalog = parse_catalog(text, file=path)
     assert len(catalog.element_sets) == f"\n{text}".count("\n1 ") > 0

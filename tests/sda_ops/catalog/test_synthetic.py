@@ -1,3 +1,5 @@
+"""The generated catalogue."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,14 +14,14 @@ EARTH_RADIUS_KM = 6378.135
 
 
 @pytest.mark.parametrize("objects", [1, 7, 100, 2000])
-def test_it_has_as_many_objects_as_asked_for(objects: int) -> None:
-    """N objects are N objects, each with a number of its own."""
+def test_it_has_the_requested_number_of_objects(objects: int) -> None:
+    """Each has its own catalogue number."""
     catalog = synthetic_catalog(objects=objects, epoch_ns=NOW_NS)
     assert len({elements.catalog_number for elements in catalog}) == objects
 
 
 def test_one_seed_gives_one_catalogue() -> None:
-    """The same seed and epoch give the same states to the last bit; another seed gives others."""
+    """The same seed and epoch give the same states, to the bit; another seed gives others."""
     first, again, other = (
         sgp4_states(
             SatrecArray([elements.satrec for elements in synthetic_catalog(objects=200, epoch_ns=NOW_NS, seed=seed)]),
@@ -31,8 +33,8 @@ def test_one_seed_gives_one_catalogue() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_every_object_flies_for_a_week_at_a_height_that_is_flown() -> None:
-    """SGP4 propagates every object for a week without an error, between 200 and 36,500 km up."""
+def test_every_object_propagates_for_a_week_at_a_realistic_height() -> None:
+    """SGP4 has no error for any object during a week, and all are between 200 and 36,500 km above the ground."""
     catalog = synthetic_catalog(epoch_ns=NOW_NS)
     states = sgp4_states(
         SatrecArray([elements.satrec for elements in catalog]), NOW_NS + np.array([0, 7 * 86_400 * 10**9])
@@ -43,8 +45,8 @@ def test_every_object_flies_for_a_week_at_a_height_that_is_flown() -> None:
     assert heights_km.max() < 36_500.0
 
 
-def test_all_classes_of_orbit_are_there() -> None:
-    """Constellations, sun-synchronous, geostationary and debris orbits each hold a share one can measure."""
+def test_every_class_of_orbit_is_represented() -> None:
+    """Constellations, sun-synchronous, geostationary and debris orbits each have a measurable share."""
     catalog = synthetic_catalog(epoch_ns=NOW_NS)
     inclinations = np.rad2deg([elements.satrec.inclo for elements in catalog])
     revolutions = np.array([elements.satrec.no_kozai for elements in catalog]) * 1440 / (2 * np.pi)
@@ -54,8 +56,8 @@ def test_all_classes_of_orbit_are_there() -> None:
     assert sum(" DEB" in elements.name for elements in catalog) > 400
 
 
-def test_satellites_of_one_plane_keep_their_distance() -> None:
-    """A Walker pattern: 18 slots a plane are 20 degrees apart, 2,400 km, whatever their perigees; geostationary ones 3 degrees."""
+def test_satellites_of_one_plane_are_spaced() -> None:
+    """18 slots in a plane are 20 degrees (2,400 km) apart for any argument of perigee; geostationary ones 3 degrees."""
     catalog = synthetic_catalog(epoch_ns=NOW_NS)
     states = sgp4_states(SatrecArray([elements.satrec for elements in catalog]), np.array([NOW_NS]))
     r_km = states.r_teme_m[:, 0] / 1e3

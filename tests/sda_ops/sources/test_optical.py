@@ -50,7 +50,7 @@ async def test_polls_at_a_fixed_interval_emit_every_observation_once() -> None:
 
 
 async def test_a_long_poll_waits_at_the_archive() -> None:
-    """A poll after one without news says how long the archive may wait, and new observations arrive without an interval."""
+    """A poll after one without new observations says how long the archive may wait, and new observations arrive without an interval."""
     sink, clock = CollectSink(), ManualClock()
     async with Archive(entry(1)).serving() as archive:
 

@@ -113,7 +113,7 @@ async def test_an_outage_costs_no_restart() -> None:
     breaker = BreakerPolicy(window=timedelta(milliseconds=200), cooldown=timedelta(milliseconds=10), min_calls=3)
     archive = Archive(entry(1, at_ns=time.time_ns()))
     async with archive.serving():
-        pass  # it has a port now, and refuses connections there
+        pass  # it has a port now, and connections to it fail
 
     async def during(built: BuiltGraph) -> None:
         async with archive.serving():

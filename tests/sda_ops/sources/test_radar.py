@@ -112,7 +112,7 @@ async def test_it_receives_on_ipv4_and_ipv6_addresses(host: str, senders: list[s
 
 
 async def test_the_error_for_an_ipv6_port_in_use_has_the_address_in_brackets() -> None:
-    """Address and port can then be told apart."""
+    """Address and port can then be distinguished."""
     needs_ipv6()
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
         other.bind(("::1", 0))
@@ -123,7 +123,7 @@ async def test_the_error_for_an_ipv6_port_in_use_has_the_address_in_brackets() -
 
 
 def test_a_name_with_both_kinds_of_address_means_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whichever order the resolver lists them: a sender without IPv6 must be received."""
+    """For any order of the resolver's list: a sender without IPv6 must be received."""
     both = [
         (socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("::1", 0, 0, 0)),
         (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", 0)),

@@ -67,7 +67,7 @@ async def at_each_second(clock: ManualClock, sink: CollectSink, seconds: int) ->
 
 
 async def test_files_are_merged_in_time_order(tmp_path: Path) -> None:
-    """Whatever format, file or folder they come from; the stream ends after the last, and the ledger balances."""
+    """From any format, file or folder; the stream ends after the last, and the ledger balances."""
     feed = ReplayFeed(
         paths=(
             tdm(tmp_path / "a.tdm", 0, 2, 5),
@@ -186,7 +186,7 @@ async def test_a_failure_during_backpressure_loses_and_repeats_nothing(tmp_path:
 
 
 async def test_a_delayed_source_catches_up(tmp_path: Path) -> None:
-    """The schedule is the files': what became due meanwhile is emitted at once, and the next at its own time."""
+    """The schedule is the files': observations that became due are emitted at once, and the next at its own time."""
     clock, sink = ManualClock(), GatedSink()
     feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", 0, 1, 2, 3, 4, 5, 6, 20),))
 
@@ -324,7 +324,7 @@ async def test_a_missing_file_is_named_and_exhausts_the_restart_budget(tmp_path:
     ],
 )
 async def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
-    """Whatever the file's extension."""
+    """For any extension of the file."""
     path = tmp_path / "a.tdm"
     path.write_bytes(content)
     event = await run_graph(fed_by(replay_source(ReplayFeed(paths=(path,))), CollectSink()))

@@ -127,7 +127,7 @@ async def test_it_listens_on_ipv4_and_ipv6_addresses(host: str, sources: list[st
 
 
 async def test_the_error_for_an_ipv6_port_in_use_has_the_address_in_brackets() -> None:
-    """Address and port can then be told apart."""
+    """Address and port can then be distinguished."""
     needs_ipv6()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
         port = other.getsockname()[1]
@@ -137,7 +137,7 @@ async def test_the_error_for_an_ipv6_port_in_use_has_the_address_in_brackets() -
 
 
 def test_a_name_with_both_kinds_of_address_means_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whichever order the resolver lists them: a beacon without IPv6 must be able to connect."""
+    """For any order of the resolver's list: a beacon without IPv6 must be able to connect."""
     both = [
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
@@ -314,7 +314,7 @@ def no_more_descriptors() -> Iterator[None]:
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_connection_accepted_during_the_close_is_closed(peers: Peers, turns: int) -> None:
-    """At whichever point of its acceptance the listener closes, the connection is closed and no timer is left."""
+    """The connection is closed at any point of its acceptance, and no timer is left."""
     clock = ManualClock()
     listener = IslListener(FEED, clock, "isl")
     listener.accept()
