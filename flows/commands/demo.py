@@ -30,7 +30,7 @@ from flows.local_prefect.processes import (
     listens,
     wait_for,
 )
-from orchestrator_adapter import BuiltGraph, Role
+from orchestrator_adapter import BuiltGraph, JsonFormatter, Role
 from orchestrator_adapter.process import ExitCode, RunOutcome
 
 _SIMULATOR_START_S = 60.0
@@ -128,7 +128,7 @@ def _all_listen(graph: BuiltGraph) -> bool:
 def _log_to(file: Path) -> None:
     """The pipeline's own log lines go to a file, so that the terminal is free for the progress."""
     handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonFormatter())
     for name in ("orchestrator_adapter", "sda_ops"):
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).addHandler(handler)

@@ -15,7 +15,7 @@ from flows.commands.progress import Progress
 from flows.local_prefect.api_health import add_api_wait_argument, wait_for_api
 from flows.pipelines import INGEST, PIPELINES, PipelineKind
 from flows.settings.load import SettingsError
-from orchestrator_adapter import BuiltGraph, GraphError, MissingExtra, OperatorError, frozen_heap
+from orchestrator_adapter import BuiltGraph, GraphError, JsonFormatter, MissingExtra, OperatorError, frozen_heap
 from orchestrator_adapter.process import ExitCode, RunOutcome, cause, run_pipeline
 
 _UNUSABLE = (SettingsError, GraphError, MissingExtra)
@@ -90,7 +90,9 @@ def run(kind: PipelineKind, args: argparse.Namespace) -> int:
         return _refuse(
             kind, [f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}; start it, or run with --no-api"]
         )
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a poll is a line an item
     try:
         outcome = asyncio.run(
