@@ -1,4 +1,4 @@
-"""``ControlPlane``: where a run is to be asked for its health and its figures, and what askers may cost."""
+"""``ControlPlane``: the address that serves a run's health and metrics, and how much clients may cost."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ _MAX_PORT = 65_535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlPlane:
-    """Where to serve it, and how. It only ever reads, and it asks nobody for a password: mind who can reach the address.
+    """Where and how to serve. It is read-only and asks for no password: everyone who reaches the address can read it.
 
     Attributes:
         host: The address to listen on.
-        port: The TCP port; 0 lets the system choose, and the log line ``control_plane`` tells which it chose.
-        patience: How long a request waits for the event loop to answer; then the last figures have to do, and the loop
-            counts as stalled as soon as it has been silent for the watchdog's threshold (where none runs: for this).
-        request_limit: For a whole request, from the connection to the last byte of the answer; then it is hung up on.
-        max_connections: Further ones are hung up on at once.
-        max_requests_per_s: Further ones wait for their turn, after a burst of as many: an answer costs the interpreter a
-            few milliseconds, which the graph wants, too.
+        port: The TCP port; with 0 the system chooses one, and the log line ``control_plane`` names it.
+        patience: How long a request waits for the graph's event loop. After that it is answered with the last figures,
+            and the loop counts as stalled once it has not answered for the watchdog's threshold (without a watchdog:
+            for ``patience``).
+        request_timeout: For a connection, from its beginning to the last byte of the answer; then it is closed.
+        max_connections: Further connections are closed at once.
+        reuse_for: A rendered answer is sent again to requests that come within this time: rendering takes the
+            interpreter a few milliseconds, which the graph needs as well.
     """
 
     host: str = "127.0.0.1"
     port: int = 9100
     patience: timedelta = timedelta(milliseconds=250)
-    request_limit: timedelta = timedelta(seconds=10)
+    request_timeout: timedelta = timedelta(seconds=10)
     max_connections: int = 64
-    max_requests_per_s: float = 20.0
+    reuse_for: timedelta = timedelta(milliseconds=50)
 
     def __post_init__(self) -> None:
         zero = timedelta(0)
@@ -38,9 +39,9 @@ class ControlPlane:
                 ("host", self.host, bool(self.host), "an address"),
                 ("port", self.port, 0 <= self.port <= _MAX_PORT, f"0 to {_MAX_PORT}"),
                 ("patience", self.patience, self.patience > zero, "> 0"),
-                ("request_limit", self.request_limit, self.request_limit > self.patience, "> patience"),
+                ("request_timeout", self.request_timeout, self.request_timeout > self.patience, "> patience"),
                 ("max_connections", self.max_connections, self.max_connections >= 1, ">= 1"),
-                ("max_requests_per_s", self.max_requests_per_s, self.max_requests_per_s >= 1, ">= 1"),
+                ("reuse_for", self.reuse_for, self.reuse_for >= zero, ">= 0"),
             )
             if not good
         ]

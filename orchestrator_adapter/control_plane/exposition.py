@@ -1,12 +1,13 @@
 """A view of a graph as metric families: Prometheus text, OpenMetrics, JSON. ``docs/control-plane.md`` lists them.
 
-Units are in the names. Where an operator does not count something there is no sample of it, rather than a zero that
-would be a claim; what the orchestrator itself counts starts at zero, so that the first increase can be seen as one.
+Units are in the names. What an operator does not count has no sample; what the orchestrator counts starts at zero, so that
+Prometheus sees the first increase.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from prometheus_client import CollectorRegistry
@@ -25,19 +26,31 @@ JSON = "application/json"
 _Samples: TypeAlias = Iterable[tuple[Sequence[str], float]]
 
 
-def text(plan: Plan, view: View, accept: str) -> tuple[bytes, str]:
-    """The families in the text format that ``accept`` (the HTTP header) asks for, and its content type."""
-    registry = CollectorRegistry()
-    registry.register(_OneView(plan, view))
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """One of the text formats: Prometheus text or OpenMetrics, in a version."""
+
+    content_type: str
+    _encode: Callable[[CollectorRegistry], bytes]
+
+    def render(self, plan: Plan, view: View) -> bytes:
+        """The metric families of ``view`` in this format."""
+        registry = CollectorRegistry()
+        registry.register(_OneView(plan, view))
+        return self._encode(registry)
+
+
+def text_format(accept: str) -> TextFormat:
+    """The format that the HTTP header ``Accept`` asks for; Prometheus text if it asks for none."""
     try:
         encode, content_type = choose_encoder(accept)
-    except TypeError:  # of a version that is no number, prometheus_client cannot say which is the newer
+    except TypeError:  # the version is not a number: prometheus_client fails to compare it
         encode, content_type = choose_encoder("")
-    return encode(registry), content_type
+    return TextFormat(content_type, encode)
 
 
 def as_json(plan: Plan, view: View) -> dict[str, Any]:
-    """The same families as plain values. A counter's name ends in ``_total`` here, as its samples' do."""
+    """The metric families as plain values. A counter's name ends in ``_total``, as the names of its samples do."""
     return {
         "metrics": [
             {
@@ -55,7 +68,7 @@ def as_json(plan: Plan, view: View) -> dict[str, Any]:
 
 
 def wants_json(accept: str) -> bool:
-    """Whether the HTTP header ``Accept`` names JSON, and would not rather have one of the text formats."""
+    """Whether the HTTP header ``Accept`` names JSON and does not prefer one of the text formats."""
     wanted: dict[str, float] = {}
     for media_range in accept.split(","):
         name, *parameters = (part.strip().lower() for part in media_range.split(";"))
@@ -75,7 +88,7 @@ def _quality(parameters: Iterable[str]) -> float:
 
 
 class _OneView(Collector):
-    """What ``prometheus_client`` collects from."""
+    """A ``prometheus_client`` collector of one view."""
 
     def __init__(self, plan: Plan, view: View) -> None:
         self._plan = plan
@@ -86,7 +99,7 @@ class _OneView(Collector):
 
 
 def families(plan: Plan, view: View) -> Iterator[Metric]:
-    """Every metric family there is, each with its help and its unit."""
+    """Every metric family, with its help and its unit."""
     operators = view.status.operators
     yield from _of_operators(operators)
     yield from _of_sources([operator for operator in operators if operator.role is Role.SOURCE])
@@ -110,7 +123,7 @@ def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:
     )
     yield _gauge(
         "operator_uptime_seconds",
-        "For how long the operator's instance has run, or ran, seconds",
+        "For how long the operator's present or last instance has run, seconds",
         ["operator"],
         each(lambda operator: operator.uptime_s),
     )
@@ -135,7 +148,7 @@ def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:
     )
     yield _counter(
         "dead_letters_total",
-        "Items of the operator that went to the dead letters, by what went wrong",
+        "Items of the operator that became dead letters, by kind of error",
         ["operator", "kind"],
         (
             ((operator.name, kind.value), operator.dead_letters.get(kind, 0))
@@ -145,7 +158,7 @@ def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:
     )
     yield _gauge(
         "operator_figure",
-        "A figure of the operator's own; what it means and its unit are the operator's business",
+        "A figure that the operator itself counts; the operator defines its meaning and unit",
         ["operator", "name"],
         (
             ((operator.name, name), value)
@@ -161,7 +174,7 @@ _WELL_KNOWN: dict[Role, frozenset[str]] = {
     | {Role.SOURCE: {"decode_errors", "kernel_drops"}, Role.SINK: {"bytes_written"}}.get(role, set())
     for role in Role
 }
-"""The counters that have a family of their own; see ``WiredEnds.count``."""
+"""The operators' counters that have a metric family of their own; see ``WiredEnds.count``."""
 
 
 def _of_sources(sources: Sequence[OperatorStatus]) -> Iterator[Metric]:
@@ -185,7 +198,7 @@ def _of_sources(sources: Sequence[OperatorStatus]) -> Iterator[Metric]:
     )
     yield _gauge(
         "source_last_item_age_seconds",
-        "How long ago the source sent its last item on, seconds; absent before the first",
+        "The time since the source sent its last item, seconds; absent before the first item",
         ["source"],
         (((source.name,), source.idle_s) for source in sources if source.idle_s is not None),
     )
@@ -218,19 +231,19 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "channel_capacity",
-        "Items that the edge can hold",
+        "The most items that fit into the edge",
         ["edge"],
         (((edge,), figures.capacity) for edge, figures in edges.items()),
     )
     yield _gauge(
         "channel_high_water_mark",
-        "The most items there have been in the edge",
+        "The most items that have been in the edge",
         ["edge"],
         (((edge,), figures.high_water_mark) for edge, figures in edges.items()),
     )
     yield _counter(
         "flow_policy_drops_total",
-        "Items that the edge's flow policy gave up on when the edge was full: shed or dead-lettered",
+        "Items that the edge's flow policy shed or dead-lettered because the edge was full",
         ["edge", "policy"],
         (((edge.id, edge.policy.kind.value), edges[edge.id].policy_drops) for edge in plan.edges),
     )
@@ -246,19 +259,19 @@ def _of_breakers(status: GraphStatus) -> Iterator[Metric]:
     )
     yield _gauge(
         "circuit_breaker_forced",
-        "Whether a person holds the circuit breaker in its state: 1, else 0",
+        "Whether a person has forced the circuit breaker into its state: 1, else 0",
         ["breaker"],
         (((breaker.name,), int(breaker.forced)) for breaker in breakers),
     )
     yield _counter(
         "circuit_breaker_refusals_total",
-        "Calls that the circuit breaker refused",
+        "Calls that the circuit breaker rejected",
         ["breaker"],
         (((breaker.name,), breaker.refusals) for breaker in breakers),
     )
     yield _counter(
         "circuit_breaker_open_seconds_total",
-        "For how long the circuit breaker has been open in all, seconds, the time half-open not included",
+        "The total time for which the circuit breaker has been open, seconds; the time half-open is not included",
         ["breaker"],
         (((breaker.name,), breaker.open_s) for breaker in breakers),
     )
@@ -284,13 +297,13 @@ def _of_the_loop(view: View) -> Iterator[Metric]:
     yield _gauge("event_loop_lag_seconds", "How late the event loop is now, seconds", [], [((), view.lag_s)])
     yield _counter(
         "event_loop_stalls_total",
-        "How often the event loop has stood still for longer than the watchdog's threshold",
+        "How often the event loop has stalled for longer than the watchdog's threshold",
         [],
         [((), view.stalls)],
     )
     yield _gauge(
         "snapshot_age_seconds",
-        "How old these figures are, but for those of the event loop, seconds: it grows while the loop does not answer",
+        "The age of these figures (except those of the event loop), seconds; grows while the event loop is stalled",
         [],
         [((), view.age_s)],
     )

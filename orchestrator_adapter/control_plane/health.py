@@ -1,4 +1,4 @@
-"""Whether a run is well: a pure function of what is seen of it. ``docs/control-plane.md`` has the rules in a table."""
+"""The health of a run, as a pure function of its status. ``docs/control-plane.md`` has the rules in a table."""
 
 from __future__ import annotations
 
@@ -10,49 +10,52 @@ from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 
 
 class HealthStatus(StrEnum):
-    """How a run is, in one word."""
+    """A run's health in one word."""
 
     OK = "ok"
-    """It runs."""
+    """The run works."""
     DRAINING = "draining"
-    """It was asked to stop, or has all it wanted, and is about to end: nothing is wrong."""
+    """The run was asked to stop, or its end rule is met. It ends soon; nothing is wrong."""
     FAILING = "failing"
-    """Somebody should look."""
+    """Something is wrong; the reasons say what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a run is, and why: ``reasons`` are sentences, and there are some unless it is simply ``ok``."""
+    """A run's health. ``reasons`` are sentences; only ``ok`` has none."""
 
     status: HealthStatus
     reasons: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is wrong: ``ok`` or ``draining``."""
         return self.status is not HealthStatus.FAILING
 
 
-def judge(status: GraphStatus, *, silent_s: float = 0.0, threshold_s: float = 0.25, held_by: str = "") -> Health:
-    """How the run is whose graph is in this ``status`` and whose event loop has not answered for ``silent_s``.
+def health_of(status: GraphStatus, *, silent_s: float = 0.0, threshold_s: float = 0.25, blocked_by: str = "") -> Health:
+    """The health of the run with this ``status``, whose event loop has not answered for ``silent_s``.
 
-    An operator that is being restarted is no reason: its budget says when there are too many restarts.
+    A restart is no reason to fail: the operator's restart budget limits restarts.
     """
-    wrong = [] if status.verdict is None else [status.verdict]
+    faults = [] if status.verdict is None else [status.verdict]
     if status.shutting_down is None:
-        wrong += [_ended(source) for source in status.operators if has_ended_unexpectedly(source)]
+        faults += [_ended(source) for source in status.operators if has_ended_unexpectedly(source)]
     if silent_s >= threshold_s:
-        holder = f"; {held_by} holds it" if held_by else ""
-        wrong.append(f"event loop has not answered for {silent_s:.2f} s{holder}")
-    if wrong:
-        return Health(HealthStatus.FAILING, tuple(wrong))
+        blocker = f"; {blocked_by} blocks it" if blocked_by else ""
+        faults.append(f"event loop has not answered for {silent_s:.2f} s{blocker}")
+    if faults:
+        return Health(HealthStatus.FAILING, tuple(faults))
     if status.shutting_down is not None:
         return Health(HealthStatus.DRAINING, (f"shutting down: {status.shutting_down}",))
     return Health(HealthStatus.OK, ())
 
 
 def has_ended_unexpectedly(operator: OperatorStatus) -> bool:
-    """Whether, in a graph that nobody has told to stop, it is a source that should still be there, or ended badly."""
+    """Whether this is a source that ended with a failure, or that ended although it was declared endless.
+
+    A source whose readers are all done is expected to end. Applies only while the graph is not shutting down.
+    """
     gone = operator.role is Role.SOURCE and operator.ended_for_good and not operator.has_done_its_part
     return gone and (operator.endless or operator.state != "ok")
 

@@ -1,7 +1,7 @@
-"""The pages, served by uvicorn on a thread and an event loop of their own, so that they answer while the graph's stands still.
+"""The pages, served by uvicorn on a thread and an event loop of their own: they answer while the graph's loop is stalled.
 
-A scraper that is slow, silent or greedy costs next to nothing: there are so many connections and no more, one request
-each, with a time limit on all of it, and so many requests a second. Nothing that goes wrong here reaches the graph.
+Slow, silent and greedy clients cost little: connections are limited, each has one timeout and one request, and a rendered
+answer is reused for a moment. No fault of this module reaches the graph.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from email.utils import formatdate
 from typing import Any, Self
 
@@ -22,13 +23,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orchestrator_adapter.control_plane.config import ControlPlane
-from orchestrator_adapter.control_plane.exposition import JSON, as_json, text, wants_json
-from orchestrator_adapter.control_plane.health import judge
-from orchestrator_adapter.control_plane.snapshot import Snapshots
+from orchestrator_adapter.control_plane.exposition import JSON, as_json, text_format, wants_json
+from orchestrator_adapter.control_plane.health import health_of
+from orchestrator_adapter.control_plane.snapshot import Snapshots, View
 from orchestrator_adapter.graph.plan import Plan
 from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.primitives.event_log import EventLog
@@ -38,21 +38,21 @@ logger = logging.getLogger("orchestrator_adapter.control_plane")
 
 _BACKLOG = 64  # connections in the kernel's queue
 _MAX_HEADER_BYTES = 16 * 1024
-_LAST_ANSWERS_S = 0.25  # for the requests under way when it is told to stop, those in line included
-_STOP_S = 3.0  # for all of the stop; it takes milliseconds
+_LAST_ANSWERS_S = 0.25  # after a stop request, for the requests that are being answered
+_STOP_S = 3.0  # for the whole stop; it takes milliseconds
 
 
 class CannotListen(OrchestratorError, OSError):
-    """The control plane's address cannot be had: somebody else has it, or it is none of this machine's."""
+    """The control plane cannot listen on its address: it is in use, or it is not an address of this machine."""
 
 
 class ControlPlaneServer:
-    """Serves one graph while inside ``with``, which is entered on the graph's loop, before the run.
+    """Serves one graph inside ``with``. Enter it on the graph's loop, before the run.
 
-    Entering raises ``CannotListen``, and nothing has been started then. Leaving takes milliseconds and raises nothing.
+    Entering raises ``CannotListen``; nothing has been started then. Exiting takes milliseconds and raises nothing.
 
     Attributes:
-        url: Where it is served, with the port it really has; empty before.
+        url: The address with the real port; empty before ``__enter__``.
     """
 
     def __init__(self, built: BuiltGraph, settings: ControlPlane) -> None:
@@ -78,61 +78,93 @@ class ControlPlaneServer:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        if self._serving is not None:  # else the thread has not come that far, and will see for itself
+        if self._serving is not None:  # else the thread has not got there yet and checks `_stopping` itself
             loop, server = self._serving
-            with suppress(RuntimeError):  # its loop is closed: it has failed
-                loop.call_soon_threadsafe(server.told_to_stop.set)
+            with suppress(RuntimeError):  # its loop is closed: the thread has failed
+                loop.call_soon_threadsafe(server.stop_requested.set)
         self._thread.join(_STOP_S)
         self._socket.close()
-        if self._thread.is_alive():  # it holds nothing that matters, and does not keep the process from ending
+        if self._thread.is_alive():  # a daemon thread without resources: the process can end
             self._log("control_plane_straggler", level=logging.ERROR)
 
     def _run(self) -> None:
-        """The thread. The run must not notice what becomes of it."""
+        """The thread. Whatever fails here is logged; the run goes on."""
         try:
             asyncio.run(self._serve())
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - logged, and the run goes on; uvicorn gives up by SystemExit
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - logged; uvicorn raises SystemExit when it cannot start
             self._log("control_plane_failed", level=logging.ERROR, exc=error)
         finally:
             self._socket.close()
 
     async def _serve(self) -> None:
-        pages = application(self._built.plan, self._snapshots)
+        pages = application(self._built.plan, _Answers(self._snapshots, self._settings.reuse_for))
         server = _Server(pages, self._settings, on_stop=self._snapshots.release)
         self._serving = (asyncio.get_running_loop(), server)
         if self._stopping.is_set():
-            server.told_to_stop.set()
+            server.stop_requested.set()
         await server.serve(sockets=[self._socket])
 
 
 # The pages.
 
 
-def application(plan: Plan, snapshots: Snapshots) -> Starlette:
+class _Answers:
+    """Rendered answers, each reused for a moment: a crowd of clients costs the graph one rendering, and not one each."""
+
+    def __init__(self, snapshots: Snapshots, reuse_for: timedelta) -> None:
+        self._snapshots = snapshots
+        self._reuse_for_s = reuse_for.total_seconds()
+        self._rendered: dict[
+            str, tuple[float, Response]
+        ] = {}  # by kind of answer: when it was rendered, and the answer
+
+    async def get(self, kind: str, render: Callable[[View], Response]) -> Response:
+        """The answer of this kind: a recent one, or a new one that ``render`` makes."""
+        if (recent := self._recent(kind)) is not None:
+            return recent
+        view = await self._snapshots.view()
+        if (recent := self._recent(kind)) is not None:  # another request has rendered it meanwhile
+            return recent
+        answer = render(view)
+        now = asyncio.get_running_loop().time()
+        self._rendered = {kind: each for kind, each in self._rendered.items() if now - each[0] < self._reuse_for_s}
+        self._rendered[kind] = (now, answer)
+        return answer
+
+    def _recent(self, kind: str) -> Response | None:
+        rendered_at, answer = self._rendered.get(kind, (float("-inf"), None))
+        return answer if asyncio.get_running_loop().time() - rendered_at < self._reuse_for_s else None
+
+
+def application(plan: Plan, answers: _Answers) -> Starlette:
     """Every page there is."""
 
-    async def health(_: Request) -> Response:
-        view = await snapshots.view()
-        verdict = judge(view.status, silent_s=view.silent_s, threshold_s=view.threshold_s, held_by=view.held_by)
+    def health_page(view: View) -> Response:
+        health = health_of(
+            view.status, silent_s=view.silent_s, threshold_s=view.threshold_s, blocked_by=view.blocked_by
+        )
         body = {
-            "status": verdict.status.value,
-            "reasons": list(verdict.reasons),
+            "status": health.status.value,
+            "reasons": list(health.reasons),
             "graph": plan.name,
             "event_loop_lag_s": view.lag_s,
             "snapshot_age_s": view.age_s,
         }
-        return _json(body, 200 if verdict.ok else 503)
+        return _json(body, 200 if health.ok else 503)
+
+    async def health(_: Request) -> Response:
+        return await answers.get("health", health_page)
 
     async def metrics(request: Request) -> Response:
-        view = await snapshots.view()
         accept = ",".join(request.headers.getlist("accept"))
         if wants_json(accept):
-            return _json(as_json(plan, view))
-        return _answer(*text(plan, view, accept))
+            return await answers.get(JSON, lambda view: _json(as_json(plan, view)))
+        text = text_format(accept)
+        return await answers.get(text.content_type, lambda view: _answer(text.render(plan, view), text.content_type))
 
     pages = [Route("/health", health), Route("/metrics", metrics)]
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def rejected(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         body = {"error": error.detail, "pages": [page.path for page in pages]}
         return _json(body, error.status_code, error.headers)
@@ -140,8 +172,8 @@ def application(plan: Plan, snapshots: Snapshots) -> Starlette:
     async def failed(_: Request, error: Exception) -> Response:
         return _json({"error": f"{type(error).__name__}: {error}"}, 500)
 
-    app = Starlette(routes=pages, exception_handlers={HTTPException: refused, Exception: failed})
-    app.router.redirect_slashes = False  # what is not a page is none, with or without
+    app = Starlette(routes=pages, exception_handlers={HTTPException: rejected, Exception: failed})
+    app.router.redirect_slashes = False  # /health/ is no page: 404
     return app
 
 
@@ -157,100 +189,64 @@ def _answer(body: bytes, content_type: str, status: int = 200, headers: Any = No
 # The connections and the thread's loop.
 
 
-def paced(app: ASGIApp, per_s: float) -> ASGIApp:
-    """``app``, called ``per_s`` times a second and no more, after a burst of as many; who comes too soon waits in line.
-
-    Whoever hangs up (the future ``scope["state"]["gone"]`` is done) leaves the line at once and takes nobody's turn: the
-    line is never longer than there are connections. ASGI's own way, ``receive``, would read a greedy client's whole body.
-    """
-    gap_s, free_at = 1.0 / per_s, float("-inf")
-    head_of_line = asyncio.Lock()  # first come, first served
-
-    async def turn() -> None:
-        nonlocal free_at
-        async with head_of_line:
-            now = asyncio.get_running_loop().time()
-            due = max(free_at, now - 1.0) + gap_s
-            if due > now:
-                await asyncio.sleep(due - now)
-            free_at = due  # only now: who leaves while waiting has taken nothing
-
-    async def in_turn(scope: Scope, receive: Receive, send: Send) -> None:
-        gone: asyncio.Future[None] = scope["state"]["gone"]
-        if gone.done():
-            return
-        my_turn = asyncio.create_task(turn())
-        try:
-            await asyncio.wait((my_turn, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            my_turn.cancel()
-        if not gone.done():
-            await app(scope, receive, send)
-
-    return in_turn
-
-
 class _Server(uvicorn.Server):
-    """Stops when it is told to, at once, and does not wake up ten times a second to see whether it was told."""
+    """Stops at once when ``stop_requested`` is set; uvicorn's own server polls ten times a second for that."""
 
     def __init__(self, app: Starlette, settings: ControlPlane, *, on_stop: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                paced(app, settings.max_requests_per_s),
+                app,
                 loop="asyncio",
-                http=_limited(settings),
+                http=_connection(settings),
                 ws="none",
                 lifespan="off",
                 proxy_headers=False,
                 server_header=False,
                 access_log=False,
-                log_config=None,  # the process's logging is not ours to arrange
-                log_level="error",  # of uvicorn's loggers: what a stranger sends is worth no line each time
+                log_config=None,  # leave the process's logging as it is
+                log_level="error",  # of uvicorn's loggers: a client that sends garbage must not fill the log
                 h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
                 backlog=_BACKLOG,
             )
         )
-        self.told_to_stop = asyncio.Event()
+        self.stop_requested = asyncio.Event()
         self._on_stop = on_stop
 
     async def main_loop(self) -> None:
-        await self.told_to_stop.wait()
+        await self.stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         for server in self.servers:
-            server.close()  # and the sockets with it
+            server.close()  # closes the sockets as well
         self._on_stop()
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_LAST_ANSWERS_S)
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)  # their last callbacks
-        if self.server_state.tasks:  # those who stood in line leave it
+        await asyncio.sleep(0)  # for their `connection_lost`, after which their requests end
+        if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_LAST_ANSWERS_S)
 
 
-def _limited(settings: ControlPlane) -> type[H11Protocol]:
-    """An HTTP connection of uvicorn, within limits: it has one for the time between requests, and none for a request's.
+def _connection(settings: ControlPlane) -> type[H11Protocol]:
+    """An HTTP connection with a timeout for all of it, and a limit on their number. Uvicorn has neither.
 
-    Its requests can tell, without reading on, whether the client is still there: see ``paced``.
+    Uvicorn's ``limit_concurrency`` answers 503, which is the answer of a failing graph, and leaves idle connections open.
     """
-    limit_s = settings.request_limit.total_seconds()
+    timeout_s = settings.request_timeout.total_seconds()
 
-    class Limited(H11Protocol):
+    class Connection(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
             super().connection_made(transport)
-            self._limit = self.loop.call_later(limit_s, transport.abort)
-            self._gone: asyncio.Future[None] = self.loop.create_future()
-            self.app_state = {**self.app_state, "gone": self._gone}  # uvicorn makes it each request's scope["state"]
+            self._timeout = self.loop.call_later(timeout_s, transport.abort)
             if len(self.connections) > settings.max_connections:
-                transport.abort()  # uvicorn's way would be a 503, and that is what an ill graph is told by
+                transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._limit.cancel()
-            self._gone.set_result(None)
+            self._timeout.cancel()
             super().connection_lost(exc)
 
-    return Limited
+    return Connection
 
 
 def _listen(settings: ControlPlane) -> socket.socket:

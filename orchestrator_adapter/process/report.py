@@ -1,7 +1,4 @@
-"""What a run leaves behind for machines: the report as JSON, and the process's exit code.
-
-Pure functions of the ``SupervisorEvent``.
-"""
+"""The report as JSON and the process's exit code: pure functions of the ``SupervisorEvent``."""
 
 from __future__ import annotations
 
@@ -19,24 +16,24 @@ REPORT_VERSION = 1
 
 
 class ExitCode(IntEnum):
-    """What a process that ran a graph says of it. The first that applies, from the bottom up."""
+    """The exit code of a process that ran a graph. If several apply, the highest counts."""
 
     OK = 0
-    """``AllOk`` or ``ShutDown``: everything that was taken in is accounted for."""
+    """``AllOk`` or ``ShutDown``: every item is accounted for."""
     FAILED = 1
-    """The run never came about: settings, graph, dead-letter store. (What an operator cannot open costs its budget.)"""
+    """The run did not start: settings, graph, claims, dead-letter store. What an operator cannot open is a restart instead."""
     USAGE = 2
-    """The command line, or settings, are wrong."""
+    """The command line is wrong."""
     BUDGET_EXHAUSTED = 3
     PANICKED = 4
     STRAGGLERS = 5
-    """Asked to stop, and something would not."""
+    """An operator did not stop after the abort."""
     LEDGER_VIOLATION = 6
-    """Items are unaccounted for: a bug of an operator or of the orchestrator, whatever else happened."""
+    """Items are unaccounted for: a bug of an operator or of the orchestrator."""
 
 
 def exit_code(event: SupervisorEvent) -> ExitCode:
-    """The exit code that ``event`` deserves; the gravest thing wins."""
+    """The exit code of ``event``; the most severe condition decides."""
     if not event.figures.ledger_holds:
         return ExitCode.LEDGER_VIOLATION
     if event.figures.stragglers:
@@ -51,7 +48,7 @@ def exit_code(event: SupervisorEvent) -> ExitCode:
 
 
 def cause(event: SupervisorEvent) -> str | None:
-    """Who brought the graph down and why, in one line; who asked for the shutdown; ``None`` for ``AllOk``."""
+    """In one line, the operator that brought the graph down and why, or who requested the shutdown; ``None`` for ``AllOk``."""
     match event:
         case events.AllOk():
             return None
@@ -62,7 +59,7 @@ def cause(event: SupervisorEvent) -> str | None:
 
 
 def report(event: SupervisorEvent) -> dict[str, Any]:
-    """The report: plain JSON values, units in the names."""
+    """The report as plain JSON values, with units in the names."""
     figures = event.figures
     latency = figures.latency
     elapsed_s = figures.elapsed_s
@@ -107,5 +104,5 @@ def _breaker(breaker: BreakerStatistics) -> dict[str, Any]:
 
 
 def write_report(event: SupervisorEvent, path: Path) -> None:
-    """Write the report to ``path``, whole or not at all, and durable. Raises ``OSError``."""
+    """Write the report to ``path``, atomically and durably. Raises ``OSError``."""
     write_durably(path, json.dumps(report(event), indent=2) + "\n")

@@ -117,9 +117,7 @@ def report(outcome: RunOutcome) -> str:
 def _headline(view: View) -> str:
     now = view.status
     if view.silent_s > view.threshold_s:
-        return (
-            f"the event loop has not answered for {view.silent_s:.1f} s{f' ({view.held_by})' if view.held_by else ''}"
-        )
+        return f"the event loop has not answered for {view.silent_s:.1f} s{f' ({view.blocked_by})' if view.blocked_by else ''}"
     if now.verdict is not None:
         return f"comes down: {now.verdict}"
     if now.shutting_down is not None:

@@ -32,8 +32,8 @@ from tests.helpers.figures import FIGURES, STUCK, UNBALANCED, VIOLATED, all_ok, 
         (panicked(UNBALANCED), ExitCode.LEDGER_VIOLATION),
     ],
 )
-def test_the_gravest_thing_gives_the_exit_code(event: SupervisorEvent, expected: ExitCode) -> None:
-    """Ledger over stragglers over panic over budget, whatever the event is called."""
+def test_the_most_severe_condition_gives_the_exit_code(event: SupervisorEvent, expected: ExitCode) -> None:
+    """In this order: ledger, stragglers, panic, budget; whatever the event is."""
     assert exit_code(event) is expected
     assert report(event)["exit_code"] == int(expected)
 
@@ -52,7 +52,7 @@ def test_exit_codes_keep_their_numbers() -> None:
 
 
 def test_the_cause_is_one_line() -> None:
-    """Who and why, the whole chain; who asked, for a shutdown; nothing for a run that ended by itself."""
+    """The operator and its chain of errors; the reason of a shutdown; ``None`` for a run that ended by itself."""
     assert cause(all_ok()) is None
     assert cause(shut_down()) == "SIGTERM"
     assert cause(exhausted()) == "poll: OSError: down <- ValueError: no"
@@ -60,9 +60,9 @@ def test_the_cause_is_one_line() -> None:
 
 
 def test_the_report_has_exactly_these_fields() -> None:
-    """The specification's fields under its names (section 10), and ours beside them."""
-    told = report(exhausted(STUCK))
-    assert told == {
+    """The specification's fields (section 10), and some more."""
+    result = report(exhausted(STUCK))
+    assert result == {
         "report_version": 1,
         "event": "BudgetExhausted",
         "cause": "poll: OSError: down <- ValueError: no",
@@ -97,18 +97,18 @@ def test_the_report_has_exactly_these_fields() -> None:
         },
         "exit_code": 5,
     }
-    assert list(told["ledger"]) == list(LEDGER_TERMS)
+    assert list(result["ledger"]) == list(LEDGER_TERMS)
 
 
-def test_a_run_in_which_nothing_was_measured_has_no_latency() -> None:
-    """Null for each quantile, and no division by an elapsed time of zero."""
-    told = report(all_ok(replace(FIGURES, latency=None, elapsed_s=0.0)))
-    assert told["latency_ms"] == {"p50": None, "p99": None, "max": None}
-    assert told["throughput_per_s"] == 0.0
+def test_the_report_of_a_run_without_measurements_has_no_latency() -> None:
+    """Each quantile is null; an elapsed time of zero is no error."""
+    result = report(all_ok(replace(FIGURES, latency=None, elapsed_s=0.0)))
+    assert result["latency_ms"] == {"p50": None, "p99": None, "max": None}
+    assert result["throughput_per_s"] == 0.0
 
 
 def test_the_report_on_disk_is_the_report(tmp_path: Path) -> None:
-    """Folders are made, an older report is replaced, and nothing else is left behind."""
+    """Folders are made, an older report is replaced, and no other file remains."""
     path = tmp_path / "new" / "folder" / "report.json"
     write_report(all_ok(), path)
     write_report(panicked(UNBALANCED), path)
@@ -116,15 +116,15 @@ def test_the_report_on_disk_is_the_report(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["report.json"]
 
 
-def test_text_that_is_no_unicode_does_not_cost_the_report(tmp_path: Path) -> None:
+def test_a_report_with_invalid_unicode_is_written(tmp_path: Path) -> None:
     """A lone surrogate in an error's text is written as an escape."""
     event = events.BudgetExhausted(FIGURES, "poll", ("OSError: \udcff",), OSError("\udcff"))
     write_report(event, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["cause"] == "poll: OSError: \udcff"
 
 
-def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fails leaves the older report as it was, and no draft beside it."""
+def test_a_report_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a disk error the older report is unchanged, and no draft remains."""
     path = tmp_path / "report.json"
     write_report(all_ok(), path)
     before = path.read_bytes()
@@ -146,36 +146,36 @@ def test_a_report_is_synced_before_it_gets_its_name_and_its_folder_after(
     steps: list[str] = []
     fsync, rename = os.fsync, Path.replace
 
-    def noted_fsync(file: int) -> None:
+    def recorded_fsync(file: int) -> None:
         steps.append(f"fsync {Path(f'/proc/self/fd/{file}').readlink().name}")
         fsync(file)
 
-    def noted_rename(path: Path, target: Any) -> Path:
+    def recorded_rename(path: Path, target: Any) -> Path:
         steps.append(f"rename to {target.name}")
         return rename(path, target)
 
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_rename)
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "replace", recorded_rename)
     write_report(all_ok(), tmp_path / "report.json")
     assert steps == [f"fsync report.json.{os.getpid()}.part", "rename to report.json", f"fsync {tmp_path.name}"]
 
 
-async def test_a_real_runs_report_tells_its_restarts() -> None:
-    """A run with one injected fault: its report names the operator, and the ledger's terms add up."""
+async def test_the_report_of_a_real_run_has_its_restarts() -> None:
+    """One injected fault: the report names the operator, and the ledger balances."""
     graph = chain(source_of(range(10)), map_items(FailAt({3: OperatorError("once")})), CollectSink())
-    told = report(await run_graph(graph))
-    assert told["restarts"] == {"op-1": 1}
-    assert (told["ledger"]["ingested"], told["ledger"]["written"]) == (10, 10)
-    assert told["exit_code"] == 0
+    result = report(await run_graph(graph))
+    assert result["restarts"] == {"op-1": 1}
+    assert (result["ledger"]["ingested"], result["ledger"]["written"]) == (10, 10)
+    assert result["exit_code"] == 0
 
 
-async def test_a_real_panics_report_has_the_cause_chain() -> None:
-    """The bug and what it came from, outermost first."""
+async def test_the_report_of_a_real_panic_has_the_chain_of_causes() -> None:
+    """Outermost first."""
 
     async def buggy(ends: WiredEnds) -> None:
         raise TypeError("second") from OSError("first")
 
-    told = report(await run_graph(chain(source_of(range(10)), buggy)))
-    assert told["event"] == "Panicked"
-    assert told["cause"] == "sink: TypeError: second <- OSError: first"
-    assert told["exit_code"] == 4
+    result = report(await run_graph(chain(source_of(range(10)), buggy)))
+    assert result["event"] == "Panicked"
+    assert result["cause"] == "sink: TypeError: second <- OSError: first"
+    assert result["exit_code"] == 4

@@ -31,7 +31,7 @@ class Scene:
     def view(self, *, reason: str | None = None, written: int = 10) -> View:
         ledger = replace(BALANCED, written=written, in_flight=7 - written)
         status = replace(self.status, shutting_down=reason, ledger=ledger)
-        return View(status, 0.0, silent_s=0.0, threshold_s=0.5, lag_s=0.0, stalls=0, held_by="")
+        return View(status, 0.0, silent_s=0.0, threshold_s=0.5, lag_s=0.0, stalls=0, blocked_by="")
 
     def shown(self) -> Mapping[str, object]:
         return {artifact.key or "": artifact.data for artifact in self.prefect.artifacts.values()}

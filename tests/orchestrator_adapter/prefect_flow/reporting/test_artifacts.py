@@ -39,8 +39,8 @@ def now(**changes: Any) -> GraphStatus:
     return replace(a_graph().build().status(), **changes)
 
 
-def view(status: GraphStatus, *, silent_s: float = 0.0, held_by: str = "") -> View:
-    return View(status, 0.0, silent_s=silent_s, threshold_s=0.5, lag_s=0.0, stalls=0, held_by=held_by)
+def view(status: GraphStatus, *, silent_s: float = 0.0, blocked_by: str = "") -> View:
+    return View(status, 0.0, silent_s=silent_s, threshold_s=0.5, lag_s=0.0, stalls=0, blocked_by=blocked_by)
 
 
 def operators(**changes: Any) -> GraphStatus:
@@ -93,7 +93,7 @@ def test_the_topology_says_capacity_policy_and_reason_of_every_channel_and_opera
         (view(now(shutting_down="SIGTERM", verdict="Panicked: map")), "comes down: Panicked: map"),
         (view(now(), silent_s=0.5), "running: 0 items/s in, 0 in flight, 0 restarts"),
         (view(now(verdict="x"), silent_s=0.6), "the event loop has not answered for 0.6 s"),
-        (view(now(), silent_s=12.3, held_by="map #1"), "the event loop has not answered for 12.3 s (map #1)"),
+        (view(now(), silent_s=12.3, blocked_by="map #1"), "the event loop has not answered for 12.3 s (map #1)"),
     ],
 )
 def test_the_headline_is_the_gravest_thing(shown: View, headline: str) -> None:
