@@ -33,7 +33,8 @@ from orchestrator_adapter.prefect_flow.reporting.reporter import DeliveryReport,
 from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
-from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline, stop_on_signals
+from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
+from orchestrator_adapter.process.signals import stop_on_signals
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.storage.claims import Owner, claim
 from orchestrator_adapter.supervision import events
