@@ -1,4 +1,4 @@
-"""A worker as a process of its own: the invitation comes on standard input."""
+"""A worker as a process of its own. It reads its invitation from standard input."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import sys
 
 import msgspec
 
-from orchestrator_adapter.bulkhead.errors import Malformed, Refused
-from orchestrator_adapter.bulkhead.launchers.local import Enclosed
-from orchestrator_adapter.bulkhead.worker import ignore_signals, serve, step_back
+from orchestrator_adapter.bulkhead.errors import Malformed, PeerRejected
+from orchestrator_adapter.bulkhead.launchers.local import ChildInput
+from orchestrator_adapter.bulkhead.worker import ignore_signals, lower_priority, serve
 
 
 def main() -> int:
-    """Serve until told to stop: 0; 1 if the bulkhead went away, or would not have it."""
+    """Serve until told to stop: exit code 0; 1 if the connection was lost or could not be made."""
     ignore_signals()
-    step_back()
+    lower_priority()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    enclosed = msgspec.json.decode(sys.stdin.buffer.read(), type=Enclosed)
+    child_input = msgspec.json.decode(sys.stdin.buffer.read(), type=ChildInput)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.path[:] = enclosed.path
+    sys.path[:] = child_input.path
     try:
-        serve(enclosed.invitation)
-    except (OSError, Refused, Malformed) as error:
-        sys.stderr.write(f"{enclosed.invitation.title}: {error}\n")
+        serve(child_input.invitation)
+    except (OSError, PeerRejected, Malformed) as error:
+        sys.stderr.write(f"{child_input.invitation.title}: {error}\n")
         return 1
     return 0
 

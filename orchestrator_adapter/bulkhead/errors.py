@@ -1,4 +1,4 @@
-"""What can go wrong with a call into a bulkhead, and whose fault it is."""
+"""What can go wrong with a call into a bulkhead, and which side is at fault."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from orchestrator_adapter.primitives.errors import OperatorError, OrchestratorEr
 
 
 class BatchLost(OperatorError):
-    """The call's worker died or hung with it, and the next worker, too: it was resubmitted once, and is given up.
+    """The worker died or hung during this call, and so did the next worker. The call is not submitted a third time.
 
-    The batch itself is the likely culprit: dead-letter its items, and go on.
+    The batch itself is the likely cause: dead-letter its items and continue.
 
     Attributes:
-        method: What was called.
-        losses: How often a worker was lost with it.
+        method: The method that was called.
+        losses: How many workers were lost during the call.
     """
 
     def __init__(self, message: str, *, method: str, losses: int) -> None:
@@ -22,15 +22,15 @@ class BatchLost(OperatorError):
 
 
 class BulkheadExhausted(OperatorError):
-    """Workers were lost more often than the budget for rebuilds admits. Nothing more can be called."""
+    """Workers were lost more often than the budget ``rebuilds`` admits. No further call is possible."""
 
 
 class HandlerFailed(OrchestratorError):
-    """The handler raised; its worker lives on. A bug of the handler's, or of who called it so.
+    """The handler raised an exception; its worker continues. A bug in the handler, or in the arguments of the call.
 
     Attributes:
-        error_type: The qualified name of what it raised.
-        error_message: Its text.
+        error_type: The qualified name of the exception's type.
+        error_message: The exception's text.
         remote_traceback: The worker's traceback.
     """
 
@@ -42,16 +42,16 @@ class HandlerFailed(OrchestratorError):
 
 
 class BulkheadClosed(OrchestratorError):
-    """The caller's doing: the bulkhead has not been entered yet, or has been left."""
+    """The caller's fault: the bulkhead was called before it was entered, or after it was closed."""
 
 
 class BulkheadCannotStart(OrchestratorError, OSError):
-    """The deployment's doing: a worker did not come about when the bulkhead was entered. Nothing of it is left."""
+    """The deployment's fault: a worker did not start when the bulkhead was entered. All other workers were stopped."""
 
 
 class Malformed(OrchestratorError):
-    """The peer's doing: what it sent is not what the protocol admits. Its connection is closed."""
+    """The peer's fault: it sent what the protocol does not allow. Its connection is closed."""
 
 
-class Refused(OrchestratorError):
-    """The peer's doing: it did not prove to be who was invited."""
+class PeerRejected(OrchestratorError):
+    """The peer's fault: it did not prove that it knows the invitation's key."""

@@ -1,4 +1,4 @@
-"""Every decision of a bulkhead is one JSON log line with stable names, and told to whoever listens. Never one line a call."""
+"""The log of a bulkhead: one JSON line with stable field names per decision, and one ``BulkheadEvent``. No line per call."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from orchestrator_adapter.primitives.event_log import EventLog, RateLimiter, cal
 
 logger = logging.getLogger("orchestrator_adapter.bulkhead")
 
-_ALARMING = frozenset({"batch_lost", "bulkhead_exhausted"})
-_WORTH_A_LOOK = frozenset({"worker_lost", "worker_hung", "connection_refused", "calls_cut_off", "worker_left_behind"})
+_ERRORS = frozenset({"batch_lost", "bulkhead_exhausted"})
+_WARNINGS = frozenset({"worker_lost", "worker_hung", "connection_rejected", "calls_aborted", "worker_not_stopped"})
 
 
 class BulkheadLog:
     """The decisions of one bulkhead.
 
-    In order of a worker's life: ``worker_launched``, ``worker_ready``, ``worker_hung``, ``worker_lost``, ``worker_restart``,
-    ``worker_stopped``; of calls: ``batch_resubmitted``, ``batch_lost``, ``calls_cut_off``; of the whole:
-    ``bulkhead_ready``, ``bulkhead_exhausted``, ``bulkhead_closed``; ``connection_refused`` and ``worker_left_behind``.
+    About a worker, in order: ``worker_launched``, ``worker_ready``, ``worker_hung``, ``worker_lost``, ``worker_restart``,
+    ``worker_stopped``, ``worker_not_stopped``. About calls: ``batch_resubmitted``, ``batch_lost``, ``calls_aborted``.
+    About the bulkhead: ``bulkhead_ready``, ``bulkhead_exhausted``, ``bulkhead_closed``, ``connection_rejected``.
     """
 
-    def __init__(self, bulkhead: str, listener: Callable[[BulkheadEvent], object] | None, clock: Clock) -> None:
+    def __init__(self, bulkhead: str, on_event: Callable[[BulkheadEvent], object] | None, clock: Clock) -> None:
         self._bulkhead = bulkhead
-        self._listener = listener
+        self._on_event = on_event
         self._log = EventLog(logger, clock=clock, bulkhead=bulkhead)
         self._limiter = RateLimiter(clock)
 
     def __call__(self, decision: str, **fields: object) -> None:
-        """Log it, and tell of it."""
+        """Log ``decision`` and call ``on_event``."""
         level = logging.INFO
-        if decision in _ALARMING:
+        if decision in _ERRORS:
             level = logging.ERROR
-        elif decision in _WORTH_A_LOOK:
+        elif decision in _WARNINGS:
             level = logging.WARNING
         self._log.write(decision, level, fields)
-        call_hook(self._listener, BulkheadEvent(self._bulkhead, decision, fields))
+        call_hook(self._on_event, BulkheadEvent(self._bulkhead, decision, fields))
 
-    def refused(self, reason: str) -> None:
-        """Somebody was not let in: at most one line a second, with the number left out since the last."""
-        suppressed = self._limiter.admit("connection_refused")
+    def connection_rejected(self, reason: str) -> None:
+        """Log at most one rejected connection a second, with the number of those that were not logged since."""
+        suppressed = self._limiter.admit("connection_rejected")
         if suppressed is not None:
-            self("connection_refused", cause=reason, not_logged_since_last=suppressed)
+            self("connection_rejected", cause=reason, not_logged_since_last=suppressed)

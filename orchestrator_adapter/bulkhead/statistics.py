@@ -1,4 +1,4 @@
-"""What a bulkhead says of itself. Frozen values."""
+"""The figures and events of a bulkhead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BulkheadEvent:
-    """Told to ``on_event``: exactly what is logged as one line. ``fields`` has the names and values of that line."""
+    """What ``on_event`` is called with: the decision and fields of one log line."""
 
     bulkhead: str
     decision: str
@@ -20,25 +20,25 @@ class BulkheadStatistics:
     """A bulkhead at one moment.
 
     Attributes:
-        name: Whose.
-        workers: How many there are to be.
-        alive: How many are ready for calls.
-        pids: Theirs, by the worker's number; of a worker elsewhere it is a process of that machine.
-        hosts: The machines they run on, likewise.
-        waiting: Calls that no worker has yet.
-        in_flight: Calls that a worker has and that somebody waits for.
+        name: The bulkhead's name.
+        workers: How many workers it is configured to have.
+        alive: How many of them are ready for calls.
+        pids: Process id of each ready worker, by the worker's number; on another machine it is that machine's pid.
+        hosts: Host name of each ready worker, by the worker's number.
+        waiting: Calls that are queued and not yet sent to a worker.
+        in_flight: Calls that a worker has and whose caller still waits.
         calls: Calls made since the start.
-        answered: Those that returned.
-        failed: Those whose handler raised.
-        abandoned: Those whose caller was cancelled.
-        lost: Those that raised ``BatchLost``.
-        refused: Those that were cut off by the bulkhead's end or exhaustion.
-        resubmitted: How often a call went to a second worker.
+        answered: Calls that returned.
+        failed: Calls whose handler raised.
+        abandoned: Calls whose caller was cancelled.
+        lost: Calls that raised ``BatchLost``.
+        aborted: Calls that ended because the bulkhead closed or was exhausted.
+        resubmitted: How often a call was sent to a second worker.
         restarts: How often a worker was started again.
-        hung: How often a worker was ended because an answer was late.
+        hung: How often a worker was killed because its answer was late.
         shares: Calls of ``share``.
-        refused_connections: Connections that were not let in.
-        exhausted: Whether the budget for rebuilds is used up.
+        rejected_connections: Connections that were not admitted.
+        exhausted: Whether the budget ``rebuilds`` is used up.
     """
 
     name: str
@@ -53,16 +53,33 @@ class BulkheadStatistics:
     failed: int
     abandoned: int
     lost: int
-    refused: int
+    aborted: int
     resubmitted: int
     restarts: int
     hung: int
     shares: int
-    refused_connections: int
+    rejected_connections: int
     exhausted: bool
 
     @property
     def balanced(self) -> bool:
-        """Whether every call is accounted for, once."""
-        ended = self.answered + self.failed + self.abandoned + self.lost + self.refused
+        """Whether every call is accounted for exactly once."""
+        ended = self.answered + self.failed + self.abandoned + self.lost + self.aborted
         return self.calls == ended + self.waiting + self.in_flight
+
+
+@dataclass(slots=True)
+class Counters:
+    """The running counts of ``BulkheadStatistics``, under the same names."""
+
+    calls: int = 0
+    answered: int = 0
+    failed: int = 0
+    abandoned: int = 0
+    lost: int = 0
+    aborted: int = 0
+    resubmitted: int = 0
+    restarts: int = 0
+    hung: int = 0
+    shares: int = 0
+    rejected_connections: int = 0

@@ -1,8 +1,8 @@
 """What runs in a worker process: connect, make the handler, answer until told to stop. Blocking sockets, no event loop.
 
-An answer is sent by a thread of its own, so that the next request is computed meanwhile: a handler that holds the GIL (sgp4)
-does not keep the kernel from sending. Another thread only watches the connection: when it is gone, nobody is left to compute
-for, and a worker that does not come to its senses is ended, so that none outlives its bulkhead.
+A separate thread sends large answers while the next request is computed: a handler that holds the GIL (sgp4) does not prevent
+the kernel from sending. Another thread watches the connection and ends the process if the connection is lost and the handler
+does not return soon, so that no worker outlives its bulkhead.
 """
 
 from __future__ import annotations
@@ -22,43 +22,42 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from orchestrator_adapter.bulkhead.errors import Malformed, Refused
-from orchestrator_adapter.bulkhead.transport.handshake import CHALLENGE_BYTES, VERDICT_BYTES, WorkerHandshake
+from orchestrator_adapter.bulkhead.errors import Malformed, PeerRejected
+from orchestrator_adapter.bulkhead.transport.handshake import CHALLENGE_BYTES, PROOF_BYTES, WorkerHandshake
 from orchestrator_adapter.bulkhead.transport.invitation import Invitation
-from orchestrator_adapter.bulkhead.transport.wire import Arrays, Failure, Frame, FrameReader, Message, Piece, encode
+from orchestrator_adapter.bulkhead.transport.wire import Arrays, Buffer, Failure, Frame, FrameReader, Message, encode
 
 _CONNECT_WITHIN_S = 10.0
-_COMES_TO_ITS_SENSES_WITHIN_S = 2.0
-_ORPHANED = 75  # the exit code: EX_TEMPFAIL of sysexits.h
+_ENDS_WITHIN_S = 2.0  # after its connection is lost
+_EXIT_CONNECTION_LOST = 75  # EX_TEMPFAIL of sysexits.h
 _READ_AT_ONCE = 4 * 1024 * 1024
 _SOCKET_BUFFER = 1024 * 1024  # the kernel grants less if it must
-_NICENESS = (
-    10  # with as many workers as cores the stream's p99 was 1.37 times what it is without load, and 1.14 with this
-)
-_INLINE_BYTES = 32 * 1024  # so small an answer is in the kernel's buffer sooner than a thread is woken
+# Measured with as many workers as cores: the stream's p99 was 1.37 times its value without load, and 1.14 times with this.
+_NICENESS = 10
+_INLINE_BYTES = 32 * 1024  # a smaller answer is copied to the kernel faster than a thread wakes up
 
 
 class Handler(Protocol):
-    """What computes. It lives in the worker process, in which it was made by a callable without arguments.
+    """Computes answers in a worker process. The bulkhead's ``target``, a callable without arguments, makes it there.
 
-    Everything is called on one thread, one after the other. What it raises is told to the caller as ``HandlerFailed``; it
-    goes on being used.
+    All methods are called on one thread, one after the other. An exception reaches the caller as ``HandlerFailed``; the
+    handler remains in use.
     """
 
     def share(self, key: str, arrays: Arrays) -> None:
-        """Take state that every worker holds, in place of what had this key. Raising, keep the former."""
+        """Replace the shared state of this key. If it raises, it must keep the former state."""
 
     def handle(self, method: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Answer a request. The arrays are its own; those returned must not be changed afterwards."""
+        """Answer a request. The handler owns ``arrays``. It must not change the returned arrays afterwards."""
         ...
 
 
 def serve(invitation: Invitation) -> None:
-    """Be a worker until told to stop. Blocks for as long as that takes.
+    """Run a worker: connect and answer calls. Blocks until the bulkhead tells the worker to stop.
 
-    Raises ``OSError`` if the bulkhead cannot be reached or goes away, ``Refused`` or ``Malformed`` if it is not one, and
-    whatever the target raises when the handler is made, after telling the bulkhead. If the bulkhead goes away while the
-    handler computes and that takes longer than two seconds, the process is ended on the spot.
+    Raises ``OSError`` if the bulkhead cannot be reached or the connection is lost, and ``PeerRejected`` or ``Malformed`` if
+    the peer is not the bulkhead. If the target raises, the exception is reported to the bulkhead and raised here. If the
+    connection is lost and the handler does not return within two seconds, the process exits at once.
     """
     with _connected(invitation) as sock, _sender(sock, invitation) as sender:
         sender.send(encode("joined", ticket=os.getpid(), name=socket.gethostname()[:200]))
@@ -72,17 +71,17 @@ def serve(invitation: Invitation) -> None:
             if frame.header.kind == "stop":
                 return
             sender.send(_answer(handler, frame, invitation.max_bytes))
-    raise ConnectionError("the bulkhead has gone away")
+    raise ConnectionError("the connection to the bulkhead is lost")
 
 
 def ignore_signals() -> None:
-    """What stops the pipeline (SIGINT, SIGTERM) is not for its workers. In a process's main thread only."""
+    """Ignore SIGINT and SIGTERM, which stop the pipeline: its drain still needs the workers. Call it in the main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def step_back() -> None:
-    """Let the stream go first where processors are short; where they are not, this process computes as fast as ever."""
+def lower_priority() -> None:
+    """Raise this process's niceness, so that the stream has priority when processors are busy."""
     os.nice(_NICENESS)
 
 
@@ -103,7 +102,7 @@ def _answer(handler: Handler, frame: Frame, max_bytes: int) -> Message:
         else:
             answer = handler.handle(header.name, frame.arrays)
         return encode("answer", ticket=header.ticket, arrays=answer, max_bytes=max_bytes)
-    except Exception as error:  # noqa: BLE001 - it is the caller's, in another process
+    except Exception as error:  # noqa: BLE001 - it is reported to the caller, in another process
         return encode("failed", ticket=header.ticket, failure=_failure(error))
 
 
@@ -114,34 +113,34 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _frames(sock: socket.socket, max_bytes: int) -> Iterator[Frame]:
-    """What comes, until the connection ends."""
+    """The received frames, until the connection ends."""
     reader = FrameReader(max_bytes=max_bytes, at_once=_READ_AT_ONCE)
-    while count := sock.recv_into(reader.room()):
-        yield from reader.took(count)
+    while count := sock.recv_into(reader.buffer()):
+        yield from reader.received(count)
 
 
 @contextmanager
 def _connected(invitation: Invitation) -> Iterator[socket.socket]:
-    """A connection on which both sides know each other."""
+    """A connection on which both sides have authenticated each other."""
     sock = _connect(invitation)
     done = threading.Event()
     try:
         handshake = WorkerHandshake(invitation.token, invitation.key)
         sock.sendall(handshake.hello(_exactly(sock, CHALLENGE_BYTES)))
-        handshake.check(_exactly(sock, VERDICT_BYTES))
+        handshake.check(_exactly(sock, PROOF_BYTES))
         sock.settimeout(None)
-        threading.Thread(target=_leave_when_alone, args=(sock.dup(), done), daemon=True).start()
+        threading.Thread(target=_exit_after_disconnect, args=(sock.dup(), done), daemon=True).start()
         yield sock
     finally:
         done.set()
-        with suppress(OSError):  # it is gone already
+        with suppress(OSError):  # it is not connected any more
             sock.shutdown(socket.SHUT_RDWR)
         sock.close()
 
 
 def _connect(invitation: Invitation) -> socket.socket:
     if invitation.credentials is not None:
-        from orchestrator_adapter.bulkhead.transport.tls_relay import connect_tls  # noqa: PLC0415 - only beyond one machine
+        from orchestrator_adapter.bulkhead.transport.tls_relay import connect_tls  # noqa: PLC0415 - only TLS needs it
 
         return connect_tls(invitation.host, invitation.port, invitation.credentials, within_s=_CONNECT_WITHIN_S)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -159,24 +158,24 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
     received = bytearray()
     while len(received) < count:
         if not (more := sock.recv(count - len(received))):
-            raise Refused("the bulkhead closed the connection instead of letting us in")
+            raise PeerRejected("the bulkhead closed the connection during the handshake")
         received += more
     return bytes(received)
 
 
-def _leave_when_alone(sock: socket.socket, done: threading.Event) -> None:
+def _exit_after_disconnect(sock: socket.socket, done: threading.Event) -> None:
     with sock:
         poll = select.poll()
-        # Hang-ups are always told; the other side's closing alone is one on Linux only if asked for.
+        # poll always reports POLLHUP. On Linux, POLLRDHUP must be requested to see that only the other side has closed.
         poll.register(sock, getattr(select, "POLLRDHUP", 0))
         poll.poll()
-    if not done.wait(_COMES_TO_ITS_SENSES_WITHIN_S):
-        os._exit(_ORPHANED)
+    if not done.wait(_ENDS_WITHIN_S):
+        os._exit(_EXIT_CONNECTION_LOST)
 
 
 @contextmanager
 def _sender(sock: socket.socket, invitation: Invitation) -> Iterator[_Sender]:
-    # TLS is written by a thread that needs the GIL for each 16 KiB: a handler that holds it would starve it.
+    # The TLS relay needs the GIL for each 16 KiB: a handler that holds the GIL would starve it, so sending does not overlap.
     sender = _Sender(sock, overlap=invitation.credentials is None)
     try:
         yield sender
@@ -185,7 +184,7 @@ def _sender(sock: socket.socket, invitation: Invitation) -> Iterator[_Sender]:
 
 
 class _Sender:
-    """Sends messages in order, the large ones on a thread of its own."""
+    """Sends messages in order, large ones on a separate thread."""
 
     def __init__(self, sock: socket.socket, *, overlap: bool) -> None:
         self._sock = sock
@@ -195,30 +194,30 @@ class _Sender:
         self._thread.start()
 
     def send(self, message: Message) -> None:
-        """Send it; may return before that has happened, but not before the one before it is on its way."""
+        """Send ``message``. May return before it is sent, but not before the sending of the previous message has begun."""
         if message.size <= _INLINE_BYTES and not self._queue.unfinished_tasks:
-            self._write(message.pieces)
+            self._write(message.buffers)
             return
         self._queue.put(message)
         if not self._overlap:
             self._queue.join()
 
     def close(self) -> None:
-        """Returns when everything has been sent, or cannot be."""
+        """Returns when everything has been sent, or sending has failed."""
         self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while (message := self._queue.get()) is not None:
-            self._write(message.pieces)
+            self._write(message.buffers)
             self._queue.task_done()
 
-    def _write(self, pieces: Sequence[Piece]) -> None:
-        left = [memoryview(piece) for piece in pieces]
-        with suppress(OSError):  # the connection is gone: the reading side says so
-            while left:
-                sent = self._sock.sendmsg(left)
-                while left and sent >= left[0].nbytes:
-                    sent -= left.pop(0).nbytes
-                if left and sent:
-                    left[0] = left[0][sent:]
+    def _write(self, buffers: Sequence[Buffer]) -> None:
+        unsent = [memoryview(buffer) for buffer in buffers]
+        with suppress(OSError):  # the connection is lost: the reading side reports it
+            while unsent:
+                sent = self._sock.sendmsg(unsent)
+                while unsent and sent >= unsent[0].nbytes:
+                    sent -= unsent.pop(0).nbytes
+                if unsent and sent:
+                    unsent[0] = unsent[0][sent:]

@@ -30,10 +30,8 @@ from prefect.futures import PrefectWrappedFuture
 from prefect.states import Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from orchestrator_adapter.bulkhead.launchers.launcher import Launcher, Network, WorkerHandle
-from orchestrator_adapter.bulkhead.launchers.local import LocalProcesses
-from orchestrator_adapter.bulkhead.transport.invitation import Invitation
-from orchestrator_adapter.bulkhead.worker import ignore_signals, serve, step_back
+from orchestrator_adapter.bulkhead import Invitation, Launcher, LocalProcesses, Network, WorkerHandle
+from orchestrator_adapter.bulkhead.worker import ignore_signals, lower_priority, serve
 from orchestrator_adapter.prefect_flow.client.api import ask, client_without_retries
 from orchestrator_adapter.prefect_flow.client.text import storable
 from orchestrator_adapter.primitives.errors import MissingExtra, describe
@@ -241,7 +239,7 @@ def _leave(runner: TaskRunner[Any]) -> None:
 def _begin() -> None:
     """In the worker's process, before its task."""
     ignore_signals()
-    step_back()
+    lower_priority()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 

@@ -1,56 +1,45 @@
-"""How a worker comes about: an interface, so that a process pool, a Dask or a Ray cluster can each fill it in."""
+"""The interface by which a bulkhead starts workers; a process pool, a Dask cluster or a Ray cluster can each implement it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator_adapter.bulkhead.transport.invitation import Invitation
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """Where workers beyond this machine find the bulkhead: TCP with TLS, both sides with certificates.
-
-    Attributes:
-        host: The name or address by which they reach this machine; it is what the certificate says.
-        bind: The address to listen on; ``host`` if ``None``.
-        port: The port to listen on; 0 for any that is free.
-    """
-
-    host: str
-    bind: str | None = None
-    port: int = 0
+from orchestrator_adapter.bulkhead.transport.network import Network
 
 
 class WorkerHandle(Protocol):
-    """One launched worker, as far as its launcher can tell. Methods are called from one thread at a time."""
+    """One launched worker, as far as its launcher can observe and control it. Called from one thread at a time."""
 
     def is_alive(self) -> bool:
-        """Whether it may still come, or still be there. Does not block."""
+        """Whether it may still connect, or still runs. Does not block."""
 
     def kill(self, pid: int | None) -> None:
-        """End it by force, if there is a way; ``pid`` is what it said when it joined. Harmless if it is gone.
+        """Kill it, if the launcher can. ``pid`` is the process id that the worker reported when it connected.
 
-        Its connection has been closed before: a worker that notices ends by itself. May block, briefly.
+        Harmless if it has ended. The bulkhead has closed the connection before, and a worker ends itself when it notices
+        that. May block briefly.
         """
 
     def stopped(self, crashed: str | None) -> None:
-        """It is over: in order, or ``crashed``, and why. Release what belonged to it, and report its end. May block."""
+        """It was told to stop and has ended (``None``), or it was lost (``crashed`` is the reason).
+
+        Reap it, release its resources and report its end. May block.
+        """
 
 
 class Launcher(Protocol):
     """Starts workers.
 
     Attributes:
-        network: How they connect back; ``None`` for a socket on this machine's file system.
+        network: How workers connect; ``None`` for a socket in this machine's file system.
     """
 
     @property
     def network(self) -> Network | None: ...
 
     def launch(self, invitation: Invitation) -> WorkerHandle:
-        """Start a worker that accepts the invitation (``worker.serve``). May block: it is called on a thread.
+        """Start a worker that calls ``worker.serve(invitation)``. May block: it is called on a thread.
 
-        Raises ``OSError`` where it cannot be started.
+        Raises ``OSError`` if it cannot be started.
         """

@@ -1,6 +1,6 @@
-"""Certificates for one bulkhead: an authority that is forgotten once it has signed one certificate for each side.
+"""Certificates for one bulkhead: a new authority signs one certificate for each side, then its key is discarded.
 
-Whoever else has a certificate, of whatever authority, is not let in; and what this authority signed is good nowhere else.
+No certificate of another authority is accepted, and these two are accepted nowhere else.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from orchestrator_adapter.bulkhead.transport.invitation import Credentials
 
-_CLOCKS_DIFFER = timedelta(days=1)
-_LIFE = timedelta(days=3650)  # longer than any run: what ends it is the run's end, not a date in the middle of it
+_MAX_CLOCK_SKEW = timedelta(days=1)
+_VALID_FOR = timedelta(days=3650)  # longer than any run: a certificate must not expire during one
 
 
 def issue(host: str) -> tuple[Credentials, Credentials]:
-    """For the door, which is reached as ``host`` (a name or an address), and for its workers."""
+    """Credentials for the listener, whose name or address is ``host``, and for its workers."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bulkhead authority")])
     authority = (
@@ -56,18 +56,18 @@ def issue(host: str) -> tuple[Credentials, Credentials]:
         )
 
     return (
-        sign("bulkhead door", ExtendedKeyUsageOID.SERVER_AUTH, _name_of(host)),
+        sign("bulkhead listener", ExtendedKeyUsageOID.SERVER_AUTH, _general_name(host)),
         sign("bulkhead worker", ExtendedKeyUsageOID.CLIENT_AUTH, x509.DNSName("worker.bulkhead.invalid")),
     )
 
 
-def door_context(credentials: Credentials) -> ssl.SSLContext:
-    """TLS 1.3 for the side that listens; the other must have a certificate of the same authority."""
+def listener_context(credentials: Credentials) -> ssl.SSLContext:
+    """TLS 1.3 for the listener; the worker must have a certificate of the same authority."""
     return _context(ssl.PROTOCOL_TLS_SERVER, credentials)
 
 
 def worker_context(credentials: Credentials) -> ssl.SSLContext:
-    """TLS 1.3 for the side that connects; checks authority and host name."""
+    """TLS 1.3 for the worker; it checks the listener's authority and host name."""
     return _context(ssl.PROTOCOL_TLS_CLIENT, credentials)
 
 
@@ -76,7 +76,7 @@ def _context(protocol: int, credentials: Credentials) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=credentials.authority)
-    # OpenSSL's binding takes a certificate's own key from files only: they are ours alone, and gone at once.
+    # The ssl module loads a private key only from a file. The folder is private and removed at once.
     with tempfile.TemporaryDirectory(prefix="bulkhead-") as folder:
         certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
         certificate.write_text(credentials.certificate)
@@ -93,8 +93,8 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCKS_DIFFER)
-        .not_valid_after(now + _LIFE)
+        .not_valid_before(now - _MAX_CLOCK_SKEW)
+        .not_valid_after(now + _VALID_FOR)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
@@ -113,7 +113,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _name_of(host: str) -> x509.GeneralName:
+def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(host))
     except ValueError:

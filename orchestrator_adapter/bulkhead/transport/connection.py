@@ -1,7 +1,7 @@
-"""One worker's connection, on the event loop: who it is, then frames in and messages out.
+"""One worker's connection on the event loop: the listener's side of the handshake, then frames in and messages out.
 
-What comes is received straight into the arrays' memory, and what goes is written from it, both in bounded portions: an answer
-of many megabytes does not hold up whoever else runs on the loop. Knows neither calls nor workers.
+Bytes are received straight into the arrays' memory and written from it, both in bounded portions: an answer of many megabytes
+does not block other tasks on the loop. It knows nothing of calls.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
-from orchestrator_adapter.bulkhead.errors import Malformed, Refused
-from orchestrator_adapter.bulkhead.transport.handshake import HELLO_BYTES, DoorHandshake
+from orchestrator_adapter.bulkhead.errors import Malformed, PeerRejected
+from orchestrator_adapter.bulkhead.transport.handshake import HELLO_BYTES, ListenerHandshake
 from orchestrator_adapter.bulkhead.transport.wire import AT_ONCE, Frame, FrameReader, Message
 
 _WRITTEN_PER_WAKE_UP = 4 * AT_ONCE
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One accepted connection. Everything is called on the loop.
+    """One accepted connection. All methods are called on the loop.
 
-    ``on_admitted`` is called once, with the token of its invitation, when the peer has proved itself, and sets ``on_frame``.
+    When the peer has authenticated, ``on_admitted`` is called once with the token of its invitation, and sets ``on_frame``.
 
     Attributes:
-        admitted: Done when the peer has proved itself; an exception if the connection ended before.
-        lost: Done, with the reason, when the connection is gone.
-        on_frame: Is given every frame. May raise ``Malformed``, which ends the connection.
+        admitted: Done when the peer has authenticated; an exception if the connection ended before.
+        lost: Done when the connection has ended; the result is the reason.
+        on_frame: Called with every frame. If it raises ``Malformed``, the connection is closed.
     """
 
     def __init__(
@@ -43,32 +43,32 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._key_of = key_of
         self._on_admitted = on_admitted
-        self._handshake: DoorHandshake | None = DoorHandshake()
+        self._handshake: ListenerHandshake | None = ListenerHandshake()
         self._hello = memoryview(bytearray(HELLO_BYTES))
-        self._heard = 0
+        self._hello_received = 0
         self._reader = FrameReader(max_bytes=max_bytes)
         self._transport: asyncio.Transport | None = None
         self._outbox: deque[memoryview] = deque()
         self._paused = False
-        self._continuing = False
+        self._write_scheduled = False
         self._reason = ""
 
     def send(self, message: Message) -> None:
-        """Send it after what was sent before; its arrays must not change until it is answered. After the end, nothing happens."""
+        """Send it, after earlier messages. Its arrays must not change until it is answered. Does nothing when closed."""
         if self._reason or self.lost.done():
             return
-        self._outbox.extend(memoryview(piece) for piece in message.pieces)
-        if not self._continuing:
+        self._outbox.extend(memoryview(buffer) for buffer in message.buffers)
+        if not self._write_scheduled:
             self._write()
 
     def close(self, reason: str) -> None:
-        """End it now; what has not been sent is not."""
+        """Close it at once and drop unsent messages. The first ``reason`` counts."""
         self._reason = self._reason or reason
         self._outbox.clear()
         if self._transport is not None:
             self._transport.abort()
 
-    # For the event loop.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert self._handshake is not None
@@ -76,22 +76,22 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=AT_ONCE)
         self._transport.write(self._handshake.challenge)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - any buffer will do
-        return self._reader.room() if self._handshake is None else self._hello[self._heard :]
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the reader knows the size
+        return self._reader.buffer() if self._handshake is None else self._hello[self._hello_received :]
 
     def buffer_updated(self, nbytes: int) -> None:
         try:
             if self._handshake is not None:
-                self._hear(self._handshake, nbytes)
+                self._on_hello_bytes(self._handshake, nbytes)
                 return
-            for frame in self._reader.took(nbytes):
+            for frame in self._reader.received(nbytes):
                 if self.on_frame is not None and not self._reason:
                     self.on_frame(frame)
-        except (Malformed, Refused) as error:
+        except (Malformed, PeerRejected) as error:
             self.close(str(error))
 
     def eof_received(self) -> bool:
-        if self._reader.inside:
+        if self._reader.inside_frame:
             self._reason = self._reason or "it ended in the middle of a frame"
         return False
 
@@ -99,8 +99,8 @@ class Connection(asyncio.BufferedProtocol):
         self._outbox.clear()
         reason = self._reason or (f"{type(exc).__name__}: {exc}" if exc is not None else "its connection ended")
         if not self.admitted.done():
-            self.admitted.set_exception(Refused(reason))
-            self.admitted.exception()  # whoever lets in looks at it, unless it has gone
+            self.admitted.set_exception(PeerRejected(reason))
+            self.admitted.exception()  # marked as retrieved: the listener may have timed out and not await it
         if not self.lost.done():
             self.lost.set_result(reason)
 
@@ -109,33 +109,33 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if not self._continuing:
+        if not self._write_scheduled:
             self._write()
 
-    def _hear(self, handshake: DoorHandshake, count: int) -> None:
-        self._heard += count
-        if self._heard < HELLO_BYTES:
+    def _on_hello_bytes(self, handshake: ListenerHandshake, count: int) -> None:
+        self._hello_received += count
+        if self._hello_received < HELLO_BYTES:
             return
-        token, verdict = handshake.judge(bytes(self._hello), self._key_of)
+        token, proof = handshake.verify(bytes(self._hello), self._key_of)
         assert self._transport is not None
-        self._transport.write(verdict)
+        self._transport.write(proof)
         self._handshake = None
         self.admitted.set_result(None)
         self._on_admitted(self, token)
 
     def _write(self) -> None:
-        """Write until the kernel has enough, or others have to have their turn."""
-        self._continuing = False
+        """Write until the kernel's buffer is full; after ``_WRITTEN_PER_WAKE_UP`` bytes other tasks run first."""
+        self._write_scheduled = False
         assert self._transport is not None
         budget = _WRITTEN_PER_WAKE_UP
         while self._outbox and not self._paused:
             if budget <= 0:
-                self._continuing = True
+                self._write_scheduled = True
                 self._loop.call_soon(self._write)
                 return
-            piece = self._outbox.popleft()
-            if len(piece) > AT_ONCE:
-                self._outbox.appendleft(piece[AT_ONCE:])
-                piece = piece[:AT_ONCE]
-            budget -= len(piece)
-            self._transport.write(piece)
+            buffer = self._outbox.popleft()
+            if len(buffer) > AT_ONCE:
+                self._outbox.appendleft(buffer[AT_ONCE:])
+                buffer = buffer[:AT_ONCE]
+            budget -= len(buffer)
+            self._transport.write(buffer)

@@ -1,11 +1,11 @@
-"""Who is who, on either transport: a challenge and an answer in both directions, keyed with what only the invited know.
+"""Mutual authentication of listener and worker: each proves that it knows the invitation's key. Sans-io.
 
-HMAC-SHA256 over both sides' fresh nonces (RFC 2104), compared in constant time. Every message has a fixed length, so there is
-nothing to parse before the peer is known. Sans-io.
+HMAC-SHA256 over fresh nonces of both sides (RFC 2104), compared in constant time. Every message has a fixed length, so nothing
+is parsed before the peer is authenticated.
 
-    door   -> worker   magic, nonce
-    worker -> door     token (which invitation), nonce, proof of the key
-    door   -> worker   proof of the key
+    listener -> worker     challenge: magic, nonce
+    worker   -> listener   hello: token (which invitation), nonce, proof of the key
+    listener -> worker     proof of the key
 """
 
 from __future__ import annotations
@@ -14,64 +14,65 @@ import hmac
 import secrets
 from collections.abc import Callable
 
-from orchestrator_adapter.bulkhead.errors import Refused
+from orchestrator_adapter.bulkhead.errors import PeerRejected
 
 TOKEN_BYTES = 16
 KEY_BYTES = 32
 _NONCE_BYTES = 32
-_PROOF_BYTES = 32
+PROOF_BYTES = 32
 _MAGIC = b"bulkhd-1"
 CHALLENGE_BYTES = len(_MAGIC) + _NONCE_BYTES
-HELLO_BYTES = TOKEN_BYTES + _NONCE_BYTES + _PROOF_BYTES
-VERDICT_BYTES = _PROOF_BYTES
+HELLO_BYTES = TOKEN_BYTES + _NONCE_BYTES + PROOF_BYTES
 
 
-class DoorHandshake:
-    """The side that listens.
+class ListenerHandshake:
+    """The listener's side.
 
     Attributes:
-        challenge: What to send first.
+        challenge: The first message.
     """
 
     def __init__(self) -> None:
         self._nonce = secrets.token_bytes(_NONCE_BYTES)
         self.challenge = _MAGIC + self._nonce
 
-    def judge(self, hello: bytes, key_of: Callable[[bytes], bytes | None]) -> tuple[bytes, bytes]:
-        """The token of the invitation that the peer has, and the verdict to send. Raises ``Refused``.
+    def verify(self, hello: bytes, key_of: Callable[[bytes], bytes | None]) -> tuple[bytes, bytes]:
+        """The token of the peer's invitation, and the listener's proof to send. Raises ``PeerRejected``.
 
-        ``key_of`` knows each token's key, and ``None`` for one that nobody was given or that has been used.
+        ``key_of`` returns the key of a token; ``None`` for a token that was never issued or has been used.
         """
         token, nonce, proof = _split(hello)
         key = key_of(token)
-        # Without such an invitation the work is the same: an answer's time tells nothing of which tokens there are.
+        # An unknown token costs the same work, so that the time of the answer does not reveal which tokens exist.
         expected = _proof(key or secrets.token_bytes(KEY_BYTES), b"worker", token, self._nonce, nonce)
         if not hmac.compare_digest(expected, proof) or key is None:
-            raise Refused("it does not hold an invitation that is still open" if key is None else "it has a wrong key")
-        return token, _proof(key, b"door", token, nonce, self._nonce)
+            raise PeerRejected("it does not have an unused invitation" if key is None else "it has a wrong key")
+        return token, _proof(key, b"listener", token, nonce, self._nonce)
 
 
 class WorkerHandshake:
-    """The side that was invited."""
+    """The worker's side."""
 
     def __init__(self, token: bytes, key: bytes) -> None:
         self._token = token
         self._key = key
         self._nonce = secrets.token_bytes(_NONCE_BYTES)
-        self._door_nonce = b""
+        self._listener_nonce = b""
 
     def hello(self, challenge: bytes) -> bytes:
-        """What to answer. Raises ``Refused`` where that is no challenge."""
+        """The answer to the challenge. Raises ``PeerRejected`` if it is not a challenge."""
         if len(challenge) != CHALLENGE_BYTES or not challenge.startswith(_MAGIC):
-            raise Refused(f"expected a bulkhead's challenge, got {challenge[:16]!r}")
-        self._door_nonce = challenge[len(_MAGIC) :]
-        proof = _proof(self._key, b"worker", self._token, self._door_nonce, self._nonce)
+            raise PeerRejected(f"expected a bulkhead's challenge, got {challenge[:16]!r}")
+        self._listener_nonce = challenge[len(_MAGIC) :]
+        proof = _proof(self._key, b"worker", self._token, self._listener_nonce, self._nonce)
         return self._token + self._nonce + proof
 
-    def check(self, verdict: bytes) -> None:
-        """Raises ``Refused`` unless the other side knows the key, too."""
-        if not hmac.compare_digest(_proof(self._key, b"door", self._token, self._nonce, self._door_nonce), verdict):
-            raise Refused("who listens there is not the bulkhead that sent the invitation")
+    def check(self, proof: bytes) -> None:
+        """Raise ``PeerRejected`` unless the listener has proved that it knows the key."""
+        if not hmac.compare_digest(
+            _proof(self._key, b"listener", self._token, self._nonce, self._listener_nonce), proof
+        ):
+            raise PeerRejected("the listener is not the bulkhead that sent the invitation")
 
 
 def _split(hello: bytes) -> tuple[bytes, bytes, bytes]:

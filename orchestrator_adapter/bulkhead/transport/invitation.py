@@ -1,6 +1,6 @@
-"""What a worker must know to come: where to, and how to prove that it was meant. It holds secrets.
+"""What a worker needs in order to connect: the address, and the secrets that authenticate it.
 
-It travels over a pipe or as a task's parameter, never on a command line or in the environment, where others may read it.
+It travels over a pipe or as a task's parameter, never on a command line or in the environment, where other users may read it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orchestrator_adapter.bulkhead.transport.handshake import KEY_BYTES, TOKEN_B
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For TLS, as PEM: whom to trust, and the worker's own certificate with its key."""
+    """For TLS, as PEM: the trusted authority, and one side's certificate with its private key."""
 
     authority: str
     certificate: str
@@ -24,20 +24,20 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For one worker, once.
+    """For one worker instance; it can be used once.
 
     Attributes:
-        bulkhead: Whose worker it is to be.
-        worker: Which, counted from 1.
-        instance: The how-manieth of that number, counted from 1.
+        bulkhead: The bulkhead's name.
+        worker: The worker's number, counted from 1.
+        instance: 1 for the first worker with this number; each restart adds 1.
         target: What makes the handler: ``package.module:name``, a callable without arguments.
-        token: Names this invitation.
-        key: What proves it.
-        path: The socket's path, for workers on this machine; empty if it is ``host`` and ``port``.
-        host: Where to connect, and the name in the door's certificate.
-        port: Likewise.
-        credentials: For TLS; always there with a ``host``.
-        max_bytes: Payload of a frame at most.
+        token: Identifies this invitation.
+        key: The shared secret that both sides prove to know.
+        max_bytes: The largest payload of a frame.
+        path: The socket's path, for workers on this machine; empty if ``host`` and ``port`` are used.
+        host: The listener's host, and the name in its certificate.
+        port: The listener's port.
+        credentials: The worker's TLS credentials; always set together with ``host``.
     """
 
     bulkhead: str
@@ -54,11 +54,11 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def title(self) -> str:
-        """For people: ``propagator worker-1``, and ``propagator worker-1 #2`` after a restart."""
+        """For display: ``propagator worker-1``, and ``propagator worker-1 #2`` after a restart."""
         return f"{self.bulkhead} worker-{self.worker}" + (f" #{self.instance}" if self.instance > 1 else "")
 
     def __repr__(self) -> str:
-        return f"Invitation({self.title!r})"  # no secrets: it may end in a log
+        return f"Invitation({self.title!r})"  # without secrets: it may be logged
 
     def to_bytes(self) -> bytes:
         """As JSON."""

@@ -1,7 +1,7 @@
-"""The door: listens for workers, lets in who was invited, and counts who was not. Nobody at the door disturbs who is inside.
+"""Accepts connections of workers, and admits those that have an invitation. Unauthenticated peers cannot affect admitted workers.
 
-On one machine it is a socket in a folder of the user's own, beyond it TCP with TLS and certificates on both sides; on either,
-the peer proves within a few seconds that it knows its invitation's key, and only so many may be about to.
+On one machine it is a Unix socket in a private folder; otherwise TCP with TLS and certificates on both sides. The number of
+pending handshakes is bounded, and so is the time for each.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from orchestrator_adapter.bulkhead.errors import Refused
-from orchestrator_adapter.bulkhead.launchers.launcher import Network
+from orchestrator_adapter.bulkhead.errors import PeerRejected
 from orchestrator_adapter.bulkhead.transport.connection import Connection
 from orchestrator_adapter.bulkhead.transport.invitation import Credentials
+from orchestrator_adapter.bulkhead.transport.network import Network
 from orchestrator_adapter.primitives.clock import Clock, Timeout, sleep
 
-_PROVES_ITSELF_WITHIN_S = 10.0
-_AT_THE_DOOR = 32
+_HANDSHAKE_WITHIN_S = 10.0
+_MAX_PENDING_HANDSHAKES = 32
 _BACKLOG = 64
-_PAUSE_S = 1.0  # after the process has run out of files, say
+_PAUSE_AFTER_ERROR_S = 1.0  # after accept() has failed, for example because the process has no free file descriptor
 _SOCKET_BUFFER = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the door is, as an invitation says it."""
+    """Where workers connect, with the fields of ``Invitation``."""
 
     path: str = ""
     host: str = ""
@@ -38,11 +38,11 @@ class Address:
     credentials: Credentials | None = None
 
 
-class Door:
+class Listener:
     """Listens between ``open`` and ``close``.
 
-    ``key_of`` knows the key of each open invitation by its token; ``on_admitted`` is given who has come in, and its token;
-    ``on_refused`` why somebody has not.
+    ``key_of`` returns the key of an unused invitation by its token. ``on_admitted`` is called with each authenticated
+    connection and its token, ``on_rejected`` with the reason for each rejected one.
     """
 
     def __init__(
@@ -53,90 +53,90 @@ class Door:
         max_bytes: int,
         key_of: Callable[[bytes], bytes | None],
         on_admitted: Callable[[Connection, bytes], object],
-        on_refused: Callable[[str], object],
+        on_rejected: Callable[[str], object],
     ) -> None:
         self._network = network
         self._clock = clock
-        self._connection = partial(Connection, key_of=key_of, on_admitted=on_admitted, max_bytes=max_bytes)
-        self._on_refused = on_refused
+        self._new_connection = partial(Connection, key_of=key_of, on_admitted=on_admitted, max_bytes=max_bytes)
+        self._on_rejected = on_rejected
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._listener: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._tls: ssl.SSLContext | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._coming: set[asyncio.Task[None]] = set()
+        self._pending: set[asyncio.Task[None]] = set()
 
     async def open(self) -> Address:
         """Listen. Raises ``OSError``."""
-        address = self._listen_here() if self._network is None else self._listen_beyond(self._network)
-        self._accepting = asyncio.create_task(self._accept(), name="bulkhead-door")
+        address = self._listen_unix() if self._network is None else self._listen_tcp(self._network)
+        self._accepting = asyncio.create_task(self._accept(), name="bulkhead-listener")
         return address
 
     async def close(self) -> None:
-        """Let nobody in any more. Who is inside stays."""
-        tasks = [task for task in (self._accepting, *self._coming) if task is not None]
+        """Stop listening and cancel pending handshakes. Admitted connections stay open."""
+        tasks = [task for task in (self._accepting, *self._pending) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._listener is not None:
-            self._listener.close()
+        if self._socket is not None:
+            self._socket.close()
         if self._folder is not None:
             self._folder.cleanup()
 
-    def _listen_here(self) -> Address:
-        self._folder = tempfile.TemporaryDirectory(prefix="bulkhead-")  # 0700, and short: a path has 108 bytes at most
-        path = str(Path(self._folder.name, "door"))
-        self._listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-        listener.bind(path)
-        listener.listen(_BACKLOG)
+    def _listen_unix(self) -> Address:
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="bulkhead-"
+        )  # mode 0700; a socket's path has at most 108 bytes
+        path = str(Path(self._folder.name, "socket"))
+        self._socket = listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        listening.bind(path)
+        listening.listen(_BACKLOG)
         return Address(path=path)
 
-    def _listen_beyond(self, network: Network) -> Address:
-        # It takes a tenth of a second to import, and nothing else here needs it.
-        from orchestrator_adapter.bulkhead.transport.certificates import door_context, issue  # noqa: PLC0415
+    def _listen_tcp(self, network: Network) -> Address:
+        # Importing cryptography takes a tenth of a second, and only TLS needs it.
+        from orchestrator_adapter.bulkhead.transport.certificates import issue, listener_context  # noqa: PLC0415
 
         ours, theirs = issue(network.host)
-        self._tls = door_context(ours)
+        self._tls = listener_context(ours)
         bind = network.bind if network.bind is not None else network.host
         family = socket.getaddrinfo(bind, network.port, type=socket.SOCK_STREAM)[0][0]
-        self._listener = listener = socket.create_server((bind, network.port), family=family, backlog=_BACKLOG)
-        listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        return Address(host=network.host, port=listener.getsockname()[1], credentials=theirs)
+        self._socket = listening = socket.create_server((bind, network.port), family=family, backlog=_BACKLOG)
+        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        return Address(host=network.host, port=listening.getsockname()[1], credentials=theirs)
 
     async def _accept(self) -> None:
-        assert self._listener is not None
+        assert self._socket is not None
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await loop.sock_accept(self._listener)
+                sock, _ = await loop.sock_accept(self._socket)
             except OSError as error:
-                self._on_refused(f"a connection could not be accepted: {error}")
-                await sleep(self._clock, _PAUSE_S)
+                self._on_rejected(f"a connection could not be accepted: {error}")
+                await sleep(self._clock, _PAUSE_AFTER_ERROR_S)
                 continue
-            if len(self._coming) >= _AT_THE_DOOR:
+            if len(self._pending) >= _MAX_PENDING_HANDSHAKES:
                 sock.close()
-                self._on_refused(f"{_AT_THE_DOOR} others are at the door")
+                self._on_rejected(f"there are {_MAX_PENDING_HANDSHAKES} other pending handshakes")
                 continue
-            task = asyncio.create_task(self._admit(sock), name="bulkhead-visitor")
-            self._coming.add(task)
-            task.add_done_callback(self._coming.discard)
+            task = asyncio.create_task(self._authenticate(sock), name="bulkhead-handshake")
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
 
-    async def _admit(self, sock: socket.socket) -> None:
+    async def _authenticate(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         connection: Connection | None = None
-        if (
-            self._network is not None
-        ):  # asyncio does so only for sockets that say they are TCP, which accepted ones do not
+        if self._network is not None:  # asyncio sets it only on sockets created as IPPROTO_TCP, not on accepted ones
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            async with Timeout(self._clock, _PROVES_ITSELF_WITHIN_S):
-                _, connection = await loop.connect_accepted_socket(self._connection, sock, ssl=self._tls)
+            async with Timeout(self._clock, _HANDSHAKE_WITHIN_S):
+                _, connection = await loop.connect_accepted_socket(self._new_connection, sock, ssl=self._tls)
                 await asyncio.shield(connection.admitted)
-        except (OSError, Refused) as error:  # TimeoutError and ssl.SSLError among them
-            self._on_refused(str(error) or type(error).__name__)
+        except (OSError, PeerRejected) as error:  # TimeoutError and ssl.SSLError are OSErrors
+            self._on_rejected(str(error) or type(error).__name__)
         finally:
             if connection is None:
                 sock.close()
             elif not connection.admitted.done() or connection.admitted.exception() is not None:
-                connection.close("it did not prove itself in time")
+                connection.close("it did not authenticate in time")

@@ -1,7 +1,7 @@
-"""TLS for a worker that reads and writes from two threads, which one TLS connection does not bear (OpenSSL, SSL_read(3)).
+"""TLS for a worker that reads and writes from two threads, which one TLS connection does not support (OpenSSL, SSL_read(3)).
 
-A thread owns the TLS connection and passes bytes between it and one end of a local pair of sockets; the worker has the other
-end, and does not know the difference.
+A thread owns the TLS connection and relays bytes between it and one end of a local socket pair; the worker uses the other end
+like a plain connection.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from orchestrator_adapter.bulkhead.transport.certificates import worker_context
 from orchestrator_adapter.bulkhead.transport.invitation import Credentials
 
 _CHUNK = 64 * 1024
-_LATER = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WOULD_BLOCK = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def connect_tls(host: str, port: int, credentials: Credentials, *, within_s: float) -> socket.socket:
-    """A socket whose bytes go through TLS to ``host``, whose certificate has been checked; its timeout is ``within_s``.
+    """A socket whose bytes are relayed through TLS to ``host``, whose certificate was checked. Its timeout is ``within_s``.
 
-    Raises ``OSError`` (``ssl.SSLError`` is one).
+    Raises ``OSError`` (``ssl.SSLError`` is a subclass).
     """
     plain = socket.create_connection((host, port), timeout=within_s)
     try:
@@ -31,26 +31,26 @@ def connect_tls(host: str, port: int, credentials: Credentials, *, within_s: flo
     except BaseException:
         plain.close()
         raise
-    ours, pumps = socket.socketpair()
+    ours, relayed = socket.socketpair()
     ours.settimeout(within_s)
-    threading.Thread(target=_run, args=(tls, pumps), daemon=True).start()
+    threading.Thread(target=_run, args=(tls, relayed), daemon=True).start()
     return ours
 
 
 def _run(tls: ssl.SSLSocket, inner: socket.socket) -> None:
-    with tls, inner, suppress(OSError):  # whichever side it is: the other sees the end
+    with tls, inner, suppress(OSError):  # when one side fails, the other is closed
         tls.setblocking(False)  # noqa: FBT003 - the standard library's signature
         inner.setblocking(False)  # noqa: FBT003 - as above
-        _pump(tls, inner)
+        _relay(tls, inner)
 
 
-def _pump(tls: ssl.SSLSocket, inner: socket.socket) -> None:
-    """Pass on what comes, in both directions, until one side ends. Holds at most a chunk of each."""
+def _relay(tls: ssl.SSLSocket, inner: socket.socket) -> None:
+    """Relay bytes in both directions until one side ends. Buffers at most one chunk per direction."""
     inward = outward = memoryview(b"")
     while True:
         moved = False
         if not inward:
-            with suppress(*_LATER):
+            with suppress(*_WOULD_BLOCK):
                 inward = memoryview(tls.recv(_CHUNK))
                 if not inward:
                     return
@@ -64,7 +64,7 @@ def _pump(tls: ssl.SSLSocket, inner: socket.socket) -> None:
                 if not outward:
                     return
         if outward:
-            with suppress(*_LATER):
+            with suppress(*_WOULD_BLOCK):
                 outward = outward[tls.send(outward) :]
                 moved = True
         if not moved:

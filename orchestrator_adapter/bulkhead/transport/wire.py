@@ -1,8 +1,8 @@
 """Named arrays as bytes on a stream: a small validated header, then the arrays' own memory. Nothing is unpickled or evaluated.
 
-A frame is a prefix of 16 bytes (magic, the header's length, the payload's length), a header in MessagePack, and the arrays one
-after the other, C-contiguous and little-endian. Reading is sans-io: ``FrameReader`` says where the next bytes are to go, which
-for the bulk of an array is the array itself, and is told how many came. It knows nothing of sockets.
+A frame is a prefix of 16 bytes (magic, header length, payload length), a header in MessagePack, and the arrays one after the
+other, C-contiguous and little-endian. Reading is sans-io: ``FrameReader`` provides the buffer for the next bytes, which for
+most of a large array is the array itself. It knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from orchestrator_adapter.bulkhead.errors import Malformed
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """Named arrays of booleans, integers or floats; any shape, any layout in memory."""
 
-Piece: TypeAlias = bytes | memoryview
+Buffer: TypeAlias = bytes | memoryview
 
 DType = Literal["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"]
 Kind = Literal["call", "share", "stop", "joined", "ready", "answer", "failed"]
 
 MAX_BYTES = 1 << 30
-"""Payload of one frame at most, bytes, unless told otherwise."""
+"""The default for the largest payload of one frame, bytes."""
 AT_ONCE = 256 * 1024
-"""Bytes read or written in one go by an event loop: about 0.1 ms, so that it serves others in between."""
+"""Bytes that an event loop reads or writes at a time: about 0.1 ms, so that other tasks run in between."""
 
 _DTYPES: frozenset[str] = frozenset(DType.__args__)  # type: ignore[attr-defined] # typing.get_args loses the type
 _PREFIX = struct.Struct("<4sIQ")
@@ -40,17 +40,19 @@ _MAX_HEADER = _SCRATCH - _PREFIX.size
 _MAX_ARRAYS = 64
 _MAX_NAME = 200
 _MAX_DIMENSIONS = 8
-_MAX_TEXT = 8_000  # characters of a failure's message and of its traceback: four bytes each still fit in a header
+_MAX_TEXT = (
+    8_000  # characters of a failure's message, and of its traceback: a header has room for them with four bytes each
+)
 
-_Name = Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
-_Text = Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
+_ShortText = Annotated[str, msgspec.Meta(max_length=_MAX_NAME)]
+_LongText = Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """One array of a frame, in the order of their bytes."""
+    """Describes one array of a frame. Layouts are in the order of the arrays' bytes."""
 
-    name: _Name
+    name: _ShortText
     dtype: DType
     shape: Annotated[tuple[_Count, ...], msgspec.Meta(max_length=_MAX_DIMENSIONS)]
 
@@ -58,30 +60,30 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Failure(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """An exception as text."""
 
-    type: _Name
-    message: _Text
-    traceback: _Text
+    type: _ShortText
+    message: _LongText
+    traceback: _LongText
 
     @classmethod
     def of(cls, type_: str, message: str, traceback: str) -> Failure:
-        """Cut to what a header holds; of a traceback the end is kept."""
+        """Truncated to what fits in a header; of a traceback the end is kept."""
         printable = [text.encode("utf-8", "replace").decode() for text in (type_, message, traceback)]
         return cls(printable[0][:_MAX_NAME], printable[1][:_MAX_TEXT], printable[2][-_MAX_TEXT:])
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """What a frame is. ``name`` is the method's, the key's, or, of ``joined``, the host's; there, ``ticket`` is the pid."""
+    """Describes a frame. ``name`` is the method or the key; in a ``joined`` frame it is the host, and ``ticket`` the pid."""
 
     kind: Kind
     ticket: _Count = 0
-    name: _Name = ""
+    name: _ShortText = ""
     arrays: Annotated[tuple[Layout, ...], msgspec.Meta(max_length=_MAX_ARRAYS)] = ()
     failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it was received. The arrays are the receiver's own."""
+    """One received frame. The receiver owns the arrays."""
 
     header: Header
     arrays: dict[str, NDArray[Any]]
@@ -89,9 +91,9 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One frame to be sent: its pieces, which share the arrays' memory where that is contiguous, and their bytes in all."""
+    """One frame to send: its buffers, which share memory with contiguous arrays, and their total size in bytes."""
 
-    pieces: tuple[Piece, ...]
+    buffers: tuple[Buffer, ...]
     size: int
 
 
@@ -108,9 +110,9 @@ def encode(
     failure: Failure | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Message:
-    """The frame. Raises ``TypeError`` and ``ValueError``, naming the array, for what cannot travel: that is the caller's bug."""
+    """Encode a frame. Raises ``TypeError`` or ``ValueError``, which names the array, for what cannot be sent: a caller's bug."""
     layouts: list[Layout] = []
-    pieces: list[Piece] = []
+    buffers: list[Buffer] = []
     size = 0
     if len(name) > _MAX_NAME:
         raise ValueError(f"{kind}: expected a name of at most {_MAX_NAME} characters, got {len(name)}")
@@ -118,17 +120,17 @@ def encode(
         raise ValueError(f"{kind} {name!r}: expected at most {_MAX_ARRAYS} arrays, got {len(arrays)}")
     for key, array in (arrays or {}).items():
         flat = _contiguous(f"{kind} {name!r}: array {key!r}", key, array)
-        layouts.append(Layout(key, flat.dtype.str, array.shape))  # type: ignore[arg-type] # _contiguous has looked
+        layouts.append(Layout(key, flat.dtype.str, array.shape))  # type: ignore[arg-type] # _contiguous checks it
         if flat.nbytes:
-            pieces.append(flat.view(np.uint8).data)
+            buffers.append(flat.view(np.uint8).data)
             size += flat.nbytes
     if size > max_bytes:
-        raise ValueError(f"{kind} {name!r}: expected arrays of at most {max_bytes} bytes in all, got {size}")
+        raise ValueError(f"{kind} {name!r}: expected arrays of at most {max_bytes} bytes in total, got {size}")
     header = _encoder.encode(Header(kind, ticket, name, tuple(layouts), failure))
     if len(header) > _MAX_HEADER:
         raise ValueError(f"{kind} {name!r}: expected names that fit in {_MAX_HEADER} bytes, got {len(header)}")
     head = _PREFIX.pack(_MAGIC, len(header), size) + header
-    return Message((head, *pieces), len(head) + size)
+    return Message((head, *buffers), len(head) + size)
 
 
 def _contiguous(what: str, key: str, array: object) -> NDArray[Any]:
@@ -144,10 +146,10 @@ def _contiguous(what: str, key: str, array: object) -> NDArray[Any]:
 
 
 class FrameReader:
-    """Makes frames of bytes as they come. Small frames pass through a scratch buffer, the bulk of large ones does not.
+    """Decodes frames from a stream. Small frames pass through a scratch buffer; most of a large frame does not.
 
-    ``max_bytes`` bounds a frame's payload; nothing of it is allocated before the whole header has been found in order.
-    ``at_once`` bounds what is asked for at a time.
+    ``max_bytes`` bounds a frame's payload. Its memory is allocated only after the whole header has been validated.
+    ``at_once`` bounds the size of ``buffer`` while a payload is received.
     """
 
     __slots__ = ("_at_once", "_filled", "_max_bytes", "_partial", "_view")
@@ -160,20 +162,20 @@ class FrameReader:
         self._partial: _Partial | None = None
 
     @property
-    def inside(self) -> bool:
-        """Whether a frame has begun and not ended."""
+    def inside_frame(self) -> bool:
+        """Whether a frame has been received in part."""
         return self._partial is not None or self._filled > 0
 
-    def room(self) -> memoryview:
-        """Where the next bytes are to go; never empty."""
+    def buffer(self) -> memoryview:
+        """Where to write the next bytes; never empty."""
         if self._partial is not None:
-            return self._partial.room(self._at_once)
+            return self._partial.buffer(self._at_once)
         return self._view[self._filled :]
 
-    def took(self, count: int) -> list[Frame]:
-        """``count`` bytes have come; the frames that are complete with them, in order. Raises ``Malformed``."""
+    def received(self, count: int) -> list[Frame]:
+        """``count`` bytes were written to ``buffer``. Returns the frames that are complete now. Raises ``Malformed``."""
         if (partial := self._partial) is not None:
-            partial.took(count)
+            partial.received(count)
             if not partial.complete:
                 return []
             self._partial = None
@@ -181,8 +183,8 @@ class FrameReader:
         self._filled += count
         frames: list[Frame] = []
         at = 0
-        while (begun := self._begin(at)) is not None:
-            partial, at = begun
+        while (started := self._start_frame(at)) is not None:
+            partial, at = started
             at += partial.fill(self._view[at : self._filled])
             if not partial.complete:
                 self._partial = partial
@@ -194,8 +196,8 @@ class FrameReader:
         self._filled = rest
         return frames
 
-    def _begin(self, at: int) -> tuple[_Partial, int] | None:
-        """The frame whose prefix is at ``at``, and where its payload begins; ``None`` if its header is not there yet."""
+    def _start_frame(self, at: int) -> tuple[_Partial, int] | None:
+        """The frame whose prefix is at ``at``, and where its payload begins; ``None`` if its header is incomplete."""
         available = self._filled - at
         if bytes(self._view[at : at + min(available, len(_MAGIC))]) != _MAGIC[:available]:
             raise Malformed(f"expected a frame, got bytes that begin with {bytes(self._view[at : at + 4])!r}")
@@ -211,61 +213,63 @@ class FrameReader:
             return None
         try:
             header = _decoder.decode(self._view[at + _PREFIX.size : payload_at])
-        except msgspec.MsgspecError as error:  # validation and decoding errors alike
-            raise Malformed(f"a header is not as it must be: {error}") from error
+        except msgspec.MsgspecError as error:  # a validation or a decoding error
+            raise Malformed(f"a header is invalid: {error}") from error
         except UnicodeDecodeError as error:
             raise Malformed("a header has text that is not UTF-8") from error
         return _Partial(header, payload_bytes), payload_at
 
 
 class _Partial:
-    """A frame whose header is known and whose arrays are being filled."""
+    """A frame whose header is known and whose arrays are being received."""
 
-    __slots__ = ("_arrays", "_header", "_left", "_now")
+    __slots__ = ("_arrays", "_current", "_header", "_remaining")
 
     def __init__(self, header: Header, payload_bytes: int) -> None:
         names = {layout.name for layout in header.arrays}
         if len(names) != len(header.arrays):
-            raise Malformed(f"{header.kind} {header.name!r}: expected arrays of different names")
+            raise Malformed(f"{header.kind} {header.name!r}: expected arrays with different names")
         stated = sum(math.prod(layout.shape) * np.dtype(layout.dtype).itemsize for layout in header.arrays)
         if stated != payload_bytes:
             raise Malformed(
-                f"{header.kind} {header.name!r}: expected a payload of {stated} bytes by the arrays' shapes, got {payload_bytes}"
+                f"{header.kind} {header.name!r}: expected a payload of {stated} bytes according to the shapes, got {payload_bytes}"
             )
         self._header = header
         try:
             self._arrays = {layout.name: np.empty(layout.shape, layout.dtype) for layout in header.arrays}
-        except ValueError as error:  # an empty array whose other dimensions are beyond numpy
-            raise Malformed(f"{header.kind} {header.name!r}: a shape that no array can have: {error}") from error
+        except ValueError as error:  # an empty array whose other dimensions are too large for numpy
+            raise Malformed(f"{header.kind} {header.name!r}: an impossible shape: {error}") from error
         views = [array.reshape(-1).view(np.uint8).data for array in self._arrays.values() if array.nbytes]
-        self._left = views[::-1]
-        self._now = self._left.pop() if views else memoryview(b"")
+        self._remaining = views[::-1]
+        self._current = self._remaining.pop() if views else memoryview(b"")
 
     @property
     def complete(self) -> bool:
-        return not self._now.nbytes and not self._left
+        return not self._current.nbytes and not self._remaining
 
-    def room(self, at_once: int) -> memoryview:
-        return self._now[:at_once]
+    def buffer(self, at_once: int) -> memoryview:
+        return self._current[:at_once]
 
-    def took(self, count: int) -> None:
-        self._now = self._now[count:]
-        if not self._now.nbytes and self._left:
-            self._now = self._left.pop()
+    def received(self, count: int) -> None:
+        self._current = self._current[count:]
+        if not self._current.nbytes and self._remaining:
+            self._current = self._remaining.pop()
 
     def fill(self, source: memoryview) -> int:
-        """Take from ``source`` what belongs here; how many bytes that was."""
+        """Copy this frame's bytes from ``source``; returns how many."""
         taken = 0
         while not self.complete and taken < source.nbytes:
-            count = min(self._now.nbytes, source.nbytes - taken)
-            self._now[:count] = source[taken : taken + count]
-            self.took(count)
+            count = min(self._current.nbytes, source.nbytes - taken)
+            self._current[:count] = source[taken : taken + count]
+            self.received(count)
             taken += count
         return taken
 
     def frame(self) -> Frame:
         for name, array in self._arrays.items():
-            # numpy takes any byte but 0 and 1 in a boolean for granted, and then computes with it.
+            # numpy does not check this; other bytes in a boolean array make its results undefined.
             if array.dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:
-                raise Malformed(f"{self._header.kind} {self._header.name!r}: array {name!r} has booleans that are none")
+                raise Malformed(
+                    f"{self._header.kind} {self._header.name!r}: array {name!r} has booleans other than 0 and 1"
+                )
         return Frame(self._header, self._arrays)

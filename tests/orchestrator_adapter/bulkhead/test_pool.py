@@ -123,7 +123,7 @@ async def test_a_killed_worker_costs_a_restart_and_no_call(tmp_path: Path) -> No
     ]
     restart = told[5]
     assert (restart.bulkhead, restart.fields["worker"], restart.fields["instance"]) == ("toy", 1, 2)
-    assert told[3].fields["behind"] == 1
+    assert told[3].fields["requeued"] == 1
 
 
 async def test_a_batch_that_kills_twice_is_lost_and_those_behind_it_are_not() -> None:
@@ -154,7 +154,7 @@ async def test_a_worker_that_hangs_is_killed_and_its_batch_lost_the_second_time(
         before = pool.statistics().pids[1]
         with pytest.raises(BatchLost, match=r"the second because: it hung: no answer within 0\.2 s"):
             await pool.call("hang", {})
-        pool._answer_within_s = 60.0  # a successor may be slow: it is niced, and the machine is shared
+        pool._dispatcher.answer_within_s = 60.0  # a successor may be slow: it is niced, and the machine is shared
         await eventually(lambda: pool.statistics().alive, "a worker is ready")
         assert (await pool.call("double", numbers(1)))["x"] == 2
         figures = pool.statistics()
@@ -169,7 +169,7 @@ async def test_a_stopped_process_is_a_hung_one() -> None:
         os.kill(before, signal.SIGSTOP)
         call = asyncio.create_task(pool.call("double", numbers(1)))
         await eventually(lambda: pool.statistics().hung, "it is found to hang")
-        pool._answer_within_s = 60.0  # its successor may be slow: it is niced, and the machine is shared
+        pool._dispatcher.answer_within_s = 60.0  # its successor may be slow: it is niced, and the machine is shared
         assert (await call)["x"] == 2
         assert pool.statistics().hung == 1
         await eventually(lambda: gone(before), "the stopped process is gone")
@@ -301,11 +301,11 @@ async def test_leaving_is_bounded_and_kills_what_does_not_stop() -> None:
         pid = pool.statistics().pids[1]
         call = asyncio.create_task(pool.call("hang", {}))
         await eventually(waits(pool, 1), "it is with the worker")
-    with pytest.raises(BulkheadClosed, match="was left before it had answered"):
+    with pytest.raises(BulkheadClosed, match="was closed before it had answered"):
         await call
     await eventually(lambda: gone(pid), "its process is gone")
     assert pool.statistics().balanced
-    assert pool.statistics().refused == 1
+    assert pool.statistics().aborted == 1
 
 
 async def test_leaving_although_cancelled_leaves_no_process() -> None:
@@ -392,7 +392,7 @@ async def test_a_handler_that_cannot_be_made_is_a_clear_oserror_and_leaves_nothi
         await pool.__aenter__()
     assert isinstance(raised.value, OSError)
     assert str(raised.value).startswith("bulkhead 'toy': worker-")
-    assert f"did not start: no handler could be made of {target!r}: {reason}" in str(raised.value)
+    assert f"did not start: the handler {target!r} could not be made: {reason}" in str(raised.value)
     assert pool.statistics().alive == 0
     with pytest.raises(BulkheadClosed):
         await pool.call("double", numbers(1))
@@ -529,7 +529,7 @@ async def killing() -> AsyncIterator[Callable[[Bulkhead], None]]:
 
     def settled(pool: Bulkhead, worker: int, killed: int) -> bool:
         # Until what it had has been answered, another kill might hit that again, and it would rightly be lost.
-        return pool.statistics().pids.get(worker) != killed and not any(pool._book._losses.values())
+        return pool.statistics().pids.get(worker) != killed and not any(pool._dispatcher._scheduler._losses.values())
 
     async def kill(pool: Bulkhead) -> None:
         while True:

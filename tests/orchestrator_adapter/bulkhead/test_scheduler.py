@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchestrator_adapter.bulkhead.errors import Malformed
-from orchestrator_adapter.bulkhead.scheduler import CallBook, Loss, RebuildBudget
+from orchestrator_adapter.bulkhead.scheduler import Scheduler, Loss, RebuildBudget
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 
 
-def book(*workers: int, in_flight: int = 2, calls: int = 0) -> CallBook:
+def book(*workers: int, in_flight: int = 2, calls: int = 0) -> Scheduler:
     """One with these workers ready and calls 1 … assigned as far as there are places, at time 0."""
-    made = CallBook(in_flight=in_flight)
+    made = Scheduler(in_flight=in_flight)
     for worker in workers:
-        made.join(worker)
+        made.add_worker(worker)
     for ticket in range(1, calls + 1):
         made.submit(ticket)
     return made
 
 
-def assigned(of: CallBook, now: float = 0.0) -> list[tuple[int, int]]:
+def assigned(of: Scheduler, now: float = 0.0) -> list[tuple[int, int]]:
     return [(assignment.worker, assignment.ticket) for assignment in of.assign(now)]
 
 
@@ -42,13 +42,13 @@ def test_only_the_head_is_charged_when_its_worker_is_lost_and_all_go_back_in_ord
     calls = book(1, calls=3, in_flight=3)
     calls.submit(4)
     assert assigned(calls) == [(1, 1), (1, 2), (1, 3)]
-    assert calls.lose(1) == Loss(resubmitted=1, behind=(2, 3), given_up=None)
-    calls.join(1)
+    assert calls.remove_worker(1) == Loss(resubmitted=1, requeued=(2, 3), given_up=None)
+    calls.add_worker(1)
     assert assigned(calls) == [(1, 1), (1, 2), (1, 3)]
-    assert calls.lose(1) == Loss(resubmitted=None, behind=(2, 3), given_up=1)
-    calls.join(1)
+    assert calls.remove_worker(1) == Loss(resubmitted=None, requeued=(2, 3), given_up=1)
+    calls.add_worker(1)
     assert assigned(calls) == [(1, 2), (1, 3), (1, 4)]
-    assert calls.lose(1) == Loss(resubmitted=2, behind=(3, 4), given_up=None)
+    assert calls.remove_worker(1) == Loss(resubmitted=2, requeued=(3, 4), given_up=None)
 
 
 def test_an_abandoned_call_keeps_its_place_until_it_is_answered_and_is_never_resubmitted() -> None:
@@ -63,7 +63,7 @@ def test_an_abandoned_call_keeps_its_place_until_it_is_answered_and_is_never_res
     assert not calls.answered(1, 1, now=1.0)
     assert assigned(calls) == [(1, 4)]
     calls.abandon(2)
-    assert calls.lose(1) == Loss(resubmitted=None, behind=(4,), given_up=None)
+    assert calls.remove_worker(1) == Loss(resubmitted=None, requeued=(4,), given_up=None)
 
 
 def test_abandoning_what_has_ended_changes_nothing() -> None:
@@ -89,7 +89,7 @@ def test_what_is_shared_takes_no_calls_place_and_charges_nobody() -> None:
     assert calls.answered(1, 1, now=2.0)
     assert assigned(calls) == [(1, 3)]
     assert calls.answered(1, 2, now=2.0)
-    assert calls.lose(1) == Loss(resubmitted=None, behind=(3,), given_up=None)
+    assert calls.remove_worker(1) == Loss(resubmitted=None, requeued=(3,), given_up=None)
 
 
 @pytest.mark.parametrize("ticket", [2, 3, 0])
@@ -106,17 +106,17 @@ def test_an_answer_out_of_turn_is_malformed(ticket: int) -> None:
 def test_a_head_is_late_by_the_time_it_has_been_the_head() -> None:
     """What waits behind it in the pipe is not being worked on, and its time begins when it is."""
     calls = book(1, 2, calls=3)
-    assert calls.look_again_at(10.0) is None
+    assert calls.next_deadline(10.0) is None
     assert assigned(calls, now=5.0) == [(1, 1), (2, 2), (1, 3)]
-    assert calls.look_again_at(10.0) == 15.0
+    assert calls.next_deadline(10.0) == 15.0
     assert calls.overdue(14.999, 10.0) == ()
     assert calls.overdue(15.0, 10.0) == (1, 2)
     calls.answered(1, 1, now=14.0)
     assert calls.overdue(23.999, 10.0) == (2,)
     assert calls.overdue(24.0, 10.0) == (1, 2)
     calls.answered(1, 3, now=24.0)
-    calls.lose(2)
-    assert calls.look_again_at(10.0) is None
+    calls.remove_worker(2)
+    assert calls.next_deadline(10.0) is None
 
 
 def test_a_worker_that_was_idle_is_not_late_at_once() -> None:
@@ -126,7 +126,7 @@ def test_a_worker_that_was_idle_is_not_late_at_once() -> None:
     calls.answered(1, 1, now=1.0)
     calls.submit(2)
     assigned(calls, now=100.0)
-    assert calls.look_again_at(10.0) == 110.0
+    assert calls.next_deadline(10.0) == 110.0
 
 
 def test_the_budget_admits_so_many_rebuilds_in_its_window_and_no_more() -> None:
@@ -153,7 +153,7 @@ class EveryCall(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.book = CallBook(in_flight=2)
+        self.book = Scheduler(in_flight=2)
         self.pipes: dict[int, list[int]] = {}
         self.alive: set[int] = set()  # calls that have not ended
         self.at_head: dict[int, int] = {}  # how often a worker was lost with it
@@ -175,7 +175,7 @@ class EveryCall(RuleBasedStateMachine):
     def join(self, worker: int) -> None:
         if worker not in self.pipes:
             self.pipes[worker] = []
-            self.book.join(worker)
+            self.book.add_worker(worker)
             self.send()
 
     @precondition(lambda self: any(self.pipes.values()))
@@ -192,7 +192,7 @@ class EveryCall(RuleBasedStateMachine):
     def lose(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(sorted(self.pipes)))
         pipe = self.pipes.pop(worker)
-        loss = self.book.lose(worker)
+        loss = self.book.remove_worker(worker)
         back = [ticket for ticket in pipe if ticket in self.alive]
         if pipe and pipe[0] in self.alive:
             self.at_head[pipe[0]] += 1
@@ -201,7 +201,7 @@ class EveryCall(RuleBasedStateMachine):
                 self.alive.remove(back.pop(0))
             else:
                 assert loss.resubmitted == pipe[0]
-        assert [ticket for ticket in (loss.resubmitted, *loss.behind) if ticket is not None] == back
+        assert [ticket for ticket in (loss.resubmitted, *loss.requeued) if ticket is not None] == back
         self.send()
 
     @precondition(lambda self: self.alive)

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from orchestrator_adapter.bulkhead import BulkheadEvent, Invitation, LocalProcesses, Network
-from orchestrator_adapter.bulkhead.errors import Malformed, Refused
+from orchestrator_adapter.bulkhead.errors import Malformed, PeerRejected
 from orchestrator_adapter.bulkhead.transport.certificates import issue, worker_context
 from orchestrator_adapter.bulkhead.transport.connection import Connection
 from orchestrator_adapter.bulkhead.transport.handshake import (
     CHALLENGE_BYTES,
     HELLO_BYTES,
-    VERDICT_BYTES,
+    PROOF_BYTES,
     WorkerHandshake,
 )
-from orchestrator_adapter.bulkhead.transport.listener import Address, Door
+from orchestrator_adapter.bulkhead.transport.listener import Address, Listener
 from orchestrator_adapter.bulkhead.transport.wire import Frame, FrameReader, encode
 from orchestrator_adapter.bulkhead.worker import serve
 from orchestrator_adapter.testing import ManualClock, settle
@@ -38,7 +38,7 @@ HERE = Network("127.0.0.1")
 class Watched:
     """A door, and what came of who came."""
 
-    door: Door
+    door: Listener
     address: Address
     clock: ManualClock
     admitted: list[Connection]
@@ -60,7 +60,7 @@ class Watched:
         sock = self.visit()
         handshake = WorkerHandshake(token, key)
         sock.sendall(handshake.hello(exactly(sock, CHALLENGE_BYTES)))
-        handshake.check(exactly(sock, VERDICT_BYTES))
+        handshake.check(exactly(sock, PROOF_BYTES))
         return sock
 
     async def turned_away(self, sock: Any) -> None:
@@ -105,13 +105,13 @@ async def watched(network: Network | None) -> AsyncIterator[Watched]:
         connection.on_frame = seen.frames.append
         seen.admitted.append(connection)
 
-    seen.door = Door(
+    seen.door = Listener(
         network=network,
         clock=seen.clock,
         max_bytes=1 << 20,
         key_of={TOKEN: KEY}.get,
         on_admitted=admitted,
-        on_refused=seen.refused.append,
+        on_rejected=seen.refused.append,
     )
     seen.address = await seen.door.open()
     try:
@@ -133,7 +133,7 @@ async def test_who_has_an_invitation_comes_in_and_is_heard(local: Watched) -> No
     """Its frames arrive, also after the time in which it had to prove itself."""
     sock = await asyncio.to_thread(local.enter)
     await local.clock.advance_when_idle(60.0)
-    sock.sendall(b"".join(bytes(piece) for piece in encode("joined", ticket=7, name="here").pieces))
+    sock.sendall(b"".join(bytes(piece) for piece in encode("joined", ticket=7, name="here").buffers))
     await eventually(lambda: local.frames, "the frame has come")
     assert (local.frames[0].header.ticket, local.frames[0].header.name) == (7, "here")
     assert not local.refused
@@ -158,7 +158,7 @@ async def test_who_has_none_is_turned_away_counted_and_disturbs_nobody(what: str
     await local.turned_away(intruder)
     await eventually(lambda: local.refused, "it is counted")
     assert len(local.refused) == 1
-    worker.sendall(bytes(encode("joined").pieces[0]))
+    worker.sendall(bytes(encode("joined").buffers[0]))
     await eventually(lambda: local.frames, "the other is heard")
     worker.close()
 
@@ -169,7 +169,7 @@ async def test_only_so_many_may_be_at_the_door(local: Watched) -> None:
     for intruder in intruders:
         await asyncio.to_thread(exactly, intruder, CHALLENGE_BYTES)
     await local.turned_away(local.visit())
-    assert local.refused == ["32 others are at the door"]
+    assert local.refused == ["there are 32 other pending handshakes"]
     await local.clock.advance_when_idle(10.0)
     for intruder in intruders:
         await local.turned_away(intruder)
@@ -181,7 +181,10 @@ async def test_only_so_many_may_be_at_the_door(local: Watched) -> None:
     ("data", "reason"),
     [
         (b"\x80\x04K\x01.", "expected a frame, got bytes that begin with"),
-        (b"".join(bytes(p) for p in encode("answer", arrays={"a": np.zeros(200_000)}).pieces), "at most 1048576 bytes"),
+        (
+            b"".join(bytes(p) for p in encode("answer", arrays={"a": np.zeros(200_000)}).buffers),
+            "at most 1048576 bytes",
+        ),
     ],
 )
 async def test_who_is_inside_and_sends_what_is_no_frame_is_cut_off(data: bytes, reason: str, local: Watched) -> None:
@@ -210,7 +213,7 @@ async def test_what_handles_a_frame_may_end_the_connection(local: Watched) -> No
 
     sock = await asyncio.to_thread(local.enter)
     local.admitted[0].on_frame = strict
-    sock.sendall(bytes(encode("ready").pieces[0]) * 2)
+    sock.sendall(bytes(encode("ready").buffers[0]) * 2)
     assert await local.admitted[0].lost == "not now"
     assert len(local.frames) == 1
     sock.close()
@@ -231,7 +234,7 @@ async def test_megabytes_are_written_as_fast_as_they_are_read_and_the_loop_goes_
     def receive() -> list[Frame]:
         reader, frames = FrameReader(), list[Frame]()
         while len(frames) < 8:
-            frames += reader.took(sock.recv_into(reader.room()))
+            frames += reader.received(sock.recv_into(reader.buffer()))
         return frames
 
     frames = await asyncio.to_thread(receive)
@@ -314,11 +317,11 @@ async def test_the_right_certificate_alone_does_not_do(networked: Watched) -> No
             tls = worker_context(credentials).wrap_socket(plain, server_hostname="127.0.0.1")
             handshake = WorkerHandshake(TOKEN, key)
             tls.sendall(handshake.hello(exactly(tls, CHALLENGE_BYTES)))
-            return exactly(tls, VERDICT_BYTES)
+            return exactly(tls, PROOF_BYTES)
 
     assert await asyncio.to_thread(visit, b"x" * 32) == b""
     await eventually(lambda: networked.refused == ["it has a wrong key"], "it is counted")
-    assert len(await asyncio.to_thread(visit, KEY)) == VERDICT_BYTES
+    assert len(await asyncio.to_thread(visit, KEY)) == PROOF_BYTES
     assert len(networked.admitted) == 1
 
 
@@ -331,7 +334,7 @@ async def test_a_bulkhead_over_tls_answers_as_one_on_this_machine_does(tmp_path:
         assert all(np.array_equal(answer["x"], 2 * sent * n) for n, answer in enumerate(answers))
         assert (await pool.call("die once", at(tmp_path / "died")))["survived"]
         assert (await pool.call("recall", {}))["x"] == 5
-        assert pool.statistics().refused_connections == 0
+        assert pool.statistics().rejected_connections == 0
 
 
 async def test_intruders_at_a_running_bulkhead_are_told_once_a_second_and_counted_all() -> None:
@@ -353,14 +356,14 @@ async def test_intruders_at_a_running_bulkhead_are_told_once_a_second_and_counte
                 intruder.connect(launcher.path)
                 intruder.sendall(bytes(HELLO_BYTES))
                 assert await asyncio.to_thread(until_closed, intruder)
-        await eventually(lambda: pool.statistics().refused_connections == 10, "all are counted")
+        await eventually(lambda: pool.statistics().rejected_connections == 10, "all are counted")
         assert (await pool.call("double", numbers(1)))["x"] == 2
-        lines = [event.fields for event in told if event.decision == "connection_refused"]
-        assert lines == [{"cause": "it does not hold an invitation that is still open", "not_logged_since_last": 0}]
+        lines = [event.fields for event in told if event.decision == "connection_rejected"]
+        assert lines == [{"cause": "it does not have an unused invitation", "not_logged_since_last": 0}]
 
 
 async def test_an_invitation_is_good_for_one() -> None:
-    """Whoever finds it later is refused by the bulkhead itself: the second to use it ends with ``Refused``."""
+    """Whoever finds it later is refused by the bulkhead itself: the second to use it ends with ``PeerRejected``."""
     kept: list[Invitation] = []
 
     class Keeping(LocalProcesses):
@@ -369,9 +372,9 @@ async def test_an_invitation_is_good_for_one() -> None:
             return super().launch(invitation)
 
     async with bulkhead(launcher=Keeping()) as pool:
-        with pytest.raises(Refused, match="closed the connection instead of letting us in"):
+        with pytest.raises(PeerRejected, match="closed the connection during the handshake"):
             await asyncio.to_thread(serve, kept[0])
-        await eventually(lambda: pool.statistics().refused_connections == 1, "it is counted")
+        await eventually(lambda: pool.statistics().rejected_connections == 1, "it is counted")
         assert pool.statistics().restarts == 0
 
 
@@ -381,7 +384,7 @@ async def test_a_worker_finds_out_an_impostor(tmp_path: Path) -> None:
     async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"bulkhd-1" + bytes(32))
         await reader.readexactly(HELLO_BYTES)
-        writer.write(bytes(VERDICT_BYTES))
+        writer.write(bytes(PROOF_BYTES))
         await writer.drain()
         await reader.read()
         writer.close()
@@ -389,5 +392,5 @@ async def test_a_worker_finds_out_an_impostor(tmp_path: Path) -> None:
     path = str(tmp_path / "door")
     async with await asyncio.start_unix_server(impostor, path):
         invitation = Invitation("toy", 1, 1, TOY, TOKEN, KEY, 100, path=path)
-        with pytest.raises(Refused, match="not the bulkhead that sent the invitation"):
+        with pytest.raises(PeerRejected, match="not the bulkhead that sent the invitation"):
             await asyncio.to_thread(serve, invitation)

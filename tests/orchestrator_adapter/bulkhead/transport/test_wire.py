@@ -19,19 +19,19 @@ DTYPES = ["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", 
 
 
 def joined(message: Message) -> bytes:
-    return b"".join(bytes(piece) for piece in message.pieces)
+    return b"".join(bytes(piece) for piece in message.buffers)
 
 
 def read(data: bytes, portion: int = 1 << 20, **options: Any) -> list[Frame]:
     """The frames in ``data``, which comes in portions."""
     reader, frames, at = FrameReader(**options), [], 0
     while at < len(data):
-        room = reader.room()
+        room = reader.buffer()
         count = min(len(room), portion, len(data) - at)
         room[:count] = data[at : at + count]
-        frames += reader.took(count)
+        frames += reader.received(count)
         at += count
-    assert not reader.inside
+    assert not reader.inside_frame
     return frames
 
 
@@ -78,9 +78,9 @@ def test_a_large_array_is_received_into_its_own_memory_in_bounded_portions(porti
     assert np.array_equal(frames[0].arrays["b"], sent[:5])
     assert frames[1].header.kind == "ready"
     reader = FrameReader(at_once=50_000)
-    reader.room()[: len(data[:1_000])] = data[:1_000]
-    reader.took(1_000)
-    assert len(reader.room()) == 50_000
+    reader.buffer()[: len(data[:1_000])] = data[:1_000]
+    reader.received(1_000)
+    assert len(reader.buffer()) == 50_000
 
 
 def test_arrays_of_any_layout_travel_and_contiguous_ones_are_not_copied() -> None:
@@ -92,7 +92,7 @@ def test_arrays_of_any_layout_travel_and_contiguous_ones_are_not_copied() -> Non
     (frame,) = read(joined(encode("call", arrays=sent)))
     assert all(np.array_equal(frame.arrays[name], array) for name, array in sent.items())
     assert frame.arrays["scalar"].shape == ()
-    piece = encode("call", arrays={"grid": grid}).pieces[1]
+    piece = encode("call", arrays={"grid": grid}).buffers[1]
     assert np.shares_memory(np.frombuffer(piece, np.uint8), grid)
 
 
@@ -110,7 +110,7 @@ def test_arrays_of_any_layout_travel_and_contiguous_ones_are_not_copied() -> Non
         (np.array(["2026-01-01"], dtype="datetime64[ns]"), TypeError, r"got dtype datetime64\[ns\]"),
         ([1, 2], TypeError, "expected a numpy array, got list"),
         (np.empty((1,) * 9), ValueError, "expected at most 8 dimensions, got 9"),
-        (np.zeros(11), ValueError, "expected arrays of at most 80 bytes in all, got 88"),
+        (np.zeros(11), ValueError, "expected arrays of at most 80 bytes in total, got 88"),
     ],
 )
 def test_what_cannot_travel_is_the_callers_bug_and_named(bad: Any, error: type[Exception], message: str) -> None:
@@ -160,8 +160,8 @@ GOOD = ["call", 1, "m", [["a", "<f8", [2]]], None]
         (raw(GOOD, bytes(16), magic=b"BLK2"), "expected a frame"),
         (raw(["run", *GOOD[1:]], bytes(16)), "Invalid enum value 'run'"),
         (raw(["call", -1, *GOOD[2:]], bytes(16)), ">= 0"),
-        (raw([*GOOD, "more"], bytes(16)), "a header is not as it must be"),
-        (raw({"kind": "call"}), "a header is not as it must be"),
+        (raw([*GOOD, "more"], bytes(16)), "a header is invalid"),
+        (raw({"kind": "call"}), "a header is invalid"),
         (raw(["call", 1, "m", [["a", "|O", [2]]], None], bytes(16)), r"Invalid enum value '\|O'"),
         (raw(["call", 1, "m", [["a", "f8,f8", [1]]], None], bytes(16)), "Invalid enum value"),
         (raw(["call", 1, "m", [["a", "<f8", [-2]]], None], bytes(16)), ">= 0"),
@@ -169,25 +169,25 @@ GOOD = ["call", 1, "m", [["a", "<f8", [2]]], None]
         (raw(["call", 1, "m", [["a", "<f8", [1] * 9]], None], bytes(8)), "length <= 8"),
         (raw(["call", 1, "m" * 201, [], None]), "length <= 200"),
         (raw(["call", 1, "m", [[str(n), "|u1", [0]] for n in range(65)], None]), "length <= 64"),
-        (raw(GOOD, bytes(15)), "expected a payload of 16 bytes by the arrays' shapes, got 15"),
+        (raw(GOOD, bytes(15)), "expected a payload of 16 bytes according to the shapes, got 15"),
         (raw(GOOD, bytes(17)), "got 17"),
-        (raw(["call", 1, "m", [["a", "<f8", [1]], ["a", "<f8", [1]]], None], bytes(16)), "arrays of different names"),
-        (raw(["call", 1, "m", [["a", "<f8", [2**62, 2**62]]], None], bytes(16)), "by the arrays' shapes, got 16"),
-        (raw(["call", 1, "m", [["a", "<f8", [2**62, 2**62, 0]]], None]), "a shape that no array can have"),
-        (raw(["call", 1, "m", [["a", "|b1", [3]]], None], b"\0\1\2"), "array 'a' has booleans that are none"),
+        (raw(["call", 1, "m", [["a", "<f8", [1]], ["a", "<f8", [1]]], None], bytes(16)), "arrays with different names"),
+        (raw(["call", 1, "m", [["a", "<f8", [2**62, 2**62]]], None], bytes(16)), "according to the shapes, got 16"),
+        (raw(["call", 1, "m", [["a", "<f8", [2**62, 2**62, 0]]], None]), "an impossible shape"),
+        (raw(["call", 1, "m", [["a", "|b1", [3]]], None], b"\0\1\2"), "array 'a' has booleans other than 0 and 1"),
         (raw(GOOD, payload_bytes=1_000_001), "expected a payload of at most 1000000 bytes, got 1000001"),
         (struct.pack("<4sIQ", b"BLK1", 1 << 31, 0), "expected a header of at most 65520 bytes"),
         (struct.pack("<4sIQ", b"BLK1", 3, 0) + b"\xa2\xff\xff", "a header"),
-        (struct.pack("<4sIQ", b"BLK1", 3, 0) + b"\xc1\xc1\xc1", "a header is not as it must be"),
+        (struct.pack("<4sIQ", b"BLK1", 3, 0) + b"\xc1\xc1\xc1", "a header is invalid"),
     ],
 )
 def test_whatever_is_not_a_frame_is_malformed_and_says_why(data: bytes, message: str) -> None:
     """Each breaks one rule; nothing but ``Malformed`` is raised, and a beginning that may still be one is waited for."""
     if not message:
         reader = FrameReader()
-        reader.room()[: len(data)] = data
-        assert reader.took(len(data)) == []
-        assert reader.inside
+        reader.buffer()[: len(data)] = data
+        assert reader.received(len(data)) == []
+        assert reader.inside_frame
         return
     with pytest.raises(Malformed, match=message):
         read(data, max_bytes=1_000_000)
@@ -201,9 +201,9 @@ def test_no_bytes_whatsoever_raise_anything_but_malformed(noise: bytes, at: int,
     reader, data = FrameReader(max_bytes=1_000), bytes(good)
     try:
         while data:
-            count = min(len(room := reader.room()), portion, len(data))
+            count = min(len(room := reader.buffer()), portion, len(data))
             room[:count] = data[:count]
-            for frame in reader.took(count):
+            for frame in reader.received(count):
                 assert all(math.prod(array.shape) == array.size for array in frame.arrays.values())
             data = data[count:]
     except Malformed:
