@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchestrator_adapter.bulkhead.errors import Malformed
-from orchestrator_adapter.bulkhead.scheduler import Scheduler, Loss, RebuildBudget
+from orchestrator_adapter.bulkhead.scheduler import Loss, RebuildBudget, Scheduler
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 
 
