@@ -51,6 +51,7 @@ GLOSSARY = {
 PLAIN = {
     r"connection[ _](is |was )?refused|ConnectionRefused\w*|ECONNREFUSED|refused[ _]connections?": "the system's own error",
     r"\bBury\b": "the alias in the facade",
+    r"\bLeftBehind\b": "the alias in orchestrator_adapter.testing",
 }
 
 SKIPPED = {"LICENSE", "CHANGELOG.md", "requirements.txt", "requirements-dev.txt", "scripts/check_language.py"}

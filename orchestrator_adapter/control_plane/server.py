@@ -88,7 +88,7 @@ class ControlPlaneServer:
             self._log("control_plane_straggler", level=logging.ERROR)
 
     def _run(self) -> None:
-        """The thread. Whatever fails here is logged; the run goes on."""
+        """The thread. A failure is logged; the run goes on."""
         try:
             asyncio.run(self._serve())
         except (Exception, SystemExit) as error:  # noqa: BLE001 - logged; uvicorn raises SystemExit when it cannot start
@@ -123,7 +123,7 @@ class _Answers:
         if (recent := self._recent(kind)) is not None:
             return recent
         view = await self._snapshots.view()
-        if (recent := self._recent(kind)) is not None:  # another request has rendered it meanwhile
+        if (recent := self._recent(kind)) is not None:  # another request has rendered it during the wait
             return recent
         answer = render(view)
         now = asyncio.get_running_loop().time()

@@ -37,7 +37,7 @@ class Pipeline:
         clock: Time; ``None``: the machine's.
         rng: The random source of jitter; ``None``: a new one.
         control_plane: Where health and metrics are served while the graph runs and drains; ``None``: nowhere.
-        claims: Sockets and folders that no other run on this machine may use meanwhile, as URLs (see ``claims``).
+        claims: Sockets and folders that no other run on this machine may use at the same time, as URLs (see ``claims``).
         preparations: Called one after another before anything is opened, for example to load data that every operator
             needs. If one raises, the run raises it and has opened nothing.
         bulkheads: Pools of worker processes: started before the graph, stopped after it has ended.
@@ -80,7 +80,7 @@ async def run_pipeline(
     for example to show progress. ``run_label`` is this run's name in the errors of other runs that claim the same things.
     ``run_id`` is the field ``run`` of its log lines: the flow run's id under Prefect; a new one if it is empty.
 
-    Raises ``GraphError`` before anything is opened; whatever a preparation raises; ``OSError`` if another run has claimed
+    Raises ``GraphError`` before anything is opened; the error of a preparation; ``OSError`` if another run has claimed
     the same socket or folder, a bulkhead cannot start, the dead-letter store cannot be opened or the control plane cannot
     listen. If it is cancelled, the run drains and writes its report as usual, and then the cancellation is passed on.
     """

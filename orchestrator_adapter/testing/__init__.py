@@ -1,4 +1,4 @@
-"""For your tests: a manual clock, scripted sources and faults, one-call runs, and every schedule in virtual time."""
+"""For tests of graphs: a manual clock, scripted sources and faults, one-call runs, and every schedule in virtual time."""
 
 from orchestrator_adapter.testing.schedules import (
     Deadlock,

@@ -1,23 +1,23 @@
-"""Schedules, for tests: one coroutine, run in virtual time, its ready callbacks in an order that is not asyncio's own.
+"""Schedules, for tests: one coroutine, run in virtual time, with its ready callbacks in another order than asyncio's own.
 
-An event loop runs what is ready first in, first out, so a test sees one interleaving of all that are possible. Here every
-seed is another one, and each can be had again::
+An event loop runs ready callbacks first in, first out, so a test sees one of many possible interleavings. Here each seed
+gives another interleaving, and the same seed gives the same one::
 
-    def test_nothing_is_lost_under_any_interleaving() -> None:
+    def test_no_interleaving_loses_an_item() -> None:
         with frozen_heap():
             for seed in range(1_000):
                 run_schedule(seed, scenario)  # ``async def scenario()``: builds a graph with clock=LoopClock(), runs it
 
-What is small enough need not be left to chance: ``run_every_schedule`` runs each of its interleavings, or each that
-departs from asyncio's own order a few times at most (delay-bounded scheduling: Emmi, Qadeer, Rakamarić, POPL 2011; most
-races need but one or two preemptions).
+For small programs, ``run_every_schedule`` runs every interleaving, or every one with a limited number of preemptions:
+choices of another callback than the oldest (delay-bounded scheduling: Emmi, Qadeer, Rakamarić, POPL 2011; most races need
+only one or two).
 
-No time is waited: where nothing is ready, the clock jumps to the next timer, now and then a little past it, as a busy
-loop would. Where there is no timer either, nobody can ever wake anybody again: that is a ``Deadlock``, and it is raised.
-There are no threads: what is given to an executor runs on the loop, some virtual milliseconds later.
+No real time passes: when no callback is ready, the clock jumps to the next timer, sometimes a little past it, as on a busy
+loop. When there is no timer either, no task can ever run again: ``Deadlock`` is raised. There are no threads: a function for
+an executor runs on the loop, some virtual milliseconds later.
 
-Knows nothing of graphs. Relies on these insides of CPython's asyncio (3.11 to 3.13), which
-``tests/orchestrator_adapter/testing/test_schedules.py`` watches: ``BaseEventLoop._run_once`` takes what it runs next from
+Knows nothing of graphs. It relies on these internals of CPython's asyncio (3.11 to 3.13), which
+``tests/orchestrator_adapter/testing/test_schedules.py`` checks: ``BaseEventLoop._run_once`` takes the next callback from
 ``_ready.popleft()``, waits in ``_selector.select(timeout)``, and keeps its timers in the heap ``_scheduled``.
 """
 
@@ -40,26 +40,26 @@ from orchestrator_adapter.primitives.gc_freeze import frozen_heap
 T = TypeVar("T")
 
 _START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
-_LATE_SHARE = 0.25  # of the jumps: the loop comes a little late, so that several timers are due at once
+_LATE_SHARE = 0.25  # of the jumps: the loop is a little late, so that several timers are due together
 _LATE_S = 0.02
 _SLOWEST_THREAD_S = 0.05
-_BIASES = ((0.0, 0.0), (0.0, 0.0), (0.6, 0.0), (0.0, 0.6))  # how often the oldest, and the newest, is simply preferred
+_BIASES = ((0.0, 0.0), (0.0, 0.0), (0.6, 0.0), (0.0, 0.6))  # the shares of choices that take the oldest, and the newest
 
 
 class ScheduleFault(AssertionError):
-    """A schedule did not end as every schedule must."""
+    """A schedule did not end correctly."""
 
 
 class Deadlock(ScheduleFault):
-    """Nothing is ready and nothing is due: nobody will ever wake anybody again."""
+    """No callback is ready and no timer is set: no task can ever run again."""
 
 
 class OutOfTime(ScheduleFault):
-    """It has run for longer than it may, in virtual time or in callbacks: a hang with timers, or a busy loop."""
+    """It ran for longer than allowed, in virtual time or in callbacks: it repeats a timer or a busy loop without end."""
 
 
 class LeakedTasks(ScheduleFault):
-    """It has ended and left something: a running task, an exception nobody took, a coroutine nobody awaited."""
+    """It ended and left a running task, an exception that was not retrieved, or a coroutine that was not awaited."""
 
 
 class LoopClock:
@@ -69,7 +69,11 @@ class LoopClock:
         return asyncio.get_running_loop().time()
 
     def now_ns(self) -> int:
-        return _START_NS + round(self.monotonic() * 1e9)
+        """Before the loop runs, for example while a graph is built, this is the time at which virtual time begins."""
+        try:
+            return _START_NS + round(self.monotonic() * 1e9)
+        except RuntimeError:
+            return _START_NS
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(delay_s, callback)
@@ -84,13 +88,13 @@ def run_schedule(
 ) -> T:
     """Run ``make()`` to its end under the schedule of this seed, and return what it returns.
 
-    The same seed gives the same schedule, in every process, as long as the code that runs draws on no other chance (the
-    order of a set of objects is one). Instead of a seed, the preemptions that ``run_every_schedule`` names give that
-    schedule again. Must not be called from inside a running loop.
+    The same seed gives the same schedule in every process, if the code uses no other randomness (the order of a set of
+    objects is one). Instead of a seed, it takes the preemptions that ``run_every_schedule`` reports, to repeat that
+    schedule. Must not be called inside a running loop.
 
-    Raises what the coroutine raises; ``Deadlock``; ``OutOfTime`` past ``limit`` of virtual time or after
-    ``max_callbacks``; ``LeakedTasks`` for tasks that still run, exceptions that were never retrieved, and coroutines that
-    were never awaited. It collects garbage to find the last two: put many schedules in one ``frozen_heap()``.
+    Raises what the coroutine raises; ``Deadlock``; ``OutOfTime`` after ``limit`` of virtual time or ``max_callbacks``;
+    ``LeakedTasks`` for tasks that still run, exceptions that were never retrieved, and coroutines that were never awaited.
+    To find the last two it collects garbage: run many schedules inside one ``frozen_heap()``.
     """
     order = _Seeded(random.Random(seed)) if isinstance(seed, int) else _Prescribed(seed)
     with frozen_heap():
@@ -105,14 +109,14 @@ def run_every_schedule(
     max_callbacks: int = 100_000,
     max_schedules: int = 1_000_000,
 ) -> int:
-    """Run ``make()`` once under each schedule there is, and return how many that were.
+    """Run ``make()`` once under every schedule, and return their number.
 
-    Their number grows exponentially with what is ready together. ``preemptions`` bounds it: only schedules that take
-    another callback than the oldest that often, at most. The fewest preemptions come first, so that a failure is told by
-    a short one.
+    The number grows exponentially with the callbacks that are ready together. ``preemptions`` bounds it: a schedule may
+    take another callback than the oldest that many times at most. Schedules with few preemptions run first, so that a
+    failure is reported with few of them.
 
-    Raises, on the first that fails, what ``run_schedule`` would, with a note of the preemptions that give it again; and
-    ``OutOfTime`` where there are more than ``max_schedules``: nothing is cut short in silence.
+    On the first failure it raises what ``run_schedule`` would, with a note of the preemptions that repeat it. Raises
+    ``OutOfTime`` if there are more than ``max_schedules``.
     """
     with frozen_heap():
         return _run_every(make, preemptions, limit, max_callbacks, max_schedules)
@@ -126,7 +130,7 @@ def _run_every(
     max_schedules: int,
 ) -> int:
     ran = 0
-    # Breadth first: each schedule that ran tells where, after its last departure, one more could be made.
+    # Breadth first: each schedule that ran shows where, after its last preemption, one more is possible.
     pending: deque[dict[int, int]] = deque([{}])
     while pending:
         preempted = pending.popleft()
@@ -147,8 +151,8 @@ def _run_every(
 
 def _run(loop: VirtualTimeLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     left: list[str] = []
-    loop.set_exception_handler(lambda _, context: left.append(_told(context)))
-    gc.collect(1)  # what was left a moment ago has nothing to do with this run; what is older is frozen by now
+    loop.set_exception_handler(lambda _, context: left.append(_message(context)))
+    gc.collect(1)  # recent garbage is not of this run; older objects are frozen
     with _complaints(left):
         try:
             result = loop.run_until_complete(make())
@@ -157,7 +161,7 @@ def _run(loop: VirtualTimeLoop, make: Callable[[], Coroutine[Any, Any, T]]) -> T
             complaints, left[:] = tuple(left), []
             loop.shut_down()
             gc.collect()
-        # What winding up has to say is of interest only where there was nothing to wind up.
+        # Complaints of the shutdown count only if no task was left: otherwise the shutdown itself causes them.
         complaints += () if any(text.startswith("still running") for text in complaints) else tuple(left)
     if complaints:
         raise LeakedTasks("; ".join(complaints))
@@ -172,7 +176,7 @@ class _Seeded:
         self._oldest, self._newest = rng.choice(_BIASES)
 
     def turn(self, ready: int) -> int:
-        """Which of so many callbacks, oldest first, is next. Every one has its turn in the end."""
+        """The index of the next callback among so many, oldest first. Every callback runs eventually."""
         draw = self._rng.random()
         if draw < self._oldest:
             return 0
@@ -181,19 +185,19 @@ class _Seeded:
         return self._rng.randrange(ready)
 
     def late_s(self) -> float:
-        """How much later than the next timer is due the loop comes to it."""
+        """How late the loop handles the next timer."""
         return self._rng.uniform(0.0, _LATE_S) if self._rng.random() < _LATE_SHARE else 0.0
 
     def thread_s(self) -> float:
-        """How long a thread takes."""
+        """How long a call in a thread takes."""
         return self._rng.uniform(0.0, _SLOWEST_THREAD_S)
 
 
 class _Prescribed:
-    """The oldest first, but for the preemptions prescribed: by number of the choice, counted from 0, which one instead.
+    """The oldest first, except at the given preemptions: the number of a choice, from 0, to the index taken instead.
 
     Attributes:
-        ready: How many callbacks there were at each choice.
+        ready: How many callbacks were ready at each choice.
     """
 
     def __init__(self, preemptions: Mapping[int, int]) -> None:
@@ -206,22 +210,22 @@ class _Prescribed:
         return self._preemptions.get(len(self.ready) - 1, 0)
 
     def late_s(self) -> float:
-        """Never late: only what is due at one time is ready together."""
+        """Never late: only timers of the same time are due together."""
         return 0.0
 
     def thread_s(self) -> float:
-        """Every thread takes its time."""
+        """Every call takes the longest time."""
         return _SLOWEST_THREAD_S
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
     """An event loop without I/O, threads or waiting, whose ready callbacks run in the order that ``order`` says.
 
-    Stricter than asyncio, which promises first in, first out for ``call_soon``: code that passes here does not lean on
-    that promise.
+    Stricter than asyncio, which promises first in, first out for ``call_soon``: code that passes here does not depend on
+    that order.
 
     Attributes:
-        callbacks: How many have run.
+        callbacks: The number of callbacks that have run.
     """
 
     def __init__(self, order: _Seeded | _Prescribed, *, limit: timedelta, max_callbacks: int) -> None:
@@ -232,12 +236,12 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._limit_s = limit.total_seconds()
         self._max_callbacks = max_callbacks
         self._scheduled: list[asyncio.TimerHandle]
-        self._clock_resolution = ulp(0.0)  # so that a timer is due at its very time, and not a little before
+        self._clock_resolution = ulp(0.0)  # so that no timer is due before its time
         self._selector = _Jump(self._jump)
         self._ready: deque[asyncio.Handle] = _Ready(order, self._count)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Virtual seconds since the loop was created."""
         return self._now
 
     def run_in_executor(  # type: ignore[override]  # typeshed ties func to args; here they are only passed on
@@ -246,7 +250,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         func: Callable[..., T],
         *args: Any,
     ) -> asyncio.Future[T]:
-        """Run it on the loop, a moment later; as in a thread, cancelling the future does not stop it."""
+        """Run ``func`` on the loop, a moment later. As in a thread, cancelling the future does not stop it."""
         future: asyncio.Future[T] = self.create_future()
 
         def run() -> None:
@@ -263,14 +267,14 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         return future
 
     def shut_down(self) -> None:
-        """Cancel what still runs, give it the chance to end, and close the loop. Whatever it says meanwhile is ignored."""
+        """Cancel the tasks that still run, let them end, and close the loop. Errors of this phase are ignored."""
         self._limit_s, self._max_callbacks = self._now + self._limit_s, self.callbacks + self._max_callbacks
-        self._ready = deque(self._ready)  # its order is no longer part of the schedule
+        self._ready = deque(self._ready)  # the order of the shutdown is not part of the schedule
         if tasks := asyncio.all_tasks(self):
             self.set_exception_handler(lambda _, __: None)
             for task in _by_name(tasks):
                 task.cancel()
-            with suppress(ScheduleFault):  # raised by what does not heed its cancellation either
+            with suppress(ScheduleFault):  # a task ignores its cancellation
                 self.run_until_complete(asyncio.wait(tasks))
         self.run_until_complete(self.shutdown_asyncgens())
         self.close()
@@ -278,7 +282,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def _jump(self, timeout: float | None) -> None:
         if timeout is None:
             running = "; ".join(repr(task) for task in _by_name(asyncio.all_tasks(self)))
-            raise Deadlock(f"after {self._now:g} s nothing is ready and nothing is due; waiting: {running}")
+            raise Deadlock(f"after {self._now:g} s no callback is ready and no timer is set; waiting: {running}")
         if timeout > 0:
             self._now = max(self._now, self._scheduled[0].when()) + self._order.late_s()
             self._clock_resolution = ulp(self._now)
@@ -291,14 +295,14 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             raise OutOfTime(f"expected an end within {self._max_callbacks:,} callbacks, at {self._now:g} s")
 
     def _process_events(self, event_list: list[Any]) -> None:
-        """There is no I/O, hence nothing to process."""
+        """There is no I/O."""
 
     def _write_to_self(self) -> None:
-        """There are no threads that could wake it."""
+        """There are no threads."""
 
 
 class _Jump:
-    """Stands where the loop has its selector: does not wait, but moves time."""
+    """Replaces the loop's selector: it does not wait, it moves the time."""
 
     def __init__(self, jump: Callable[[float | None], None]) -> None:
         self._jump = jump
@@ -309,7 +313,7 @@ class _Jump:
 
 
 class _Ready(deque[asyncio.Handle]):
-    """The ready callbacks: it is said which is next, not the oldest taken."""
+    """The ready callbacks; ``order`` chooses the next one."""
 
     def __init__(self, order: _Seeded | _Prescribed, count: Callable[[], None]) -> None:
         super().__init__()
@@ -328,7 +332,7 @@ class _Ready(deque[asyncio.Handle]):
 
 @contextmanager
 def _complaints(left: list[str]) -> Iterator[None]:
-    """Collect, as text, warnings and what Python can only print: exceptions in finalizers."""
+    """Collect, as text, warnings and the exceptions in finalizers, which Python only prints."""
     hook = sys.unraisablehook
 
     def unraisable(what: Any) -> None:
@@ -349,12 +353,12 @@ def _complaints(left: list[str]) -> Iterator[None]:
             sys.unraisablehook = hook
 
 
-def _told(context: dict[str, Any]) -> str:
-    """What the loop's exception handler was told, as one line."""
+def _message(context: dict[str, Any]) -> str:
+    """What the loop's exception handler got, as one line."""
     error = context.get("exception")
     return f"{context['message']}: {error!r}" if error is not None else f"{context['message']}: {context.get('task')!r}"
 
 
 def _by_name(tasks: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    """In an order that is the same in every process."""
+    """Sorted, so that the order is the same in every process."""
     return sorted(tasks, key=lambda task: task.get_name())

@@ -1,5 +1,6 @@
-"""For tests of graphs, ours and yours: time set by hand, scripted sources and faults, a sink that collects, one call that
-runs a graph to its end. ``docs/testing.md`` shows how they go together.
+"""For tests of graphs: a manual clock, scripted sources and faults, a sink that collects, one call that runs a graph.
+
+``docs/testing.md`` shows how to use them together.
 
 Example::
 
@@ -19,31 +20,39 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeAlias
 
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.primitives.clock import Clock, sleep
-from orchestrator_adapter.resilience.retry import without_waiting as without_waiting  # noqa: PLC0414 - it is part of this toolbox
+from orchestrator_adapter.resilience.retry import without_waiting as without_waiting  # noqa: PLC0414 - part of this toolkit
 from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
 from orchestrator_adapter.storage.dead_letter import DeadLetterStore
 from orchestrator_adapter.supervision.events import SupervisionHooks, SupervisorEvent
 
-_MINUTES_TO_COME_DOWN = 1_000  # by hand; a run that has not come down by then never will
+_MINUTES_TO_STOP = 1_000  # of a manual clock; a run that has not ended by then never will
 
 
 class ManualClock:
-    """A clock whose time only ``advance`` moves. Timers fire in the order of their times, then of their creation.
+    """A clock whose time only ``advance`` moves, or ``autojump``. Timers fire by their times, then by their creation.
+
+    With ``autojump``, time jumps to the next timer whenever no task can run, so a test need not move the clock. The clock
+    does not see sockets and threads: it does not wait for them. Use ``advance`` in tests that have them.
 
     Attributes:
         timers_made: How many timers have been set, fired and cancelled ones included.
     """
 
-    def __init__(self, *, now_ns: int = 1_767_225_600_000_000_000) -> None:  # 2026-01-01T00:00:00Z
+    def __init__(
+        self, *, now_ns: int = 1_767_225_600_000_000_000, autojump: bool = False
+    ) -> None:  # 2026-01-01T00:00:00Z
         self.timers_made = 0
         self._monotonic = 0.0
         self._start_ns = now_ns
         self._timers: list[tuple[float, int, _ManualTimer]] = []
+        self._autojump = autojump
+        self._watching = False  # for the moment at which no task can run
 
     @property
     def pending_timers(self) -> list[float]:
@@ -60,6 +69,9 @@ class ManualClock:
         timer = _ManualTimer(callback)
         heapq.heappush(self._timers, (self._monotonic + delay_s, self.timers_made, timer))
         self.timers_made += 1
+        if self._autojump and not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().call_soon(self._jump_when_idle)
         return timer
 
     def advance(self, seconds: float) -> None:
@@ -71,8 +83,20 @@ class ManualClock:
             timer.fire()
         self._monotonic = end
 
+    def _jump_when_idle(self, *, idle: bool = False) -> None:
+        """Jump to the next timer if nothing else was ready in two consecutive turns; between them the loop polls its sockets."""
+        loop: Any = asyncio.get_running_loop()
+        is_idle = not loop._ready  # noqa: SLF001 - asyncio does not show it otherwise; see `schedules` on its internals
+        if is_idle and idle:
+            pending = self.pending_timers
+            if not pending:
+                self._watching = False
+                return
+            self.advance(pending[0] - self._monotonic)
+        loop.call_soon(partial(self._jump_when_idle, idle=is_idle))
+
     async def advance_when_idle(self, seconds: float) -> None:
-        """Let everything that can run now run first, then move time on, and let run what that woke."""
+        """Run everything that is ready, move time on, and run everything that this has made ready."""
         await settle()
         self.advance(seconds)
         await settle()
@@ -96,38 +120,38 @@ class _ManualTimer:
 
 
 async def settle(rounds: int = 200) -> None:
-    """Give every ready task its turns, without letting time pass."""
+    """Run every ready task, without moving the time."""
     for _ in range(rounds):
         await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A step of a ``ListSource``: let this much of the clock's time pass. Cut short by shutdown."""
+    """A step of a ``ListSource``: wait this long on the graph's clock, or until the shutdown."""
 
     duration: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """A step of a ``ListSource``: raise this. An ``OSError`` or ``OperatorError`` is an error, anything else a panic."""
+    """A step of a ``ListSource``: raise this. An ``OSError`` or ``OperatorError`` is an error; any other one a panic."""
 
     error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class UntilShutdown:
-    """A step of a ``ListSource``: stay, as a live source would, until the graph is asked to stop."""
+    """A step of a ``ListSource``: wait for the shutdown, as a live source does."""
 
 
 Step: TypeAlias = Sequence[Any] | Pause | Fail | UntilShutdown
 
 
 class ListSource:
-    """A source that plays a script: lists of items to emit, and what happens in between. Ends after the last step.
+    """A source that follows a script of items to emit, pauses and failures. It ends after the last step.
 
-    It is a factory: pass the object itself to ``add_source``. A step is taken once, however often the source is
-    restarted: after a ``Fail`` the next instance goes on with the step behind it. Once asked to stop, it emits no more::
+    It is a factory: pass the object itself to ``add_source``. Each step is taken once: after a ``Fail`` the next instance
+    continues with the following step. After a shutdown request it emits no more::
 
         ListSource([1, 2], Pause(timedelta(seconds=3)), Fail(OSError("cable")), [3], UntilShutdown())
     """
@@ -149,7 +173,7 @@ class ListSource:
 
 
 class CollectSink:
-    """A sink that keeps what it was given in ``items``. It is a factory: pass the object itself to ``add_sink``."""
+    """A sink that collects its input in ``items``. It is a factory: pass the object itself to ``add_sink``."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
@@ -160,9 +184,9 @@ class CollectSink:
 
 
 class FailAt:
-    """A function for ``map_items`` that passes items through and raises what it was told to, where it was told to.
+    """A function for ``map_items`` that returns its argument, or raises at the calls that ``script`` names.
 
-    ``script`` maps the number of a call, counted from 1 and across restarts, to the exception it raises.
+    ``script`` maps the number of a call, counted from 1 and across restarts, to the exception that it raises.
     """
 
     def __init__(self, script: dict[int, BaseException]) -> None:
@@ -177,9 +201,9 @@ class FailAt:
 
 
 def chain(source: Factory, *rest: Factory, capacity: int = 64, name: str = "chain") -> OperatorGraph:
-    """A graph of one source, any number of operators and, last, a sink; named ``source``, ``op-1`` … and ``sink``."""
+    """A graph of a source, any number of operators and a sink, with the names ``source``, ``op-1`` … and ``sink``."""
     if not rest:
-        raise ValueError("chain: expected a source, perhaps operators, and a sink, got the source only")
+        raise ValueError("chain: expected a source, any operators, and a sink, got the source only")
     graph = OperatorGraph(name)
     last = graph.add_source("source", source)
     for number, factory in enumerate(rest[:-1], 1):
@@ -204,10 +228,10 @@ async def run_graph(
 ) -> SupervisorEvent:
     """Build ``graph``, run it to its end and return the event.
 
-    ``policy`` says how it is watched and stopped; where it is only the ``grace`` that matters, that will do. ``during`` is
-    awaited beside the run, with the built graph: to request a shutdown, say, or to advance the clock. What it raises is
-    raised here. A run that takes longer than ``limit`` of real time is taken for hung and raises ``TimeoutError``. In both
-    cases the graph is brought down first, whoever else moves the clock: a failing test fails, it does not hang.
+    ``policy`` says how it is watched and stopped; ``grace`` is a short form for a policy with this grace period.
+    ``during`` runs beside the graph and gets the built graph, for example to request a shutdown or to advance the clock;
+    what it raises is raised here. After ``limit`` of real time the run counts as hung, and ``TimeoutError`` is raised. In
+    both cases the graph is stopped first, so a failing test does not hang.
     """
     if policy is not None and grace is not None:
         raise ValueError("run_graph: expected a policy or a grace, got both: the policy has a grace of its own")
@@ -221,16 +245,16 @@ async def run_graph(
     finally:
         if beside is not running:
             beside.cancel()
-        await _bring_down(built, running, clock)
+        await _stop(built, running, clock)
         await asyncio.wait({running, beside})
     if not beside.cancelled():
         beside.result()
     return running.result()
 
 
-async def _bring_down(built: BuiltGraph, running: asyncio.Task[SupervisorEvent], clock: Clock | None) -> None:
-    """End the run if it has not: drain, abort, abandon, on a clock that nobody else may be moving any more."""
-    for _ in range(_MINUTES_TO_COME_DOWN):
+async def _stop(built: BuiltGraph, running: asyncio.Task[SupervisorEvent], clock: Clock | None) -> None:
+    """End the run if it still runs. The test no longer moves a manual clock, so this does."""
+    for _ in range(_MINUTES_TO_STOP):
         if running.done():
             return
         built.request_shutdown("the test is over")

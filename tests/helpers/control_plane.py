@@ -60,7 +60,7 @@ async def served(
     policy: SupervisionPolicy | None = None,
     plane: ControlPlane = ANY,
 ) -> events.SupervisorEvent:
-    """Run ``built`` with a control plane; await ``during(url)`` meanwhile; then stop the run."""
+    """Run ``built`` with a control plane; await ``during(url)``; then stop the run."""
     with ControlPlaneServer(built, plane) as server:
         running = asyncio.create_task(built.run(policy))
         try:

@@ -159,7 +159,7 @@ async def test_a_failed_answer_is_not_reused(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("says", [b"", b"GET /health HTTP/1.1\r\n", b"GET /metrics HTTP/1.1\r\nX: " + b"y" * 1_000])
 async def test_a_request_that_is_incomplete_after_the_timeout_is_closed(says: bytes) -> None:
-    """Whatever it has sent until then; other requests are answered meanwhile."""
+    """With nothing sent, half a line or half the headers; other requests are answered before that."""
     plane = ControlPlane(port=0, patience=timedelta(milliseconds=50), request_timeout=timedelta(seconds=2))
 
     async def during(url: str) -> None:

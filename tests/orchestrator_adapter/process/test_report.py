@@ -33,7 +33,7 @@ from tests.helpers.figures import FIGURES, STUCK, UNBALANCED, VIOLATED, all_ok, 
     ],
 )
 def test_the_most_severe_condition_gives_the_exit_code(event: SupervisorEvent, expected: ExitCode) -> None:
-    """In this order: ledger, stragglers, panic, budget; whatever the event is."""
+    """In this order: ledger, stragglers, panic, budget; for every event."""
     assert exit_code(event) is expected
     assert report(event)["exit_code"] == int(expected)
 

@@ -31,7 +31,7 @@ from orchestrator_adapter.testing import (
 pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 
-# What the module relies on of CPython's asyncio: if one of these fails on a new Python, its event loop has changed.
+# The internals of CPython's asyncio: if one of these tests fails on a new Python, its event loop has changed.
 
 
 def order_of_eight(seed: int) -> list[int]:
@@ -47,8 +47,8 @@ def order_of_eight(seed: int) -> list[int]:
     return ran
 
 
-def test_ready_callbacks_run_in_the_order_that_the_seed_draws() -> None:
-    """Of 200 seeds nearly all give an order of their own, every one a permutation; the same seed gives the same."""
+def test_the_seed_decides_the_order_of_ready_callbacks() -> None:
+    """Nearly all of 200 seeds give different orders; each is a permutation; the same seed gives the same order."""
     orders = [order_of_eight(seed) for seed in range(200)]
     assert all(sorted(order) == list(range(8)) for order in orders)
     assert len({tuple(order) for order in orders}) > 150
@@ -72,8 +72,8 @@ def test_timers_that_are_due_together_are_permuted_too() -> None:
     assert len({order(seed) for seed in range(100)}) > 50
 
 
-def test_virtual_hours_pass_without_waiting_and_timers_never_come_early() -> None:
-    """A thousand sleeps of an hour take no time at all, and each lasts an hour or a little more."""
+def test_virtual_hours_pass_without_waiting_and_timers_are_never_early() -> None:
+    """A thousand sleeps of an hour; each lasts an hour or a little more of virtual time."""
 
     async def scenario() -> float:
         clock = LoopClock()
@@ -87,8 +87,8 @@ def test_virtual_hours_pass_without_waiting_and_timers_never_come_early() -> Non
     assert run_schedule(0, scenario, limit=timedelta(days=60)) >= 3_600_000
 
 
-def test_a_loop_comes_late_now_and_then_under_a_seed() -> None:
-    """Of a thousand timers some are come to a little late: what is due at nearly one time is then due together."""
+def test_a_seeded_loop_is_sometimes_late() -> None:
+    """Some of a thousand timers are handled a little late, together with timers that are due shortly after."""
 
     async def scenario() -> int:
         loop, late = asyncio.get_running_loop(), 0
@@ -101,11 +101,11 @@ def test_a_loop_comes_late_now_and_then_under_a_seed() -> None:
     assert 100 < run_schedule(0, scenario) < 500
 
 
-# Every schedule there is.
+# Every schedule.
 
 
 def orders_of(count: int, *, preemptions: int | None = None) -> list[tuple[int, ...]]:
-    """The order in which so many callbacks ran, under each schedule."""
+    """The order in which ``count`` callbacks ran, under each schedule."""
     orders: list[tuple[int, ...]] = []
 
     async def scenario() -> None:
@@ -126,28 +126,28 @@ def orders_of(count: int, *, preemptions: int | None = None) -> list[tuple[int, 
     return orders
 
 
-def test_every_order_there_is_is_run_once() -> None:
-    """Four callbacks run in each of their 24 orders; without preemptions only in asyncio's own."""
+def test_every_order_is_run_once() -> None:
+    """The 24 orders of four callbacks; without preemptions only asyncio's own order."""
     assert sorted(orders_of(4)) == sorted(itertools.permutations(range(4)))
     assert orders_of(4, preemptions=0) == [(0, 1, 2, 3)]
 
 
 @pytest.mark.parametrize("preemptions", [1, 2, 3])
-def test_preemptions_are_counted_as_turns_out_of_turn(preemptions: int) -> None:
-    """Against a naive count: an order departs as often as it takes another callback than the oldest that is left."""
+def test_a_preemption_is_a_choice_of_another_callback_than_the_oldest(preemptions: int) -> None:
+    """Compared with a simple count over all permutations."""
     reachable = set[tuple[int, ...]]()
     for order in itertools.permutations(range(4)):
-        left, out_of_turn = list(range(4)), 0
+        left, not_oldest = list(range(4)), 0
         for number in order:
-            out_of_turn += number != left[0]
+            not_oldest += number != left[0]
             left.remove(number)
-        if out_of_turn <= preemptions:
+        if not_oldest <= preemptions:
             reachable.add(order)
     assert {*orders_of(4, preemptions=preemptions)} == reachable
 
 
 async def racy() -> None:
-    """Right in asyncio's own order, and in no other."""
+    """Correct only in asyncio's own order."""
     ran: list[int] = []
     for number in range(3):
         asyncio.get_running_loop().call_soon(ran.append, number)
@@ -155,8 +155,8 @@ async def racy() -> None:
     assert ran == [0, 1, 2]
 
 
-def test_the_schedule_that_failed_is_named_and_can_be_had_again() -> None:
-    """The note names the fewest preemptions with which it fails, and these give the failure again."""
+def test_the_failed_schedule_is_named_and_can_be_repeated() -> None:
+    """The note has the smallest number of preemptions with which it fails; they repeat the failure."""
     with pytest.raises(AssertionError) as caught:
         run_every_schedule(racy)
     (note,) = caught.value.__notes__
@@ -166,8 +166,8 @@ def test_the_schedule_that_failed_is_named_and_can_be_had_again() -> None:
     run_schedule({}, racy)
 
 
-def test_more_schedules_than_were_bargained_for_are_not_cut_short_in_silence() -> None:
-    """Past the limit it raises, and says what to do."""
+def test_more_schedules_than_max_schedules_are_an_error() -> None:
+    """The error says what to do."""
     with pytest.raises(OutOfTime, match=r"^expected at most 5 schedules, and there are more; bound the preemptions$"):
         run_every_schedule(racy_but_right, max_schedules=5)
 
@@ -176,8 +176,8 @@ async def racy_but_right() -> None:
     await asyncio.gather(*(asyncio.sleep(0) for _ in range(4)))
 
 
-def test_schedules_in_a_row_leave_nothing_behind() -> None:
-    """After a hundred runs there are as many objects as after ten: garbage in cycles is collected, not frozen away."""
+def test_consecutive_schedules_leak_no_objects() -> None:
+    """After a hundred runs: garbage in cycles is collected, not frozen."""
 
     class Marked:
         pass
@@ -195,20 +195,20 @@ def test_schedules_in_a_row_leave_nothing_behind() -> None:
     assert left <= 2
 
 
-def test_what_it_changes_of_the_interpreter_it_puts_back() -> None:
-    """The hook for unraisable exceptions, the warnings' filters, and whether anything is frozen, are as before."""
-    # Not how much is: something frozen may end by itself meanwhile, a thread's leavings say.
+def test_it_restores_the_state_of_the_interpreter() -> None:
+    """The hook for unraisable exceptions, the filters of warnings, and whether objects are frozen."""
+    # Not the number: a frozen object may be freed during the run, for example a thread's.
     frozen, hook, filters = gc.get_freeze_count() > 0, sys.unraisablehook, list(warnings.filters)
     run_schedule(0, racy_but_right)
     run_every_schedule(racy_but_right, preemptions=1)
     assert (gc.get_freeze_count() > 0, sys.unraisablehook, list(warnings.filters)) == (frozen, hook, filters)
 
 
-# What it finds.
+# The faults that it finds.
 
 
 def test_a_lost_wake_up_is_a_deadlock() -> None:
-    """A task that waits for what nobody will do is raised at once, and the task is named."""
+    """A task that waits for an event that is never set: the error names the task."""
 
     async def scenario() -> None:
         await asyncio.create_task(asyncio.Event().wait(), name="forgotten")
@@ -218,8 +218,8 @@ def test_a_lost_wake_up_is_a_deadlock() -> None:
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 1.0])
-def test_a_hang_that_keeps_busy_is_out_of_time(pause_s: float) -> None:
-    """Neither a busy loop nor a periodic timer can hide that nothing ends."""
+def test_a_busy_loop_is_out_of_time(pause_s: float) -> None:
+    """Also a loop over a timer."""
 
     async def scenario() -> None:
         while True:  # noqa: ASYNC110 - a loop that never ends is what is tested
@@ -230,7 +230,7 @@ def test_a_hang_that_keeps_busy_is_out_of_time(pause_s: float) -> None:
 
 
 def test_a_task_left_running_is_named() -> None:
-    """What outlives the coroutine is told, by the task's name."""
+    """The error has the name of the task that outlives the coroutine."""
 
     async def scenario() -> None:
         scenario.task = asyncio.create_task(asyncio.sleep(10), name="detached")  # type: ignore[attr-defined]
@@ -239,8 +239,8 @@ def test_a_task_left_running_is_named() -> None:
         run_schedule(0, scenario)
 
 
-def test_an_exception_that_nobody_took_is_told() -> None:
-    """A task that failed unseen is found, although it has ended."""
+def test_an_exception_that_is_never_retrieved_is_an_error() -> None:
+    """The task has ended with an exception that no code has retrieved."""
 
     async def fail() -> None:
         raise OperatorError("unseen")
@@ -254,14 +254,14 @@ def test_an_exception_that_nobody_took_is_told() -> None:
 
 
 @pytest.mark.parametrize("within", [contextlib.nullcontext, frozen_heap])
-def test_what_was_left_before_is_not_told(within: Callable[[], AbstractContextManager[None]]) -> None:
-    """Garbage of whoever ran earlier is no fault of this run, in one ``frozen_heap()`` of many runs or by itself."""
+def test_garbage_of_earlier_runs_is_not_an_error(within: Callable[[], AbstractContextManager[None]]) -> None:
+    """Inside one ``frozen_heap()`` of many runs, and without it."""
 
     async def forgotten() -> None:
         pass
 
     class Litter:
-        """In a cycle, so that only a collection finds it; with a coroutine that nobody awaits."""
+        """In a cycle, so that only a collection finds it; with a coroutine that is never awaited."""
 
         def __init__(self) -> None:
             self.me, self.coroutine = self, forgotten()
@@ -275,8 +275,8 @@ def test_what_was_left_before_is_not_told(within: Callable[[], AbstractContextMa
         run_schedule(0, scenario)
 
 
-def test_a_coroutine_that_nobody_awaited_is_told() -> None:
-    """A forgotten ``await`` is found."""
+def test_a_coroutine_that_is_never_awaited_is_an_error() -> None:
+    """A missing ``await``."""
 
     async def forgotten() -> None:
         pass
@@ -288,8 +288,8 @@ def test_a_coroutine_that_nobody_awaited_is_told() -> None:
         run_schedule(0, scenario)
 
 
-def test_what_the_coroutine_raises_is_raised_and_the_rest_is_wound_up() -> None:
-    """The scenario's own failure is not hidden by what it left running; even a task that will not stop is closed over."""
+def test_the_error_of_the_coroutine_is_raised_and_its_tasks_are_ended() -> None:
+    """A leaked task does not hide the error, not even one that ignores its cancellation."""
 
     async def stubborn() -> None:
         while True:
@@ -305,11 +305,11 @@ def test_what_the_coroutine_raises_is_raised_and_the_rest_is_wound_up() -> None:
         run_schedule(0, scenario)
 
 
-# What it is for.
+# Its use.
 
 
-def test_blocking_work_runs_on_the_loop_a_moment_later() -> None:
-    """There are no threads: the function runs on the loop, its result or its error arrives, and time has passed."""
+def test_work_for_an_executor_runs_on_the_loop_a_moment_later() -> None:
+    """The result or the error of the function arrives, and virtual time has passed."""
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
@@ -323,7 +323,7 @@ def test_blocking_work_runs_on_the_loop_a_moment_later() -> None:
 
 
 def test_a_graph_under_a_hundred_schedules() -> None:
-    """A failing operator on an edge of capacity one delivers everything once and in order, however it is scheduled."""
+    """A failing operator on an edge of capacity one delivers every item once and in order."""
 
     async def scenario() -> None:
         sink = CollectSink()

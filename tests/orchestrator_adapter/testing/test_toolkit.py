@@ -1,4 +1,4 @@
-"""The test kit is product: its own promises, and the example in its documentation."""
+"""The toolkit, and the examples in its documentation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator_adapter import Backoff, BuiltGraph, OperatorGraph, RestartPolicy, SupervisionPolicy, WiredEnds
+from orchestrator_adapter.primitives.clock import sleep
 from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import (
     CollectSink,
@@ -29,18 +30,18 @@ ROOT = Path(__file__).parents[3]
 
 
 async def test_the_documented_example_passes() -> None:
-    """What docs/testing.md shows is a test that runs as it stands."""
-    example: Callable[[], Awaitable[None]] = documented(0)["test_a_lost_cable_costs_a_restart_and_no_item"]
+    """The first example of docs/testing.md, as it is written there."""
+    example: Callable[[], Awaitable[None]] = documented(0)["test_a_lost_cable_costs_one_restart_and_no_item"]
     await example()
 
 
 def test_the_documented_schedules_pass() -> None:
-    """So is what it shows of schedules."""
+    """The second example."""
     documented(1)["test_the_order_is_kept_on_every_schedule"]()
 
 
 def test_the_documented_search_of_every_schedule_passes() -> None:
-    """And what it shows of searching them all."""
+    """The third example."""
     documented(2)["test_a_shutdown_at_any_moment_loses_nothing"]()
 
 
@@ -51,8 +52,8 @@ def documented(number: int) -> dict[str, Any]:
     return names
 
 
-async def test_the_readmes_example_prints_what_it_says() -> None:
-    """The library's example in the README runs and balances."""
+async def test_the_example_of_the_readme_runs() -> None:
+    """It ends with ``AllOk``, and prints the ledger."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     body = "\n".join(f"    {line}" for line in block.splitlines())
     names: dict[str, Any] = {}
@@ -62,8 +63,8 @@ async def test_the_readmes_example_prints_what_it_says() -> None:
     assert str(event.figures.ledger).startswith("ingested 10 + ")
 
 
-async def test_a_list_source_plays_its_script_once_across_restarts() -> None:
-    """An error is raised where the script says, and the next instance goes on behind it."""
+async def test_a_list_source_takes_each_step_once_across_restarts() -> None:
+    """It raises the error, and the next instance continues after it."""
     sink = CollectSink()
     event = await run_graph(chain(ListSource([1, 2], Fail(OSError("cable")), [3]), sink))
     assert sink.items == [1, 2, 3]
@@ -71,30 +72,30 @@ async def test_a_list_source_plays_its_script_once_across_restarts() -> None:
 
 
 async def test_a_list_source_pauses_on_the_graphs_clock() -> None:
-    """Nothing behind a pause comes before its time, to the moment."""
+    """The next item comes at the end of the pause, not earlier."""
     clock, sink = ManualClock(), CollectSink()
 
-    async def look(built: BuiltGraph) -> None:
+    async def observe(built: BuiltGraph) -> None:
         await clock.advance_when_idle(3599.0)
         assert sink.items == ["before"]
         await clock.advance_when_idle(1.0)
-        assert sink.items == ["before", "behind"]
+        assert sink.items == ["before", "after"]
 
     await run_graph(
-        chain(ListSource(["before"], Pause(timedelta(hours=1)), ["behind"]), sink), clock=clock, during=look
+        chain(ListSource(["before"], Pause(timedelta(hours=1)), ["after"]), sink), clock=clock, during=observe
     )
 
 
-async def test_a_list_source_panics_and_is_not_played_on() -> None:
-    """A bug in the script brings the graph down; what comes behind it is never emitted."""
+async def test_a_list_source_that_panics_does_not_continue() -> None:
+    """A bug in the script brings the graph down; the next items are not emitted."""
     sink = CollectSink()
     event = await run_graph(chain(ListSource([1], Fail(KeyError("bug")), [2]), sink))
     assert isinstance(event, events.Panicked)
     assert sink.items == [1]
 
 
-async def test_a_list_source_that_stays_ends_at_shutdown() -> None:
-    """It waits like a live source and heeds the token."""
+async def test_until_shutdown_waits_for_the_shutdown() -> None:
+    """The items after it are not emitted."""
     sink = CollectSink()
 
     async def stop(built: BuiltGraph) -> None:
@@ -106,8 +107,8 @@ async def test_a_list_source_that_stays_ends_at_shutdown() -> None:
     assert sink.items == [1]
 
 
-async def test_a_pause_is_cut_short_by_a_shutdown() -> None:
-    """A script that pauses for an hour does not hold up the end."""
+async def test_a_shutdown_ends_a_pause() -> None:
+    """A pause of an hour takes no time then."""
     sink = CollectSink()
 
     async def stop(built: BuiltGraph) -> None:
@@ -121,24 +122,24 @@ async def test_a_pause_is_cut_short_by_a_shutdown() -> None:
     assert event.figures.elapsed_s == 0
 
 
-async def deaf(ends: WiredEnds) -> None:
-    """Never acknowledges, and waits for ever."""
+async def stuck(ends: WiredEnds) -> None:
+    """Never acknowledges and never ends."""
     await ends.receiver.recv_many()
     await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("clock", [None, ManualClock()], ids=["real", "manual"])
-async def test_a_run_that_hangs_is_told_as_such_on_any_clock(clock: ManualClock | None) -> None:
-    """Past the limit, which is real time, ``TimeoutError`` is raised, and nothing is left running."""
+async def test_a_run_that_hangs_raises_timeout_error_on_any_clock(clock: ManualClock | None) -> None:
+    """After the limit, which is real time; no task is left."""
     before = asyncio.all_tasks()
-    graph = chain(ListSource([1], UntilShutdown()), deaf)
+    graph = chain(ListSource([1], UntilShutdown()), stuck)
     with pytest.raises(TimeoutError):
         await run_graph(graph, clock=clock, limit=timedelta(milliseconds=50), grace=timedelta(seconds=60))
     assert asyncio.all_tasks() == before
 
 
-async def test_what_fails_beside_a_run_fails_the_test_and_does_not_hang_it() -> None:
-    """An assertion in ``during`` comes out as itself, although nobody moves the clock any more."""
+async def test_an_assertion_in_during_fails_the_test_and_does_not_hang_it() -> None:
+    """``run_graph`` raises it, although the test no longer moves the clock."""
     before = asyncio.all_tasks()
 
     async def check(built: BuiltGraph) -> None:
@@ -146,12 +147,12 @@ async def test_what_fails_beside_a_run_fails_the_test_and_does_not_hang_it() -> 
         assert built.ledger().ingested == 2, "this is what the test is about"
 
     with pytest.raises(AssertionError, match="this is what the test is about"):
-        await run_graph(chain(ListSource([1], UntilShutdown()), deaf), clock=ManualClock(), during=check)
+        await run_graph(chain(ListSource([1], UntilShutdown()), stuck), clock=ManualClock(), during=check)
     assert asyncio.all_tasks() == before
 
 
-async def test_a_run_is_watched_by_the_policy_that_is_given() -> None:
-    """An end rule is obeyed; a grace beside a policy would be ignored, and is refused."""
+async def test_a_run_is_watched_by_the_given_policy() -> None:
+    """Its end rule applies; a grace together with a policy is an error."""
 
     async def one(ends: WiredEnds) -> None:
         await ends.receiver.recv()
@@ -163,8 +164,8 @@ async def test_a_run_is_watched_by_the_policy_that_is_given() -> None:
         await run_graph(graph, policy=policy, grace=timedelta(seconds=1))
 
 
-async def test_runs_draw_the_same_chances_unless_told_otherwise() -> None:
-    """Without a random source of the test's own, two runs back off alike."""
+async def test_runs_have_the_same_random_source_by_default() -> None:
+    """Two runs draw the same backoff."""
     delays = []
     for _ in range(2):
         clock = ManualClock()
@@ -173,7 +174,7 @@ async def test_runs_draw_the_same_chances_unless_told_otherwise() -> None:
             while built.event is None:
                 await clock.advance_when_idle(1.0)
 
-        graph = OperatorGraph("alike")
+        graph = OperatorGraph("same")
         policy = RestartPolicy.always(backoff=Backoff(timedelta(seconds=1), timedelta(seconds=99)))
         source = graph.add_source("source", ListSource(Fail(OSError("cable")), [1]), restart_policy=policy)
         graph.connect(source, graph.add_sink("sink", CollectSink()), 1)
@@ -182,8 +183,8 @@ async def test_runs_draw_the_same_chances_unless_told_otherwise() -> None:
     assert delays[0] == delays[1]
 
 
-def test_timers_fire_in_the_order_of_their_time_and_see_it() -> None:
-    """Advancing past several timers fires each at its own time, a tie in the order of making, a cancelled one never."""
+def test_timers_fire_in_order_and_at_their_own_time() -> None:
+    """Timers of the same time fire in the order of their creation; a cancelled timer never fires."""
     clock, fired = ManualClock(), list[tuple[str, float]]()
     clock.call_later(3.0, lambda: fired.append(("late", clock.monotonic())))
     clock.call_later(1.0, lambda: fired.append(("early", clock.monotonic())))
@@ -194,7 +195,58 @@ def test_timers_fire_in_the_order_of_their_time_and_see_it() -> None:
     assert (clock.monotonic(), clock.now_ns() % 10**9) == (5.0, 0)
 
 
-def test_a_chain_of_nothing_is_refused() -> None:
-    """A source alone is no graph."""
+def test_a_chain_of_a_source_only_is_an_error() -> None:
+    """It needs a sink."""
     with pytest.raises(ValueError, match="got the source only"):
         chain(ListSource())
+
+
+# A clock that jumps.
+
+
+async def test_an_autojump_clock_jumps_to_each_timer_in_order() -> None:
+    """Two tasks sleep for hours without real time; each wakes at its own time, and the clock stands still afterwards."""
+    clock, woke = ManualClock(autojump=True), list[tuple[str, float]]()
+
+    async def sleeper(name: str, seconds: float) -> None:
+        for _ in range(2):
+            await sleep(clock, seconds)
+            woke.append((name, clock.monotonic()))
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(sleeper("slow", 7_000.0), sleeper("fast", 3_000.0))
+    assert woke == [("fast", 3_000.0), ("fast", 6_000.0), ("slow", 7_000.0), ("slow", 14_000.0)]
+    await settle()
+    assert clock.monotonic() == 14_000.0
+
+
+async def test_an_autojump_clock_waits_while_a_task_can_run() -> None:
+    """A task that is ready for a thousand turns keeps the time where it is."""
+    clock, fired = ManualClock(autojump=True), list[float]()
+    clock.call_later(1.0, lambda: fired.append(clock.monotonic()))
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+        assert not fired
+    await asyncio.sleep(0.01)  # no task is ready now
+    assert fired == [1.0]
+    assert clock.pending_timers == []
+
+
+async def test_an_autojump_clock_ignores_cancelled_timers() -> None:
+    """It stands still when only cancelled timers are left, and jumps again for the next timer."""
+    clock, fired = ManualClock(autojump=True), list[float]()
+    clock.call_later(1.0, lambda: fired.append(clock.monotonic())).cancel()
+    await asyncio.sleep(0.01)
+    assert (clock.monotonic(), fired) == (0.0, [])
+    clock.call_later(5.0, lambda: fired.append(clock.monotonic()))
+    await asyncio.sleep(0.01)
+    assert fired == [5.0]
+
+
+async def test_a_graph_on_an_autojump_clock_needs_no_help() -> None:
+    """A source that fails after an hour is restarted after its backoff; the test does not move the clock."""
+    sink = CollectSink()
+    source = ListSource([1], Pause(timedelta(hours=1)), Fail(OSError("cable")), [2])
+    event = await run_graph(chain(source, sink), clock=ManualClock(autojump=True))
+    assert sink.items == [1, 2]
+    assert event.figures.elapsed_s > 3600
