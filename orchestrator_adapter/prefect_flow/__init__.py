@@ -1,16 +1,16 @@
-"""A pipeline as one long-running Prefect flow. The only package of the adapter that imports Prefect.
+"""Runs a pipeline as one long-running Prefect flow. The only package of the adapter that imports Prefect.
 
 Layout, top to bottom:
 
-- ``compiled``: ``compile_flow``, ``run_flow``, the flow's body and who may stop it
-- ``link``: the thread beside the data plane; ``delivery``: deliver, and look whether it arrived; ``display``: artifacts
-- ``reconcile``: earlier runs put right; ``automations``: the ready ones
-- ``records``: what outlives a run, on disk
-- ``workers``: a bulkhead's workers as task runs, of a process pool, Dask or Ray
-- ``task_runs``, ``decisions``, ``artifacts``, ``states``: what is told, as pure functions of supervision records
-- ``outbox``, ``identity``, ``vocabulary``, ``options``: values; ``api``: one call, classified
-- ``text``: foreign text made fit to be told
-- ``internals``: everything undocumented of Prefect's
+- ``compiled``: ``compile_flow`` and ``run_flow``; the flow's body, and what counts as a request to stop it
+- ``automations``: ready-made Prefect automations on the supervisor's events
+- ``workers``: a bulkhead's workers as task runs, on a process pool, Dask or Ray
+- ``reporting/``: reports a run to Prefect from a thread of its own, beside the data plane
+- ``states``, ``options``: the Prefect state of each outcome and exit; the options of reporting
+- ``recovery/``: run records on disk, and reconciling earlier runs with the server
+- ``client/``: calls to Prefect's API, the names of our events, and everything undocumented that this package relies on
+
+Import from here and from ``.automations``, ``.workers`` and ``.recovery``. The other modules are internal.
 """
 
 from orchestrator_adapter.prefect_flow.compiled import compile_flow, run_flow

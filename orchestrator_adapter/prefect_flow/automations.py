@@ -1,11 +1,10 @@
-"""Ready Prefect automations on the supervisor's events: alarm, flapping, zombie, reaped; and installing them.
+"""Ready-made Prefect automations on the supervisor's events (alarm, flapping, zombie, reaped), and their installation.
 
-Pure functions make the automations of one flow; ``install`` and ``uninstall`` hold the server to them. They build on the
-names in ``vocabulary`` and on Prefect's own flow-run events. They do not know who emits these, and nothing of the pipeline
-waits for them: an automation that is missing, or a server that is down, changes no run.
+Pure functions build the automations of one flow; ``install`` and ``uninstall`` bring the server in line with them. They use
+the names in ``vocabulary`` and Prefect's own flow-run events, and do not know what emits these. No run depends on them.
 
-An event belongs to a flow by its related resource in the role ``flow``, matched by name; Prefect's heartbeats and state
-changes carry it, and so do ours. So an automation can be installed before the flow has ever run.
+An event belongs to a flow by its related resource in the role ``flow``, matched by name. Prefect's heartbeats and state
+changes carry it, and so do our events. So an automation can be installed before the flow's first run.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from orchestrator_adapter.prefect_flow.client.vocabulary import (
 from orchestrator_adapter.primitives.decision import Decision
 
 ALARMING = (Decision.ESCALATE, Decision.BUDGET_EXHAUSTED, Decision.STRAGGLER, Decision.LEDGER_VIOLATION)
-"""The decisions that somebody must hear of: each is a run that ends badly, or items that are unaccounted for."""
+"""The decisions that need a person's attention: each is a run that ends badly, or items that are unaccounted for."""
 
 SHORTEST_WATCH = timedelta(seconds=10)
 """Prefect's minimum for a trigger on the absence of events."""
@@ -60,13 +59,13 @@ _FLOW_RUN = "event.resource_in_role['flow-run']"
 
 
 class OnFlapping(StrEnum):
-    """What is done about an operator that keeps being restarted; whoever is to be notified is notified, too."""
+    """What to do about an operator that keeps being restarted. A notification is sent in each case, if there is a target."""
 
     PAUSE = "pause"
-    """Pause the deployment of the run: its schedules start no more runs. The run at hand goes on, and so do the restarts."""
+    """Pause the run's deployment: its schedules start no more runs. The current run and the restarts continue."""
 
     NOTIFY = "notify"
-    """Nothing else."""
+    """Only notify."""
 
     CANCEL = "cancel"
     """Cancel the run: the pipeline drains in two phases and ends Cancelled. Its schedules may start the next."""
@@ -74,7 +73,7 @@ class OnFlapping(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NotificationBlock:
-    """Who is notified: a block on the server. A webhook is sent JSON; any other block its kind of message."""
+    """The block on the server that sends notifications. A webhook sends JSON; any other block sends a text message."""
 
     block_id: UUID
     webhook: bool
@@ -90,7 +89,7 @@ class InstallResult:
 
 
 class UnusableBlock(Exception):
-    """There is no such block, or it cannot notify anybody; the message says which."""
+    """The block does not exist, or cannot send notifications; the message says which."""
 
 
 def automations_for(
@@ -102,7 +101,7 @@ def automations_for(
     on_flapping: OnFlapping,
     zombie_after: timedelta | None,
 ) -> list[AutomationCore]:
-    """All that can be had for this flow: without a ``target`` nothing that only notifies, without heartbeats no ``zombie``."""
+    """Every automation that these options allow: ``alarm`` and ``reaped`` need a ``target``, ``zombie`` needs heartbeats."""
     wanted: list[AutomationCore] = []
     if target is not None:
         wanted.append(alarm(flow, target))
@@ -116,10 +115,10 @@ def automations_for(
 
 
 def alarm(flow: str, target: NotificationBlock) -> AutomationCore:
-    """Notify of every panic, exhausted budget, straggler and ledger violation; one message each, at once."""
+    """Notify of each panic, exhausted budget, straggler and ledger violation: one message each, at once."""
     return AutomationCore(
         name=_name(flow, "alarm"),
-        description="An operator panicked, exhausted its restart budget, would not stop, or lost count of its items.",
+        description="An operator panicked, exhausted its restart budget, did not stop, or violated the ledger.",
         trigger=EventTrigger(
             expect={operator_event(decision) for decision in ALARMING},
             match=ResourceSpecification({RESOURCE_ID: f"{OPERATOR}.*"}),
@@ -133,10 +132,10 @@ def alarm(flow: str, target: NotificationBlock) -> AutomationCore:
 def flapping(
     flow: str, *, restarts: int, within: timedelta, on_flapping: OnFlapping, target: NotificationBlock | None
 ) -> AutomationCore:
-    """Act on more than ``restarts`` restarts of one operator ``within`` so long; see ``OnFlapping`` for what can be done.
+    """Act on more than ``restarts`` restarts of one operator ``within`` this time; ``OnFlapping`` lists the actions.
 
-    Prefect counts in windows that follow each other and do not slide: restarts that straddle two of them may number twice
-    as many before it acts. It acts once a window. Pausing takes the deployment from the event: a run that has none is not
+    Prefect counts in consecutive windows, not in a sliding one: restarts that fall into two windows may be twice as many
+    before it acts. It acts once per window. Pausing takes the deployment from the event. A run without a deployment is not
     paused, and the failed action is an event ``prefect.automation.action.failed``.
     """
     if restarts < 1:
@@ -151,7 +150,7 @@ def flapping(
     if target is not None:
         actions.append(_notify(target, _OF_OPERATOR))
     if not actions:
-        raise ValueError("flapping: 'notify' needs somebody to notify")
+        raise ValueError("flapping: 'notify' needs a block that sends notifications")
     return AutomationCore(
         name=_name(flow, "flapping"),
         description=f"One operator was restarted more than {restarts} times within {within.total_seconds():g} s.",
@@ -169,12 +168,12 @@ def flapping(
 
 
 def zombie(flow: str, *, after: timedelta) -> AutomationCore:
-    """Set a run Crashed when, ``after`` so long, its last heartbeat was followed by neither another nor an end.
+    """Set a run Crashed if its last heartbeat was followed by neither a heartbeat nor an end for the time ``after``.
 
-    A process that is killed cannot say so; without this its run stays Running for good. It may fire for a run that has ended
-    (a heartbeat arrives late, or the server, on SQLite, loses the event of the end); such a run is left as it is, because
-    Prefect refuses to crash it. It also refuses where the run is Cancelling. ``after`` must be some heartbeats of the *pipeline's*
-    environment (``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``): one or two get lost.
+    A killed process cannot report its end; without this automation its run stays Running for ever. It may fire for a run that
+    has ended: a heartbeat arrives late, or the server, on SQLite, loses the event of the end. Such a run keeps its state,
+    because Prefect rejects the change. Prefect also rejects it for a run that is Cancelling. ``after`` must cover several
+    heartbeats as set in the *pipeline's* environment (``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``): one or two may be lost.
     """
     if after < SHORTEST_WATCH:
         raise ValueError(f"zombie: after must be >= {_seconds(SHORTEST_WATCH)} s, got {_seconds(after)} s")
@@ -196,7 +195,7 @@ def zombie(flow: str, *, after: timedelta) -> AutomationCore:
 
 
 def reaped(flow: str, target: NotificationBlock) -> AutomationCore:
-    """Notify of a run that ``zombie`` has crashed: of the state change itself, hence never of a run that had ended."""
+    """Notify that ``zombie`` has set a run Crashed. It waits for the state change, so never fires for a run that had ended."""
     return AutomationCore(
         name=_name(flow, "reaped"),
         description="A run was set Crashed because its heartbeats stopped.",
@@ -211,7 +210,7 @@ def reaped(flow: str, target: NotificationBlock) -> AutomationCore:
 
 
 def zombie_message(flow: str, after: timedelta) -> str:
-    """The message of a state that ``zombie`` has set: whoever finds it on a live run knows whence it comes."""
+    """The message of a state that ``zombie`` has set. It names the automation, in case it is found on a live run."""
     return f"{_REAPED} {_seconds(after)} s (automation {_name(flow, 'zombie')!r})"
 
 
@@ -221,7 +220,7 @@ def is_reaped(message: str | None) -> bool:
 
 
 def describe(automation: AutomationCore) -> str:
-    """One line for people: what it waits for, and what it then does."""
+    """One line: what the automation waits for, and what it then does."""
     trigger = automation.trigger
     actions = ", ".join(action.type for action in automation.actions)
     off = "" if automation.enabled else " (disabled)"
@@ -239,10 +238,10 @@ def describe(automation: AutomationCore) -> str:
 
 
 async def install(client: PrefectClient, automations: Sequence[AutomationCore]) -> list[InstallResult]:
-    """Hold the server to these automations, matched by name. What is as it should be is not touched.
+    """Create or update these automations on the server, matched by name. One that is already equal is left unchanged.
 
-    An update keeps the automation's id and whether it is enabled; it forgets what its trigger has counted so far. Of
-    several with one name, one is left.
+    An update keeps the automation's id and whether it is enabled; the count of its trigger starts again. Of several
+    automations with the same name, only the newest stays.
     """
     done: list[InstallResult] = []
     for wanted in automations:
@@ -255,11 +254,11 @@ async def install(client: PrefectClient, automations: Sequence[AutomationCore]) 
         for other in others:
             await client.delete_automation(other.id)
         kept = wanted.model_copy(update={"enabled": newest.enabled})
-        if same(newest, kept):
+        if equal(newest, kept):
             done.append(InstallResult(wanted.name, "unchanged", newest.enabled))
             continue
-        # The client sends only what was set, and the server tells actions apart by their `type`: so everything is set,
-        # but for the owner, which an update may not name.
+        # The client sends only fields that were set, and the server needs each action's `type`: so set every field, except
+        # the owner, which an update must not contain.
         complete = AutomationCore.model_validate(kept.model_dump(exclude={"owner_resource"}))
         await client.update_automation(newest.id, complete)
         done.append(InstallResult(wanted.name, "updated", newest.enabled))
@@ -267,7 +266,7 @@ async def install(client: PrefectClient, automations: Sequence[AutomationCore]) 
 
 
 async def uninstall(client: PrefectClient, flow: str, *, keep: Collection[str] = ()) -> list[InstallResult]:
-    """Remove the automations that ``install`` made for this flow, except those named in ``keep``. No other is touched."""
+    """Remove the automations that ``install`` created for this flow, except those named in ``keep``."""
     done: list[InstallResult] = []
     for installed in await installed_for(client, flow):
         if installed.name not in keep:
@@ -277,18 +276,18 @@ async def uninstall(client: PrefectClient, flow: str, *, keep: Collection[str] =
 
 
 async def installed_for(client: PrefectClient, flow: str) -> list[Automation]:
-    """What the server has of this flow's automations."""
+    """This flow's automations on the server."""
     return [automation for kind in _KINDS for automation in await client.read_automations_by_name(_name(flow, kind))]
 
 
 async def save_webhook(client: PrefectClient, flow: str, url: str) -> NotificationBlock:
-    """Make this flow's ``Webhook`` block, or point the one there is at this URL. The server keeps it encrypted."""
+    """Create or update this flow's ``Webhook`` block with this URL. The server stores it encrypted."""
     block = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
     return NotificationBlock(await block.asave(webhook_name(flow), overwrite=True, client=client), webhook=True)
 
 
 async def remove_webhook(client: PrefectClient, flow: str) -> bool:
-    """Remove the block that ``save_webhook`` made; whether there was one."""
+    """Remove the block that ``save_webhook`` created. Returns whether there was one."""
     try:
         block = await client.read_block_document_by_name(webhook_name(flow), "webhook")
     except ObjectNotFound:
@@ -298,7 +297,7 @@ async def remove_webhook(client: PrefectClient, flow: str) -> bool:
 
 
 async def find_block(client: PrefectClient, reference: str) -> NotificationBlock:
-    """The existing block ``TYPE/NAME``: a webhook, or anything that can notify. Raises ``UnusableBlock``."""
+    """The existing block ``TYPE/NAME``: a webhook, or any block that can notify. Raises ``UnusableBlock``."""
     type_, _, name = reference.partition("/")
     if not type_ or not name:
         raise UnusableBlock(f"expected TYPE/NAME, got {reference!r}, as in slack-webhook/on-call")
@@ -309,23 +308,23 @@ async def find_block(client: PrefectClient, reference: str) -> NotificationBlock
     if type_ == "webhook":
         return NotificationBlock(block.id, webhook=True)
     if block.block_schema is None or "notify" not in block.block_schema.capabilities:
-        raise UnusableBlock(f"block {reference!r} cannot notify anybody: neither a notification block nor a webhook")
+        raise UnusableBlock(f"block {reference!r} is neither a notification block nor a webhook")
     return NotificationBlock(block.id, webhook=False)
 
 
-def same(one: AutomationCore, other: AutomationCore) -> bool:
-    """Whether the server would do the same for both."""
+def equal(one: AutomationCore, other: AutomationCore) -> bool:
+    """Whether two automations are equal, apart from their ids."""
     fields = set(AutomationCore.model_fields)  # an Automation has its id besides
     return one.model_dump(include=fields) == other.model_dump(include=fields)
 
 
 def webhook_name(flow: str) -> str:
-    """The name of this flow's block, in the characters that Prefect admits."""
+    """The name of this flow's block, in the characters that Prefect allows."""
     return f"{re.sub(r'[^a-z0-9]+', '-', flow.lower()).strip('-')}-automations"
 
 
 def json_template(values: Mapping[str, str]) -> str:
-    """A template that renders as a JSON object of these Jinja expressions; what is undefined is null."""
+    """A template that renders as a JSON object of these Jinja expressions; an undefined one renders as null."""
     members = ", ".join(f'"{key}": {{{{ ({value}) | default(none) | tojson }}}}' for key, value in values.items())
     return f"{{{members}}}"
 

@@ -1,9 +1,8 @@
 """``compile_flow``: a pipeline as one long-running Prefect flow.
 
-The data plane never touches Prefect. The flow runs the graph exactly as ``pipeline.run_pipeline`` does without it; all that
-Prefect learns hangs on the supervision hooks and travels on a thread of its own (``link``). At the end the outcome is on disk
-first, then Prefect is told, and a server that is away is waited for a bounded time only: what it does not know then, the next
-start (or ``reconcile_run``) tells it.
+The flow runs the graph exactly as ``run_pipeline`` does without Prefect. Reports to Prefect travel on a thread of their own
+(``reporting``). At the end, the outcome is first written to disk and then reported. An unreachable server is waited for, for
+a bounded time; what it has not received then is reported at the next start, or by ``recovery.reconcile_run``.
 """
 
 from __future__ import annotations
@@ -11,13 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import Flow
@@ -27,32 +22,33 @@ from pydantic import BaseModel
 
 from orchestrator_adapter.prefect_flow.client.internals import ENGINE_ABORTED, bound_event_queue, exit_without_state
 from orchestrator_adapter.prefect_flow.options import Reporting
-from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
-from orchestrator_adapter.prefect_flow.reporting.reporter import DeliveryReport, Reporter
+from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
+from orchestrator_adapter.prefect_flow.reporting.run_record_file import RunRecordFile
 from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
 from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
 from orchestrator_adapter.process.signals import stop_on_signals
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
-from orchestrator_adapter.storage.claims import Owner, claim
 from orchestrator_adapter.supervision import events
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
-_SAME_REQUEST_S = 1.0  # a terminal's Ctrl-C reaches a worker's child twice: as SIGINT, and as the worker's SIGTERM
+_SAME_REQUEST_S = (
+    1.0  # a Ctrl-C reaches the child of a worker twice: as the terminal's SIGINT and as the worker's SIGTERM
+)
 
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
 
 @dataclass
 class _Caller:
-    """What a caller in the same process wants to know of the run; see ``run_flow``."""
+    """Hands the outcome of the run to a caller in the same process; see ``run_flow``."""
 
     on_built: Callable[[BuiltGraph], object] | None
     outcome: RunOutcome | None = None
-    error: Exception | None = None  # what kept the run from coming about; Prefect makes a state's message of it
+    error: Exception | None = None  # why the run did not start; Prefect keeps only its message, in a state
 
 
 _caller: ContextVar[_Caller | None] = ContextVar("orchestrator_caller", default=None)
@@ -68,21 +64,21 @@ def compile_flow(
     reporting: Callable[[Settings], Reporting] | None = None,
     run_name: str | None = None,
 ) -> Flow[..., Any]:
-    """A flow whose one parameter, ``settings``, is the model (the Prefect UI shows it as a form).
+    """Compile a pipeline into a flow with one parameter, ``settings``: the model, which the Prefect UI shows as a form.
 
-    Assign it to a module-level name: ``prefect deploy``, ``flow.serve()`` and a direct call all accept it. ``reporting`` says
-    what Prefect is told beside the stream; ``run_name`` is Prefect's ``flow_run_name``, a template.
+    Assign the flow to a module-level name: ``prefect deploy``, ``flow.serve()`` and a direct call all accept it. ``reporting``
+    says what is reported to Prefect beside the stream; ``run_name`` is Prefect's ``flow_run_name``, a template.
 
-    The flow run ends *Completed* on ``AllOk`` and ``ShutDown`` (*Cancelled* where it was Prefect that asked), *Failed* on
+    The flow run ends *Completed* on ``AllOk`` and ``ShutDown`` (*Cancelled* if Prefect asked for it), *Failed* on
     ``BudgetExhausted``, stragglers and ledger violations, and *Crashed* on ``Panicked``. SIGTERM, SIGINT, a cancellation in
-    the UI and ``prefect flow-run cancel`` each ask for the two-phase shutdown; a second signal goes to its second phase,
-    and ends the waiting for a server that is away.
+    the UI and ``prefect flow-run cancel`` each request the two-phase shutdown. A second signal starts its second phase, and
+    ends the wait for an unreachable server.
     """
 
     async def run(settings: Settings) -> State[Any]:
         return await _run(pipeline(settings), reporting(settings) if reporting is not None else Reporting(), name)
 
-    # Prefect reads the parameters' schema from the signature, and the model is known only now.
+    # Prefect reads the schema of the parameters from the signature, and the model is known only here.
     parameter = inspect.Parameter(
         "settings", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=settings(), annotation=settings
     )
@@ -104,22 +100,22 @@ def compile_flow(
 async def run_flow(
     flow: Flow[..., Any], settings: BaseModel, *, on_built: Callable[[BuiltGraph], object] | None = None
 ) -> RunOutcome:
-    """Run a compiled flow in this process and return the ``RunOutcome``, whatever Prefect makes of the state.
+    """Run a compiled flow in this process and return its ``RunOutcome``, independent of the state that Prefect records.
 
-    Needs a Prefect API when it starts, and none from then on. ``on_built`` is given the built graph before it starts. Raises
-    what kept the run from coming about, as it was raised: an API that cannot be reached, a graph that is not valid, a port
-    that is taken.
+    It needs a Prefect API at the start, and not after that. ``on_built`` is called with the built graph before the graph
+    starts. If the run does not start, the original exception is raised: an API that cannot be reached, an invalid graph, a
+    port in use.
     """
     caller = _Caller(on_built)
     token = _caller.set(caller)
     state: State[Any] | None = None
     try:
-        # Prefect's overloads cannot tell that a flow of a coroutine function is awaitable.
+        # Prefect's overloads do not express that a flow of a coroutine function is awaitable.
         call: Any = flow(settings=settings, return_state=True)
         state = await call
-    except ENGINE_ABORTED as left:
+    except ENGINE_ABORTED as aborted:
         if caller.outcome is None:
-            raise RuntimeError(f"flow {flow.name!r} did not run: {left}") from left
+            raise RuntimeError(f"flow {flow.name!r} did not run: {aborted}") from aborted
     except Exception:
         if caller.outcome is None and caller.error is None:
             raise
@@ -140,15 +136,15 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     identity = _identity(pipeline.graph.name, flow_name)
     bound_event_queue(options.queue)
     requests = _StopRequests()
-    link = Reporter(identity, pipeline.graph, options, on_cancel=requests.cancelled)
+    reporter = Reporter(identity, pipeline.graph, options, on_cancel=requests.cancelled)
     record_file = RunRecordFile(identity, options.directory)
     for bulkhead in pipeline.bulkheads:
         bulkhead.launch_with(TaskRunnerLauncher())
 
     def built(graph: BuiltGraph) -> None:
         record_file.open()
-        requests.attach(graph, link)
-        link.start(graph)
+        requests.attach(graph, reporter)
+        reporter.start(graph)
         if caller.on_built is not None:
             caller.on_built(graph)
 
@@ -156,31 +152,31 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
         try:
             outcome = await run_pipeline(
                 pipeline,
-                hooks=link.hooks(),
+                hooks=reporter.hooks(),
                 on_built=built,
                 run_label=identity.label,
                 run_id=str(identity.flow_run_id),
                 handle_signals=False,
             )
         except BaseException as error:
-            link.abandon()
-            if isinstance(error, Exception):  # no cancellation: it did not come about, and Prefect says so itself
+            reporter.abandon()
+            if isinstance(error, Exception):  # not a cancellation: the run did not start, which Prefect itself records
                 caller.error = error
                 record_file.discard()
             raise
         caller.outcome = outcome
-        requests.ended = True
+        requests.graph_ended = True
         record_file.record_outcome(flow_state(outcome, cancelled=requests.by_prefect), int(outcome.exit_code))
         asked = isinstance(outcome.event, events.ShutDown)
-        telling = await link.finish(outcome, options.patience_when_stopped if asked else options.patience)
-        state = flow_state(outcome, cancelled=requests.by_prefect or telling.cancelled)
+        delivered = await reporter.finish(outcome, options.patience_when_stopped if asked else options.patience)
+        state = flow_state(outcome, cancelled=requests.by_prefect or delivered.cancelled)
         record_file.record_outcome(state, int(outcome.exit_code))
-        record_file.keep(telling)
-    if not telling.api_answers:
+        record_file.write_undelivered(delivered.undelivered)
+    if not delivered.api_answers:
         exit_without_state(
-            "Prefect does not answer: how the run ended is on disk, and is told at the next start"
+            "Prefect does not answer: how the run ended is on disk and is reported at the next start"
             if options.directory is not None
-            else "Prefect does not answer, and there is no folder to keep for it how the run ended"
+            else "Prefect does not answer, and no folder is configured that could keep how the run ended"
         )
     return state
 
@@ -194,107 +190,48 @@ def _identity(pipeline: str, flow_name: str) -> RunIdentity:
 
 @dataclass
 class _StopRequests:
-    """Who has asked the run to stop: people and supervisors by signals, Prefect by the run's state.
+    """Counts the requests to stop the run: by signals, and by Prefect through the state of the flow run.
 
-    A cancellation under a worker comes twice, as a state and as the worker's SIGTERM: together they are one request. Two
-    signals are two, unless they are different ones within a second (a terminal's Ctrl-C, and the worker that passes it on).
+    Under a worker, a cancellation arrives twice: as a state and as the worker's SIGTERM. Together they are one request. Two
+    signals are two requests, except two different ones within a second: a terminal's Ctrl-C, and the worker passing it on.
 
     Attributes:
-        by_prefect: Prefect asked.
-        ended: The graph has: from now on a signal is about the waiting for Prefect.
+        by_prefect: Prefect has asked.
+        graph_ended: The graph has ended. A signal now ends the wait for Prefect.
     """
 
     by_prefect: bool = False
-    ended: bool = False
+    graph_ended: bool = False
     _signals: list[tuple[float, str]] = field(default_factory=list)
     _graph: BuiltGraph | None = None
     _reporter: Reporter | None = None
     _before_start: list[str] = field(default_factory=list)
 
-    def attach(self, graph: BuiltGraph, link: Reporter) -> None:
-        self._graph, self._reporter = graph, link
+    def attach(self, graph: BuiltGraph, reporter: Reporter) -> None:
+        self._graph, self._reporter = graph, reporter
         for reason in self._before_start:
             graph.request_shutdown(reason)
 
     def cancelled(self, reason: str) -> None:
-        """Prefect's state of the run says so."""
+        """The flow run is being cancelled in Prefect."""
         self.by_prefect = True
         if not self._signals:
-            self._ask(reason)
+            self._request(reason)
 
     def signalled(self, name: str) -> None:
-        """A signal has come."""
+        """The process received a signal."""
         now = asyncio.get_running_loop().time()
         again = any(earlier == name or now - at > _SAME_REQUEST_S for at, earlier in self._signals)
         first = not self._signals
         self._signals.append((now, name))
-        if self.ended:
+        if self.graph_ended:
             if self._reporter is not None:
                 self._reporter.stop_waiting()
         elif again or (first and not self.by_prefect):
-            self._ask(name)
+            self._request(name)
 
-    def _ask(self, reason: str) -> None:
+    def _request(self, reason: str) -> None:
         if self._graph is None:
             self._before_start.append(reason)
         else:
             self._graph.request_shutdown(reason)
-
-
-class RunRecordFile:
-    """Keeps this run's record, if there is a folder for it. A disk that fails costs the record, not the run."""
-
-    def __init__(self, identity: RunIdentity, directory: Path | None) -> None:
-        self._identity = identity
-        self._directory = directory
-        self._record: RunRecord | None = None
-
-    @contextmanager
-    def claimed(self, pipeline: str) -> Iterator[None]:
-        """The folder is this run's while inside. Raises ``OSError`` naming who has it."""
-        if self._directory is None:
-            yield
-            return
-        with claim((f"file://{self._directory.resolve()}",), Owner.this_process(pipeline, run=self._identity.label)):
-            yield
-
-    def open(self) -> None:
-        """The run begins. Raises ``OSError``: a folder that cannot be written is better known now."""
-        if self._directory is not None:
-            self._record = RunRecord(
-                flow_run_id=self._identity.flow_run_id,
-                flow_run_name=self._identity.flow_run_name,
-                pipeline=self._identity.pipeline,
-                attempt=self._identity.attempt,
-                pid=os.getpid(),
-                started=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            RunRecords(self._directory).write(self._record)
-
-    def discard(self) -> None:
-        """There was no run after all."""
-        if self._directory is not None and self._record is not None:
-            RunRecords(self._directory).delete(self._record)
-
-    def record_outcome(self, state: State[Any], exit_code: int) -> None:
-        """The run has ended, so."""
-        if self._directory is not None and self._record is not None:
-            try:
-                self._record = RunRecords(self._directory).record_outcome(
-                    self._record, state_type=state.type.value, message=state.message or "", exit_code=exit_code
-                )
-            except OSError:
-                logger.exception("how the run ended could not be written to %s", self._directory)
-
-    def keep(self, telling: DeliveryReport) -> None:
-        """Keep what Prefect was not told."""
-        if self._directory is not None and self._record is not None and telling.undelivered:
-            try:
-                RunRecords(self._directory).write_undelivered(self._record, telling.undelivered)
-            except OSError:
-                logger.exception("what Prefect was not told could not be written to %s", self._directory)
-            else:
-                logger.warning(
-                    "Prefect could not be told everything: %d events and log lines are kept in %s for the next start",
-                    *(len(telling.undelivered), self._directory),
-                )

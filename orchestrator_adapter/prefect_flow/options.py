@@ -1,4 +1,4 @@
-"""How much a run tells Prefect, how often, and how long it waits for it. Values only."""
+"""How much a run reports to Prefect, how often, and how long it waits for the server. Values only."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
-    """What a pipeline tells Prefect beside its data plane.
+    """What a pipeline reports to Prefect, beside its data plane.
 
     Attributes:
-        directory: Where the outcome and what could not be told are kept for the next start; ``None`` for nowhere: then a
-            predecessor that was killed, or that ended while no API answered, is not put right.
-        artifacts: Whether topology, status, progress and report are shown as artifacts.
-        status_every: How often live status and progress are renewed.
-        look_every: How often the run's own state is looked at: whether somebody cancelled it.
-        patience: How long the end waits for an API that does not answer, if nobody waits for the process.
-        patience_when_stopped: The same if somebody asked it to stop; a worker kills after 30 s, drain included.
-        queue: How many events, and how many log lines, wait for the API at most; then the oldest go, counted.
+        directory: Folder for how the run ended and for undelivered reports, which the next start delivers. ``None`` keeps
+            nothing: a run that was killed, or that ended while the API did not answer, is then never reconciled.
+        artifacts: Whether topology, status, progress and the final report are published as artifacts.
+        status_every: How often status and progress are updated.
+        look_every: How often the run reads its own state from the server, to see whether it was cancelled.
+        patience: How long the end of a run waits for an API that does not answer.
+        patience_when_stopped: The same for a run that was asked to stop. A worker kills after 30 s, drain included.
+        queue: How many events, and how many log lines, may wait for the API. Beyond it the oldest are dropped and counted.
     """
 
     directory: Path | None = None

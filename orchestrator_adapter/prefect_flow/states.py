@@ -1,4 +1,4 @@
-"""The Prefect states that outcomes and exits deserve. Pure functions."""
+"""Maps outcomes and exits to Prefect states. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator_adapter.supervision.task_exit import TaskExit
 
 
 def flow_state(outcome: RunOutcome, *, cancelled: bool = False) -> State[Any]:
-    """The state in which a flow run with this outcome ends. ``cancelled``: it was Prefect that asked it to stop."""
+    """The final state of a flow run with this outcome. ``cancelled``: Prefect asked the run to stop."""
     event = outcome.event
     message = storable(f"{event.name}{f': {why}' if (why := cause(event)) else ''}; {event.figures.ledger}")
     match outcome.exit_code:
@@ -31,7 +31,7 @@ def flow_state(outcome: RunOutcome, *, cancelled: bool = False) -> State[Any]:
 
 
 def task_state(exit_: TaskExit) -> State[Any]:
-    """The state in which an operator's task run ends."""
+    """The final state of an operator's task run."""
     match exit_:
         case task_exit.Ok():
             return Completed(message="end of stream")

@@ -1,10 +1,10 @@
-"""A bulkhead's workers as long-lived task runs: of a process pool on this machine, of a Dask or a Ray cluster beyond it.
+"""A bulkhead's workers as long-lived task runs: on a process pool of this machine, or on a Dask or a Ray cluster.
 
-Each worker is one task run (``propagator worker-1``; after a restart ``propagator worker-1 #2``), *Running* while it lives,
-*Completed* when it was told to stop, *Crashed* when it was lost. Prefect places it, and shows it; what it computes does not
-pass through Prefect. Where no API answers, a worker is a plain local process: the pipeline does not wait for Prefect.
+Each worker is one task run (``propagator worker-1``; after a restart ``propagator worker-1 #2``). It is *Running* while it
+lives, *Completed* when it was asked to stop, *Crashed* when it was lost. Prefect places the worker and shows it; its data does
+not pass through Prefect. If no API answers, the worker is a plain local process: the pipeline does not wait for Prefect.
 
-It gets a task runner for itself: a process pool that lost a process is broken for good.
+Each worker has a task runner of its own, because a process pool that lost a process cannot be used again.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from orchestrator_adapter.resilience.retry import Permanent, RetryOk
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
 _API_ANSWERS_WITHIN_S = 3.0
-_ENDS_WITHIN_S = 5.0  # from a worker's last word until its task run has its last state
-_REPORT_FOR_S = 60.0  # how long a crash is told to a server that is away, or has not recorded the task run yet
+_ENDS_WITHIN_S = 5.0  # from the end of a worker until its task run has its final state
+_REPORT_FOR_S = 60.0  # a server may be unreachable, or may not have recorded the task run yet
 _REPORT_EVERY_S = 1.0
 
 
 @task(name="bulkhead worker", persist_result=False, cache_policy=NO_CACHE)
 def bulkhead_worker(invitation: bytes) -> None:
-    """Be a worker until told to stop."""
+    """Serve as a worker until asked to stop."""
     serve(Invitation.from_bytes(invitation))
 
 
 def process_pool() -> ProcessPoolTaskRunner:
-    """A task runner for one worker on this machine, which what stops the flow does not reach."""
-    return ProcessPoolTaskRunner(max_workers=1, initializer=_begin)
+    """A task runner for one worker on this machine. Signals that stop the flow do not stop the worker."""
+    return ProcessPoolTaskRunner(max_workers=1, initializer=_prepare_process)
 
 
 def dask_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
-    """Workers on the Dask cluster whose scheduler is at ``address``, which connect back to ``network``.
+    """Workers on the Dask cluster whose scheduler is at ``address``; they connect back to ``network``.
 
-    Give each of its workers one thread (``--nthreads 1``) and one process: a worker of ours takes a place for good.
+    Give each Dask worker one thread (``--nthreads 1``) and one process: each of our workers occupies one for its whole life.
     Raises ``MissingExtra`` without the extra ``dask``.
     """
     try:
@@ -70,7 +70,7 @@ def dask_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
 
 
 def ray_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
-    """Workers on the Ray cluster at ``address``, which connect back to ``network``.
+    """Workers on the Ray cluster at ``address``; they connect back to ``network``.
 
     Raises ``MissingExtra`` without the extra ``ray``.
     """
@@ -82,9 +82,9 @@ def ray_launcher(address: str, *, network: Network) -> TaskRunnerLauncher:
 
 
 class TaskRunnerLauncher:
-    """Launches workers as task runs of the flow run in which it is made; made outside one, it launches plain processes.
+    """Launches workers as task runs of the flow run in which it was created; outside a flow run, as plain processes.
 
-    ``make_task_runner`` makes a task runner for one worker. ``network`` says how workers connect back; ``None`` for those
+    ``make_task_runner`` creates a task runner for one worker. ``network`` says how workers connect back; ``None`` for workers
     on this machine.
     """
 
@@ -105,10 +105,10 @@ class TaskRunnerLauncher:
 
     def _launch(self, invitation: Invitation) -> WorkerHandle:
         if (why := asyncio.run(_why_no_task_run())) is not None:
-            logger.warning("%s is a plain process and no task run: %s", invitation.title, why)
+            logger.warning("%s runs as a plain process, not as a task run: %s", invitation.title, why)
             return self._plain.launch(invitation)
         runner = self._make_task_runner()
-        # Threads and processes begin with this thread's mask: the flow's signals are not for the worker.
+        # New threads and processes inherit this thread's mask: the flow's signals must not reach the worker.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             runner.__enter__()
@@ -116,10 +116,10 @@ class TaskRunnerLauncher:
             with _context_for_worker():
                 future = runner.submit(worker, {"invitation": invitation.to_bytes()})
         except Exception as error:
-            _leave(runner)
+            _close(runner)
             if invitation.instance == 1:
                 raise OSError(f"{invitation.title}: {type(runner).__name__} could not place it: {error}") from error
-            logger.exception("%s is a plain process and no task run: it could not be placed", invitation.title)
+            logger.exception("%s runs as a plain process, not as a task run: it could not be placed", invitation.title)
             return self._plain.launch(invitation)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -136,15 +136,15 @@ class TaskRunWorker:
         self._context = contextvars.copy_context()
 
     def is_alive(self) -> bool:
-        # A Ray future cannot be asked without waiting: then it is the time to start that is bounded, not this.
+        # A Ray future cannot be queried without waiting. Such a worker that does not start is found by the start timeout.
         done: Callable[[], bool] = getattr(self._future.wrapped_future, "done", lambda: False)
         return not done()
 
-    def kill(self, pid: int | None) -> None:  # noqa: ARG002 - the pool knows its own process, and elsewhere no pid helps
+    def kill(self, pid: int | None) -> None:  # noqa: ARG002 - the pool knows its process; on a cluster a pid is of no use
         for process in processes_of(self._runner):
             process.kill()
         cancel: Callable[[], object] = getattr(self._future.wrapped_future, "cancel", lambda: None)
-        cancel()  # or Dask would run it once more, elsewhere
+        cancel()  # otherwise Dask would run it again on another worker
 
     def stopped(self, crashed: str | None) -> None:
         ending = threading.Thread(target=self._context.run, args=(self._end, crashed), name=self._title, daemon=True)
@@ -158,13 +158,13 @@ class TaskRunWorker:
             if (why := _failure(self._future)) is not None:
                 logger.warning("%s: %s", self._title, describe(why))
             asyncio.run(_report_crashed(self._future.task_run_id, self._title, crashed))
-        _leave(self._runner)
+        _close(self._runner)
 
 
 def _context_for_worker() -> FlowRunContext:
-    """The flow run, to be entered: without its settings, which are nobody's business elsewhere, and without its function.
+    """The context of the flow run, for a worker: without the settings, which may be secret, and without the flow's function.
 
-    A task runner pickles it for the worker; a function made on the spot drags along, or fails at, all that it refers to.
+    A task runner pickles the context. Pickling the function would include everything it refers to, or fail on it.
     """
     context = FlowRunContext.get()
     assert context is not None
@@ -176,20 +176,20 @@ def _context_for_worker() -> FlowRunContext:
 
 
 def _nothing() -> None:
-    """The body of a flow that nobody runs."""
+    """The body of a flow that is never run."""
 
 
 def processes_of(runner: TaskRunner[Any]) -> list[Any]:
-    """The processes of a process pool's task runner; none where it is another one.
+    """The processes of a process pool's task runner; empty for any other task runner.
 
-    Neither Prefect nor ``concurrent.futures`` has a documented way to them. A test says when this changes.
+    Neither Prefect nor ``concurrent.futures`` documents how to get them. A test fails when this changes.
     """
     executor = getattr(runner, "_executor", None)
     return list((getattr(executor, "_processes", None) or {}).values())
 
 
 def _failure(future: PrefectWrappedFuture[Any, Any]) -> BaseException | None:
-    """Why there was no task run, or no end of one, if the task runner says so."""
+    """Why the task run did not start or did not end, if the task runner reports it."""
     wrapped = future.wrapped_future
     if not isinstance(wrapped, ConcurrentFuture) or not wrapped.done() or wrapped.cancelled():
         return None
@@ -197,7 +197,7 @@ def _failure(future: PrefectWrappedFuture[Any, Any]) -> BaseException | None:
 
 
 async def _why_no_task_run() -> str | None:
-    """Why a worker cannot be a task run now."""
+    """Why a worker cannot be a task run now; ``None`` if it can."""
     if FlowRunContext.get() is None:
         return "there is no flow run"
     async with client_without_retries() as client:
@@ -206,7 +206,7 @@ async def _why_no_task_run() -> str | None:
 
 
 async def _report_crashed(task_run_id: UUID, title: str, why: str) -> None:
-    """Nobody else does: Prefect leaves the task run of a process that was killed Running for good."""
+    """Set the task run Crashed. Prefect itself leaves the task run of a killed process Running for ever."""
     state: State[Any] = Crashed(message=storable(f"the worker was lost: {why}"))
     deadline = time.monotonic() + _REPORT_FOR_S
     async with client_without_retries() as client:
@@ -215,29 +215,29 @@ async def _report_crashed(task_run_id: UUID, title: str, why: str) -> None:
                 case RetryOk():
                     return
                 case Permanent(error) if not _is_unknown(error):
-                    logger.error("Prefect refuses to record that %s has crashed: %s", title, error)
+                    logger.error("Prefect rejects the Crashed state of %s: %s", title, error)
                     return
                 case _:
                     await asyncio.sleep(_REPORT_EVERY_S)
-    logger.error("Prefect could not be told that %s has crashed", title)
+    logger.error("the Crashed state of %s could not be reported to Prefect", title)
 
 
 def _is_unknown(error: BaseException) -> bool:
-    """Whether the server has no such task run: it makes one of the worker's first event, in its own time."""
+    """Whether the server does not have the task run yet: it creates it some time after the worker's first event."""
     return isinstance(error, ObjectNotFound) or (
         isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.NOT_FOUND
     )
 
 
-def _leave(runner: TaskRunner[Any]) -> None:
+def _close(runner: TaskRunner[Any]) -> None:
     try:
         runner.__exit__(None, None, None)
     except Exception:
-        logger.exception("a task runner could not be left; nobody waits for it")
+        logger.exception("a task runner could not be closed and is abandoned")
 
 
-def _begin() -> None:
-    """In the worker's process, before its task."""
+def _prepare_process() -> None:
+    """Prepare the worker's process, before its task."""
     ignore_signals()
     lower_priority()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})

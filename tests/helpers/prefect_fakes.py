@@ -17,8 +17,7 @@ from prefect.client.schemas.objects import Artifact, FlowRun, State, StateType, 
 from prefect.events.filters import EventFilter
 from prefect.exceptions import ObjectNotFound
 
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item
-from orchestrator_adapter.prefect_flow.recovery.reconcile import EVENTS, LOGS, PATHS
+from orchestrator_adapter.prefect_flow.client.posting import EVENTS, LOGS, PATHS, ReportItem
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -67,16 +66,16 @@ class FakePrefect:
     def __init__(self) -> None:
         self.away = False
         self.away_after: int | None = None
-        self.refuses: Callable[[Item], bool] = lambda _: False
+        self.refuses: Callable[[ReportItem], bool] = lambda _: False
         self.raises: dict[str, BaseException] = {}
         self.forgetful = False
         self.records = True
         self.loses_answers = False
-        self.shown: dict[str, Item] = {}
+        self.shown: dict[str, ReportItem] = {}
         self.torn: set[str] = set()
         self.twice: list[str] = []
         self.calls: list[str] = []
-        self.posted: list[tuple[str, list[Item]]] = []
+        self.posted: list[tuple[str, list[ReportItem]]] = []
         self.flow_runs: dict[UUID, FlowRun] = {}
         self.task_runs: dict[UUID, TaskRun] = {}
         self.artifacts: dict[UUID, Artifact] = {}
@@ -120,7 +119,7 @@ class FakePrefect:
         """By name, its latest state's."""
         return {run.name: run.state.name or "" for run in self.task_runs.values() if run.state is not None}
 
-    def items(self, kind: str) -> list[Item]:
+    def items(self, kind: str) -> list[ReportItem]:
         """All that were taken, in order."""
         return [item for of, batch in self.posted for item in batch if of == kind]
 
@@ -134,7 +133,7 @@ class FakePrefect:
             assert method == "POST"
             self._take(path, json)
 
-    def _take(self, path: str, json: Sequence[Item]) -> None:
+    def _take(self, path: str, json: Sequence[ReportItem]) -> None:
         kind = next(kind for kind, its in PATHS.items() if its == path)
         self._called(f"post {kind}")
         httpx.Request(
@@ -224,7 +223,7 @@ class FakePrefect:
         if (error := self.raises.get(what)) is not None:
             raise error
 
-    def _record(self, item: Item) -> None:
+    def _record(self, item: ReportItem) -> None:
         """As the server's recorder: an older state never replaces a newer one."""
         payload, resource = item["payload"], item["resource"]
         known = self.task_runs.get(UUID(resource["prefect.resource.id"].removeprefix("prefect.task-run.")))

@@ -152,7 +152,7 @@ async def test_a_run_that_is_taken_for_dead_says_that_it_lives(
     dead: State[None] = State(type=StateType.CRASHED, name="Crashed", message="no heartbeat")
     await client.set_flow_run_state(run_id, dead, force=True)
     alive = await until(client, run_id, lambda seen: seen.state == "RUNNING", "it says that it is alive")
-    assert alive.message == "it is alive"
+    assert alive.message == "the run is alive"
     give(folder, "end")
     over = await until_over(client, run_id)
     assert (over.state, set(over.states.values())) == ("COMPLETED", {"COMPLETED"})

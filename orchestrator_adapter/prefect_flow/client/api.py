@@ -1,4 +1,4 @@
-"""One call of Prefect's API, classified: done, may pass, or refused for good. Its own retries are off: they take minutes."""
+"""One call of Prefect's API, classified as done, worth a retry, or permanent. Prefect's own retries are off: they take minutes."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryDisposi
 
 T = TypeVar("T")
 
-_ANSWER_WITHIN_S = 10.0
+_TIMEOUT_S = 10.0
 _LIMITS = httpx.Limits(
     max_connections=16,
     max_keepalive_connections=8,
-    # A Prefect server closes what was idle for 5 s; Prefect's own client would use it again for 25 s, and meet the closing.
+    # A Prefect server closes a connection that was idle for 5 s. Prefect's own client keeps it for 25 s, and then fails.
     keepalive_expiry=2.0,
 )
-_MAY_PASS = frozenset({408, 409, 425, 429})
+_WORTH_A_RETRY = frozenset({408, 409, 425, 429})
 
 
 @asynccontextmanager
 async def client_without_retries() -> AsyncIterator[PrefectClient]:
-    """A client of the API that is configured, for the running event loop, which fails at the first failure."""
+    """A client of the configured API, for the running event loop. A failed call is not repeated."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with get_client(httpx_settings={"limits": _LIMITS}) as client:
             yield client
 
 
-async def ask(call: Awaitable[T], *, within_s: float = _ANSWER_WITHIN_S) -> RetryDisposition[T]:
-    """Await the call: ``RetryOk`` with its value, ``Retry`` where the server is away or troubled, ``Permanent`` where it refuses."""
+async def ask(call: Awaitable[T], *, within_s: float = _TIMEOUT_S) -> RetryDisposition[T]:
+    """Await the call: ``RetryOk`` with its value, ``Retry`` if the server is unreachable or failing, ``Permanent`` if it rejects."""
     try:
         async with asyncio.timeout(within_s):
             return RetryOk(await call)
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
-        return Retry(error) if code >= httpx.codes.INTERNAL_SERVER_ERROR or code in _MAY_PASS else Permanent(error)
+        return Retry(error) if code >= httpx.codes.INTERNAL_SERVER_ERROR or code in _WORTH_A_RETRY else Permanent(error)
     except ObjectNotFound as error:
         return Permanent(error)
     except TimeoutError:

@@ -1,9 +1,11 @@
-"""Everything that Prefect does not document and this package relies on, in one place. Prefect 3.8.
+"""Everything undocumented in Prefect 3.8 that this package relies on, in one place.
 
-Three things: how a task run's state travels (the server's task run recorder makes rows of events of this shape, which is
-also how Prefect's own task engine tells of them), how a flow's body leaves the engine without a word to the server, and how
-Prefect's queue of events in this process is bounded. ``tests/orchestrator_adapter/prefect_flow/client/test_internals_shape.py`` says when one of
-them changes. The fallback for the first is in ``set_state_by_api``: the documented client methods.
+- The event that carries a task run's state. The server's task run recorder makes rows of such events; Prefect's own task
+  engine sends the same. The fallback is ``set_state_by_api``, by the documented client methods.
+- How a flow's body ends without the engine proposing a state to the server.
+- How Prefect's queue of events in this process is bounded.
+
+``test_internals_shape.py`` fails when one of them changes.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ def task_run_event(
 ) -> dict[str, Any]:
     """The event that makes the server record ``now`` as the state of ``task_run``, as JSON values.
 
-    Its id is the state's: sent twice, it is recorded once. An older state never replaces a newer one, so order does not
-    matter either. ``related`` must name the flow run, in the role ``flow-run``.
+    The event's id is the state's id: an event that is sent twice is recorded once. The server never replaces a newer state
+    by an older one, so order does not matter. ``related`` must name the flow run, in the role ``flow-run``.
     """
     message = storable(now.message or "")
     return {
@@ -56,16 +58,16 @@ def task_run_event(
             "prefect.state-name": now.name or "",
             "prefect.state-timestamp": now.timestamp.isoformat(),
             "prefect.state-type": now.type.value,
-            "prefect.orchestration": "client",  # or the recorder passes over it
+            "prefect.orchestration": "client",  # otherwise the recorder ignores the event
         },
         "related": list(related),
     }
 
 
 async def set_state_by_api(client: PrefectClient, task_run: TaskRun, state: State[Any]) -> None:
-    """The fallback: create the task run, if need be, and set its state, by the client's documented methods.
+    """The fallback: create the task run if it does not exist, and set its state, by the documented client methods.
 
-    Slower, and the server dates the state itself. Raises what the client raises.
+    It is slower, and the server dates the state itself. Raises what the client raises.
     """
     task: Task[[], None] = Task(_nothing, name=task_run.task_key, tags=task_run.tags)
     task.task_key = task_run.task_key
@@ -82,26 +84,26 @@ async def set_state_by_api(client: PrefectClient, task_run: TaskRun, state: Stat
 
 
 def exit_without_state(why: str) -> NoReturn:
-    """End a flow's body without the engine proposing a state, which takes it two minutes where no API answers.
+    """End a flow's body without the engine proposing a state, which takes two minutes if no API answers.
 
-    The run's state stays what it is on the server until ``reconcile`` mends it.
+    On the server, the run keeps its state until it is reconciled.
     """
     raise Abort(why)
 
 
 ENGINE_ABORTED = Abort
-"""What a caller of the flow sees then. Prefect's runner takes it for a run that the orchestrator has concluded."""
+"""What the caller of the flow gets then. Prefect's runner treats it as a run that the orchestrator has ended."""
 
 
 def bound_event_queue(limit: int) -> bool:
-    """Bound the queue of events that Prefect itself sends from this process (a heartbeat every now and then).
+    """Bound the queue of events that Prefect itself sends from this process, such as heartbeats.
 
-    It has no bound by default, and fills while no API answers. False where that cannot be done.
+    By default it has no bound, and grows while no API answers. Returns False if it cannot be bounded.
     """
     try:
-        from prefect.events.worker import EventsWorker  # noqa: PLC0415 - nothing else here may fail with it
+        from prefect.events.worker import EventsWorker  # noqa: PLC0415 - if it is missing, only this function fails
 
-        queue = EventsWorker.instance()._queue  # noqa: SLF001 - `maxsize` is public once one has the queue
+        queue = EventsWorker.instance()._queue  # noqa: SLF001 - the queue's own `maxsize` is public
         if queue.maxsize <= 0:
             queue.maxsize = limit
     except Exception:
@@ -124,5 +126,5 @@ def _nothing() -> None:
 
 
 def own_state_id(task_run: TaskRun) -> UUID | None:
-    """The id of the state that the server has for it."""
+    """The id of the state that the server has for this task run."""
     return task_run.state.id if task_run.state is not None else task_run.state_id

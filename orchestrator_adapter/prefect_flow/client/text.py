@@ -1,22 +1,22 @@
-"""Foreign text (an exception's, a sender's) made fit to be told: what cannot travel or be stored costs a character. Pure."""
+"""Makes text from outside (an exception's, a sender's) storable: characters that no server can store are replaced. Pure."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST_MESSAGE = 100_000
-"""Characters of a state's message, as Prefect's own engine has it."""
+"""Characters of a state's message: the limit of Prefect's own engine."""
 
-_REFUSED = re.compile("[\ud800-\udfff\x00]")  # lone surrogates are no UTF-8; PostgreSQL stores no NUL
+_NOT_STORABLE = re.compile("[\ud800-\udfff\x00]")  # a lone surrogate is not valid UTF-8; PostgreSQL does not store NUL
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def storable(text: str, *, limit: int = LONGEST_MESSAGE) -> str:
-    """``text`` with what nobody could store replaced and, where it is longer than ``limit`` characters, its middle left out.
+    """``text`` with characters replaced that cannot be stored, and its middle left out if it is longer than ``limit``.
 
-    Both ends stay, in the words of Prefect's own engine: of a stack or a traceback the end says most.
+    The wording of the cut is that of Prefect's own engine. Both ends stay: the end of a traceback says most.
     """
-    text = _REFUSED.sub(_REPLACEMENT, text)
+    text = _NOT_STORABLE.sub(_REPLACEMENT, text)
     if len(text) <= limit:
         return text
     half = limit // 2

@@ -1,9 +1,9 @@
-"""The names under which a pipeline's decisions are Prefect events: stable, for automations and whoever else listens.
+"""The names of our Prefect events and resources. They are stable: automations are built on them.
 
-An operator's decision is the event ``orchestrator.operator.<decision>``, a pipeline's own ``orchestrator.pipeline.<decision>``;
-``<decision>`` is a value of ``primitives.decision.Decision``. Event and resource ids share their prefixes, as Prefect's own do
-(``prefect.flow-run.Completed`` happens to ``prefect.flow-run.<uuid>``). Pure strings: knows neither Prefect, nor when anything
-is emitted.
+A decision on an operator is the event ``orchestrator.operator.<decision>``, a decision on the pipeline is
+``orchestrator.pipeline.<decision>``; ``<decision>`` is a value of ``primitives.decision.Decision``. The resource of an event has an id with
+the same prefix, as in Prefect (``prefect.flow-run.Completed`` has the resource ``prefect.flow-run.<uuid>``). Pure strings:
+knows neither Prefect nor when an event is emitted.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Final
 
 OPERATOR: Final = "orchestrator.operator"
-"""What the events and the resource ids of operators begin with."""
+"""Prefix of the events and the resource ids of operators."""
 
 PIPELINE: Final = "orchestrator.pipeline"
-"""What the events and the resource ids of pipelines begin with; also the label that names an operator's pipeline."""
+"""Prefix of the events and the resource ids of pipelines; also the label that names an operator's pipeline."""
 
 RESOURCE_ID: Final = "prefect.resource.id"
 RESOURCE_NAME: Final = "prefect.resource.name"
@@ -32,12 +32,12 @@ def pipeline_event(decision: str) -> str:
 
 
 def operator_resource(pipeline: str, operator: str) -> dict[str, str]:
-    """The resource that an operator's events happen to: all of its instances and runs are one resource."""
+    """The resource of an operator's events: one for all of its instances and runs."""
     return {RESOURCE_ID: f"{OPERATOR}.{pipeline}.{operator}", RESOURCE_NAME: operator, PIPELINE: pipeline}
 
 
 def pipeline_resource(pipeline: str) -> dict[str, str]:
-    """The resource that a pipeline's own events happen to."""
+    """The resource of a pipeline's own events."""
     return {RESOURCE_ID: f"{PIPELINE}.{pipeline}", RESOURCE_NAME: pipeline}
 
 

@@ -1,8 +1,8 @@
-"""What outlives a run that Prefect knows of: which run it was, how it ended, and what Prefect has not been told. On disk.
+"""Run records on disk: which flow run it was, how it ended, and which reports Prefect has not received.
 
-One JSON file a run, ``<flow run id>.json``, and beside it ``<flow run id>.untold.jsonl`` if something is left to tell. A
-record without an outcome whose process is gone was killed. Whoever reads or writes here owns the folder (see ``claims``), so
-every record but its own is of a process that has ended. Knows files, not Prefect's API.
+One JSON file per attempt, ``<flow run id>.<attempt>.json``, and beside it ``….untold.jsonl`` with undelivered items, if there
+are any. The process that reads or writes here owns the folder (see ``claims``), so every record but its own belongs to a
+process that has ended; a record without an outcome belongs to one that was killed. Knows files, not Prefect's API.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item
+from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.storage.durable import write_durably
 
 _VERSION = 1
@@ -26,15 +26,15 @@ class RunRecord:
     """One attempt of one flow run.
 
     Attributes:
-        flow_run_id: Whose.
-        flow_run_name: What people call it.
+        flow_run_id: Prefect's id of the run.
+        flow_run_name: Its name in the UI.
         pipeline: The graph's name.
         attempt: Which attempt of the flow run, counted from 1.
         pid: The process that ran it.
         started: UTC, ISO 8601.
-        state_type: How the flow run is to end (``COMPLETED`` …); ``None`` while it runs, and for good if it was killed.
-        state_message: What that state says.
-        exit_code: The process's, once there is an outcome.
+        state_type: Type of the final state (``COMPLETED`` …); ``None`` while the run goes on, and after a kill.
+        state_message: Message of that state.
+        exit_code: The process's exit code, once there is an outcome.
     """
 
     flow_run_id: UUID
@@ -49,33 +49,33 @@ class RunRecord:
 
 
 class RunRecords:
-    """The records in a folder."""
+    """The run records in a folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def write(self, record: RunRecord) -> None:
-        """Write it, whole or not at all, durable. Raises ``OSError``."""
+        """Write the record atomically and durably. Raises ``OSError``."""
         body = {"version": _VERSION} | {
             name: str(value) if isinstance(value, UUID) else value for name, value in asdict(record).items()
         }
         write_durably(self._path(record), json.dumps(body, indent=2) + "\n")
 
     def record_outcome(self, record: RunRecord, *, state_type: str, message: str, exit_code: int) -> RunRecord:
-        """The run has ended: say how, before Prefect is told. Raises ``OSError``."""
-        settled = replace(record, state_type=state_type, state_message=message, exit_code=exit_code)
-        self.write(settled)
-        return settled
+        """Record how the run ended, before it is reported to Prefect. Raises ``OSError``."""
+        ended = replace(record, state_type=state_type, state_message=message, exit_code=exit_code)
+        self.write(ended)
+        return ended
 
-    def write_undelivered(self, record: RunRecord, items: Iterable[tuple[str, Item]]) -> int:
-        """Keep what Prefect has not been told, as (kind, item); returns how many. Raises ``OSError``."""
+    def write_undelivered(self, record: RunRecord, items: Iterable[tuple[str, ReportItem]]) -> int:
+        """Store undelivered items, as (kind, item); returns how many. Raises ``OSError``."""
         lines = [json.dumps({"kind": kind, "item": dict(item)}) for kind, item in items]
         if lines:
             write_durably(self._undelivered_path(record), "\n".join(lines) + "\n")
         return len(lines)
 
-    def undelivered(self, record: RunRecord) -> list[tuple[str, Item]]:
-        """What was kept, in order. Raises ``OSError`` and ``ValueError``."""
+    def undelivered(self, record: RunRecord) -> list[tuple[str, ReportItem]]:
+        """The stored undelivered items, in order. Raises ``OSError`` and ``ValueError``."""
         path = self._undelivered_path(record)
         if not path.exists():
             return []
@@ -86,17 +86,17 @@ class RunRecords:
             raise ValueError(f"{path}: expected a kind and an item on each line, got something else") from error
 
     def all(self) -> Iterator[RunRecord]:
-        """Every record, oldest first. One that cannot be read is passed over: ``unreadable`` names it."""
+        """Every valid record, oldest first. Others are skipped; ``unreadable`` lists them."""
         for path in self._files():
             if (record := _read(path)) is not None:
                 yield record
 
     def unreadable(self) -> list[Path]:
-        """Files that should be records and are none."""
+        """Files that are named like a record and are not a valid one."""
         return [path for path in self._files() if _read(path) is None]
 
     def delete(self, record: RunRecord) -> None:
-        """Prefect knows everything of it."""
+        """Remove the record and its undelivered items: Prefect has everything."""
         self._undelivered_path(record).unlink(missing_ok=True)
         self._path(record).unlink(missing_ok=True)
 
@@ -105,7 +105,7 @@ class RunRecords:
             return []
         found = []
         for path in self._directory.glob("*.json"):
-            with suppress(FileNotFoundError):  # it has just been forgotten
+            with suppress(FileNotFoundError):  # another thread has just deleted it
                 found.append((path.lstat().st_mtime_ns, path))
         return [path for _, path in sorted(found)]
 

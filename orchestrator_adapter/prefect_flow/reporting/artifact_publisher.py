@@ -1,4 +1,4 @@
-"""Keeps a run's artifacts on the server: topology, live status, progress; the report at the end. May fail, alone."""
+"""Publishes a run's artifacts: topology, live status, progress, and the report at the end. Its failure affects nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator_adapter.resilience.retry import RetryDisposition, RetryOk
 
 
 class ArtifactPublisher:
-    """One run's artifacts. Status and progress are renewed in place: a run leaves four, however long it is."""
+    """The artifacts of one run. Status and progress are updated in place: a run of any length has four artifacts."""
 
     def __init__(self, identity: RunIdentity, graph: OperatorGraph) -> None:
         self._identity = identity
@@ -27,7 +27,7 @@ class ArtifactPublisher:
         self._published: dict[str, UUID] = {}
 
     async def refresh(self, client: PrefectClient, view: View) -> RetryDisposition[Any]:
-        """Show the run as it is now; the first answer that is not ``RetryOk`` ends the round."""
+        """Publish the run's current status. The first answer that is not ``RetryOk`` ends the round and is returned."""
         answer: RetryDisposition[Any] = RetryOk(None)
         if "topology" not in self._published:
             answer = await self._publish(
@@ -42,7 +42,7 @@ class ArtifactPublisher:
         return answer
 
     async def report(self, client: PrefectClient, outcome: RunOutcome) -> RetryDisposition[Any]:
-        """Show how the run ended."""
+        """Publish how the run ended."""
         answer = await self._publish(client, "report", "markdown", artifacts.report(outcome), "how the run ended")
         if isinstance(answer, RetryOk) and "settled" in self._published:
             ledger = outcome.event.figures.ledger
@@ -56,8 +56,8 @@ class ArtifactPublisher:
         data = storable(data, limit=len(data)) if isinstance(data, str) else data
         known = self._published.get(what)
         if known is not None:
-            # Not `update_artifact`: it makes an event of every renewal, with the whole text, which Prefect's own queue of
-            # events sends twice after an outage.
+            # Not `update_artifact`: it emits an event with the whole text for every update, and Prefect's own queue of
+            # events sends it twice after an outage.
             update = ArtifactUpdate(data=data, description=description).model_dump(mode="json", exclude_unset=True)
             return await ask(client.request("PATCH", "/artifacts/{id}", path_params={"id": known}, json=update))
         artifact = ArtifactCreate(

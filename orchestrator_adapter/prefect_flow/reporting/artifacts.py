@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's Artifacts: topology, live status, the share that is settled, the report. Pure: text only."""
+"""The content of a run's artifacts: topology, live status, settled share, final report. Pure: text only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.process.report import cause
 from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 
-_LONGEST_CELL = 100  # characters; the operator's task run and the log have the rest
+_LONGEST_CELL = 100  # characters; the whole text is in the operator's task run and in the log
 _BAR = 10  # characters of an occupancy bar
 
 
@@ -22,7 +22,7 @@ def artifact_key(pipeline: str, what: str) -> str:
 
 
 def topology(graph: OperatorGraph) -> str:
-    """The graph as a picture, and every edge with its capacity, its policy, and why."""
+    """The graph as a diagram; every edge with its capacity, policy and reason; every operator with its restart policy."""
     plan = graph.validate()
     edges = [(edge.id, f"{edge.capacity:,}", str(edge.policy), edge.note) for edge in plan.edges]
     vertices = [(vertex.name, vertex.role.value, str(vertex.restart_policy), vertex.note) for vertex in plan.order]
@@ -42,7 +42,7 @@ def topology(graph: OperatorGraph) -> str:
 
 
 def status(view: View) -> str:
-    """The run now: a verdict, a row per operator, a row per channel, the ledger."""
+    """The run now: a headline, one line per operator, one per channel, the ledger, the latency."""
     now = view.status
     return "\n".join(
         [
@@ -77,17 +77,17 @@ def status(view: View) -> str:
 
 
 def settled_percent(ledger: LedgerSnapshot) -> float:
-    """Of all that entered, how much has left, in percent: 100 where nothing is in flight."""
+    """The share of entered items that has left, in percent: 100 if nothing is in flight."""
     return 100.0 if ledger.entered == 0 else 100.0 * (1.0 - ledger.in_flight / ledger.entered)
 
 
 def settled_text(ledger: LedgerSnapshot) -> str:
-    """What the progress figure says."""
+    """The description beside the progress figure."""
     return f"settled: {ledger.entered - ledger.in_flight:,} of {ledger.entered:,} items, {ledger.in_flight:,} in flight"
 
 
 def report(outcome: RunOutcome) -> str:
-    """How it ended: event, ledger, restarts, latency, dead letters, and everything that is wrong."""
+    """How the run ended: event, ledger, restarts, latency, dead letters, and every problem."""
     event, figures = outcome.event, outcome.event.figures
     ledger, latency = figures.ledger, figures.latency
     rows = [
@@ -119,9 +119,9 @@ def _headline(view: View) -> str:
     if view.silent_s > view.threshold_s:
         return f"the event loop has not answered for {view.silent_s:.1f} s{f' ({view.blocked_by})' if view.blocked_by else ''}"
     if now.verdict is not None:
-        return f"comes down: {now.verdict}"
+        return f"stopping: {now.verdict}"
     if now.shutting_down is not None:
-        return f"drains: {now.shutting_down}"
+        return f"draining: {now.shutting_down}"
     rate = sum(operator.ingest_rate_per_s or 0.0 for operator in now.operators)
     restarts = "1 restart" if now.restarts == 1 else f"{now.restarts:,} restarts"
     return f"running: {rate:,.0f} items/s in, {now.ledger.in_flight:,} in flight, {restarts}"
@@ -178,6 +178,6 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that ends neither its cell nor its row, and is no markup; a backslash in it does not undo that."""
+    """Escape text for a table cell: it ends neither the cell nor the line, and is not markup."""
     line = " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
     return re.sub(r"<(?=[A-Za-z/!])", "&lt;", line)

@@ -1,4 +1,4 @@
-"""The supervisor's decisions as Prefect events and as lines of the flow run's log. Pure; names are in ``vocabulary``."""
+"""The supervisor's decisions as Prefect events and as lines of the flow run's log. Pure; the names are in ``vocabulary``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import datetime
 from math import isfinite
 from uuid import uuid4
 
+from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.client.text import storable
 from orchestrator_adapter.prefect_flow.client.vocabulary import (
     operator_event,
@@ -15,17 +16,16 @@ from orchestrator_adapter.prefect_flow.client.vocabulary import (
     pipeline_event,
     pipeline_resource,
 )
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.task_runs import instance_name
 from orchestrator_adapter.primitives.decision import is_alarming
 from orchestrator_adapter.supervision.events import Decided
 
-_LONGEST_TEXT = 20_000  # characters of a stack or a traceback; Prefect refuses events above 1.5 MB
+_LONGEST_TEXT = 20_000  # characters of a stack or a traceback; Prefect rejects events above 1.5 MB
 
 
-def decision_event(identity: RunIdentity, decided: Decided, at: datetime) -> Item:
-    """The Prefect event of a decision, as JSON values. ``payload`` is what the log line says."""
+def decision_event(identity: RunIdentity, decided: Decided, at: datetime) -> ReportItem:
+    """The Prefect event of a decision, as JSON values. ``payload`` has the fields of the decision log's line."""
     operator, instance = decided.operator, decided.fields.get("instance")
     related = identity.related()
     if operator is None:
@@ -45,8 +45,8 @@ def decision_event(identity: RunIdentity, decided: Decided, at: datetime) -> Ite
     }
 
 
-def log_line(identity: RunIdentity, decided: Decided, at: datetime) -> Item:
-    """The line of the flow run's log: a sentence for people, shown with the operator's task run, too."""
+def log_line(identity: RunIdentity, decided: Decided, at: datetime) -> ReportItem:
+    """The line of the flow run's log: one sentence. Prefect also shows it with the operator's task run."""
     operator, instance = decided.operator, decided.fields.get("instance")
     line: dict[str, object] = {
         "name": f"supervisor.{operator}" if operator is not None else "supervisor",
@@ -78,7 +78,7 @@ def _text(value: object) -> str:
 
 
 def _json_value(value: object) -> object:
-    """``value`` in what JSON has, which knows neither NaN nor infinity; foreign text is made fit wherever it is."""
+    """``value`` as JSON. NaN, infinity and unknown types become text, and all text is made storable."""
     if isinstance(value, Mapping):
         return {str(name): _json_value(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

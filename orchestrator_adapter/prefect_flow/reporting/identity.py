@@ -1,4 +1,4 @@
-"""Which flow run this is, as far as whatever is told to Prefect needs to know it. Values only."""
+"""Identifies a run in Prefect: ids, names and related resources. Values only."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class RunIdentity:
 
     Attributes:
         pipeline: The graph's name.
-        flow_name: The flow's.
+        flow_name: The flow's name.
         flow_run_id: Prefect's id of the run.
-        flow_run_name: What people call it.
+        flow_run_name: Its name in the UI.
         flow_id: Prefect's id of the flow.
-        deployment_id: Whose run it is; ``None`` for a direct call.
-        attempt: Counted from 1; more where Prefect ran the same flow run again.
+        deployment_id: Prefect's id of the deployment; ``None`` for a direct call.
+        attempt: Counted from 1; higher if Prefect ran the same flow run again.
         tags: The run's tags.
     """
 
@@ -51,15 +51,15 @@ class RunIdentity:
 
     @property
     def label(self) -> str:
-        """For people who meet this run's socket or file."""
+        """Names the run in messages about a socket or a folder that it uses."""
         return f"flow run {self.flow_run_name!r} ({self.flow_run_id})"
 
     def task_run_id(self, operator: str, instance: int) -> UUID:
-        """The same for the same instance, whoever asks and however often: telling twice changes nothing."""
+        """The id of an instance's task run. It is deterministic, so reporting an instance twice changes nothing."""
         return uuid5(self.flow_run_id, f"{self.attempt}/{operator}/{instance}")
 
     def related(self) -> list[dict[str, str]]:
-        """The resources that every event of this run is related to."""
+        """The related resources of every event of this run."""
         resources: list[Mapping[str, str]] = [
             _in_role("flow-run", f"prefect.flow-run.{self.flow_run_id}", self.flow_run_name),
             _in_role("flow", f"prefect.flow.{self.flow_id}", self.flow_name),
@@ -71,7 +71,7 @@ class RunIdentity:
         return [dict(resource) for resource in resources]
 
     def related_task_run(self, operator: str, instance: int) -> dict[str, str]:
-        """The resource of an operator's instance."""
+        """The related resource for an operator's instance."""
         return _in_role("task-run", f"prefect.task-run.{self.task_run_id(operator, instance)}", "")
 
 

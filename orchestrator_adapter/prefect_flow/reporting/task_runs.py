@@ -1,10 +1,10 @@
-"""Operator instances as Prefect task runs: what each is, what has been told of it, and whether the server has it.
+"""Operator instances as Prefect task runs: their states, the events that report them, and what the server has confirmed.
 
-Pure: supervision records and the server's answers in, events out, times given. An instance's task run is *Running* while it
-lives and ends in the state that its ``TaskExit`` deserves; a restart is a new task run, linked to the one that failed.
+Pure: supervision records and the server's answers in, events out; times are given. A task run is *Running* while its instance
+lives, and then gets the state that matches the ``TaskExit``. A restart is a new task run, linked to the one that failed.
 
-The book is level-triggered: whatever happened on the way (a server that was killed with the event in its memory, an outbox
-that overflowed), the caller looks from time to time what the server has, and what is missing is told again.
+The tracker is level-triggered. It compares its states with those on the server, and what is missing is sent again, whatever
+the reason: a server that was killed with the event in memory, or an outbox that overflowed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from prefect.client.schemas.objects import State, TaskRun, TaskRunResult
 from prefect.states import Crashed, Running
 
 from orchestrator_adapter.prefect_flow.client.internals import task_run_event
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item
+from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.states import task_state
 from orchestrator_adapter.supervision.events import Exited, Spawned
 
-_ENDED_KEPT = 10_000  # ended runs that the server has not confirmed; beyond it the oldest are given up
+_ENDED_KEPT = 10_000  # ended task runs that the server has not confirmed; beyond this number the oldest are evicted
 
 
 @dataclass(slots=True)
@@ -35,11 +35,11 @@ class TrackedTaskRun:
     Attributes:
         task_run: As Prefect has it.
         upstream: The operators that it reads from.
-        states: Oldest first; the last is the present one. Of those between, only what makes a difference is kept.
-        confirmed: The server has the last one.
-        sent_at: When it was last told, monotonic seconds.
-        tries: How often the server was found not to have it.
-        sent_again: The events of the last one have been sent a second time.
+        states: Oldest first; the last is the current one. States that a later one makes irrelevant are not kept.
+        confirmed: The server has the current state.
+        sent_at: When the current state was last sent, in monotonic seconds.
+        tries: How often a query showed that the server does not have it.
+        sent_again: The events have been sent a second time.
     """
 
     task_run: TaskRun
@@ -52,15 +52,15 @@ class TrackedTaskRun:
 
     @property
     def state(self) -> State[Any]:
-        """The present one."""
+        """The current state."""
         return self.states[-1]
 
 
 class TaskRunTracker:
-    """Every task run that the server may not know the latest of.
+    """Every task run whose latest state may not be on the server.
 
     Attributes:
-        forgotten: Ended task runs that were given up unconfirmed, because there were too many.
+        evicted: How many ended task runs were dropped unconfirmed, because there were too many.
     """
 
     def __init__(self, identity: RunIdentity, *, ended_kept: int = _ENDED_KEPT) -> None:
@@ -71,12 +71,12 @@ class TaskRunTracker:
         self._alive: dict[str, TrackedTaskRun] = {}
         self._ended: OrderedDict[UUID, TrackedTaskRun] = OrderedDict()
 
-    def spawned(self, record: Spawned, at: datetime, now: float) -> list[Item]:
-        """An instance has started, at ``at``; ``now`` is monotonic, in seconds.
+    def spawned(self, record: Spawned, at: datetime, now: float) -> list[ReportItem]:
+        """An instance started at ``at``; ``now`` is monotonic, in seconds. Returns the events to send.
 
-        Those that read from an operator that was restarted are told again, as reading from its new instance.
+        After a restart, the operators that read from this one are sent again, linked to the new instance.
         """
-        told = TrackedTaskRun(
+        run = TrackedTaskRun(
             TaskRun(
                 id=self._identity.task_run_id(record.operator, record.instance),
                 name=instance_name(record.operator, record.instance),
@@ -92,8 +92,8 @@ class TaskRunTracker:
             ),
             record.upstream,
         )
-        self._alive[record.operator] = told
-        items = [self._enter(told, Running(timestamp=at), now)]
+        self._alive[record.operator] = run
+        items = [self._change_state(run, Running(timestamp=at), now)]
         if record.restarted is not None:
             items += [
                 self._relink(reader, record, at, now)
@@ -102,68 +102,68 @@ class TaskRunTracker:
             ]
         return items
 
-    def exited(self, record: Exited, at: datetime, now: float) -> Item:
-        """An instance has ended. It must have been spawned."""
+    def exited(self, record: Exited, at: datetime, now: float) -> ReportItem:
+        """An instance ended at ``at``. It must have been spawned."""
         return self._end(record.operator, task_state(record.exit), at, now)
 
-    def abandoned(self, at: datetime, now: float) -> list[Item]:
-        """The run is over: who is still alive was asked to stop and did not."""
+    def end_run(self, at: datetime, now: float) -> list[ReportItem]:
+        """The run is over: an instance that still lives was asked to stop and did not."""
         return [
-            self._end(operator, Crashed(message="a straggler: asked to stop, and it did not"), at, now)
+            self._end(operator, Crashed(message="straggler: it was asked to stop and did not"), at, now)
             for operator in list(self._alive)
         ]
 
     def unconfirmed(self, *, sent_before: float) -> list[TrackedTaskRun]:
-        """Those that the server ought to have by now, because they were told before then."""
+        """Task runs that were sent before ``sent_before`` and are not confirmed. Ended ones come first."""
         return [
-            told
-            for told in (*self._ended.values(), *self._alive.values())
-            if not told.confirmed and told.sent_at <= sent_before
+            run
+            for run in (*self._ended.values(), *self._alive.values())
+            if not run.confirmed and run.sent_at <= sent_before
         ]
 
     @property
     def all_confirmed(self) -> bool:
-        """Whether the server has the present state of every task run."""
-        return not self._ended and all(told.confirmed for told in self._alive.values())
+        """Whether the server has the current state of every task run."""
+        return not self._ended and all(run.confirmed for run in self._alive.values())
 
     def compare(
         self, asked: Iterable[TrackedTaskRun], answer: Mapping[UUID, State[Any] | None]
     ) -> list[TrackedTaskRun]:
-        """Confirm those of ``asked`` that the server has, by its ``answer``; returns those it has not.
+        """Confirm those of ``asked`` whose current state is in the server's ``answer``; returns the others.
 
-        A state on the server that is newer than ours is somebody else's word, and stands.
+        A state on the server that is newer than ours was set by another client, and is left unchanged.
         """
         missing: list[TrackedTaskRun] = []
-        for told in asked:
-            theirs = answer.get(told.task_run.id)
-            if theirs is not None and (theirs.id == told.state.id or theirs.timestamp > told.state.timestamp):
-                self.confirm(told)
+        for run in asked:
+            on_server = answer.get(run.task_run.id)
+            if on_server is not None and (on_server.id == run.state.id or on_server.timestamp > run.state.timestamp):
+                self.confirm(run)
             else:
-                told.tries += 1
-                missing.append(told)
+                run.tries += 1
+                missing.append(run)
         return missing
 
-    def confirm(self, told: TrackedTaskRun) -> None:
-        """The server has it."""
-        told.confirmed = True
-        self._ended.pop(told.task_run.id, None)
+    def confirm(self, run: TrackedTaskRun) -> None:
+        """The server has its current state."""
+        run.confirmed = True
+        self._ended.pop(run.task_run.id, None)
 
-    def events_of(self, told: TrackedTaskRun, now: float) -> list[Item]:
-        """Everything there is to tell of it, once more."""
-        told.sent_at = now
-        before: list[State[Any] | None] = [None, *told.states[:-1]]
+    def events_of(self, run: TrackedTaskRun, now: float) -> list[ReportItem]:
+        """The events of all its states, to be sent again now."""
+        run.sent_at = now
+        before: list[State[Any] | None] = [None, *run.states[:-1]]
         return [
-            task_run_event(told.task_run, was, is_, self._related) for was, is_ in zip(before, told.states, strict=True)
+            task_run_event(run.task_run, was, is_, self._related) for was, is_ in zip(before, run.states, strict=True)
         ]
 
-    def _relink(self, reader: TrackedTaskRun, record: Spawned, at: datetime, now: float) -> Item:
-        """Draw the edge from the new instance instead of the one that failed, which leads to the new one."""
+    def _relink(self, reader: TrackedTaskRun, record: Spawned, at: datetime, now: float) -> ReportItem:
+        """Link the reader to the new instance. The failed instance is reached through the new one."""
         reader.task_run.task_inputs[record.operator] = [
             TaskRunResult(id=self._identity.task_run_id(record.operator, record.instance))
         ]
-        del reader.states[1:]  # earlier rewirings are history that nobody reads
+        del reader.states[1:]  # earlier links are of no use any more
         state: State[Any] = Running(message=f"reads {instance_name(record.operator, record.instance)}", timestamp=at)
-        return self._enter(reader, state, now)
+        return self._change_state(reader, state, now)
 
     def _task_inputs(self, record: Spawned) -> dict[str, list[Any]]:
         inputs: dict[str, list[Any]] = {
@@ -176,23 +176,23 @@ class TaskRunTracker:
             inputs["restart of"] = [TaskRunResult(id=failed)]
         return inputs
 
-    def _end(self, operator: str, state: State[Any], at: datetime, now: float) -> Item:
-        told = self._alive.pop(operator)
-        started = told.task_run.start_time
-        told.task_run.end_time = at  # type: ignore[assignment] # pydantic's DateTime is a datetime
+    def _end(self, operator: str, state: State[Any], at: datetime, now: float) -> ReportItem:
+        run = self._alive.pop(operator)
+        started = run.task_run.start_time
+        run.task_run.end_time = at  # type: ignore[assignment] # pydantic's DateTime is a datetime
         if started is not None:
-            told.task_run.total_run_time = at - started
-        self._ended[told.task_run.id] = told
+            run.task_run.total_run_time = at - started
+        self._ended[run.task_run.id] = run
         while len(self._ended) > self._ended_kept:
             self._ended.popitem(last=False)
             self.evicted += 1
-        return self._enter(told, state.model_copy(update={"timestamp": at}), now)
+        return self._change_state(run, state.model_copy(update={"timestamp": at}), now)
 
-    def _enter(self, told: TrackedTaskRun, state: State[Any], now: float) -> Item:
-        before = told.state if told.states else None
-        told.states.append(state)
-        told.confirmed, told.sent_at, told.tries, told.sent_again = False, now, 0, False
-        return task_run_event(told.task_run, before, state, self._related)
+    def _change_state(self, run: TrackedTaskRun, state: State[Any], now: float) -> ReportItem:
+        before = run.state if run.states else None
+        run.states.append(state)
+        run.confirmed, run.sent_at, run.tries, run.sent_again = False, now, 0, False
+        return task_run_event(run.task_run, before, state, self._related)
 
 
 def instance_name(operator: str, instance: int) -> str:

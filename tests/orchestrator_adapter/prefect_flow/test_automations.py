@@ -25,10 +25,10 @@ from orchestrator_adapter.prefect_flow.automations import (
     alarm,
     automations_for,
     describe,
+    equal,
     flapping,
     is_reaped,
     reaped,
-    same,
     webhook_name,
     zombie,
     zombie_message,
@@ -182,7 +182,7 @@ def test_what_is_done_about_flapping(
     [
         ({"restarts": 0}, "flapping: restarts must be >= 1, got 0"),
         ({"within": timedelta(0)}, "flapping: within must be > 0 s, got 0 s"),
-        ({"on_flapping": OnFlapping.NOTIFY}, "flapping: 'notify' needs somebody to notify"),
+        ({"on_flapping": OnFlapping.NOTIFY}, "flapping: 'notify' needs a block that sends notifications"),
     ],
 )
 def test_flapping_that_could_not_work_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -308,9 +308,9 @@ def test_an_installed_automation_is_the_same_as_the_wanted_one_until_something_i
     """The id does not count, the order of a set does not; a threshold or whether it is enabled does."""
     wanted = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=WEBHOOK)
     installed = Automation.model_validate(wanted.model_dump(mode="json") | {"id": uuid4()})
-    assert same(installed, wanted)
-    assert not same(installed.model_copy(update={"enabled": False}), wanted)
-    assert not same(
+    assert equal(installed, wanted)
+    assert not equal(installed.model_copy(update={"enabled": False}), wanted)
+    assert not equal(
         installed, flapping(FLOW, restarts=4, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=WEBHOOK)
     )
 

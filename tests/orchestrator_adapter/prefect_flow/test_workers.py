@@ -135,7 +135,7 @@ async def test_without_an_api_that_answers_a_worker_is_a_plain_process(caplog: p
 
     with caplog.at_level(logging.WARNING, "orchestrator_adapter.prefect"):
         assert await in_a_flow_run(body) == 8
-    assert "toy worker-1 is a plain process and no task run: Prefect's API does not answer: " in caplog.text
+    assert "toy worker-1 runs as a plain process, not as a task run: Prefect's API does not answer: " in caplog.text
 
 
 class Full(ThreadPoolTaskRunner):  # type: ignore[type-arg] # its results are of no interest

@@ -14,8 +14,8 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 
+from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.recovery import reconcile
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item
 from orchestrator_adapter.prefect_flow.recovery.reconcile import ReconciledRun, reconcile_run, state_to_set
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.testing import run_schedule
@@ -27,14 +27,14 @@ RUN = IDENTITY.flow_run_id
 OTHER_RUN = IDENTITY.flow_id
 KILLED = RunRecord(RUN, "brave-otter", "radar-net", attempt=1, pid=4711, started="2026-01-01T12:00:00+00:00")
 DONE = replace(KILLED, state_type="COMPLETED", state_message="AllOk", exit_code=0)
-GONE = "the process that ran it is gone; put right by me"
+GONE = "its process no longer exists; reconciled by me"
 
 
-def events(count: int) -> list[tuple[str, Item]]:
+def events(count: int) -> list[tuple[str, ReportItem]]:
     return [(EVENTS, {"id": str(UUID(int=number)), "event": "orchestrator.pipeline.ended"}) for number in range(count)]
 
 
-def logs(count: int) -> list[tuple[str, Item]]:
+def logs(count: int) -> list[tuple[str, ReportItem]]:
     return [(LOGS, {"message": str(number)}) for number in range(count)]
 
 
@@ -244,7 +244,7 @@ async def test_what_the_server_refuses_is_told_in_the_log_and_given_up(
     scene.records.write_undelivered(KILLED, logs(2))
     scene.prefect.raises["post log"] = answered(422)
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
-    assert "Prefect refuses 2 logs of an earlier run: answered 422" in caplog.text
+    assert "Prefect rejects 2 logs of an earlier run: answered 422" in caplog.text
     assert scene.deleted
 
 

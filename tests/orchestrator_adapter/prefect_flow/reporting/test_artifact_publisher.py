@@ -115,4 +115,4 @@ async def test_text_that_nobody_could_store_costs_a_character_and_not_the_page(s
     await scene.display.refresh(scene.prefect.client, scene.view(reason=f"\udcff{long}"))
     shown = str(scene.shown()["radar-net-status"])
     shown.encode()
-    assert shown.startswith(f"**drains: \N{REPLACEMENT CHARACTER}{long}**")
+    assert shown.startswith(f"**draining: \N{REPLACEMENT CHARACTER}{long}**")

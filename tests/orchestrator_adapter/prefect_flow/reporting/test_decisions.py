@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prefect.client.schemas.actions import LogCreate
 from prefect.events import Event
 
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item
+from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.reporting.decisions import decision_event, log_line, sentence
 from orchestrator_adapter.primitives.decision import is_alarming
 from orchestrator_adapter.supervision.events import Decided
@@ -53,7 +53,7 @@ DECISIONS = [
 """Everything that ``runtime`` decides; ``test_what_the_runtime_decides_is_told`` holds it to that."""
 
 
-def resources(item: Item) -> dict[str, str]:
+def resources(item: ReportItem) -> dict[str, str]:
     """Of the related ones, role to id."""
     return {other["prefect.resource.role"]: other["prefect.resource.id"] for other in item["related"]}
 

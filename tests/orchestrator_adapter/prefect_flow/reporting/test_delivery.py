@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import StateType
 
-from orchestrator_adapter.prefect_flow.recovery.reconcile import post
+from orchestrator_adapter.prefect_flow.client.posting import post
 from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_S, SHOWN_AFTER_S, Delivery
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryOk
 from orchestrator_adapter.supervision import task_exit
@@ -112,8 +112,8 @@ async def test_a_server_that_is_away_loses_nothing_and_is_told_of_once(
     assert await scene.deliver()
     assert scene.decisions() == ["first", "second"]
     assert caplog.messages == [
-        "Prefect does not answer; the pipeline runs on, and tells it later: ConnectError: nobody listens",
-        "Prefect answers again, after 12.0 s; 0 events are sent once more, unless it has them",
+        "Prefect does not answer; the pipeline runs on and reports later: ConnectError: nobody listens",
+        "Prefect answers again after 12.0 s; 0 events are checked, and sent again if it lacks them",
     ]
 
 
@@ -295,7 +295,7 @@ async def test_what_the_server_refuses_is_given_up_and_the_rest_delivered(
     assert await scene.deliver()
     assert scene.delivery.idle
     assert scene.delivery.given_up == 2
-    assert caplog.messages == ["Prefect refuses one event, which is given up: answered 422"] * 2
+    assert caplog.messages == ["Prefect rejects one event, which is dropped: answered 422"] * 2
     assert len(scene.prefect.items(LOGS)) == 2
 
 
@@ -379,7 +379,7 @@ async def test_what_the_server_has_lost_is_told_again_and_the_second_time_by_the
     assert scene.prefect.task_run_states() == {"poll": "Completed"}
     assert scene.delivery.all_delivered
     assert scene.delivery.given_up == 0
-    assert caplog.messages == ["Prefect has not recorded task run poll from its events; telling it by the API"]
+    assert caplog.messages == ["Prefect has not recorded task run poll from its events; its state is set by the API"]
 
 
 async def test_what_the_server_has_and_does_not_record_is_told_by_the_api_at_once(scene: Scene) -> None:
@@ -432,7 +432,7 @@ async def test_a_task_run_that_the_api_refuses_is_given_up_and_counted(
     assert await scene.check()
     assert scene.delivery.all_delivered
     assert scene.delivery.given_up == 1
-    assert caplog.messages[-1] == "Prefect refuses task run poll, which is given up: answered 422"
+    assert caplog.messages[-1] == "Prefect rejects task run poll, which is dropped: answered 422"
 
 
 async def test_a_task_run_that_the_api_cannot_take_now_is_tried_again(scene: Scene) -> None:

@@ -14,9 +14,9 @@ from prefect.client.schemas.objects import StateType
 
 from orchestrator_adapter import source_of
 from orchestrator_adapter.prefect_flow.options import Reporting
-from orchestrator_adapter.prefect_flow.recovery.outbox import Outbox
 from orchestrator_adapter.prefect_flow.reporting import reporter as link
 from orchestrator_adapter.prefect_flow.reporting.delivery import Delivery
+from orchestrator_adapter.prefect_flow.reporting.outbox import Outbox
 from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
 from orchestrator_adapter.prefect_flow.reporting.task_runs import TrackedTaskRun
 from orchestrator_adapter.process.pipeline import RunOutcome

@@ -47,7 +47,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the thread waits for between two steps, as short as can be."""
     for name in ("_GATHER_S", "_FINAL_CHECK_S", "_AFTER_A_BUG_S", "RECORDED_AFTER_S"):
         monkeypatch.setattr(module, name, 0.001)
-    monkeypatch.setattr(module._Backoff, "next_s", lambda _: 0.001)
+    monkeypatch.setattr(module._RetryDelays, "next_s", lambda _: 0.001)
     monkeypatch.setattr("orchestrator_adapter.prefect_flow.reporting.delivery.SHOWN_AFTER_S", 0.01)
 
 
@@ -101,7 +101,7 @@ async def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 def _no_thread_is_left() -> Iterator[None]:
     yield
     for thread in threading.enumerate():
-        if thread.name == "prefect-link":
+        if thread.name == "prefect-reporter":
             thread.join(timeout=30.0)
             assert not thread.is_alive()
 
@@ -190,7 +190,7 @@ async def test_a_hook_only_appends(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     run.start()
     run.note(Decided("ended", {}))
     await run.finish()
-    assert threads == 4 * ["prefect-link"]
+    assert threads == 4 * ["prefect-reporter"]
 
 
 async def test_what_no_hook_is_for_is_not_asked_for(run: Run) -> None:
@@ -245,7 +245,7 @@ async def test_a_bug_in_one_side_task_ends_neither_it_nor_the_others(
     await eventually(lambda: run.prefect.task_run_states() == {"poll": "Completed"}, "it is told")
     await eventually(lambda: len(run.prefect.artifacts) == 3, "it is shown")
     await eventually(lambda: run.prefect.flow_run_state(EARLIER.flow_run_id).type is StateType.CRASHED, "it is tidy")
-    assert "has failed; it goes on" in caplog.text
+    assert "failed; it is tried again" in caplog.text
     assert (await run.finish()).complete
 
 
@@ -327,7 +327,7 @@ async def test_a_thread_that_breaks_hangs_nobody_and_keeps_what_it_had(
     assert [item.get("event") for kind, item in telling.undelivered if kind == EVENTS] == [
         *("prefect.task-run.Running", "orchestrator.pipeline.first")
     ]
-    assert "the link to Prefect has broken; the pipeline runs on without it" in caplog.text
+    assert "the Prefect reporter has failed; the pipeline runs on without it" in caplog.text
 
 
 async def test_a_thread_that_does_not_end_is_given_up_and_may_still_end(
@@ -345,7 +345,7 @@ async def test_a_thread_that_does_not_end_is_given_up_and_may_still_end(
     monkeypatch.setattr(module, "_MARGIN_S", 0.01)
     run.start()
     assert await run.finish(MS) == DeliveryReport(complete=False, cancelled=False, api_answers=False, undelivered=())
-    assert "does not end, and is given up" in caplog.text
+    assert "does not end and is abandoned" in caplog.text
     let_go.set()
     await eventually(run.link._result.done, "the thread ends")
     assert run.link._result.result().complete
@@ -440,7 +440,7 @@ async def test_a_run_that_was_taken_for_dead_says_that_it_is_alive(run: Run) -> 
     run.prefect.has_flow_run(RUN, state(StateType.CRASHED, "Reaped"))
     run.start()
     await eventually(lambda: run.prefect.flow_run_state(RUN).type is StateType.RUNNING, "it says so")
-    assert run.prefect.flow_run_state(RUN).message == "it is alive"
+    assert run.prefect.flow_run_state(RUN).message == "the run is alive"
     assert (await run.finish()).cancelled is False
 
 
@@ -492,11 +492,11 @@ async def test_earlier_runs_are_put_right_and_this_one_is_left_alone(
     await run.finish()
     assert run.prefect.flow_run_state(RUN).type is StateType.RUNNING
     assert run.prefect.flow_run_state(EARLIER.flow_run_id).message == (
-        f"the process that ran it is gone; put right by flow run 'brave-otter' ({RUN})"
+        f"its process no longer exists; reconciled by flow run 'brave-otter' ({RUN})"
     )
     task_run_state = run.prefect.task_runs[task_run].state
     assert task_run_state is not None
     assert task_run_state.type is StateType.CRASHED
-    assert f"{tmp_path / 'foreign.json'} should be the record of a run and is none; it is left alone" in caplog.messages
+    assert f"{tmp_path / 'foreign.json'} is not a valid run record; it is left unchanged" in caplog.messages
     told = f"earlier run old-owl ({EARLIER.flow_run_id}): set to Crashed, 1 of its task runs to Crashed"
     assert [line for line in caplog.messages if line.startswith("earlier run")] == [told]

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import Event
 from prefect.states import Crashed, Running
 
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item
+from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.reporting.task_runs import TaskRunTracker, TrackedTaskRun, instance_name
 from orchestrator_adapter.supervision import task_exit
 from orchestrator_adapter.supervision.events import Exited, Restarted, Spawned
@@ -39,7 +39,7 @@ def book(*operators: str, ended_kept: int = 10_000) -> TaskRunTracker:
     return its
 
 
-def begun(its: TaskRunTracker, record: Spawned, *, at: datetime = NOON, now: float = 0.0) -> Item:
+def begun(its: TaskRunTracker, record: Spawned, *, at: datetime = NOON, now: float = 0.0) -> ReportItem:
     """The event of the instance itself."""
     return its.spawned(record, at, now)[0]
 
@@ -49,7 +49,7 @@ def only(its: TaskRunTracker) -> TrackedTaskRun:
     return told
 
 
-def inputs(item: Item) -> dict[str, list[str]]:
+def inputs(item: ReportItem) -> dict[str, list[str]]:
     task_inputs: dict[str, list[dict[str, str]]] = item["payload"]["task_run"]["task_inputs"]
     return {name: [result["id"] for result in results] for name, results in task_inputs.items()}
 
@@ -168,7 +168,7 @@ def test_every_event_of_a_task_run_is_one_that_prefect_accepts() -> None:
     """Spawned, ended and abandoned: each validates as Prefect's own model."""
     its = book("poll", "log")
     items = [begun(its, spawned("radar")), its.exited(exited("poll"), NOON, 0.0)]
-    for item in (*items, *its.abandoned(NOON, 0.0)):
+    for item in (*items, *its.end_run(NOON, 0.0)):
         assert Event.model_validate(item).model_dump(mode="json")["payload"] == item["payload"]
 
 
@@ -264,11 +264,11 @@ def test_who_has_not_ended_when_the_run_has_is_a_straggler() -> None:
     """Crashed, and said so; who has ended is left as it is, and there is nobody a second time."""
     its = book("poll", "log")
     its.exited(exited("poll"), NOON + S, 1.0)
-    (item,) = its.abandoned(NOON + 2 * S, 2.0)
+    (item,) = its.end_run(NOON + 2 * S, 2.0)
     assert item["event"] == "prefect.task-run.Crashed"
     assert item["payload"]["task_run"]["name"] == "log"
-    assert item["resource"]["prefect.state-message"] == "a straggler: asked to stop, and it did not"
-    assert its.abandoned(NOON + 3 * S, 3.0) == []
+    assert item["resource"]["prefect.state-message"] == "straggler: it was asked to stop and did not"
+    assert its.end_run(NOON + 3 * S, 3.0) == []
 
 
 def test_ended_runs_that_nobody_confirms_are_kept_up_to_a_bound() -> None:

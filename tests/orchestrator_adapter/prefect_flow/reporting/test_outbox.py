@@ -7,10 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from orchestrator_adapter.prefect_flow.recovery.outbox import Item, Outbox
+from orchestrator_adapter.prefect_flow.client.posting import ReportItem
+from orchestrator_adapter.prefect_flow.reporting.outbox import Outbox
 
 
-def numbered(*numbers: int) -> list[Item]:
+def numbered(*numbers: int) -> list[ReportItem]:
     return [{"id": number} for number in numbers]
 
 
