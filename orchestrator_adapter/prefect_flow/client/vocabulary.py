@@ -1,9 +1,9 @@
 """The names of our Prefect events and resources. They are stable: automations are built on them.
 
 A decision on an operator is the event ``orchestrator.operator.<decision>``, a decision on the pipeline is
-``orchestrator.pipeline.<decision>``; ``<decision>`` is a value of ``primitives.decision.Decision``. The resource of an event has an id with
-the same prefix, as in Prefect (``prefect.flow-run.Completed`` has the resource ``prefect.flow-run.<uuid>``). Pure strings:
-knows neither Prefect nor when an event is emitted.
+``orchestrator.pipeline.<decision>``; ``<decision>`` is a value of ``primitives.decision.Decision``. The resource of an event
+has an id with the same prefix, as in Prefect (``prefect.flow-run.Completed`` has the resource ``prefect.flow-run.<uuid>``).
+Pure strings: knows neither Prefect nor when an event is emitted.
 """
 
 from __future__ import annotations
