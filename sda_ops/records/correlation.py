@@ -1,7 +1,7 @@
-"""What became of an observation: whose it is, or that it is nobody's; and what several sensors said of one object.
+"""Results of correlation: the object of an observation, and the update of one object by several sensors.
 
-Frozen, slotted values, as `sda_ops.records.observation`. The fields follow the Unified Data Library's ``ObsCorrelation`` in meaning;
-each says which. No I/O, no orchestrator, and nothing of how it was found (that is `sda_ops.correlate`).
+Frozen, slotted values. The fields have the meaning of the Unified Data Library's ``ObsCorrelation``; each names its
+counterpart. No I/O and no orchestrator; how they are computed is `sda_ops.correlate`'s.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import msgspec
 from sda_ops.records.observation import SourceKind
 
 Association: TypeAlias = Literal["correlated", "ambiguous", "uct", "unpredicted"]
-"""``correlated``: one object's. ``ambiguous``: it could be one of several. ``uct``: no catalogued object was there, an
-uncorrelated track. ``unpredicted``: nobody can say, because where the catalogue is at that time, or where the sensor
-stands, is not known."""
+"""``correlated``: it is of one object. ``ambiguous``: it could be of one of several. ``uct``: uncorrelated track, no
+catalogued object was there. ``unpredicted``: undecided, because the catalogue's positions at that time, or the sensor's
+position, are unknown."""
 
 
 class Residuals(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Measured minus predicted, for each component that was measured; angles as they are on the sky.
+    """Measured minus predicted, for each component that was measured; angles as arcs on the sky.
 
     Attributes:
         range_m: Slant range.
-        range_rate_m_s: Its rate.
-        azimuth_rad: Times the cosine of the elevation.
-        elevation_rad: Above the horizon.
-        right_ascension_rad: Times the cosine of the declination.
-        declination_rad: Above the J2000 equator.
-        radial_m: Of a state vector, along the predicted position.
+        range_rate_m_s: Rate of the slant range.
+        azimuth_rad: Azimuth, multiplied by the cosine of the elevation.
+        elevation_rad: Elevation above the horizon.
+        right_ascension_rad: Right ascension, multiplied by the cosine of the declination.
+        declination_rad: Declination above the J2000 equator.
+        radial_m: State vectors only: along the predicted position.
         in_track_m: Completes the right-handed triad: along the velocity of a circular orbit.
         cross_track_m: Along the predicted angular momentum.
         speed_m_s: Length of the velocity's difference.
@@ -48,26 +48,26 @@ class Residuals(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Correlation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One observation, and whose it is (``ObsCorrelation`` with ``corrType`` ``OBSERVATION``).
+    """One observation and its object (``ObsCorrelation`` with ``corrType`` ``OBSERVATION``).
 
     Attributes:
         observation_id: The observation's own id, unchanged (``obId``).
-        source_id: Which sensor.
-        source_kind: Which kind (``obType``: RADAR, EO; a beacon is neither).
+        source_id: The sensor.
+        source_kind: The kind of sensor (``obType``: RADAR, EO; a beacon is neither).
         sensor_timestamp: When the sensor measured, UTC nanoseconds.
-        ingest_timestamp: When this pipeline took it in, UTC nanoseconds.
-        correlated_timestamp: When this was found, UTC nanoseconds (``msgTs``).
-        association: What was found.
+        ingest_timestamp: When this pipeline ingested it, UTC nanoseconds.
+        correlated_timestamp: When it was correlated, UTC nanoseconds (``msgTs``).
+        association: The result.
         track_id: The sensor's own track (``trackId``).
-        catalog_number: The object; only where ``association`` is ``correlated`` (``satNo``).
-        candidates: Catalogue numbers of every object that it could be, the likeliest first.
-        reference_orbit_id: The element set that the residuals are against, ``<catalogue number>@<epoch, UTC ns>``
-            (``referenceOrbitId``, of ``referenceOrbitType`` ``ELSET``).
-        mahalanobis_squared: Squared distance from the likeliest candidate, in standard deviations; chi-squared with
-            ``components`` degrees of freedom if it is the right one.
+        catalog_number: The object; only if ``association`` is ``correlated`` (``satNo``).
+        candidates: Catalogue numbers of every object that it could be, the most probable first.
+        reference_orbit_id: The element set of the residuals, ``<catalogue number>@<epoch, UTC ns>`` (``referenceOrbitId``,
+            with ``referenceOrbitType`` ``ELSET``).
+        mahalanobis_squared: Squared distance from the most probable candidate, in standard deviations; chi-squared with
+            ``components`` degrees of freedom if the candidate is right.
         components: How many numbers were measured.
-        probability: Of the likeliest candidate among all, which were equally likely before (``corrQuality``).
-        residuals: Against the likeliest candidate.
+        probability: Probability of the most probable candidate, with equal prior probabilities (``corrQuality``).
+        residuals: Relative to the most probable candidate.
     """
 
     observation_id: UUID
@@ -88,13 +88,13 @@ class Correlation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Contribution(msgspec.Struct, frozen=True, gc=False):
-    """What one observation adds to a cross-sensor update.
+    """One observation's part of a cross-sensor update.
 
     Attributes:
         observation_id: The observation's own id.
-        source_id: Which sensor.
-        sensor_timestamp: When it measured, UTC nanoseconds.
-        residuals: Against the object's element set.
+        source_id: The sensor.
+        sensor_timestamp: When the sensor measured, UTC nanoseconds.
+        residuals: Relative to the object's element set.
     """
 
     observation_id: UUID
@@ -104,15 +104,15 @@ class Contribution(msgspec.Struct, frozen=True, gc=False):
 
 
 class CrossSensorUpdate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Several sensors saw one object within one window.
+    """Several sensors observed one object within one window.
 
     Attributes:
-        update_id: From the object and the contributing ids: the same contributions, the same id.
+        update_id: Made from the object and the contributing ids: the same contributions have the same id.
         catalog_number: The object.
-        opened_timestamp: When the first contribution arrived here, UTC nanoseconds.
+        opened_timestamp: When the first contribution arrived, UTC nanoseconds.
         closed_timestamp: When the window was closed, UTC nanoseconds.
-        contributions: In order of arrival; of two sensors at the least.
-        ingest_timestamp: The first contribution's.
+        contributions: In order of arrival, from at least two sensors.
+        ingest_timestamp: That of the first contribution.
     """
 
     update_id: UUID

@@ -1,12 +1,12 @@
-"""Observation ids: made once, at the source, from the frame's content, and never again.
+"""Observation ids: made once, at the source, from the frame's content.
 
-Same frame, same id, across restarts, replays and machines. That makes repeats harmless at every boundary
-(deduplication, database key, HTTP ``Idempotency-Key``). Nothing here knows the frames themselves: what counts as
-content is the wire format's decision (``sda_ops.wire``).
+The same frame has the same id across restarts, replays and machines, which makes repeats harmless at every boundary
+(deduplication, database key, HTTP ``Idempotency-Key``). This module does not know the frames: the wire formats decide what
+counts as content.
 
 The id is a UUID of version 8 (RFC 9562, section 5.8: "custom"): 122 bits of XXH3-128 over the content, seeded with
-the kind of sensor, around the version and variant bits. XXH3 is no cryptographic hash: the ids withstand accident,
-not an adversary who crafts frames that collide.
+the kind of sensor, around the version and variant bits. XXH3 is not a cryptographic hash: the ids are safe against
+accidental collisions, not against an adversary who constructs colliding frames.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import xxhash
 from sda_ops.records.observation import SourceKind
 
 _SEED: dict[SourceKind, int] = {"radar": 1, "optical": 2, "isl": 3}
-"""Part of the id's definition: another value gives every observation ever logged another id."""
+"""Part of the id's definition: with another value every logged observation has another id."""
 
 # RFC 9562, section 4: the version is the high nibble of octet 6, the variant the two high bits of octet 8.
 _VERSION_AND_VARIANT_MASK = (0xF << 76) | (0b11 << 62)

@@ -1,4 +1,4 @@
-"""The observation: what every sensor's bytes become, and what the event log keeps.
+"""The observation: the decoded measurement of any sensor, and the record of the event log.
 
 Frozen, slotted values in SI units and radians. No I/O, no pydantic, no orchestrator.
 
@@ -17,7 +17,7 @@ SourceKind: TypeAlias = Literal["radar", "optical", "isl"]
 
 
 class RadarTarget(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="radar"):
-    """What a radar measured: topocentric, at the array.
+    """A radar's measurement: topocentric, at the array.
 
     Attributes:
         range_m: One-way slant range, metres.
@@ -33,14 +33,14 @@ class RadarTarget(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag
 
 
 class OpticalTarget(msgspec.Struct, frozen=True, gc=False, tag="optical"):
-    """What a telescope measured: topocentric direction, J2000 equator and equinox, radians."""
+    """A telescope's measurement: topocentric direction, J2000 equator and equinox, radians."""
 
     right_ascension_rad: float
     declination_rad: float
 
 
 class StateTarget(msgspec.Struct, frozen=True, gc=False, tag="state"):
-    """What a satellite told of itself: its state vector in the TEME frame of the observation's time."""
+    """A satellite's own state vector, in the TEME frame of the observation's time."""
 
     r_teme_m: tuple[float, float, float]
     v_teme_m_s: tuple[float, float, float]
@@ -50,7 +50,7 @@ Target: TypeAlias = RadarTarget | OpticalTarget | StateTarget
 
 
 class Uncertainty(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """One standard deviation for each kind of component that was measured; absent where it was not."""
+    """One standard deviation for each kind of component that was measured; absent for the others."""
 
     sigma_range_m: float | None = None
     sigma_range_rate_m_s: float | None = None
@@ -63,16 +63,16 @@ class Observation(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One measurement of one object by one sensor: the thin envelope that travels the graph.
 
     Attributes:
-        observation_id: Made once, at the source, from the frame's content: same frame, same id, across restarts
-            and replays. The key of idempotency at every boundary.
-        source_id: Which sensor, e.g. ``radar-3``, ``optical-12``, ``isl-70007``.
-        source_kind: Which kind of sensor.
+        observation_id: Made once, at the source, from the frame's content: the same frame has the same id across restarts
+            and replays. The idempotency key at every boundary.
+        source_id: The sensor, e.g. ``radar-3``, ``optical-12``, ``isl-70007``.
+        source_kind: The kind of sensor.
         sensor_timestamp: When the sensor measured, UTC nanoseconds since the Unix epoch.
-        ingest_timestamp: When this pipeline took the frame in, UTC nanoseconds since the Unix epoch.
-        target: What was measured.
-        uncertainty: How well.
-        track_id: The sensor's own name for what it tracks (radar track number, archive's observation id), as a
-            string; it says which frames a sensor believes belong together, and is no catalogue number.
+        ingest_timestamp: When this pipeline ingested the frame, UTC nanoseconds since the Unix epoch.
+        target: The measured components.
+        uncertainty: Their standard deviations.
+        track_id: The sensor's own name for the tracked object (radar track number, archive's observation id), as a
+            string. Frames with the same one are of one object as the sensor sees it. Not a catalogue number.
     """
 
     observation_id: UUID

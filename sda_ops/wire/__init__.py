@@ -1,10 +1,6 @@
-"""Bytes and JSON to records and back: one format a file.
+"""Wire formats, one module for each: ``radar``, ``optical``, ``isl``, ``tdm``, ``iod``. `MalformedFrame` is common to all.
 
-``radar`` (64-byte datagrams), ``optical`` (the archive's JSON pages), ``isl`` (length-prefixed 72-byte beacons), and
-``malformed``, what all three say of bytes that are none of theirs.
-
-A decoder judges *structure* only: sizes, keys, types. Whether the numbers make sense is `sda_ops.validate`'s question,
-so that a NaN or a target inside the Earth is rejected there, with a reason, and not here as noise. Decoders are pure:
-the time of arrival is passed in, sockets are the sources' business. Each format has its encoder beside it: the
-simulator and the tests speak the same bytes as the sensors.
+A decoder checks only the *structure*: sizes, keys, types. `sda_ops.validate` checks the numbers, so that a NaN or a target
+inside the Earth is rejected there, with a reason. Decoders are pure: the time of arrival is an argument, and sockets
+belong to the sources. The live formats have an encoder beside the decoder, for the simulator and the tests.
 """

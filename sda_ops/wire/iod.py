@@ -1,7 +1,7 @@
-"""IOD: a line for each position that an amateur measured among the stars, as SeeSat-L exchanges them.
+"""IOD: one line for each position that an amateur measured against the stars, as exchanged on SeeSat-L.
 
 The Interactive Orbit Determination format (G. D. Lewis, 1998, clarified 2002; http://www.satobs.org/position/IODformat.html),
-in columns from 1::
+in columns counted from 1::
 
     37386 11 014A   4172 E 20190501213235845 17 25 2008223+702585 37 S
     1-5   7-15      17-20 22 24-40           42-43 45,46 48-61   63-64
@@ -10,11 +10,11 @@ object, station, sky, UTC (``YYYYMMDDHHMMSSsss``), its uncertainty, angle format
 that were not measured are blank at the right. An uncertainty ``MX`` is ``M * 10^(X - 8)``: of the time in seconds, of the
 position in the unit of its angle format.
 
-The object (columns 1-15) is what the observer believes to have seen: it is passed on nowhere. Neither is the time's
-uncertainty, for which our records have no field; along the track it adds to the position's by the object's motion.
+Two fields are not used. The object (columns 1-15) is only the observer's belief. The time's uncertainty has no field in our
+records; along the track it adds to the position's uncertainty, by the object's motion.
 
-Read are right ascension and declination (formats 1, 2, 3 and 7), of J2000, B1950 and date. A direction by azimuth and
-elevation (4, 5, 6) has no place in our records without a range, and whether it is refracted is not said.
+Right ascension and declination are read (formats 1, 2, 3 and 7), of J2000, B1950 and date. Azimuth and elevation (4, 5, 6)
+are not: our records have no field for them without a range, and the format does not say whether they are refracted.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ _SITE = re.compile(r"\s*(\d+)\s+(\S+)\s+([-+.\d]+)\s+([-+.\d]+)\s+([-+.\d]+)(?:\
 
 
 def is_iod(content: bytes) -> bool:
-    """Whether a line of it looks like an IOD line: a report may have prose around them."""
+    """Whether one of the lines looks like an IOD line. A report may have prose around them."""
     return _LOOKS_LIKE_ONE.search(content) is not None
 
 
 def decode(
     content: bytes, *, ingest_timestamp: int, sigma_angle_rad: float | None = None
 ) -> tuple[list[Observation], list[MalformedFrame]]:
-    """A file's positions, and the lines that have none, each in the file's order; nothing is raised.
+    """A file's observations, and a `MalformedFrame` for each line without one, both in the file's order. Raises nothing.
 
-    Blank lines and comments (``#``) are passed over. The id is made of the line; the source is ``optical-<station>``.
+    Blank lines and comments (``#``) are skipped. The id is made from the line; the source is ``optical-<station>``.
 
     Args:
         content: Lines of the format.
-        ingest_timestamp: When they were taken in, UTC nanoseconds since the Unix epoch.
-        sigma_angle_rad: One standard deviation of a position whose line does not tell it.
+        ingest_timestamp: When they were ingested, UTC nanoseconds since the Unix epoch.
+        sigma_angle_rad: One standard deviation of a position whose line has none.
     """
     observations: list[Observation] = []
     malformed: list[MalformedFrame] = []
@@ -73,12 +73,12 @@ def decode(
 
 
 def read_sites(text: str) -> dict[int, Site]:
-    """The observers' sites by station number, of lines ``number code latitude longitude height observer``.
+    """The observers' sites by station number, from lines ``number code latitude longitude height observer``.
 
-    Degrees, east positive, and metres; the observer may be missing, and is anything. Blank lines, comments (``#``) and
-    headings are passed over; of two lines of one number the later holds.
+    Degrees, east positive, and metres. The observer may be missing or any text. Blank lines, comments (``#``) and headings
+    are skipped; the later of two lines with one number counts.
 
-    Raises ``ValueError``, with the line, where a line begins with a number and is no site.
+    Raises ``ValueError``, with the line, for a line that begins with a number and is not a site.
     """
     sites: dict[int, Site] = {}
     for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
@@ -143,7 +143,7 @@ def _utc_ns(text: str) -> int:
 
 
 def _uncertainty(text: str) -> float:
-    """``MX`` is ``M * 10^(X - 8)``; 0 where it is blank."""
+    """``MX`` is ``M * 10^(X - 8)``; 0 if it is blank."""
     if not text.strip():
         return 0.0
     if not re.fullmatch(r"\d\d", text, re.ASCII):
@@ -157,7 +157,7 @@ _ARCSECOND, _ARCMINUTE, _DEGREE = radians(1 / 3600), radians(1 / 60), radians(1.
 
 
 def _angle_format(code: str) -> tuple[_Angles, float]:
-    """How the angles are written, and the unit of their uncertainty, in radians."""
+    """The function that reads the angles, and the unit of their uncertainty in radians."""
     match code:
         case "1":
             return lambda text: _angles(text, _hhmmsss, _ddmmss), _ARCSECOND
@@ -169,14 +169,14 @@ def _angle_format(code: str) -> tuple[_Angles, float]:
             return lambda text: _angles(text, _hhmmsss, _dddddd), _DEGREE
         case "4" | "5" | "6":
             raise ValueError(
-                f"column 45: angle format {code} is azimuth and elevation: there is no record without a range"
+                f"column 45: angle format {code} is azimuth and elevation: a record with these needs a range"
             )
         case _:
             raise ValueError(f"column 45: expected an angle format 1 to 7, got {code!r}")
 
 
 def _angles(text: str, hours: Callable[[str], float], degrees: Callable[[str], float]) -> tuple[float, float]:
-    """Right ascension and declination, radians, as they are written."""
+    """Right ascension and declination in radians, of the line's own epoch."""
     match = _ANGLES.fullmatch(text)
     if match is None or match.start(2) != 7:  # noqa: PLR2004 - column 55
         raise ValueError(f"columns 48-61: expected seven digits, a sign and six digits, got {text!r}")
@@ -207,7 +207,7 @@ def _dddddd(text: str) -> float:
 
 
 def _sixtieths(text: str) -> float:
-    """Minutes or seconds: two digits, and those behind the point."""
+    """Minutes or seconds: two digits, and the decimals after them."""
     value = float(f"{text[:2]}.{text[2:]}")
     if not value < 60:  # noqa: PLR2004 - minutes of an hour and the like
         raise ValueError(f"columns 48-61: expected minutes and seconds below 60, got {value:g}")
@@ -215,10 +215,10 @@ def _sixtieths(text: str) -> float:
 
 
 def _j2000(epoch: str, ascension_rad: float, declination_rad: float, timestamp_ns: int) -> OpticalTarget:
-    """Brought to the equator and equinox of J2000.
+    """The direction relative to the equator and equinox of J2000.
 
-    B1950 as of the time of the observation, for what has no proper motion (ERFA ``fk45z``). "Of date" is taken for the mean
-    equinox (IAU 2006 precession); where the true one was meant, nutation's up to 17 arcseconds are in the result.
+    B1950 is converted for the time of the observation and without proper motion (ERFA ``fk45z``). "Of date" is taken as the
+    mean equinox (IAU 2006 precession); if the true one was meant, the result is off by the nutation, up to 17 arcseconds.
     """
     days, fraction = julian_date(np.array(timestamp_ns, dtype=np.int64))
     match epoch:

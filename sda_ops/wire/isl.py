@@ -1,6 +1,6 @@
-"""Inter-satellite link beacon: over TCP, a ``u32`` little-endian length and then a frame of 72 bytes, again and again.
+"""Inter-satellite link beacons: a TCP stream of messages, each a ``u32`` little-endian length and a frame of 72 bytes.
 
-`FrameAssembler` cuts the byte stream into frames, `decode_frame` reads one. Neither knows of sockets.
+`FrameAssembler` cuts the byte stream into frames, `decode_frame` decodes one. Neither knows sockets.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _PREFIX = struct.Struct("<I")
 
 
 class FramingLost(MalformedFrame):
-    """A length that no frame can have: where the next frame starts is unknown, and the connection must be closed.
+    """An impossible frame length: the start of the next frame is unknown, and the connection must be closed.
 
-    Its `frame` is everything from the impossible length on.
+    Its `frame` has all bytes from the impossible length on.
     """
 
 
 Assembled: TypeAlias = bytes | MalformedFrame | FramingLost
-"""What comes out of the stream: a whole 72-byte frame; a skipped one; the end of all framing."""
+"""One piece of the stream: a whole 72-byte frame, a skipped one, or the loss of the framing."""
 
 
 def encode(
@@ -40,7 +40,7 @@ def encode(
     sigma_position_m: float,
     sigma_velocity_m_s: float,
 ) -> bytes:
-    """One message: length prefix and frame; position and velocity in the TEME frame of the time.
+    """One message: length prefix and frame; position and velocity in the TEME frame of the timestamp.
 
     Raises:
         struct.error: A number does not fit its field.
@@ -51,7 +51,7 @@ def encode(
 
 
 def decode_frame(frame: bytes, *, ingest_timestamp: int) -> Observation:
-    """One frame, without its prefix, as an observation.
+    """The observation of one frame, which is given without its prefix.
 
     Raises:
         MalformedFrame: The frame is not 72 bytes long.
@@ -71,11 +71,11 @@ def decode_frame(frame: bytes, *, ingest_timestamp: int) -> Observation:
 
 
 class FrameAssembler:
-    """Cuts one connection's byte stream into frames, however the network has chopped it.
+    """Cuts one connection's byte stream into frames, for any segmentation by the network.
 
-    Three different things: *not enough bytes yet* (kept; nothing is returned), *bad bytes* (a length other than 72:
-    skipped whole and returned as `MalformedFrame`), *no way on* (a length above `max_frame_bytes`: `FramingLost`).
-    It never holds more than one incomplete frame, `max_frame_bytes` and its prefix.
+    It distinguishes *not enough bytes yet* (kept; nothing is returned), *bad bytes* (a length other than 72: skipped whole
+    and returned as `MalformedFrame`) and *lost framing* (a length above `max_frame_bytes`: `FramingLost`). It stores at most
+    one incomplete frame: `max_frame_bytes` and the prefix.
     """
 
     def __init__(self, *, max_frame_bytes: int = 64 * 1024) -> None:
@@ -87,21 +87,21 @@ class FrameAssembler:
 
     @property
     def pending_bytes(self) -> int:
-        """How many bytes of an incomplete message it holds, prefix included; what a closed connection tore off."""
+        """The number of bytes of the incomplete message, prefix included."""
         return len(self._pending)
 
     @property
     def pending(self) -> bytes:
-        """Those bytes."""
+        """The bytes of the incomplete message, prefix included."""
         return self._pending
 
     def feed(self, data: bytes) -> list[Assembled]:
-        """Everything that is complete with these bytes, in stream order; the rest waits for more.
+        """Every frame that is complete with these bytes, in stream order. The rest is kept for the next call.
 
-        A `FramingLost` is always the last of the list, after the frames that were completed before it.
+        A `FramingLost` is always the last item, after the frames that were completed before it.
 
         Raises:
-            FramingLost: The framing was lost in an earlier call; there is no point in feeding more.
+            FramingLost: The framing was lost in an earlier call.
         """
         if self._lost is not None:
             raise self._lost

@@ -1,7 +1,7 @@
-"""Optical archive: a JSON array of observations in time order, as the archive's HTTP endpoint answers it.
+"""Optical archive: a JSON array of observations in time order, the body of the archive's HTTP answers.
 
-``obs_id`` and ``site_id`` may be strings or integers on the wire (archives differ); ``17`` and ``"17"`` name the same
-thing here. Keys beyond the known ones are ignored.
+``obs_id`` and ``site_id`` may be strings or integers on the wire (archives differ); ``17`` and ``"17"`` are the same name.
+Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class OpticalEntry(msgspec.Struct, frozen=True, gc=False):
-    """One observation as the archive writes it.
+    """One observation in the archive's format.
 
     Attributes:
         obs_id: The archive's name for the observation.
@@ -48,18 +48,18 @@ _CONTENT = struct.Struct("<qdddI")
 
 
 def encode_page(entries: Sequence[OpticalEntry]) -> bytes:
-    """The body of the archive's answer."""
+    """The body of an answer with these entries."""
     return msgspec.json.encode(entries)
 
 
 def decode_page(body: bytes, *, ingest_timestamp: int) -> tuple[list[Observation], list[MalformedFrame]]:
-    """The good entries as observations and the bad ones as `MalformedFrame`, each in the page's order.
+    """The observations of the good entries, and a `MalformedFrame` for each bad one, both in the page's order.
 
-    A bad entry (a missing key, a wrong type) costs only itself; its `frame` is the entry written as JSON again. The
-    ``NaN`` and ``Infinity`` that some JSON writers emit are read as numbers, for `sda_ops.validate` to reject.
+    A bad entry (a missing key, a wrong type) costs only itself; its `frame` is the entry, encoded as JSON again. ``NaN`` and
+    ``Infinity``, which some JSON writers emit, are read as numbers, for `sda_ops.validate` to reject.
 
     Raises:
-        MalformedFrame: The body as a whole is no JSON array.
+        MalformedFrame: The body is not a JSON array.
     """
     malformed: list[MalformedFrame] = []
     try:
@@ -84,7 +84,7 @@ def decode_page(body: bytes, *, ingest_timestamp: int) -> tuple[list[Observation
 
 
 def _decode_one_by_one(body: bytes) -> tuple[list[OpticalEntry], list[MalformedFrame]]:
-    """The slow way, for a page that is not all good: what is wrong is told for each entry."""
+    """The slow path, for a page with a bad entry: it finds the reason for each."""
     try:
         page = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -95,7 +95,7 @@ def _decode_one_by_one(body: bytes) -> tuple[list[OpticalEntry], list[MalformedF
     for index, value in enumerate(page):
         try:
             entry = msgspec.convert(value, OpticalEntry)
-            _content(entry)  # a lone surrogate is a string to `json`, and could be neither hashed nor logged
+            _content(entry)  # `json` accepts a lone surrogate, which could be neither hashed nor logged
         except (msgspec.ValidationError, UnicodeEncodeError) as error:
             malformed.append(MalformedFrame(f"optical entry {index}: {error}", json.dumps(value).encode()))
         else:
@@ -104,7 +104,7 @@ def _decode_one_by_one(body: bytes) -> tuple[list[OpticalEntry], list[MalformedF
 
 
 def _content(entry: OpticalEntry) -> bytes:
-    """What the id is made of: the entry's values, whatever the white space and the order of keys around them."""
+    """The content that the id is made from: the entry's values, without white space and order of keys."""
     obs_id = str(entry.obs_id).encode()
     head = _CONTENT.pack(entry.timestamp_ns, entry.ra_rad, entry.dec_rad, entry.sigma_arcsec, len(obs_id))
     return head + obs_id + str(entry.site_id).encode()

@@ -1,8 +1,8 @@
 """Radar: one 64-byte little-endian UDP datagram per detection.
 
-The fixed layout has no "not measured" flag, so a NaN in azimuth, elevation or range rate says just that, and the
-component is absent from the record. A rate that is absent takes its sigma with it. The range has no such way out: a
-detection has a range, and a NaN there travels on to `sda_ops.validate`.
+The layout has no "not measured" flag. A NaN in azimuth, elevation or range rate therefore means "not measured", and the
+component is absent from the record; an absent rate has no sigma either. The range is always measured: a NaN there is kept
+for `sda_ops.validate`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FRAME_DTYPE = np.dtype(
         ("reserved", "V8"),
     ],
 )
-"""The same 64 bytes for numpy: whole arrays of detections are written (`tobytes`) or read (`frombuffer`) at once."""
+"""The same 64 bytes as a numpy type, to write (`tobytes`) or read (`frombuffer`) whole arrays of detections."""
 
 _FRAME = struct.Struct("<IIQddddff8x")
 
@@ -51,7 +51,7 @@ def encode(
     sigma_range_m: float,
     sigma_rate_m_s: float = nan,
 ) -> bytes:
-    """One datagram; a component left out is NaN on the wire, "not measured". Reserved bytes are zero.
+    """One datagram. An omitted component is NaN on the wire, "not measured". Reserved bytes are zero.
 
     Raises:
         struct.error: A number does not fit its field.
@@ -70,7 +70,7 @@ def encode(
 
 
 def decode(datagram: bytes, *, ingest_timestamp: int) -> Observation:
-    """One datagram as an observation. For more than one, `decode_many` costs a tenth as much each.
+    """The observation of one datagram. For several, `decode_many` costs a tenth as much for each.
 
     Raises:
         MalformedFrame: The datagram is not 64 bytes long.
@@ -86,9 +86,9 @@ def decode_many(
     *,
     ingest_timestamp: int,
 ) -> tuple[list[Observation], list[MalformedFrame]]:
-    """The good datagrams as observations and the bad ones as `MalformedFrame`, each in order of arrival.
+    """The observations of the good datagrams, and a `MalformedFrame` for each other one, both in order of arrival.
 
-    The id is made from all 64 bytes: the reserved ones are ignored but tell frames apart.
+    The id is made from all 64 bytes, the reserved ones included; these are otherwise ignored.
     """
     frames = [datagram for datagram in datagrams if len(datagram) == FRAME_SIZE]
     malformed = [] if len(frames) == len(datagrams) else [_malformed(d) for d in datagrams if len(d) != FRAME_SIZE]
@@ -117,7 +117,7 @@ def decode_many(
     return observations, malformed
 
 
-@lru_cache(maxsize=4096)  # one shared string an array; bounded, because the number comes from outside
+@lru_cache(maxsize=4096)  # one shared string for each array; bounded, because the number comes from outside
 def _source_id(array_id: int) -> str:
     return f"radar-{array_id}"
 

@@ -1,19 +1,17 @@
-"""CCSDS Tracking Data Messages (503.0-B, versions 1 and 2), as KVN or XML, to observations.
+"""Observations from CCSDS Tracking Data Messages (503.0-B, versions 1 and 2), in KVN or XML.
 
 The entries of one time tag in one segment are one observation: range, range-rate, azimuth and elevation of a radar, or
-right ascension and declination of a telescope. Everything else that a TDM can carry (spacecraft ranging, frequencies,
-clocks, weather) has no place in our records: it is passed over where a segment also has something for us, and the whole
-segment is malformed, with its reason, where it has not.
+right ascension and declination of a telescope. Other content of a TDM (spacecraft ranging, frequencies, clocks, weather)
+has no field in our records. It is skipped in a segment that also has usable entries; a segment without any is malformed.
 
-**What a segment must be.** ``MODE = SEQUENTIAL``, and a ``PATH`` that ends at the one site: ``1,2,1`` (there and back) or
-``2,1`` (from the object). ``TIME_SYSTEM`` UTC, TAI or GPS. Without ``TIMETAG_REF`` a tag is the time of reception; to one
-of transmission the way of the signal is added, so that ``sensor_timestamp`` is the arrival. A range in range units, or one
-whose modulus leaves it ambiguous, or with delays of which nobody says whether they have been taken off (3.4.15.2), is not
-guessed at.
+**Requirements for a segment.** ``MODE = SEQUENTIAL``, and a ``PATH`` that ends at the one site: ``1,2,1`` (two-way) or
+``2,1`` (from the object). ``TIME_SYSTEM`` UTC, TAI or GPS. Without ``TIMETAG_REF`` a tag is the time of reception. To a tag
+of transmission the signal's travel time is added, so that ``sensor_timestamp`` is the arrival. A range in range units, one
+with an ambiguous modulus, and one with delays that may or may not have been subtracted (3.4.15.2) are rejected.
 
-**What the format leaves open** to agreements between agencies ("the ICD should specify": 3.5.2.3, 3.5.2.7) is a property
-of the feed, and asked of it: `TdmConventions`. It has no uncertainties either. The tracked object's name is kept nowhere:
-it would be the answer to the question that correlation asks.
+**Conventions.** What the format leaves to agreements between agencies ("the ICD should specify": 3.5.2.3, 3.5.2.7), and
+the uncertainties, which it does not have, are properties of the feed: `TdmConventions`. The tracked object's name is not
+used, because correlation has to find it independently.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ from sda_ops.wire.malformed import MalformedFrame
 from sda_ops.wire.tdm_segments import Entry, Segment, read_segments
 
 UNAMBIGUOUS_M = 50_000_000.0
-"""A range modulus that is longer, one way, leaves nothing open up to the geostationary belt at the horizon (41,700 km)."""
+"""With a longer range modulus (one way) a range is unambiguous up to the geostationary belt at the horizon (41,700 km)."""
 
 _TAI_MINUS_GPS_S = 19  # IS-GPS-200, 20.3.3.5.2.4, with TAI - UTC = 19 s at GPS's epoch
 _UNIX_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
@@ -55,9 +53,9 @@ _COMPONENT = {
     "ANGLE_1": "angle_1",
     "ANGLE_2": "angle_2",
 }
-"""Which number of an observation a keyword gives."""
+"""The component of an observation for each keyword."""
 
-_OF_NO_USE = re.compile(
+_UNUSED_KEYWORDS = re.compile(
     r"(CARRIER_POWER|DOPPLER_COUNT|PC_N0|PR_N0|(RECEIVE|TRANSMIT)_PHASE_CT_[1-5]|RECEIVE_FREQ(_[1-5])?"
     r"|TRANSMIT_FREQ(_RATE)?_[1-5]|DOR|VLBI_DELAY|MAG|RCS|CLOCK_BIAS|CLOCK_DRIFT|STEC|TROPO_DRY|TROPO_WET"
     r"|PRESSURE|RHUMIDITY|TEMPERATURE)"
@@ -67,17 +65,17 @@ _OF_NO_USE = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TdmConventions:
-    """What one feed's TDMs mean where the format does not say.
+    """The meaning of one feed's TDMs where the format leaves it open.
 
     Attributes:
-        range_is_round_trip: Whether ``RANGE`` on a path such as ``1,2,1`` is the whole path (EISCAT's files), and not the
-            distance.
+        range_is_round_trip: Whether ``RANGE`` on a path such as ``1,2,1`` is the length of the whole path (EISCAT's files),
+            and not the distance.
         doppler_is_round_trip: Whether Doppler on such a path is the rate of the whole path, and not of the distance
             (EISCAT's files).
-        doppler_sign: 1 where Doppler is positive for a receding object, as the standard's "range rate" has it; -1 where it
-            is positive for one that approaches (EISCAT's files).
-        uncertainty: One standard deviation of each kind of component; only those of what was measured are passed on.
-        source_ids: Our names for sites, by participant; one that is not in it is ``tdm-<participant>``.
+        doppler_sign: 1 if Doppler is positive for a receding object, as the standard's "range rate" is; -1 if it is
+            positive for an approaching one (EISCAT's files).
+        uncertainty: One standard deviation of each kind of component; used for the measured components.
+        source_ids: Our names for sites, by participant. The default is ``tdm-<participant>``.
     """
 
     range_is_round_trip: bool = True
@@ -92,7 +90,7 @@ class TdmConventions:
 
 
 def is_tdm(content: bytes) -> bool:
-    """Whether this is a TDM, in either notation, as far as its beginning tells."""
+    """Whether the content begins as a TDM, in either notation."""
     head = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     return head.startswith(b"CCSDS_TDM_VERS") or (head.startswith(b"<") and b"<tdm" in head)
 
@@ -100,18 +98,18 @@ def is_tdm(content: bytes) -> bool:
 def decode(
     content: bytes, conventions: TdmConventions, *, ingest_timestamp: int
 ) -> tuple[list[Observation], list[MalformedFrame]]:
-    """A whole file's observations, and what of it gave none.
+    """A whole file's observations, and the parts of it that give none. Raises nothing.
 
-    Both in the file's order; an observation stands where its time tag came first. Entries of one segment that fail for the
-    same reason are one `MalformedFrame`: its reason begins with the line of the first, its frame has the bytes of all. The
-    id is made of the site's name and the entries as they are written; the ``track_id`` is the segment: source, first time
-    tag and the segment's number in the file. What is broken costs only itself; nothing is raised.
+    Both are in the file's order; an observation has the place of the first entry with its time tag. Entries of one segment
+    that fail for the same reason are one `MalformedFrame`: its reason begins with the line of the first, its frame has the
+    bytes of all. The id is made from the site's name and the text of the entries. The ``track_id`` is the segment: source,
+    first time tag and the segment's number in the file.
     """
     segments, malformed = read_segments(content)
     observations: list[Observation] = []
     for segment in segments:
-        found, rejects = _observe(segment, conventions, ingest_timestamp)
-        observations += found
+        observed, rejects = _observe(segment, conventions, ingest_timestamp)
+        observations += observed
         malformed += [_malformed(content, reason, entries) for reason, entries in rejects.items()]
     return observations, malformed
 
@@ -123,12 +121,12 @@ def _malformed(content: bytes, reason: str, entries: Sequence[Entry]) -> Malform
     return MalformedFrame(f"TDM line {entries[0].line}{others}: {reason}", frame)
 
 
-# What a segment's metadata make of its numbers.
+# How a segment's metadata scale its numbers.
 
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """A number as it is written, in SI units: ``(number + correction) * factor``."""
+    """Converts a number of the file to SI units: ``(number + correction) * factor``."""
 
     correction: float
     factor: float
@@ -136,13 +134,15 @@ class _Scale:
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """Attributes:
-    site: The participant that receives.
-    legs: 1 for a signal from the object, 2 for one that went there and back.
-    tagged_at_transmission: Else at reception.
-    time_system: One of ``UTC``, ``TAI``, ``GPS``.
-    equatorial: Whether the angles are right ascension and declination.
-    scales: By keyword; where a keyword's numbers cannot be used, why.
+    """How one segment was measured.
+
+    Attributes:
+        site: The participant that receives.
+        legs: 1 for a signal from the object, 2 for a two-way signal.
+        tagged_at_transmission: Whether time tags are of the transmission, and not of the reception.
+        time_system: One of ``UTC``, ``TAI``, ``GPS``.
+        equatorial: Whether the angles are right ascension and declination.
+        scales: By keyword; the reason instead, if the keyword's numbers cannot be used.
     """
 
     site: str
@@ -154,7 +154,7 @@ class _Geometry:
 
 
 def _geometry(metadata: Mapping[str, str], conventions: TdmConventions) -> _Geometry:
-    """Raises ``ValueError`` for a segment that has no observation of ours in it."""
+    """Raises ``ValueError`` for a segment that cannot have an observation."""
     mode, path = metadata.get("MODE", "none"), metadata.get("PATH", "none")
     if mode.upper() != "SEQUENTIAL":
         raise ValueError(f"expected MODE SEQUENTIAL, got {mode}")
@@ -199,20 +199,19 @@ def _range_scale(metadata: Mapping[str, str], legs: int, conventions: TdmConvent
     unit_m = SPEED_OF_LIGHT_M_S if units.lower() == "s" else _KM
     factor = unit_m / legs if conventions.range_is_round_trip else unit_m
     modulus_m = _number(metadata.get("RANGE_MODULUS", "0")) * factor
-    if _KM < modulus_m < UNAMBIGUOUS_M:  # a kilometre or less is a filler: there would be nothing to be told apart
+    if _KM < modulus_m < UNAMBIGUOUS_M:  # a kilometre or less is a placeholder, not a real modulus
         raise ValueError(f"RANGE is ambiguous: its modulus is {modulus_m / _KM:g} km, one way")
     for name, value in metadata.items():
         if name.startswith(("TRANSMIT_DELAY_", "RECEIVE_DELAY_")) and _number(value):
-            raise ValueError(f"RANGE with {name} = {value}: nobody says whether that has been taken off")
+            raise ValueError(f"RANGE with {name} = {value}: the format does not say whether that has been subtracted")
     return _Scale(_correction(metadata, "CORRECTION_RANGE"), factor)
 
 
 def _doppler_scale(keyword: str, metadata: Mapping[str, str], legs: int, conventions: TdmConventions) -> _Scale:
     if keyword == "DOPPLER_INTEGRATED" and _number(metadata.get("INTEGRATION_INTERVAL", "0")):
         reference = metadata.get("INTEGRATION_REF", "none")
-        if (
-            reference.upper() != "MIDDLE"
-        ):  # in half a second the rate of a low object changes by tens of metres per second
+        # In half a second the rate of a low object changes by tens of metres per second.
+        if reference.upper() != "MIDDLE":
             raise ValueError(f"{keyword}: expected INTEGRATION_REF MIDDLE, the time of its mean rate, got {reference}")
     unit_m_s = _KM / legs if conventions.doppler_is_round_trip else _KM
     return _Scale(_correction(metadata, "CORRECTION_DOPPLER"), conventions.doppler_sign * unit_m_s)
@@ -226,14 +225,14 @@ def _angle_scale(keyword: str, metadata: Mapping[str, str]) -> _Scale:
             raise ValueError(f"ANGLE_TYPE RADEC: expected REFERENCE_FRAME EME2000 or ICRF, got {frame}")
         for name in ("CORRECTION_ABERRATION_YEARLY", "CORRECTION_ABERRATION_DIURNAL"):
             if _correction(metadata, name):
-                raise ValueError(f"{name} is not applied to the angles, and not said for each of them")
+                raise ValueError(f"{name} is not applied to the angles, and not given for each of them")
     elif kind.upper() != "AZEL":
         raise ValueError(f"expected ANGLE_TYPE AZEL or RADEC, got {kind}")
     return _Scale(_correction(metadata, f"CORRECTION_{keyword}"), radians(1.0))
 
 
 def _correction(metadata: Mapping[str, str], name: str) -> float:
-    """What is still to be added, in the unit of the data."""
+    """The correction that is still to be added, in the unit of the data."""
     correction = _number(metadata.get(name, "0"))
     applied = metadata.get("CORRECTIONS_APPLIED", "none")
     if not correction or applied.upper() == "YES":
@@ -253,11 +252,11 @@ def _number(text: str) -> float:
     return number
 
 
-# The numbers themselves.
+# Entries to observations.
 
 _Rejects: TypeAlias = dict[str, list[Entry]]
 _Group: TypeAlias = dict[str, tuple[float, Entry]]
-"""What was measured at one time, by component: in SI units, and as it was written."""
+"""The measurements of one time tag by component: the value in SI units, and its entry."""
 
 
 def _observe(
@@ -265,8 +264,8 @@ def _observe(
 ) -> tuple[list[Observation], _Rejects]:
     keywords = dict.fromkeys(entry.keyword for entry in segment.entries)
     if not keywords.keys() & _COMPONENT.keys():
-        found = ", ".join(keywords)[:200] or "no data"
-        return [], {f"nothing to observe in segment {segment.number}: {found}": [segment.whole]}
+        listed = ", ".join(keywords)[:200] or "no data"
+        return [], {f"no usable entries in segment {segment.number}: {listed}": [segment.whole]}
     try:
         geometry = _geometry(segment.metadata, conventions)
     except ValueError as error:
@@ -301,13 +300,13 @@ def _observe(
 
 
 def _groups(entries: Sequence[Entry], geometry: _Geometry, rejects: _Rejects) -> dict[int, _Group]:
-    """The entries by time tag (UTC nanoseconds), where they can be read; the others go to ``rejects``."""
+    """The readable entries by time tag (UTC nanoseconds); the others go to ``rejects``."""
     groups: dict[int, _Group] = {}
     for entry in entries:
         scale = geometry.scales.get(entry.keyword)
         if scale is None:
-            if not _OF_NO_USE.fullmatch(entry.keyword):
-                rejects[f"{entry.keyword[:40]!r} is no data keyword of the standard"].append(entry)
+            if not _UNUSED_KEYWORDS.fullmatch(entry.keyword):
+                rejects[f"{entry.keyword[:40]!r} is not a data keyword of the standard"].append(entry)
             continue
         if isinstance(scale, str):
             rejects[scale].append(entry)
@@ -322,8 +321,8 @@ def _groups(entries: Sequence[Entry], geometry: _Geometry, rejects: _Rejects) ->
             rejects[f"{entry.keyword}: its time tag has a {_COMPONENT[entry.keyword]} already"].append(entry)
     for group in groups.values():
         if ("angle_1" in group) != ("angle_2" in group):
-            lonely = "angle_1" if "angle_1" in group else "angle_2"
-            rejects["ANGLE_1 or ANGLE_2 without the other at its time tag"].append(group.pop(lonely)[1])
+            single = "angle_1" if "angle_1" in group else "angle_2"
+            rejects["ANGLE_1 or ANGLE_2 without the other at its time tag"].append(group.pop(single)[1])
     return {tag_ns: group for tag_ns, group in groups.items() if group}
 
 
@@ -341,16 +340,16 @@ def _target(group: _Group, *, equatorial: bool) -> RadarTarget | OpticalTarget:
 
 
 def _arrival_ns(tag_ns: int, target: RadarTarget | OpticalTarget, geometry: _Geometry) -> int:
-    """When the signal arrived: the tag itself, or later by its way."""
+    """When the signal arrived: the tag itself, or the travel time later."""
     if not geometry.tagged_at_transmission:
         return tag_ns
     range_m = target.range_m if isinstance(target, RadarTarget) else None
     if range_m is None:
-        raise ValueError("TIMETAG_REF TRANSMIT without a RANGE: when the signal arrived is not known")
-    way_ns = geometry.legs * range_m / SPEED_OF_LIGHT_M_S * NS_PER_S
-    if not -_INT64 <= tag_ns + way_ns < _INT64:
-        raise ValueError("expected an arrival before 2262: the range is no range")
-    return tag_ns + round(way_ns)
+        raise ValueError("TIMETAG_REF TRANSMIT without a RANGE: the time of arrival is unknown")
+    travel_ns = geometry.legs * range_m / SPEED_OF_LIGHT_M_S * NS_PER_S
+    if not -_INT64 <= tag_ns + travel_ns < _INT64:
+        raise ValueError("expected an arrival before 2262: the range is impossible")
+    return tag_ns + round(travel_ns)
 
 
 def _uncertainty(target: RadarTarget | OpticalTarget, given: Uncertainty) -> Uncertainty:
@@ -364,7 +363,7 @@ def _uncertainty(target: RadarTarget | OpticalTarget, given: Uncertainty) -> Unc
 
 
 def _utc_ns(tag: str, time_system: str) -> int:
-    """UTC nanoseconds since the Unix epoch; digits beyond are cut off. A leap second is the one after it."""
+    """UTC nanoseconds since the Unix epoch; further digits are dropped. A leap second is read as the second after it."""
     match = _TIME_TAG.fullmatch(tag)
     if match is None:
         raise ValueError(f"expected a time such as 2016-09-06T08:27:08.66 or 2016-250T08:27:08.66, got {tag[:40]!r}")

@@ -1,6 +1,6 @@
-"""Either notation of a CCSDS Tracking Data Message, KVN or XML, as segments of entries that know where they stand.
+"""Segments of a CCSDS Tracking Data Message, from KVN or XML, with entries that have their place in the file.
 
-Knows the notation only; what keywords mean is `sda_ops.wire.tdm`'s business.
+Knows only the notation. `sda_ops.wire.tdm` knows what the keywords mean.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from sda_ops.wire.malformed import MalformedFrame
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One measured value as it is written, and its place.
+    """One measured value in its text form, and its place in the file.
 
     Attributes:
         keyword: Such as ``RANGE``.
         tag: The time tag.
         value: The number.
-        line: Where it stands, from 1.
-        start: Its first byte (in XML, of the ``observation`` around it).
-        end: The byte behind its last.
+        line: The line, counted from 1.
+        start: The first byte (in XML, of the ``observation`` around it).
+        end: The byte after the last.
     """
 
     keyword: str
@@ -39,12 +39,12 @@ class Segment:
     """One segment: its metadata by keyword, and its entries in the file's order.
 
     Attributes:
-        number: From 1.
-        line: Where it begins, from 1.
-        start: Its first byte.
-        end: The byte behind its last.
-        metadata: Values by keyword, as they are written.
-        entries: All that it measured.
+        number: Counted from 1.
+        line: The line at which it begins, counted from 1.
+        start: The first byte.
+        end: The byte after the last.
+        metadata: Values by keyword, in their text form.
+        entries: The measured values.
     """
 
     number: int
@@ -56,16 +56,16 @@ class Segment:
 
     @property
     def whole(self) -> Entry:
-        """All of it, to be rejected as one."""
+        """The whole segment as one entry, to be rejected as one."""
         return Entry("", "", "", self.line, self.start, self.end)
 
 
 Segments: TypeAlias = tuple[list[Segment], list[MalformedFrame]]
-"""What was read, and what could not be."""
+"""The segments, and what could not be read."""
 
 
 def read_segments(content: bytes) -> Segments:
-    """A message's segments, in the file's order; what is broken costs only itself, and nothing is raised."""
+    """A message's segments, in the file's order. A malformed part costs only itself; nothing is raised."""
     head = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     return _read_xml(content) if head.startswith(b"<") else _read_kvn(content)
 
@@ -101,12 +101,12 @@ def _read_kvn(content: bytes) -> Segments:
         malformed.append(_malformed_line(line, f"the file ends within the {block} of a segment", raw))
         entries = segments[-1].entries
         if entries and entries[-1].end == end and not raw.endswith((b"\n", b"\r")):
-            entries.pop()  # cut off, perhaps within its digits
+            entries.pop()  # truncated, perhaps within its digits
     return segments, malformed
 
 
 class _XmlReader:
-    """Takes what expat reports; anything outside ``metadata`` and ``data`` is of no interest."""
+    """Handles expat's events. Elements outside ``metadata`` and ``data`` are ignored."""
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
@@ -123,11 +123,11 @@ class _XmlReader:
         self._values: list[tuple[str, str]] = []
 
     def read(self, content: bytes) -> None:
-        """Raises ``expat.ExpatError``, or ``MalformedFrame`` for a document that brings its own entities."""
+        """Raises ``expat.ExpatError``, or ``MalformedFrame`` for a document that declares entities."""
         self._parser.Parse(content, True)  # noqa: FBT003 - "this is all of it": the standard library's signature
 
     def _doctype(self, *_: object) -> None:
-        raise MalformedFrame("TDM: a document type declaration has no place in one", b"")
+        raise MalformedFrame("TDM: a document type declaration is not allowed", b"")
 
     def _start(self, name: str, _: Mapping[str, str]) -> None:
         self._text = ""
@@ -168,9 +168,9 @@ def _read_xml(content: bytes) -> Segments:
         reader.read(content)
     except MalformedFrame as error:
         return [], [MalformedFrame(error.reason, content)]
-    except expat.ExpatError as error:  # what was whole until there stands
+    except expat.ExpatError as error:  # complete observations before the error are kept
         raw = content.splitlines(keepends=True)[error.lineno - 1 :][:1]
-        malformed.append(_malformed_line(error.lineno, f"no XML: {expat.ErrorString(error.code)}", b"".join(raw)))
+        malformed.append(_malformed_line(error.lineno, f"not XML: {expat.ErrorString(error.code)}", b"".join(raw)))
     for segment in reader.segments:
         segment.end = segment.end or len(content)
     return reader.segments, malformed

@@ -1,3 +1,5 @@
+"""IOD lines to observations: angle formats, epochs, times, uncertainties, sites."""
+
 from __future__ import annotations
 
 import math
@@ -64,7 +66,7 @@ def separation_rad(one: OpticalTarget, other: OpticalTarget) -> float:
 
 
 def test_a_line_becomes_an_observation_field_by_field() -> None:
-    """Station, time, direction and uncertainty arrive; the object that the observer names does not, in any field."""
+    """Station, time, direction and uncertainty are in the record; the object that the observer names is in no field."""
     text = "37386 11 014A   4172 E 20190501213235845 17 25 2008223+702585 37 S"
     observation = decode_one(text)
     expected = OpticalTarget(math.radians(15 * (20 + 8.223 / 60)), math.radians(70 + 25.85 / 60))
@@ -92,10 +94,10 @@ def test_a_line_becomes_an_observation_field_by_field() -> None:
         ("7", 11 + 22 / 60 + 33.4 / 3600, 11.2233, math.radians(0.3)),
     ],
 )
-def test_each_angle_format_reads_the_same_digits_its_own_way(
+def test_each_angle_format_reads_digits_by_its_definition(
     code: str, ascension_h: float, declination_deg: float, sigma_rad: float
 ) -> None:
-    """Hours, minutes, seconds and degrees as the format's description has them, uncertainty in the format's unit."""
+    """Hours, minutes, seconds and degrees as in the format's description, the uncertainty in the format's unit."""
     observation = decode_one(line(code=f"{code}5"))
     expected = OpticalTarget(math.radians(15 * ascension_h), math.radians(declination_deg))
     assert separation_rad(target_of(line(code=f"{code}5")), expected) < 1e-12
@@ -107,24 +109,24 @@ def test_each_angle_format_reads_the_same_digits_its_own_way(
     [("1122   +1122  ", "1122000+112200"), ("11223  +112   ", "1122300+112000"), ("1      -0     ", None)],
 )
 def test_digits_that_were_not_measured_are_zero(short: str, padded: str | None) -> None:
-    """Blank at the right; so the format's own examples read."""
+    """They are blank at the right, as in the format's own examples."""
     given_short = target_of(line(angles=short))
     expected = OpticalTarget(math.radians(150), 0.0) if padded is None else target_of(line(angles=padded))
     assert separation_rad(given_short, expected) < 1e-12
 
 
 def test_a_declination_just_below_the_equator_is_negative() -> None:
-    """The sign is read even where the degrees are zero."""
+    """The sign is read also if the degrees are zero."""
     assert target_of(line(angles="1658235-000969")).declination_rad == pytest.approx(math.radians(-9.69 / 60))
 
 
-def test_the_pole_is_a_place() -> None:
-    """90 degrees are the last of them."""
+def test_the_pole_is_a_valid_declination() -> None:
+    """90 degrees are the limit."""
     assert target_of(line(angles="0000000-900000")).declination_rad == pytest.approx(-math.pi / 2)
 
 
 def test_a_station_has_no_leading_zeros() -> None:
-    """Its source and its place in the list of sites are told by the same number."""
+    """The source and the list of sites use the same number."""
     assert decode_one(line().replace(" 2007 ", " 0433 ")).source_id == "optical-433"
 
 
@@ -138,8 +140,8 @@ def test_a_station_has_no_leading_zeros() -> None:
         ("20081122112260   ", 27_000_000_000),
     ],
 )
-def test_a_time_is_as_fine_as_it_is_written(time: str, ns: int) -> None:
-    """To the millisecond at most, to the second at least; a leap second is the one after it."""
+def test_a_time_has_the_written_precision(time: str, ns: int) -> None:
+    """To the millisecond at most, to the second at least; a leap second is read as the second after it."""
     observation = decode_one(line().replace("20081122112233444", time))
     assert observation.sensor_timestamp == 1_227_352_953_000_000_000 + ns
 
@@ -152,21 +154,21 @@ def test_an_uncertainty_is_a_digit_and_a_power_of_ten(mx: str, arcminutes: float
 
 
 @pytest.mark.parametrize("mx", ["  ", "07"])
-def test_an_uncertainty_that_is_not_told_is_the_feeds(mx: str) -> None:
-    """Blank or zero: nobody measures without error."""
+def test_the_feeds_uncertainty_is_used_for_a_line_without_one(mx: str) -> None:
+    """Blank or zero: no measurement is free of error."""
     assert decode_one(line(mx=mx), sigma_angle_rad=1e-4).uncertainty == Uncertainty(sigma_angle_rad=1e-4)
     assert decode_one(line(mx=mx)).uncertainty == Uncertainty()
 
 
-def test_a_line_that_ends_behind_its_angles_is_whole() -> None:
-    """What comes after them, uncertainty and brightness, may be missing."""
+def test_a_line_may_end_after_its_angles() -> None:
+    """The fields after them, uncertainty and brightness, may be missing."""
     assert decode_one(line()[:61], sigma_angle_rad=1e-4).uncertainty == Uncertainty(sigma_angle_rad=1e-4)
 
 
-def test_b1950_is_brought_to_j2000_as_published() -> None:
+def test_b1950_is_converted_to_j2000_as_published() -> None:
     """SOFA's own test of ``Fk45z`` (t_sofa_c.c, 2021), at Besselian epoch 1954.677617625256806: within 0.1 milliarcseconds.
 
-    And a line of that night and place, as far as its digits go.
+    The same holds for a line of that night and place, within its digits.
     """
     epoch_ns = round((2_415_020.31352 + 54.677617625256806 * 365.242198781 - 2_440_587.5) * 86_400) * 10**9
     published = OpticalTarget(0.02719295911606862303, -0.1115766001565926892)
@@ -177,7 +179,7 @@ def test_b1950_is_brought_to_j2000_as_published() -> None:
 
 
 def test_the_equinox_of_date_agrees_with_skyfield_within_nutation() -> None:
-    """Skyfield (IAU 2000A) takes "of date" for the true equinox: 20 arcseconds apart at most, while it moved by 7 arcminutes."""
+    """Skyfield (IAU 2000A) takes "of date" as the true equinox: at most 20 arcseconds apart, after a motion of 7 arcminutes."""
     text = line(code="20", angles="1122334+112233").replace("2008", "2018", 1)
     moment = load.timescale(builtin=True).utc(2018, 11, 22, 11, 22, 33.444)
     of_date = position_of_radec(11 + 22.334 / 60, 11 + 22.33 / 60, t=moment)
@@ -191,10 +193,10 @@ def test_the_equinox_of_date_agrees_with_skyfield_within_nutation() -> None:
 
 
 @pytest.mark.parametrize("code", ["45", "55", "65"])
-def test_azimuth_and_elevation_are_refused(code: str) -> None:
-    """There is no record of a direction from the horizon without a range."""
+def test_azimuth_and_elevation_are_rejected(code: str) -> None:
+    """A record with a direction from the horizon needs a range."""
     assert reason_of(line(code=code)) == (
-        f"IOD line 1: column 45: angle format {code[0]} is azimuth and elevation: there is no record without a range"
+        f"IOD line 1: column 45: angle format {code[0]} is azimuth and elevation: a record with these needs a range"
     )
 
 
@@ -221,13 +223,13 @@ def test_azimuth_and_elevation_are_refused(code: str) -> None:
         ("Clear skies here, but a bright Moon.", "columns 17-20: expected a station's number, got ', bu'"),
     ],
 )  # fmt: skip
-def test_what_gives_no_position_says_why(text: str, reason: str) -> None:
-    """Each reason names the line and the columns, and carries the line."""
+def test_a_line_without_a_position_is_rejected_with_the_reason(text: str, reason: str) -> None:
+    """The reason names the line and the columns; the frame is the line."""
     assert reason_of(text) == f"IOD line 1: {reason}"
 
 
 def test_a_bad_line_costs_only_itself() -> None:
-    """Blank lines and comments are passed over; order and line numbers are the file's."""
+    """Blank lines and comments are skipped; order and line numbers are the file's."""
     text = f"# a comment\n\n{line()}\r\nnonsense\n{line(mx='38')}\n"
     observations, malformed = iod.decode(text.encode(), ingest_timestamp=INGEST)
     assert [o.uncertainty.sigma_angle_rad for o in observations] == pytest.approx(
@@ -236,8 +238,8 @@ def test_a_bad_line_costs_only_itself() -> None:
     assert [str(each) for each in malformed] == ["IOD line 4: columns 17-20: expected a station's number, got '    '"]
 
 
-def test_the_id_is_the_lines() -> None:
-    """The same line is the same observation, whenever it is read and whatever blanks end it; another is another."""
+def test_the_id_is_made_from_the_line() -> None:
+    """The same line is the same observation at any time and with any blanks at its end; another line is another observation."""
     first = decode_one(line())
     again, _ = iod.decode(f"\n{line()}  \r\n".encode(), ingest_timestamp=INGEST + 1)
     assert again[0].observation_id == first.observation_id
@@ -245,7 +247,7 @@ def test_the_id_is_the_lines() -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("0123456789+- GS\n"), max_size=200) | st.text(max_size=100))
-def test_no_text_stops_the_decoder(text: str) -> None:
+def test_no_text_raises_an_error(text: str) -> None:
     """Every line that is neither blank nor a comment is an observation or malformed."""
     observations, malformed = iod.decode(text.encode(errors="surrogatepass"), ingest_timestamp=INGEST)
     lines = [raw.decode("utf-8-sig", "replace").rstrip() for raw in text.encode(errors="surrogatepass").splitlines()]
@@ -253,8 +255,8 @@ def test_no_text_stops_the_decoder(text: str) -> None:
 
 
 @given(st.floats(0, 23.999), st.floats(-89.99, 89.99))
-def test_what_is_written_in_degrees_is_read_to_its_digits(ascension_h: float, declination_deg: float) -> None:
-    """Format 3 to a thousandth of a minute of right ascension and a ten-thousandth of a degree of declination."""
+def test_degrees_are_read_to_their_last_digit(ascension_h: float, declination_deg: float) -> None:
+    """Format 3: a thousandth of a minute of right ascension and a ten-thousandth of a degree of declination."""
     hours, thousandths = divmod(math.floor(ascension_h * 60_000), 60_000)
     sign = "-" if declination_deg < 0 else "+"
     text = line(code="35", angles=f"{hours:02}{thousandths:05}{sign}{math.floor(abs(declination_deg) * 10_000):06}")
@@ -263,15 +265,15 @@ def test_what_is_written_in_degrees_is_read_to_its_digits(ascension_h: float, de
     assert math.degrees(target.declination_rad) == pytest.approx(declination_deg, abs=1.1e-4)
 
 
-def test_iod_is_told_from_other_text() -> None:
-    """A line among prose is enough; a TDM has none."""
+def test_iod_is_detected() -> None:
+    """One line within prose is enough; a TDM has none."""
     assert iod.is_iod(f"Observations of last night:\n\n{line()}".encode())
     assert not iod.is_iod(b"CCSDS_TDM_VERS = 1.0\n")
     assert not iod.is_iod(b"1 37386U 11014A   19116.95390559 0.00000000  00000-0  00000-0 0    00\n")
 
 
 def test_the_real_positions_of_noss_3_5_are_all_read() -> None:
-    """29 lines of three sites (cbassa/tle-generator, 2019): every one a position, its ids distinct, its object nowhere."""
+    """29 lines of three sites (cbassa/tle-generator, 2019): each is a position with its own id, and the object is not used."""
     content = real("optical_noss_2019/tlegen_37386.dat")
     observations, malformed = iod.decode(content, ingest_timestamp=INGEST)
     assert malformed == []
@@ -293,7 +295,7 @@ def test_the_real_sites_are_read() -> None:
 
 
 def test_a_site_may_have_any_observer_or_none() -> None:
-    """Headings, comments and blank lines are passed over; a nameless site has its code; the later line holds."""
+    """Headings, comments and blank lines are skipped; a site without a name has its code; the later line counts."""
     text = "\ufeff# No ID Latitude\nNo ID   Latitude\n\n0433 GR -33.94058 18.5129 10\n 7 Ü 1 2 3  Björn  O'Neil, Jr. (2nd)\n7 XX 4 5 6 A\n"
     assert iod.read_sites(text) == {
         433: Site.from_degrees("GR", latitude_deg=-33.94058, longitude_deg=18.5129, height_m=10),
@@ -311,8 +313,8 @@ def test_a_site_may_have_any_observer_or_none() -> None:
         ("7 XX 4.5.6 5 6 A", "could not convert string to float: '4.5.6'"),
     ],
 )
-def test_a_row_that_is_no_site_is_named(row: str, reason: str) -> None:
-    """A list with a broken site is not taken for a shorter list."""
+def test_an_invalid_site_is_an_error(row: str, reason: str) -> None:
+    """A list with an invalid site is not read as a shorter list."""
     with pytest.raises(ValueError, match="sites line") as raised:
         iod.read_sites(f"# sites\n{row}\n")
     assert str(raised.value) == f"sites line 2: {reason}, got {row!r}"

@@ -1,3 +1,5 @@
+"""ISL beacons: frames, and their assembly from a byte stream."""
+
 from __future__ import annotations
 
 import struct
@@ -43,7 +45,7 @@ def message(length: int) -> bytes:
     return struct.pack("<I", length) + bytes(length)
 
 
-def chopped(stream: bytes, sizes: list[int]) -> list[bytes]:
+def segments_of(stream: bytes, sizes: list[int]) -> list[bytes]:
     chunks = []
     for size in sizes:
         chunks.append(stream[:size])
@@ -51,7 +53,7 @@ def chopped(stream: bytes, sizes: list[int]) -> list[bytes]:
     return [*chunks, stream]
 
 
-def fed(assembler: FrameAssembler, chunks: list[bytes]) -> list[Assembled]:
+def feed_all(assembler: FrameAssembler, chunks: list[bytes]) -> list[Assembled]:
     return [item for chunk in chunks for item in assembler.feed(chunk)]
 
 
@@ -63,7 +65,7 @@ def comparable(items: list[Assembled]) -> list[tuple[type, bytes, str]]:
 
 
 def test_a_beacon_becomes_an_observation_field_by_field() -> None:
-    """Each wire field arrives in the record's field of the same meaning; a beacon has no track."""
+    """Each wire field is in the record's field of the same meaning; a beacon has no track."""
     observation = isl.decode_frame(isl.encode(**FIELDS)[4:], ingest_timestamp=INGEST)
     assert observation == Observation(
         observation.observation_id,
@@ -77,7 +79,7 @@ def test_a_beacon_becomes_an_observation_field_by_field() -> None:
 
 
 def test_the_layout_is_the_specifications_to_the_byte() -> None:
-    """A message assembled by hand, prefix and fields in little-endian order, is what `encode` makes."""
+    """A message assembled by hand, prefix and fields in little-endian order, equals the result of `encode`."""
     by_hand = struct.pack("<I", 72) + struct.pack("<IIQ", 70_007, 5, 1_790_000_000_000_000_000)
     by_hand += struct.pack("<dddddd", 7_000_000.5, -1.0, 2.0, 0.25, 7_500.0, -3.0) + struct.pack("<ff", 10.0, 0.125)
     assert isl.encode(**FIELDS) == by_hand
@@ -85,13 +87,13 @@ def test_the_layout_is_the_specifications_to_the_byte() -> None:
 
 
 @given(vector, vector, sigma, sigma)
-def test_every_number_survives_the_wire(
+def test_every_number_is_unchanged_by_encoding_and_decoding(
     position: tuple[float, float, float],
     velocity: tuple[float, float, float],
     sigma_position: float,
     sigma_velocity: float,
 ) -> None:
-    """Nothing is rounded, clipped or judged between encoder and record."""
+    """None is rounded, clipped or checked between encoder and record."""
     changed = {
         "position_m": position,
         "velocity_m_s": velocity,
@@ -104,7 +106,7 @@ def test_every_number_survives_the_wire(
 
 
 def test_the_same_frame_has_the_same_id_and_the_next_one_another() -> None:
-    """A beacon that is sent again is the same observation; the next sequence number is a new one."""
+    """A repeated beacon is the same observation; the next sequence number is another one."""
     frame, following = isl.encode(**FIELDS)[4:], isl.encode(**FIELDS | {"sequence": 6})[4:]
     ids = [isl.decode_frame(f, ingest_timestamp=at).observation_id for at, f in enumerate((frame, frame, following))]
     assert ids[0] == ids[1] != ids[2]
@@ -112,7 +114,7 @@ def test_the_same_frame_has_the_same_id_and_the_next_one_another() -> None:
 
 @pytest.mark.parametrize("size", [0, 71, 73])
 def test_a_frame_of_another_size_is_malformed(size: int) -> None:
-    """The error names the expected and the actual size and carries the bytes."""
+    """The error has the expected and the actual size, and the bytes."""
     with pytest.raises(MalformedFrame, match=f"^isl frame: expected 72 bytes, got {size}$") as raised:
         isl.decode_frame(bytes(size), ingest_timestamp=INGEST)
     assert raised.value.frame == bytes(size)
@@ -122,18 +124,18 @@ sizes = st.lists(st.integers(0, 100), max_size=30)
 
 
 @given(st.lists(messages, max_size=6), sizes)
-def test_any_chopping_of_the_stream_gives_the_same_frames(sent: list[bytes], cuts: list[int]) -> None:
-    """Where the network cuts does not matter, and nothing is held when the last frame is whole."""
+def test_any_segmentation_of_the_stream_gives_the_same_frames(sent: list[bytes], cuts: list[int]) -> None:
+    """After the last whole frame no bytes are pending."""
     assembler = FrameAssembler()
-    assert fed(assembler, chopped(b"".join(sent), cuts)) == [one[4:] for one in sent]
+    assert feed_all(assembler, segments_of(b"".join(sent), cuts)) == [one[4:] for one in sent]
     assert assembler.pending_bytes == 0
 
 
 @given(st.lists(st.integers(0, 150), max_size=8), sizes)
 def test_frames_of_other_lengths_cost_only_themselves(lengths: list[int], cuts: list[int]) -> None:
-    """Whatever the cuts: 72 bytes come out as a frame, any other length as malformed, all in stream order.
+    """For any segmentation: 72 bytes are a frame, any other length is malformed, all in stream order.
 
-    A length above the maximum ends it, whole frames before it are not lost, and nothing comes after it.
+    A length above the maximum ends the stream; whole frames before it are not lost, and no frame follows.
     """
     stream = b"".join(message(length) for length in lengths)
     whole = comparable(FrameAssembler(max_frame_bytes=100).feed(stream))
@@ -147,7 +149,7 @@ def test_frames_of_other_lengths_cost_only_themselves(lengths: list[int], cuts: 
     assert [kind for kind, _, _ in whole].count(FramingLost) == lost
 
     assembler, collected = FrameAssembler(max_frame_bytes=100), []
-    for chunk in chopped(stream, cuts):
+    for chunk in segments_of(stream, cuts):
         collected += assembler.feed(chunk)
         if collected and isinstance(collected[-1], FramingLost):
             break
@@ -158,15 +160,15 @@ def test_frames_of_other_lengths_cost_only_themselves(lengths: list[int], cuts: 
 
 @given(messages, st.integers(0, 75))
 def test_an_incomplete_frame_is_kept_and_counted(sent: bytes, cut: int) -> None:
-    """Not enough bytes yet is neither a frame nor an error, and it is known how many bytes wait."""
+    """An incomplete frame is neither a frame nor an error, and its number of bytes is known."""
     assembler = FrameAssembler()
     assert assembler.feed(sent[:cut]) == []
     assert assembler.pending_bytes == cut
     assert assembler.feed(sent[cut:]) == [sent[4:]]
 
 
-def test_a_skipped_frame_is_reported_with_its_bytes_and_the_stream_goes_on() -> None:
-    """The frame after a frame of 10 bytes is read as ever."""
+def test_a_skipped_frame_is_returned_with_its_bytes_and_the_stream_continues() -> None:
+    """The frame after a frame of 10 bytes is read."""
     good = isl.encode(**FIELDS)
     skipped, frame = FrameAssembler().feed(message(10) + good)
     assert isinstance(skipped, MalformedFrame)
@@ -176,8 +178,8 @@ def test_a_skipped_frame_is_reported_with_its_bytes_and_the_stream_goes_on() -> 
 
 
 def test_an_impossible_length_ends_the_stream_after_the_frames_before_it() -> None:
-    """Frames completed in the same call come first, then the loss with its bytes; feeding more raises it again."""
-    good, bad = isl.encode(**FIELDS), struct.pack("<I", 70_000) + b"whatever"
+    """Frames completed in the same call come first, then the loss with its bytes; another call raises it again."""
+    good, bad = isl.encode(**FIELDS), struct.pack("<I", 70_000) + b"anything"
     assembler = FrameAssembler()
     frame, lost = assembler.feed(good + bad)
     assert frame == good[4:]
@@ -189,7 +191,7 @@ def test_an_impossible_length_ends_the_stream_after_the_frames_before_it() -> No
         assembler.feed(good)
 
 
-def test_a_maximum_below_the_frame_is_refused() -> None:
-    """An assembler that could never return a frame cannot be made."""
+def test_a_maximum_below_the_frame_size_is_rejected() -> None:
+    """Such an assembler could never return a frame."""
     with pytest.raises(ValueError, match=r"^FrameAssembler: max_frame_bytes must be >= 72, got 71$"):
         FrameAssembler(max_frame_bytes=71)

@@ -1,3 +1,5 @@
+"""Pages of the optical archive: entries, ids, bad entries and bad pages."""
+
 from __future__ import annotations
 
 import json
@@ -38,7 +40,7 @@ def decode_one(value: object) -> Observation:
 
 
 def test_an_entry_becomes_an_observation_field_by_field() -> None:
-    """Each key arrives in the record's field of the same meaning, the sigma in radians."""
+    """Each key is in the record's field of the same meaning, the sigma in radians."""
     observation = decode_one(ENTRY)
     assert observation == Observation(
         observation.observation_id,
@@ -53,8 +55,8 @@ def test_an_entry_becomes_an_observation_field_by_field() -> None:
 
 
 @given(st.lists(entries, max_size=8))
-def test_every_entry_survives_the_wire_in_order(sent: list[OpticalEntry]) -> None:
-    """What the encoder writes the decoder reads, and calls nothing malformed."""
+def test_every_entry_is_unchanged_by_encoding_and_decoding(sent: list[OpticalEntry]) -> None:
+    """The decoder reads the encoder's output, in order, without a malformed entry."""
     observations, malformed = decode_page(encode_page(sent), ingest_timestamp=INGEST)
     assert malformed == []
     assert [(o.source_id, o.track_id, o.sensor_timestamp, o.target) for o in observations] == [
@@ -63,7 +65,7 @@ def test_every_entry_survives_the_wire_in_order(sent: list[OpticalEntry]) -> Non
 
 
 def test_an_empty_page_is_a_good_page() -> None:
-    """An archive with nothing new is no error."""
+    """An archive without new observations is not an error."""
     assert decode_page(b"[]", ingest_timestamp=INGEST) == ([], [])
 
 
@@ -116,7 +118,7 @@ BAD_ENTRIES: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("bad", "why"), BAD_ENTRIES)
 def test_a_bad_entry_costs_only_itself(bad: object, why: str) -> None:
-    """Its neighbours arrive, and it is reported with its place, the reason and its own JSON."""
+    """The entries around it are read, and it is returned with its place, the reason and its own JSON."""
     after = ENTRY | {"obs_id": "after"}
     observations, (malformed,) = decode_page(page(ENTRY, bad, after), ingest_timestamp=INGEST)
     assert observations == [decode_one(ENTRY), decode_one(after)]
@@ -126,7 +128,7 @@ def test_a_bad_entry_costs_only_itself(bad: object, why: str) -> None:
 
 
 def test_numbers_that_are_not_finite_are_left_to_validate() -> None:
-    """The NaN some writers emit costs neither the page nor the entry."""
+    """The NaN of some JSON writers costs neither the page nor the entry."""
     observations, malformed = decode_page(page(ENTRY, ENTRY | {"ra_rad": math.nan}), ingest_timestamp=INGEST)
     assert malformed == []
     assert isinstance(observations[1].target, OpticalTarget)
@@ -145,8 +147,8 @@ BAD_PAGES: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("body", "why"), BAD_PAGES, ids=[str(body[:8]) for body, _ in BAD_PAGES])
-def test_a_body_that_is_no_array_is_malformed_as_a_whole(body: bytes, why: str) -> None:
-    """The error says what came and carries the body."""
+def test_a_body_that_is_not_an_array_is_malformed_as_a_whole(body: bytes, why: str) -> None:
+    """The error has the type or size of the body, and its bytes."""
     with pytest.raises(MalformedFrame, match="optical page: ") as raised:
         decode_page(body, ingest_timestamp=INGEST)
     assert why in raised.value.reason

@@ -1,3 +1,5 @@
+"""Radar datagrams: layout, absent components, batches."""
+
 from __future__ import annotations
 
 import math
@@ -42,7 +44,7 @@ WIRE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
 
 
 def test_a_detection_becomes_an_observation_field_by_field() -> None:
-    """Each wire field arrives in the record's field of the same meaning, and the envelope is filled."""
+    """Each wire field is in the record's field of the same meaning, and the envelope is complete."""
     observation = radar.decode(radar.encode(**FIELDS), ingest_timestamp=INGEST)
     assert observation == Observation(
         observation.observation_id,
@@ -57,7 +59,7 @@ def test_a_detection_becomes_an_observation_field_by_field() -> None:
 
 
 def test_the_layout_is_the_specifications_to_the_byte() -> None:
-    """A datagram assembled by hand, field by field in little-endian order, is what `encode` makes."""
+    """A datagram assembled by hand, field by field in little-endian order, equals the result of `encode`."""
     by_hand = b"".join(
         [
             np.uint32(3).astype("<u4").tobytes(),
@@ -72,7 +74,7 @@ def test_the_layout_is_the_specifications_to_the_byte() -> None:
     assert len(by_hand) == radar.FRAME_SIZE
 
 
-def test_numpy_sees_the_same_fields_at_the_same_offsets() -> None:
+def test_the_numpy_type_has_the_same_fields_at_the_same_offsets() -> None:
     """The structured dtype and the encoder agree on every field."""
     (record,) = np.frombuffer(radar.encode(**FIELDS), dtype=radar.FRAME_DTYPE)
     assert radar.FRAME_DTYPE.itemsize == radar.FRAME_SIZE
@@ -80,8 +82,8 @@ def test_numpy_sees_the_same_fields_at_the_same_offsets() -> None:
 
 
 @given(st.fixed_dictionaries(WIRE_FIELDS))
-def test_every_measured_number_survives_the_wire(sent: dict[str, Any]) -> None:
-    """Nothing is rounded, clipped or judged between encoder and record."""
+def test_every_measured_number_is_unchanged_by_encoding_and_decoding(sent: dict[str, Any]) -> None:
+    """None is rounded, clipped or checked between encoder and record."""
     observation = radar.decode(radar.encode(**sent), ingest_timestamp=INGEST)
     assert observation.source_id == f"radar-{sent['array_id']}"
     assert observation.track_id == str(sent["target_track_id"])
@@ -97,7 +99,7 @@ def test_every_measured_number_survives_the_wire(sent: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("component", ["range_rate_m_s", "azimuth_rad", "elevation_rad"])
 def test_nan_on_the_wire_means_not_measured(component: str) -> None:
-    """A NaN component is absent from the record, and the other components are not."""
+    """A NaN component is absent from the record, and the other components are present."""
     observation = radar.decode(radar.encode(**FIELDS | {component: math.nan}), ingest_timestamp=INGEST)
     measured_fields = {"range_m", "range_rate_m_s", "azimuth_rad", "elevation_rad"} - {component}
     assert getattr(observation.target, component) is None
@@ -106,27 +108,27 @@ def test_nan_on_the_wire_means_not_measured(component: str) -> None:
     }
 
 
-def test_a_component_left_out_of_encode_is_absent_from_the_record() -> None:
-    """EISCAT's case: range and rate, no angles."""
+def test_a_component_omitted_from_encode_is_absent_from_the_record() -> None:
+    """As for EISCAT: range and rate, no angles."""
     without_angles = {name: value for name, value in FIELDS.items() if name not in {"azimuth_rad", "elevation_rad"}}
     observation = radar.decode(radar.encode(**without_angles), ingest_timestamp=INGEST)
     assert observation.target == RadarTarget(1_234_567.25, -3_210.5)
 
 
-def test_a_rate_that_was_not_measured_has_no_sigma_either() -> None:
-    """The sigma field of an absent rate is not read, whatever it holds."""
+def test_a_rate_that_was_not_measured_has_no_sigma() -> None:
+    """The sigma field of an absent rate is not read."""
     observation = radar.decode(radar.encode(**FIELDS | {"range_rate_m_s": math.nan}), ingest_timestamp=INGEST)
     assert observation.uncertainty == Uncertainty(sigma_range_m=30.0)
 
 
 def test_a_nan_range_is_left_to_validate() -> None:
-    """The decoder judges structure only: the NaN is in the record."""
+    """The decoder checks only the structure: the NaN is in the record."""
     observation = radar.decode(radar.encode(**FIELDS | {"range_m": math.nan}), ingest_timestamp=INGEST)
     assert isinstance(observation.target, RadarTarget)
     assert math.isnan(observation.target.range_m)
 
 
-def test_the_reserved_bytes_are_part_of_the_id_and_of_nothing_else() -> None:
+def test_the_reserved_bytes_change_only_the_id() -> None:
     """Two frames that differ only there are two observations of the same measurement."""
     plain = radar.encode(**FIELDS)
     marked = plain[:-8] + b"reserved"
@@ -136,7 +138,7 @@ def test_the_reserved_bytes_are_part_of_the_id_and_of_nothing_else() -> None:
 
 
 def test_the_time_of_arrival_is_not_part_of_the_id() -> None:
-    """A frame that is sent again is the same observation."""
+    """A repeated frame is the same observation."""
     frame = radar.encode(**FIELDS)
     early, late = (radar.decode(frame, ingest_timestamp=at) for at in (INGEST, INGEST + 10**9))
     assert early.observation_id == late.observation_id
@@ -144,7 +146,7 @@ def test_the_time_of_arrival_is_not_part_of_the_id() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 63, 65, 1500])
 def test_a_datagram_of_another_size_is_malformed(size: int) -> None:
-    """The error names the expected and the actual size and carries the bytes."""
+    """The error has the expected and the actual size, and the bytes."""
     with pytest.raises(MalformedFrame) as raised:
         radar.decode(bytes(size), ingest_timestamp=INGEST)
     assert str(raised.value) == f"radar datagram: expected 64 bytes, got {size}"
@@ -152,8 +154,8 @@ def test_a_datagram_of_another_size_is_malformed(size: int) -> None:
 
 
 @given(st.lists(st.one_of(st.binary(min_size=64, max_size=64), st.binary(max_size=70))))
-def test_a_batch_gives_what_single_decoding_gives_in_order(datagrams: list[bytes]) -> None:
-    """Good and bad datagrams may alternate: no good one is lost, moved or changed by its neighbours."""
+def test_a_batch_gives_the_same_as_single_decoding(datagrams: list[bytes]) -> None:
+    """Good and bad datagrams may alternate: no good one is lost, moved or changed."""
     observations, malformed = radar.decode_many(datagrams, ingest_timestamp=INGEST)
     good = [datagram for datagram in datagrams if len(datagram) == 64]
     assert repr(observations) == repr([radar.decode(datagram, ingest_timestamp=INGEST) for datagram in good])
