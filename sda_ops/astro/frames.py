@@ -1,13 +1,13 @@
-"""Rotations between TEME (what SGP4 speaks), the rotating Earth, and J2000 (what telescopes speak).
+"""Rotations between TEME (SGP4's frame), the rotating Earth, and J2000 (the frame of telescopes).
 
 After Vallado, Crawford, Hujsak and Kelso, "Revisiting Spacetrack Report #3", AIAA 2006-6753, App. C; the series are
 ERFA's (IAU 1976 precession, IAU 1980 nutation, IAU 1982 sidereal time, IAU 1994 equation of the equinoxes).
 
-Two things are left out, and this is what they cost:
+Two simplifications, and the errors they cause:
 
 - UT1 is taken to be UTC unless `sidereal_angle` is given ``ut1_minus_utc_s`` (IERS Bulletin A). They differ by 0.9 s at
-  most, about 0.1 s or less since 2022: the Earth is turned by up to 1.5 arcseconds, which moves a site on the equator by
-  up to 47 m (420 m at the bound).
+  most, about 0.1 s or less since 2022: the Earth's rotation is off by up to 1.5 arcseconds, which moves a site on the
+  equator by up to 47 m (420 m at the bound).
 - Polar motion is zero: up to 0.4 arcseconds, 15 m at the Earth's surface.
 
 J2000 here is the mean equator and equinox of J2000.0 (FK5), with no IERS corrections: within 0.1 arcsecond of GCRS.
@@ -27,17 +27,17 @@ EARTH_ROTATION_RAD_S = 7.292115146706979e-5
 def sidereal_angle(jd: Floats, fraction: Floats, *, ut1_minus_utc_s: float = 0.0) -> Floats:
     """Greenwich mean sidereal time (IAU 1982), radians in [0, 2 pi), at a UTC Julian date pair of any shape.
 
-    Error: 7.3e-5 rad (15 arcseconds) for each second that ``ut1_minus_utc_s`` is out; else a nanoradian (ERFA).
+    Error: 7.3e-5 rad (15 arcseconds) for each second of error in ``ut1_minus_utc_s``; otherwise a nanoradian (ERFA).
     """
     angle: Floats = erfa.gmst82(jd, np.asarray(fraction) + ut1_minus_utc_s / SECONDS_PER_DAY)
     return angle
 
 
 def teme_to_earth_fixed(r_teme_m: Floats, v_teme_m_s: Floats, sidereal_rad: Floats) -> tuple[Floats, Floats]:
-    """States ``(..., 3)`` in TEME as seen from the rotating Earth; ``sidereal_rad`` has the leading shape.
+    """States ``(..., 3)`` in TEME, transformed to the rotating Earth; ``sidereal_rad`` has the leading shape.
 
-    The result is the pseudo-Earth-fixed frame, which is the Earth-fixed one with no polar motion. The velocity is
-    relative to the rotating frame: a point at rest on the ground has none.
+    The result is in the pseudo-Earth-fixed frame: Earth-fixed without polar motion. The velocity is relative to the
+    rotating frame: a point at rest on the ground has zero velocity.
     """
     cos, sin = np.cos(sidereal_rad), np.sin(sidereal_rad)
     r_fixed_m = np.empty_like(r_teme_m)
@@ -67,8 +67,8 @@ def earth_fixed_to_teme(r_fixed_m: Floats, v_fixed_m_s: Floats, sidereal_rad: Fl
 def teme_to_j2000_matrix(jd: Floats, fraction: Floats) -> Floats:
     """Rotations ``(..., 3, 3)`` from TEME of a UTC Julian date pair to J2000: ``r_j2000 = matrix @ r_teme``.
 
-    TEME's x axis lies on the true equator, short of the true equinox by the equation of the equinoxes; from there
-    nutation and precession lead back to J2000. The matrix turns by 0.2 arcseconds a day: one serves a short batch.
+    TEME's x axis lies on the true equator and differs from the true equinox by the equation of the equinoxes. Nutation
+    and precession then lead to J2000. The matrix changes by 0.2 arcseconds a day, so one matrix serves a short batch.
     """
     tt_fraction = np.asarray(fraction) + TT_MINUS_UTC_DAYS
     equinoxes_rad = erfa.eqeq94(jd, tt_fraction)

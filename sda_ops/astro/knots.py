@@ -1,8 +1,8 @@
-"""States between knots: a catalogue propagated at four equidistant times, and anywhere between the two in the middle.
+"""Interpolation of states between the middle two of four equidistant times (knots).
 
-Positions and velocities are interpolated each for themselves, by the cubic through the four: SGP4's velocity is the
-derivative of its position to about a centimetre a second only, which a Hermite cubic through both would turn into
-centimetres. The error is at most 9/16 h^4/24 of the fourth derivative, about n^4 r, for knots h apart.
+Positions and velocities are interpolated separately, by the cubic through four values. A Hermite cubic through both would
+be off by centimetres, because SGP4's velocity differs from the derivative of its position by about 1 cm/s. The error is at
+most 9/16 h^4/24 times the fourth derivative (about n^4 r), for knots h apart.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from sda_ops.astro.time import Floats
 
-KNOTS_BEFORE, KNOTS_BEHIND = 1, 2
-"""Of the first knot in the middle: the four are at -1, 0, 1 and 2 steps from it."""
+KNOTS_BEFORE, KNOTS_AFTER = 1, 2
+"""The knots before and after the first of the middle two: the four are at -1, 0, 1 and 2 steps from it."""
 
 
 def between_knots(r_m: Floats, v_m_s: Floats, objects: npt.NDArray[np.intp], steps: Floats) -> tuple[Floats, Floats]:
     """Positions and velocities ``(n, 3)`` of object i at ``steps[i]``, in [0, 1], from knots ``(4, catalogue, 3)``."""
     s = steps
-    # Lagrange's polynomials through s = -1, 0, 1, 2.
+    # Lagrange polynomials through s = -1, 0, 1, 2.
     weights = np.stack(
         (
             -s * (s - 1.0) * (s - 2.0) / 6.0,

@@ -1,14 +1,14 @@
-"""Many element sets at many times, by SGP4: sgp4's C++ ``SatrecArray``, or heyoka (an extra) ten times as fast.
+"""Many element sets at many times, by SGP4: sgp4's C++ ``SatrecArray``, or heyoka (an extra), which is ten times as fast.
 
-Where no state is to be had, the state is NaN and the error code says why, for each object and time: use `States.usable`.
+If an object has no state at a time, the state is NaN and the error code is the reason: select by `States.usable`.
 
-**Engines.** heyoka compiles SGP4 to vector instructions (about 0.1 s the first time in a process, 0.03 s again) and
-releases the GIL; ``SatrecArray`` holds it. Results are the same to 1e-6 km, error codes are equal. Its traps, and what
-is done about them here: of deep-space sets it returns wrong positions without an error, so it is given only those whose
-``satrec.method`` is ``'n'``; it knows only WGS-72; it counts leap seconds between epoch and date, which SGP4 does not, so
-it is given minutes since epoch and no dates.
+**Engines.** heyoka compiles SGP4 to vector instructions (about 0.1 s the first time in a process, 0.03 s later) and
+releases the GIL; ``SatrecArray`` keeps it. Positions agree to 1e-6 km, error codes are equal. Three properties of heyoka
+need care. It returns wrong positions of deep-space sets without an error, so it gets only those whose ``satrec.method`` is
+``'n'``. It supports only WGS-72, so it gets only those. It counts leap seconds between epoch and date, which SGP4 does not,
+so it gets minutes since epoch instead of dates.
 
-What this does not know: manoeuvres, and how far an element set is off.
+It knows nothing of manoeuvres, nor of the errors of element sets.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ M_PER_KM = 1000.0
 MINUTES_PER_DAY = 1440.0
 
 Engine: TypeAlias = Literal["sgp4", "heyoka", "auto"]
-"""``auto`` is heyoka where it is installed."""
+"""``auto`` is heyoka if it is installed, otherwise sgp4."""
 
 DEFAULT_MAX_AGE = timedelta(days=30)
-"""In low orbit an element set is out by 1 to 3 km a day (sgp4's documentation): by 100 km, or far more under drag."""
+"""In low orbit the error grows by 1 to 3 km a day (sgp4's documentation): to 100 km at this age, or far more under drag."""
 
 IMPLAUSIBLE_APOGEES = 1.5
-"""Beyond so many times its apogee at epoch nothing drifts in a month: of 14,683 real objects 30 days either way, all
-deep-space ones stay within 1.003, and SGP4 sends a dozen with a negative drag term to 1.1 and more, up to 8."""
+"""The greatest plausible distance, in apogees at epoch. Of 14,683 real objects, 30 days before and after their epochs, all
+deep-space ones stay within 1.003 apogees. SGP4 puts a dozen with a negative drag term at 1.1 to 8 apogees."""
 
 WGS72_MU_KM3_S2 = 398600.8
-"""The gravitational parameter by which a WGS-72 ``Satrec`` is known (AIAA 2006-6753)."""
+"""The gravitational parameter that identifies a WGS-72 ``Satrec`` (AIAA 2006-6753)."""
 
 
 class PropagationError(IntEnum):
-    """Why an object has no state at a time. 1 to 6 are SGP4's own (AIAA 2006-6753; sgp4's ``SGP4_ERRORS``)."""
+    """Why an object has no state at a time. 1 to 6 are SGP4's codes (AIAA 2006-6753; sgp4's ``SGP4_ERRORS``)."""
 
     NONE = 0
     MEAN_ELEMENTS = 1
@@ -58,18 +58,18 @@ class PropagationError(IntEnum):
     DECAYED = 6
     """Below the Earth's surface."""
     STALE = 101
-    """The element set's epoch is farther from the time than ``max_age``. Whatever SGP4 says then, it is not told."""
+    """The element set's epoch is farther from the time than ``max_age``. This code replaces SGP4's own."""
     IMPLAUSIBLE = 102
-    """SGP4 reports no error, but a place far beyond the orbit (`IMPLAUSIBLE_APOGEES`) or none at all."""
+    """SGP4 reports no error, but the position is NaN or far beyond the orbit (`IMPLAUSIBLE_APOGEES`)."""
 
 
 class States(NamedTuple):
-    """State vectors in TEME of date. **NaN wherever `usable` is false**: select by it before anything else.
+    """State vectors in TEME of date. **They are NaN where `usable` is false**: select by it first.
 
     Attributes:
         r_teme_m: Positions ``(objects, times, 3)``; NaN where ``error`` is not 0.
-        v_teme_m_s: Velocities, likewise.
-        error: `PropagationError` codes ``(objects, times)``; 0 is none.
+        v_teme_m_s: Velocities ``(objects, times, 3)``; NaN where ``error`` is not 0.
+        error: `PropagationError` codes ``(objects, times)``; 0 means no error.
     """
 
     r_teme_m: Floats
@@ -78,22 +78,22 @@ class States(NamedTuple):
 
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
-        """Where there is a state ``(objects, times)``: ``states.r_teme_m[states.usable]`` is finite."""
+        """The mask ``(objects, times)`` of states without an error: ``states.r_teme_m[states.usable]`` is finite."""
         mask: npt.NDArray[np.bool_] = self.error == PropagationError.NONE
         return mask
 
 
 def sgp4_states(satrecs: SatrecArray, timestamp_ns: Nanoseconds) -> States:
-    """The state of every object at every UTC time ``(times,)``: sgp4's own figures and error codes, in metres."""
+    """sgp4's state and error code of every object at every UTC time ``(times,)``, in metres."""
     error, r_km, v_km_s = satrecs.sgp4(*julian_date(np.atleast_1d(timestamp_ns)))
     return _in_metres(r_km, v_km_s, error)
 
 
 class Propagator:
-    """A catalogue ready to be propagated to any times, with everything that cannot be trusted marked.
+    """Propagates a catalogue to any times, with an error code for each state that cannot be trusted.
 
     Attributes:
-        engine: What computes the whole catalogue's near-Earth objects: ``sgp4`` or ``heyoka``.
+        engine: The engine for the near-Earth objects of a whole catalogue: ``sgp4`` or ``heyoka``.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class Propagator:
         engine: Engine = "auto",
         max_age: timedelta | None = DEFAULT_MAX_AGE,
     ) -> None:
-        """Make ready. ``max_age`` is measured from each epoch, before and after it; ``None`` trusts every age.
+        """Prepare the catalogue. ``max_age`` counts before and after each epoch; ``None`` accepts any age.
 
-        Raises ``ModuleNotFoundError`` for ``heyoka`` where it is not installed.
+        Raises ``ModuleNotFoundError`` for the engine ``heyoka`` if it is not installed.
         """
         self._satrecs = satrecs
         self._max_age_ns = None if max_age is None else round(max_age.total_seconds() * NS_PER_S)
@@ -126,22 +126,22 @@ class Propagator:
         self._array = SatrecArray([satrecs[index] for index in self._by_sgp4.tolist()])
 
     def propagate(self, timestamp_ns: Nanoseconds, *, objects: npt.NDArray[np.intp] | None = None) -> States:
-        """States of the objects at these positions in the catalogue (all, if ``None``) at every UTC time ``(times,)``.
+        """States of these rows of the catalogue (all, if ``None``) at every UTC time ``(times,)``.
 
-        A selection is always sgp4's: making heyoka ready for one costs more than it gains. Raises ``IndexError`` for a
-        position that the catalogue does not have.
+        A selection is always computed by sgp4: compiling heyoka for it would cost more than it gains. Raises
+        ``IndexError`` for a row outside the catalogue.
         """
         if objects is None:
-            states = self._everything(timestamp_ns)
+            states = self._all_objects(timestamp_ns)
             epoch_ns, limit_m2 = self._epoch_ns, self._limit_m2
         else:
             states = sgp4_states(SatrecArray([self._satrecs[index] for index in objects.tolist()]), timestamp_ns)
             epoch_ns, limit_m2 = self._epoch_ns[objects], self._limit_m2[objects]
         radius_m2 = np.einsum("nti,nti->nt", states.r_teme_m, states.r_teme_m)
-        # NaN is no place at all, and is not <= anything.
-        lost = states.usable & ~(radius_m2 <= limit_m2[:, np.newaxis])
-        if lost.any():
-            _fail(states, lost, PropagationError.IMPLAUSIBLE)
+        # Also true for NaN, which is not <= anything.
+        implausible = states.usable & ~(radius_m2 <= limit_m2[:, np.newaxis])
+        if implausible.any():
+            _fail(states, implausible, PropagationError.IMPLAUSIBLE)
         if self._max_age_ns is not None:
             age_ns = timestamp_ns - epoch_ns[:, np.newaxis]
             stale = np.abs(age_ns) > self._max_age_ns
@@ -149,12 +149,12 @@ class Propagator:
                 _fail(states, stale, PropagationError.STALE)
         return states
 
-    def _everything(self, timestamp_ns: Nanoseconds) -> States:
+    def _all_objects(self, timestamp_ns: Nanoseconds) -> States:
         if self._compiled is None:
             return sgp4_states(self._array, timestamp_ns)
         jd, fraction = julian_date(timestamp_ns)
         near, rest = self._near, self._by_sgp4
-        # As sgp4's C++ has it, term for term.
+        # The same terms as in sgp4's C++.
         since_min = (jd[:, np.newaxis] - self._epoch_jd[near]) * MINUTES_PER_DAY
         since_min += (fraction[:, np.newaxis] - self._epoch_fraction[near]) * MINUTES_PER_DAY
         # (times, 7, objects): position, velocity, error code.
@@ -171,11 +171,11 @@ class Propagator:
 
 
 _Compiled: TypeAlias = Callable[[Floats], Floats]
-"""heyoka's: minutes since epoch ``(times, objects)`` -> ``(times, 7, objects)``."""
+"""A compiled propagator of heyoka: minutes since epoch ``(times, objects)`` -> ``(times, 7, objects)``."""
 
 
 def _compiled(satrecs: list[Satrec], engine: Engine) -> _Compiled | None:
-    """The compiled propagator of near-Earth element sets; ``None`` where ``auto`` finds no heyoka."""
+    """The compiled propagator of near-Earth element sets; ``None`` for ``auto`` without heyoka."""
     try:
         from heyoka.model import sgp4_propagator  # noqa: PLC0415 - an extra, and 0.1 s to import
     except ModuleNotFoundError:
@@ -187,7 +187,7 @@ def _compiled(satrecs: list[Satrec], engine: Engine) -> _Compiled | None:
 
 
 def one_thread() -> None:
-    """Keep heyoka, where it is installed, to one thread in this process: it would take every core for itself."""
+    """Limit heyoka, if it is installed, to one thread in this process. By default it uses every core."""
     try:
         import heyoka  # noqa: PLC0415 - an extra, and 0.1 s to import
     except ModuleNotFoundError:
@@ -196,7 +196,7 @@ def one_thread() -> None:
 
 
 def _in_metres(r_km: Floats, v_km_s: Floats, error: npt.NDArray[np.uint8]) -> States:
-    """The arrays themselves, changed in place: they are large."""
+    """Converts the arrays in place, because they are large."""
     r_km *= M_PER_KM
     v_km_s *= M_PER_KM
     states = States(r_km, v_km_s, error)

@@ -1,8 +1,8 @@
 """UTC nanoseconds since the Unix epoch <-> two-part Julian dates.
 
-Integers are exact; the pair carries the day and its fraction apart, so that the fraction keeps its digits. Like Unix
-time and like SGP4, this knows no leap seconds: every UTC day has 86,400 s, which is wrong only inside a leap second
-(the last was at the end of 2016).
+Integers are exact; the pair has the day and its fraction apart, so that the fraction keeps its digits. Like Unix time and
+like SGP4, this ignores leap seconds: every UTC day has 86,400 s, which is wrong only within a leap second (the last one was
+at the end of 2016).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NS_PER_S = 1_000_000_000
 NS_PER_DAY = 86_400 * NS_PER_S
 
 TT_MINUS_UTC_DAYS = (32.184 + 37.0) / SECONDS_PER_DAY
-"""TT - UTC since 2017 (37 leap seconds; IERS Bulletin C). Used for precession and nutation only, where a wrong leap
-second costs 2e-6 arcseconds."""
+"""TT - UTC since 2017 (37 leap seconds; IERS Bulletin C). Used for precession and nutation only, where an error of one
+leap second makes 2e-6 arcseconds."""
 
 
 def julian_date(timestamp_ns: Nanoseconds) -> tuple[Floats, Floats]:
@@ -37,9 +37,9 @@ def julian_date(timestamp_ns: Nanoseconds) -> tuple[Floats, Floats]:
 
 
 def utc_ns(jd: Floats, fraction: Floats) -> Nanoseconds:
-    """The inverse of `julian_date`, exact for the pairs it makes.
+    """The inverse of `julian_date`; exact for the pairs that it makes.
 
-    Any split of the date is accepted; the fraction of a day left in ``jd`` is good to 40 microseconds only.
+    Any split of the date is accepted; a fraction of a day in ``jd`` is accurate to 40 microseconds only.
     """
     days = np.floor(np.asarray(jd) - UNIX_EPOCH_JD)
     rest_days = (np.asarray(jd) - UNIX_EPOCH_JD - days) + np.asarray(fraction)

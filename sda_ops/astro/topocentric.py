@@ -1,27 +1,27 @@
-"""What a site sees of an object: azimuth, elevation, range, range-rate; right ascension and declination; light time.
+"""Topocentric measurements: azimuth, elevation, range, range-rate; right ascension and declination; light time.
 
-**When.** An observation's time ``t`` (``sensor_timestamp``) is when the signal *arrived* at the site. The object is seen
-where it was when the light left it, at ``t - range / c``; a radar's pulse bounced then. A radar's ``range_m`` is
-``c`` times half the round trip. The Earth carries the radar on from the pulse's departure to its arrival; half the round
-trip is the distance at the bounce, of the object *and* of the site as they were then, to 0.4 mm within 40,000 km.
-``range_rate_m_s`` is the rate of that distance, again at the bounce. In one-way light time an object in low orbit moves
-about 25 m (at 1,000 km range), one in geostationary orbit about 370 m.
+**Times.** An observation's time ``t`` (``sensor_timestamp``) is when the signal *arrives* at the site. The object is
+observed where it was when the light left it, at ``t - range / c``; this is when a radar's pulse bounces. A radar's
+``range_m`` is ``c`` times half the round trip. The radar moves with the Earth between transmission and reception; half the
+round trip is the distance between object and site at the bounce, to 0.4 mm within 40,000 km. ``range_rate_m_s`` is the rate
+of that distance, also at the bounce. In one-way light time an object in low orbit moves about 25 m (at 1,000 km range), one
+in geostationary orbit about 370 m.
 
-So there are two kinds of functions here. The geometric ones (`look_many`, `direction_j2000_many`, their inverses, and
-`look` and `direction_j2000` for one `Site`) tell where something lies and know nothing of light. The observed ones
-(`radar_measurement`, `telescope_measurement`) take states *at the time of the observation*, apply the convention above
-and tell what a sensor reports; simulated sensors and predictions both come from them.
+There are two kinds of functions. The geometric ones (`look_many`, `direction_j2000_many`, their inverses, and `look` and
+`direction_j2000` for one `Site`) compute directions and ranges without light time. The observed ones
+(`radar_measurement`, `telescope_measurement`) take states *at the time of the observation*, apply the convention above and
+return what a sensor reports; simulated sensors and predictions both use them.
 
 **Not modelled.** Refraction: elevation by 10 arcminutes at 5 degrees, 1 at 45; range by 2.4 m at the zenith and 25 m at 5
 degrees in the troposphere, and up to tens of metres (UHF) in the ionosphere. Annual aberration: up to 20.5 arcseconds
 between these directions and ones reduced against star-catalogue positions without it. Diurnal aberration: 0.3
-arcseconds, which cancels where stars in the same picture were the reference. The Doppler shift's second order: a radar
-that does not allow for it tells a range-rate that is out by ``v^2 / c``, 0.2 m/s at 7.5 km/s. Relativity on the signal's
-way (centimetres). Polar motion and UT1 - UTC as in `sda_ops.astro.frames`, with their errors.
+arcseconds, which cancels if stars in the same picture were the reference. The Doppler shift's second order: a radar that
+ignores it reports a range-rate with an error of ``v^2 / c``, 0.2 m/s at 7.5 km/s. Relativistic delay (centimetres).
+Polar motion and UT1 - UTC: as in `sda_ops.astro.frames`, with their errors.
 
-Shapes: ``n`` rows, one (site, object) pair each; every argument may also be one for all rows. Sites are
+Shapes: ``n`` rows, one (site, object) pair each; every argument may also be a single value for all rows. Sites are
 `sites.Site.r_fixed_m` and `sites.Site.horizon`. Formulas: Vallado, Fundamentals of Astrodynamics, 4th ed., 4.4 and
-algorithm 27 (razel), from vectors and not by angles; right to rounding, 1e-9 rad and a micrometre, unless it says more.
+algorithm 27 (razel), with vectors instead of angles; exact to rounding (1e-9 rad and a micrometre) unless stated.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ SPEED_OF_LIGHT_M_S = 299_792_458.0
 """In vacuum, exact (SI)."""
 
 MU_M3_S2 = 3.986008e14
-"""Earth's gravitational parameter of WGS-72, the constants SGP4 is fitted with (AIAA 2006-6753)."""
+"""Earth's gravitational parameter in WGS-72, which SGP4 uses (AIAA 2006-6753)."""
 
 
 class Look(NamedTuple):
-    """What a radar measures; arrays of one shape.
+    """The components of a radar measurement; arrays of one shape.
 
     Attributes:
         azimuth_rad: Clockwise from true north, in [0, 2 pi).
         elevation_rad: Above the local horizon, negative below it.
         range_m: Slant range.
-        range_rate_m_s: Its rate, positive when receding.
+        range_rate_m_s: Rate of the slant range, positive when receding.
     """
 
     azimuth_rad: Floats
@@ -60,10 +60,10 @@ class Look(NamedTuple):
 def radar_measurement(
     site_fixed_m: Floats, horizon: Floats, r_teme_m: Floats, v_teme_m_s: Floats, sidereal_rad: Floats
 ) -> Look:
-    """What radars report at ``t`` of objects whose states ``(n, 3)`` *at* ``t`` these are; sidereal angle ``(n,)`` of ``t``.
+    """The measurements that radars report at ``t``, from states ``(n, 3)`` and sidereal angles ``(n,)`` *at* ``t``.
 
-    Everything is as it was at the bounce, the horizon included, whose turn since then is at most 0.3 arcseconds within
-    5,000 km. Error of the range: that of `light_time_corrected`.
+    Object, site and horizon are taken at the bounce. (Within 5,000 km the horizon turns by at most 0.3 arcseconds until the
+    arrival.) Error of the range: that of `light_time_corrected`.
     """
     site_teme_m = site_in_teme(site_fixed_m, sidereal_rad)
     r_then_m, v_then_m_s, delay_s = light_time_corrected(r_teme_m, v_teme_m_s, site_teme_m)
@@ -73,9 +73,9 @@ def radar_measurement(
 def telescope_measurement(
     site_fixed_m: Floats, r_teme_m: Floats, v_teme_m_s: Floats, sidereal_rad: Floats, teme_to_j2000: Floats
 ) -> tuple[Floats, Floats]:
-    """What telescopes report at ``t``, right ascension and declination as of `direction_j2000_many`.
+    """The right ascensions and declinations that telescopes report at ``t``, as in `direction_j2000_many`.
 
-    States ``(n, 3)`` and sidereal angle ``(n,)`` *at* ``t``, the middle of the exposure.
+    States ``(n, 3)`` and sidereal angles ``(n,)`` are those *at* ``t``, the middle of the exposure.
     """
     site_teme_m = site_in_teme(site_fixed_m, sidereal_rad)
     r_then_m, _, _ = light_time_corrected(r_teme_m, v_teme_m_s, site_teme_m)
@@ -85,11 +85,11 @@ def telescope_measurement(
 def light_time_corrected(r_teme_m: Floats, v_teme_m_s: Floats, site_teme_m: Floats) -> tuple[Floats, Floats, Floats]:
     """States ``(n, 3)`` at ``t`` -> positions, velocities and delays ``(n,)`` of the light that arrives at ``t``.
 
-    The object is carried back along its velocity and the pull of a round Earth, ``r - v d + a d^2 / 2``, three times, each
-    closer by ``v / c``: that is right to a micrometre. What is left is that SGP4's velocity is not quite the derivative of
-    its position. Against SGP4 asked at ``t - d`` (14,683 real objects, 4 sites): 0.7 mm for 99 % of those within 5,000 km,
-    3 mm for the worst; 8 mm in geostationary orbit; 0.3 m on eccentric orbits 70,000 km away. Velocities: 0.2 mm/s within
-    5,000 km, 1 mm/s anywhere (the Earth is not round).
+    The position is corrected with velocity and the gravity of a spherical Earth, ``r - v d + a d^2 / 2``, in three
+    iterations, each closer by ``v / c``: this is exact to a micrometre. The remaining error comes from SGP4, whose velocity
+    is not exactly the derivative of its position. Compared with SGP4 at ``t - d`` (14,683 real objects, 4 sites): 0.7 mm for
+    99 % of those within 5,000 km, 3 mm for the worst; 8 mm in geostationary orbit; 0.3 m on eccentric orbits 70,000 km away.
+    Velocities: 0.2 mm/s within 5,000 km, 1 mm/s anywhere (the Earth is not a sphere).
     """
     radius_m = np.sqrt(np.einsum("...i,...i->...", r_teme_m, r_teme_m))
     pull_m_s2 = r_teme_m * (-MU_M3_S2 / radius_m**3)[..., np.newaxis]
@@ -107,10 +107,11 @@ def light_time_corrected(r_teme_m: Floats, v_teme_m_s: Floats, site_teme_m: Floa
 def look_many(
     site_fixed_m: Floats, horizon: Floats, r_teme_m: Floats, v_teme_m_s: Floats, sidereal_rad: Floats
 ) -> Look:
-    """Where states ``(n, 3)`` in TEME lie seen from sites ``(n, 3)`` with ``horizon`` ``(n, 3, 3)``, all at one instant.
+    """Azimuth, elevation, range and range-rate of states ``(n, 3)`` in TEME from sites ``(n, 3)`` with ``horizon`` ``(n, 3, 3)``.
 
-    For what a radar reports use `radar_measurement`: corrected states with the sidereal angle ``(n,)`` of the arrival
-    give a range that is out by the site's own way in one light time, up to 1.5 m for each 1,000 km.
+    States and sites are taken at one instant. For what a radar reports use `radar_measurement`: with corrected states and
+    the sidereal angle ``(n,)`` of the arrival, the range is off by the site's motion in one light time, up to 1.5 m per
+    1,000 km.
     """
     r_fixed_m, v_fixed_m_s = teme_to_earth_fixed(r_teme_m, v_teme_m_s, sidereal_rad)
     sight_m = r_fixed_m - site_fixed_m
@@ -130,8 +131,8 @@ def direction_j2000_many(
 ) -> tuple[Floats, Floats]:
     """Topocentric right ascensions in [0, 2 pi) and declinations, radians, of positions ``(n, 3)`` from sites ``(n, 3)``.
 
-    ``teme_to_j2000`` is one matrix ``(3, 3)`` of `frames.teme_to_j2000_matrix` for a short batch, or one for each.
-    With positions of `light_time_corrected` and the sidereal angle ``(n,)`` of the arrival: what a telescope reports.
+    ``teme_to_j2000`` is one matrix ``(3, 3)`` of `frames.teme_to_j2000_matrix` for a short batch, or one for each row.
+    With positions of `light_time_corrected` and sidereal angles ``(n,)`` of the arrival, this is what a telescope reports.
     """
     return _angles(_turned(teme_to_j2000, r_teme_m - site_in_teme(site_fixed_m, sidereal_rad)))
 
@@ -154,9 +155,9 @@ def teme_from_look(
     range_m: Floats,
     sidereal_rad: Floats,
 ) -> Floats:
-    """Positions ``(n, 3)`` in TEME of what lies there: the inverse of `look_many`.
+    """Positions ``(n, 3)`` in TEME from azimuth, elevation and range: the inverse of `look_many`.
 
-    Of a radar's measurement at ``t``: the object at ``t - range / c``, with the sidereal angle of *that* time.
+    For a radar measurement at ``t``, pass the sidereal angle of ``t - range / c``; the result is the position at that time.
     """
     local_m = range_m[..., np.newaxis] * _unit(np.pi / 2.0 - azimuth_rad, elevation_rad)
     return site_in_teme(site_fixed_m + _turned_back(horizon, local_m), sidereal_rad)
@@ -181,8 +182,8 @@ def site_in_teme(site_fixed_m: Floats, sidereal_rad: Floats) -> Floats:
 
 
 def _turned(rotation: Floats, vectors: Floats) -> Floats:
-    """``rotation @ vector``, row for row, or one rotation for all."""
-    if rotation.ndim == 2:  # noqa: PLR2004 - one matrix: BLAS does it
+    """``rotation @ vector`` for each row, or with one rotation for all rows."""
+    if rotation.ndim == 2:  # noqa: PLR2004 - one matrix: BLAS is faster
         return vectors @ rotation.T
     turned: Floats = np.einsum("...ij,...j->...i", rotation, vectors)
     return turned
@@ -193,18 +194,18 @@ def _turned_back(rotation: Floats, vectors: Floats) -> Floats:
 
 
 def _angles(sight_m: Floats) -> tuple[Floats, Floats]:
-    """Right ascension and declination of vectors of any length."""
+    """Longitude in [0, 2 pi) and latitude of vectors of any length."""
     x_m, y_m, z_m = sight_m[..., 0], sight_m[..., 1], sight_m[..., 2]
     return _whole_turn(np.arctan2(y_m, x_m)), np.arctan2(z_m, np.hypot(x_m, y_m))
 
 
 def _unit(longitude_rad: Floats, latitude_rad: Floats) -> Floats:
-    """The unit vectors ``(n, 3)`` whose `_angles` these are."""
+    """Unit vectors ``(n, 3)`` from longitude and latitude: the inverse of `_angles`."""
     cos = np.cos(latitude_rad)
     return np.stack((cos * np.cos(longitude_rad), cos * np.sin(longitude_rad), np.sin(latitude_rad)), axis=-1)
 
 
 def _whole_turn(angle_rad: Floats) -> Floats:
-    """In [0, 2 pi): a tiny negative angle rounds to 2 pi, which is 0."""
+    """Wrap into [0, 2 pi). A tiny negative angle would round to 2 pi, so it becomes 0."""
     turned = angle_rad % (2.0 * np.pi)
     return np.where(turned < 2.0 * np.pi, turned, 0.0)

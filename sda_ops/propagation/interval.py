@@ -23,7 +23,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from sda_ops.astro.frames import sidereal_angle, teme_to_j2000_matrix
-from sda_ops.astro.knots import KNOTS_BEFORE, KNOTS_BEHIND, between_knots
+from sda_ops.astro.knots import KNOTS_AFTER, KNOTS_BEFORE, between_knots
 from sda_ops.astro.propagation import States
 from sda_ops.astro.sites import Site, teme_sites
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
@@ -83,7 +83,7 @@ class CatalogFacts:
 def knots_of(timestamp_ns: int) -> range:
     """The four knots for an observation at this time, as multiples of `STEP_NS`."""
     first = timestamp_ns // STEP_NS
-    return range(first - KNOTS_BEFORE, first + KNOTS_BEHIND + 1)
+    return range(first - KNOTS_BEFORE, first + KNOTS_AFTER + 1)
 
 
 class CatalogInterval:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sgp4.api import SatrecArray
 
 from sda_ops.astro.frames import sidereal_angle
-from sda_ops.astro.knots import KNOTS_BEFORE, KNOTS_BEHIND, between_knots
+from sda_ops.astro.knots import KNOTS_AFTER, KNOTS_BEFORE, between_knots
 from sda_ops.astro.propagation import States, sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds, julian_date
@@ -81,7 +81,7 @@ class World:
         if first not in self._intervals:
             knots = {
                 knot: self._knots.get(knot) or sgp4_states(self._satrecs, np.array([knot * STEP_NS]))
-                for knot in range(first - KNOTS_BEFORE, first + KNOTS_BEHIND + 1)
+                for knot in range(first - KNOTS_BEFORE, first + KNOTS_AFTER + 1)
             }
             self._knots = knots
             self._intervals = {kept: interval for kept, interval in self._intervals.items() if kept == first - 1}

@@ -1,4 +1,4 @@
-"""The catalogue for twenty seconds: its states against SGP4's own, and its indices against looking at every object."""
+"""`CatalogInterval`: its states compared with SGP4, and its spatial indices compared with an exhaustive search."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ SIX_CENTIMETRES = 0.06
 FIVE_MILLIMETRES, A_HUNDREDTH_OF_A_MILLIMETRE_PER_SECOND = 0.005, 1e-5
 FIFTEEN_CENTIMETRES, HALF_A_MILLIMETRE_PER_SECOND = 0.15, 5e-4
 
-ELSEWHERE = np.zeros((1, 3))
+EARTH_CENTRE = np.zeros((1, 3))
 """The Earth's centre, where no object is."""
 
 
 # States.
 
 
-def out_by(element_sets: tuple[ElementSet, ...], start_ns: int) -> tuple[Floats, Floats]:
-    """How far states within an interval are from SGP4's own, the worst of each object: metres, metres a second."""
+def differences(element_sets: tuple[ElementSet, ...], start_ns: int) -> tuple[Floats, Floats]:
+    """The greatest differences of each object's states in an interval from SGP4: metres, and metres per second."""
     interval = interval_at(element_sets, start_ns)
     times_ns = start_ns + np.linspace(0.0, STEP_NS, 9, endpoint=False).astype(np.int64)
     truth = Propagator([each.satrec for each in element_sets], engine="sgp4").propagate(times_ns)
@@ -73,16 +73,16 @@ def out_by(element_sets: tuple[ElementSet, ...], start_ns: int) -> tuple[Floats,
 
 
 @pytest.mark.parametrize("later_s", [0, 20, 40_000])
-def test_between_knots_states_are_sgp4s(later_s: int) -> None:
-    """Of 2,000 generated objects, the lowest of them 450 km high: to 5 cm and 0.1 mm/s."""
-    away_m, away_m_s = out_by(sky(2_000), NOON_NS + later_s * NS_PER_S)
+def test_states_between_knots_match_sgp4(later_s: int) -> None:
+    """For 2,000 generated objects, the lowest at 450 km, to 5 cm and 0.1 mm/s."""
+    away_m, away_m_s = differences(sky(2_000), NOON_NS + later_s * NS_PER_S)
     assert away_m.max() < FIVE_CENTIMETRES
     assert away_m_s.max() < A_TENTH_OF_A_MILLIMETRE_PER_SECOND
 
 
 @pytest.mark.skipif(not CATALOG.exists(), reason=f"real data absent: no {CATALOG} (set SDA_DATA_DIR)")
-def test_between_knots_real_objects_of_every_orbit_are_where_sgp4_has_them() -> None:
-    """Low orbits to 6 cm, high ones to 5 mm, eccentric ones, which are fastest at perigee, to 15 cm (12 times in a day)."""
+def test_states_of_real_objects_between_knots_match_sgp4() -> None:
+    """At 12 times of a day: low orbits to 6 cm, high ones to 5 mm, eccentric ones (fastest at perigee) to 15 cm."""
     element_sets = read_catalog(CATALOG).element_sets
     columns = ElementColumns.of(element_sets)
     eccentric = columns.ecco > 0.1
@@ -93,7 +93,7 @@ def test_between_knots_real_objects_of_every_orbit_are_where_sgp4_has_them() -> 
     noon_ns = int(np.median(columns.epoch_ns)) // STEP_NS * STEP_NS
     worst_m, worst_m_s = np.zeros(len(columns)), np.zeros(len(columns))
     for hour in range(0, 24, 2):
-        away = out_by(tuple(element_sets[row] for row in chosen.tolist()), noon_ns + hour * 3600 * NS_PER_S)
+        away = differences(tuple(element_sets[row] for row in chosen.tolist()), noon_ns + hour * 3600 * NS_PER_S)
         worst_m[chosen] = np.maximum(worst_m[chosen], away[0])
         worst_m_s[chosen] = np.maximum(worst_m_s[chosen], away[1])
     assert [int(kind.sum()) for kind in (high, eccentric)] == [761, 42]
@@ -106,28 +106,28 @@ def test_between_knots_real_objects_of_every_orbit_are_where_sgp4_has_them() -> 
 
 
 @given(st.integers(0, 2**62))
-def test_the_knots_of_a_time_are_one_before_its_interval_and_one_behind_it(timestamp_ns: int) -> None:
-    """Its own interval lies between the middle two."""
-    before, start, end, behind = (knot * STEP_NS for knot in knots_of(timestamp_ns))
+def test_knots_are_the_two_ends_of_the_interval_and_one_more_on_each_side(timestamp_ns: int) -> None:
+    """The interval that contains the time lies between the middle two knots."""
+    before, start, end, after = (knot * STEP_NS for knot in knots_of(timestamp_ns))
     assert start <= timestamp_ns < end
-    assert (before, behind) == (start - STEP_NS, end + STEP_NS)
+    assert (before, after) == (start - STEP_NS, end + STEP_NS)
 
 
-def test_the_rotation_to_j2000_is_good_for_the_whole_interval() -> None:
-    """At either end it is within 0.05 milliarcseconds of that time's own."""
+def test_one_rotation_to_j2000_is_accurate_for_the_whole_interval() -> None:
+    """At both ends it differs from that time's own rotation by less than 0.05 milliarcseconds."""
     interval = noon()
     for time_ns in (interval.start_ns, interval.start_ns + STEP_NS):
         own = teme_to_j2000_matrix(*julian_date(np.array(time_ns)))
         assert np.abs(interval.teme_to_j2000 - own).max() < np.deg2rad(0.05e-3 / 3600)
 
 
-# Which objects are usable.
+# Usable objects.
 
 
 @pytest.mark.parametrize("knot", range(4))
 @pytest.mark.parametrize("code", [PropagationError.DECAYED, PropagationError.STALE, PropagationError.IMPLAUSIBLE])
-def test_an_object_without_a_state_at_one_knot_is_named_by_no_index(knot: int, code: PropagationError) -> None:
-    """Whichever knot and whatever the reason: it is not usable, and no other takes its place."""
+def test_an_object_without_a_state_at_one_knot_is_never_a_candidate(knot: int, code: PropagationError) -> None:
+    """For any of the four knots and any reason the object is not usable, and all others still are."""
     gone = int(risen(TROMSO, noon(), NOON_NS + STEP_NS // 2)[3])
     moment = Moment.of(noon(), gone, NOON_NS + STEP_NS // 2)
     knots = knots_at(sky(), NOON_NS)
@@ -136,43 +136,43 @@ def test_an_object_without_a_state_at_one_knot_is_named_by_no_index(knot: int, c
     knots[knot].error[gone] = code
     interval = CatalogInterval(noon().facts, NOON_NS, knots)
     assert interval.usable.tolist() == [row for row in range(600) if row != gone]
-    assert gone in named_near(noon(), moment)
-    assert gone not in named_near(interval, moment)
-    assert gone in named_towards(noon(), moment)
-    assert gone not in named_towards(interval, moment)
-    assert gone in named_at_range(noon(), moment)
-    assert gone not in named_at_range(interval, moment)
+    assert gone in found_near(noon(), moment)
+    assert gone not in found_near(interval, moment)
+    assert gone in found_towards(noon(), moment)
+    assert gone not in found_towards(interval, moment)
+    assert gone in found_at_range(noon(), moment)
+    assert gone not in found_at_range(interval, moment)
 
 
-def named_near(interval: CatalogInterval, moment: Moment) -> list[int]:
+def found_near(interval: CatalogInterval, moment: Moment) -> list[int]:
     times_ns, sigma_m = np.array([moment.timestamp_ns]), np.array([100.0])
-    named: list[int] = interval.near(moment.r_m[np.newaxis], times_ns, 5.0, sigma_m).object.tolist()
-    return named
+    found: list[int] = interval.near(moment.r_m[np.newaxis], times_ns, 5.0, sigma_m).object.tolist()
+    return found
 
 
 def sight_of(site: Site, moment: Moment, interval: CatalogInterval) -> Floats:
-    """The unit vector in TEME along which a telescope sees it."""
+    """The unit vector in TEME from the site to the object, as a telescope observes it."""
     ascension_rad, declination_rad = np.split(direction_of(site, moment), 2)
     sights: Floats = line_of_sight_teme_from_j2000(ascension_rad, declination_rad, interval.teme_to_j2000)[0]
     return sights
 
 
-def named_towards(interval: CatalogInterval, moment: Moment, site: Site = TROMSO) -> list[int]:
+def found_towards(interval: CatalogInterval, moment: Moment, site: Site = TROMSO) -> list[int]:
     times_ns, sights = np.array([moment.timestamp_ns]), sight_of(site, moment, interval)[np.newaxis]
-    named: list[int] = interval.towards(site, sights, times_ns, np.array([1e-5]), 5.0).object.tolist()
-    return named
+    found: list[int] = interval.towards(site, sights, times_ns, np.array([1e-5]), 5.0).object.tolist()
+    return found
 
 
-def named_at_range(interval: CatalogInterval, moment: Moment, site: Site = TROMSO) -> list[int]:
+def found_at_range(interval: CatalogInterval, moment: Moment, site: Site = TROMSO) -> list[int]:
     range_m = echo_of(site, moment)[:1]
-    named: list[int] = interval.at_range(
+    found: list[int] = interval.at_range(
         site, range_m, np.array([moment.timestamp_ns]), np.array([10.0]), 5.0
     ).object.tolist()
-    return named
+    return found
 
 
-def test_an_element_set_that_grows_too_old_within_the_knots_is_not_usable() -> None:
-    """A day is the limit here: noon's are good for the knots up to noon of the next day, and not for those about it."""
+def test_an_element_set_that_exceeds_max_age_at_a_knot_is_not_usable() -> None:
+    """With a maximum age of one day, an element set is usable only if all four knots lie within a day of its epoch."""
     day = sky(20)
     old = replace(day[0], satrec=ElementColumns.of(day[:1]).satrecs()[0])
     old.satrec.jdsatepoch -= 1.0
@@ -183,7 +183,7 @@ def test_an_element_set_that_grows_too_old_within_the_knots_is_not_usable() -> N
         assert interval.usable.size == usable
 
 
-# The indices name whatever could pass the gate.
+# The indices return every object that could pass the gate.
 
 SITES = st.builds(
     Site,
@@ -196,28 +196,27 @@ WITHIN_NS = st.sampled_from(
     [0, 1, VIEW_NS // 2, VIEW_NS - 1, VIEW_NS, STEP_NS // 2, STEP_NS - VIEW_NS, STEP_NS - 1]
 ) | st.integers(0, STEP_NS - 1)
 SIGMAS, BIT_OFF = st.floats(-5.5, 5.5), st.floats(-0.5, 0.5)
-"""How many standard deviations an element set is off along its worst axis, now within the gate and now beyond it, and
-along the others."""
+"""Errors in standard deviations along one axis (inside and outside the gate) and along the other two."""
 
 
 LATER_NS = (0, 7 * STEP_NS, NS_PER_DAY, 9 * NS_PER_DAY)
 
 
 @cache
-def looked_up(later_ns: int) -> CatalogInterval:
+def indexed(later_ns: int) -> CatalogInterval:
     return interval_at(sky(), NOON_NS + later_ns)
 
 
 @cache
-def tried_one_by_one(later_ns: int) -> CatalogInterval:
+def exhaustive(later_ns: int) -> CatalogInterval:
     return interval_at(sky(), NOON_NS + later_ns, kind=Exhaustive)
 
 
 @st.composite
 def reports(draw: st.DrawFn, later_ns: int) -> tuple[Observation, Site]:
-    """Of an object that is up, somewhat off its orbit, by a sensor that may be good or bad."""
+    """An observation of an object above the horizon, with an orbit error, by a sensor of any quality."""
     site = draw(SITES)
-    interval = looked_up(later_ns)
+    interval = indexed(later_ns)
     time_ns = interval.start_ns + draw(WITHIN_NS)
     up = risen(site, interval, time_ns, above_deg=1.0)
     row = int(up[draw(st.integers(0, up.size - 1))]) if up.size else 0
@@ -249,17 +248,17 @@ def reports(draw: st.DrawFn, later_ns: int) -> tuple[Observation, Site]:
 @settings(max_examples=150)
 @given(st.data(), st.sampled_from(LATER_NS))
 def test_no_index_misses_an_object_that_passes_the_gate(data: st.DataObject, later_ns: int) -> None:
-    """Any site, time, kind of measurement and quality of both sensor and catalogue: as if every object had been tried."""
+    """An exhaustive search finds no more, for any site, time, kind of measurement, and quality of sensor and catalogue."""
     report, site = data.draw(reports(later_ns))
     associator = Associator({report.source_id: Sensor(site)})
-    (found,) = associator.correlate([Placed(report, looked_up(later_ns))], now_ns=0)
-    (expected,) = associator.correlate([Placed(report, tried_one_by_one(later_ns))], now_ns=0)
+    (found,) = associator.correlate([Placed(report, indexed(later_ns))], now_ns=0)
+    (expected,) = associator.correlate([Placed(report, exhaustive(later_ns))], now_ns=0)
     assert set(found.candidates) >= set(expected.candidates)
 
 
-def test_what_rises_or_sets_within_the_interval_is_named_while_it_is_up() -> None:
-    """At its beginning and at its end, from six sites: every object less than two degrees high, of which a dozen and more
-    are below the horizon ten seconds from then."""
+def test_objects_that_rise_or_set_within_the_interval_are_candidates_while_above_the_horizon() -> None:
+    """Checked at both ends of the interval, from six sites, for every object below 2 degrees of elevation. At least 12 of
+    them are below the horizon ten seconds earlier or later."""
     interval = noon(2_000)
     down = 0
     for site in RADAR_SITES:
@@ -270,13 +269,13 @@ def test_what_rises_or_sets_within_the_interval_is_named_while_it_is_up() -> Non
             down += np.setdiff1d(low, up_in_the_middle).size
             for row in low.tolist():
                 moment = Moment.of(interval, row, time_ns)
-                assert row in named_towards(interval, moment, site)
-                assert row in named_at_range(interval, moment, site)
+                assert row in found_towards(interval, moment, site)
+                assert row in found_at_range(interval, moment, site)
     assert down >= 12
 
 
 MIDDLE_OF_A_VIEW_NS = NOON_NS + 3 * VIEW_NS + VIEW_NS // 2
-"""When an index has no margin for motion."""
+"""A time at which the search radius has no margin for motion."""
 
 PERFECT = Uncertainty(
     sigma_range_m=1e-3,
@@ -288,7 +287,7 @@ PERFECT = Uncertainty(
 
 
 def far_up(range_m: float, towards: Floats, *, at_ns: int, errors: ElementSetErrors | None = None) -> CatalogInterval:
-    """One object over Tromsø, flying at 3 km/s along ``towards``: so much east, north and up."""
+    """One object over Tromsø, moving at 3 km/s in the direction ``towards`` (east, north, up)."""
     there = teme_sites(TROMSO.r_fixed_m, TROMSO.horizon, sidereal_angle(*julian_date(np.array([at_ns]))))
     horizon = there.horizon_teme[0]
     velocity_m_s = 3_000.0 * towards @ horizon / np.linalg.norm(towards)
@@ -296,7 +295,7 @@ def far_up(range_m: float, towards: Floats, *, at_ns: int, errors: ElementSetErr
 
 
 def in_the_gate(report: Observation, interval: CatalogInterval) -> bool:
-    """Whether it is the one object's."""
+    """Whether the report is correlated with the only object."""
     (found,) = Associator({report.source_id: Sensor(TROMSO)}).correlate([Placed(report, interval)], now_ns=0)
     return found.association == "correlated"
 
@@ -304,8 +303,8 @@ def in_the_gate(report: Observation, interval: CatalogInterval) -> bool:
 WEST, UP = np.array([-1.0, 0.0, 0.0]), np.array([0.0, 0.1, 1.0])
 
 
-def test_the_indices_allow_for_how_far_off_an_element_set_is() -> None:
-    """Perfect sensors, no time for motion, and an object that is four standard deviations from where it was thought."""
+def test_the_search_radius_includes_the_element_sets_uncertainty() -> None:
+    """With perfect sensors and no margin for motion, an object four standard deviations off is still found."""
     ahead = np.array([0.0, 4.0 * 500.0, 0.0])
     interval = far_up(1e7, WEST, at_ns=MIDDLE_OF_A_VIEW_NS)
     moment = Moment.of(interval, 0, MIDDLE_OF_A_VIEW_NS)
@@ -318,8 +317,8 @@ def test_the_indices_allow_for_how_far_off_an_element_set_is() -> None:
     assert in_the_gate(beacon(moment.moved(ahead), sigma=PERFECT), interval)
 
 
-def test_the_indices_have_objects_where_the_light_left_them() -> None:
-    """Known to ten metres, 40,000 km off, 400 m farther on by the time that their light arrives."""
+def test_the_indices_use_positions_corrected_for_light_time() -> None:
+    """An object known to 10 m, at 40,000 km, moves 400 m in its light time and is still found."""
     known = AxisErrors(
         radial_m=10.0,
         in_track_m=10.0,
@@ -337,9 +336,9 @@ def test_the_indices_have_objects_where_the_light_left_them() -> None:
 
 
 @pytest.mark.parametrize("sigmas", [-4.8, 4.8])
-def test_a_far_off_object_is_looked_for_where_it_was_when_the_pulse_bounced(sigmas: float) -> None:
-    """40,000 km up and flying west at 3 km/s, it is 0.8 km off that by when the echo is heard. At the middle of the
-    interval, where an index has no margin for motion, 4.8 standard deviations along the track are within the gate."""
+def test_a_radar_searches_at_the_time_of_the_bounce(sigmas: float) -> None:
+    """At 40,000 km and 3 km/s west, an object moves 0.8 km between the bounce and the echo. In the middle of the interval,
+    where the search radius has no margin for motion, an in-track error of 4.8 standard deviations is within the gate."""
     time_ns = NOON_NS + STEP_NS // 2
     interval = far_up(4e7, WEST, at_ns=time_ns)
     moment = Moment.of(interval, 0, time_ns).moved(np.array([0.0, sigmas * 500.0, 0.0]))
@@ -347,52 +346,52 @@ def test_a_far_off_object_is_looked_for_where_it_was_when_the_pulse_bounced(sigm
     assert in_the_gate(echo(TROMSO, moment, sigma=sigma), interval)
 
 
-# What the indices answer.
+# The results of the indices.
 
 
 @cache
-def crowded() -> CatalogInterval:
-    """Forty objects in one place among three hundred others."""
-    return interval_at((*sky(300), *[crowd_member(number) for number in range(40)]))
+def with_forty_copies() -> CatalogInterval:
+    """Forty objects at one position, and three hundred others."""
+    return interval_at((*sky(300), *[copy_of_noon_object(number) for number in range(40)]))
 
 
-def crowd_member(number: int) -> ElementSet:
+def copy_of_noon_object(number: int) -> ElementSet:
     return replace(noon_object(), catalog_number=900_000 + number)
 
 
 @cache
 def noon_object() -> ElementSet:
-    """One that is high over Tromsø at noon."""
+    """The highest object over Tromsø at noon."""
     return sky()[int(np.argmax(elevations_rad(TROMSO, noon(), NOON_NS)))]
 
 
-def test_any_number_of_objects_in_one_place_are_all_named() -> None:
-    """Forty, five times what an index is asked for at first, by position, direction and range."""
-    moment = Moment.of(crowded(), 300, NOON_NS + 1)
+def test_all_objects_at_one_position_are_candidates() -> None:
+    """There are forty, five times the number in the first query; searched by position, direction and range."""
+    moment = Moment.of(with_forty_copies(), 300, NOON_NS + 1)
     crowd = set(range(300, 340))
-    assert crowd <= set(named_near(crowded(), moment))
-    assert crowd <= set(named_towards(crowded(), moment))
-    assert crowd <= set(named_at_range(crowded(), moment))
+    assert crowd <= set(found_near(with_forty_copies(), moment))
+    assert crowd <= set(found_towards(with_forty_copies(), moment))
+    assert crowd <= set(found_at_range(with_forty_copies(), moment))
 
 
-def test_no_object_is_named_twice_for_one_observation() -> None:
-    """Neither in a crowd nor where the reach takes in the whole sky."""
-    everything = crowded().near(ELSEWHERE, np.array([NOON_NS]), 5.0, np.array([1e9]))
+def test_no_object_is_twice_a_candidate_for_one_observation() -> None:
+    """Neither with many objects at one position, nor with a search radius of the whole sky."""
+    everything = with_forty_copies().near(EARTH_CENTRE, np.array([NOON_NS]), 5.0, np.array([1e9]))
     assert sorted(everything.object.tolist()) == list(range(340))
-    named = named_near(crowded(), Moment.of(crowded(), 300, NOON_NS))
-    assert len(named) == len(set(named))
+    found = found_near(with_forty_copies(), Moment.of(with_forty_copies(), 300, NOON_NS))
+    assert len(found) == len(set(found))
 
 
-def test_what_is_named_is_told_by_observation_in_order() -> None:
-    """Of observations whose objects are many, one or none, over all views of the interval: each has its own, row by row."""
-    interval = crowded()
+def test_candidates_are_sorted_by_observation_and_equal_those_of_a_single_search() -> None:
+    """The observations have many candidates, one, or no candidate, and use all views of the interval."""
+    interval = with_forty_copies()
     rng = np.random.default_rng(3)
     times_ns = NOON_NS + rng.integers(0, STEP_NS, 60)
     rows = rng.permutation(np.repeat([300, int(risen(TROMSO, interval, NOON_NS)[0]), -1], 20))
     moments = [Moment.of(interval, row, time_ns) for row, time_ns in zip(rows.tolist(), times_ns.tolist(), strict=True)]
     r_m = np.array([each.r_m if row >= 0 else np.zeros(3) for row, each in zip(rows.tolist(), moments, strict=True)])
     sights = np.array([sight_of(TROMSO, moment, interval) for moment in moments])
-    sights[rows < 0] = -there_up(times_ns[rows < 0])
+    sights[rows < 0] = -tromso_zenith(times_ns[rows < 0])
     ranges_m = np.array([echo_of(TROMSO, moment)[0] for moment in moments])
     ranges_m[rows < 0] = 1.0
     gate_rad, gate_m = np.full(60, 1e-4), np.full(60, 10.0)
@@ -412,20 +411,20 @@ def test_what_is_named_is_told_by_observation_in_order() -> None:
     ):
         assert np.all(np.diff(pairs.row) >= 0)
         for number, (row, of_it) in enumerate(zip(rows.tolist(), alone, strict=True)):
-            named = set(pairs.object[pairs.row == number].tolist())
-            assert named == set(of_it.object.tolist())
-            assert row < 0 or row in named
-            assert row >= 0 or not named
+            found = set(pairs.object[pairs.row == number].tolist())
+            assert found == set(of_it.object.tolist())
+            assert row < 0 or row in found
+            assert row >= 0 or not found
 
 
-def there_up(times_ns: Nanoseconds) -> Floats:
-    """Up in Tromsø."""
+def tromso_zenith(times_ns: Nanoseconds) -> Floats:
+    """The zenith of Tromsø in TEME."""
     angle_rad = sidereal_angle(*julian_date(times_ns))
     return teme_sites(TROMSO.r_fixed_m, TROMSO.horizon, angle_rad).horizon_teme[:, 2]
 
 
-def test_an_empty_catalogue_names_nothing() -> None:
-    """Nor does it fail, whatever is asked of it."""
+def test_an_empty_catalogue_has_no_candidates() -> None:
+    """No search fails either."""
     interval = interval_at(())
     times_ns, one = np.array([NOON_NS, NOON_NS + 1]), np.ones(2)
     assert interval.usable.size == 0
@@ -437,16 +436,16 @@ def test_an_empty_catalogue_names_nothing() -> None:
         assert (pairs.row.size, pairs.object.size) == (0, 0)
 
 
-def test_nothing_is_named_where_nothing_flies() -> None:
-    """At the Earth's centre, straight down, and at a range of one metre or of a light-second."""
+def test_there_are_no_candidates_where_there_are_no_objects() -> None:
+    """At the Earth's centre, straight down, and at a range of one metre or one light-second."""
     times_ns, gate = np.array([NOON_NS]), np.array([1e-4])
-    assert noon().near(ELSEWHERE, times_ns, 5.0, gate).object.size == 0
-    assert noon().towards(TROMSO, -there_up(times_ns), times_ns, gate, 5.0).object.size == 0
+    assert noon().near(EARTH_CENTRE, times_ns, 5.0, gate).object.size == 0
+    assert noon().towards(TROMSO, -tromso_zenith(times_ns), times_ns, gate, 5.0).object.size == 0
     for range_m in (1.0, SPEED_OF_LIGHT_M_S):
         assert noon().at_range(TROMSO, np.array([range_m]), times_ns, gate, 5.0).object.size == 0
 
 
-def test_pairs_are_told_in_the_callers_own_numbers() -> None:
-    """Rows 0 and 1 of a selection are its members."""
+def test_pairs_can_be_renumbered_to_the_callers_rows() -> None:
+    """Rows 0 and 1 of a selection become the selected row numbers."""
     pairs = Pairs(np.array([0, 1, 1]), np.array([7, 8, 9])).renumbered(np.array([30, 50]))
     assert (pairs.row.tolist(), pairs.object.tolist()) == ([30, 50, 50], [7, 8, 9])

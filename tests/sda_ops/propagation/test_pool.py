@@ -1,3 +1,5 @@
+"""`PropagatorPool` and `PropagationWorker`: requests in pieces, catalogue versions, and real worker processes."""
+
 from __future__ import annotations
 
 import asyncio
@@ -40,7 +42,7 @@ def minutes_later(*minutes: int) -> Nanoseconds:
     return NOW_NS + np.array(minutes) * 60 * NS_PER_S
 
 
-def sgp4_says(catalog: tuple[ElementSet, ...], time_ns: Nanoseconds) -> States:
+def states_by_sgp4(catalog: tuple[ElementSet, ...], time_ns: Nanoseconds) -> States:
     return sgp4_states(SatrecArray([elements.satrec for elements in catalog]), time_ns)
 
 
@@ -51,25 +53,25 @@ def assert_equal(ours: States, theirs: States) -> None:
 
 
 class SlowWorkers:
-    """Handlers in this process whose answers come when they are let go, the last first; every request is kept."""
+    """Handlers in this process. Every request is recorded. While ``blocked``, calls wait for `release`, last one first."""
 
     def __init__(self, count: int = 1) -> None:
         self.handlers = [PropagationWorker() for _ in range(count)]
         self.requests: list[Arrays] = []
         self.waiting: list[asyncio.Future[None]] = []
-        self.abandoned = 0
-        self.held = False
+        self.cancelled = 0
+        self.blocked = False
         self.share_fails_after: int | None = None
 
     async def call(self, method: str, arrays: Arrays) -> Arrays:
         handler = self.handlers[len(self.requests) % len(self.handlers)]
         self.requests.append(arrays)
-        if self.held:
+        if self.blocked:
             self.waiting.append(asyncio.get_running_loop().create_future())
             try:
                 await self.waiting[-1]
             except asyncio.CancelledError:
-                self.abandoned += 1
+                self.cancelled += 1
                 raise
         return handler.handle(method, arrays)
 
@@ -80,14 +82,14 @@ class SlowWorkers:
             handler.share(key, arrays)
             await asyncio.sleep(0)
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         for future in reversed(self.waiting):
             future.set_result(None)
             await asyncio.sleep(0)
         self.waiting.clear()
-        self.held = False
+        self.blocked = False
 
 
 async def pool_of(workers: Workers, **options: Any) -> PropagatorPool:
@@ -102,10 +104,10 @@ async def pool_of(workers: Workers, **options: Any) -> PropagatorPool:
     chunk=st.integers(1, 20_000),
     keep=st.booleans(),
 )
-def test_pieces_cover_every_state_once_and_are_no_larger_than_allowed(
+def test_pieces_cover_every_state_once_and_respect_the_size_limit(
     *, objects: int, times: int, chunk: int, keep: bool
 ) -> None:
-    """Every object and time is in exactly one piece, in order; a piece has one state at least, or fits, or is one time."""
+    """Every object and time is in exactly one piece, in order. A piece fits the limit, or has one state or one time only."""
     covered = np.zeros((objects, times), dtype=np.int64)
     pieces = split_request(objects, times, chunk_bytes=chunk, keep_objects=keep)
     for rows, columns in pieces:
@@ -122,37 +124,37 @@ def test_pieces_cover_every_state_once_and_are_no_larger_than_allowed(
     assert starts == sorted(starts)
 
 
-def test_pieces_are_few() -> None:
-    """14,683 objects at 60 times in 2 MiB answers are 21 pieces, and 30 where all objects must stay together."""
+def test_requests_are_split_into_few_pieces() -> None:
+    """14,683 objects at 60 times in 2 MiB answers are 21 pieces, and 30 if all objects stay together."""
     assert len(split_request(14_683, 60, chunk_bytes=2 << 20, keep_objects=False)) == 21
     assert len(split_request(14_683, 60, chunk_bytes=2 << 20, keep_objects=True)) == 30
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 500, 5_000, 1 << 20])
-async def test_answers_in_any_order_are_put_where_they_belong(chunk_bytes: int) -> None:
-    """Cut into pieces of any size and answered last first by three workers, the states are sgp4's to the bit."""
+async def test_answers_in_any_order_give_the_right_states(chunk_bytes: int) -> None:
+    """With pieces of any size, answered last first by three workers, the states equal sgp4's to the bit."""
     workers = SlowWorkers(3)
     pool = await pool_of(workers, chunk_bytes=chunk_bytes)
-    workers.held = True
-    asked = asyncio.create_task(pool.propagate(None, minutes_later(0, 10, 20)))
-    await workers.let_go()
-    assert_equal(await asked, sgp4_says(CATALOG, minutes_later(0, 10, 20)))
+    workers.blocked = True
+    request = asyncio.create_task(pool.propagate(None, minutes_later(0, 10, 20)))
+    await workers.release()
+    assert_equal(await request, states_by_sgp4(CATALOG, minutes_later(0, 10, 20)))
 
 
 @pytest.mark.parametrize("engine", ["sgp4", "auto"])
-async def test_a_selection_is_those_objects_in_that_order(engine: str) -> None:
-    """Rows asked for, in any order and twice over, come back in that order, in pieces or whole; one time may be a number."""
+async def test_a_selection_gives_the_states_of_its_rows_in_their_order(engine: str) -> None:
+    """Rows may be in any order and may repeat, with several pieces or one. A single time may be a plain number."""
     pool = await pool_of(SlowWorkers(2), engine=engine, chunk_bytes=200)
     rows = np.array([70, 2, 2, 99])
-    whole = sgp4_says(CATALOG, minutes_later(5, 6))
+    whole = states_by_sgp4(CATALOG, minutes_later(5, 6))
     states = await pool.propagate(rows, minutes_later(5, 6))
     assert_equal(states, States(whole.r_teme_m[rows], whole.v_teme_m_s[rows], whole.error[rows]))
     one = await pool.propagate(rows, minutes_later(5)[0])
     np.testing.assert_array_equal(one.r_teme_m, whole.r_teme_m[rows, :1])
 
 
-async def test_no_objects_or_no_times_are_empty_states() -> None:
-    """Nothing asked for is nothing computed, in the right shape, and no worker is asked."""
+async def test_no_objects_or_no_times_give_empty_states() -> None:
+    """They have the right shape, and no worker is called."""
     workers = SlowWorkers()
     pool = await pool_of(workers)
     nothing = np.empty(0, dtype=np.int64)
@@ -162,8 +164,8 @@ async def test_no_objects_or_no_times_are_empty_states() -> None:
 
 
 @pytest.mark.parametrize(("rows", "message"), [([0, 100], r"0\.\.99, got 0\.\.100"), ([-1], r"0\.\.99, got -1\.\.-1")])
-async def test_a_row_that_is_not_there_is_the_callers_error(rows: list[int], message: str) -> None:
-    """A row beyond the catalogue, or a negative one, is an IndexError before any worker is asked."""
+async def test_a_row_outside_the_catalogue_is_an_index_error(rows: list[int], message: str) -> None:
+    """A row that is too large or negative raises IndexError before any worker is called."""
     workers = SlowWorkers()
     pool = await pool_of(workers)
     with pytest.raises(IndexError, match=message):
@@ -172,15 +174,15 @@ async def test_a_row_that_is_not_there_is_the_callers_error(rows: list[int], mes
 
 
 async def test_without_a_catalogue_nothing_is_propagated() -> None:
-    """Asked before it has a catalogue, the pool says so; told to cut into nothing, likewise."""
+    """A request before the first catalogue raises RuntimeError, and a chunk size of zero raises ValueError."""
     with pytest.raises(RuntimeError, match="call use_catalog first"):
         await PropagatorPool(SlowWorkers()).propagate(None, minutes_later(0))
     with pytest.raises(ValueError, match="chunk_bytes must be >= 1, got 0"):
         PropagatorPool(SlowWorkers(), chunk_bytes=0)
 
 
-async def test_what_cannot_be_propagated_is_marked_and_the_rest_is_finite() -> None:
-    """Stale by the pool's own max_age: marked, NaN, not usable; everything else is finite. With no bound nothing is stale."""
+async def test_states_that_cannot_be_propagated_are_nan_and_the_others_finite() -> None:
+    """A state beyond max_age is stale: NaN and not usable. Without max_age no state is stale."""
     strict = await pool_of(SlowWorkers(), max_age=timedelta(hours=1))
     states = await strict.propagate(None, minutes_later(0, 59, 61))
     assert np.all(states.error == [PropagationError.NONE, PropagationError.NONE, PropagationError.STALE])
@@ -190,25 +192,25 @@ async def test_what_cannot_be_propagated_is_marked_and_the_rest_is_finite() -> N
     assert (await lax.propagate(None, minutes_later(60 * 24 * 40))).usable.any()
 
 
-async def test_a_request_under_way_finishes_with_the_catalogue_it_began_with() -> None:
-    """Reloaded in between, a held request's states are the old catalogue's, all of them; the next one's are the new."""
+async def test_a_request_in_flight_during_a_reload_finishes_with_the_old_catalogue() -> None:
+    """All of its states are the old catalogue's; those of the next request are the new one's."""
     workers = SlowWorkers(2)
     pool = await pool_of(workers, chunk_bytes=1000)
-    workers.held = True
-    asked = asyncio.create_task(pool.propagate(None, minutes_later(0)))
+    workers.blocked = True
+    request = asyncio.create_task(pool.propagate(None, minutes_later(0)))
     await asyncio.sleep(0)
     assert await pool.use_catalog(ElementColumns.of(OTHER_CATALOG)) == 2
-    await workers.let_go()
-    assert_equal(await asked, sgp4_says(CATALOG, minutes_later(0)))
-    assert_equal(await pool.propagate(None, minutes_later(0)), sgp4_says(OTHER_CATALOG, minutes_later(0)))
+    await workers.release()
+    assert_equal(await request, states_by_sgp4(CATALOG, minutes_later(0)))
+    assert_equal(await pool.propagate(None, minutes_later(0)), states_by_sgp4(OTHER_CATALOG, minutes_later(0)))
 
 
-async def test_two_reloads_later_a_request_is_refused_not_mixed() -> None:
-    """A request whose catalogue no worker has any more fails with both version numbers; the other pieces are abandoned."""
+async def test_a_request_in_flight_during_two_reloads_fails_instead_of_mixing_versions() -> None:
+    """Its catalogue is gone from the workers. The error has both version numbers, and the other pieces are cancelled."""
     workers = SlowWorkers()
     pool = await pool_of(workers, chunk_bytes=1000)
-    workers.held = True
-    asked = asyncio.create_task(pool.propagate(None, minutes_later(0)))
+    workers.blocked = True
+    request = asyncio.create_task(pool.propagate(None, minutes_later(0)))
     await asyncio.sleep(0)
     await pool.use_catalog(ElementColumns.of(OTHER_CATALOG))
     await pool.use_catalog(ElementColumns.of(CATALOG))
@@ -216,13 +218,13 @@ async def test_two_reloads_later_a_request_is_refused_not_mixed() -> None:
         await asyncio.sleep(0)
     workers.waiting[0].set_result(None)
     with pytest.raises(CatalogMismatch, match="expected catalogue version 1, the worker has 3") as caught:
-        await asked
+        await request
     assert (caught.value.expected, caught.value.got) == (1, 3)
-    assert workers.abandoned == len(workers.waiting) - 1 > 0
+    assert workers.cancelled == len(workers.waiting) - 1 > 0
 
 
-async def test_an_answer_of_another_version_is_refused() -> None:
-    """A worker that answers with states of a version that was not asked for is not believed."""
+async def test_an_answer_with_another_version_is_rejected() -> None:
+    """A worker that answers with states of a version that was not requested makes the request fail."""
 
     class Confused(SlowWorkers):
         async def call(self, method: str, arrays: Arrays) -> Arrays:
@@ -234,8 +236,8 @@ async def test_an_answer_of_another_version_is_refused() -> None:
         await pool.propagate(None, minutes_later(0))
 
 
-async def test_a_worker_without_a_catalogue_is_refused() -> None:
-    """A worker that has been given nothing says version 0, and its answer is an error."""
+async def test_the_answer_of_a_worker_without_a_catalogue_is_rejected() -> None:
+    """A worker that has no catalogue answers with version 0, and the request fails."""
     workers = SlowWorkers()
     pool = await pool_of(workers)
     workers.handlers[0] = PropagationWorker()
@@ -243,8 +245,8 @@ async def test_a_worker_without_a_catalogue_is_refused() -> None:
         await pool.propagate(None, minutes_later(0))
 
 
-async def test_a_catalogue_that_could_not_be_shared_changes_nothing() -> None:
-    """However often sharing fails half-way, every worker still answers with the catalogue in use; then the next is taken."""
+async def test_a_failed_share_leaves_the_catalogue_in_use() -> None:
+    """After several shares that fail half-way, every worker still answers with the old catalogue, and a later share works."""
     workers = SlowWorkers(2)
     pool = await pool_of(workers, chunk_bytes=1000)
     workers.share_fails_after = 1
@@ -252,14 +254,14 @@ async def test_a_catalogue_that_could_not_be_shared_changes_nothing() -> None:
         with pytest.raises(OSError, match="lost"):
             await pool.use_catalog(ElementColumns.of(OTHER_CATALOG))
     assert pool.catalog_version == 1
-    assert_equal(await pool.propagate(None, minutes_later(0)), sgp4_says(CATALOG, minutes_later(0)))
+    assert_equal(await pool.propagate(None, minutes_later(0)), states_by_sgp4(CATALOG, minutes_later(0)))
     workers.share_fails_after = None
     await pool.use_catalog(ElementColumns.of(OTHER_CATALOG))
-    assert_equal(await pool.propagate(None, minutes_later(0)), sgp4_says(OTHER_CATALOG, minutes_later(0)))
+    assert_equal(await pool.propagate(None, minutes_later(0)), states_by_sgp4(OTHER_CATALOG, minutes_later(0)))
 
 
-async def test_two_reloads_at_once_take_turns() -> None:
-    """Of two catalogues shared at the same time each is answered from as soon as it is in use; the later one stays."""
+async def test_concurrent_reloads_run_one_after_the_other() -> None:
+    """Each of two catalogues is used for requests as soon as it is shared; the second stays in use."""
     workers = SlowWorkers(2)
     pool = await pool_of(workers)
 
@@ -268,14 +270,14 @@ async def test_two_reloads_at_once_take_turns() -> None:
 
     (first, there), (second, then) = await asyncio.gather(reload(OTHER_CATALOG), reload(CATALOG[:10]))
     assert (first, second) == (2, 3)
-    assert_equal(there, sgp4_says(OTHER_CATALOG, minutes_later(0)))
-    assert_equal(then, sgp4_says(CATALOG[:10], minutes_later(0)))
-    assert_equal(await pool.propagate(None, minutes_later(0)), sgp4_says(CATALOG[:10], minutes_later(0)))
+    assert_equal(there, states_by_sgp4(OTHER_CATALOG, minutes_later(0)))
+    assert_equal(then, states_by_sgp4(CATALOG[:10], minutes_later(0)))
+    assert_equal(await pool.propagate(None, minutes_later(0)), states_by_sgp4(CATALOG[:10], minutes_later(0)))
 
 
 @pytest.mark.parametrize("engine", ["sgp4", "auto"])
 async def test_the_worker_computes_with_the_pools_engine(engine: Engine) -> None:
-    """heyoka, kept to one thread, is asked for the whole catalogue, some times a piece; sgp4 for some objects at all times."""
+    """Pieces for heyoka (one thread) have all objects and some times; pieces for sgp4 have some objects and all times."""
     heyoka = pytest.importorskip("heyoka", reason="the extra 'heyoka' is not installed")
     heyoka.set_nthreads(2)
     workers = SlowWorkers()
@@ -284,8 +286,8 @@ async def test_the_worker_computes_with_the_pools_engine(engine: Engine) -> None
     ((_, propagator),) = workers.handlers[0]._catalogs.values()
     assert propagator.engine == {"sgp4": "sgp4", "auto": "heyoka"}[engine]
     await pool.propagate(None, minutes_later(0, 1, 2, 3))
-    asked = [(len(request.get("objects", CATALOG)), len(request["timestamp_ns"])) for request in workers.requests]
-    assert asked == ([(50, 4), (50, 4)] if engine == "sgp4" else [(100, 2), (100, 2)])
+    sizes = [(len(request.get("objects", CATALOG)), len(request["timestamp_ns"])) for request in workers.requests]
+    assert sizes == ([(50, 4), (50, 4)] if engine == "sgp4" else [(100, 2), (100, 2)])
     workers.requests.clear()
     await pool.propagate(np.arange(80), minutes_later(0, 1, 2, 3, 4))
     assert [(len(request["objects"]), len(request["timestamp_ns"])) for request in workers.requests] == [
@@ -294,19 +296,19 @@ async def test_the_worker_computes_with_the_pools_engine(engine: Engine) -> None
     ]
 
 
-async def test_a_cancelled_request_abandons_its_pieces() -> None:
-    """Cancelled while workers compute, every piece is given up, and the pool goes on."""
+async def test_cancelling_a_request_cancels_its_pieces() -> None:
+    """Every piece is cancelled while workers compute, and the pool answers later requests."""
     workers = SlowWorkers()
     pool = await pool_of(workers, chunk_bytes=1000)
-    workers.held = True
-    asked = asyncio.create_task(pool.propagate(None, minutes_later(0)))
+    workers.blocked = True
+    request = asyncio.create_task(pool.propagate(None, minutes_later(0)))
     for _ in range(5):
         await asyncio.sleep(0)
-    asked.cancel()
+    request.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asked
-    assert workers.abandoned == len(workers.requests) == 5
-    workers.held = False
+        await request
+    assert workers.cancelled == len(workers.requests) == 5
+    workers.blocked = False
     assert (await pool.propagate(None, minutes_later(0))).usable.all()
 
 
@@ -317,8 +319,8 @@ async def test_a_cancelled_request_abandons_its_pieces() -> None:
         lambda worker: worker.share("sites", {}),
     ],
 )
-def test_a_worker_does_nothing_else(misuse: Callable[[PropagationWorker], object]) -> None:
-    """Another method or another share is an error that names what came."""
+def test_a_worker_rejects_unknown_methods_and_shares(misuse: Callable[[PropagationWorker], object]) -> None:
+    """The error names the unknown method or key."""
     with pytest.raises(ValueError, match=r"got '(predict|sites)'"):
         misuse(PropagationWorker())
 
@@ -346,7 +348,7 @@ def real_catalog() -> ElementColumns:
 async def test_real_processes_compute_the_real_catalogue(
     real_catalog: ElementColumns, engine: Engine, tolerance_m: float
 ) -> None:
-    """14,683 real objects at 4 times, cut in pieces, by two processes: sgp4's states to the bit, heyoka's to 1e-6 km."""
+    """14,683 objects at 4 times, in pieces, by two processes, equal sgp4's states: to the bit, or to 1e-6 km by heyoka."""
     times_ns = MARCH_10TH_2026_NS + np.array([-40, 0, 1, 20]) * NS_PER_DAY
     inline = InlinePropagator(engine="sgp4")
     await inline.use_catalog(real_catalog)
@@ -362,22 +364,22 @@ async def test_real_processes_compute_the_real_catalogue(
     assert np.count_nonzero(there.usable[:, 1:]) > 40_000
 
 
-async def test_a_worker_that_is_killed_is_replaced_by_one_that_has_the_catalogue() -> None:
-    """Both processes killed after a reload, their successors answer, with the newest catalogue."""
+async def test_the_replacement_of_a_killed_worker_has_the_catalogue() -> None:
+    """Both processes are killed after a reload; their replacements answer with the newest catalogue."""
     ready: asyncio.Queue[BulkheadEvent] = asyncio.Queue()
 
-    def note(event: BulkheadEvent) -> None:
+    def record(event: BulkheadEvent) -> None:
         if event.decision == "worker_ready":
             ready.put_nowait(event)
 
-    async with processes(note) as bulkhead:
+    async with processes(record) as bulkhead:
         pool = await pool_of(bulkhead)
         await pool.use_catalog(ElementColumns.of(OTHER_CATALOG))
         for pid in bulkhead.statistics().pids.values():
             os.kill(pid, signal.SIGKILL)
-        for _ in range(4):  # two that were, two that come
+        for _ in range(4):  # the two first ones and their replacements
             await ready.get()
         answers = await asyncio.gather(*(pool.propagate(None, minutes_later(0)) for _ in range(4)))
         assert bulkhead.statistics().restarts == 2
     for answer in answers:
-        assert_equal(answer, sgp4_says(OTHER_CATALOG, minutes_later(0)))
+        assert_equal(answer, states_by_sgp4(OTHER_CATALOG, minutes_later(0)))

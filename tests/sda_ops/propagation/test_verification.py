@@ -1,6 +1,6 @@
-"""SGP4's own verification set through the pool: AIAA 2006-6753, ``SGP4-VER.TLE`` and ``tcppver.out``, shipped by sgp4.
+"""SGP4's verification set (AIAA 2006-6753, ``SGP4-VER.TLE`` and ``tcppver.out``, shipped by sgp4), computed by the pool.
 
-The table prints eight decimals of a kilometre: 10 micrometres.
+The published table has eight decimals of a kilometre: 10 micrometres.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from sda_ops.propagation.pool import InlinePropagator
 
 NS_PER_MINUTE = 60 * 10**9
 ONE_MILLIMETRE = 1e-3
-HALF_A_PRINTED_DIGIT = 5.1e-6  # metres, a little rounding of ours included
+HALF_A_PRINTED_DIGIT = 5.1e-6  # metres, with some rounding error
 HALF_A_PRINTED_DIGIT_OF_VELOCITY = 5.1e-7
-FAR_FROM_EPOCH_MIN = 1_000_000.0  # three and a half years: 20413's second row of the set
+FAR_FROM_EPOCH_MIN = 1_000_000.0  # two years: the second row of object 20413 is 3.5 years from its epoch
 ONE_MILLIONTH_KILOMETRE = 1e-3
 
 FILLED_IN = 33334
-"""SGP4 refuses it at its epoch (eccentricity -0.1); the program that made the table printed what it had in memory: the last
-line of 33333 under time 0. There is nothing to compare."""
+"""SGP4 fails for this object at its epoch (eccentricity -0.1). The program that made the table printed its memory instead:
+the last line of 33333 with time 0. So there is nothing to compare."""
 
 
 class Row(NamedTuple):
-    """One element set of the verification set: what it is, the times it asks for, and the published table."""
+    """One element set of the verification set, its times, and the published table."""
 
     satrec: Satrec
-    asked_min: Floats
+    times_min: Floats
     published: Floats  # (n, 7): minutes since epoch, km, km/s
 
     @property
@@ -74,8 +74,8 @@ async def pool(engine: Engine) -> InlinePropagator:
     return propagator
 
 
-async def test_the_pool_gives_the_published_table() -> None:
-    """All 666 published states come through the pool to the last printed digit; those years from epoch to 1 mm."""
+async def test_the_pool_reproduces_the_published_table() -> None:
+    """All 666 published states are equal to the last printed digit; those years from the epoch to 1 mm."""
     propagator = await pool("sgp4")
     compared = 0
     for index, row in enumerate(VERIFICATION_SET):
@@ -93,12 +93,12 @@ async def test_the_pool_gives_the_published_table() -> None:
     assert (len(VERIFICATION_SET), compared) == (33, 666)
 
 
-async def test_the_pool_gives_what_sgp4_gives_to_the_last_bit() -> None:
-    """At every time that the set asks for, states and error codes are those of sgp4 called directly, bit for bit."""
+async def test_the_pool_equals_sgp4_to_the_last_bit() -> None:
+    """At every time of the set, states and error codes equal those of sgp4 called directly."""
     propagator = await pool("sgp4")
     codes: set[int] = set()
     for index, row in enumerate(VERIFICATION_SET):
-        times_ns = row.time_ns(row.asked_min)
+        times_ns = row.time_ns(row.times_min)
         states = await propagator.propagate(np.array([index]), times_ns)
         error, r_km, v_km_s = row.satrec.sgp4_array(*julian_date(times_ns))
         np.testing.assert_array_equal(states.error[0], error)
@@ -117,12 +117,12 @@ async def test_the_pool_gives_what_sgp4_gives_to_the_last_bit() -> None:
     }
 
 
-async def test_heyoka_gives_the_same() -> None:
-    """With heyoka all 33 have sgp4's error codes, and its positions to 1e-6 km, deep space included."""
+async def test_heyoka_matches_sgp4_on_the_verification_set() -> None:
+    """All 33 objects, deep space included, have the same error codes, and the same positions to 1e-6 km."""
     pytest.importorskip("heyoka", reason="the extra 'heyoka' is not installed")
     compiled, plain = await pool("heyoka"), await pool("sgp4")
     for index, row in enumerate(VERIFICATION_SET):
-        times_ns = row.time_ns(row.asked_min)
+        times_ns = row.time_ns(row.times_min)
         theirs, ours = await compiled.propagate(None, times_ns), await plain.propagate(None, times_ns)
         np.testing.assert_array_equal(theirs.error[index], ours.error[index])
         np.testing.assert_allclose(theirs.r_teme_m[index], ours.r_teme_m[index], rtol=0, atol=ONE_MILLIONTH_KILOMETRE)
