@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-no-api fusion-demo up down browser test explore chaos chaos-seed outage prefect-outage lint types contracts format check bench bench-build bench-cost bench-ingest bench-prefect bench-correlation isolation screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-build bench-cost bench-ingest bench-prefect bench-correlation isolation screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,14 +50,22 @@ down: $(VENV)/.run-ready  ## stop what `make up` has started; flow runs drain fi
 browser:  ## install Chromium (Debian and its kin), for the tests that look at the UI
 	scripts/debian-packages.sh
 
-check: $(VENV)/.run-ready  ## validate the settings and the topology, print the graph
+topology: $(VENV)/.run-ready  ## validate the settings and the topology, print the graph
 	$(BIN)/python -m flows check $(ARGS)
 
-test: $(VENV)/.dev-ready  ## every test (a few minutes)
-	$(BIN)/python -m pytest $(ARGS)
+check: lint types contracts test  ## what every change must pass
 
-explore: $(VENV)/.dev-ready  ## the property tests with examples that nobody has tried yet
-	NEW_EXAMPLES=1 $(BIN)/python -m pytest -m hypothesis $(ARGS)
+# Many tests wait for processes and sockets: two test processes a core keep every core busy.
+PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),$(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))) --dist loadgroup --no-loadscope-reorder
+
+test: $(VENV)/.dev-ready  ## the tests that every change must pass (six minutes on two cores)
+	$(PYTEST) $(ARGS)
+
+test-long: $(VENV)/.dev-ready  ## the same properties with more seeds, schedules and examples (LONG minutes)
+	TESTS_LONG=1 $(PYTEST) -m "long or hypothesis" $(ARGS)
+
+explore: $(VENV)/.dev-ready  ## the property tests with new examples: `make test` tries the same ones each time
+	TESTS_LONG=1 NEW_EXAMPLES=1 $(PYTEST) -m hypothesis $(ARGS)
 
 chaos: $(VENV)/.dev-ready  ## many more random schedules than the tests run: SEEDS=100000, from SEED=0
 	$(BIN)/python -m tests.chaos.schedule $(or $(SEED),0) --count $(or $(SEEDS),100000)
@@ -65,9 +73,10 @@ chaos: $(VENV)/.dev-ready  ## many more random schedules than the tests run: SEE
 chaos-seed: $(VENV)/.dev-ready  ## one random schedule again, with its graph, faults and decisions: SEED=…
 	$(BIN)/python -m tests.chaos.schedule $(SEED)
 
-lint: $(VENV)/.dev-ready  ## ruff
+lint: $(VENV)/.dev-ready  ## ruff, and the words of the glossary
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	[ ! -f scripts/check_language.py ] || $(BIN)/python scripts/check_language.py
 
 types: $(VENV)/.dev-ready  ## mypy, strict
 	$(BIN)/python -m mypy

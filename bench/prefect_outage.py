@@ -58,7 +58,7 @@ class Timing:
 
 
 FULL = Timing(before_s=15.0, outage_s=60.0, after_s=5.0)
-SHORT = Timing(before_s=2.0, outage_s=8.0, after_s=1.0)
+SHORT = Timing(before_s=1.5, outage_s=3.0, after_s=0.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder uses."""
+"""Fixtures that more than one folder uses; which tests share one xdist worker; how many examples Hypothesis tries."""
 
 from __future__ import annotations
 
@@ -11,42 +11,73 @@ from hypothesis import settings
 
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
 from orchestrator_adapter.storage.claims import FOLDER_VARIABLE
+from tests.helpers.sizes import examples
 
 if TYPE_CHECKING:
     from tests.helpers.prefect_server import PrefectServer
 
-# How long an example takes is the machine's business, which is shared: Hypothesis is not to judge by it. Whether a change is
-# good must not hang on chance: the examples are the same each time, unless new ones are asked for.
-settings.register_profile("shared machine", deadline=None, derandomize="NEW_EXAMPLES" not in os.environ)
+# No deadline: the machine is shared, so the time an example takes says nothing. Derandomized: a run must not fail by chance;
+# `make explore` tries new examples.
+settings.register_profile(
+    "shared machine", deadline=None, derandomize="NEW_EXAMPLES" not in os.environ, max_examples=examples(100)
+)
 settings.load_profile("shared machine")
+
+# One xdist worker runs all tests of a group, one after another. With one worker a server, no two tests use a server at the
+# same time: on SQLite it drops events that arrive while its database is locked.
+_GROUPS = {
+    "killed_prefect_server": "killed Prefect server",
+    "installation": "killed Prefect server",
+    "prefect_server": "shared Prefect server",
+    "shared_prefect_server": "shared Prefect server",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests by the server that they use, and start the groups first: they take longest."""
+    for item in items:
+        group = next((_GROUPS[name] for name in _GROUPS if name in getattr(item, "fixturenames", ())), None)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _claims_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests and their child processes claim is neither in the way of a real pipeline nor left behind."""
+def _claims_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A claims folder for this session and its child processes: their claims cannot block a real pipeline."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("claims")))
         yield
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A Prefect server of the session's own, and this process pointed at it. About 15 s, once."""
-    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 - only where it is needed
+def shared_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A running ``prefect server start`` with every service, once a session. Tests that use it must not stop it.
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    This process does *not* use it by itself: pass ``server.api_url`` to a client, ``server.environment`` to a child process.
+    """
+    yield from _running_server(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def real_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A real ``prefect server start``, every service included, once a session: 5 to 20 s.
+def killed_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """Another one, for the tests that kill it. Such a test must start it again before it ends."""
+    yield from _running_server(tmp_path_factory)
 
-    This process is *not* pointed at it: pass ``server.api_url`` to a client, ``server.environment`` to a child. Who kills it
-    starts it again.
-    """
-    from flows.local_prefect.processes import free_ports  # noqa: PLC0415 - httpx and friends only where they are needed
-    from tests.helpers.prefect_server import PrefectServer  # noqa: PLC0415 - likewise
+
+@pytest.fixture(scope="session")
+def prefect_server(shared_prefect_server: PrefectServer) -> Iterator[None]:
+    """The shared server, and this process uses it for every flow that runs here."""
+    from tests.helpers.prefect_server import used_by_this_process  # noqa: PLC0415 - Prefect only where it is needed
+
+    with used_by_this_process(shared_prefect_server):
+        yield
+
+
+def _running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    from flows.local_prefect.processes import free_ports  # noqa: PLC0415 - httpx and others only where they are needed
+    from tests.helpers.prefect_server import PrefectServer  # noqa: PLC0415 - the same
 
     server = PrefectServer(tmp_path_factory.mktemp("prefect"), free_ports(1)[0])
     server.start()
@@ -58,6 +89,6 @@ def real_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
 
 @pytest.fixture(scope="module")
 def _many_schedules() -> Iterator[None]:
-    """For modules that run schedule after schedule."""
+    """For modules that run many schedules: the heap is frozen once, and not for each schedule."""
     with frozen_heap():
         yield

@@ -59,7 +59,7 @@ async def eventually(
     """
     deadline = time.monotonic() + limit_s
     seen: T | None = None
-    while time.monotonic() < deadline:
+    while (began := time.monotonic()) < deadline:
         try:
             seen = await look()
             if holds(seen):
@@ -69,8 +69,13 @@ async def eventually(
         except httpx.HTTPStatusError as error:
             if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
                 raise
-        await asyncio.sleep(0.1)
+        await _pause(since=began)
     raise AssertionError(f"waited {limit_s:g} s in vain: {what}; last seen: {seen}")
+
+
+async def _pause(*, since: float) -> None:
+    """Before the next look: three times as long as the last one took, since server and client need the processor, too."""
+    await asyncio.sleep(max(0.1, 3 * (time.monotonic() - since)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +178,12 @@ async def until_over(
     server writes what it has taken every five seconds, and not in order. What is missing after a minute and a half is left for
     the caller to judge.
     """
+    # One small request a look, until the run has ended; then all of it.
+    await eventually(
+        lambda: client.read_flow_run(flow_run_id),
+        lambda run: run.state is not None and run.state.is_final(),
+        "the run has ended",
+    )
     seen = await until(
         client,
         flow_run_id,
@@ -185,8 +196,10 @@ async def until_over(
         return bool(decisions - seen.decisions) or not seen.over or len(seen.task_runs) < started
 
     deadline = time.monotonic() + _WRITTEN_S
+    began = time.monotonic()
     while decisions is not None and lacks_something(decisions()) and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
+        await _pause(since=began)
+        began = time.monotonic()
         seen = await look(client, flow_run_id)
     return seen
 

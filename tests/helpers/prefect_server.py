@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,7 @@ _ANSWER_LIMIT_S = 2.0
 
 
 class PrefectServer:
-    """A Prefect server with a home of its own, for the whole session. Leave it running: others use it, too.
+    """A Prefect server with its own home, for the whole session.
 
     Its methods block; a test whose own event loop must go on meanwhile calls them with ``asyncio.to_thread``.
 
@@ -98,3 +99,20 @@ class PrefectServer:
             return httpx.get(f"{self.api_url}/health", timeout=_ANSWER_LIMIT_S).is_success
         except httpx.TransportError:
             return False
+
+
+@contextmanager
+def used_by_this_process(server: PrefectServer) -> Iterator[None]:
+    """This process's flows use this server; what they still have to send it is sent before this returns.
+
+    As ``prefect.testing.utilities.prefect_test_harness`` does it, which would start a server of its own.
+    """
+    from prefect.context import _temporary_global_settings_context, get_settings_context  # noqa: PLC0415 - 2 s of imports
+    from prefect.events.worker import EventsWorker  # noqa: PLC0415
+    from prefect.logging.handlers import APILogWorker  # noqa: PLC0415
+    from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: PLC0415
+
+    with temporary_settings({PREFECT_API_URL: server.api_url}), _temporary_global_settings_context(get_settings_context()):
+        yield
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=_STOP_LIMIT_S, at_exit=False)

@@ -15,10 +15,10 @@ from tests.helpers.prefect_server import PrefectServer
 
 @pytest.fixture(scope="session")
 def installation(
-    real_prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+    killed_prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """Every pipeline deployed, and one worker for the session. Who stops it starts it again."""
-    installation = Installation(real_prefect_server, tmp_path_factory.mktemp("installation"))
+    """Every pipeline deployed, and one worker for the session. A test that stops the worker must start it again."""
+    installation = Installation(killed_prefect_server, tmp_path_factory.mktemp("installation"))
     installation.deploy()
     installation.start_worker()
     try:
@@ -27,10 +27,19 @@ def installation(
         installation.stop_worker()
 
 
+@pytest.fixture
+def _server_of_the_test(request: pytest.FixtureRequest) -> PrefectServer:
+    """The server that the test names, or the one of the installation that it names."""
+    killed = {"installation", "killed_prefect_server"} & {*request.fixturenames}
+    server = request.getfixturevalue("killed_prefect_server" if killed else "shared_prefect_server")
+    assert isinstance(server, PrefectServer)
+    return server
+
+
 @pytest_asyncio.fixture
-async def client(real_prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
-    """Prefect's own client, of the real server."""
-    async with PrefectClient(real_prefect_server.api_url) as client:
+async def client(_server_of_the_test: PrefectServer) -> AsyncIterator[PrefectClient]:
+    """Prefect's own client of the test's server."""
+    async with PrefectClient(_server_of_the_test.api_url) as client:
         yield client
 
 

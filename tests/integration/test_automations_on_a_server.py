@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import pytest_asyncio
 from prefect import flow
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import PrefectClient
@@ -107,12 +106,6 @@ def receiver() -> Iterator[Receiver]:
         yield kept
 
 
-@pytest_asyncio.fixture
-async def client(real_prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
-    async with PrefectClient(real_prefect_server.api_url) as client:
-        yield client
-
-
 class Teller:
     """Tells the server what a run of a flow would: its operators' decisions and its heartbeats."""
 
@@ -199,14 +192,14 @@ async def armed(client: PrefectClient, server: PrefectServer, automations: list[
 
 
 async def test_a_panic_reaches_the_webhook_with_operator_and_cause(
-    real_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
+    shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
     """One POST of JSON for each alarming decision of this flow, with its words intact; none for a restart or another flow."""
     target = await save_webhook(client, "alarmed", f"{receiver.url}/alarm")
-    await armed(client, real_prefect_server, [alarm("alarmed", target)])
+    await armed(client, shared_prefect_server, [alarm("alarmed", target)])
     run = uuid4()
-    ours = Teller(real_prefect_server.api_url, "alarmed", run=run)
-    others = Teller(real_prefect_server.api_url, "alarmed-2", run=uuid4())
+    ours = Teller(shared_prefect_server.api_url, "alarmed", run=run)
+    others = Teller(shared_prefect_server.api_url, "alarmed-2", run=uuid4())
     await others.decide("escalate", "dedup", cause="another flow")
     await ours.decide("restart", "dedup", cause="not alarming")
     cause = 'KeyError: "no such\nfield" <{{ x }}>'
@@ -221,7 +214,7 @@ async def test_a_panic_reaches_the_webhook_with_operator_and_cause(
 
 
 async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
-    real_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
+    shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
     """A notification block gets subject and body; a block that is not there, or that is none, is named and refused."""
     block = CustomWebhookNotificationBlock(
@@ -230,8 +223,8 @@ async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
     await block.asave("on-call", client=client)
     target = await find_block(client, "custom-webhook/on-call")
     assert target.webhook is False
-    await armed(client, real_prefect_server, [alarm("blocked", target)])
-    await Teller(real_prefect_server.api_url, "blocked", run=uuid4()).decide("escalate", "dedup", cause="KeyError")
+    await armed(client, shared_prefect_server, [alarm("blocked", target)])
+    await Teller(shared_prefect_server.api_url, "blocked", run=uuid4()).decide("escalate", "dedup", cause="KeyError")
     await eventually(lambda: receiver.has("/block", 1), "the block is called")
     (body,) = receiver.of("/block")
     assert body["subject"] == "blocked: alarm"
@@ -248,7 +241,7 @@ async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
 
 
 async def test_restarts_of_one_operator_pause_the_deployment_and_as_many_of_several_do_not(
-    real_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
+    shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
     """Two restarts each of three operators: not paused. A third of one of them: paused, and told with operator and cause."""
     flow_id = await client.create_flow_from_name("flapping")
@@ -258,8 +251,8 @@ async def test_restarts_of_one_operator_pause_the_deployment_and_as_many_of_seve
         alarm("flapping", target),
         flapping("flapping", restarts=2, within=_TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=target),
     ]
-    await armed(client, real_prefect_server, wanted)
-    ours = Teller(real_prefect_server.api_url, "flapping", run=uuid4(), deployment=deployment)
+    await armed(client, shared_prefect_server, wanted)
+    ours = Teller(shared_prefect_server.api_url, "flapping", run=uuid4(), deployment=deployment)
 
     async def paused() -> bool:
         return (await client.read_deployment(deployment)).paused
@@ -278,16 +271,16 @@ async def test_restarts_of_one_operator_pause_the_deployment_and_as_many_of_seve
 
 
 async def test_restarts_of_one_operator_cancel_its_run(
-    real_prefect_server: PrefectServer, client: PrefectClient
+    shared_prefect_server: PrefectServer, client: PrefectClient
 ) -> None:
     """With ``cancel`` the run of the restart that was one too many is Cancelling, and no other run of the flow."""
     await armed(
         client,
-        real_prefect_server,
+        shared_prefect_server,
         [flapping("cancelled", restarts=1, within=_TEN_MINUTES, on_flapping=OnFlapping.CANCEL, target=None)],
     )
     flapping_run, other_run = await running(client, "cancelled"), await running(client, "cancelled")
-    ours = Teller(real_prefect_server.api_url, "cancelled", run=flapping_run.id)
+    ours = Teller(shared_prefect_server.api_url, "cancelled", run=flapping_run.id)
     for _ in range(2):
         await ours.decide("restart", "dedup")
     await eventually(lambda: reached(client, flapping_run, "CANCELLING"), "the run is cancelled")
@@ -295,23 +288,23 @@ async def test_restarts_of_one_operator_cancel_its_run(
 
 
 async def test_a_run_whose_heartbeats_stop_is_crashed_and_one_that_has_ended_is_not(
-    real_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
+    shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
     """Silent: Crashed, with our message, and told. Ended: stays as it was, even after a late heartbeat. Others' runs: left."""
     target = await save_webhook(client, "watched", f"{receiver.url}/reaped")
     wanted = automations_for(
         "watched", target=target, restarts=2, within=_TEN_MINUTES, on_flapping=OnFlapping.NOTIFY, zombie_after=_WATCH
     )
-    await armed(client, real_prefect_server, wanted)
+    await armed(client, shared_prefect_server, wanted)
     silent, ended, late = [await running(client, "watched") for _ in range(3)]
     others = await running(client, "unwatched")
-    await Teller(real_prefect_server.api_url, "unwatched", run=others.id).beat()
-    await Teller(real_prefect_server.api_url, "watched", run=ended.id).beat()
+    await Teller(shared_prefect_server.api_url, "unwatched", run=others.id).beat()
+    await Teller(shared_prefect_server.api_url, "watched", run=ended.id).beat()
     for run in (ended, late):
         await client.set_flow_run_state(run.id, Completed(message="drained"))
     for _ in range(3):  # each starts its watch anew; see _APART_S for why there are several
         for run in (silent, late):
-            await Teller(real_prefect_server.api_url, "watched", run=run.id).beat()
+            await Teller(shared_prefect_server.api_url, "watched", run=run.id).beat()
 
     await eventually(lambda: reached(client, silent, "CRASHED"), "the silent run is reaped")
     await eventually(lambda: receiver.has("/reaped", 1), "somebody is told")
@@ -388,14 +381,14 @@ async def test_uninstalling_removes_what_was_installed_and_nothing_else(
 
 
 def test_the_command_installs_lists_refuses_and_removes(
-    real_prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shared_prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``python -m flows automations`` does what it prints, drops what it is no longer asked for, and exits 1 when refused."""
-    monkeypatch.setenv("PREFECT_API_URL", real_prefect_server.api_url)
+    monkeypatch.setenv("PREFECT_API_URL", shared_prefect_server.api_url)
 
     def command(*options: str) -> tuple[int, list[str], str]:
         with temporary_settings(
-            {PREFECT_API_URL: real_prefect_server.api_url}
+            {PREFECT_API_URL: shared_prefect_server.api_url}
         ):  # as the environment would at the start
             code = main(["automations", "--flow", "commanded", *options])
         said = capsys.readouterr()
@@ -403,7 +396,7 @@ def test_the_command_installs_lists_refuses_and_removes(
 
     def asked(question: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
         async def ask() -> Any:
-            async with PrefectClient(real_prefect_server.api_url) as client:
+            async with PrefectClient(shared_prefect_server.api_url) as client:
                 return await question(client)
 
         return asyncio.run(ask())

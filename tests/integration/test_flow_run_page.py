@@ -23,16 +23,16 @@ SHORTEST_BAR = 3  # pixels
 
 
 def test_the_page_of_a_running_pipeline_shows_every_operator_its_edges_and_a_restart(
-    real_prefect_server: PrefectServer, tmp_path: Path
+    shared_prefect_server: PrefectServer, tmp_path: Path
 ) -> None:
     """The graph that the page draws is the topology, plus the failed instance, which leads to the one that took over."""
-    with restarted_ingest(real_prefect_server, tmp_path) as (flow_run, settings):
+    with restarted_ingest(shared_prefect_server, tmp_path) as (flow_run, settings):
         plan = build_topology(IngestSettings.model_validate(settings)).validate()
         now = {vertex.name: "optical #2" if vertex.name == "optical" else vertex.name for vertex in plan.order}
         states = {**dict.fromkeys(now.values(), "RUNNING"), "optical": "FAILED"}
-        graph = graph_that_shows(states, f"{real_prefect_server.api_url}/flow_runs/{flow_run}/graph-v2")
+        graph = graph_that_shows(states, f"{shared_prefect_server.api_url}/flow_runs/{flow_run}/graph-v2")
         if browser() is not None:
-            page = f"{real_prefect_server.api_url.removesuffix('/api')}/runs/flow-run/{flow_run}"
+            page = f"{shared_prefect_server.api_url.removesuffix('/api')}/runs/flow-run/{flow_run}"
             photograph(page, tmp_path / "page.png")
     nodes: dict[str, dict[str, Any]] = dict(graph["nodes"])
     label = {key: node["label"] for key, node in nodes.items()}

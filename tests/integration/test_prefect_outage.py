@@ -30,11 +30,11 @@ _REAPED_WITHIN = timedelta(seconds=150)
 
 
 @pytest.fixture(autouse=True)
-def _server_is_left_running(real_prefect_server: PrefectServer) -> Iterator[None]:
+def _server_is_left_running(killed_prefect_server: PrefectServer) -> Iterator[None]:
     """Whatever happens in a test: the session's other tests need the server."""
     yield
-    if real_prefect_server.process is None:
-        real_prefect_server.start()
+    if killed_prefect_server.process is None:
+        killed_prefect_server.start()
 
 
 async def test_an_outage_of_the_server_under_a_stream_with_restarts_costs_nothing(
@@ -59,10 +59,10 @@ async def test_a_run_that_ends_while_the_server_is_away_is_recorded_when_it_is_b
 
 @pytest.mark.parametrize(("how", "state", "code"), [("SIGTERM", "COMPLETED", 0), ("budget", "FAILED", 3)])
 async def test_a_run_that_ends_while_the_server_stays_away_ends_truthfully_and_is_put_right_later(
-    how: str, state: str, code: int, real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+    how: str, state: str, code: int, killed_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """The process's own exit code; Running on the server, until `reconcile` (or the next start) tells it everything."""
-    ended = await ended_without_server(real_prefect_server, client, tmp_path, how=how)
+    ended = await ended_without_server(killed_prefect_server, client, tmp_path, how=how)
     assert ended.losses(state, code) == []
 
 
@@ -76,8 +76,8 @@ async def _short_zombie_watch(client: PrefectClient) -> AsyncIterator[None]:
 
 @pytest.mark.usefixtures("_short_zombie_watch")
 async def test_a_run_that_was_killed_is_reaped_and_put_right_and_its_log_is_whole(
-    real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+    killed_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """After kill -9 the log's lines are all there; the automation crashes the run, the next start its task runs."""
-    dead = await killed(real_prefect_server, client, tmp_path, reaped_within_s=_REAPED_WITHIN / timedelta(seconds=1))
+    dead = await killed(killed_prefect_server, client, tmp_path, reaped_within_s=_REAPED_WITHIN / timedelta(seconds=1))
     assert dead.losses() == []

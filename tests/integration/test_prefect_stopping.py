@@ -84,12 +84,12 @@ async def test_a_worker_that_is_told_to_stop_lets_its_run_drain_and_tell(
 
 
 async def test_ctrl_c_drains_ingest_and_completes_the_run(
-    real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+    shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """SIGINT: exit code 0, what was sent is in the log, the flow run Completed with the reason, every task run, too."""
     addresses = Addresses.free(radars=1)
     others = {run.id for run in await client.read_flow_runs(limit=200)}
-    with ingesting(real_prefect_server, addresses, tmp_path) as process:
+    with ingesting(shared_prefect_server, addresses, tmp_path) as process:
         run_id = await newest_run_id(client, "sda-ingest", other_than=others)
         await until(client, run_id, lambda seen: "event-log" in seen.states, "it runs")
         send_detections(addresses.radars[0], 50)
@@ -104,11 +104,11 @@ async def test_ctrl_c_drains_ingest_and_completes_the_run(
 
 
 async def test_the_second_ctrl_c_goes_to_the_second_phase(
-    real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+    shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """An operator that would drain for an hour is aborted at once: its task run Cancelled, the flow run Completed, exit code 0."""
     folder = tmp_path / "toy"
-    async with running_toy(real_prefect_server, client, folder, grace_s=3_600) as (process, run_id):
+    async with running_toy(shared_prefect_server, client, folder, grace_s=3_600) as (process, run_id):
         give(folder, "hang")
         wait_until(lambda: not (folder / "order").exists(), "the order is taken")
         process.send_signal(signal.SIGINT)
@@ -126,11 +126,11 @@ async def test_the_second_ctrl_c_goes_to_the_second_phase(
 
 
 async def test_a_run_that_no_runner_owns_sees_by_itself_that_it_is_cancelled(
-    real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+    shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """Set to Cancelling, a run started by hand drains and ends Cancelled, with exit code 0 and no signal."""
     folder = tmp_path / "toy"
-    async with running_toy(real_prefect_server, client, folder) as (process, run_id):
+    async with running_toy(shared_prefect_server, client, folder) as (process, run_id):
         await client.set_flow_run_state(run_id, CANCELLING)
         assert await asyncio.to_thread(process.wait, 120) == 0
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
@@ -140,15 +140,15 @@ async def test_a_run_that_no_runner_owns_sees_by_itself_that_it_is_cancelled(
 
 
 async def test_reconcile_is_refused_a_folder_that_a_run_has_and_names_the_run(
-    real_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+    shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """Exit code 1 and a line with pipeline, process and flow run; the run goes on."""
     folder = tmp_path / "toy"
-    async with running_toy(real_prefect_server, client, folder) as (process, run_id):
+    async with running_toy(shared_prefect_server, client, folder) as (process, run_id):
         reconcile = flows_process(
             ["reconcile", "--folder", str(folder / "prefect")],
             {},
-            extra=real_prefect_server.environment,
+            extra=shared_prefect_server.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
