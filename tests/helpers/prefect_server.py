@@ -112,7 +112,10 @@ def used_by_this_process(server: PrefectServer) -> Iterator[None]:
     from prefect.logging.handlers import APILogWorker  # noqa: PLC0415
     from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: PLC0415
 
-    with temporary_settings({PREFECT_API_URL: server.api_url}), _temporary_global_settings_context(get_settings_context()):
+    with (
+        temporary_settings({PREFECT_API_URL: server.api_url}),
+        _temporary_global_settings_context(get_settings_context()),
+    ):
         yield
         for worker in (APILogWorker, EventsWorker):
             worker.drain_all(timeout=_STOP_LIMIT_S, at_exit=False)

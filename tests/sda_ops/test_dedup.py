@@ -44,6 +44,7 @@ from orchestrator_adapter.testing import (
 from sda_ops import dedup
 from sda_ops.dedup import SeenSet, deduplicate, observation_key
 from tests.helpers.running import Fault, GatedSink, counter, eventually, observations
+from tests.helpers.sizes import examples, small_and_long
 
 MINUTE = timedelta(minutes=1)
 
@@ -136,7 +137,7 @@ STEPS = (0.0, 0.0, 0.0, 0.1, 1.0, 2.5, 5.0, 4.999999999999999, 12.0)
 """Between two meetings: often none, and exactly the window, and a hair less."""
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=examples(1_000))
 @given(
     st.integers(1, 7).flatmap(
         lambda keys: st.lists(st.tuples(st.integers(0, keys), st.sampled_from(STEPS)), min_size=5, max_size=40)
@@ -510,10 +511,11 @@ class Mishaps:
 
 
 @pytest.mark.usefixtures("_many_schedules", "_no_decisions_kept")
-def test_whatever_fails_around_it_every_id_arrives_once_and_every_repeat_is_booked() -> None:
-    """Sources, relays, keys, sinks fail and it is struck itself, on 400 schedules: in order, and to the item."""
+@small_and_long("seeds", 80, 400)
+def test_whatever_fails_around_it_every_id_arrives_once_and_every_repeat_is_booked(seeds: int) -> None:
+    """Sources, relays, keys, sinks fail and it is struck itself: in order, and to the item."""
     restarts = repeated = 0
-    for seed in range(400):
+    for seed in range(seeds):
         mishaps = Mishaps(seed, keep=True)
         event = run_schedule(seed, partial(mishaps.run, stops=0))
         figures, ledger = event.figures, event.figures.ledger
@@ -524,16 +526,17 @@ def test_whatever_fails_around_it_every_id_arrives_once_and_every_repeat_is_book
         assert not mishaps.buried, seed
         restarts += figures.restarts["op-2"].total if "op-2" in figures.restarts else 0
         repeated += ledger.repeated
-    assert restarts > 400  # so that a scenario in which nothing happens does not pass for proven
-    assert repeated > 400
+    assert restarts > seeds  # so that a scenario in which nothing happens does not pass for proven
+    assert repeated > seeds
 
 
 @pytest.mark.usefixtures("_many_schedules", "_no_decisions_kept")
 @pytest.mark.parametrize("stops", [1, 2])
-def test_stopped_at_any_moment_no_id_is_taken_for_a_duplicate_that_never_left(stops: int) -> None:
-    """Drained or aborted, on 400 schedules: what came in arrives or is a dead letter, and nothing arrives twice."""
+@small_and_long("seeds", 80, 400)
+def test_stopped_at_any_moment_no_id_is_taken_for_a_duplicate_that_never_left(stops: int, seeds: int) -> None:
+    """Drained or aborted: what came in arrives or is a dead letter, and nothing arrives twice."""
     buried = 0
-    for seed in range(400):
+    for seed in range(seeds):
         mishaps = Mishaps(seed, keep=True)
         event = run_schedule(seed, partial(mishaps.run, stops=stops))
         assert event.figures.ledger_holds, seed
@@ -541,14 +544,15 @@ def test_stopped_at_any_moment_no_id_is_taken_for_a_duplicate_that_never_left(st
         assert {*mishaps.sink.items, *mishaps.buried} == set(mishaps.source.entered), seed
         assert len(set(mishaps.sink.items)) == len(mishaps.sink.items), seed
         buried += len(mishaps.buried)
-    assert (buried > 400) if stops == 2 else (buried == 0)  # a drain delivers everything
+    assert (buried > seeds) if stops == 2 else (buried == 0)  # a drain delivers everything
 
 
 @pytest.mark.usefixtures("_many_schedules", "_no_decisions_kept")
-def test_without_keeping_every_id_arrives_and_some_arrive_again() -> None:
-    """At least once, on 400 schedules; what arrives and what is booked as a duplicate are together what came."""
+@small_and_long("seeds", 80, 400)
+def test_without_keeping_every_id_arrives_and_some_arrive_again(seeds: int) -> None:
+    """At least once; what arrives and what is booked as a duplicate are together what came."""
     again = 0
-    for seed in range(400):
+    for seed in range(seeds):
         mishaps = Mishaps(seed, keep=False)
         event = run_schedule(seed, partial(mishaps.run, stops=0))
         ledger = event.figures.ledger
@@ -556,7 +560,7 @@ def test_without_keeping_every_id_arrives_and_some_arrive_again() -> None:
         assert set(mishaps.sink.items) == set(mishaps.source.entered), seed
         assert ledger.duplicates + len(mishaps.sink.items) == ledger.ingested + ledger.repeated, seed
         again += len(mishaps.sink.items) - len(set(mishaps.sink.items))
-    assert again > 100
+    assert again > seeds // 4
 
 
 @pytest.mark.usefixtures("_many_schedules", "_no_decisions_kept")

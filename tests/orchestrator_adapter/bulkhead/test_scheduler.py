@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from orchestrator_adapter.bulkhead.errors import Malformed
 from orchestrator_adapter.bulkhead.scheduler import Loss, RebuildBudget, Scheduler
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
+from tests.helpers.sizes import examples
 
 
 def book(*workers: int, in_flight: int = 2, calls: int = 0) -> Scheduler:
@@ -224,4 +225,4 @@ class EveryCall(RuleBasedStateMachine):
 
 
 TestEveryCall = EveryCall.TestCase
-TestEveryCall.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestEveryCall.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

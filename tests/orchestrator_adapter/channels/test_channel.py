@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchestrator_adapter.channels.channel import Channel, EdgeStatistics, FlowKind, FlowPolicy, Undeliverable
+from tests.helpers.sizes import examples
 
 
 def channel_with(*items: str, capacity: int = 8) -> Channel[str]:
@@ -292,5 +293,5 @@ class ChannelAgainstOracle(RuleBasedStateMachine):
         assert self.sent == self.acknowledged + self.dead + len(self.entries)
 
 
-ChannelAgainstOracle.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+ChannelAgainstOracle.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40)
 TestChannelAgainstOracle = ChannelAgainstOracle.TestCase

@@ -37,6 +37,7 @@ from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterK
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.testing import ManualClock, settle, without_waiting
 from tests.helpers.log_lines import event_of
+from tests.helpers.sizes import examples
 
 
 class Bench:
@@ -690,7 +691,7 @@ async def test_arrival_returns_for_any_input_and_when_all_have_ended() -> None:
     await bench.ends.arrival()
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     lengths=st.lists(st.integers(0, 20), min_size=2, max_size=4),
     capacity=st.integers(1, 5),
@@ -729,7 +730,7 @@ def test_merge_loses_nothing_and_keeps_each_inputs_order(
         assert [number for from_way, number in arrived if from_way == way] == list(range(length))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     capacity=st.integers(1, 4),
     seed=st.integers(0, 9_999),

@@ -14,6 +14,7 @@ from orchestrator_adapter import OperatorGraph, broadcast, map_items, merge, par
 from orchestrator_adapter.supervision import events
 from orchestrator_adapter.supervision.events import Exited, SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.testing import CollectSink, LoopClock, run_schedule
+from tests.helpers.sizes import examples
 
 SEEDS = st.integers(0, 2**32)
 CAPACITIES = st.integers(1, 9)
@@ -28,7 +29,7 @@ def run(seed: int, graph: OperatorGraph, hooks: SupervisionHooks | None = None) 
     return event
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(SEEDS, st.lists(st.integers(0, 40), max_size=60), st.integers(2, 4), CAPACITIES, BATCHES)
 def test_partition_is_the_naive_split_by_checksum(
     seed: int, items: list[int], ways: int, capacity: int, batch: int
@@ -46,7 +47,7 @@ def test_partition_is_the_naive_split_by_checksum(
     assert [sink.items for sink in sinks] == [oracle[way] for way in range(ways)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(SEEDS, st.lists(st.integers(0, 40), max_size=60), st.integers(2, 4), CAPACITIES, BATCHES)
 def test_broadcast_is_the_same_stream_everywhere(
     seed: int, items: list[int], ways: int, capacity: int, batch: int
@@ -61,7 +62,7 @@ def test_broadcast_is_the_same_stream_everywhere(
     assert [sink.items for sink in sinks] == [items] * ways
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(SEEDS, st.lists(st.integers(0, 50), min_size=2, max_size=4), CAPACITIES, BATCHES)
 def test_merge_keeps_the_order_of_every_input_and_loses_none(
     seed: int, lengths: list[int], capacity: int, batch: int
@@ -77,7 +78,7 @@ def test_merge_keeps_the_order_of_every_input_and_loses_none(
     assert [[item for item in sink.items if item[0] == source] for source in range(len(inputs))] == inputs
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(SEEDS, st.integers(2, 4), BATCHES)
 def test_merge_starves_no_input(seed: int, sources: int, batch: int) -> None:
     """While every input has items, none gets a second turn before each of the others had one."""
@@ -98,7 +99,7 @@ def test_merge_starves_no_input(seed: int, sources: int, batch: int) -> None:
     assert max(turns.values()) - min(turns[source] for source in range(sources)) <= 2 * batch
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(SEEDS, st.integers(1, 5), st.booleans())
 def test_a_shutdown_runs_down_the_graph_from_its_sources(seed: int, length: int, stop: bool) -> None:  # noqa: FBT001
     """No operator ends before everything upstream of it has: end of stream travels in topological order."""

@@ -20,6 +20,7 @@ from orchestrator_adapter.operators.routers import merge, partition
 from orchestrator_adapter.supervision import events, task_exit
 from orchestrator_adapter.supervision.events import SupervisionHooks
 from orchestrator_adapter.testing import CollectSink, LoopClock, run_schedule
+from tests.helpers.sizes import examples
 
 pytestmark = pytest.mark.usefixtures("_many_schedules")
 
@@ -41,7 +42,7 @@ async def routed(router: Factory, items: Sequence[Any], ways: int, capacity: int
     return [sink.items for sink in sinks]
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(items=st.lists(st.integers(0, 30)), ways=st.integers(2, 4), capacity=CAPACITIES, batch=BATCHES, seed=SEEDS)
 def test_a_partition_is_a_filter_per_output(items: list[int], ways: int, capacity: int, batch: int, seed: int) -> None:
     """Output ``w`` gets, in order, the items whose key's checksum is ``w``, and the marks, which go everywhere."""
@@ -92,7 +93,7 @@ def served_in_turn(inputs: Sequence[int], batch: int) -> list[tuple[int, int]]:
     return served
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(inputs=st.lists(st.integers(0, 12), min_size=2, max_size=4), batch=BATCHES, seed=SEEDS)
 def test_full_inputs_are_served_in_turn(inputs: list[int], batch: int, seed: int) -> None:
     """Where every input has all its items ready, a merge is round robin, item for item."""
@@ -139,7 +140,7 @@ def test_a_merge_that_starves_an_input_would_be_seen() -> None:
 # The order of the end.
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     layers=st.lists(st.integers(1, 3), min_size=0, max_size=4),
     sources=st.integers(2, 4),

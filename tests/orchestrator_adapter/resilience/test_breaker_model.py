@@ -20,6 +20,7 @@ from orchestrator_adapter.resilience.breaker import (
     StateChange,
 )
 from orchestrator_adapter.testing import ManualClock
+from tests.helpers.sizes import examples
 
 CLOSED, OPEN, HALF_OPEN = BreakerState
 TICK_S = 0.25  # times are whole ticks: exact in binary, so that an edge is an edge
@@ -278,4 +279,4 @@ class BreakerAgainstOracle(RuleBasedStateMachine):
 
 
 TestBreakerAgainstOracle = BreakerAgainstOracle.TestCase
-TestBreakerAgainstOracle.settings = settings(max_examples=150, stateful_step_count=40)
+TestBreakerAgainstOracle.settings = settings(max_examples=examples(150), stateful_step_count=40)

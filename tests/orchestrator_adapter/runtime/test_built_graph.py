@@ -24,6 +24,7 @@ from orchestrator_adapter.supervision.events import SupervisionHooks, Supervisor
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 from orchestrator_adapter.testing import CollectSink, FailAt, ManualClock, chain, run_graph, settle
 from tests.helpers.log_lines import event_of
+from tests.helpers.sizes import examples
 
 AWAY = OperatorError("away")
 
@@ -747,7 +748,7 @@ FAULTS: dict[str, Callable[[], Exception]] = {
 }
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(
     items=st.integers(0, 40),
     capacity=st.integers(1, 6),

@@ -19,6 +19,7 @@ from orchestrator_adapter.supervision.supervisor import (
     Supervisor,
 )
 from orchestrator_adapter.supervision.task_exit import Aborted, Errored, Ok, Panicked, TaskExit
+from tests.helpers.sizes import examples
 
 HEALTHY_S = 10.0
 BACKOFF = Backoff(timedelta(seconds=1), timedelta(seconds=20), timedelta(seconds=HEALTHY_S))
@@ -166,4 +167,4 @@ class SupervisorAgainstOracle(RuleBasedStateMachine):
 
 
 TestSupervisorAgainstOracle = SupervisorAgainstOracle.TestCase
-TestSupervisorAgainstOracle.settings = settings(max_examples=150, stateful_step_count=40)
+TestSupervisorAgainstOracle.settings = settings(max_examples=examples(150), stateful_step_count=40)

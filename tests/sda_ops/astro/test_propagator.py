@@ -13,6 +13,7 @@ from sgp4.api import WGS72, WGS84, Satrec, SatrecArray
 from sda_ops.astro.propagation import Engine, PropagationError, Propagator, States, one_thread
 from sda_ops.astro.time import NS_PER_DAY, Nanoseconds, julian_date
 from sda_ops.catalog import read_catalog, synthetic_catalog
+from tests.helpers.sizes import examples
 from tests.helpers.support import SDA_DATA_DIR
 
 NOW_NS = 1_790_000_000_000_000_000
@@ -104,7 +105,7 @@ def test_the_real_catalogue_is_propagated_as_by_sgp4(engine: Engine) -> None:
 
 @with_heyoka
 @given(st.data())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_heyoka_agrees_with_sgp4_on_any_orbit(data: st.DataObject) -> None:
     """Of any eight orbits, decaying and deep-space ones among them, states and error codes are sgp4's."""
     heights = st.floats(100.0, 50_000.0)

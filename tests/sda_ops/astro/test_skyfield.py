@@ -29,6 +29,7 @@ from sda_ops.astro.topocentric import (
     site_in_teme,
     telescope_measurement,
 )
+from tests.helpers.sizes import examples
 
 TIMESCALE = load.timescale(builtin=True)
 NS_PER_S = 10**9
@@ -112,7 +113,7 @@ def difference(one_rad: Floats, other_rad: Floats) -> Floats:
 
 
 @given(scenes())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_azimuth_elevation_range_and_range_rate_are_skyfields(scene: Scene) -> None:
     """Geometric: angles to 10 nrad on the sky, range to 1 mm, range-rate to 0.1 mm/s, at any site, time and orbit."""
     r_m, v_m_s = scene.states()
@@ -127,7 +128,7 @@ def test_azimuth_elevation_range_and_range_rate_are_skyfields(scene: Scene) -> N
 
 
 @given(scenes())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_right_ascension_and_declination_are_skyfields(scene: Scene) -> None:
     """Geometric: the direction in J2000 is skyfield's in the ICRS to a tenth of an arcsecond."""
     r_m, _ = scene.states()
@@ -148,7 +149,7 @@ def skyfields_light_time(scene: Scene) -> tuple[Floats, Any]:
 
 
 @given(scenes())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_light_time_is_skyfields(scene: Scene) -> None:
     """The delay agrees with skyfield's positions, iterated, to 1 mm of light's way within 48,000 km."""
     r_m, v_m_s = scene.flown()
@@ -159,7 +160,7 @@ def test_light_time_is_skyfields(scene: Scene) -> None:
 
 
 @given(scenes())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_telescope_sees_the_object_where_skyfield_has_it_when_the_light_left(scene: Scene) -> None:
     """Observed: skyfield's object at t - d from skyfield's site at t stands in our direction, to 0.1 arcseconds."""
     r_m, v_m_s = scene.states()
@@ -170,7 +171,7 @@ def test_a_telescope_sees_the_object_where_skyfield_has_it_when_the_light_left(s
 
 
 @given(scenes())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_a_radar_measures_what_skyfield_has_at_the_bounce(scene: Scene) -> None:
     """Observed: skyfield's geometry at t - range / c has our range to 1 mm, range-rate to 1 mm/s, angles to 10 nrad."""
     at = (scene.site.r_fixed_m, scene.site.horizon)

@@ -17,6 +17,7 @@ from sgp4.api import Satrec
 from sgp4.exporter import export_tle
 
 from sda_ops.catalog import ElementSet, parse_catalog, read_catalog
+from tests.helpers.sizes import examples
 from tests.sda_ops.catalog.catalog_texts import (
     LINE1,
     LINE2,
@@ -74,7 +75,7 @@ good_rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(rows=st.lists(good_rows, min_size=1, max_size=4))
 @pytest.mark.parametrize("notation", NOTATIONS)
 def test_written_objects_are_read_back(notation: Notation, rows: list[Fields]) -> None:
@@ -89,7 +90,7 @@ def fit_for_a_tle(row: Fields) -> Fields:
     return row | {"NORAD_CAT_ID": row["NORAD_CAT_ID"] % 339_999 + 1, "MEAN_MOTION": round(row["MEAN_MOTION"], 8)}
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(row=good_rows.map(fit_for_a_tle))
 def test_written_two_line_sets_are_read_back(row: Fields) -> None:
     """Two lines from sgp4's exporter give the same number, and the same orbit as sgp4's reader, to the bit."""
@@ -103,7 +104,7 @@ def test_written_two_line_sets_are_read_back(row: Fields) -> None:
     assert state(element_set)[2] == state(ElementSet(1, "", Satrec.twoline2rv(*lines)))[2]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(rows=st.lists(good_rows, min_size=3, max_size=3), damage=st.sampled_from(["", "nan", "1e", "１", "-4"]))
 @pytest.mark.parametrize("notation", NOTATIONS)
 def test_one_bad_message_costs_only_itself(notation: Notation, rows: list[Fields], damage: str) -> None:

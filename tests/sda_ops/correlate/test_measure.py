@@ -27,6 +27,7 @@ from sda_ops.correlate.measure import (
 from sda_ops.propagation.interval import STEP_NS, CatalogInterval, Pairs
 from sda_ops.propagation.uncertainty import Objects
 from tests.helpers.running import NOON_NS
+from tests.helpers.sizes import examples
 from tests.scenes.correlate_scenes import (
     TEIDE,
     TROMSO,
@@ -223,7 +224,7 @@ def pole() -> Floats:
     return north
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(DIRECTIONS, DIRECTIONS)
 def test_at_the_zenith_a_radars_residuals_are_the_angle_between(
     predicted: tuple[float, float], measured: tuple[float, float]
@@ -241,7 +242,7 @@ def test_at_the_zenith_a_radars_residuals_are_the_angle_between(
     assert scores.mahalanobis_squared[0] == pytest.approx(expected.squared, rel=1e-3, abs=1e-3)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(DIRECTIONS, DIRECTIONS)
 def test_at_the_celestial_pole_a_telescopes_residuals_are_the_angle_between(
     predicted: tuple[float, float], measured: tuple[float, float]

@@ -24,6 +24,7 @@ from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors
 from sda_ops.records.observation import Observation, Uncertainty
 from sda_ops.simulate.places import RADAR_SITES
 from tests.helpers.running import NOON_NS
+from tests.helpers.sizes import examples
 from tests.scenes.correlate_scenes import (
     TROMSO,
     Exhaustive,
@@ -245,7 +246,7 @@ def reports(draw: st.DrawFn, later_ns: int) -> tuple[Observation, Site]:
     return report, site
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.data(), st.sampled_from(LATER_NS))
 def test_no_index_misses_an_object_that_passes_the_gate(data: st.DataObject, later_ns: int) -> None:
     """An exhaustive search finds no more, for any site, time, kind of measurement, and quality of sensor and catalogue."""

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.reporting.outbox import Outbox
+from tests.helpers.sizes import examples
 
 
 def numbered(*numbers: int) -> list[ReportItem]:
@@ -177,4 +178,4 @@ class OutboxModel(RuleBasedStateMachine):
 
 
 TestOutboxModel = OutboxModel.TestCase
-TestOutboxModel.settings = settings(max_examples=60, stateful_step_count=30)
+TestOutboxModel.settings = settings(max_examples=examples(60), stateful_step_count=30)
