@@ -64,16 +64,16 @@ class FakePrefect:
     """
 
     def __init__(self) -> None:
-        self.away = False
-        self.away_after: int | None = None
-        self.refuses: Callable[[ReportItem], bool] = lambda _: False
+        self.unreachable = False
+        self.unreachable_after: int | None = None
+        self.rejects: Callable[[ReportItem], bool] = lambda _: False
         self.raises: dict[str, BaseException] = {}
-        self.forgetful = False
+        self.loses_events = False
         self.records = True
         self.loses_answers = False
-        self.shown: dict[str, ReportItem] = {}
+        self.stored: dict[str, ReportItem] = {}
         self.torn: set[str] = set()
-        self.twice: list[str] = []
+        self.sent_twice: list[str] = []
         self.calls: list[str] = []
         self.posted: list[tuple[str, list[ReportItem]]] = []
         self.flow_runs: dict[UUID, FlowRun] = {}
@@ -139,14 +139,14 @@ class FakePrefect:
         httpx.Request(
             "POST", f"http://prefect/api{path}", json=json
         )  # raises what the client would, of what is no JSON
-        if any(map(self.refuses, json)):
+        if any(map(self.rejects, json)):
             raise answered(422)
         self.posted.append((kind, list(json)))
-        if kind == EVENTS and not self.forgetful:
+        if kind == EVENTS and not self.loses_events:
             for item in json:
-                if item["id"] in self.shown:
-                    self.twice.append(item["id"])
-                self.shown[item["id"]] = item
+                if item["id"] in self.stored:
+                    self.sent_twice.append(item["id"])
+                self.stored[item["id"]] = item
                 if self.records and item["event"].startswith("prefect.task-run."):
                     self._record(item)
         if self.loses_answers:
@@ -157,7 +157,7 @@ class FakePrefect:
         assert filter.id is not None
         ids = filter.id.id or []
         assert len(ids) <= limit <= 50, "the server refuses more"
-        kept = self.shown.keys() - (self.torn if filter.any_resource is not None else set())
+        kept = self.stored.keys() - (self.torn if filter.any_resource is not None else set())
         return SimpleNamespace(events=[SimpleNamespace(id=id_) for id_ in ids if str(id_) in kept])
 
     async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
@@ -215,11 +215,11 @@ class FakePrefect:
 
     def _called(self, what: str) -> None:
         self.calls.append(what)
-        if self.away_after is not None:
-            self.away_after -= 1
-            self.away = self.away or self.away_after < 0
-        if self.away:
-            raise httpx.ConnectError("nobody listens")
+        if self.unreachable_after is not None:
+            self.unreachable_after -= 1
+            self.unreachable = self.unreachable or self.unreachable_after < 0
+        if self.unreachable:
+            raise httpx.ConnectError("connection refused")
         if (error := self.raises.get(what)) is not None:
             raise error
 

@@ -58,7 +58,7 @@ def test_what_a_troubled_server_does_not_take_is_left_for_the_next_time(
 ) -> None:
     """Exit code 1, the run is named, and its record stays."""
     RunRecords(tmp_path).write(RECORD)
-    prefect.away = True
+    prefect.unreachable = True
     assert reconcile(tmp_path) == 1
     told = capsys.readouterr()
     assert told.out == ""

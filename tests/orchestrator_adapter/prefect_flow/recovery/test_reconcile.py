@@ -231,10 +231,10 @@ def test_what_was_not_told_is_told_first_events_before_log_lines_in_batches(
 async def test_what_the_server_has_of_it_is_not_sent_again(scene: Scene) -> None:
     """It may have taken an event without anybody hearing its answer; of a second copy a real one drops whole batches."""
     scene.records.write_undelivered(KILLED, events(120))
-    scene.prefect.shown = {str(item["id"]): item for _, item in events(60)}
+    scene.prefect.stored = {str(item["id"]): item for _, item in events(60)}
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
     assert scene.prefect.items(EVENTS) == [item for _, item in events(120)][60:]
-    assert scene.prefect.twice == []
+    assert scene.prefect.sent_twice == []
 
 
 async def test_what_the_server_refuses_is_told_in_the_log_and_given_up(
@@ -283,19 +283,19 @@ async def test_a_server_that_fails_at_any_step_gets_all_of_it_the_next_time(
     scene.records.write_undelivered(KILLED, untold)
     for number in (1, 2):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
-    scene.prefect.away_after = away_after
+    scene.prefect.unreachable_after = away_after
     if trouble in CALLS:
         scene.prefect.raises[trouble] = answered(503)
     assert await scene.reconcile_run() is None
     assert scene.kept
     assert scene.records.undelivered(KILLED) == untold
-    scene.prefect.away, scene.prefect.away_after, scene.prefect.raises = False, None, {}
+    scene.prefect.unreachable, scene.prefect.unreachable_after, scene.prefect.raises = False, None, {}
     again = await scene.reconcile_run()
     assert again is not None
     assert again.flow_run_state == "Crashed"
     assert set(scene.prefect.task_run_states().values()) == {"Crashed"}
     assert scene.prefect.flow_run_state(RUN).message == GONE
-    assert scene.prefect.twice == []
+    assert scene.prefect.sent_twice == []
     assert scene.deleted
 
 
@@ -303,7 +303,7 @@ async def test_a_server_that_is_away_for_the_record_of_a_page_keeps_the_record(s
     """Half of the task runs are no task runs."""
     for number in range(1, 301):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
-    scene.prefect.away_after = 2
+    scene.prefect.unreachable_after = 2
     assert await scene.reconcile_run() is None
     assert scene.kept
     assert set(scene.prefect.task_run_states().values()) == {"Running"}

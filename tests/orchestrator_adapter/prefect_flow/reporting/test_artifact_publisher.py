@@ -25,7 +25,7 @@ class Scene:
     def __init__(self) -> None:
         self.prefect = FakePrefect()
         self.graph: OperatorGraph = chain(source_of([]), CollectSink())
-        self.display = ArtifactPublisher(IDENTITY, self.graph)
+        self.publisher = ArtifactPublisher(IDENTITY, self.graph)
         self.status = self.graph.build().status()
 
     def view(self, *, reason: str | None = None, written: int = 10) -> View:
@@ -46,13 +46,13 @@ async def test_a_run_leaves_four_artifacts_however_long_it_is(scene: Scene) -> N
     """Topology and report are written once, status and progress renewed in place."""
     for written in range(1, 6):
         view = scene.view(written=written)
-        assert isinstance(await scene.display.refresh(scene.prefect.client, view), RetryOk)
+        assert isinstance(await scene.publisher.refresh(scene.prefect.client, view), RetryOk)
         assert scene.shown() == {
             "radar-net-topology": artifacts.topology(scene.graph),
             "radar-net-status": artifacts.status(view),
             "radar-net-settled": artifacts.settled_percent(view.status.ledger),
         }
-    assert isinstance(await scene.display.report(scene.prefect.client, OUTCOME), RetryOk)
+    assert isinstance(await scene.publisher.report(scene.prefect.client, OUTCOME), RetryOk)
     assert scene.shown()["radar-net-report"] == artifacts.report(OUTCOME)
     assert scene.shown()["radar-net-settled"] == 100.0
     assert len(scene.prefect.artifacts) == 4
@@ -62,8 +62,8 @@ async def test_a_run_leaves_four_artifacts_however_long_it_is(scene: Scene) -> N
 
 async def test_an_artifact_says_what_it_is_and_whose(scene: Scene) -> None:
     """Its kind, a description, the flow run; of the progress, the figures behind it, also when it is renewed."""
-    await scene.display.refresh(scene.prefect.client, scene.view(written=2))
-    await scene.display.report(scene.prefect.client, OUTCOME)
+    await scene.publisher.refresh(scene.prefect.client, scene.view(written=2))
+    await scene.publisher.report(scene.prefect.client, OUTCOME)
     told = {made.key: (made.type, made.description) for made in scene.prefect.artifacts.values()}
     assert told == {
         "radar-net-topology": ("markdown", "operators and channels"),
@@ -79,11 +79,11 @@ async def test_a_server_that_goes_away_in_a_round_ends_it_and_the_next_makes_up_
     answered_calls: int, scene: Scene
 ) -> None:
     """What was made is not made again, what was not is."""
-    scene.prefect.away_after = answered_calls
-    assert isinstance(await scene.display.refresh(scene.prefect.client, scene.view()), Retry)
+    scene.prefect.unreachable_after = answered_calls
+    assert isinstance(await scene.publisher.refresh(scene.prefect.client, scene.view()), Retry)
     assert len(scene.prefect.calls) == answered_calls + 1
-    scene.prefect.away, scene.prefect.away_after = False, None
-    assert isinstance(await scene.display.refresh(scene.prefect.client, scene.view()), RetryOk)
+    scene.prefect.unreachable, scene.prefect.unreachable_after = False, None
+    assert isinstance(await scene.publisher.refresh(scene.prefect.client, scene.view()), RetryOk)
     assert len(scene.prefect.artifacts) == len(scene.shown()) == 3
 
 
@@ -91,28 +91,28 @@ async def test_an_artifact_that_is_refused_ends_the_round_and_is_not_taken_for_s
     """It is tried again the next time."""
     scene.prefect.raises["create_artifact radar-net-topology"] = answered(422)
     for _ in range(2):
-        assert isinstance(await scene.display.refresh(scene.prefect.client, scene.view()), Permanent)
+        assert isinstance(await scene.publisher.refresh(scene.prefect.client, scene.view()), Permanent)
     assert scene.prefect.calls == 2 * ["create_artifact radar-net-topology"]
 
 
 async def test_a_report_of_a_run_that_was_never_shown_is_the_report_alone(scene: Scene) -> None:
     """A run that was over before the first round has no progress to renew."""
-    assert isinstance(await scene.display.report(scene.prefect.client, OUTCOME), RetryOk)
+    assert isinstance(await scene.publisher.report(scene.prefect.client, OUTCOME), RetryOk)
     assert list(scene.shown()) == ["radar-net-report"]
 
 
 async def test_a_report_that_is_not_taken_leaves_the_progress_as_it_was(scene: Scene) -> None:
     """Its answer is the one that is given back."""
-    await scene.display.refresh(scene.prefect.client, scene.view(written=2))
-    scene.prefect.away = True
-    assert isinstance(await scene.display.report(scene.prefect.client, OUTCOME), Retry)
+    await scene.publisher.refresh(scene.prefect.client, scene.view(written=2))
+    scene.prefect.unreachable = True
+    assert isinstance(await scene.publisher.report(scene.prefect.client, OUTCOME), Retry)
     assert scene.shown()["radar-net-settled"] == 50.0
 
 
 async def test_text_that_nobody_could_store_costs_a_character_and_not_the_page(scene: Scene) -> None:
     """However long the page is."""
     long = 120_000 * "x"
-    await scene.display.refresh(scene.prefect.client, scene.view(reason=f"\udcff{long}"))
+    await scene.publisher.refresh(scene.prefect.client, scene.view(reason=f"\udcff{long}"))
     shown = str(scene.shown()["radar-net-status"])
     shown.encode()
     assert shown.startswith(f"**draining: \N{REPLACEMENT CHARACTER}{long}**")

@@ -1,64 +1,17 @@
-"""Delivery to a server that is not there: each thing once, in order, and again where it may have been lost."""
+"""Delivery to a fake server: each item once, in order, and again if it may have been lost."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from datetime import timedelta
-from typing import Any
 
 import pytest
-from prefect.client.schemas.objects import StateType
 
 from orchestrator_adapter.prefect_flow.client.posting import post
-from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_S, SHOWN_AFTER_S, Delivery
+from orchestrator_adapter.prefect_flow.reporting.delivery import SHOWN_AFTER_S
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryOk
-from orchestrator_adapter.supervision import task_exit
-from orchestrator_adapter.supervision.events import Decided, Exited, Spawned
-from tests.helpers.prefect_fakes import EVENTS, IDENTITY, LOGS, NOON, FakePrefect, answered, state
-
-NOON_NS = round(NOON.timestamp() * 1e9)
-S = 1_000_000_000
-
-
-class Scene:
-    """A delivery and its server, on a clock that is set by hand."""
-
-    def __init__(self, *, queue: int = 1_000) -> None:
-        self.now = 100.0
-        self.prefect = FakePrefect()
-        self.delivery = Delivery(IDENTITY, queue=queue, monotonic=lambda: self.now)
-
-    def spawn(self, *operators: str) -> None:
-        for operator in operators:
-            self.delivery.add(Spawned(operator, 1, "source", (), None), NOON_NS)
-
-    def exit(self, operator: str) -> None:
-        self.delivery.add(Exited(operator, 1, task_exit.Ok(), 1.0), NOON_NS + S)
-
-    def decide(self, *decisions: str) -> None:
-        for decision in decisions:
-            self.delivery.add(Decided(decision, {}), NOON_NS)
-
-    async def deliver(self) -> bool:
-        return await self.delivery.deliver(self.prefect.client)
-
-    async def check(self, **options: Any) -> bool:
-        return await self.delivery.check(self.prefect.client, **options)
-
-    async def go_away_and_come_back(self, seconds: float = 10.0) -> None:
-        self.prefect.away = True
-        self.decide("while_away")
-        assert not await self.deliver()
-        self.now += seconds
-        self.prefect.away = False
-
-    def decisions(self) -> list[str]:
-        names = [item["event"] for item in self.prefect.items(EVENTS)]
-        return [name.removeprefix("orchestrator.pipeline.") for name in names if name.startswith("orchestrator")]
-
-    def task_run_events(self) -> list[str]:
-        return [item["event"] for item in self.prefect.items(EVENTS) if item["event"].startswith("prefect.")]
+from tests.helpers.prefect_delivery import NOON_NS, S, Scene
+from tests.helpers.prefect_fakes import EVENTS, IDENTITY, LOGS, FakePrefect, answered
 
 
 @pytest.fixture
@@ -66,11 +19,8 @@ def scene() -> Scene:
     return Scene()
 
 
-# Delivery.
-
-
-async def test_every_record_travels_once_in_order_and_a_decision_as_a_line_too(scene: Scene) -> None:
-    """Dated when it happened."""
+async def test_every_record_is_delivered_once_in_order_and_a_decision_also_as_a_log_line(scene: Scene) -> None:
+    """Each is dated when it happened."""
     scene.spawn("poll")
     scene.decide("first", "second")
     scene.exit("poll")
@@ -86,8 +36,8 @@ async def test_every_record_travels_once_in_order_and_a_decision_as_a_line_too(s
     assert len(scene.prefect.posted) == 2
 
 
-async def test_no_request_has_more_than_two_hundred_items(scene: Scene) -> None:
-    """That is the server's limit."""
+async def test_no_request_has_more_than_200_items(scene: Scene) -> None:
+    """This is the server's limit."""
     scene.decide(*(f"d{number}" for number in range(450)))
     assert await scene.deliver()
     assert [(kind, len(batch)) for kind, batch in scene.prefect.posted] == [
@@ -97,170 +47,176 @@ async def test_no_request_has_more_than_two_hundred_items(scene: Scene) -> None:
     assert scene.decisions() == [f"d{number}" for number in range(450)]
 
 
-async def test_a_server_that_is_away_loses_nothing_and_is_told_of_once(
+async def test_an_unreachable_server_loses_nothing_and_is_logged_once(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line when it goes, one when it is back, however often it was tried in between."""
-    scene.prefect.away = True
+    """One line when it becomes unreachable and one when it answers again, for any number of attempts in between."""
+    scene.prefect.unreachable = True
     scene.decide("first")
     for _ in range(3):
         assert not await scene.deliver()
         scene.now += 4.0
     scene.decide("second")
-    scene.prefect.away = False
+    scene.prefect.unreachable = False
     assert await scene.deliver()
     assert await scene.deliver()
     assert scene.decisions() == ["first", "second"]
     assert caplog.messages == [
-        "Prefect does not answer; the pipeline runs on and reports later: ConnectError: nobody listens",
+        "Prefect does not answer; the pipeline runs on and reports later: ConnectError: connection refused",
         "Prefect answers again after 12.0 s; 0 events are checked, and sent again if it lacks them",
     ]
 
 
 @pytest.mark.parametrize("lost", [True, False])
-async def test_events_of_the_half_minute_before_an_outage_are_sent_again_if_the_server_has_lost_them(
+async def test_events_of_the_30_s_before_an_outage_are_sent_again_if_the_server_has_lost_them(
     lost: bool,  # noqa: FBT001
     scene: Scene,
 ) -> None:
-    """With the ids they had, once, and no older one; log lines never. What it has is never sent twice."""
+    """With the same ids, once, and no older event. Log lines are not. An event that the server has is not sent again."""
     for at, decision in ((50.0, "old"), (69.0, "too_old"), (70.0, "just"), (99.0, "late")):
         scene.now = at
         scene.decide(decision)
         assert await scene.deliver()
     scene.now = 100.0
-    await scene.go_away_and_come_back()
+    await scene.have_an_outage()
     if lost:
-        scene.prefect.shown.clear()
+        scene.prefect.stored.clear()
     for _ in range(3):
         assert await scene.deliver()
         scene.now += SHOWN_AFTER_S
-    assert scene.decisions()[:5] == ["old", "too_old", "just", "late", "while_away"]
+    assert scene.decisions()[:5] == ["old", "too_old", "just", "late", "during_outage"]
     assert scene.decisions()[5:] == (["just", "late"] if lost else [])
     ids = [item["id"] for item in scene.prefect.items(EVENTS)]
     assert ids[5:] == (ids[2:4] if lost else [])
-    assert scene.prefect.twice == []
-    assert [item["message"] for item in scene.prefect.items(LOGS)] == ["old", "too old", "just", "late", "while away"]
+    assert scene.prefect.sent_twice == []
+    assert [item["message"] for item in scene.prefect.items(LOGS)] == [
+        "old",
+        "too old",
+        "just",
+        "late",
+        "during outage",
+    ]
     assert scene.delivery.idle
 
 
 async def test_after_a_short_outage_events_wait_until_the_server_shows_what_it_has(scene: Scene) -> None:
-    """Eight seconds from its beginning; until then it may have what it does not show. Log lines do not wait."""
+    """They wait 8 s from the start of the outage, because it may have events that it does not show yet. Log lines do not wait."""
     scene.decide("before")
     assert await scene.deliver()
-    await scene.go_away_and_come_back(1.0)
+    await scene.have_an_outage(1.0)
     scene.delivery.on_response(RetryOk(None))
     scene.now = 100.0 + SHOWN_AFTER_S - 0.01
     assert await scene.deliver()
     assert scene.decisions() == ["before"]
-    assert [item["message"] for item in scene.prefect.items(LOGS)] == ["before", "while away"]
+    assert [item["message"] for item in scene.prefect.items(LOGS)] == ["before", "during outage"]
     scene.now += 0.01
     assert await scene.deliver()
-    assert scene.decisions() == ["before", "while_away"]
-    assert scene.prefect.twice == []
+    assert scene.decisions() == ["before", "during_outage"]
+    assert scene.prefect.sent_twice == []
 
 
-async def test_a_server_that_does_not_say_which_events_it_has_gets_none(scene: Scene) -> None:
-    """They wait, in order."""
+async def test_no_event_is_sent_while_a_query_for_uncertain_events_fails(scene: Scene) -> None:
+    """The events stay queued, in order."""
     scene.decide("before")
     assert await scene.deliver()
-    await scene.go_away_and_come_back()
+    await scene.have_an_outage()
     scene.delivery.on_response(RetryOk(None))
     scene.prefect.raises["read_events"] = answered(503)
     assert not await scene.deliver()
     assert scene.decisions() == ["before"]
     scene.prefect.raises.clear()
     assert await scene.deliver()
-    assert scene.decisions() == ["before", "while_away"]
+    assert scene.decisions() == ["before", "during_outage"]
 
 
-async def test_a_task_run_that_waited_for_the_server_is_not_asked_for_as_soon_as_it_has_arrived(scene: Scene) -> None:
-    """It was told just now, however long ago it happened."""
-    scene.prefect.away = True
+async def test_a_task_run_that_was_queued_for_long_is_not_read_back_at_once_after_delivery(scene: Scene) -> None:
+    """The time to wait counts from the delivery, not from when it happened."""
+    scene.prefect.unreachable = True
     scene.spawn("poll")
     assert not await scene.deliver()
     scene.now += 60.0
-    scene.prefect.away = False
+    scene.prefect.unreachable = False
     assert await scene.deliver()
     assert await scene.check()
     assert "read_task_runs" not in scene.prefect.calls
     assert scene.delivery._uncertain == set()
 
 
-async def test_task_runs_that_were_given_up_are_counted(scene: Scene) -> None:
-    """Those that the book forgot because there were too many, too."""
+async def test_evicted_task_runs_are_counted_as_given_up(scene: Scene) -> None:
+    """The tracker evicts them when there are too many."""
     scene.delivery._task_runs.evicted = 3
     assert scene.delivery.given_up == 3
 
 
-async def test_a_server_that_nobody_could_reach_has_nothing_and_nobody_waits_for_it(scene: Scene) -> None:
-    """A connection that was refused took nothing: the events go out at the first answer."""
+async def test_events_are_sent_at_the_first_answer_after_refused_connections(scene: Scene) -> None:
+    """A refused connection has transferred nothing, so no query and no wait is needed."""
     scene.now = 0.0
-    scene.prefect.away = True
+    scene.prefect.unreachable = True
     scene.decide("first")
     for _ in range(3):
         assert not await scene.deliver()
         scene.now += 5.0
-    scene.prefect.away = False
+    scene.prefect.unreachable = False
     assert await scene.deliver()
     assert scene.decisions() == ["first"]
     assert "read_events" not in scene.prefect.calls
 
 
-async def test_a_decision_that_was_torn_by_a_kill_is_sent_again_as_another_event(scene: Scene) -> None:
-    """SQLite has it, and nobody finds it by its run; under its own id it would cost others. A whole one is left alone."""
+async def test_a_decision_that_a_kill_has_torn_is_sent_again_under_a_new_id(scene: Scene) -> None:
+    """SQLite has the event, but no query by run finds it; a copy with the same id would fail a batch. Whole events stay."""
     scene.decide("whole", "torn")
     scene.spawn("poll")
     assert await scene.deliver()
     whole, torn, spawned = (item["id"] for item in scene.prefect.items(EVENTS))
-    await scene.go_away_and_come_back()
+    await scene.have_an_outage()
     scene.prefect.torn = {torn, spawned}
     for _ in range(3):
         assert await scene.deliver()
         scene.now += SHOWN_AFTER_S
-    assert scene.decisions() == ["whole", "torn", "while_away", "torn"]
+    assert scene.decisions() == ["whole", "torn", "during_outage", "torn"]
     sent = [item["id"] for item in scene.prefect.items(EVENTS)]
     assert len(set(sent)) == len(sent) == 5
     assert whole in sent
-    await scene.go_away_and_come_back()  # soon enough for the torn one to be looked at once more
+    await scene.have_an_outage()  # soon enough for the torn event to be checked again
     for _ in range(3):
         assert await scene.deliver()
         scene.now += SHOWN_AFTER_S
-    assert scene.decisions() == ["whole", "torn", "while_away", "torn", "while_away"]
-    assert not scene.prefect.twice
+    assert scene.decisions() == ["whole", "torn", "during_outage", "torn", "during_outage"]
+    assert not scene.prefect.sent_twice
 
 
-async def test_what_a_server_that_is_back_takes_and_drops_is_sent_again(scene: Scene) -> None:
-    """Prefect's own clients make it drop batches just then. It is looked at once more; until then not all is told."""
-    await scene.go_away_and_come_back()
-    scene.prefect.forgetful = True
+async def test_events_that_a_restarted_server_accepts_and_drops_are_sent_again(scene: Scene) -> None:
+    """Prefect's own clients make it drop batches at that time. Until the events are checked again, delivery is not idle."""
+    await scene.have_an_outage()
+    scene.prefect.loses_events = True
     assert await scene.deliver()
-    scene.prefect.forgetful = False
-    assert scene.decisions() == ["while_away"]
+    scene.prefect.loses_events = False
+    assert scene.decisions() == ["during_outage"]
     assert not scene.delivery.idle
     for _ in range(2):
         scene.now += SHOWN_AFTER_S
         assert await scene.deliver()
-    assert scene.decisions() == ["while_away"] * 2
+    assert scene.decisions() == ["during_outage"] * 2
     assert scene.delivery.idle
-    assert not scene.prefect.twice
+    assert not scene.prefect.sent_twice
 
 
 async def test_an_event_whose_answer_was_lost_is_not_sent_twice(scene: Scene) -> None:
-    """The server had taken it, and its answer did not come: it is asked before it gets it again."""
+    """The server accepted the event and its answer was lost: the server is queried before the event is sent again."""
     scene.decide("first")
     scene.prefect.loses_answers = True
     assert not await scene.deliver()
     scene.prefect.loses_answers = False
-    for _ in range(3):  # the second time, some time after the server has answered again, it is looked at once more
+    for _ in range(3):  # the second time, the event is checked because of the outage
         scene.now += 60.0
         assert await scene.deliver()
     assert scene.delivery.idle
     assert scene.decisions() == ["first"]
-    assert scene.prefect.twice == []
+    assert scene.prefect.sent_twice == []
 
 
-async def test_a_delivery_that_was_cut_short_is_looked_for_before_it_is_made_again(scene: Scene) -> None:
-    """Nobody knows what the server has taken: for eight seconds it gets nothing, then what it does not show, once."""
+async def test_an_interrupted_delivery_is_queried_before_it_is_repeated(scene: Scene) -> None:
+    """The server may have accepted the events: for 8 s nothing is sent, then once what it does not show."""
     scene.decide("first")
     scene.prefect.raises["post event"] = asyncio.CancelledError()
     with pytest.raises(asyncio.CancelledError):
@@ -275,8 +231,8 @@ async def test_a_delivery_that_was_cut_short_is_looked_for_before_it_is_made_aga
     assert "read_events" in scene.prefect.calls
 
 
-async def test_a_second_outage_is_told_as_the_first(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    """By whichever call it is noticed."""
+async def test_a_second_outage_is_logged_like_the_first(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """The answer to any call detects it."""
     for _ in range(2):
         scene.delivery.on_response(Retry(OSError("away")))
         scene.now += 60.0
@@ -286,10 +242,10 @@ async def test_a_second_outage_is_told_as_the_first(scene: Scene, caplog: pytest
     assert caplog.messages[0].endswith("OSError: away")
 
 
-async def test_what_the_server_refuses_is_given_up_and_the_rest_delivered(
+async def test_a_rejected_item_is_dropped_and_the_rest_delivered(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is logged and counted; the log lines are another matter."""
+    """Each rejected event is logged and counted; the log lines are delivered."""
     scene.decide("first", "second")
     scene.prefect.raises["post event"] = answered(422)
     assert await scene.deliver()
@@ -299,10 +255,10 @@ async def test_what_the_server_refuses_is_given_up_and_the_rest_delivered(
     assert len(scene.prefect.items(LOGS)) == 2
 
 
-async def test_one_item_that_is_refused_costs_none_of_those_it_travels_with(scene: Scene) -> None:
-    """The server refuses a batch as a whole; then they go one by one."""
+async def test_a_rejected_item_does_not_affect_the_others_in_its_batch(scene: Scene) -> None:
+    """The server rejects a batch as a whole; its items are then sent one by one."""
     scene.decide("first", "second", "third")
-    scene.prefect.refuses = lambda item: "second" in item.get("event", "")
+    scene.prefect.rejects = lambda item: "second" in item.get("event", "")
     assert await scene.deliver()
     assert scene.delivery.idle
     assert scene.delivery.given_up == 1
@@ -310,8 +266,8 @@ async def test_one_item_that_is_refused_costs_none_of_those_it_travels_with(scen
     assert len(scene.prefect.items(LOGS)) == 3
 
 
-async def test_a_troubled_server_gets_the_same_batch_again(scene: Scene) -> None:
-    """A 503 is no refusal."""
+async def test_a_failing_server_gets_the_same_batch_again(scene: Scene) -> None:
+    """A 503 is not a rejection."""
     scene.decide("first")
     scene.prefect.raises["post log"] = answered(503)
     assert not await scene.deliver()
@@ -322,8 +278,8 @@ async def test_a_troubled_server_gets_the_same_batch_again(scene: Scene) -> None
     assert scene.delivery.given_up == 0
 
 
-async def test_what_there_is_no_room_for_is_counted() -> None:
-    """Of each kind, the oldest."""
+async def test_items_dropped_from_a_full_outbox_are_counted() -> None:
+    """Of each kind, the oldest is dropped."""
     scene = Scene(queue=2)
     scene.decide("first", "second", "third")
     assert scene.delivery.given_up == 2
@@ -331,167 +287,11 @@ async def test_what_there_is_no_room_for_is_counted() -> None:
     assert scene.decisions() == ["second", "third"]
 
 
-# Looking whether it arrived.
-
-
-async def test_what_the_server_shows_is_told(scene: Scene) -> None:
-    """Only then: its answer to the event says nothing."""
-    scene.spawn("poll")
-    assert not scene.delivery.all_delivered
-    await scene.deliver()
-    assert (scene.delivery.idle, scene.delivery.all_delivered) == (True, False)
-    assert await scene.check(after_s=0.0)
-    assert scene.delivery.all_delivered
-
-
-async def test_nobody_asks_before_the_server_can_have_recorded_it(scene: Scene) -> None:
-    """Three seconds, unless told otherwise."""
-    scene.spawn("poll")
-    await scene.deliver()
-    scene.now += RECORDED_AFTER_S - 0.01
-    assert await scene.check()
-    assert scene.prefect.calls == ["post event"]
-    scene.now += 0.01
-    assert await scene.check()
-    assert scene.prefect.calls == ["post event", "read_task_runs"]
-    assert RECORDED_AFTER_S == 3.0
-
-
-async def test_what_the_server_has_lost_is_told_again_and_the_second_time_by_the_api(
-    scene: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With all its states; each time only once the server would have shown what it has."""
-    scene.prefect.forgetful = True
-    scene.spawn("poll")
-    scene.exit("poll")
-    told = ["prefect.task-run.Running", "prefect.task-run.Completed"]
-    await scene.deliver()
-    scene.now += SHOWN_AFTER_S - 0.01
-    assert await scene.check()
-    assert scene.delivery.idle
-    scene.now += 0.01
-    assert await scene.check()
-    assert await scene.deliver()
-    assert scene.task_run_events() == 2 * told
-    scene.now += SHOWN_AFTER_S
-    assert await scene.check()
-    assert scene.task_run_events() == 2 * told
-    assert scene.prefect.task_run_states() == {"poll": "Completed"}
-    assert scene.delivery.all_delivered
-    assert scene.delivery.given_up == 0
-    assert caplog.messages == ["Prefect has not recorded task run poll from its events; its state is set by the API"]
-
-
-async def test_what_the_server_has_and_does_not_record_is_told_by_the_api_at_once(scene: Scene) -> None:
-    """Its recorder has failed: a second copy of the events would not help it."""
-    scene.prefect.records = False
-    scene.spawn("poll")
-    await scene.deliver()
-    scene.now += SHOWN_AFTER_S
-    assert await scene.check()
-    assert scene.delivery.all_delivered
-    assert scene.prefect.task_run_states() == {"poll": "Running"}
-    assert len(scene.task_run_events()) == 1
-
-
-async def test_of_what_the_server_has_in_part_the_rest_is_told(scene: Scene) -> None:
-    """Its *Running* is there, its *Completed* is lost."""
-    scene.spawn("poll")
-    await scene.deliver()
-    await scene.check(after_s=0.0)
-    scene.prefect.forgetful = True
-    scene.exit("poll")
-    await scene.deliver()
-    scene.prefect.forgetful = False
-    scene.now += SHOWN_AFTER_S
-    assert await scene.check()
-    assert await scene.deliver()
-    assert scene.task_run_events() == ["prefect.task-run.Running", *2 * ["prefect.task-run.Completed"]]
-    assert scene.prefect.twice == []
-    assert scene.prefect.task_run_states() == {"poll": "Completed"}
-
-
-async def test_a_task_run_whose_event_waits_is_not_asked_for(scene: Scene) -> None:
-    """The server cannot have it."""
-    scene.spawn("poll")
-    scene.now += 60.0
-    assert await scene.check()
-    assert scene.prefect.calls == []
-
-
-@pytest.mark.parametrize("call", ["create_task_run", "set_task_run_state"])
-async def test_a_task_run_that_the_api_refuses_is_given_up_and_counted(
-    call: str, scene: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Or it would be asked for ever."""
-    scene.prefect.records = False
-    scene.spawn("poll")
-    await scene.deliver()
-    scene.prefect.raises[call] = answered(422)
-    scene.now += SHOWN_AFTER_S
-    assert await scene.check()
-    assert scene.delivery.all_delivered
-    assert scene.delivery.given_up == 1
-    assert caplog.messages[-1] == "Prefect rejects task run poll, which is dropped: answered 422"
-
-
-async def test_a_task_run_that_the_api_cannot_take_now_is_tried_again(scene: Scene) -> None:
-    """It is neither confirmed nor given up, and its events are not sent twice for that."""
-    scene.prefect.records = False
-    scene.spawn("poll")
-    await scene.deliver()
-    scene.prefect.raises["create_task_run"] = answered(503)
-    for _ in range(4):
-        scene.now += SHOWN_AFTER_S
-        await scene.deliver()
-        await scene.check()
-    assert scene.prefect.calls.count("create_task_run") >= 2
-    assert not scene.delivery.all_delivered
-    scene.prefect.raises.clear()
-    for _ in range(4):
-        scene.now += SHOWN_AFTER_S
-        await scene.deliver()
-        await scene.check()
-    assert scene.delivery.all_delivered
-    assert (scene.delivery.given_up, scene.prefect.twice) == (0, [])
-
-
-async def test_at_most_two_hundred_task_runs_are_asked_for_at_once(scene: Scene) -> None:
-    """Those that have ended first; the rest the next time."""
-    operators = [f"op-{number}" for number in range(250)]
-    scene.spawn(*operators)
-    await scene.deliver()
-    for left in (True, False):
-        assert await scene.check(after_s=0.0)
-        assert scene.delivery.all_delivered is not left
-
-
-async def test_a_server_that_does_not_say_what_it_has_is_away(scene: Scene) -> None:
-    """Nothing is confirmed, nothing is told again yet."""
-    scene.spawn("poll")
-    await scene.deliver()
-    scene.prefect.away = True
-    assert not await scene.check(after_s=0.0)
-    assert scene.delivery.idle
-    assert not scene.delivery.all_delivered
-
-
-async def test_a_state_that_somebody_else_has_set_since_stands(scene: Scene) -> None:
-    """It is newer than ours."""
-    scene.spawn("poll")
-    await scene.deliver()
-    run = next(iter(scene.prefect.task_runs.values()))
-    run.state = state(StateType.CRASHED, "by hand", at=NOON + timedelta(minutes=1))
-    assert await scene.check(after_s=0.0)
-    assert scene.delivery.all_delivered
-    assert scene.prefect.task_run_states() == {"poll": "Crashed"}
-
-
 # The end.
 
 
-async def test_whoever_has_not_ended_when_the_run_is_over_is_told_as_a_straggler(scene: Scene) -> None:
-    """Dated then."""
+async def test_an_instance_alive_at_the_end_of_the_run_is_reported_as_a_straggler(scene: Scene) -> None:
+    """It is dated at the end of the run."""
     scene.spawn("poll", "log")
     scene.exit("poll")
     scene.delivery.end_run(NOON_NS + 2 * S)
@@ -500,8 +300,8 @@ async def test_whoever_has_not_ended_when_the_run_is_over_is_told_as_a_straggler
     assert scene.prefect.items(EVENTS)[-1]["occurred"] == "2026-01-01T12:00:02+00:00"
 
 
-async def test_nothing_is_left_once_all_is_told(scene: Scene) -> None:
-    """By a server that has not been away."""
+async def test_nothing_is_undelivered_once_all_is_confirmed(scene: Scene) -> None:
+    """If the server was reachable all the time."""
     scene.spawn("poll")
     scene.exit("poll")
     scene.decide("ended")
@@ -511,76 +311,76 @@ async def test_nothing_is_left_once_all_is_told(scene: Scene) -> None:
     assert scene.delivery.undelivered() == []
 
 
-async def test_what_waits_to_be_delivered_is_not_told_yet(scene: Scene) -> None:
-    """Also if every task run is confirmed, or there is none."""
+async def test_a_queued_item_counts_as_not_delivered(scene: Scene) -> None:
+    """Also if there is no unconfirmed task run."""
     scene.decide("ended")
     assert not scene.delivery.all_delivered
     await scene.deliver()
     assert scene.delivery.all_delivered
 
 
-async def test_what_the_server_has_taken_and_does_not_show_is_left(scene: Scene) -> None:
-    """Whoever ends now cannot know whether it will."""
+async def test_accepted_items_that_the_server_does_not_show_are_undelivered(scene: Scene) -> None:
+    """A run that ends now cannot know whether the server will show them."""
     scene.spawn("poll")
     scene.exit("poll")
     await scene.deliver()
     assert scene.delivery.idle
-    left = scene.delivery.undelivered()
-    assert [(kind, item["id"]) for kind, item in left] == [(EVENTS, item["id"]) for item in scene.prefect.items(EVENTS)]
+    rest = scene.delivery.undelivered()
+    assert [(kind, item["id"]) for kind, item in rest] == [(EVENTS, item["id"]) for item in scene.prefect.items(EVENTS)]
 
 
-async def test_what_is_left_is_all_that_the_server_may_not_have(scene: Scene) -> None:
-    """What waits, what it has not confirmed, what it may have forgotten; each event once, and each log line."""
+async def test_undelivered_is_everything_that_the_server_may_not_have(scene: Scene) -> None:
+    """Queued items, unconfirmed task runs, and what it may have lost: each event and each log line once."""
     scene.spawn("confirmed", "unconfirmed")
     scene.decide("delivered")
     await scene.deliver()
     scene.prefect.task_runs.pop(IDENTITY.task_run_id("unconfirmed", 1))
     await scene.check(after_s=0.0)
-    scene.prefect.away = True
+    scene.prefect.unreachable = True
     scene.exit("confirmed")
-    scene.decide("while_away")
+    scene.decide("during_outage")
     await scene.deliver()
-    left = scene.delivery.undelivered()
-    ids = [item["id"] for kind, item in left if kind == EVENTS]
+    rest = scene.delivery.undelivered()
+    ids = [item["id"] for kind, item in rest if kind == EVENTS]
     assert len(ids) == len(set(ids))
-    events = [item for kind, item in left if kind == EVENTS]
-    told = [(item["event"].split(".")[-1], item["resource"].get("prefect.resource.name")) for item in events]
-    assert sorted(told) == [
+    events = [item for kind, item in rest if kind == EVENTS]
+    found = [(item["event"].split(".")[-1], item["resource"].get("prefect.resource.name")) for item in events]
+    assert sorted(found) == [
         ("Completed", "confirmed"),
         ("Running", "confirmed"),
         ("Running", "unconfirmed"),
         ("delivered", "radar-net"),
-        ("while_away", "radar-net"),
+        ("during_outage", "radar-net"),
     ]
-    assert [item["message"] for kind, item in left if kind == LOGS] == ["while away"]
-    json.dumps(left)
+    assert [item["message"] for kind, item in rest if kind == LOGS] == ["during outage"]
+    json.dumps(rest)
 
 
-async def test_an_event_that_was_delivered_more_than_once_is_left_once(scene: Scene) -> None:
-    """A task run was told again, confirmed, and then the server went away: it is one event to tell again."""
-    scene.prefect.forgetful = True
+async def test_an_event_that_was_delivered_twice_is_undelivered_once(scene: Scene) -> None:
+    """A task run was sent again and confirmed, then the server became unreachable: its event is listed once."""
+    scene.prefect.loses_events = True
     scene.spawn("poll")
     await scene.deliver()
     scene.now += SHOWN_AFTER_S
     await scene.check()
-    scene.prefect.forgetful = False
+    scene.prefect.loses_events = False
     await scene.deliver()
     await scene.check(after_s=0.0)
     assert scene.delivery.all_delivered
-    await scene.go_away_and_come_back()
-    left = [item for kind, item in scene.delivery.undelivered() if kind == EVENTS]
-    assert [item["event"] for item in left] == ["orchestrator.pipeline.while_away", "prefect.task-run.Running"]
+    await scene.have_an_outage()
+    rest = [item for kind, item in scene.delivery.undelivered() if kind == EVENTS]
+    assert [item["event"] for item in rest] == ["orchestrator.pipeline.during_outage", "prefect.task-run.Running"]
 
 
-async def test_what_is_left_is_put_right_by_whoever_tells_it_next(scene: Scene) -> None:
-    """Posted to an empty server in the order that is kept, it makes every task run what it was."""
-    scene.prefect.away = True
+async def test_undelivered_events_posted_later_give_every_task_run_its_state(scene: Scene) -> None:
+    """They are posted to an empty server, in the same order."""
+    scene.prefect.unreachable = True
     scene.spawn("poll", "log")
     scene.exit("poll")
     scene.delivery.end_run(NOON_NS + 2 * S)
     await scene.deliver()
-    left = [item for kind, item in scene.delivery.undelivered() if kind == EVENTS]
+    rest = [item for kind, item in scene.delivery.undelivered() if kind == EVENTS]
     server = FakePrefect()
-    await post(server.client, EVENTS, left)
+    await post(server.client, EVENTS, rest)
     assert server.task_run_states() == {"poll": "Completed", "log": "Crashed"}
-    assert len(left) == 4
+    assert len(rest) == 4

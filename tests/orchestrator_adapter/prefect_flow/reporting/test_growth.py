@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import StateType
 
 from orchestrator_adapter import source_of
 from orchestrator_adapter.prefect_flow.options import Reporting
-from orchestrator_adapter.prefect_flow.reporting import reporter as link
+from orchestrator_adapter.prefect_flow.reporting import reporter as reporter_module
 from orchestrator_adapter.prefect_flow.reporting.delivery import Delivery
 from orchestrator_adapter.prefect_flow.reporting.outbox import Outbox
 from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
@@ -79,7 +79,7 @@ class Run:
             Spawned("work", self._instance, "operator", ("source",), restarted),
         )
 
-    async def carry(self) -> None:
+    async def deliver(self) -> None:
         """What the link does every tenth of a second."""
         await self.delivery.deliver(self.server.client)
         await self.delivery.check(self.server.client)
@@ -88,13 +88,13 @@ class Run:
         for number in range(count):
             self.restart()
             if number % 5 == 0:
-                await self.carry()
+                await self.deliver()
 
-    async def settle(self) -> None:
+    async def quiet_period(self) -> None:
         """Half a minute in which nothing happens."""
         for _ in range(60):
             self.now += 0.5
-            await self.carry()
+            await self.deliver()
 
     def _note(self, *records: Spawned | Exited | Decided) -> None:
         for record in records:
@@ -125,10 +125,10 @@ async def test_restarts_that_the_server_shows_leave_nothing_behind() -> None:
     """After 1,500 restarts the delivery holds, container by container, what it held after 600."""
     run = Run()
     await run.restarts(600)
-    await run.settle()
+    await run.quiet_period()
     before = held(run.delivery)
     await run.restarts(900)
-    await run.settle()
+    await run.quiet_period()
     assert held(run.delivery) == before
     assert run.delivery.all_delivered
     assert run.delivery.given_up == 0
@@ -141,7 +141,7 @@ async def test_no_ended_task_run_is_referred_to_from_anywhere() -> None:
     }  # a link's that still ends, say
     run = Run()
     await run.restarts(500)
-    await run.settle()
+    await run.quiet_period()
     gc.collect()
     living = [thing for thing in gc.get_objects() if isinstance(thing, TrackedTaskRun) and id(thing) not in others]
     assert sorted(told.task_run.name for told in living) == ["sink", "source", "work #501"]
@@ -152,7 +152,7 @@ async def test_what_was_delivered_is_remembered_up_to_a_bound() -> None:
     """A thousand items of each kind, of however many there were."""
     run = Run()
     await run.restarts(600)
-    await run.settle()
+    await run.quiet_period()
     found = held(run.delivery)
     assert (found["events._recent"], found["logs._recent"]) == (KEPT_AFTERWARDS, KEPT_AFTERWARDS)
     assert busy(run.delivery) == AT_REST
@@ -162,15 +162,15 @@ async def test_a_server_that_is_away_for_long_costs_what_the_queue_holds() -> No
     """Beyond it the oldest goes, and is counted; once the server is back and all is told, that is gone, too."""
     queue = 500
     run = Run(queue=queue)
-    await run.settle()
-    run.server.away = True
+    await run.quiet_period()
+    run.server.unreachable = True
     await run.restarts(600)
     at_worst = held(run.delivery)
     assert at_worst["events._queued"] == at_worst["logs._queued"] == queue
     assert run.delivery.given_up > 0
-    run.server.away = False
-    await run.settle()
-    await run.settle()
+    run.server.unreachable = False
+    await run.quiet_period()
+    await run.quiet_period()
     assert run.delivery.all_delivered
     assert busy(run.delivery) == AT_REST
 
@@ -181,23 +181,23 @@ async def test_outages_leave_nothing_behind(outages: int) -> None:
     run = Run()
     for _ in range(outages):
         await run.restarts(50)
-        run.server.away = True
+        run.server.unreachable = True
         await run.restarts(50)
-        run.server.away = False
-        await run.settle()
+        run.server.unreachable = False
+        await run.quiet_period()
     assert run.delivery.all_delivered
     assert busy(run.delivery) == AT_REST
 
 
-@pytest.mark.parametrize("trouble", ["forgetful", "records"])
+@pytest.mark.parametrize("trouble", ["loses_events", "records"])
 async def test_a_server_that_lost_what_it_was_told_leaves_nothing_behind(trouble: str) -> None:
     """It forgot the events, or made no task runs of them: what had to be told again is forgotten like the rest, once shown."""
     run = Run()
-    setattr(run.server, trouble, trouble == "forgetful")
+    setattr(run.server, trouble, trouble == "loses_events")
     await run.restarts(100)
-    await run.settle()
-    setattr(run.server, trouble, trouble != "forgetful")
-    await run.settle()
+    await run.quiet_period()
+    setattr(run.server, trouble, trouble != "loses_events")
+    await run.quiet_period()
     assert run.delivery.all_delivered
     assert busy(run.delivery) == AT_REST
 
@@ -212,9 +212,9 @@ async def test_a_server_that_is_behind_is_not_told_anything_twice() -> None:
     while run.now < 30:
         run.now += 0.1
         server.record(10)
-        await run.carry()
+        await run.deliver()
     assert server.calls.count("create_task_run") == 0
-    assert server.twice == []
+    assert server.sent_twice == []
     assert run.delivery.all_delivered
 
 
@@ -223,11 +223,11 @@ async def test_what_a_server_has_lost_is_told_again_although_it_gets_on() -> Non
     run = Run()
     run.server.records = False
     run.restart()
-    await run.carry()
+    await run.deliver()
     run.server.records = True
     await run.restarts(800)  # a quarter of a minute
     assert "create_task_run" in run.server.calls
-    await run.settle()
+    await run.quiet_period()
     assert run.delivery.all_delivered
 
 
@@ -248,9 +248,9 @@ class Hanging(FakePrefect):
 
 async def test_the_inbox_is_emptied_while_the_server_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens during one long request is taken in, to where there is a bound: the inbox has none."""
-    monkeypatch.setattr(link, "_GATHER_S", 0.001)
+    monkeypatch.setattr(reporter_module, "_GATHER_S", 0.001)
     server = Hanging()
-    monkeypatch.setattr(link, "client_without_retries", server.connected)
+    monkeypatch.setattr(reporter_module, "client_without_retries", server.connected)
     graph = chain(source_of([]), CollectSink())
     its = Reporter(IDENTITY, graph, Reporting(artifacts=False, queue=100), on_cancel=print)
     tell = its.hooks().on_decision
@@ -271,10 +271,10 @@ async def test_a_server_that_takes_its_time_does_not_keep_the_end_from_saying_wh
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The end comes when the patience is at its end, not when the server is; what was not told is named, to be kept."""
-    monkeypatch.setattr(link, "_FINAL_STEP_S", 0.001)
-    monkeypatch.setattr(link, "_MARGIN_S", 5.0)  # a request may take ten
+    monkeypatch.setattr(reporter_module, "_FINAL_STEP_S", 0.001)
+    monkeypatch.setattr(reporter_module, "_MARGIN_S", 5.0)  # a request may take ten
     server = Hanging()
-    monkeypatch.setattr(link, "client_without_retries", server.connected)
+    monkeypatch.setattr(reporter_module, "client_without_retries", server.connected)
     graph = chain(source_of([]), CollectSink())
     its = Reporter(IDENTITY, graph, Reporting(artifacts=False), on_cancel=print)
     tell = its.hooks().on_decision
