@@ -1,20 +1,20 @@
-"""Sensors that send real bytes over real sockets, from a process of their own.
+"""Simulated sensors that send real bytes over real sockets, from a process of their own.
 
-A catalogue is propagated with SGP4 and looked at from radar and telescope sites; what the sensors measure, with noise,
-goes out as UDP datagrams, an HTTP archive and TCP beacons, at rates and with faults that you set. The truth that was
-sent can be written down.
+A catalogue is propagated with SGP4 and observed from radar and telescope sites. The measurements, with noise, are sent as
+UDP datagrams, an HTTP archive and TCP beacons, at configured rates and with configured faults. The truth can be written
+to a file.
 
-- ``config``: everything that can be set, validated at once
-- ``world``: where every object is at any time
-- ``radar``, ``optical``, ``isl``: one kind of sensor each: times -> frames, no I/O
-- ``faults``: what is wrong with some frames; when there are bursts and outages
-- ``links``, ``archive``: where frames leave the process
-- ``pace``: one sensor's frames leave when their time has come
-- ``truth``: what was sent
-- ``run``: all of it together
+- ``config``: all settings, validated together
+- ``world``: the position of every object at any time
+- ``radar``, ``optical``, ``isl``: one kind of sensor each: times to frames, no I/O
+- ``faults``: faults in frames; the times of bursts and outages
+- ``links``, ``archive``: how frames are sent
+- ``pace``: sends one sensor's frames when they are due
+- ``truth``: the frames that were sent
+- ``run``: a whole simulation
 
-Measurements are geometric at their timestamp: no light time, refraction or aberration, as a sensor reports that
-corrects for them. Telescopes see by day and objects in the Earth's shadow, too.
+Timestamps are of the arrival of the signal, and light time is part of the measurement. There is no refraction and no
+aberration, as for a sensor that corrects for them. Telescopes also observe by day, and objects in the Earth's shadow.
 """
 
 from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Noise, Outage, SimulatorConfig

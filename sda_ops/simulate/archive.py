@@ -1,8 +1,8 @@
-"""The optical archive: an HTTP server that keeps what the telescopes have observed.
+"""The optical archive: an HTTP server that stores the telescopes' observations.
 
-``GET /observations?since=<ns>&wait_ms=<ms>&limit=<n>`` answers a JSON array, in time order, of the entries with a
-timestamp above ``since``; with ``wait_ms`` it waits for the first of them. Entries that share a timestamp (faults and
-the good entry they follow) are never torn apart by ``limit``, so that ``since`` loses none.
+``GET /observations?since=<ns>&wait_ms=<ms>&limit=<n>`` answers with a JSON array, in time order, of the entries with a
+timestamp above ``since``; with ``wait_ms`` it waits for the first of them. Entries with the same timestamp (faults and the
+good entry before them) are never separated by ``limit``, so that ``since`` skips none.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ DRIP_EVERY_S = 0.05
 
 
 class Archive:
-    """History and application in one; `ArchiveServer` puts it on a socket.
+    """The stored entries and the application that serves them; `ArchiveServer` puts it on a socket.
 
     Attributes:
         app: The ASGI application.
-        in_service: While False, every request meets what ``outage_style`` says.
-        outage_style: How it is out of service; a refused connection is the server's business, and is 503 here.
-        requests: How many came in.
-        requests_in_outage: How many of them while it was out of service.
+        in_service: While False, every request is answered according to ``outage_style``.
+        outage_style: What happens in an outage. `ArchiveServer` handles "refuse"; here it is a 503.
+        requests: Requests received.
+        requests_in_outage: Requests received during outages.
     """
 
     def __init__(self, *, history: int) -> None:
@@ -49,23 +49,23 @@ class Archive:
         self._entries: list[bytes] = []
         self._published = 0
         self._served = 0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def unserved(self) -> int:
-        """Entries that no answer has contained so far."""
+        """Entries that have been in no answer so far."""
         return self._published - self._served
 
     async def ready(self, ended: asyncio.Event) -> bool:
-        """At any time: an archive that cannot be had still fills."""
+        """At any time: an archive that is out of service still stores entries."""
         return not ended.is_set()
 
     async def send(self, batch: Batch) -> int:
-        """Keep the entries, forget the oldest beyond the history, wake whoever waits."""
+        """Store the entries, drop the oldest beyond the history, wake waiting requests."""
         self._times_ns += batch.timestamp_ns.tolist()
         self._entries += batch.frames
         self._published += len(batch.frames)
-        # In large steps: taking one from the front of a list costs the whole list.
+        # In large steps: removing an item from the front of a list copies the whole list.
         if len(self._entries) > self._history + self._history // 4 + DEFAULT_LIMIT:
             del self._times_ns[: -self._history], self._entries[: -self._history]
         self.wake()
@@ -75,9 +75,9 @@ class Archive:
         """Entries need no connection."""
 
     def wake(self) -> None:
-        """Let every waiting request look again."""
-        self._news.set()
-        self._news = asyncio.Event()
+        """Let every waiting request check again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _observations(self, request: Request) -> Response:
         try:
@@ -92,7 +92,7 @@ class Archive:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(max(0, wait_ms), MAX_WAIT_MS) / 1000.0):
                 while self.in_service and not (self._times_ns and self._times_ns[-1] > since_ns):
-                    await self._news.wait()
+                    await self._changed.wait()
         if self.in_service:
             return Response(self._page(since_ns, max(1, limit)), media_type="application/json")
         if self.outage_style == "drip":
@@ -107,20 +107,20 @@ class Archive:
         last = min(first + limit, len(self._times_ns))
         if last > first:
             last = bisect_right(self._times_ns, self._times_ns[last - 1])
-        forgotten = self._published - len(self._times_ns)
-        self._served = max(self._served, forgotten + last)
+        dropped = self._published - len(self._times_ns)
+        self._served = max(self._served, dropped + last)
         return b"[" + b",".join(self._entries[first:last]) + b"]"
 
 
 async def _drip() -> AsyncIterator[bytes]:
-    """The white space before a JSON value: each byte promises more, and it never ends."""
+    """Endless white space, as before a JSON value."""
     while True:
         yield b" "
         await asyncio.sleep(DRIP_EVERY_S)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, without its signal handlers: signals are the process's business."""
+class _UvicornServer(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -128,20 +128,20 @@ class _Server(uvicorn.Server):
 
 
 class ArchiveServer:
-    """Serves an archive at one address; can go down and come up again there.
+    """Serves an archive at one address, and can stop and start again there.
 
     Attributes:
-        endpoint: Where it listens, the port that was given to it included.
+        endpoint: The address and the actual port.
     """
 
     def __init__(self, archive: Archive, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._archive = archive
-        self._server: _Server | None = None
+        self._server: _UvicornServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def up(self) -> None:
-        """Listen. Raises ``OSError`` where the address cannot be had."""
+        """Listen. Raises ``OSError`` if the address is not available."""
         family = socket.getaddrinfo(self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((self.endpoint.host, self.endpoint.port), family=family)
         self.endpoint = Endpoint(self.endpoint.host, listener.getsockname()[1])
@@ -153,11 +153,11 @@ class ArchiveServer:
             log_config=None,
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config)
+        self._server = _UvicornServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="archive")
 
     async def down(self) -> None:
-        """Answer who is waiting with 503, close every connection, refuse new ones."""
+        """Answer waiting requests with 503, close every connection, and stop listening."""
         self._archive.in_service = False
         self._archive.wake()
         if self._server is not None and self._serving is not None:

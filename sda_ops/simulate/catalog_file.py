@@ -1,4 +1,4 @@
-"""A catalogue as a file that pipelines and simulators read alike: OMM in JSON, as CelesTrak has it."""
+"""A catalogue as a file for pipelines and simulators: OMM in JSON, in CelesTrak's format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MIN_PER_DAY = 1440.0
 
 
 def omm_json(element_sets: Iterable[ElementSet]) -> bytes:
-    """One array of OMM objects, in order. Numbers keep every digit; epochs are rounded to a microsecond (4 mm)."""
+    """An array of OMM objects, in order. Numbers keep every digit; epochs are rounded to a microsecond (4 mm)."""
     return msgspec.json.encode([_omm(elements) for elements in element_sets])
 
 

@@ -1,4 +1,4 @@
-"""Everything about a simulation that can be set. Checked once, here; all that is wrong is said together."""
+"""All settings of a simulation. They are validated once, here, and every problem is reported together."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.places import TELESCOPE_SITES
 
 OutageStyle: TypeAlias = Literal["503", "refuse", "blackhole", "drip"]
-"""What an archive that is out of service does: answer 503; refuse connections; take requests and never answer; answer with
-a body that never ends, a byte at a time."""
+"""What an archive does in an outage: answer 503; refuse connections; accept requests and never answer; answer with an
+endless body, a byte at a time."""
 
 SOURCE_KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
 MAX_PORT = 65_535
 
 
 class ConfigurationError(ValueError):
-    """The configuration cannot be run.
+    """The configuration is invalid.
 
     Attributes:
-        problems: One sentence for each thing that is wrong.
+        problems: One sentence for each problem.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -60,7 +60,7 @@ class Burst:
 class Outage:
     """Every ``every_s`` seconds, at the end of the period, ``kind`` is out of service for ``for_s``.
 
-    Radars fall silent and satellites hang up. Telescopes go on observing; it is their archive that cannot be had.
+    Radars stop sending and satellites disconnect. Telescopes continue to observe; their archive is out of service.
     """
 
     kind: SourceKind
@@ -73,12 +73,12 @@ class Noise:
     """One standard deviation of each component; Gaussian, unbiased, uncorrelated.
 
     Attributes:
-        radar_range_m: Also told in the frame.
-        radar_range_rate_m_s: Also told in the frame.
+        radar_range_m: Also a field of the frame.
+        radar_range_rate_m_s: Also a field of the frame.
         radar_angle_rad: Azimuth (on the sky) and elevation; the frame has no field for it.
-        optical_arcsec: Right ascension (on the sky) and declination; also told in the entry.
-        isl_position_m: Each axis; also told in the frame.
-        isl_velocity_m_s: Each axis; also told in the frame.
+        optical_arcsec: Right ascension (on the sky) and declination; also a field of the entry.
+        isl_position_m: Each axis; also a field of the frame.
+        isl_velocity_m_s: Each axis; also a field of the frame.
     """
 
     radar_range_m: float = 30.0
@@ -91,33 +91,33 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorConfig:
-    """One simulation. Raises `ConfigurationError` with everything that is wrong.
+    """One simulation. Raises `ConfigurationError` with every problem.
 
     Attributes:
         radar_targets: Where each radar array sends its datagrams; array ids count from 1 in this order.
         radar_rate_hz: Detections a second of each array; 0 for no radars.
-        archives: Where the telescopes' archives listen, port 0 for any free one; the telescopes are shared out among them.
+        archives: Where the telescopes' archives listen, with port 0 any free one; the telescopes are divided among them.
         optical_rate_hz: Observations a second of all telescopes; 0 for no telescopes and no archive.
-        isl_targets: Where the satellites connect to, a ring each; the satellites are shared out among them.
-        isl_rate_hz: Beacons a second of all satellites; 0 for none.
-        isl_connections: TCP connections of each ring; its satellites are shared out among them.
+        isl_targets: Where the satellites connect, one ring to each; the satellites are divided among the rings.
+        isl_rate_hz: Beacons a second of all satellites; 0 for no beacons.
+        isl_connections: TCP connections of each ring; its satellites are divided among them.
         isl_satellites: Satellites with a beacon.
         catalog: A TLE, 3LE or OMM (CSV, JSON, XML, KVN) file; None for a generated catalogue.
         objects: Size of the generated catalogue.
-        seed: Of everything that is drawn.
-        start_time_ns: UTC; timestamps run from there at the wall's pace. None for the real clock.
-        duration_s: Stop sending after this; None for no limit.
+        seed: Of all random numbers.
+        start_time_ns: UTC; timestamps begin there and advance in real time. None for the real clock.
+        duration_s: Stop sending after this time; None for no limit.
         count: Stop after this many frames of all kinds, faults included; None for no limit.
-        linger_s: How long the archive stays up after the last frame; None until told to stop.
-        truth: JSON Lines file of everything sent; None for none.
-        noise: Of the measurements.
-        malformed: Extra frames that do not decode, for each good frame: 0.01 is one in a hundred.
-        impossible: Extra frames that decode and cannot be true, for each good frame.
+        linger_s: How long the archive serves after the last frame; None: until the stop.
+        truth: JSON Lines file of all frames that were sent; None for no file.
+        noise: Standard deviations of the measurements.
+        malformed: Additional frames that do not decode, for each good frame: 0.01 is one in a hundred.
+        impossible: Additional frames that decode and are physically impossible, for each good frame.
         duplicates: Frames sent twice, byte for byte, for each good frame.
         bursts: One at most for each kind.
         outages: One at most for each kind.
-        archive_outage: How the archive is out of service.
-        archive_history: Entries the archive keeps; the oldest are forgotten first.
+        archive_outage: What the archive does in an outage.
+        archive_history: Entries that the archive stores; the oldest are dropped first.
     """
 
     radar_targets: tuple[Endpoint, ...] = (Endpoint("127.0.0.1", 9201), Endpoint("127.0.0.1", 9202))
@@ -169,11 +169,11 @@ class SimulatorConfig:
             if not 0.0 < getattr(self.noise, sigma.name) < float("inf"):
                 yield f"noise.{sigma.name} must be > 0 and finite, got {getattr(self.noise, sigma.name)}"
         if self.radar_rate_hz > 0.0 and not self.radar_targets:
-            yield "radar_targets must name one target at least while radar_rate_hz > 0"
+            yield "radar_targets must name at least one target while radar_rate_hz > 0"
         if self.optical_rate_hz > 0.0 and not 1 <= len(self.archives) <= len(TELESCOPE_SITES):
-            yield f"archives must be 1 to {len(TELESCOPE_SITES)}, a telescope each at the least, got {len(self.archives)}"
+            yield f"archives must be 1 to {len(TELESCOPE_SITES)}, with a telescope each, got {len(self.archives)}"
         if self.isl_rate_hz > 0.0 and not self.isl_targets:
-            yield "isl_targets must name one target at least while isl_rate_hz > 0"
+            yield "isl_targets must name at least one target while isl_rate_hz > 0"
         if self.isl_connections * len(self.isl_targets) > self.isl_satellites:
             yield (
                 f"isl_connections of all {len(self.isl_targets)} rings must be <= isl_satellites, "
@@ -192,5 +192,5 @@ class SimulatorConfig:
                     yield f"{name} of {window.kind}: 0 < for_s < every_s expected, got {window.for_s}, {window.every_s}"
             yield from (f"{name} of {kind}: given more than once" for kind in set(kinds) if kinds.count(kind) > 1)
         for burst in self.bursts:
-            if not 0.0 < burst.factor <= 1e4:  # noqa: PLR2004 - a rate beyond it is a slip of the keyboard
+            if not 0.0 < burst.factor <= 1e4:  # noqa: PLR2004 - a larger factor is a typing error
                 yield f"burst of {burst.kind}: factor must be in (0, 1e4], got {burst.factor}"

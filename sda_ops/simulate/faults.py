@@ -1,4 +1,4 @@
-"""What goes wrong, and when: extra bad frames among the good ones, bursts, outages. All of it decided here, purely."""
+"""Faults and their times, as pure functions: bad frames among the good ones, bursts, outages."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from sda_ops.astro.time import NS_PER_S, Nanoseconds
 from sda_ops.simulate.frames import Batch, Fault, SimulatedSensor
 
 BLOCK_NS = NS_PER_S // 20
-"""At most this much is measured in one go."""
+"""The longest time that is measured in one block."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRates:
-    """Extra frames for each good one, in [0, 1]."""
+    """Additional frames for each good one, in [0, 1]."""
 
     malformed: float = 0.0
     impossible: float = 0.0
     duplicate: float = 0.0
 
     def insert(self, batch: Batch, sensor: SimulatedSensor, rng: np.random.Generator) -> Batch:
-        """The batch with bad frames after the good ones they were made from, at the same times.
+        """The batch with bad frames after the good ones that they are made from, at the same times.
 
-        The good frames stay as they are: the same seed sends the same ones with and without faults.
+        The good frames do not change: the same seed sends the same ones with and without faults.
         """
         rates: tuple[tuple[Fault, float], ...] = (
             ("malformed", self.malformed),
@@ -47,7 +47,7 @@ class FaultRates:
         frames = [batch.frames[index] for index in indices]
         faults = [batch.faults[index] for index in indices]
         for position, (_, fault) in zip(positions, extra, strict=True):
-            frames[position] = _spoilt(frames[position], fault, sensor)
+            frames[position] = _with_fault(frames[position], fault, sensor)
             faults[position] = fault
         return Batch(
             batch.timestamp_ns[origin],
@@ -58,7 +58,7 @@ class FaultRates:
         )
 
 
-def _spoilt(frame: bytes, fault: Fault, sensor: SimulatedSensor) -> bytes:
+def _with_fault(frame: bytes, fault: Fault, sensor: SimulatedSensor) -> bytes:
     match fault:
         case "malformed":
             return sensor.malformed(frame)
@@ -79,11 +79,11 @@ class Window:
     period_ns: int
 
     def contains(self, time_ns: int) -> bool:
-        """Whether the time lies in the window."""
+        """Whether the time is in the window."""
         return (time_ns - self.start_ns) % self.period_ns >= self.period_ns - self.length_ns
 
     def next_change_ns(self, time_ns: int) -> int:
-        """The first time after this one at which it opens or closes."""
+        """The first later time at which the window opens or closes."""
         into_period_ns = (time_ns - self.start_ns) % self.period_ns
         opens_ns = self.period_ns - self.length_ns
         return time_ns - into_period_ns + (opens_ns if into_period_ns < opens_ns else self.period_ns)
@@ -92,7 +92,7 @@ class Window:
 class Schedule:
     """When a sensor measures: evenly at its rate, faster in bursts, not at all in outages.
 
-    ``phase`` in [0, 1) shifts it by a part of its period, so that sensors of one rate do not move in step.
+    ``phase`` in [0, 1) shifts it by a part of its period, so that sensors of one rate do not measure at the same times.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Schedule:
     def block(self, start_ns: int, limit_ns: int) -> tuple[int, Nanoseconds]:
         """The end of the next block, at ``limit_ns`` at the latest, and the times in it, ascending.
 
-        Call it for consecutive blocks: what is left of a period is carried over.
+        Call it for consecutive blocks: the rest of a period continues in the next block.
         """
         windows = [window for window in (self._burst, self._outage) if window is not None]
         end_ns = min(start_ns + BLOCK_NS, limit_ns, *(window.next_change_ns(start_ns) for window in windows))

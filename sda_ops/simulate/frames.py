@@ -1,4 +1,4 @@
-"""A batch of frames that a sensor made, each with what it is in truth."""
+"""A batch of a sensor's frames, each with its truth, and the interface of a sensor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Batch:
     """Frames in time order; all sequences have one length.
 
     Attributes:
-        timestamp_ns: When each was measured and is due to leave, UTC nanoseconds.
-        frames: The bytes as they leave: datagram, JSON object, or beacon with its length prefix.
-        sensors: Which sensor, as the pipeline's ``source_id`` names it.
-        catalog_numbers: Which object it really is.
-        faults: What is wrong with it; None for a good one.
+        timestamp_ns: When each was measured and is due to be sent, UTC nanoseconds.
+        frames: The bytes to send: datagram, JSON object, or beacon with its length prefix.
+        sensors: The sensor, as the pipeline's ``source_id``.
+        catalog_numbers: The true object.
+        faults: The fault of the frame; None for a good one.
     """
 
     timestamp_ns: Nanoseconds
@@ -33,7 +33,7 @@ class Batch:
     faults: Sequence[Fault | None]
 
     def part(self, start: int, stop: int) -> Batch:
-        """Frames ``start`` to ``stop``, as slices go."""
+        """The slice from ``start`` to ``stop``."""
         if start == 0 and stop == len(self.frames):
             return self
         return Batch(
@@ -46,20 +46,20 @@ class Batch:
 
 
 class SimulatedSensor(Protocol):
-    """A kind of sensor: times in, frames out; no I/O."""
+    """A simulated sensor: makes frames for given times, without I/O."""
 
     @property
     def kind(self) -> SourceKind:
-        """Which kind."""
+        """The kind of sensor."""
 
     def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
-        """Good frames at these times, which lie in the interval; none where it sees nothing."""
+        """Good frames at these times, which are in the interval; none while no object is visible."""
 
     def malformed(self, frame: bytes) -> bytes:
-        """A frame like this one that does not decode."""
+        """A variant of the frame that does not decode."""
 
     def impossible(self, frame: bytes) -> bytes:
-        """A frame like this one that decodes, and cannot be true."""
+        """A variant of the frame that decodes and is physically impossible."""
 
     def observation_ids(self, frames: Sequence[bytes]) -> Sequence[UUID]:
-        """The ids the pipeline will give these frames, which decode."""
+        """The ids that the pipeline will give to these frames, which must decode."""

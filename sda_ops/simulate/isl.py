@@ -1,4 +1,4 @@
-"""Satellites that tell their own state over one connection, in turn, as length-prefixed beacons."""
+"""Satellites that send their own state over one connection, in turn, as length-prefixed beacons."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MESSAGE_DTYPE = np.dtype(
         ("sigma_velocity_m_s", "<f4"),
     ]
 )
-"""Prefix and frame as `sda_ops.wire.isl.encode` writes them, for many at once."""
+"""Prefix and frame as `sda_ops.wire.isl.encode` writes them, as a numpy type."""
 
 FRAMING_LOST_PREFIX = b"\xff\xff\xff\xff"
-"""A length that no receiver can take: it must hang up, and so the sender does, too."""
+"""An impossible length: the receiver must close the connection, and so does the sender."""
 
 
 class Beacons:
-    """The satellites of one connection. Each counts its own sequence; ``satellite_id`` is its catalogue number."""
+    """The satellites of one connection. Each has its own sequence; ``satellite_id`` is its catalogue number."""
 
     kind: SourceKind = "isl"
 
@@ -50,7 +50,7 @@ class Beacons:
         self._turn = 0
 
     def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
-        """One beacon at each time, the satellites taking turns; one that has decayed stays silent."""
+        """One beacon at each time, from the satellites in turn; one that has decayed sends none."""
         turns = self._turn + np.arange(len(timestamp_ns))
         self._turn += len(timestamp_ns)
         alive = np.isin(self._satellites, interval.propagated())[turns % self._satellites.size]
@@ -77,14 +77,14 @@ class Beacons:
         )
 
     def malformed(self, frame: bytes) -> bytes:
-        """Of another length, honestly told; one in eight of a length that ends the connection."""
+        """A frame of another length, with the right prefix; one in eight has a prefix that ends the connection."""
         if self._rng.integers(8) == 0:
             return FRAMING_LOST_PREFIX + frame[isl.PREFIX_SIZE :]
         size = int(self._rng.integers(0, isl.FRAME_SIZE))
         return size.to_bytes(isl.PREFIX_SIZE, "little") + frame[isl.PREFIX_SIZE : isl.PREFIX_SIZE + size]
 
     def impossible(self, frame: bytes) -> bytes:
-        """Inside the Earth, faster than escape by far, nowhere at all, or a day ahead."""
+        """Inside the Earth, far above escape velocity, with a NaN position, or a day ahead."""
         message = np.frombuffer(frame, dtype=MESSAGE_DTYPE).copy()
         match int(self._rng.integers(4)):
             case 0:
@@ -98,5 +98,5 @@ class Beacons:
         return message.tobytes()
 
     def observation_ids(self, frames: Sequence[bytes]) -> Sequence[UUID]:
-        """From the 72 bytes after the prefix."""
+        """The ids are made from the 72 bytes after the prefix."""
         return observation_ids("isl", [frame[isl.PREFIX_SIZE :] for frame in frames])

@@ -1,4 +1,4 @@
-"""Where frames leave the process: UDP datagrams, a TCP connection. (The archive is the third; it has its own file.)"""
+"""Links that send frames: UDP datagrams and TCP connections. The third is the archive (`sda_ops.simulate.archive`)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from sda_ops.simulate.isl import FRAMING_LOST_PREFIX
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 CLOSE_TIMEOUT_S = 2.0
-"""How long a closing connection waits for its peer to have read everything."""
+"""How long a closing connection waits until its peer has read everything."""
 
 
 class Link(Protocol):
-    """Where a sensor's frames go. One task uses it."""
+    """Sends a sensor's frames. One task uses it."""
 
     async def ready(self, ended: asyncio.Event) -> bool:
-        """Suspend until frames can be sent; False where ``ended`` came first."""
+        """Suspend until frames can be sent; False if ``ended`` was set first."""
 
     async def send(self, batch: Batch) -> int:
-        """Send the frames in order; the number that left. Fewer than asked for: `ready` has to be awaited again."""
+        """Send the frames in order; returns how many were sent. If not all, `ready` has to be awaited again."""
 
     async def disconnect(self) -> None:
-        """Close; what was sent arrives. A connection is made again by `ready`."""
+        """Close the connection after all sent frames have arrived. `ready` opens it again."""
 
 
 class UdpLink:
-    """Datagrams to one address. Nobody need listen there, and nothing is told of what is dropped on the way."""
+    """Datagrams to one address, with or without a receiver there. Lost datagrams are not detected."""
 
     def __init__(self, target: Endpoint) -> None:
         family, _, _, _, address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)[0]
@@ -46,7 +46,7 @@ class UdpLink:
         return not ended.is_set()
 
     async def send(self, batch: Batch) -> int:
-        """Each frame a datagram. Suspends while the kernel's buffer is full."""
+        """Send each frame as a datagram. Suspends while the kernel's buffer is full."""
         sendto, address = self._socket.sendto, self._address
         for frame in batch.frames:
             while True:
@@ -59,12 +59,12 @@ class UdpLink:
         return len(batch.frames)
 
     async def disconnect(self) -> None:
-        """For good: there is no connection that could be closed for a while."""
+        """Close the socket permanently."""
         self._socket.close()
 
 
 class TcpLink:
-    """One connection to a listener, made again when it breaks, after a wait with decorrelated jitter."""
+    """One connection to a listener. It is opened again when it breaks, after a delay with decorrelated jitter."""
 
     def __init__(self, target: Endpoint, rng: random.Random) -> None:
         self._target = target
@@ -73,7 +73,7 @@ class TcpLink:
         self._reader: asyncio.StreamReader | None = None
 
     async def ready(self, ended: asyncio.Event) -> bool:
-        """Connect, and again until it works."""
+        """Connect, repeatedly until it succeeds."""
         if self._reader is not None and self._reader.at_eof():
             self._abandon()
         delay_s = FIRST_BACKOFF_S
@@ -85,15 +85,16 @@ class TcpLink:
                     await asyncio.wait_for(ended.wait(), delay_s)
                 delay_s = min(MAX_BACKOFF_S, self._rng.uniform(FIRST_BACKOFF_S, 3.0 * delay_s))
             else:
-                # `drain` then waits until the kernel has everything: nothing counts as sent that we still hold.
+                # With this, `drain` waits until the kernel has every byte: only such frames count as sent.
                 self._writer.transport.set_write_buffer_limits(high=0)
         return not ended.is_set()
 
     async def send(self, batch: Batch) -> int:
-        """The frames as one stretch of the stream; suspends while the peer does not read.
+        """Write the frames to the stream; suspends while the peer does not read.
 
-        Sent is what the kernel has taken. Where the connection breaks, this call's frames count as not sent although
-        some may have arrived, and an earlier call's as sent although the peer may not have read them. After a frame that costs the receiver its framing it hangs up, as the receiver must.
+        Frames count as sent when the kernel has them. If the connection breaks, this call's frames count as not sent,
+        although some may have arrived, and those of earlier calls as sent, although the peer may not have read them. After
+        a frame that makes the receiver lose its framing, the connection is closed, as the receiver has to.
         """
         assert self._writer is not None
         lost = _first_framing_lost(batch.frames)
@@ -109,7 +110,7 @@ class TcpLink:
         return len(frames)
 
     async def disconnect(self) -> None:
-        """End the stream, and wait (not for ever) until the peer has read it and closed, too."""
+        """End the stream, and wait, with a timeout, until the peer has read it and closed the connection."""
         if self._writer is None or self._reader is None:
             return
         with suppress(OSError, TimeoutError):

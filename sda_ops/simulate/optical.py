@@ -26,7 +26,7 @@ MIN_ELEVATION_RAD = np.deg2rad(20.0)
 
 
 class Telescopes:
-    """All telescopes of one archive, observing in turn; site ids count up from the first. No two share a timestamp."""
+    """All telescopes of one archive, observing in turn, with consecutive site ids. No two observations share a timestamp."""
 
     kind: SourceKind = "optical"
 
@@ -43,7 +43,7 @@ class Telescopes:
         self._visible: list[npt.NDArray[np.intp]] = []
 
     def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
-        """One observation at each time, the telescopes taking turns; a telescope that sees nothing makes none."""
+        """One observation at each time, from the telescopes in turn; a telescope without a visible object makes none."""
         if interval is not self._interval:
             self._interval = interval
             self._visible = [
@@ -67,7 +67,7 @@ class Telescopes:
         )
 
     def malformed(self, frame: bytes) -> bytes:
-        """JSON that is no entry: a key missing, a word for a number, or nothing like an entry at all."""
+        """JSON that is not an entry: a missing key, a text instead of a number, or not an object."""
         entry = msgspec.json.decode(frame)
         match int(self._rng.integers(3)):
             case 0:
@@ -79,13 +79,13 @@ class Telescopes:
         return msgspec.json.encode(entry)
 
     def impossible(self, frame: bytes) -> bytes:
-        """Beyond the celestial pole, or surer than sure."""
+        """A declination beyond the pole, or a negative sigma."""
         entry = msgspec.json.decode(frame)
         field, value = (("dec_rad", 2.0), ("sigma_arcsec", -1.0))[int(self._rng.integers(2))]
         return msgspec.json.encode({**entry, field: value})
 
     def observation_ids(self, frames: Sequence[bytes]) -> Sequence[UUID]:
-        """As the wire format reads them."""
+        """The ids that the wire format's decoder makes."""
         observations, _ = optical.decode_page(b"[" + b",".join(frames) + b"]", ingest_timestamp=0)
         return [observation.observation_id for observation in observations]
 
@@ -97,7 +97,7 @@ class Telescopes:
         objects: npt.NDArray[np.intp],
         timestamp_ns: Nanoseconds,
     ) -> list[tuple[optical.OpticalEntry, int]]:
-        """What one telescope measures of object i at time i, and which object it is."""
+        """One telescope's entry for object i at time i, and the object's number."""
         r_m, v_m_s = interval.states(objects, timestamp_ns)
         jd, fraction = julian_date(timestamp_ns)
         to_j2000 = teme_to_j2000_matrix(jd[0], fraction[0])

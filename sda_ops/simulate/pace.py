@@ -1,7 +1,7 @@
-"""One sensor's frames leave when their time has come.
+"""Sends one sensor's frames when they are due.
 
-Frames are measured a block of 50 ms ahead and sent in ticks of about 5 ms, none before its timestamp. What is more than
-`MAX_LAG_NS` late is skipped and counted, so that a slow machine or an absent peer makes a sparser stream, not an old one.
+Frames are measured a block of 50 ms ahead and sent in ticks of about 5 ms, none before its timestamp. A frame that is more
+than `MAX_LAG_NS` late is skipped and counted, so that a slow machine or an absent peer gives fewer frames, not old ones.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from sda_ops.simulate.world import World
 TICK_S = 0.005
 MAX_LAG_NS = NS_PER_S // 2
 MAX_FRAMES_AT_ONCE = 1024
-"""Then the other sensors have their turn."""
+"""Frames sent before other sensors run."""
 
 
 class Run:
-    """What the sensors of one simulation share.
+    """The state that the sensors of one simulation share.
 
     Attributes:
-        world: What they look at.
+        world: The objects that they observe.
         now_ns: The simulation's clock, UTC.
-        start_ns: Its time at the start.
-        ended: Set when no more is to be sent.
-        tally: What was sent so far.
-        truth: Where every frame is written down, if anywhere.
+        start_ns: The clock's time at the start.
+        ended: Set when no more frames are to be sent.
+        tally: Counts of the frames that were sent.
+        truth: The file of all frames; None if there is no such file.
     """
 
     def __init__(self, world: World, *, now_ns: Callable[[], int], count: int | None, truth: TruthLog | None) -> None:
@@ -48,7 +48,7 @@ class Run:
         self._sent = 0
 
     def grant(self, frames: int) -> int:
-        """How many of these frames may be sent: all, unless the count is nearly used up."""
+        """How many of these frames may be sent: all, unless the configured count is nearly reached."""
         if self._left is None:
             return frames
         granted = min(frames, self._left)
@@ -56,7 +56,7 @@ class Run:
         return granted
 
     def record(self, sensor: SimulatedSensor, sent: Batch, *, granted: int) -> None:
-        """These frames have left, of so many that were granted. The last of the count ends the simulation."""
+        """Record the frames that were sent, of those that were granted. The last one ends the simulation."""
         self.tally.sent(sensor.kind, sent)
         if self.truth is not None:
             self.truth.append(sensor, sent)
@@ -72,11 +72,11 @@ class Feed:
     """One sensor, its times, its faults and its link.
 
     Attributes:
-        sensor: Who measures.
-        schedule: When.
-        link: Where to.
-        faults: What goes wrong.
-        fault_rng: What is drawn for it; apart from the sensor's own, so that faults change no good frame.
+        sensor: Makes the frames.
+        schedule: The times of its measurements.
+        link: Sends the frames.
+        faults: Rates of faults.
+        fault_rng: Random numbers for faults, separate from the sensor's, so that faults change no good frame.
         disconnect_in: Outages during which the link is closed.
     """
 
@@ -109,7 +109,7 @@ async def drive(feed: Feed, run: Run) -> None:
 
 
 def _catch_up(feed: Feed, run: Run, at_ns: int) -> int:
-    """Where the next block begins: ``at_ns``, or now where that is too long ago."""
+    """The start of the next block: ``at_ns``, or now if that is too long ago."""
     now_ns = run.now_ns()
     if now_ns - at_ns <= MAX_LAG_NS:
         return at_ns
@@ -120,7 +120,7 @@ def _catch_up(feed: Feed, run: Run, at_ns: int) -> int:
 
 
 async def _send(feed: Feed, run: Run, batch: Batch) -> None:
-    """Send each frame of the batch as soon as it is due, or skip it when it is too late for that."""
+    """Send each frame of the batch when it is due, or skip it if it is too late."""
     kind = feed.sensor.kind
     at = 0
     while at < len(batch.frames) and await feed.link.ready(run.ended):
@@ -138,7 +138,7 @@ async def _send(feed: Feed, run: Run, batch: Batch) -> None:
 
 
 async def _sleep_until(run: Run, time_ns: int) -> None:
-    """To the end of a block, 50 ms at most."""
+    """Sleep until the end of a block, at most 50 ms."""
     remaining_s = (time_ns - run.now_ns()) / NS_PER_S
     if remaining_s > TICK_S:
         await asyncio.sleep(remaining_s)

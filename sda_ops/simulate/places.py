@@ -1,4 +1,4 @@
-"""Where the simulated sensors stand: real observatories, to about a kilometre (their public web pages, rounded)."""
+"""Sites of the simulated sensors: real observatories, to about a kilometre (their public web pages, rounded)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A radar array: detections of the objects above it, each in turn, as 64-byte datagrams.
+"""A radar array: detections of the visible objects in turn, as 64-byte datagrams.
 
-A detection's time is that of the echo's arrival, as `sda_ops.astro.topocentric` has it.
+A detection's time is the arrival of the echo, as in `sda_ops.astro.topocentric`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from sda_ops.wire import radar
 
 MIN_ELEVATION_RAD = np.deg2rad(10.0)
 MAX_RANGE_M = 5_000_000.0
-"""A surveillance radar's reach in low orbit; nothing geostationary."""
+"""The reach of a surveillance radar for low orbits; geostationary objects are beyond it."""
 
 
 class RadarArray:
-    """One array. It gives every object a new track number whenever it rises; numbers count up from 1."""
+    """One array. Every object gets a new track number when it rises; numbers count from 1."""
 
     kind: SourceKind = "radar"
 
@@ -44,9 +44,9 @@ class RadarArray:
         self._last_track = 0
 
     def observe(self, interval: WorldInterval, timestamp_ns: Nanoseconds) -> Batch:
-        """One echo at each time, the visible objects taking turns."""
+        """One detection at each time, of the visible objects in turn."""
         if interval is not self._interval:
-            self._follow(interval)
+            self._update_visible(interval)
         count = len(timestamp_ns) if self._visible.size else 0
         timestamp_ns = timestamp_ns[:count]
         objects = self._visible[(self._turn + np.arange(count)) % max(1, self._visible.size)]
@@ -61,7 +61,7 @@ class RadarArray:
         detections["timestamp_ns"] = timestamp_ns
         detections["range_m"] = seen.range_m + rng.normal(0.0, noise.radar_range_m, count)
         detections["range_rate_m_s"] = seen.range_rate_m_s + rng.normal(0.0, noise.radar_range_rate_m_s, count)
-        # The noise is of the direction: near the zenith an azimuth is worth little.
+        # The noise is an angle on the sky: near the zenith the azimuth is imprecise.
         azimuth_noise_rad = rng.normal(0.0, noise.radar_angle_rad, count) / np.cos(seen.elevation_rad)
         detections["azimuth_rad"] = (seen.azimuth_rad + azimuth_noise_rad) % (2.0 * np.pi)
         elevation_noise_rad = rng.normal(0.0, noise.radar_angle_rad, count)
@@ -80,12 +80,12 @@ class RadarArray:
         )
 
     def malformed(self, frame: bytes) -> bytes:
-        """Cut short (an empty datagram at the least) or with bytes too many."""
+        """A datagram that is too short (possibly empty) or too long."""
         size = int(self._rng.integers(0, 2 * len(frame)))
         return (frame + frame)[: size if size != len(frame) else size + 1]
 
     def impossible(self, frame: bytes) -> bytes:
-        """No range, a range or speed that no object has, an elevation beyond the zenith, or a time far ahead."""
+        """No range, an impossible range or speed, an elevation beyond the zenith, or a time far ahead."""
         detection = np.frombuffer(frame, dtype=radar.FRAME_DTYPE).copy()
         field, value = _IMPOSSIBLE[int(self._rng.integers(len(_IMPOSSIBLE)))]
         detection[field] = value
@@ -94,11 +94,11 @@ class RadarArray:
         return detection.tobytes()
 
     def observation_ids(self, frames: Sequence[bytes]) -> Sequence[UUID]:
-        """From all 64 bytes."""
+        """The ids are made from all 64 bytes."""
         return observation_ids("radar", frames)
 
-    def _follow(self, interval: WorldInterval) -> None:
-        """See what has risen and what has set; search in a new random order."""
+    def _update_visible(self, interval: WorldInterval) -> None:
+        """Update the visible objects, with new track numbers for those that have risen, in a new random order."""
         visible = interval.visible(self._site, min_elevation_rad=MIN_ELEVATION_RAD, max_range_m=MAX_RANGE_M)
         before = np.zeros(self._tracks.size, dtype=np.bool_)
         before[self._visible] = True
@@ -116,4 +116,4 @@ _IMPOSSIBLE = (
     ("range_rate_m_s", 1e6),
     ("elevation_rad", 2.0),
 )
-"""Each is rejected by `sda_ops.validate`, whatever the rest of the detection."""
+"""`sda_ops.validate` rejects each of these, for any other values of the detection."""

@@ -1,4 +1,4 @@
-"""One simulation from start to end: catalogue, sensors, links, archive, and who closes what."""
+"""One simulation from start to end: catalogue, sensors, links, archives, and their shutdown."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 1.0
 GRACE_S = 2.0
-"""How long a peer that reads nothing may hold up the end."""
+"""How long a peer that does not read may delay the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Sensors are about to send.
+    """The sensors are about to send.
 
     Attributes:
         archives: Where the archives listen.
@@ -61,12 +61,12 @@ async def simulate(
     on_progress: OnProgress | None = None,
     go: asyncio.Event | None = None,
 ) -> SimulationSummary:
-    """Send until the duration or the count is reached; then keep the archive up for ``linger_s``.
+    """Send until the duration or the count is reached; then serve the archive for ``linger_s``.
 
-    ``stop`` ends both at once, and cleanly: connections are closed so that everything written arrives, the truth is
-    whole. ``on_ready`` is called once everything listens, ``on_progress`` once a second. With ``go`` nothing is sent
-    before it (or ``stop``) is set; only the archive's outages are counted from when it listens. Raises `ConfigurationError`
-    for a catalogue without a usable object, ``OSError`` where an address or a file cannot be had.
+    ``stop`` ends both at once, and cleanly: connections are closed so that everything written arrives, and the truth file
+    is complete. ``on_ready`` is called when every archive listens, ``on_progress`` once a second. With ``go``, nothing is
+    sent before it (or ``stop``) is set; the archive's outages are still counted from the time it listens. Raises
+    `ConfigurationError` for a catalogue without a usable object, and ``OSError`` if an address or a file is not available.
     """
     now_ns = _clock(config.start_time_ns)
     element_sets = _element_sets(config, now_ns())
@@ -100,7 +100,7 @@ async def simulate(
 
 
 async def _either(*events: asyncio.Event) -> None:
-    """Wait until one of them is set."""
+    """Wait until one of the events is set."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -129,7 +129,7 @@ def _element_sets(config: SimulatorConfig, epoch_ns: int) -> Sequence[ElementSet
 
 
 def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> Iterator[Feed]:
-    """Every sensor, with a random stream of its own: one more sensor changes none of the others."""
+    """Every sensor, with random numbers of its own: one more sensor changes no other."""
     seeds = np.random.SeedSequence(config.seed)
 
     def feed(sensor: SimulatedSensor, link: Link, rate_hz: float, rng: np.random.Generator) -> Feed:
@@ -189,7 +189,7 @@ def _window(windows: Sequence[Burst] | Sequence[Outage], kind: SourceKind, start
 
 
 async def _drive_all(feeds: Sequence[Feed], run: Run) -> None:
-    """Run every feed to its end; a peer that does not read is given up on, an error of one ends all."""
+    """Run every feed to its end. A peer that does not read is abandoned after a timeout; an error of one feed ends all."""
     drives = [asyncio.create_task(drive(feed, run), name=feed.sensor.kind) for feed in feeds]
     ended = asyncio.create_task(run.ended.wait())
     try:
@@ -229,7 +229,7 @@ def _summary(run: Run, archives: Sequence[Archive], elapsed_s: float) -> Simulat
 
 @asynccontextmanager
 async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run it alongside, and call it off on leaving."""
+    """Run ``work`` during the context, and cancel it at the end."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -243,7 +243,7 @@ async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 async def _serving(
     archive: Archive, endpoint: Endpoint, style: OutageStyle, outage: Window | None, run: Run
 ) -> AsyncIterator[ArchiveServer]:
-    """The archive on its socket, with its outages; in service again once the simulation has ended."""
+    """The archive on its socket, with its outages; in service again after the simulation has ended."""
     archive.outage_style = style
     server = ArchiveServer(archive, endpoint)
     await server.up()

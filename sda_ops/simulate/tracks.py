@@ -1,4 +1,4 @@
-"""A pass of catalogued objects over a radar, as a CCSDS Tracking Data Message (503.0-B, KVN): what a replay streams."""
+"""A pass of catalogued objects over a radar, as a CCSDS Tracking Data Message (503.0-B, KVN), for a replay."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def track_tdm(
     noise: Noise,
     seed: int,
 ) -> str:
-    """Detections of the objects above ``site``, in turn, ``rate_hz`` of them a second from ``start_ns`` (UTC) on.
+    """Detections of random visible objects, ``rate_hz`` of them a second, from ``start_ns`` (UTC) on.
 
-    Ranges are round trips in seconds, as EISCAT gives them, Doppler is positive when receding, angles are azimuth and elevation,
-    time tags those of reception. Objects that are not above the site are passed over; with none there, the message has no data.
+    Ranges are round trips in seconds, as EISCAT writes them, Doppler is positive when receding, angles are azimuth and
+    elevation, time tags are of the reception. Without a visible object the message has no data.
     """
     rng = np.random.default_rng(seed)
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""What was sent: a line for each frame, and the totals."""
+"""The frames that were sent: a line for each, and the totals."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class TruthLine(msgspec.Struct, frozen=True, gc=False):
     """One frame that was sent.
 
     Attributes:
-        kind: Which kind of sensor.
-        sensor: As the pipeline's ``source_id``.
-        catalog_number: Which object it really was.
-        timestamp_ns: When it was measured, UTC (an impossible frame may claim otherwise).
-        observation_id: As the pipeline will make it; None for a malformed frame.
-        fault: What is wrong with it; None for a good one.
+        kind: The kind of sensor.
+        sensor: The pipeline's ``source_id``.
+        catalog_number: The true object.
+        timestamp_ns: When it was measured, UTC (an impossible frame may have another time).
+        observation_id: The id that the pipeline will make; None for a malformed frame.
+        fault: The frame's fault; None for a good one.
         size: Bytes on the wire.
     """
 
@@ -39,7 +39,7 @@ class TruthLine(msgspec.Struct, frozen=True, gc=False):
 
 
 class TruthLog:
-    """The JSON Lines file. Written in batches; whole once closed. Use it as a context manager."""
+    """The JSON Lines file. It is written in batches and complete when closed. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=1 << 20)
@@ -75,16 +75,16 @@ class TruthLog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSummary:
-    """What a simulation did.
+    """The totals of a simulation.
 
     Attributes:
         sent: Frames by kind, and then by fault or ``good``.
-        skipped: Frames that were due and were not made or not sent, by kind: the machine was too slow or the peer
-            was not there. Outages are no such case.
-        unserved: Entries in the archive that no answer ever contained.
-        archive_requests: Requests that the archive has received.
-        archive_requests_in_outage: Those of them that it received while out of service.
-        elapsed_s: From the first frame's time to the last.
+        skipped: Frames that were due and were not made or not sent, by kind: the machine was too slow, or the peer was
+            absent. Outages do not count.
+        unserved: Entries in the archive that were in no answer.
+        archive_requests: Requests that the archive received.
+        archive_requests_in_outage: Requests that the archive received during outages.
+        elapsed_s: The time during which frames were sent.
     """
 
     sent: Mapping[SourceKind, Mapping[str, int]]
@@ -106,24 +106,24 @@ class SimulationSummary:
 
 
 class Tally:
-    """The totals while they grow."""
+    """Counts frames during a simulation."""
 
     def __init__(self) -> None:
         self._sent: dict[SourceKind, Counter[str]] = {kind: Counter() for kind in SOURCE_KINDS}
         self._skipped: Counter[SourceKind] = Counter()
 
     def sent(self, kind: SourceKind, sent: Batch) -> None:
-        """Count frames that have left."""
+        """Count frames that were sent."""
         self._sent[kind].update("good" if fault is None else fault for fault in sent.faults)
 
     def skipped(self, kind: SourceKind, count: int) -> None:
-        """Count frames that have not."""
+        """Count frames that were not sent."""
         self._skipped[kind] += count
 
     def summary(
         self, *, unserved: int, archive_requests: int, archive_requests_in_outage: int, elapsed_s: float
     ) -> SimulationSummary:
-        """As of now."""
+        """The totals so far."""
         return SimulationSummary(
             sent={kind: dict(by_fault) for kind, by_fault in self._sent.items()},
             skipped={kind: self._skipped[kind] for kind in SOURCE_KINDS},

@@ -1,7 +1,7 @@
-"""Where every object of the catalogue is, at any time: SGP4 every 5 s, cubic interpolation through four such knots.
+"""The position of every catalogued object at any time: SGP4 every 5 s, and cubic interpolation through four such knots.
 
-The error of the interpolation (`sda_ops.astro.knots`) is 0.2 mm and 0.2 um/s in low orbit for h = 5 s, under 1 mm in every
-orbit. That is far below any sensor's noise.
+The error of the interpolation (`sda_ops.astro.knots`) is 0.2 mm and 0.2 um/s in low orbit for h = 5 s, and under 1 mm in
+every orbit, which is far below any sensor's noise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class WorldInterval:
     """
 
     def __init__(self, start_ns: int, knots: Sequence[States]) -> None:
-        """From the knots before, at the start, at the end and after, one time each."""
+        """Takes four knots with one time each: before, at the start, at the end, and after."""
         self.start_ns = start_ns
         self.end_ns = start_ns + STEP_NS
         self._r_m = np.stack([knot.r_teme_m[:, 0] for knot in knots])
@@ -45,7 +45,7 @@ class WorldInterval:
         return between_knots(self._r_m, self._v_m_s, objects, (timestamp_ns - self.start_ns) / STEP_NS)
 
     def visible(self, site: Site, *, min_elevation_rad: float, max_range_m: float) -> npt.NDArray[np.intp]:
-        """The objects above ``min_elevation_rad`` and within range at both knots, hence throughout."""
+        """The objects above ``min_elevation_rad`` and within range at both knots, and so at all times between."""
         seen = self._propagated.copy()
         for knot, knot_ns in ((1, self.start_ns), (2, self.end_ns)):
             angle_rad = sidereal_angle(*julian_date(np.array(knot_ns)))
@@ -62,7 +62,7 @@ class World:
     """A catalogue in motion.
 
     Attributes:
-        catalog_numbers: Of object 0, 1, ...
+        catalog_numbers: The catalogue numbers of object 0, 1, ...
     """
 
     def __init__(self, element_sets: Sequence[ElementSet]) -> None:
@@ -72,10 +72,10 @@ class World:
         self._intervals: dict[int, WorldInterval] = {}
 
     def interval(self, timestamp_ns: int) -> WorldInterval:
-        """The interval that contains the time: the same object until it is over, whoever asks.
+        """The interval that contains the time: the same object for every caller.
 
-        Each new one costs a propagation of the catalogue: 1 ms for 2,000 objects, 10 ms for 15,000. The one before is
-        kept: not all sensors pass from one to the next at once.
+        Each new interval costs a propagation of the catalogue: 1 ms for 2,000 objects, 10 ms for 15,000. The previous one
+        is kept, because the sensors do not all advance at the same moment.
         """
         first = timestamp_ns // STEP_NS
         if first not in self._intervals:

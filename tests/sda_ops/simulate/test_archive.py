@@ -1,3 +1,5 @@
+"""The simulated optical archive: paging, long polls, outages."""
+
 from __future__ import annotations
 
 import asyncio
@@ -38,8 +40,8 @@ async def page(client: httpx.AsyncClient, **params: int) -> list[dict[str, Any]]
     return entries
 
 
-async def test_since_is_exclusive_and_entries_come_in_time_order(archive: Archive, client: httpx.AsyncClient) -> None:
-    """Entries above `since` come in time order, and the one at `since` does not."""
+async def test_since_is_exclusive_and_entries_are_in_time_order(archive: Archive, client: httpx.AsyncClient) -> None:
+    """An answer has the entries above `since`, without the one at `since`."""
     await archive.send(batch(10, 20, 30))
     await archive.send(batch(40))
     assert [entry["timestamp_ns"] for entry in await page(client, since=20)] == [30, 40]
@@ -47,10 +49,10 @@ async def test_since_is_exclusive_and_entries_come_in_time_order(archive: Archiv
     assert await page(client, since=40) == []
 
 
-async def test_paging_by_since_loses_nothing_where_timestamps_repeat(
+async def test_paging_by_since_loses_nothing_with_repeated_timestamps(
     archive: Archive, client: httpx.AsyncClient
 ) -> None:
-    """Pages of two never part entries of one timestamp, so that the pages together hold each entry once."""
+    """Pages of two never separate entries of one timestamp, so that the pages together have each entry once."""
     await archive.send(batch(10, 20, 20, 20, 30, 40, 40))
     since, seen = 0, []
     while entries := await page(client, since=since, limit=2):
@@ -60,7 +62,7 @@ async def test_paging_by_since_loses_nothing_where_timestamps_repeat(
 
 
 async def test_a_long_poll_is_answered_by_the_next_entry(archive: Archive, client: httpx.AsyncClient) -> None:
-    """A request that waits is answered as soon as there is something new, not after its waiting time."""
+    """A waiting request is answered as soon as there is a new entry, not after its waiting time."""
     await archive.send(batch(10))
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(10):
         waiting = tasks.create_task(page(client, since=10, wait_ms=60_000))
@@ -69,13 +71,13 @@ async def test_a_long_poll_is_answered_by_the_next_entry(archive: Archive, clien
     assert [entry["timestamp_ns"] for entry in waiting.result()] == [20]
 
 
-async def test_a_long_poll_without_news_ends_empty(client: httpx.AsyncClient) -> None:
-    """After `wait_ms` with nothing new the answer is an empty array."""
+async def test_a_long_poll_without_new_entries_is_answered_with_an_empty_page(client: httpx.AsyncClient) -> None:
+    """After `wait_ms`."""
     assert await page(client, since=0, wait_ms=1) == []
 
 
-async def test_out_of_service_is_503_also_for_who_waits(archive: Archive, client: httpx.AsyncClient) -> None:
-    """An archive out of service answers 503, at once, those that were waiting included."""
+async def test_an_outage_is_503_also_for_waiting_requests(archive: Archive, client: httpx.AsyncClient) -> None:
+    """An archive out of service answers 503 at once, waiting requests included."""
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(10):
         waiting = tasks.create_task(client.get("/observations", params={"wait_ms": 60_000}))
         await asyncio.sleep(0)
@@ -86,8 +88,8 @@ async def test_out_of_service_is_503_also_for_who_waits(archive: Archive, client
 
 
 @pytest.mark.parametrize("style", ["blackhole", "drip"])
-async def test_an_outage_may_take_requests_and_never_finish_an_answer(archive: Archive, style: OutageStyle) -> None:
-    """A black hole says nothing, a drip says more and more, both until the client leaves; both are counted."""
+async def test_an_outage_may_accept_requests_and_never_finish_an_answer(archive: Archive, style: OutageStyle) -> None:
+    """A black hole sends nothing, a drip sends endlessly, both until the client disconnects; both requests are counted."""
     archive.outage_style = style
     server = ArchiveServer(archive, Endpoint("127.0.0.1", 0))
     await server.up()
@@ -106,13 +108,13 @@ async def test_an_outage_may_take_requests_and_never_finish_an_answer(archive: A
     assert (archive.requests, archive.requests_in_outage) == (1, 1)
 
 
-async def test_nonsense_is_the_clients_fault(client: httpx.AsyncClient) -> None:
-    """A `since` that is no integer gets 400."""
+async def test_an_invalid_parameter_is_400(client: httpx.AsyncClient) -> None:
+    """Here a `since` that is not an integer."""
     assert (await client.get("/observations", params={"since": "yesterday"})).status_code == 400
 
 
-async def test_the_history_is_bounded_and_what_was_never_served_is_counted() -> None:
-    """Of 100,000 entries a history of 1,000 keeps the newest, and `unserved` knows how many no answer contained."""
+async def test_the_history_is_bounded_and_unserved_entries_are_counted() -> None:
+    """Of 100,000 entries a history of 1,000 keeps the newest, and `unserved` counts those that were in no answer."""
     archive = Archive(history=1_000)
     for start in range(0, 100_000, 1_000):
         await archive.send(batch(*range(start + 1, start + 1_001)))
@@ -124,8 +126,8 @@ async def test_the_history_is_bounded_and_what_was_never_served_is_counted() -> 
     assert archive.unserved == 0
 
 
-async def test_a_server_goes_down_and_comes_up_on_its_port(archive: Archive) -> None:
-    """After `down` connections are refused; after `up` the same port answers with what was observed meanwhile."""
+async def test_a_server_stops_and_starts_again_on_its_port(archive: Archive) -> None:
+    """After `down` connections fail; after `up` the same port serves what was observed in between."""
     server = ArchiveServer(archive, Endpoint("127.0.0.1", 0))
     await server.up()
     url = f"http://127.0.0.1:{server.endpoint.port}/observations"

@@ -1,3 +1,5 @@
+"""Files that a simulation writes: catalogues and tracks; and bounds of its settings."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -21,8 +23,8 @@ NOON_NS = 1_773_230_400 * NS_PER_S + 123_456_789
 CATALOG = synthetic_catalog(objects=300, epoch_ns=NOON_NS)
 
 
-def test_a_written_catalogue_flies_where_the_generated_one_does() -> None:
-    """To 1 cm after a day: the epoch's microseconds are all that is rounded."""
+def test_a_written_catalogue_has_the_orbits_of_the_generated_one() -> None:
+    """Within 1 cm after a day: only the epoch's microseconds are rounded."""
     back = parse_catalog(omm_json(CATALOG).decode(), file="catalog.json")
     assert back.problems == ()
     assert [each.catalog_number for each in back.element_sets] == [each.catalog_number for each in CATALOG]
@@ -36,8 +38,8 @@ def test_a_written_catalogue_flies_where_the_generated_one_does() -> None:
     assert np.nanmax(np.linalg.norm(ours.r_teme_m - theirs.r_teme_m, axis=-1)) < one_cm
 
 
-def test_an_epoch_that_rounds_up_to_the_next_second_is_that_second() -> None:
-    """999,999,600 ns are not 1,000,000 microseconds of the second before."""
+def test_an_epoch_that_rounds_up_to_the_next_second_is_valid() -> None:
+    """999,999,600 ns are not written as 1,000,000 microseconds."""
     just_before = NOON_NS // NS_PER_S * NS_PER_S + 999_999_600
     (back,) = parse_catalog(
         omm_json(synthetic_catalog(objects=1, epoch_ns=just_before)).decode(), file="x"
@@ -47,8 +49,8 @@ def test_an_epoch_that_rounds_up_to_the_next_second_is_that_second() -> None:
     )
 
 
-def test_a_track_is_what_the_radar_would_have_measured() -> None:
-    """Decoded again: ten a second, within four deviations of some object's range, and of the site's name."""
+def test_a_track_decodes_to_plausible_radar_observations() -> None:
+    """Ten a second, with the site's name, above the horizon and within range."""
     world = World(CATALOG)
     site = Site.from_degrees("anywhere", latitude_deg=48.0, longitude_deg=11.0, height_m=500.0)
     text = track_tdm(
@@ -67,8 +69,8 @@ def test_a_track_is_what_the_radar_would_have_measured() -> None:
         assert 3e5 < target.range_m < 5.1e6
 
 
-def test_a_track_of_an_empty_sky_is_a_message_without_data() -> None:
-    """Nothing to replay is no error."""
+def test_a_track_without_visible_objects_is_a_message_without_data() -> None:
+    """This is not an error."""
     world = World(CATALOG[:1])
     texts = [
         track_tdm(world, site=site, participant="A", start_ns=NOON_NS, seconds=0.5, rate_hz=2.0, noise=Noise(), seed=0)
@@ -78,19 +80,19 @@ def test_a_track_of_an_empty_sky_is_a_message_without_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "problem"),
     [
         ({"archives": ()}, "archives must be 1 to 4"),
         ({"archives": tuple(Endpoint("h", n) for n in range(5))}, "archives must be 1 to 4"),
-        ({"isl_targets": ()}, "isl_targets must name one target at least"),
+        ({"isl_targets": ()}, "isl_targets must name at least one target"),
         (
             {"isl_targets": (Endpoint("h", 1), Endpoint("h", 2)), "isl_connections": 4, "isl_satellites": 7},
             "isl_connections of all 2 rings must be <= isl_satellites, got 4 each and 7",
         ),
     ],
 )
-def test_archives_and_rings_need_telescopes_and_satellites(settings: dict[str, object], said: str) -> None:
-    """Each archive a telescope, each connection a satellite."""
-    with pytest.raises(ConfigurationError, match=said):
+def test_archives_and_rings_need_telescopes_and_satellites(settings: dict[str, object], problem: str) -> None:
+    """Each archive needs a telescope, each connection a satellite."""
+    with pytest.raises(ConfigurationError, match=problem):
         SimulatorConfig(**settings)  # type: ignore[arg-type] # by name, from the table above
-    SimulatorConfig(**{**settings, "optical_rate_hz": 0.0, "isl_rate_hz": 0.0, "isl_connections": 1})  # type: ignore[arg-type] # likewise
+    SimulatorConfig(**{**settings, "optical_rate_hz": 0.0, "isl_rate_hz": 0.0, "isl_connections": 1})  # type: ignore[arg-type] # as above

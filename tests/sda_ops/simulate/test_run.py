@@ -1,3 +1,5 @@
+"""Whole simulations over real sockets, and the command that runs them."""
+
 from __future__ import annotations
 
 import asyncio
@@ -37,7 +39,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 class Receiver:
-    """All three kinds of feed, on free ports: keeps every datagram, byte and entry."""
+    """A receiver for all three kinds of feed, on free ports, that keeps every datagram, byte and entry."""
 
     def __init__(self) -> None:
         self.radars = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
@@ -75,7 +77,7 @@ class Receiver:
         writer.close()
 
     async def poll_archive(self) -> None:
-        """As a pipeline does; ends with the archive."""
+        """Poll as a pipeline does, until the archive stops."""
         since = 0
         async with httpx.AsyncClient() as client:
             while self.archive is not None:
@@ -89,7 +91,7 @@ class Receiver:
                     since = max(e["timestamp_ns"] for e in entries if isinstance(e, dict))
 
     def frames(self) -> tuple[list[Any], list[Any]]:
-        """Everything received: ids of what decodes, and what does not."""
+        """The ids of everything that decodes, and everything that does not."""
         observations, malformed = radar.decode_many(self.datagrams, ingest_timestamp=0)
         page, bad_entries = optical.decode_page(json.dumps(self.entries).encode(), ingest_timestamp=0)
         pieces = [piece for stream in self.streams for piece in isl.FrameAssembler().feed(stream)]
@@ -117,7 +119,7 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 
 async def received(receiver: Receiver, config: SimulatorConfig) -> SimulationSummary:
-    """Simulate, poll until everything in the archive was served, stop."""
+    """Simulate, poll until every entry of the archive was served, stop."""
     stop = asyncio.Event()
     polling: list[asyncio.Task[None]] = []
 
@@ -141,7 +143,7 @@ def truth_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-async def test_truth_is_exactly_what_arrives(tmp_path: Path) -> None:
+async def test_the_truth_is_exactly_what_arrives(tmp_path: Path) -> None:
     """With all faults on, the ids and malformed frames received from all three feeds are those of the truth file."""
     truth = tmp_path / "truth.jsonl"
     async with receiving() as receiver:
@@ -172,26 +174,26 @@ async def test_truth_is_exactly_what_arrives(tmp_path: Path) -> None:
 
 async def test_timestamps_are_of_the_real_clock_and_never_ahead_of_it() -> None:
     """Every detection was measured between the start of the simulation and its arrival."""
-    arrivals: list[tuple[int, bytes]] = []
+    received_at: list[tuple[int, bytes]] = []
     async with receiving() as receiver:
         loop = asyncio.get_running_loop()
         for radar_socket in receiver.radars:
 
             def take(radar_socket: socket.socket = radar_socket) -> None:
-                arrivals.append((time.time_ns(), radar_socket.recv(2048)))
+                received_at.append((time.time_ns(), radar_socket.recv(2048)))
 
             loop.add_reader(radar_socket, take)
         start_ns = time.time_ns()
         config = SimulatorConfig(**receiver.targets, optical_rate_hz=0, isl_rate_hz=0, count=200, objects=300)
         await simulate(config, stop=asyncio.Event())
-    assert arrivals
-    for arrived_ns, datagram in arrivals:
+    assert received_at
+    for arrived_ns, datagram in received_at:
         observation = radar.decode(datagram, ingest_timestamp=0)
         assert start_ns <= observation.sensor_timestamp <= arrived_ns
 
 
 async def test_a_start_time_moves_all_timestamps(tmp_path: Path) -> None:
-    """From a start time in 2026 on, timestamps begin there and run on at the wall's pace."""
+    """Timestamps begin at the given time and advance in real time."""
     start_ns = 1_773_144_000 * 10**9
     truth = tmp_path / "truth.jsonl"
     async with receiving() as receiver:
@@ -205,7 +207,7 @@ async def test_a_start_time_moves_all_timestamps(tmp_path: Path) -> None:
 
 
 async def test_stop_ends_everything_and_every_byte_still_arrives(tmp_path: Path) -> None:
-    """Told to stop in full flow, the simulation ends, and each beacon in the truth has arrived whole."""
+    """A simulation that is stopped at full rate ends, and each beacon in the truth has arrived whole."""
     truth = tmp_path / "truth.jsonl"
     stop = asyncio.Event()
     async with receiving() as receiver:
@@ -221,8 +223,8 @@ async def test_stop_ends_everything_and_every_byte_still_arrives(tmp_path: Path)
     assert Counter(map(str, ids)) == Counter(line["observation_id"] for line in truth_of(truth))
 
 
-async def test_telescopes_and_satellites_are_shared_out_among_archives_and_rings(tmp_path: Path) -> None:
-    """Each telescope's sightings are in one archive, each satellite's beacons go to one ring, and none is left out."""
+async def test_telescopes_and_satellites_are_divided_among_archives_and_rings(tmp_path: Path) -> None:
+    """Each telescope's entries are in one archive, each satellite's beacons go to one ring, and none is missing."""
     truth = tmp_path / "truth.jsonl"
     rings: list[list[bytes]] = [[], []]
     archives: list[Endpoint] = []
@@ -255,20 +257,20 @@ async def test_telescopes_and_satellites_are_shared_out_among_archives_and_rings
         )
         sites: list[set[int]] = []
 
-        async def look() -> None:
+        async def read_sites() -> None:
             sites.extend([await sites_of(client, archive) for archive in archives])
             stop.set()
 
-        looking: list[asyncio.Task[None]] = []
+        reading: list[asyncio.Task[None]] = []
 
         def on_progress(summary: SimulationSummary) -> None:
-            if summary.total >= 400 and not looking:
-                looking.append(asyncio.create_task(look()))
+            if summary.total >= 400 and not reading:
+                reading.append(asyncio.create_task(read_sites()))
 
         await simulate(
             config, stop=stop, on_ready=lambda ready: archives.extend(ready.archives), on_progress=on_progress
         )
-        await asyncio.gather(*looking)
+        await asyncio.gather(*reading)
         for server in servers:
             server.close()
     lines = truth_of(truth)
@@ -283,12 +285,12 @@ async def test_telescopes_and_satellites_are_shared_out_among_archives_and_rings
     assert set.union(*satellites) == {line["sensor"] for line in lines if line["kind"] == "isl"}
 
 
-async def test_satellites_wait_for_their_listener_and_come_back_to_it() -> None:
-    """Beacons arrive from a simulation that was started before anyone listened, and again after a hang-up."""
+async def test_satellites_connect_when_there_is_a_listener_and_reconnect() -> None:
+    """Beacons arrive from a simulation that started before the listener, and again after the listener closed the connection."""
     (port,) = free_ports(1)
     connections: asyncio.Queue[bytes] = asyncio.Queue()
 
-    async def take_one_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def take_one_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.put_nowait(await reader.readexactly(76))
         writer.close()
 
@@ -304,7 +306,7 @@ async def test_satellites_wait_for_their_listener_and_come_back_to_it() -> None:
     async with asyncio.timeout(BOUNDED_S), asyncio.TaskGroup() as tasks:
         simulation = tasks.create_task(simulate(config, stop=stop, on_ready=lambda _: ready.set()))
         await ready.wait()
-        server = await asyncio.start_server(take_one_and_hang_up, LOCAL, port)
+        server = await asyncio.start_server(take_one_and_close, LOCAL, port)
         first, second = await connections.get(), await connections.get()
         stop.set()
         await simulation
@@ -312,17 +314,17 @@ async def test_satellites_wait_for_their_listener_and_come_back_to_it() -> None:
     assert first != second
 
 
-async def test_an_address_that_is_taken_is_an_error() -> None:
-    """Where the archive's port is in use, simulate raises OSError and sends nothing."""
+async def test_an_address_in_use_is_an_error() -> None:
+    """With the archive's port in use, simulate raises OSError and sends nothing."""
     with socket.create_server((LOCAL, 0)) as taken:
         config = SimulatorConfig(archives=(Endpoint(LOCAL, taken.getsockname()[1]),), objects=10)
         with pytest.raises(OSError, match=r"in use"):
             await simulate(config, stop=asyncio.Event())
 
 
-def test_everything_wrong_with_a_configuration_is_said_at_once() -> None:
+def test_every_problem_of_a_configuration_is_reported_at_once() -> None:
     """Seven mistakes make one error with seven problems."""
-    with pytest.raises(ConfigurationError) as refusal:
+    with pytest.raises(ConfigurationError) as raised:
         SimulatorConfig(
             radar_rate_hz=-1.0,
             objects=0,
@@ -332,7 +334,7 @@ def test_everything_wrong_with_a_configuration_is_said_at_once() -> None:
             bursts=(Burst("radar", 10.0, 5.0, 5.0),),
             outages=(Outage("isl", 1.0, 5.0), Outage("isl", 2.0, 5.0)),
         )
-    assert sorted(refusal.value.problems) == [
+    assert sorted(raised.value.problems) == [
         "burst of radar: 0 < for_s < every_s expected, got 5.0, 5.0",
         "duration_s must be >= 0, got -1.0",
         "malformed must be in [0, 1], got 2.0",
@@ -366,7 +368,7 @@ async def command(*options: str) -> asyncio.subprocess.Process:
 
 
 async def test_sigterm_ends_the_command_cleanly(tmp_path: Path) -> None:
-    """On SIGTERM the command exits 0, its truth is whole, and its last line of output is the summary."""
+    """On SIGTERM the command exits 0, its truth file is complete, and its last line of output is the summary."""
     truth = tmp_path / "truth.jsonl"
     async with receiving() as receiver, asyncio.timeout(BOUNDED_S):
         process = await command(

@@ -1,3 +1,5 @@
+"""When a sensor measures: rate, bursts, outages."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -21,7 +23,7 @@ def times_ns(schedule: Schedule, seconds: int) -> np.ndarray[tuple[int], np.dtyp
 
 @given(st.floats(0.1, 20_000.0), st.floats(0.0, 0.999))
 def test_a_schedule_keeps_its_rate(rate_hz: float, phase: float) -> None:
-    """Over three seconds the number of times is rate times three, to one, and none is outside them or out of order."""
+    """In three seconds the number of times is three times the rate, within one; all are in order and within the seconds."""
     times = times_ns(Schedule(rate_hz=rate_hz, phase=phase), 3)
     assert abs(times.size - 3 * rate_hz) <= 1.0
     assert np.all(np.diff(times) > 0)
@@ -29,21 +31,21 @@ def test_a_schedule_keeps_its_rate(rate_hz: float, phase: float) -> None:
 
 
 def test_times_are_evenly_spread() -> None:
-    """At 250 Hz any two neighbours are 4 ms apart, across blocks, too."""
+    """At 250 Hz consecutive times are 4 ms apart, also from block to block."""
     gaps = np.diff(times_ns(Schedule(rate_hz=250.0, phase=0.3), 2))
     np.testing.assert_allclose(gaps, 4_000_000, atol=2)
 
 
 def test_a_burst_multiplies_the_rate_in_its_window_only() -> None:
-    """At ten times the rate for the last second of every three, seconds count 100, 100, 1000."""
+    """With ten times the rate in the last second of every three, the counts are 100, 100, 1000."""
     burst = Window(START_NS, SECOND_NS, 3 * SECOND_NS)
     times = times_ns(Schedule(rate_hz=100.0, phase=0.0, burst=burst, burst_factor=10.0), 6)
     counts = np.bincount((times - START_NS) // SECOND_NS)
     np.testing.assert_allclose(counts, [100, 100, 1000, 100, 100, 1000], atol=1)
 
 
-def test_an_outage_is_silent() -> None:
-    """In an outage of the last second of every two nothing is measured."""
+def test_nothing_is_measured_in_an_outage() -> None:
+    """Here in the last second of every two."""
     outage = Window(START_NS, SECOND_NS, 2 * SECOND_NS)
     times = times_ns(Schedule(rate_hz=100.0, phase=0.0, outage=outage), 4)
     counts = np.bincount((times - START_NS) // SECOND_NS, minlength=4)
@@ -51,8 +53,8 @@ def test_an_outage_is_silent() -> None:
 
 
 @given(st.integers(1, 99), st.integers(0, 10_000))
-def test_a_window_changes_exactly_when_it_says(length: int, after: int) -> None:
-    """From one change to the next the window is open throughout or shut throughout."""
+def test_a_window_changes_exactly_at_its_next_change(length: int, after: int) -> None:
+    """From one change to the next it is either open or closed."""
     window = Window(START_NS, length, 100)
     at = START_NS + after
     change = window.next_change_ns(at)

@@ -1,3 +1,5 @@
+"""Simulated sensors against SGP4: geometry, light time, noise, faults."""
+
 from __future__ import annotations
 
 import os
@@ -33,7 +35,7 @@ TIMES_NS = NOW_NS + np.arange(400, dtype=np.int64) * 2_000_000
 NOISE = Noise()
 SITE = RADAR_SITES[0]
 LIMITS = ValidationLimits(max_clock_skew=timedelta(seconds=10))
-SIX_SIGMA = 6.0  # of 10,000 draws less than one in 100,000 runs lies beyond
+SIX_SIGMA = 6.0  # of 10,000 draws, one exceeds this in fewer than one of 100,000 runs
 
 ONE_MILLIMETRE = 1e-3
 THREE_MILLIMETRES = 3e-3
@@ -68,8 +70,8 @@ def observe(sensor: SimulatedSensor, world: World) -> Batch:
     return sensor.observe(world.interval(NOW_NS), TIMES_NS)
 
 
-def decoded(sensor: SimulatedSensor, frames: list[bytes]) -> tuple[list[Observation], int]:
-    """What the pipeline reads, and how many frames it cannot read."""
+def decode(sensor: SimulatedSensor, frames: list[bytes]) -> tuple[list[Observation], int]:
+    """The pipeline's observations, and the number of frames that do not decode."""
     match sensor.kind:
         case "radar":
             observations, malformed = radar.decode_many(frames, ingest_timestamp=NOW_NS)
@@ -86,7 +88,7 @@ def decoded(sensor: SimulatedSensor, frames: list[bytes]) -> tuple[list[Observat
 def true_states(
     catalog: tuple[ElementSet, ...], batch: Batch, *, earlier_s: Floats | float = 0.0
 ) -> tuple[Floats, Floats]:
-    """SGP4 asked directly, one object and one time a row, some time before each was observed."""
+    """States from SGP4 itself, one object and one time for each row, some time before each observation."""
     by_number = {elements.catalog_number: elements.satrec for elements in catalog}
     times_ns = batch.timestamp_ns - np.rint(np.multiply(earlier_s, 1e9)).astype(np.int64)
     states = [
@@ -97,7 +99,7 @@ def true_states(
 
 
 def light_time_s(catalog: tuple[ElementSet, ...], batch: Batch, sites: list[Site]) -> Floats:
-    """How long the light took that arrived at site i at time i, from SGP4 alone."""
+    """The travel time of the light that arrived at site i at time i, from SGP4 alone."""
     angle_rad = sidereal_angle(*julian_date(batch.timestamp_ns))
     site_m, _ = earth_fixed_to_teme(np.array([site.r_fixed_m for site in sites]), np.zeros(3), angle_rad)
     delay_s: Floats = np.zeros(len(sites))
@@ -107,7 +109,7 @@ def light_time_s(catalog: tuple[ElementSet, ...], batch: Batch, sites: list[Site
     return delay_s
 
 
-def test_interpolated_states_are_sgp4s(catalog: tuple[ElementSet, ...], world: World) -> None:
+def test_interpolated_states_agree_with_sgp4(catalog: tuple[ElementSet, ...], world: World) -> None:
     """Between knots every object of every class is within a millimetre and ten micrometres a second of SGP4."""
     interval = world.interval(NOW_NS)
     objects = np.arange(1000)
@@ -119,18 +121,18 @@ def test_interpolated_states_are_sgp4s(catalog: tuple[ElementSet, ...], world: W
         np.testing.assert_allclose(v_m_s, states.v_teme_m_s[:, 0], rtol=0, atol=TEN_MICROMETRES_PER_SECOND)
 
 
-def test_a_radar_detection_turned_back_is_where_sgp4_has_the_object(
+def test_a_radar_detection_converted_to_teme_is_at_sgp4s_position(
     catalog: tuple[ElementSet, ...], world: World
 ) -> None:
-    """Range, azimuth and elevation, inverted into TEME, lie within six sigma of where SGP4 has the object at the bounce."""
+    """Range, azimuth and elevation, converted to TEME, are within six sigma of SGP4's position at the reflection."""
     array = radar_array(world)
     batch = observe(array, world)
-    observations, _ = decoded(array, list(batch.frames))
+    observations, _ = decode(array, list(batch.frames))
     assert len(observations) == len(TIMES_NS)
     delay_s = light_time_s(catalog, batch, [SITE] * len(batch.frames))
     r_m, v_m_s = true_states(catalog, batch, earlier_s=delay_s)
-    bounce_ns = batch.timestamp_ns - np.rint(delay_s * 1e9).astype(np.int64)
-    for observation, bounce, truth_m, truth_m_s in zip(observations, bounce_ns, r_m, v_m_s, strict=True):
+    reflection_ns = batch.timestamp_ns - np.rint(delay_s * 1e9).astype(np.int64)
+    for observation, reflected_ns, truth_m, truth_m_s in zip(observations, reflection_ns, r_m, v_m_s, strict=True):
         target = observation.target
         assert isinstance(target, RadarTarget)
         assert target.azimuth_rad is not None
@@ -140,7 +142,7 @@ def test_a_radar_detection_turned_back_is_where_sgp4_has_the_object(
         flat = np.cos(target.elevation_rad)
         sight_m = target.range_m * np.array([flat * east, flat * north, np.sin(target.elevation_rad)])
         fixed_m = SITE.r_fixed_m + SITE.horizon.T @ sight_m
-        angle = sidereal_angle(*julian_date(bounce))
+        angle = sidereal_angle(*julian_date(reflected_ns))
         measured_m, _ = earth_fixed_to_teme(fixed_m, np.zeros(3), angle)
         site_m, site_m_s = earth_fixed_to_teme(SITE.r_fixed_m, np.zeros(3), angle)
         direction = (truth_m - site_m) / np.linalg.norm(truth_m - site_m)
@@ -153,8 +155,8 @@ def test_a_radar_detection_turned_back_is_where_sgp4_has_the_object(
         assert abs(rate_error_m_s) < SIX_SIGMA * NOISE.radar_range_rate_m_s
 
 
-def test_a_radars_noise_is_what_its_frames_say(catalog: tuple[ElementSet, ...], world: World) -> None:
-    """The scatter of 400 ranges about the truth is the sigma in the frames, to a fifth."""
+def test_a_radars_noise_is_the_sigma_of_its_frames(catalog: tuple[ElementSet, ...], world: World) -> None:
+    """The scatter of 400 ranges about the truth equals the sigma in the frames within a fifth."""
     batch = observe(radar_array(world), world)
     detections = np.frombuffer(b"".join(batch.frames), dtype=radar.FRAME_DTYPE)
     r_m, _ = true_states(catalog, batch, earlier_s=light_time_s(catalog, batch, [SITE] * len(batch.frames)))
@@ -163,8 +165,8 @@ def test_a_radars_noise_is_what_its_frames_say(catalog: tuple[ElementSet, ...], 
     assert np.std(residual_m) == pytest.approx(detections["sigma_range_m"][0], rel=0.2)
 
 
-def test_without_noise_a_radar_measures_the_bounce(catalog: tuple[ElementSet, ...], world: World) -> None:
-    """Noiseless ranges are SGP4's at t - range / c to 3 mm, range-rates to 1 mm/s; at t itself they are out by 10 m."""
+def test_without_noise_a_radar_measures_at_the_reflection(catalog: tuple[ElementSet, ...], world: World) -> None:
+    """Noiseless ranges are SGP4's at t - range / c within 3 mm, range-rates within 1 mm/s; at t itself they differ by 10 m."""
     quiet = Noise(radar_range_m=0.0, radar_range_rate_m_s=0.0, radar_angle_rad=0.0)
     batch = observe(RadarArray(world, array_id=3, site=SITE, noise=quiet, rng=np.random.default_rng(0)), world)
     detections = np.frombuffer(b"".join(batch.frames), dtype=radar.FRAME_DTYPE)
@@ -176,14 +178,14 @@ def test_without_noise_a_radar_measures_the_bounce(catalog: tuple[ElementSet, ..
         site_m, site_m_s = earth_fixed_to_teme(SITE.r_fixed_m, np.zeros(3), sidereal_angle(*julian_date(time_ns)))
         range_m = np.linalg.norm(r_m - site_m, axis=1)
         seen.append((range_m, np.sum((r_m - site_m) * (v_m_s - site_m_s), axis=1) / range_m))
-    at_the_bounce, at_arrival = seen
-    np.testing.assert_allclose(detections["range_m"], at_the_bounce[0], rtol=0, atol=THREE_MILLIMETRES)
-    np.testing.assert_allclose(detections["range_rate_m_s"], at_the_bounce[1], rtol=0, atol=ONE_MILLIMETRE_PER_SECOND)
+    at_reflection, at_arrival = seen
+    np.testing.assert_allclose(detections["range_m"], at_reflection[0], rtol=0, atol=THREE_MILLIMETRES)
+    np.testing.assert_allclose(detections["range_rate_m_s"], at_reflection[1], rtol=0, atol=ONE_MILLIMETRE_PER_SECOND)
     assert np.abs(detections["range_m"] - at_arrival[0]).max() > 10.0
 
 
 def test_a_radar_gives_every_object_a_track_of_its_own(world: World) -> None:
-    """Within a pass, track numbers and catalogue numbers stand in one-to-one correspondence, and differ."""
+    """Within a pass track numbers and catalogue numbers correspond one to one, and differ."""
     batch = observe(radar_array(world), world)
     tracks = np.frombuffer(b"".join(batch.frames), dtype=radar.FRAME_DTYPE)["target_track_id"].tolist()
     pairs = set(zip(tracks, batch.catalog_numbers, strict=True))
@@ -192,10 +194,10 @@ def test_a_radar_gives_every_object_a_track_of_its_own(world: World) -> None:
 
 
 def test_a_direction_points_from_the_telescope_to_the_object(catalog: tuple[ElementSet, ...], world: World) -> None:
-    """Right ascension and declination are within six sigma of the line of sight in J2000 to where the light left."""
+    """Right ascension and declination are within six sigma of the line of sight in J2000 to the point where it was reflected."""
     scopes = telescopes(world)
     batch = observe(scopes, world)
-    observations, _ = decoded(scopes, list(batch.frames))
+    observations, _ = decode(scopes, list(batch.frames))
     sites = [TELESCOPE_SITES[int(sensor.removeprefix("optical-")) - 1] for sensor in batch.sensors]
     r_m, _ = true_states(catalog, batch, earlier_s=light_time_s(catalog, batch, sites))
     for observation, site, truth_m in zip(observations, sites, r_m, strict=True):
@@ -210,8 +212,10 @@ def test_a_direction_points_from_the_telescope_to_the_object(catalog: tuple[Elem
         assert separation_rad < SIX_SIGMA * np.sqrt(2.0) * NOISE.optical_arcsec * optical.RAD_PER_ARCSEC
 
 
-def test_without_noise_a_telescope_sees_where_the_light_left(catalog: tuple[ElementSet, ...], world: World) -> None:
-    """Noiseless directions are SGP4's at t - range / c to a milliarcsecond; at t itself one is out by arcseconds."""
+def test_without_noise_a_telescope_measures_at_the_reflection(
+    catalog: tuple[ElementSet, ...], world: World
+) -> None:
+    """Noiseless directions are SGP4's at t - range / c within a milliarcsecond; at t itself one differs by arcseconds."""
     quiet = Noise(optical_arcsec=0.0)
     batch = observe(Telescopes(world, sites=TELESCOPE_SITES, noise=quiet, rng=np.random.default_rng(0)), world)
     entries, _ = optical.decode_page(b"[" + b",".join(batch.frames) + b"]", ingest_timestamp=NOW_NS)
@@ -220,23 +224,23 @@ def test_without_noise_a_telescope_sees_where_the_light_left(catalog: tuple[Elem
     angle_rad = sidereal_angle(*julian_date(batch.timestamp_ns))
     site_m, _ = earth_fixed_to_teme(np.array([site.r_fixed_m for site in sites]), np.zeros(3), angle_rad)
     matrices = teme_to_j2000_matrix(*julian_date(batch.timestamp_ns))
-    out_arcsec = []
+    differences_arcsec = []
     for earlier_s in (light_time_s(catalog, batch, sites), 0.0):
         r_m, _ = true_states(catalog, batch, earlier_s=earlier_s)
         ra_rad, dec_rad = erfa.c2s(np.einsum("nij,nj->ni", matrices, r_m - site_m))
         apart_rad = erfa.seps(
             ra_rad, dec_rad, [t.right_ascension_rad for t in targets], [t.declination_rad for t in targets]
         )
-        out_arcsec.append(np.max(apart_rad) / optical.RAD_PER_ARCSEC)
-    assert out_arcsec[0] < ONE_MILLIARCSECOND
-    assert out_arcsec[1] > 2.0
+        differences_arcsec.append(np.max(apart_rad) / optical.RAD_PER_ARCSEC)
+    assert differences_arcsec[0] < ONE_MILLIARCSECOND
+    assert differences_arcsec[1] > 2.0
 
 
-def test_a_beacon_tells_the_satellites_state(catalog: tuple[ElementSet, ...], world: World) -> None:
+def test_a_beacon_contains_the_satellites_state(catalog: tuple[ElementSet, ...], world: World) -> None:
     """Position and velocity in a beacon are within six sigma of SGP4's, in TEME, under the satellite's own number."""
     ring = beacons(world)
     batch = observe(ring, world)
-    observations, _ = decoded(ring, list(batch.frames))
+    observations, _ = decode(ring, list(batch.frames))
     r_m, v_m_s = true_states(catalog, batch)
     for observation, number, truth_m, truth_m_s in zip(observations, batch.catalog_numbers, r_m, v_m_s, strict=True):
         assert isinstance(observation.target, StateTarget)
@@ -246,15 +250,15 @@ def test_a_beacon_tells_the_satellites_state(catalog: tuple[ElementSet, ...], wo
 
 
 def test_every_satellite_counts_its_own_beacons(world: World) -> None:
-    """Each satellite's sequence numbers run 0, 1, 2, ... without a gap."""
+    """Each satellite's sequence numbers are 0, 1, 2, ... without a gap."""
     messages = np.frombuffer(b"".join(observe(beacons(world), world).frames), dtype=MESSAGE_DTYPE)
     for satellite in np.unique(messages["satellite_id"]):
         mine = messages[messages["satellite_id"] == satellite]["sequence"]
         assert mine.tolist() == list(range(40))
 
 
-def test_a_beacon_is_what_the_wire_format_encodes(world: World) -> None:
-    """The bytes of a beacon equal those of `sda_ops.wire.isl.encode` for the same numbers."""
+def test_a_beacon_equals_the_wire_formats_encoding(world: World) -> None:
+    """Its bytes are those of `sda_ops.wire.isl.encode` for the same numbers."""
     frame = observe(beacons(world), world).frames[0]
     message = np.frombuffer(frame, dtype=MESSAGE_DTYPE)[0]
     x, y, z = message["position_m"].tolist()
@@ -272,10 +276,10 @@ def test_a_beacon_is_what_the_wire_format_encodes(world: World) -> None:
 
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
 def test_good_frames_decode_and_pass_validation(make: type, world: World) -> None:
-    """Every good frame decodes, carries the planned time and sensor, and is physically possible."""
+    """Every good frame decodes, has the planned time and sensor, and is physically possible."""
     sensor: SimulatedSensor = make(world)
     batch = observe(sensor, world)
-    observations, malformed = decoded(sensor, list(batch.frames))
+    observations, malformed = decode(sensor, list(batch.frames))
     assert malformed == 0
     assert [o.sensor_timestamp for o in observations] == batch.timestamp_ns.tolist()
     assert [o.source_id for o in observations] == list(batch.sensors)
@@ -285,10 +289,10 @@ def test_good_frames_decode_and_pass_validation(make: type, world: World) -> Non
 
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
 def test_malformed_frames_do_not_decode(make: type, world: World) -> None:
-    """Not one of 400 malformed frames gives an observation."""
+    """None of 400 malformed frames gives an observation."""
     sensor: SimulatedSensor = make(world)
     frames = [sensor.malformed(frame) for frame in observe(sensor, world).frames]
-    assert decoded(sensor, frames) == ([], len(frames))
+    assert decode(sensor, frames) == ([], len(frames))
 
 
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
@@ -296,13 +300,13 @@ def test_impossible_frames_decode_and_fail_validation(make: type, world: World) 
     """All of 400 impossible frames decode, and validation rejects every one."""
     sensor: SimulatedSensor = make(world)
     frames = [sensor.impossible(frame) for frame in observe(sensor, world).frames]
-    observations, malformed = decoded(sensor, frames)
+    observations, malformed = decode(sensor, frames)
     assert malformed == 0
     assert all(validate(o, reference_time_ns=NOW_NS, limits=LIMITS) is not None for o in observations)
 
 
 @pytest.mark.parametrize("make", [radar_array, telescopes, beacons])
-def test_faults_are_extra_and_change_no_good_frame(make: type, world: World) -> None:
+def test_faults_are_additional_and_change_no_good_frame(make: type, world: World) -> None:
     """With faults the good frames are the same, in order; a duplicate equals the frame before it."""
     sensor: SimulatedSensor = make(world)
     clean = observe(sensor, world)
@@ -328,7 +332,7 @@ def test_one_seed_sends_the_same_bytes(make: type, world: World) -> None:
     assert first != other
 
 
-def test_the_real_catalogue_is_seen_from_every_radar() -> None:
+def test_every_radar_site_sees_objects_of_the_real_catalogue() -> None:
     """Of 14,683 real objects every radar site sees more than fifty at once, all of them in low orbit."""
     root = Path(os.environ.get("SDA_DATA_DIR", Path(__file__).parents[3] / "../shared/data"))
     path = root / "catalog/celestrak_active_2026-03.csv"
