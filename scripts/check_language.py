@@ -49,6 +49,7 @@ GLOSSARY = {
 
 # Plain meanings: a phrase in which the word is fine, and the reason.
 PLAIN = {
+    r"\"refuse\"|refuse connections": "a style of outage (`OutageStyle`), a value of the command line",
     r"connection[ _](is |was )?refused|ConnectionRefused\w*|ECONNREFUSED|refused[ _]connections?": "the system's own error",
     r"\bBury\b": "the alias in the facade",
     r"\bLeftBehind\b": "the alias in orchestrator_adapter.testing",

@@ -194,7 +194,7 @@ def test_a_radar_gives_every_object_a_track_of_its_own(world: World) -> None:
 
 
 def test_a_direction_points_from_the_telescope_to_the_object(catalog: tuple[ElementSet, ...], world: World) -> None:
-    """Right ascension and declination are within six sigma of the line of sight in J2000 to the point where it was reflected."""
+    """Right ascension and declination are within six sigma of the line of sight in J2000 to the point of reflection."""
     scopes = telescopes(world)
     batch = observe(scopes, world)
     observations, _ = decode(scopes, list(batch.frames))
@@ -212,9 +212,7 @@ def test_a_direction_points_from_the_telescope_to_the_object(catalog: tuple[Elem
         assert separation_rad < SIX_SIGMA * np.sqrt(2.0) * NOISE.optical_arcsec * optical.RAD_PER_ARCSEC
 
 
-def test_without_noise_a_telescope_measures_at_the_reflection(
-    catalog: tuple[ElementSet, ...], world: World
-) -> None:
+def test_without_noise_a_telescope_measures_at_the_reflection(catalog: tuple[ElementSet, ...], world: World) -> None:
     """Noiseless directions are SGP4's at t - range / c within a milliarcsecond; at t itself one differs by arcseconds."""
     quiet = Noise(optical_arcsec=0.0)
     batch = observe(Telescopes(world, sites=TELESCOPE_SITES, noise=quiet, rng=np.random.default_rng(0)), world)
