@@ -196,7 +196,7 @@ def _print(style: str, result: Performance) -> None:
     )
     print(
         f"  breaker opened {opened}, {breaker.opened} times, for {breaker.open_s:.1f} s in all,"
-        f" refused {breaker.refusals} calls, is {breaker.state.label}"
+        f" refused {breaker.rejections} calls, is {breaker.state.label}"
     )
 
 

@@ -42,7 +42,8 @@ from statistics import fmean, median
 from orchestrator_adapter.primitives.clock import sleep
 from orchestrator_adapter.primitives.errors import RetriesExhausted
 from orchestrator_adapter.resilience.breaker import BreakerPolicy, CircuitBreaker
-from orchestrator_adapter.resilience.retry import Retry, RetryBudget, RetryDisposition, RetryOk, RetryPolicy, with_retry
+from orchestrator_adapter.resilience.retry import Retry, RetryDisposition, RetryOk, RetryPolicy, with_retry
+from orchestrator_adapter.resilience.retry_budget import RetryBudget
 from orchestrator_adapter.testing import LoopClock, run_schedule
 
 POLLERS = 100

@@ -38,6 +38,7 @@ from orchestrator_adapter.operators.from_functions import (
     source_of,
 )
 from orchestrator_adapter.operators.routers import broadcast, merge, partition
+from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout, Timer
 from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.errors import (
@@ -66,13 +67,13 @@ from orchestrator_adapter.resilience.retry import (
     Attempt,
     Permanent,
     Retry,
-    RetryBudget,
     RetryDiscard,
     RetryDisposition,
     RetryOk,
     RetryPolicy,
     with_retry,
 )
+from orchestrator_adapter.resilience.retry_budget import RetryBudget
 from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
 from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 from orchestrator_adapter.storage.claims import Owner, claim
@@ -176,6 +177,7 @@ __all__ = [
     "WriteFailedError",
     "broadcast",
     "call_hook",
+    "check_fields",
     "claim",
     "events",
     "filter_items",

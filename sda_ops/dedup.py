@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Any
 
-from orchestrator_adapter import Factory, WiredEnds
+from orchestrator_adapter import Factory, WiredEnds, check_fields
 from sda_ops.records.observation import Observation
 
 _SWEPT_AT_ONCE = 256
@@ -48,16 +48,11 @@ class SeenSet:
 
     def __init__(self, max_age: timedelta, max_items: int) -> None:
         """Raises ``ValueError``, naming every bound that makes no sense."""
-        problems = [
-            f"SeenSet: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("max_age", max_age, max_age > timedelta(0), "> 0"),
-                ("max_items", max_items, max_items >= 1, ">= 1"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "SeenSet",
+            ("max_age", max_age, max_age > timedelta(0), "> 0"),
+            ("max_items", max_items, max_items >= 1, ">= 1"),
+        )
         self.evicted_early = 0
         self._max_age_s = max_age.total_seconds()
         self._max_items = max_items

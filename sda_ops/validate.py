@@ -14,7 +14,7 @@ from math import hypot, inf, isfinite, pi, sin, sqrt
 
 import msgspec
 
-from orchestrator_adapter import Reject, Verdict
+from orchestrator_adapter import Reject, Verdict, check_fields
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
 
 EARTH_POLAR_RADIUS_M = 6_356_752.3142
@@ -92,19 +92,14 @@ class ValidationLimits:
     max_age_ns: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        problems = [
-            f"ValidationLimits: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("max_clock_skew", self.max_clock_skew, self.max_clock_skew > timedelta(0), "> 0"),
-                ("max_age", self.max_age, self.max_age is None or self.max_age > timedelta(0), "> 0"),
-                ("max_distance_m", self.max_distance_m, 0 < self.max_distance_m < inf, "finite and > 0"),
-                ("max_speed_m_s", self.max_speed_m_s, 0 < self.max_speed_m_s < inf, "finite and > 0"),
-                ("surface_tolerance_m", self.surface_tolerance_m, 0 <= self.surface_tolerance_m < inf, "finite, >= 0"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "ValidationLimits",
+            ("max_clock_skew", self.max_clock_skew, self.max_clock_skew > timedelta(0), "> 0"),
+            ("max_age", self.max_age, self.max_age is None or self.max_age > timedelta(0), "> 0"),
+            ("max_distance_m", self.max_distance_m, 0 < self.max_distance_m < inf, "finite and > 0"),
+            ("max_speed_m_s", self.max_speed_m_s, 0 < self.max_speed_m_s < inf, "finite and > 0"),
+            ("surface_tolerance_m", self.surface_tolerance_m, 0 <= self.surface_tolerance_m < inf, "finite, >= 0"),
+        )
         max_age = self.max_clock_skew if self.max_age is None else self.max_age
         object.__setattr__(self, "max_clock_skew_ns", self.max_clock_skew // timedelta(microseconds=1) * 1000)
         object.__setattr__(self, "max_age_ns", max_age // timedelta(microseconds=1) * 1000)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from orchestrator_adapter.primitives.check_fields import check_fields
+
 _MAX_PORT = 65_535
 
 
@@ -33,17 +35,12 @@ class ControlPlane:
 
     def __post_init__(self) -> None:
         zero = timedelta(0)
-        problems = [
-            f"ControlPlane: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("host", self.host, bool(self.host), "an address"),
-                ("port", self.port, 0 <= self.port <= _MAX_PORT, f"0 to {_MAX_PORT}"),
-                ("patience", self.patience, self.patience > zero, "> 0"),
-                ("request_timeout", self.request_timeout, self.request_timeout > self.patience, "> patience"),
-                ("max_connections", self.max_connections, self.max_connections >= 1, ">= 1"),
-                ("reuse_for", self.reuse_for, self.reuse_for >= zero, ">= 0"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "ControlPlane",
+            ("host", self.host, bool(self.host), "an address"),
+            ("port", self.port, 0 <= self.port <= _MAX_PORT, f"0 to {_MAX_PORT}"),
+            ("patience", self.patience, self.patience > zero, "> 0"),
+            ("request_timeout", self.request_timeout, self.request_timeout > self.patience, "> patience"),
+            ("max_connections", self.max_connections, self.max_connections >= 1, ">= 1"),
+            ("reuse_for", self.reuse_for, self.reuse_for >= zero, ">= 0"),
+        )

@@ -264,10 +264,10 @@ def _of_breakers(status: GraphStatus) -> Iterator[Metric]:
         (((breaker.name,), int(breaker.forced)) for breaker in breakers),
     )
     yield _counter(
-        "circuit_breaker_refusals_total",
+        "circuit_breaker_rejections_total",
         "Calls that the circuit breaker rejected",
         ["breaker"],
-        (((breaker.name,), breaker.refusals) for breaker in breakers),
+        (((breaker.name,), breaker.rejections) for breaker in breakers),
     )
     yield _counter(
         "circuit_breaker_open_seconds_total",

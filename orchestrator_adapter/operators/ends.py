@@ -36,13 +36,13 @@ from orchestrator_adapter.resilience.breaker import BreakerPolicy, Breakers, Cir
 from orchestrator_adapter.resilience.retry import (
     Attempt,
     AttemptOutcome,
-    RetryBudget,
     RetryDiscard,
     RetryDisposition,
     RetryOk,
     RetryPolicy,
     with_retry,
 )
+from orchestrator_adapter.resilience.retry_budget import RetryBudget
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 
@@ -313,14 +313,14 @@ class WiredEnds:
 
         def told(attempt: Attempt) -> None:
             nonlocal made
-            if attempt.outcome is not AttemptOutcome.REFUSED:
+            if attempt.outcome is not AttemptOutcome.REJECTED:
                 made += 1
                 self.count("retry_attempts", int(made > 1))
             log = self._services.log
             match attempt.outcome:
                 case AttemptOutcome.OK | AttemptOutcome.DISCARDED:
                     log.downstream(downstream, failing=False, attempt=attempt.number)
-                case AttemptOutcome.FAILED | AttemptOutcome.REFUSED:
+                case AttemptOutcome.FAILED | AttemptOutcome.REJECTED:
                     assert attempt.error is not None
                     log.downstream(downstream, failing=True, attempt=attempt.number, error=describe(attempt.error))
                 case AttemptOutcome.PERMANENT:

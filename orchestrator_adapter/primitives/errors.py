@@ -53,18 +53,18 @@ class Tried:
 
     Attributes:
         attempts: How often it was really tried.
-        refused: How often a circuit breaker let nothing be sent; not among the attempts.
+        rejected: How often a circuit breaker let nothing be sent; not among the attempts.
         elapsed_s: Seconds since it began.
     """
 
     attempts: int
-    refused: int
+    rejected: int
     elapsed_s: float
 
     def __str__(self) -> str:
         plural = "" if self.attempts == 1 else "s"
-        refused = f" and {self.refused} refused" if self.refused else ""
-        return f"after {self.attempts} attempt{plural}{refused} in {round(self.elapsed_s, 3):g} s"
+        rejected = f" and {self.rejected} rejected" if self.rejected else ""
+        return f"after {self.attempts} attempt{plural}{rejected} in {round(self.elapsed_s, 3):g} s"
 
 
 class RetryFailure(OperatorError):

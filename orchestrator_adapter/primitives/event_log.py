@@ -43,9 +43,12 @@ _run: ContextVar[str] = ContextVar("run", default="")
 # Which run a line belongs to.
 
 
-def new_run_id(graph: str, clock: Clock) -> str:
-    """The name of a run that has none from elsewhere: the graph's name and the time, ``sda-ingest-20260102T030405.678901Z``."""
-    return f"{graph}-{_datetime(clock.now_ns()):%Y%m%dT%H%M%S.%fZ}"
+def new_run_id(graph: str) -> str:
+    """The name of a run that has none from elsewhere: the graph's name and the time, ``sda-ingest-20260102T030405.678901Z``.
+
+    The time is the machine's, also where the graph runs on another clock: it distinguishes runs.
+    """
+    return f"{graph}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
 
 
 def current_run() -> str:

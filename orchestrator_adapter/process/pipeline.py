@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
-from orchestrator_adapter.primitives.clock import Clock, SystemClock
+from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.event_log import EventLog, current_run, in_run, new_run_id
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap
 from orchestrator_adapter.process.report import ExitCode, exit_code, write_report
@@ -86,7 +86,7 @@ async def run_pipeline(
     """
     pipeline.graph.validate()
     problems: list[str] = []
-    run_id = run_id or current_run() or new_run_id(pipeline.graph.name, pipeline.clock or SystemClock())
+    run_id = run_id or current_run() or new_run_id(pipeline.graph.name)
     async with AsyncExitStack() as resources:
         resources.enter_context(in_run(run_id))
         resources.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))

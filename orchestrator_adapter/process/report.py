@@ -99,7 +99,7 @@ def _breaker(breaker: BreakerStatistics) -> dict[str, Any]:
         "forced": breaker.forced,
         "opened": breaker.opened,
         "open_s": breaker.open_s,
-        "refusals": breaker.refusals,
+        "rejections": breaker.rejections,
     }
 
 

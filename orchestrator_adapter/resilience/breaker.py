@@ -21,6 +21,7 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import Self
 
+from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.primitives.clock import Clock, SystemClock
 from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook
@@ -65,24 +66,19 @@ class BreakerPolicy:
 
     def __post_init__(self) -> None:
         zero = timedelta(0)
-        problems = [
-            f"BreakerPolicy: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("threshold", self.threshold, 0 < self.threshold <= 1, "> 0 and <= 1"),
-                ("window", self.window, self.window > zero, "> 0"),
-                ("cooldown", self.cooldown, self.cooldown > zero, "> 0"),
-                ("min_calls", self.min_calls, 1 <= self.min_calls <= _MAX_OUTCOMES, f"in [1, {_MAX_OUTCOMES}]"),
-                (
-                    "max_probe_wait",
-                    self.max_probe_wait,
-                    self.max_probe_wait is None or self.max_probe_wait > zero,
-                    "> 0, or None",
-                ),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "BreakerPolicy",
+            ("threshold", self.threshold, 0 < self.threshold <= 1, "> 0 and <= 1"),
+            ("window", self.window, self.window > zero, "> 0"),
+            ("cooldown", self.cooldown, self.cooldown > zero, "> 0"),
+            ("min_calls", self.min_calls, 1 <= self.min_calls <= _MAX_OUTCOMES, f"in [1, {_MAX_OUTCOMES}]"),
+            (
+                "max_probe_wait",
+                self.max_probe_wait,
+                self.max_probe_wait is None or self.max_probe_wait > zero,
+                "> 0, or None",
+            ),
+        )
 
     def trips(self, *, calls: int, failures: int) -> bool:
         """Whether so many failures among so many outcomes in the window open it."""
@@ -101,7 +97,7 @@ class StateChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """Instead of a permit: why not, and when to ask again.
 
     Attributes:
@@ -129,7 +125,7 @@ class BreakerStatistics:
         forced: Whether a person holds it there.
         calls: Outcomes that count now.
         failures: The failures among them.
-        refusals: Calls ever refused.
+        rejections: Calls ever refused.
         opened: How often it has opened, or was forced open.
         open_s: Seconds it has been open in all, the time half-open not included.
     """
@@ -139,7 +135,7 @@ class BreakerStatistics:
     forced: bool
     calls: int
     failures: int
-    refusals: int
+    rejections: int
     opened: int
     open_s: float
 
@@ -162,7 +158,7 @@ class Permit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.give_back()
+        self.release()
 
     def succeeded(self) -> None:
         """The downstream answered, be it with "no": a 404 is a success of the downstream."""
@@ -172,7 +168,7 @@ class Permit:
         """It did not answer, or could not do what it should."""
         self._report(succeeded=False)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Nothing can be said of the downstream. The probe's permit may be had by the next who asks."""
         self._report(succeeded=None)
 
@@ -215,7 +211,7 @@ class CircuitBreaker:
         self._opened_at = 0.0
         self._probe: Permit | None = None
         self._probe_since = 0.0
-        self._refusals = 0
+        self._rejections = 0
         self._opened = 0
         self._open_s = 0.0
         self._listeners: list[Callable[[StateChange], object]] = []
@@ -234,22 +230,22 @@ class CircuitBreaker:
         """Call ``listener`` at every change from now on. What it raises is logged and changes nothing."""
         self._listeners.append(listener)
 
-    def ask(self) -> Permit | Refusal:
+    def ask(self) -> Permit | Rejection:
         """Leave to make one call now, or a refusal. Never waits."""
         now = self._clock.monotonic()
         cooldown_s = self.policy.cooldown.total_seconds()
         if self._state is BreakerState.CLOSED:
             return Permit(self, self._term)
         if self._forced:
-            return self._refuse(self.policy.cooldown)
+            return self._reject(self.policy.cooldown)
         if self._state is BreakerState.OPEN:
             if now < (until := self._opened_at + cooldown_s):
-                return self._refuse(_wait(now, until))
+                return self._reject(_wait(now, until))
             self._change(BreakerState.HALF_OPEN, f"{cooldown_s:g} s of cooldown are over: one probe decides")
             return self.ask()  # afresh: a listener may have forced it meanwhile
         longest_s = cooldown_s if (wait := self.policy.max_probe_wait) is None else wait.total_seconds()
         if self._probe is not None and now < (until := self._probe_since + longest_s):
-            return self._refuse(_wait(now, until))
+            return self._reject(_wait(now, until))
         self._probe = Permit(self, self._term)
         self._probe_since = now
         return self._probe
@@ -292,7 +288,7 @@ class CircuitBreaker:
             self._forced,
             len(self._outcomes),
             self._failures,
-            self._refusals,
+            self._rejections,
             self._opened,
             open_s,
         )
@@ -314,9 +310,9 @@ class CircuitBreaker:
             _, succeeded = outcomes.popleft()
             self._failures -= not succeeded
 
-    def _refuse(self, ask_again_in: timedelta) -> Refusal:
-        self._refusals += 1
-        return Refusal(self.name, self._state, ask_again_in)
+    def _reject(self, ask_again_in: timedelta) -> Rejection:
+        self._rejections += 1
+        return Rejection(self.name, self._state, ask_again_in)
 
     def _change(self, state: BreakerState, reason: str, *, forced: bool = False) -> None:
         now = self._clock.monotonic()

@@ -11,7 +11,6 @@ Delays follow M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blo
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Generic, Literal, Self, TypeAlias, TypeVar
 
+from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout, sleep
 from orchestrator_adapter.primitives.errors import (
     BreakerOpen,
@@ -33,11 +33,11 @@ from orchestrator_adapter.primitives.errors import (
 )
 from orchestrator_adapter.primitives.event_log import call_hook
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
-from orchestrator_adapter.resilience.breaker import CircuitBreaker, Permit, Refusal
+from orchestrator_adapter.resilience.breaker import CircuitBreaker, Permit, Rejection
+from orchestrator_adapter.resilience.retry_budget import RetryBudget
 
 T = TypeVar("T")
 
-_ROUNDING = 1e-9  # of a token: ten times 0.1 is to make one, and in binary fractions it is a little less
 _WAITS: ContextVar[bool] = ContextVar("waits", default=True)
 
 
@@ -74,7 +74,11 @@ class RetryDiscard:
 
 
 RetryDisposition: TypeAlias = RetryOk[T] | Retry | Permanent | RetryDiscard
-"""What came of one attempt, as the operator that knows the downstream says."""
+"""The result of one attempt, classified by the operator, which knows the downstream."""
+
+Ok = RetryOk
+Discard = RetryDiscard
+"""The specification's names for them."""
 
 
 # When to try again.
@@ -107,31 +111,26 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         zero = timedelta(0)
-        problems = [
-            f"RetryPolicy: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("initial", self.initial, self.initial > zero, "> 0"),
-                ("cap", self.cap, self.cap >= self.initial, f">= initial ({self.initial!r})"),
-                (
-                    "max_attempts",
-                    self.max_attempts,
-                    self.max_attempts is None or self.max_attempts >= 1,
-                    ">= 1, or None",
-                ),
-                ("clamp", self.clamp, self.clamp in {"delay", "draw"}, "'delay' or 'draw'"),
-                ("deadline", self.deadline, self.deadline is None or self.deadline > zero, "> 0, or None"),
-                (
-                    "attempt_timeout",
-                    self.attempt_timeout,
-                    self.attempt_timeout is None or self.attempt_timeout > zero,
-                    "> 0, or None",
-                ),
-                ("max_retry_after", self.max_retry_after, self.max_retry_after > zero, "> 0"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "RetryPolicy",
+            ("initial", self.initial, self.initial > zero, "> 0"),
+            ("cap", self.cap, self.cap >= self.initial, f">= initial ({self.initial!r})"),
+            (
+                "max_attempts",
+                self.max_attempts,
+                self.max_attempts is None or self.max_attempts >= 1,
+                ">= 1, or None",
+            ),
+            ("clamp", self.clamp, self.clamp in {"delay", "draw"}, "'delay' or 'draw'"),
+            ("deadline", self.deadline, self.deadline is None or self.deadline > zero, "> 0, or None"),
+            (
+                "attempt_timeout",
+                self.attempt_timeout,
+                self.attempt_timeout is None or self.attempt_timeout > zero,
+                "> 0, or None",
+            ),
+            ("max_retry_after", self.max_retry_after, self.max_retry_after > zero, "> 0"),
+        )
 
     def next_delay_s(self, previous_s: float, rng: random.Random) -> float:
         """The delay that follows one of ``previous_s``, seconds; ``previous_s`` is ``initial`` before the first."""
@@ -142,55 +141,6 @@ class RetryPolicy:
         return min(cap_s, rng.uniform(initial_s, highest_s))
 
 
-class RetryBudget:
-    """Tokens that the callers of one downstream share: a retry spends one, a success earns a part of one.
-
-    While the downstream works there are tokens for the odd failure. When all of it fails they are soon spent, and then
-    nobody tries again what fails: the load is that of first attempts, and no retry adds to it.
-
-    Attributes:
-        capacity: The most tokens that are kept, and what it starts with.
-        earned_per_success: Tokens: 0.1 admits one retry in ten calls in the long run.
-        tokens: There are now.
-        denied: Retries that were not made for want of a token.
-    """
-
-    def __init__(self, *, capacity: float = 10.0, earned_per_success: float = 0.1) -> None:
-        if not (1 <= capacity < math.inf and 0 < earned_per_success <= capacity):
-            raise ValueError(
-                f"RetryBudget: expected 1 <= capacity and 0 < earned_per_success <= capacity, "
-                f"got {capacity} and {earned_per_success}"
-            )
-        self.capacity = capacity
-        self.earned_per_success = earned_per_success
-        self.tokens = capacity
-        self.denied = 0
-
-    @property
-    def has_token(self) -> bool:
-        """Whether a retry could be made now."""
-        return self.tokens >= 1 - _ROUNDING
-
-    def spend(self) -> bool:
-        """Take a token for a retry; false, counted as denied, if there is none."""
-        if not self.has_token:
-            self.denied += 1
-            return False
-        self.tokens = max(0.0, self.tokens - 1)
-        return True
-
-    def give_back(self) -> None:
-        """A token was taken for a retry that has not been made after all."""
-        self._add(1)
-
-    def earn(self) -> None:
-        """The downstream has answered."""
-        self._add(self.earned_per_success)
-
-    def _add(self, tokens: float) -> None:
-        self.tokens = min(self.capacity, self.tokens + tokens)
-
-
 class AttemptOutcome(StrEnum):
     """What became of an attempt."""
 
@@ -198,7 +148,7 @@ class AttemptOutcome(StrEnum):
     DISCARDED = "discarded"
     FAILED = "failed"
     """In a way that may pass."""
-    REFUSED = "refused"
+    REJECTED = "rejected"
     """By the breaker: nothing was sent."""
     PERMANENT = "permanent"
     """Failed in a way that will not pass, or in one that nobody has classified."""
@@ -253,15 +203,15 @@ async def with_retry(
     previous_s = policy.initial.total_seconds()
     number = made = 0
     error: BaseException | None = None
-    with _Claim(budget) as claim:
+    with _Token(budget) as token:
         while True:
             number += 1
             permit = breaker.ask() if breaker is not None else None
-            if isinstance(permit, Refusal):
-                failed, outcome = Retry(_refused(permit, error)), AttemptOutcome.REFUSED
+            if isinstance(permit, Rejection):
+                failed, outcome = Retry(_refused(permit, error)), AttemptOutcome.REJECTED
             else:
                 made += 1
-                claim.used()
+                token.used()
                 limit_s = _limit_s(policy, clock.monotonic() - began)
                 try:
                     disposition = await _attempt(op, permit, clock, limit_s)
@@ -289,7 +239,7 @@ async def with_retry(
             elapsed_s = clock.monotonic() - began
             reason = give_up(policy, attempts=number, elapsed_s=elapsed_s, delay_s=delay_s)
             stopping = shutdown is not None and shutdown.is_set
-            if reason is None and not stopping and made and not claim.holds():
+            if reason is None and not stopping and made and not token.taken():
                 reason = "budget"
             goes_on = reason is None and not stopping
             call_hook(on_attempt, Attempt(number, outcome, error, timedelta(seconds=delay_s) if goes_on else None))
@@ -323,28 +273,28 @@ def without_waiting() -> Iterator[None]:
         _WAITS.reset(token)
 
 
-class _Claim:
-    """One caller's claim on the budget: a token taken before the wait, and given back if the retry is never made."""
+class _Token:
+    """One caller's token of the budget: taken before the delay, and returned if the retry is never made."""
 
     def __init__(self, budget: RetryBudget | None) -> None:
         self._budget = budget
-        self._held = False
+        self._taken = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._held and self._budget is not None:
-            self._budget.give_back()
+        if self._taken and self._budget is not None:
+            self._budget.return_token()
 
-    def holds(self) -> bool:
-        """Whether the next retry has its token, which is taken now unless it is held already."""
-        self._held = self._held or self._budget is None or self._budget.spend()
-        return self._held
+    def taken(self) -> bool:
+        """Take a token for the next retry, unless one is taken already; false if there is none."""
+        self._taken = self._taken or self._budget is None or self._budget.spend()
+        return self._taken
 
     def used(self) -> None:
         """The retry is made."""
-        self._held = False
+        self._taken = False
 
 
 async def _attempt(
@@ -402,7 +352,7 @@ def _pause_s(policy: RetryPolicy, retry_after: timedelta | None) -> float:
     return max(timedelta(0), min(retry_after, policy.max_retry_after)).total_seconds()
 
 
-def _refused(refusal: Refusal, earlier: BaseException | None) -> BreakerOpen:
+def _refused(refusal: Rejection, earlier: BaseException | None) -> BreakerOpen:
     error = BreakerOpen(str(refusal), breaker=refusal.breaker, ask_again_in=refusal.ask_again_in)
     error.__cause__ = earlier.__cause__ if isinstance(earlier, BreakerOpen) else earlier
     return error

@@ -107,7 +107,7 @@ class BuiltGraph:
         self.dead_letters = DeadLetterList() if dead_letters is None else dead_letters
         self.event: SupervisorEvent | None = None
         rng = random.Random() if rng is None else rng
-        self.run_id = current_run() or new_run_id(plan.name, self.clock)
+        self.run_id = current_run() or new_run_id(plan.name)
         self._log = DecisionLog(plan.name, clock=self.clock, run=self.run_id)
         self._token = ShutdownToken()
         self._wakeup = Wakeup()

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.primitives.errors import DeadLetterLimitExceeded
 from orchestrator_adapter.storage.jsonl import DEFAULT_MAX_FILE_BYTES, RotatingJsonLines
 
@@ -135,17 +136,12 @@ class DeadLetterLimits:
     max_consecutive: int = 1_000
 
     def __post_init__(self) -> None:
-        problems = [
-            f"DeadLetterLimits: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("max_share", self.max_share, 0 < self.max_share <= 1, "> 0 and <= 1"),
-                ("min_items", self.min_items, self.min_items >= 1, ">= 1"),
-                ("max_consecutive", self.max_consecutive, self.max_consecutive >= 1, ">= 1"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "DeadLetterLimits",
+            ("max_share", self.max_share, 0 < self.max_share <= 1, "> 0 and <= 1"),
+            ("min_items", self.min_items, self.min_items >= 1, ">= 1"),
+            ("max_consecutive", self.max_consecutive, self.max_consecutive >= 1, ">= 1"),
+        )
 
     def breach(self, *, items: int, dead: int, consecutive: int) -> str | None:
         """The sentence that says which limit is broken; None while all hold.

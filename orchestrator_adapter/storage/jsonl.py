@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.storage.durable import lock_for_writing, make_directory, sync_directory
 
 DEFAULT_MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -67,8 +68,7 @@ class RotatingJsonLines:
             StoreInUseError: Another writer has it.
             OSError: It cannot be written to.
         """
-        if max_bytes < 1:
-            raise ValueError(f"RotatingJsonLines '{stem}': max_bytes must be >= 1, got {max_bytes}")
+        check_fields(f"RotatingJsonLines '{stem}'", ("max_bytes", max_bytes, max_bytes >= 1, ">= 1"))
         self.directory = directory
         self.repaired_bytes = 0
         self.bytes_written = 0

@@ -1,7 +1,7 @@
 """Restart policies and budgets, as pure functions of (history, now).
 
-Restart intensity as in OTP's ``supervisor.erl``: restarts older than the window no longer count, and the one that would
-exceed the bound is refused.
+Restart intensity as in OTP's ``supervisor.erl``: restarts older than the window do not count, and the restart that would
+exceed the bound is rejected.
 """
 
 from __future__ import annotations
@@ -9,22 +9,16 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
+from typing import ClassVar, TypeAlias, assert_never
 
-
-class RestartKind(Enum):
-    """Whether a failed operator is restarted."""
-
-    NEVER = "never"
-    ALWAYS = "always"
-    BOUNDED = "bounded"
+from orchestrator_adapter.primitives.check_fields import check_fields
 
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """A jittered wait before a restart: ``uniform(initial, min(cap, initial * 3**k))`` before the k-th in a row.
+    """A jittered delay: ``uniform(initial, min(cap, initial * 3**k))`` before the k-th consecutive restart.
 
-    After ``healthy_after`` of uptime the row starts over.
+    After ``healthy_after`` of uptime the count of consecutive restarts starts over.
     """
 
     initial: timedelta
@@ -32,49 +26,91 @@ class Backoff:
     healthy_after: timedelta = timedelta(seconds=30)
 
     def __post_init__(self) -> None:
-        if not timedelta(0) < self.initial <= self.cap:
-            raise ValueError(f"Backoff: expected 0 < initial <= cap, got initial={self.initial}, cap={self.cap}")
+        in_order = timedelta(0) < self.initial <= self.cap
+        check_fields("Backoff", ("initial", self.initial, in_order, f"> 0 and <= cap ({self.cap!r})"))
 
-    def delay_s(self, row: int, rng: random.Random) -> float:
-        """Seconds to wait before the ``row``-th restart in a row, counted from 1."""
+    def delay_s(self, consecutive: int, rng: random.Random) -> float:
+        """Seconds to wait before the ``consecutive``-th restart, counted from 1."""
         initial, cap = self.initial.total_seconds(), self.cap.total_seconds()
-        return rng.uniform(initial, min(cap, initial * pow(3.0, min(row, 64))))
+        return rng.uniform(initial, min(cap, initial * pow(3.0, min(consecutive, 64))))
+
+
+@dataclass(frozen=True, slots=True)
+class NeverRestart:
+    """A failed operator is not restarted."""
+
+    name: ClassVar = "never"
+    backoff: ClassVar[Backoff | None] = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class AlwaysRestart:
+    """A failed operator is restarted every time."""
+
+    name: ClassVar = "always"
+    backoff: Backoff | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedRestart:
+    """A failed operator is restarted at most ``max_restarts`` times in any sliding ``window``."""
+
+    name: ClassVar = "bounded"
+    max_restarts: int
+    window: timedelta
+    backoff: Backoff | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(
+            "RestartPolicy.bounded",
+            ("max_restarts", self.max_restarts, self.max_restarts >= 1, ">= 1"),
+            ("window", self.window, self.window > timedelta(0), "> 0"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.max_restarts}, {self.window.total_seconds():g} s)"
+
+
+RestartRule: TypeAlias = NeverRestart | AlwaysRestart | BoundedRestart
+"""When a failed operator is restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """What is done when an operator fails operationally. Make one with ``never()``, ``always()`` or ``bounded(...)``."""
+    """What happens when an operator fails operationally. Make one with ``never()``, ``always()`` or ``bounded(...)``."""
 
-    kind: RestartKind
-    max_restarts: int = 0
-    window: timedelta = timedelta(0)
-    backoff: Backoff | None = None
+    rule: RestartRule
 
     @classmethod
     def never(cls) -> RestartPolicy:
         """The first failure exhausts the budget: for sinks whose integrity is at stake."""
-        return cls(RestartKind.NEVER)
+        return cls(NeverRestart())
 
     @classmethod
     def always(cls, *, backoff: Backoff | None = None) -> RestartPolicy:
-        """Restart however often it takes."""
-        return cls(RestartKind.ALWAYS, backoff=backoff)
+        """Restart after every failure."""
+        return cls(AlwaysRestart(backoff))
 
     @classmethod
     def bounded(cls, max_restarts: int, window: timedelta, *, backoff: Backoff | None = None) -> RestartPolicy:
         """Admit ``max_restarts`` in any sliding ``window`` of monotonic time; the next failure exhausts the budget."""
-        if max_restarts < 1 or window <= timedelta(0):
-            raise ValueError(
-                f"RestartPolicy.bounded: expected max_restarts >= 1 and window > 0, got {max_restarts}, {window}"
-            )
-        return cls(RestartKind.BOUNDED, max_restarts, window, backoff)
+        return cls(BoundedRestart(max_restarts, window, backoff))
+
+    @property
+    def backoff(self) -> Backoff | None:
+        """The delay before a restart; ``None`` for none."""
+        return self.rule.backoff
 
     def __str__(self) -> str:
-        text = str(self.kind.value)
-        if self.kind is RestartKind.BOUNDED:
-            text += f"({self.max_restarts}, {self.window.total_seconds():g} s)"
-        if self.backoff is not None:
-            text += f", backoff {self.backoff.initial.total_seconds():g}–{self.backoff.cap.total_seconds():g} s"
+        text = str(self.rule)
+        if (backoff := self.rule.backoff) is not None:
+            text += f", backoff {backoff.initial.total_seconds():g}–{backoff.cap.total_seconds():g} s"
         return text
 
 
@@ -83,18 +119,21 @@ def admit(
 ) -> tuple[bool, tuple[float, ...]]:
     """Whether one more restart is within the budget at ``now``, and the restarts that count from then on.
 
-    ``charged`` are the monotonic times at which the restarts charged so far began, oldest first; this one is to begin at
-    ``begins_at``, after its backoff. A restart exactly ``window`` old no longer counts. Without a bound nothing needs
-    remembering.
+    ``charged`` are the monotonic times at which the restarts charged so far began, oldest first. This one will begin at
+    ``begins_at``, after its backoff. A restart exactly ``window`` old does not count. Without a bound the history is empty.
     """
-    if policy.kind is RestartKind.NEVER:
-        return False, charged
-    if policy.kind is RestartKind.ALWAYS:
-        return True, ()
-    recent = tuple(at for at in charged if now - at < policy.window.total_seconds())
-    if len(recent) >= policy.max_restarts:
-        return False, recent
-    return True, (*recent, begins_at)
+    match policy.rule:
+        case NeverRestart():
+            return False, charged
+        case AlwaysRestart():
+            return True, ()
+        case BoundedRestart(max_restarts, window):
+            recent = tuple(at for at in charged if now - at < window.total_seconds())
+            if len(recent) >= max_restarts:
+                return False, recent
+            return True, (*recent, begins_at)
+        case _:
+            assert_never(policy.rule)
 
 
 SOURCE_DEFAULT = RestartPolicy.bounded(5, timedelta(seconds=60))

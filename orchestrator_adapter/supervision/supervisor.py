@@ -30,7 +30,7 @@ from orchestrator_adapter.supervision.events import (
     ShutDown,
     SupervisorEvent,
 )
-from orchestrator_adapter.supervision.restart import RestartKind, RestartPolicy, admit
+from orchestrator_adapter.supervision.restart import NeverRestart, RestartPolicy, admit
 from orchestrator_adapter.supervision.task_exit import Aborted, Errored, Ok, Panicked, TaskExit
 
 
@@ -194,7 +194,7 @@ class Supervisor:
         if backoff is not None:
             consecutive = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.consecutive_restarts + 1
             delay_s = backoff.delay_s(consecutive, self._rng)
-        free = pill_removed and operator.charged_since_last_pill and operator.policy.kind is not RestartKind.NEVER
+        free = pill_removed and operator.charged_since_last_pill and not isinstance(operator.policy.rule, NeverRestart)
         if not free:
             admitted, operator.charged = admit(operator.policy, operator.charged, now, begins_at=now + delay_s)
             if not admitted:

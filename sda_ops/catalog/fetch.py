@@ -13,7 +13,16 @@ from typing import TypeAlias, assert_never
 
 import httpx
 
-from orchestrator_adapter import Clock, OperatorError, RetryDisposition, RetryFailure, RetryOk, RetryPolicy, with_retry
+from orchestrator_adapter import (
+    Clock,
+    OperatorError,
+    RetryDisposition,
+    RetryFailure,
+    RetryOk,
+    RetryPolicy,
+    check_fields,
+    with_retry,
+)
 from orchestrator_adapter.resilience.http import exchange
 
 FOUR_ATTEMPTS = RetryPolicy(timedelta(seconds=1), timedelta(seconds=30), max_attempts=4)
@@ -56,10 +65,11 @@ class CatalogUrl:
             raise ValueError(f"CatalogUrl: {self.url!r} is not a URL: {error}") from error
         if scheme not in {"http", "https"}:
             raise ValueError(f"CatalogUrl: url must begin with http:// or https://, got {self.url!r}")
-        if self.timeout <= timedelta(0) or self.max_body_bytes < 1:
-            raise ValueError(
-                f"CatalogUrl: timeout must be > 0 and max_body_bytes >= 1, got {self.timeout!r} and {self.max_body_bytes}"
-            )
+        check_fields(
+            "CatalogUrl",
+            ("timeout", self.timeout, self.timeout > timedelta(0), "> 0"),
+            ("max_body_bytes", self.max_body_bytes, self.max_body_bytes >= 1, ">= 1"),
+        )
 
     def __str__(self) -> str:
         """The URL without user, password and query, which may contain a token."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias, assert_never
 
-from orchestrator_adapter import Clock, EventLog, ShutdownToken, SystemClock, call_hook
+from orchestrator_adapter import Clock, EventLog, ShutdownToken, SystemClock, call_hook, check_fields
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.fetch import CatalogSource, CatalogUnavailable, NotModified, fetch
@@ -40,13 +40,11 @@ class ReplacementLimits:
     min_size_share: float = 0.5
 
     def __post_init__(self) -> None:
-        problems = [
-            f"ReplacementLimits: {name} must be in [0, 1], got {value!r}"
-            for name, value in (("max_bad_share", self.max_bad_share), ("min_size_share", self.min_size_share))
-            if not 0.0 <= value <= 1.0
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "ReplacementLimits",
+            ("max_bad_share", self.max_bad_share, 0.0 <= self.max_bad_share <= 1.0, "in [0, 1]"),
+            ("min_size_share", self.min_size_share, 0.0 <= self.min_size_share <= 1.0, "in [0, 1]"),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

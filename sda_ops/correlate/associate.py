@@ -17,6 +17,7 @@ from typing import assert_never
 import numpy as np
 from scipy.special import chdtri
 
+from orchestrator_adapter import check_fields
 from sda_ops.correlate.candidates import Kind, Matches, find_candidates, groups
 from sda_ops.correlate.sensors import Sensors
 from sda_ops.propagation.interval import CatalogInterval, Placed
@@ -44,16 +45,11 @@ class AssociationRules:
     min_probability: float = 0.99
 
     def __post_init__(self) -> None:
-        problems = [
-            f"AssociationRules: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("gate_miss", self.gate_miss, 0.0 < self.gate_miss < 1.0, "in (0, 1)"),
-                ("min_probability", self.min_probability, _EVEN <= self.min_probability < 1.0, "in [0.5, 1)"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "AssociationRules",
+            ("gate_miss", self.gate_miss, 0.0 < self.gate_miss < 1.0, "in (0, 1)"),
+            ("min_probability", self.min_probability, _EVEN <= self.min_probability < 1.0, "in [0.5, 1)"),
+        )
 
 
 class Associator:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID, uuid5
 
+from orchestrator_adapter import check_fields
 from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate
 
 _UPDATES = UUID("6f1c1a52-6f0b-5c39-9f43-3f4f6b8a2c11")
@@ -35,17 +36,12 @@ class WindowLimits:
     max_open: int = 50_000
 
     def __post_init__(self) -> None:
-        problems = [
-            f"WindowLimits: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("length", self.length, self.length > timedelta(0), "> 0"),
-                ("max_contributions", self.max_contributions, self.max_contributions > 1, "> 1"),
-                ("max_open", self.max_open, self.max_open > 0, "> 0"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "WindowLimits",
+            ("length", self.length, self.length > timedelta(0), "> 0"),
+            ("max_contributions", self.max_contributions, self.max_contributions > 1, "> 1"),
+            ("max_open", self.max_open, self.max_open > 0, "> 0"),
+        )
 
 
 @dataclass(slots=True)

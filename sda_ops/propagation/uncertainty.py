@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchestrator_adapter import check_fields
 from sda_ops.astro.time import NS_PER_DAY, Floats, Nanoseconds
 
 NEAR_EARTH_PERIOD_S = 225.0 * 60.0
@@ -38,22 +39,11 @@ class AxisErrors:
     cross_track_m_per_day: float
 
     def __post_init__(self) -> None:
-        problems = [
-            f"AxisErrors: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                *(
-                    (name, getattr(self, name), 0.0 < getattr(self, name) < np.inf, "> 0 and finite")
-                    for name in _AT_EPOCH
-                ),
-                *(
-                    (name, getattr(self, name), 0.0 <= getattr(self, name) < np.inf, ">= 0 and finite")
-                    for name in _GROWTH
-                ),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "AxisErrors",
+            *((name, getattr(self, name), 0.0 < getattr(self, name) < np.inf, "> 0 and finite") for name in _AT_EPOCH),
+            *((name, getattr(self, name), 0.0 <= getattr(self, name) < np.inf, ">= 0 and finite") for name in _GROWTH),
+        )
 
 
 _AT_EPOCH = ("radial_m", "in_track_m", "cross_track_m")

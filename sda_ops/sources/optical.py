@@ -40,6 +40,7 @@ from orchestrator_adapter import (
     RetryOk,
     RetryPolicy,
     WiredEnds,
+    check_fields,
 )
 from orchestrator_adapter.resilience.http import DEFAULT_MAX_BODY_BYTES, exchange
 from sda_ops.records.ids import observation_id
@@ -88,19 +89,14 @@ class OpticalFeed:
 
     def __post_init__(self) -> None:
         zero = timedelta(0)
-        problems = [
-            f"OpticalFeed: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("poll_interval", self.poll_interval, self.poll_interval >= zero, ">= 0"),
-                ("long_poll", self.long_poll, self.long_poll >= zero, ">= 0"),
-                ("timeout", self.timeout, self.timeout > zero, "> 0"),
-                ("lookback", self.lookback, self.lookback >= zero, ">= 0"),
-                ("max_body_bytes", self.max_body_bytes, self.max_body_bytes >= 1, ">= 1"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "OpticalFeed",
+            ("poll_interval", self.poll_interval, self.poll_interval >= zero, ">= 0"),
+            ("long_poll", self.long_poll, self.long_poll >= zero, ">= 0"),
+            ("timeout", self.timeout, self.timeout > zero, "> 0"),
+            ("lookback", self.lookback, self.lookback >= zero, ">= 0"),
+            ("max_body_bytes", self.max_body_bytes, self.max_body_bytes >= 1, ">= 1"),
+        )
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, WiredEnds
+from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, WiredEnds, check_fields
 from sda_ops.records.observation import Observation
 from sda_ops.wire import iod, tdm
 from sda_ops.wire.malformed import MalformedFrame
@@ -54,17 +54,12 @@ class ReplayFeed:
     conventions: TdmConventions = field(default_factory=TdmConventions)
 
     def __post_init__(self) -> None:
-        problems = [
-            f"ReplayFeed: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("paths", self.paths, bool(self.paths), "one at least"),
-                ("pattern", self.pattern, self.pattern and not Path(self.pattern).is_absolute(), "a relative glob"),
-                ("pace", self.pace, self.pace is None or 0 < self.pace < inf, "> 0 and finite, or None"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "ReplayFeed",
+            ("paths", self.paths, bool(self.paths), "one at least"),
+            ("pattern", self.pattern, self.pattern and not Path(self.pattern).is_absolute(), "a relative glob"),
+            ("pace", self.pace, self.pace is None or 0 < self.pace < inf, "> 0 and finite, or None"),
+        )
 
 
 @dataclass(slots=True)

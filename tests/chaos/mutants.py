@@ -19,7 +19,7 @@ from orchestrator_adapter.runtime import built_graph as runtime
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision import supervisor
 from orchestrator_adapter.supervision.progress import ProgressWatch
-from orchestrator_adapter.supervision.restart import RestartPolicy
+from orchestrator_adapter.supervision.restart import BoundedRestart, NeverRestart, RestartPolicy
 from orchestrator_adapter.supervision.supervisor import Supervisor
 from orchestrator_adapter.supervision.task import Task
 from orchestrator_adapter.supervision.task_exit import Errored, Panicked
@@ -125,7 +125,8 @@ def budget_never_recovers() -> Iterator[None]:
     def broken(
         policy: RestartPolicy, charged: tuple[float, ...], now: float, *, begins_at: float
     ) -> tuple[bool, tuple[float, ...]]:
-        if policy == RestartPolicy.never() or (policy.max_restarts and len(charged) >= policy.max_restarts):
+        rule = policy.rule
+        if isinstance(rule, NeverRestart) or (isinstance(rule, BoundedRestart) and len(charged) >= rule.max_restarts):
             return False, charged
         return True, (*charged, begins_at)
 

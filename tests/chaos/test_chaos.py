@@ -103,7 +103,7 @@ def test_the_scenarios_cover_what_they_are_meant_to() -> None:
         traits = {f"{part.role.value}: {part.kind}" for part in scenario.parts}
         traits |= {f"fault {fault.kind}" for part in scenario.parts for fault in part.faults.values()}
         traits |= {f"swallow {part.swallow}" for part in scenario.parts}
-        traits |= {f"restart {part.restart_policy.kind.value}" for part in scenario.parts}
+        traits |= {f"restart {part.restart_policy.rule.name}" for part in scenario.parts}
         traits |= {f"max_deliveries {part.max_deliveries}" for part in scenario.parts}
         traits |= {"poison" for part in scenario.parts if part.poison}
         traits |= {"backoff" for part in scenario.parts if part.restart_policy.backoff is not None}

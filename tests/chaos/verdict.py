@@ -15,7 +15,7 @@ from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.primitives.errors import DeadLetterLimitExceeded, ReaderGone, Stalled
 from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind
 from orchestrator_adapter.supervision import events, task_exit
-from orchestrator_adapter.supervision.restart import RestartKind
+from orchestrator_adapter.supervision.restart import BoundedRestart, NeverRestart, RestartPolicy
 from tests.chaos.record import Record
 from tests.chaos.scenario import READY_MADE, Group, Item, Part
 
@@ -314,6 +314,12 @@ def _tasks(record: Record) -> Iterator[str]:
             yield f"{what.operator!r} ran {running[what.operator]} times at once"
 
 
+def _within_window(policy: RestartPolicy, restarts: list[float], now: float) -> list[float]:
+    """The ``restarts`` that count at ``now``; none without a window."""
+    window_s = policy.rule.window.total_seconds() if isinstance(policy.rule, BoundedRestart) else 0.0
+    return [at for at in restarts if now - at < window_s]
+
+
 _BLOCKING = {"durable", "blocking relay"}
 
 
@@ -322,17 +328,16 @@ def _budgets(record: Record) -> Iterator[str]:
     by_operator: dict[str, list[float]] = defaultdict(list)
     for restarted in record.restarts:
         policy = _part(record, restarted.operator).restart_policy
-        if policy.kind is RestartKind.NEVER:
+        if isinstance(policy.rule, NeverRestart):
             yield f"{restarted.operator!r} was restarted against its policy"
         if not restarted.charged:
             continue
         charged = by_operator[restarted.operator]
         begun = restarted.at_monotonic + restarted.backoff_s
         charged.append(begun)
-        window_s = policy.window.total_seconds()
-        recent = [at for at in charged if begun - at < window_s]
-        if policy.kind is RestartKind.BOUNDED and len(recent) > policy.max_restarts:
-            yield f"{restarted.operator!r}: {len(recent)} restarts within {policy.window}, against {policy}"
+        recent = _within_window(policy, charged, begun)
+        if isinstance(policy.rule, BoundedRestart) and len(recent) > policy.rule.max_restarts:
+            yield f"{restarted.operator!r}: {len(recent)} restarts within {policy.rule.window}, against {policy}"
     panicked = {exited.operator: at for at, exited in record.exits if isinstance(exited.exit, task_exit.Panicked)}
     for at, spawned in record.spawns:
         if at > panicked.get(spawned.operator, float("inf")):
@@ -345,11 +350,11 @@ def _budgets(record: Record) -> Iterator[str]:
     if isinstance(event, events.BudgetExhausted):
         policy = _part(record, event.operator).restart_policy
         at, _ = record.escalated[0]
-        recent = [then for then in by_operator[event.operator] if at - then < policy.window.total_seconds()]
+        recent = _within_window(policy, by_operator[event.operator], at)
         would_not_stop = isinstance(event.error, Stalled) and "would not stop" in str(event.error)
         unmendable = would_not_stop or _is_about(event.error, (ReaderGone, DeadLetterLimitExceeded))
-        spent = policy.kind is RestartKind.NEVER or (
-            policy.kind is RestartKind.BOUNDED and len(recent) == policy.max_restarts
+        spent = isinstance(policy.rule, NeverRestart) or (
+            isinstance(policy.rule, BoundedRestart) and len(recent) == policy.rule.max_restarts
         )
         if not unmendable and not spent:
             yield f"{event.operator!r} was not restarted, although {policy} had room: restarts at {recent}, now {at}"

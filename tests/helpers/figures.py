@@ -12,7 +12,7 @@ from orchestrator_adapter.supervision.events import Restarted, RestartHistory, R
 
 BALANCED = LedgerSnapshot(10, 0, 0, 7, 1, 1, 0, 0, 0, 1, 0)
 OPEN = BreakerStatistics(
-    "archive", BreakerState.OPEN, forced=False, calls=5, failures=4, refusals=12, opened=2, open_s=31.5
+    "archive", BreakerState.OPEN, forced=False, calls=5, failures=4, rejections=12, opened=2, open_s=31.5
 )
 FIGURES = RunFigures(
     restarts={"poll": RestartHistory(2, (Restarted("poll", 2, "OSError", 1.0, charged=True, backoff_s=0.0),))},

@@ -22,7 +22,7 @@ from orchestrator_adapter import (
 from orchestrator_adapter.control_plane.exposition import text_format
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.resilience import retry
-from orchestrator_adapter.resilience.breaker import Refusal
+from orchestrator_adapter.resilience.breaker import Rejection
 from orchestrator_adapter.testing import (
     run_graph,
 )
@@ -39,7 +39,7 @@ SECTION_13 = {
 OTHERS = {
     *("operator_up", "operator_items_total", "operator_figure", "source_kernel_drops_total"),
     *("source_last_item_age_seconds", "sink_latency_seconds", "channel_high_water_mark", "circuit_breaker_forced"),
-    *("circuit_breaker_refusals_total", "circuit_breaker_open_seconds_total", "event_loop_stalls_total"),
+    *("circuit_breaker_rejections_total", "circuit_breaker_open_seconds_total", "event_loop_stalls_total"),
     "snapshot_age_seconds",
 }
 
@@ -123,7 +123,7 @@ class Everything:
         policy = BreakerPolicy(threshold=1.0, min_calls=100)
         partner = ends.breaker("partner", policy)
         ends.breaker("broken", policy).force_open("by hand")
-        assert isinstance(ends.breaker("broken", policy).ask(), Refusal)
+        assert isinstance(ends.breaker("broken", policy).ask(), Rejection)
         quick = RetryPolicy(timedelta(microseconds=1), timedelta(microseconds=1), 5)
         failures = [OSError("at first")]
 

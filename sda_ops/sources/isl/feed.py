@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 
+from orchestrator_adapter import check_fields
 from sda_ops.wire import isl
 
 _MAX_PORT = 65_535
@@ -42,24 +43,19 @@ class IslFeed:
     max_malformed_frames: int = 100
 
     def __post_init__(self) -> None:
-        problems = [
-            f"IslFeed: {name} must be {bound}, got {value!r}"
-            for name, value, good, bound in (
-                ("port", self.port, 0 <= self.port <= _MAX_PORT, f"0 to {_MAX_PORT}"),
-                ("max_connections", self.max_connections, self.max_connections >= 1, ">= 1"),
-                ("max_connections_per_peer", self.max_connections_per_peer, self.max_connections_per_peer >= 1, ">= 1"),
-                ("inbox_frames", self.inbox_frames, self.inbox_frames >= 1, ">= 1"),
-                ("frame_deadline", self.frame_deadline, self.frame_deadline > timedelta(0), "> 0"),
-                ("silence_deadline", self.silence_deadline, self.silence_deadline > timedelta(0), "> 0"),
-                (
-                    "max_frame_bytes",
-                    self.max_frame_bytes,
-                    self.max_frame_bytes >= isl.FRAME_SIZE,
-                    f">= {isl.FRAME_SIZE}",
-                ),
-                ("max_malformed_frames", self.max_malformed_frames, self.max_malformed_frames >= 0, ">= 0"),
-            )
-            if not good
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        check_fields(
+            "IslFeed",
+            ("port", self.port, 0 <= self.port <= _MAX_PORT, f"0 to {_MAX_PORT}"),
+            ("max_connections", self.max_connections, self.max_connections >= 1, ">= 1"),
+            ("max_connections_per_peer", self.max_connections_per_peer, self.max_connections_per_peer >= 1, ">= 1"),
+            ("inbox_frames", self.inbox_frames, self.inbox_frames >= 1, ">= 1"),
+            ("frame_deadline", self.frame_deadline, self.frame_deadline > timedelta(0), "> 0"),
+            ("silence_deadline", self.silence_deadline, self.silence_deadline > timedelta(0), "> 0"),
+            (
+                "max_frame_bytes",
+                self.max_frame_bytes,
+                self.max_frame_bytes >= isl.FRAME_SIZE,
+                f">= {isl.FRAME_SIZE}",
+            ),
+            ("max_malformed_frames", self.max_malformed_frames, self.max_malformed_frames >= 0, ">= 0"),
+        )

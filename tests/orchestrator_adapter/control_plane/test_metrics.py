@@ -74,7 +74,7 @@ async def test_every_family_has_the_expected_values() -> None:
     }
     assert metrics["circuit_breaker_state"] == {("partner",): 0, ("broken",): 1}
     assert metrics["circuit_breaker_forced"] == {("partner",): 0, ("broken",): 1}
-    assert metrics["circuit_breaker_refusals_total"] == {("partner",): 0, ("broken",): 1}
+    assert metrics["circuit_breaker_rejections_total"] == {("partner",): 0, ("broken",): 1}
     assert metrics["circuit_breaker_open_seconds_total"][("partner",)] == 0
     assert metrics["circuit_breaker_open_seconds_total"][("broken",)] > 0
     assert metrics["retry_attempts_total"] == {("call",): 1}

@@ -93,7 +93,7 @@ def test_the_report_has_exactly_these_fields() -> None:
         "max_loop_lag_s": 0.0,
         "counters": {"poll": {"polls": 3}},
         "breakers": {
-            "archive": {"state": "open", "forced": False, "opened": 2, "open_s": 31.5, "refusals": 12},
+            "archive": {"state": "open", "forced": False, "opened": 2, "open_s": 31.5, "rejections": 12},
         },
         "exit_code": 5,
     }

@@ -19,7 +19,7 @@ from orchestrator_adapter.resilience.breaker import (
     BreakerStatistics,
     CircuitBreaker,
     Permit,
-    Refusal,
+    Rejection,
     StateChange,
 )
 from orchestrator_adapter.testing import ManualClock
@@ -40,16 +40,16 @@ def permitted(breaker: CircuitBreaker) -> Permit:
     return answer
 
 
-def refused(breaker: CircuitBreaker) -> Refusal:
+def refused(breaker: CircuitBreaker) -> Rejection:
     answer = breaker.ask()
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, Rejection)
     return answer
 
 
 def calls(breaker: CircuitBreaker, trace: str) -> None:
     """One call after the other; F fails, S succeeds, a dot comes to nothing."""
     for letter in trace:
-        {"F": Permit.failed, "S": Permit.succeeded, ".": Permit.give_back}[letter](permitted(breaker))
+        {"F": Permit.failed, "S": Permit.succeeded, ".": Permit.release}[letter](permitted(breaker))
 
 
 def opened(clock: ManualClock, **changes: Any) -> CircuitBreaker:
@@ -166,11 +166,11 @@ def test_the_first_report_counts() -> None:
     """A permit reported on five times is one outcome, and its first."""
     breaker = archive(ManualClock())
     permit = permitted(breaker)
-    for report in (permit.failed, permit.failed, permit.succeeded, permit.give_back, permit.failed):
+    for report in (permit.failed, permit.failed, permit.succeeded, permit.release, permit.failed):
         report()
     assert (breaker.statistics().calls, breaker.statistics().failures) == (1, 1)
     given_back = permitted(breaker)
-    given_back.give_back()
+    given_back.release()
     given_back.failed()
     assert breaker.statistics().calls == 1
 
@@ -182,16 +182,16 @@ def test_while_open_every_call_is_refused_and_told_when_to_ask_again() -> None:
     """A refusal names the breaker, its state, and what is left of the cooldown."""
     clock = ManualClock()
     breaker = opened(clock)
-    assert refused(breaker) == Refusal("archive", OPEN, 30 * S)
+    assert refused(breaker) == Rejection("archive", OPEN, 30 * S)
     clock.advance(12.5)
-    assert refused(breaker) == Refusal("archive", OPEN, 17.5 * S)
+    assert refused(breaker) == Rejection("archive", OPEN, 17.5 * S)
     assert str(refused(breaker)) == "breaker 'archive' is open: ask again in 17.5 s"
-    assert breaker.statistics().refusals == 3
+    assert breaker.statistics().rejections == 3
 
 
 def test_a_long_refusal_is_told_in_whole_seconds() -> None:
     """An hour reads "3600 s", not "3.6e+03 s"."""
-    assert str(Refusal("archive", HALF_OPEN, timedelta(hours=1))) == (
+    assert str(Rejection("archive", HALF_OPEN, timedelta(hours=1))) == (
         "breaker 'archive' is half-open: ask again in 3600 s"
     )
 
@@ -214,7 +214,7 @@ def test_it_stays_open_until_somebody_asks() -> None:
     assert breaker.state is OPEN
 
 
-@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.give_back])
+@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.release])
 def test_outcomes_that_arrive_while_open_are_ignored(report: Any) -> None:
     """Calls begun before it opened neither close it, nor prolong its cooldown, nor count afterwards."""
     clock = ManualClock()
@@ -233,7 +233,7 @@ def test_outcomes_that_arrive_while_open_are_ignored(report: Any) -> None:
     assert breaker.statistics().calls == 0
 
 
-@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.give_back])
+@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.release])
 def test_outcomes_of_an_earlier_term_are_ignored(report: Any) -> None:
     """A call begun before it opened says nothing, be it while half-open or once it is closed again."""
     clock = ManualClock()
@@ -259,7 +259,7 @@ def test_half_open_admits_exactly_one() -> None:
     """While the probe is under way everyone else is refused, and told when it would be written off."""
     clock = ManualClock()
     breaker, _ = half_open(clock)
-    assert [refused(breaker) for _ in range(3)] == [Refusal("archive", HALF_OPEN, 30 * S)] * 3
+    assert [refused(breaker) for _ in range(3)] == [Rejection("archive", HALF_OPEN, 30 * S)] * 3
     clock.advance(10)
     assert str(refused(breaker)) == "breaker 'archive' is half-open: ask again in 20 s"
 
@@ -298,7 +298,7 @@ def test_a_probe_given_back_goes_to_the_next_who_asks() -> None:
     breaker, probe = half_open(clock)
     changes = listened(breaker)
     refused(breaker)
-    probe.give_back()
+    probe.release()
     assert breaker.state is HALF_OPEN
     second = permitted(breaker)
     refused(breaker)
@@ -343,7 +343,7 @@ def test_a_probe_that_never_reports_is_written_off(longest: timedelta | None, wa
     permitted(breaker)
 
 
-@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.give_back])
+@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.release])
 def test_a_probe_that_was_written_off_is_no_longer_listened_to(report: Any) -> None:
     """What it reports neither decides nor frees the place of the one that has taken over."""
     clock = ManualClock()
@@ -378,7 +378,7 @@ def test_forced_open_it_refuses_everything_until_it_is_released() -> None:
     breaker.force_open("maintenance")
     for waited_s in (0, 29, 1, 86_400):
         clock.advance(waited_s)
-        assert refused(breaker) == Refusal("archive", OPEN, 30 * S)
+        assert refused(breaker) == Rejection("archive", OPEN, 30 * S)
     late.succeeded()
     assert breaker.statistics().forced
     breaker.release("done")
@@ -406,7 +406,7 @@ def test_forced_closed_it_lets_everything_through_whatever_comes_of_it() -> None
     assert breaker.state is OPEN
 
 
-@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.give_back])
+@pytest.mark.parametrize("report", [Permit.failed, Permit.succeeded, Permit.release])
 def test_a_probe_under_way_when_it_is_forced_decides_nothing(report: Any) -> None:
     """Neither while it is forced nor after its release."""
     breaker, probe = half_open(ManualClock())
@@ -522,7 +522,7 @@ def test_a_listener_may_force_it_and_is_not_overruled() -> None:
     breaker = opened(clock)
     breaker.on_change(lambda change: breaker.force_open("not yet") if change.state is HALF_OPEN else None)
     clock.advance(30)
-    assert refused(breaker) == Refusal("archive", OPEN, 30 * S)
+    assert refused(breaker) == Rejection("archive", OPEN, 30 * S)
     assert breaker.statistics().forced
 
 
@@ -550,23 +550,23 @@ def test_the_statistics_tell_calls_refusals_openings_and_time_open() -> None:
     calls(breaker, "FF")
     clock.advance(12)
     refused(breaker)
-    assert breaker.statistics() == statistics(state=OPEN, refusals=1, opened=1, open_s=12.0)
+    assert breaker.statistics() == statistics(state=OPEN, rejections=1, opened=1, open_s=12.0)
     clock.advance(28)
     probe = permitted(breaker)
     clock.advance(5)
     refused(breaker)
-    assert breaker.statistics() == statistics(state=HALF_OPEN, refusals=2, opened=1, open_s=40.0)
+    assert breaker.statistics() == statistics(state=HALF_OPEN, rejections=2, opened=1, open_s=40.0)
     probe.failed()
     clock.advance(1)
-    assert breaker.statistics() == statistics(state=OPEN, refusals=2, opened=2, open_s=41.0)
+    assert breaker.statistics() == statistics(state=OPEN, rejections=2, opened=2, open_s=41.0)
     breaker.force_open()
     clock.advance(1)
-    assert breaker.statistics() == statistics(state=OPEN, forced=True, refusals=2, opened=2, open_s=42.0)
+    assert breaker.statistics() == statistics(state=OPEN, forced=True, rejections=2, opened=2, open_s=42.0)
     breaker.force_closed()
     clock.advance(100)
-    assert breaker.statistics() == statistics(forced=True, refusals=2, opened=2, open_s=42.0)
+    assert breaker.statistics() == statistics(forced=True, rejections=2, opened=2, open_s=42.0)
     breaker.force_open()
-    assert breaker.statistics() == statistics(state=OPEN, forced=True, refusals=2, opened=3, open_s=42.0)
+    assert breaker.statistics() == statistics(state=OPEN, forced=True, rejections=2, opened=3, open_s=42.0)
 
 
 def statistics(**changes: Any) -> BreakerStatistics:
@@ -575,7 +575,7 @@ def statistics(**changes: Any) -> BreakerStatistics:
         "forced": False,
         "calls": 0,
         "failures": 0,
-        "refusals": 0,
+        "rejections": 0,
         "opened": 0,
         "open_s": 0.0,
     }
@@ -632,7 +632,7 @@ def test_the_next_probe_is_had_exactly_when_told(start_s: float, longest: timede
     breaker.release()
     permitted(breaker)
     clock.advance(share * longest.total_seconds())
-    if isinstance(refusal := breaker.ask(), Refusal):
+    if isinstance(refusal := breaker.ask(), Rejection):
         clock.advance(refusal.ask_again_in.total_seconds())
         permitted(breaker)
 

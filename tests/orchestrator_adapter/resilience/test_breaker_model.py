@@ -16,7 +16,7 @@ from orchestrator_adapter.resilience.breaker import (
     BreakerState,
     CircuitBreaker,
     Permit,
-    Refusal,
+    Rejection,
     StateChange,
 )
 from orchestrator_adapter.testing import ManualClock
@@ -209,7 +209,7 @@ class BreakerAgainstOracle(RuleBasedStateMachine):
         wait = self.model.ask(self.now, len(self.permits))
         answer = self.breaker.ask()
         if wait:
-            assert answer == Refusal("archive", self.model.now_is.state, timedelta(seconds=wait * TICK_S))
+            assert answer == Rejection("archive", self.model.now_is.state, timedelta(seconds=wait * TICK_S))
         else:
             assert isinstance(answer, Permit)
             self.permits.append(answer)
@@ -237,7 +237,7 @@ class BreakerAgainstOracle(RuleBasedStateMachine):
 
     def report(self, permit: int, succeeded: bool | None) -> None:  # noqa: FBT001 - as above
         self.model.report(self.now, permit, succeeded=succeeded)
-        {True: Permit.succeeded, False: Permit.failed, None: Permit.give_back}[succeeded](self.permits[permit])
+        {True: Permit.succeeded, False: Permit.failed, None: Permit.release}[succeeded](self.permits[permit])
 
     @rule(open_=st.booleans())
     def forced(self, *, open_: bool) -> None:
@@ -264,7 +264,7 @@ class BreakerAgainstOracle(RuleBasedStateMachine):
         model, outcomes, figures = self.model, self.model.outcomes(self.now), self.breaker.statistics()
         assert (figures.state, figures.forced) == (model.now_is.state, model.now_is.forced)
         assert (figures.calls, figures.failures) == (len(outcomes), outcomes.count(False))
-        assert figures.refusals == sum(isinstance(event, Refused) for event in model.history)
+        assert figures.rejections == sum(isinstance(event, Refused) for event in model.history)
         assert figures.opened == model.openings()
         assert figures.open_s == model.open_ticks(self.now) * TICK_S
 

@@ -376,7 +376,7 @@ async def test_permanent_raises_at_once_with_its_cause() -> None:
         await finish(clock, with_retry(policy(), op, clock=clock, rng=Highest()))
     assert str(raised.value) == "ValueError: wrong schema (after 2 attempts in 1.5 s)"
     assert raised.value.__cause__ is error
-    assert raised.value.tried == Tried(attempts=2, refused=0, elapsed_s=1.5)
+    assert raised.value.tried == Tried(attempts=2, rejected=0, elapsed_s=1.5)
     assert raised.value.attempts == 2
     assert clock.monotonic() == 1.5
 
@@ -498,12 +498,12 @@ async def test_a_refused_call_skips_the_attempt_and_goes_on_to_the_next_backoff(
     assert await finish(clock, work) == RetryOk("page")
     assert op.calls == [14.0]  # 1.5 + 4.5 + 8: refused at 0, 1.5 and 6
     assert [(attempt.number, attempt.outcome, attempt.delay) for attempt in told] == [
-        (1, AttemptOutcome.REFUSED, 1.5 * S),
-        (2, AttemptOutcome.REFUSED, 4.5 * S),
-        (3, AttemptOutcome.REFUSED, 8 * S),
+        (1, AttemptOutcome.REJECTED, 1.5 * S),
+        (2, AttemptOutcome.REJECTED, 4.5 * S),
+        (3, AttemptOutcome.REJECTED, 8 * S),
         (4, AttemptOutcome.OK, None),
     ]
-    assert breaker.statistics().refusals == 3
+    assert breaker.statistics().rejections == 3
     assert breaker.state is BreakerState.CLOSED
 
 
@@ -516,13 +516,13 @@ async def test_when_every_call_was_refused_the_error_says_so_and_when_to_ask_aga
         await finish(clock, with_retry(policy(), op, clock=clock, rng=Highest(), breaker=breaker))
     assert str(raised.value) == (
         "no attempts left: BreakerOpen: breaker 'archive' is open: ask again in 24 s "
-        "(after 0 attempts and 3 refused in 6 s)"
+        "(after 0 attempts and 3 rejected in 6 s)"
     )
     refusal = raised.value.__cause__
     assert isinstance(refusal, BreakerOpen)
     assert (refusal.breaker, refusal.ask_again_in) == ("archive", 24 * S)
     assert refusal.__cause__ is None
-    assert raised.value.tried == Tried(attempts=0, refused=3, elapsed_s=6.0)
+    assert raised.value.tried == Tried(attempts=0, rejected=3, elapsed_s=6.0)
     assert op.calls == []
 
 
@@ -536,7 +536,7 @@ async def test_after_refusals_the_error_that_the_downstream_gave_is_still_in_the
             clock,
             with_retry(policy(max_attempts=4), Script(clock, failure), clock=clock, rng=Highest(), breaker=breaker),
         )
-    assert raised.value.tried == Tried(attempts=1, refused=3, elapsed_s=14.0)
+    assert raised.value.tried == Tried(attempts=1, rejected=3, elapsed_s=14.0)
     refusal = raised.value.__cause__
     assert isinstance(refusal, BreakerOpen)
     assert refusal.__cause__ is failure.error
@@ -812,7 +812,7 @@ async def test_a_refused_call_waits_no_longer_than_the_shutdown_either() -> None
     with pytest.raises(RetryCutShort) as raised:
         await waiting
     assert str(raised.value) == (
-        "BreakerOpen: breaker 'archive' is open: ask again in 30 s (after 0 attempts and 1 refused in 0 s)"
+        "BreakerOpen: breaker 'archive' is open: ask again in 30 s (after 0 attempts and 1 rejected in 0 s)"
     )
 
 
@@ -851,7 +851,7 @@ async def test_the_hook_is_told_of_each_attempt_once_in_a_record_it_cannot_chang
     assert isinstance(refusal, BreakerOpen)
     assert told == [
         Attempt(1, AttemptOutcome.FAILED, first.error, 1.5 * S),
-        Attempt(2, AttemptOutcome.REFUSED, refusal, 4.5 * S),
+        Attempt(2, AttemptOutcome.REJECTED, refusal, 4.5 * S),
         Attempt(3, AttemptOutcome.FAILED, last.error, None),
     ]
     with pytest.raises(FrozenInstanceError):
@@ -1014,15 +1014,15 @@ def test_a_budget_never_holds_more_than_its_capacity() -> None:
     """Neither by earning nor by giving back."""
     budget = RetryBudget(capacity=3)
     budget.earn()
-    budget.give_back()
+    budget.return_token()
     assert budget.tokens == 3
     assert budget.spend()
-    budget.give_back()
+    budget.return_token()
     assert budget.tokens == 3
 
 
 async def test_slots_that_the_breaker_refuses_cost_no_token() -> None:
-    """One failure, three refusals, then a success: one retry, one token."""
+    """One failure, three rejections, then a success: one retry, one token."""
     clock = ManualClock()
     breaker = CircuitBreaker("archive", clock=clock, min_calls=1, cooldown=20 * S)
     budget = RetryBudget(capacity=5, earned_per_success=0.5)
@@ -1032,7 +1032,7 @@ async def test_slots_that_the_breaker_refuses_cost_no_token() -> None:
         with_retry(policy(max_attempts=9), op, clock=clock, rng=Highest(), breaker=breaker, budget=budget),
     )
     assert op.calls == [0.0, 22.0]
-    assert breaker.statistics().refusals == 3
+    assert breaker.statistics().rejections == 3
     assert budget.tokens == 4.5
 
 
@@ -1334,7 +1334,7 @@ async def test_a_source_that_retries_through_an_outage_is_not_restarted(caplog: 
         "forced": False,
         "opened": breaker.opened,
         "open_s": breaker.open_s,
-        "refusals": breaker.refusals,
+        "rejections": breaker.rejections,
     }
     lines = [event_of(record.getMessage()) for record in caplog.records]
     changes = [line for line in lines if line["event"] == "circuit_breaker"]
@@ -1484,16 +1484,28 @@ def test_the_bounds_themselves_are_admitted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capacity", "earned"),
-    [(0.5, 0.1), (float("inf"), 0.1), (float("nan"), 0.1), (10, 0), (10, 11), (10, float("nan"))],
+    ("capacity", "earned", "message"),
+    [
+        (0.5, 0.1, "RetryBudget: capacity must be >= 1 and finite, got 0.5"),
+        (float("inf"), 0.1, "RetryBudget: capacity must be >= 1 and finite, got inf"),
+        (
+            float("nan"),
+            0.1,
+            (
+                "RetryBudget: capacity must be >= 1 and finite, got nan; "
+                "RetryBudget: earned_per_success must be > 0 and <= capacity (nan), got 0.1"
+            ),
+        ),
+        (10, 0, "RetryBudget: earned_per_success must be > 0 and <= capacity (10), got 0"),
+        (10, 11, "RetryBudget: earned_per_success must be > 0 and <= capacity (10), got 11"),
+        (10, float("nan"), "RetryBudget: earned_per_success must be > 0 and <= capacity (10), got nan"),
+    ],
 )
-def test_a_budget_out_of_bounds_is_refused(capacity: float, earned: float) -> None:
-    """The message says what is expected and what came."""
+def test_a_budget_out_of_bounds_is_rejected(capacity: float, earned: float, message: str) -> None:
+    """The message says which bounds were expected and which value was given."""
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - pinned whole below
         RetryBudget(capacity=capacity, earned_per_success=earned)
-    assert str(raised.value) == (
-        f"RetryBudget: expected 1 <= capacity and 0 < earned_per_success <= capacity, got {capacity} and {earned}"
-    )
+    assert str(raised.value) == message
 
 
 def test_the_budgets_bounds_are_admitted() -> None:

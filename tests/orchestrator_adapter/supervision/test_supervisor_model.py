@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from orchestrator_adapter.primitives.errors import DeadLetterLimitExceeded, OperatorError, ReaderGone
-from orchestrator_adapter.supervision.restart import Backoff, RestartKind, RestartPolicy
+from orchestrator_adapter.supervision.restart import AlwaysRestart, Backoff, BoundedRestart, NeverRestart, RestartPolicy
 from orchestrator_adapter.supervision.supervisor import (
     Action,
     CloseOutputs,
@@ -47,18 +47,19 @@ class NaiveOperator:
 
     def free(self, *, pill: bool) -> bool:
         """A pill's quarantine is paid for by the restart just before it, if that was for no pill itself."""
-        return pill and bool(self.history) and not self.history[-1][3] and self.policy.kind is not RestartKind.NEVER
+        never = isinstance(self.policy.rule, NeverRestart)
+        return pill and bool(self.history) and not self.history[-1][3] and not never
 
     def within_budget(self, now: float) -> bool:
-        match self.policy.kind:
-            case RestartKind.NEVER:
+        match self.policy.rule:
+            case NeverRestart():
                 return False
-            case RestartKind.ALWAYS:
+            case AlwaysRestart():
                 return True
-            case RestartKind.BOUNDED:
-                window_s = self.policy.window.total_seconds()
+            case BoundedRestart(max_restarts, window):
+                window_s = window.total_seconds()
                 charged = [at for at, _, charged, _ in self.history if charged and at > now - window_s]
-                return len(charged) < self.policy.max_restarts
+                return len(charged) < max_restarts
 
     def row(self, uptime_s: float) -> int:
         """How many restarts in a row this one is, without a healthy spell between two of them."""

@@ -128,7 +128,7 @@ async def test_an_outage_costs_no_restart() -> None:
     assert ids(sink) == ["o-1", "o-2"]
     assert not event.figures.restarts
     assert event.figures.breakers["source"].state is BreakerState.CLOSED
-    assert event.figures.breakers["source"].refusals > 0
+    assert event.figures.breakers["source"].rejections > 0
     assert event.figures.ledger_holds
 
 
