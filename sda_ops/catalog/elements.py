@@ -11,7 +11,7 @@ from sgp4 import alpha5
 from sgp4.api import WGS72, Satrec
 from sgp4.io import compute_checksum
 
-from sda_ops.catalog.formats.omm_fields import SGP4_XP_EPHEMERIS_TYPE, MeanElements, OmmFields
+from sda_ops.catalog.omm_fields import SGP4_XP_EPHEMERIS_TYPE, MeanElements, OmmFields
 
 TLE_LINE_LENGTH = 69
 MAX_SGP4_SATNUM = 339_999

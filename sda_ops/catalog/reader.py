@@ -12,8 +12,8 @@ from sda_ops.catalog.formats.omm_csv import looks_like_omm_csv, omm_csv_rows
 from sda_ops.catalog.formats.omm_json import looks_like_omm_json, omm_json_rows
 from sda_ops.catalog.formats.omm_kvn import looks_like_omm_kvn, omm_kvn_rows
 from sda_ops.catalog.formats.omm_xml import looks_like_omm_xml, omm_xml_rows
+from sda_ops.catalog.formats.rows import Row, Unreadable, read_omm
 from sda_ops.catalog.formats.tle import looks_like_tle, tle_rows
-from sda_ops.catalog.rows import Row, Unreadable, read_omm
 
 
 @dataclass(frozen=True, slots=True)

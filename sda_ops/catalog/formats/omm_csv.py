@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 
-from sda_ops.catalog.rows import OmmRows, Unreadable
+from sda_ops.catalog.formats.rows import OmmRows, Unreadable
 
 
 def looks_like_omm_csv(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from sda_ops.catalog.rows import OmmRows, Unreadable
+from sda_ops.catalog.formats.rows import OmmRows, Unreadable
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _WINDOW = 16_384

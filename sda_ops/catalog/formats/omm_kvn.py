@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from sda_ops.catalog.formats.omm_fields import UNITS, missing_fields
-from sda_ops.catalog.rows import OmmRows, Unreadable
+from sda_ops.catalog.formats.rows import OmmRows, Unreadable
+from sda_ops.catalog.omm_fields import UNITS, missing_fields
 
 _BEGIN = re.compile(r"^[ \t]*CCSDS_OMM_VERS[ \t]*=", re.MULTILINE)
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)[ \t]*=[ \t]*(.*)", re.ASCII)

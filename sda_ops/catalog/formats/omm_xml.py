@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from xml.parsers import expat
 
-from sda_ops.catalog.formats.omm_fields import UNITS, OmmFields
-from sda_ops.catalog.rows import OmmRows, Unreadable
+from sda_ops.catalog.formats.rows import OmmRows, Unreadable
+from sda_ops.catalog.omm_fields import UNITS, OmmFields
 
 _ROOTS = ("ndm", "omm")
 _PIECE = 65_536  # bytes

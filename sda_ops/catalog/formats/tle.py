@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sda_ops.catalog.elements import ElementSet
-from sda_ops.catalog.rows import Row, Unreadable
+from sda_ops.catalog.formats.rows import Row, Unreadable
 
 
 def looks_like_tle(text: str) -> bool:

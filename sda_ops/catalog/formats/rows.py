@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sda_ops.catalog.elements import ElementSet
-from sda_ops.catalog.formats.omm_fields import OmmFields
+from sda_ops.catalog.omm_fields import OmmFields
 
 
 @dataclass(frozen=True, slots=True)
