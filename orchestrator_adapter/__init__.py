@@ -17,8 +17,9 @@ operator instance ends.
 """
 
 from orchestrator_adapter.channels.channel import EdgeStatistics, FlowPolicy
-from orchestrator_adapter.channels.edge import Receiver, Sender
 from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation
+from orchestrator_adapter.channels.receiver import Receiver
+from orchestrator_adapter.channels.sender import Sender
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.graph.plan import GraphError, GraphProblem, Plan, Role, VertexId
 from orchestrator_adapter.operators.ends import Factory, WiredEnds

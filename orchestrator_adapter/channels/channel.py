@@ -1,7 +1,7 @@
-"""One bounded edge: a buffer with cursors, and what happened to everything that ever went in.
+"""``Channel``: one bounded edge as a buffer with cursors, and what happened to every item that was ever sent into it.
 
-Synchronous on purpose. It decides (what fits, what is delivered next, what goes back, what is poison) and never waits;
-``ends`` puts the waiting around it. It knows nothing of operators, tasks or graphs, and its items are opaque.
+Synchronous on purpose: it decides (what fits, what is delivered next, what is redelivered, what is poison) and never waits;
+``edge`` adds the waiting. It knows nothing of operators, tasks or graphs, and its items are opaque.
 
 The buffer is one list with two cursors::
 
@@ -9,9 +9,9 @@ The buffer is one list with two cursors::
     ─────────────────┼──────────────┼──────────────
                  _head           _taken          len
 
-Taking moves ``_taken`` right, acknowledging moves ``_head`` right, and giving a lease back is ``_taken = _head``: the
-items go to the head of the channel, in order, because they never left it. Capacity bounds leased *and* ready items, so
-an edge never holds more than it says, redelivery included.
+Taking moves ``_taken`` right, acknowledging moves ``_head`` right, and returning the leases is ``_taken = _head``: the
+items are at the head of the channel again, in order, because they never left it. Capacity bounds leased *and* ready items,
+so an edge never contains more than its capacity, redelivery included.
 """
 
 from __future__ import annotations
@@ -19,54 +19,70 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, assert_never
 
 T = TypeVar("T")
 
 _COMPACT_AT = 256  # acknowledged items; a shorter prefix is not worth moving the rest for
 
 
-class FlowKind(Enum):
-    """What a writer does when its edge is full."""
+@dataclass(frozen=True, slots=True)
+class Backpressure:
+    """Suspend the writer until there is room."""
 
-    BACKPRESSURE = "backpressure"
-    SHED = "shed"
-    TIMED = "timed"
+
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """Drop what does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Suspend the writer; once no item has moved for ``deadline``, dead-letter what does not fit, or shed it."""
+
+    deadline: timedelta
+    dead_letter: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FlowPolicy:
-    """What a writer does when its edge is full. No drop is ever silent: each one is counted, per edge.
+    """What a writer does when its edge is full. No drop is silent: each one is counted, per edge.
 
     Make one with ``backpressure()``, ``shed()`` or ``timed(...)``.
     """
 
-    kind: FlowKind
-    deadline: timedelta | None = None
-    dead_letter: bool = False
+    when_full: Backpressure | Shed | Timed
 
     @classmethod
     def backpressure(cls) -> FlowPolicy:
         """Suspend until there is room. The default: pressure travels back to the sources."""
-        return cls(FlowKind.BACKPRESSURE)
+        return cls(Backpressure())
 
     @classmethod
     def shed(cls) -> FlowPolicy:
         """Drop what does not fit, counted as ``shed``."""
-        return cls(FlowKind.SHED)
+        return cls(Shed())
 
     @classmethod
     def timed(cls, deadline: timedelta, *, dead_letter: bool = True) -> FlowPolicy:
-        """Suspend while full; once nothing has moved for ``deadline``, dead-letter what does not fit (or shed it, counted)."""
+        """Suspend while full; once no item has moved for ``deadline``, dead-letter what does not fit (or shed it)."""
         if deadline <= timedelta(0):
             raise ValueError(f"FlowPolicy.timed: deadline must be > 0, got {deadline}")
-        return cls(FlowKind.TIMED, deadline, dead_letter)
+        return cls(Timed(deadline, dead_letter))
+
+    @property
+    def name(self) -> str:
+        """``backpressure``, ``shed`` or ``timed``, as metrics label it."""
+        return type(self.when_full).__name__.lower()
 
     def __str__(self) -> str:
-        if self.deadline is None:
-            return self.kind.value
-        return f"timed {self.deadline.total_seconds():g} s, then {'dead-letter' if self.dead_letter else 'shed'}"
+        match self.when_full:
+            case Timed(deadline, dead_letter):
+                return f"timed {deadline.total_seconds():g} s, then {'dead-letter' if dead_letter else 'shed'}"
+            case Backpressure() | Shed():
+                return self.name
+            case _:
+                assert_never(self.when_full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +90,16 @@ class EdgeStatistics:
     """One edge at one moment.
 
     Attributes:
-        occupancy: Items that lie in the edge now, leased ones included; never above ``capacity``.
-        leased: Those of them that the reader holds and has not acknowledged.
+        occupancy: Items in the edge now, leased ones included; never above ``capacity``.
+        leased: Those of them that the reader has taken and not acknowledged.
         capacity: The bound, in items.
         sent: Items ever accepted from the writer.
-        received: Items ever handed to the reader, redeliveries not counted again.
-        redelivered: Times an item was handed out again after a failure of its reader.
+        received: Items ever delivered to the reader; redeliveries are not counted again.
+        redelivered: How often an item was delivered again after its reader failed.
         shed: Items dropped by the edge's flow policy.
         dead_lettered: Items that left this edge for the dead letters (poison, timed out, undelivered, panic).
-        policy_drops: Items that the edge's flow policy gave up on: those shed, and those dead-lettered at its deadline.
-        high_water_mark: The highest occupancy there has been.
+        policy_drops: Items that the flow policy shed, and those that it dead-lettered at its deadline.
+        high_water_mark: The highest occupancy so far.
     """
 
     occupancy: int
@@ -100,7 +116,7 @@ class EdgeStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Undeliverable(Generic[T]):
-    """An item taken out of an edge for the dead letters, with what happened to it.
+    """An item that was taken out of an edge to be dead-lettered, with its history.
 
     ``history`` has one sentence for each delivery that was not acknowledged, oldest first.
     """
@@ -138,7 +154,7 @@ class Channel(Generic[T]):
         self.capacity = capacity
         self.closed = False  # the writer has finished
         self.reader_gone = False  # the reader has ended for good
-        self.reader_done = False  # … because it has had all it wanted, and nothing is wrong
+        self.reader_done = False  # it needs no more items, and no fault made it end
         self.sent = 0
         self.received = 0
         self.redelivered = 0
@@ -153,7 +169,7 @@ class Channel(Generic[T]):
         self._suspects_end = 0  # items with a lower sequence number are delivered one at a time
         self._failures: dict[int, tuple[str, ...]] = {}  # sequence number -> failed deliveries so far
 
-    # What is there.
+    # State.
 
     @property
     def occupancy(self) -> int:
@@ -221,7 +237,7 @@ class Channel(Generic[T]):
     # The reader's side.
 
     def take(self, max_items: int) -> list[T]:
-        """Lease up to ``max_items`` ready items, in order. Suspects (see ``give_back``) come one at a time."""
+        """Lease up to ``max_items`` ready items, in order. Suspects (see ``return_leases``) are delivered one at a time."""
         if max_items < 1:
             raise ValueError(f"edge {self.edge!r}: expected to take at least one item, got max_items={max_items}")
         taken = self._taken
@@ -237,7 +253,7 @@ class Channel(Generic[T]):
         return items
 
     def acknowledge(self, count: int) -> None:
-        """The first ``count`` leased items are done with: drop them."""
+        """Drop the first ``count`` leased items: they are processed."""
         if not 0 <= count <= self.leased:
             raise ValueError(f"edge {self.edge!r}: {count} items acknowledged, but {self.leased} are leased")
         if self._failures:
@@ -247,12 +263,12 @@ class Channel(Generic[T]):
         self._head += count
         self._compact()
 
-    def give_back(self, failure: str, max_deliveries: int) -> list[Undeliverable[T]]:
-        """The reader failed: put its leased items back at the head, in order, and return the poison among them.
+    def return_leases(self, failure: str, max_deliveries: int) -> list[Undeliverable[T]]:
+        """The reader has failed: make its leased items ready again, in order, and return the poison pills among them.
 
-        Every leased item's history gains ``failure``. Those with ``max_deliveries`` failures are poison: they leave
-        the edge. The rest are suspects: they will be delivered one at a time until they are through, so that the
-        culprit is known.
+        ``failure`` is added to the history of every leased item. Items with ``max_deliveries`` failures are poison pills
+        and leave the edge. The others are suspects: they are delivered one at a time until they are acknowledged, so
+        that the item at fault becomes known.
         """
         first, last = self._base + self._head, self._base + self._taken
         survivors: list[T] = []
@@ -278,7 +294,7 @@ class Channel(Generic[T]):
         return poison
 
     def withdraw(self, *, leased_only: bool) -> list[Undeliverable[T]]:
-        """Take the leased items (or everything) out of the edge for the dead letters, in order."""
+        """Take the leased items (or all items) out of the edge, in order, to be dead-lettered."""
         end = self._taken if leased_only else len(self._buffer)
         items = [
             Undeliverable(item, self._failures.pop(self._base + position, ()))

@@ -1,402 +1,283 @@
-"""The two ends of an edge: ``Receiver`` and ``Sender``.
+"""``Edge``: one edge of a running graph, as the runtime holds it.
 
-The waiting around ``channel`` happens here, and the booking; what is decided, is decided there. Knows nothing of operators
-beyond their books.
+Puts the waiting and the accounting around a ``Channel``, which decides. Operators see an edge only through ``Receiver`` and
+``Sender``. Knows nothing of operators beyond their accounts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
-from weakref import ReferenceType, ref
 
-from orchestrator_adapter.channels.channel import Channel, FlowKind, FlowPolicy, Undeliverable
+from orchestrator_adapter.channels.channel import Channel, FlowPolicy, Shed, Timed, Undeliverable
+from orchestrator_adapter.channels.conflict_detector import ConflictDetector
 from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.primitives.clock import Clock
-from orchestrator_adapter.primitives.errors import EdgeMisuse, EndOfStream, ReaderDone, ReaderGone
+from orchestrator_adapter.primitives.errors import ReaderDone, ReaderGone
 from orchestrator_adapter.primitives.wakeup import Wakeup
 
 T = TypeVar("T")
 
-MAX_BATCH = 256
-"""Items in an adaptive micro-batch unless the operator asks for another figure: enough to amortise the event loop."""
 
+@dataclass(slots=True, eq=False)
+class Side:
+    """All edges of one operator in one direction, and what they share.
 
-_Task: TypeAlias = "asyncio.Task[Any]"
-_LINE: ContextVar[tuple[ReferenceType[_Task], ...]] = ContextVar("line", default=())
-"""The tasks that have used an end of an edge on the way to this one: itself, the one that started it, and so on."""
-
-
-class _OneUser:
-    """Holds an end of an edge to one task at a time.
-
-    A second task would acknowledge what the first still works on. Those that a task starts may use the end on its
-    behalf, while it waits for them (``asyncio.wait_for`` is such a task on Python 3.11).
+    Attributes:
+        account: The operator's account.
+        wakeup: Wakes the operator: for its inputs when items are available, for its outputs when space is.
+        edges: In the order in which they were connected.
     """
 
-    __slots__ = ("_end", "_user")
-
-    def __init__(self, end: str) -> None:
-        self._end = end
-        self._user: _Task | None = None
-
-    def check(self) -> None:
-        """The current task uses the end from now on. Raises ``EdgeMisuse`` while another one does."""
-        task = asyncio.current_task()
-        if task is self._user or task is None:
-            return
-        line = _LINE.get()
-        if self._user is not None and not self._user.done() and ref(self._user) not in line:
-            raise EdgeMisuse(
-                f"{self._end} is used by task {self._user.get_name()!r}, and now by {task.get_name()!r} as well: "
-                "every end of an edge has exactly one user"
-            )
-        self._user = task
-        if ref(task) not in line:
-            _LINE.set((*line, ref(task)))
+    account: OperatorAccount
+    wakeup: Wakeup = field(default_factory=Wakeup)
+    edges: list[Edge[Any]] = field(default_factory=list)
 
 
-class Receiver(Generic[T]):
-    """The reading end of one edge. Exactly one task of exactly one operator uses it: a second one is refused.
-
-    What has been received is leased: the next ``recv`` or ``recv_many`` acknowledges it, or ``acknowledge`` does so
-    sooner. If the operator fails before that, it comes again. An operator that returns before its input has ended is done
-    with the one item it holds; of a batch, only with what it has acknowledged: the rest is undelivered.
-    """
-
-    __slots__ = ("_account", "_arrivals", "_channel", "_departures", "_one_user", "_siblings")
-
-    def __init__(
-        self,
-        channel: Channel[T],
-        account: OperatorAccount,
-        *,
-        arrivals: Wakeup,
-        departures: Wakeup,
-        siblings: Sequence[Channel[Any]] = (),
-    ) -> None:
-        self._channel = channel
-        self._account = account
-        self._arrivals = arrivals  # wakes this reader
-        self._departures = departures  # wakes the writer at the other end
-        self._siblings = siblings  # all the inputs of this operator
-        self._one_user = _OneUser(f"the reading end of edge {channel.edge!r}")
-
-    @property
-    def channel(self) -> Channel[T]:
-        """The edge itself, for the runtime."""
-        return self._channel
-
-    @property
-    def edge(self) -> str:
-        """The edge's id, ``upstream -> downstream``: a fan-in tells its inputs apart by it."""
-        return self._channel.edge
-
-    @property
-    def ready(self) -> int:
-        """Items that can be taken without waiting."""
-        return self._channel.ready
-
-    @property
-    def ended(self) -> bool:
-        """The writer has finished and everything has been taken."""
-        return self._channel.ended
-
-    def acknowledge(self, count: int | None = None) -> None:
-        """The oldest ``count`` leased items (all, if not given) are done with: they will never come again."""
-        if count is None:
-            count = self._channel.leased
-        if count:
-            self._channel.acknowledge(count)
-            still_leased = self._channel.leased
-            if self._siblings:
-                still_leased = sum(channel.leased for channel in self._siblings)
-            self._account.acknowledge(count, still_leased=still_leased)
-            self._departures.wake()
-
-    def try_recv_many(self, max_items: int = MAX_BATCH) -> list[T]:
-        """Take what is ready, up to ``max_items``, without waiting; perhaps nothing. Acknowledges what came before."""
-        self._one_user.check()
-        self.acknowledge()
-        return self._channel.take(max_items)
-
-    def give_back(self, failure: str, max_deliveries: int) -> list[Undeliverable[T]]:
-        """For the runtime: this reader failed; see ``Channel.give_back``. Poison that leaves makes room for the writer."""
-        poison = self._channel.give_back(failure, max_deliveries)
-        if poison:
-            self._departures.wake()
-        return poison
-
-    def leave(self, *, done: bool = False) -> None:
-        """For the runtime: this reader has ended for good. The writer's next move raises ``ReaderGone``.
-
-        With ``done`` it has had all it wanted: then it raises ``ReaderDone``, unless the writer has other readers.
-        """
-        self._channel.reader_gone = True
-        self._channel.reader_done = done
-        self._departures.wake()
-
-    async def recv_many(self, max_items: int = MAX_BATCH) -> list[T]:
-        """Take what is ready, up to ``max_items``, waiting only for the first item; an empty list is end of stream.
-
-        Acknowledges what came before. In order. Cancelled while it waits, it has taken nothing.
-        """
-        self._one_user.check()
-        self.acknowledge()
-        if self._channel.ready or await self._arrived():
-            return self._channel.take(max_items)
-        return []
-
-    async def recv(self) -> T:
-        """Take the next item; as ``recv_many`` otherwise. Raises ``EndOfStream`` at the end of the stream."""
-        batch = await self.recv_many(1)
-        if not batch:
-            raise EndOfStream(f"edge {self.edge!r} has ended")
-        return batch[0]
-
-    async def _arrived(self) -> bool:
-        """Wait for an item; false at the end of the stream."""
-        while not self._channel.ready:
-            if self._channel.closed:
-                return False
-            await self._arrivals.wait()
-        return True
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        """Every item, one at a time; asking for the next acknowledges the one before."""
-        return _Items(self)
-
-    def batches(self, max_items: int = MAX_BATCH) -> AsyncIterator[list[T]]:
-        """Every item, in adaptive micro-batches; asking for the next acknowledges the one before."""
-        return _Batches(self, max_items)
+@dataclass(frozen=True, slots=True)
+class YieldToReader:
+    """Try again after one turn of the event loop. A writer that never waits would block the loop."""
 
 
-class _Items(AsyncIterator[T]):
-    # Iterators, not async generators: a generator left by an exception lingers until the event loop closes it.
-    def __init__(self, receiver: Receiver[T]) -> None:
-        self._receiver = receiver
-
-    async def __anext__(self) -> T:
-        if batch := await self._receiver.recv_many(1):
-            return batch[0]
-        raise StopAsyncIteration
+@dataclass(frozen=True, slots=True)
+class AwaitSpace:
+    """Try again when the reader has made space."""
 
 
-class _Batches(AsyncIterator[list[T]]):
-    def __init__(self, receiver: Receiver[T], max_items: int) -> None:
-        self._receiver = receiver
-        self._max_items = max_items
+@dataclass(frozen=True, slots=True)
+class RetryAt:
+    """Try again when the reader has made space, or at this monotonic time."""
 
-    async def __anext__(self) -> list[T]:
-        if batch := await self._receiver.recv_many(self._max_items):
-            return batch
-        raise StopAsyncIteration
+    at: float
 
 
-class Sender(Generic[T]):
-    """The writing end of one edge. Exactly one task of exactly one operator uses it: a second one is refused.
+Blocked: TypeAlias = YieldToReader | AwaitSpace | RetryAt
+"""Why ``Edge.pump`` could not empty the outbox, and when to try again."""
 
-    ``send`` and ``send_many`` suspend while the edge is full. ``offer`` never suspends: what does not fit stays in the
-    runtime's hands (the *outbox*, which outlives the operator instance) until ``WiredEnds.flush`` has moved it.
+
+class Edge(Generic[T]):
+    """A channel with its writer and its reader.
+
+    The *outbox* holds items that the writer has offered and that did not fit. It outlives the writer's instance.
+
+    Attributes:
+        channel: The buffer with its leases.
+        writer: The outputs of the operator that writes.
+        reader: The inputs of the operator that reads.
+        items_available: Wakes the reader.
+        space_available: Wakes the writer.
+        reading: Rejects a second concurrent reader.
+        writing: Rejects a second concurrent writer.
+        outbox: Items that wait for space, oldest first.
     """
 
     __slots__ = (
-        "_account",
-        "_arrivals",
-        "_bury",
-        "_channel",
         "_clock",
-        "_departures",
-        "_one_user",
-        "_outbox",
+        "_dead_letter",
+        "_full_since",
         "_policy",
-        "_siblings",
-        "_stuck_since",
+        "_reader_account",
+        "_writer_account",
+        "channel",
+        "items_available",
+        "outbox",
+        "reader",
+        "reading",
+        "space_available",
+        "writer",
+        "writing",
     )
 
     def __init__(
         self,
         channel: Channel[T],
         policy: FlowPolicy,
-        account: OperatorAccount,
         *,
-        arrivals: Wakeup,
-        departures: Wakeup,
+        writer: Side,
+        reader: Side,
         clock: Clock,
-        bury: Callable[[str, Sequence[Undeliverable[T]]], None],
-        siblings: Sequence[Channel[Any]] = (),
+        dead_letter: Callable[[str, Sequence[Undeliverable[T]]], None],
     ) -> None:
-        self._channel = channel
+        self.channel = channel
+        self.writer = writer
+        self.reader = reader
+        self.items_available = reader.wakeup
+        self.space_available = writer.wakeup
+        self.reading = ConflictDetector(f"the reading end of edge {channel.edge!r}")
+        self.writing = ConflictDetector(f"the writing end of edge {channel.edge!r}")
+        self.outbox: list[T] = []
         self._policy = policy
-        self._account = account
-        self._arrivals = arrivals  # wakes the reader at the other end
-        self._departures = departures  # wakes this writer
+        self._writer_account = writer.account
+        self._reader_account = reader.account
         self._clock = clock
-        self._bury = bury
-        self._siblings = siblings  # all the outputs of a fan-out
-        self._one_user = _OneUser(f"the writing end of edge {channel.edge!r}")
-        self._outbox: list[T] = []
-        self._stuck_since: float | None = None
+        self._dead_letter = dead_letter
+        self._full_since: float | None = None
+        writer.edges.append(self)
+        reader.edges.append(self)
 
-    @property
-    def channel(self) -> Channel[T]:
-        """The edge itself, for the runtime."""
-        return self._channel
+    # The reader's side.
 
-    @property
-    def edge(self) -> str:
-        """The edge's id, ``upstream -> downstream``."""
-        return self._channel.edge
+    def acknowledge(self, count: int | None = None) -> None:
+        """Drop the oldest ``count`` leased items (default: all): they are never delivered again."""
+        channel = self.channel
+        if count is None:
+            count = channel.leased
+        if count:
+            channel.acknowledge(count)
+            inputs = self.reader.edges
+            still_leased = channel.leased if len(inputs) == 1 else sum(edge.channel.leased for edge in inputs)
+            self._reader_account.acknowledge(count, still_leased=still_leased)
+            self.space_available.wake()
 
-    @property
-    def held(self) -> int:
-        """Items offered that are not in the edge yet."""
-        return len(self._outbox)
+    async def wait_for_items(self) -> bool:
+        """Suspend until an item is ready. Returns false at the end of the stream."""
+        channel = self.channel
+        with self.reading:
+            while not channel.ready:
+                if channel.closed:
+                    return False
+                await self.items_available.wait()
+            return True
 
-    def offer(self, items: Sequence[T]) -> None:
-        """Hand ``items`` over, in order, without suspending. From now on they are the runtime's to deliver or bury."""
-        self._one_user.check()
-        self._hand_over(items)
+    def return_leases(self, failure: str, max_deliveries: int) -> list[Undeliverable[T]]:
+        """The reader has failed; see ``Channel.return_leases``. Wakes the writer if poison pills have left the edge."""
+        poison = self.channel.return_leases(failure, max_deliveries)
+        if poison:
+            self.space_available.wake()
+        return poison
 
-    def _hand_over(self, items: Sequence[T]) -> None:
-        self._account.emit(len(items))
-        if self._outbox or self._channel.reader_gone:
-            self._outbox.extend(items)  # the next flush moves it on, or says that the reader is gone
-        elif items:
-            accepted = self._channel.push(items)
-            self._arrivals.wake()
-            if accepted < len(items):
-                self._outbox.extend(items[accepted:])
+    def finish(self, *, done: bool = False) -> None:
+        """The reader has ended for good: from now on the writer's calls raise ``ReaderGone``.
 
-    async def send(self, item: T) -> None:
-        """Send one item, suspending while the edge is full, as its flow policy says.
-
-        Cancelled, the item was either accepted or not, and nothing else happened. Raises ``ReaderGone``.
+        If the reader is ``done`` (it needs no more items), they raise ``ReaderDone`` once all readers of the writer are
+        done. Until then items for this edge are dead-lettered, so that the other branches go on.
         """
-        self._one_user.check()
-        if self._outbox or self._channel.reader_gone or not self._channel.room:
-            await self.send_many((item,))
-        else:
-            self._hand_over((item,))
+        self.channel.reader_gone = True
+        self.channel.reader_done = done
+        self.space_available.wake()
+
+    # The writer's side.
+
+    def enqueue(self, items: Sequence[T]) -> None:
+        """Accept ``items`` without suspending: what does not fit goes to the outbox."""
+        self._writer_account.emit(len(items))
+        if self.outbox or self.channel.reader_gone:
+            self.outbox.extend(items)  # the next flush moves them, or raises ReaderGone
+        elif items:
+            accepted = self.channel.push(items)
+            self.items_available.wake()
+            if accepted < len(items):
+                self.outbox.extend(items[accepted:])
 
     async def send_many(self, items: Sequence[T]) -> None:
-        """Send ``items`` in order. Cancelled, the ones from the front that were accepted stay accepted.
-
-        On an edge with a deadline, what it gives up on is accepted, too: it is in the dead letters, or shed.
-        """
-        self._one_user.check()
-        if self._outbox:
-            await flush([self], self._departures, self._clock)
-        if self._policy.kind is FlowKind.SHED:
-            self._hand_over(items)
-            await flush([self], self._departures, self._clock)
+        """See ``Sender.send_many``."""
+        if self.outbox:
+            await flush((self,), self.space_available, self._clock)
+        if isinstance(self._policy.when_full, Shed):
+            self.enqueue(items)
+            await flush((self,), self.space_available, self._clock)
             return
         start = 0
-        self._stuck_since = None  # these items have waited for nothing yet
+        self._full_since = None  # these items have not waited yet
         while start < len(items):
-            if not self._is_read():
-                self._account.emit(len(items) - start)
-                self._bury_unread(items[start:])
+            if not self._has_reader():
+                self._writer_account.emit(len(items) - start)
+                self._dead_letter_unread(items[start:])
                 return
-            if room := self._channel.room:
-                self._hand_over(items[start : start + room])
+            if room := self.channel.room:
+                self.enqueue(items[start : start + room])
                 start += room
-                self._stuck_since = None
+                self._full_since = None
             elif (give_up_at := self._give_up_at()) is None:
-                await self._departures.wait()
+                await self.space_available.wait()
             elif self._clock.monotonic() < give_up_at:
-                await self._departures.wait_until(give_up_at, self._clock)
+                await self.space_available.wait_until(give_up_at, self._clock)
             else:
-                self._account.emit(len(items) - start)
+                self._writer_account.emit(len(items) - start)
                 self._give_up(items[start:])
                 return
 
-    def pump(self) -> float | None:
-        """One step of ``flush``: move what fits. ``None`` if nothing is left, else when to try again at the latest.
-
-        Minus infinity is "after one turn of the loop"; infinity is "when the reader has made room".
-        """
-        if not self._outbox:
+    def pump(self) -> Blocked | None:
+        """Move what fits from the outbox into the channel. ``None`` if the outbox is then empty."""
+        if not self.outbox:
             return None
-        if not self._is_read():
-            self._bury_unread(self.withdraw_outbox())
+        if not self._has_reader():
+            self._dead_letter_unread(self.withdraw_outbox())
             return None
-        if accepted := self._channel.push(self._outbox):
-            self._arrivals.wake()
-            del self._outbox[:accepted]
-            self._stuck_since = None
-        if not self._outbox:
+        if accepted := self.channel.push(self.outbox):
+            self.items_available.wake()
+            del self.outbox[:accepted]
+            self._full_since = None
+        if not self.outbox:
             return None
-        if self._policy.kind is FlowKind.SHED:
+        if isinstance(self._policy.when_full, Shed):
             self._give_up(self.withdraw_outbox())
-            return float("-inf")  # the reader's turn: a writer that never waits would freeze the loop for everyone
+            return YieldToReader()
         give_up_at = self._give_up_at()
         if give_up_at is None:
-            return float("inf")
+            return AwaitSpace()
         if self._clock.monotonic() < give_up_at:
-            return give_up_at
+            return RetryAt(give_up_at)
         self._give_up(self.withdraw_outbox())
         return None
 
     def close(self) -> None:
-        """For the runtime: the writer has ended. The reader drains what is left and then sees the end of the stream."""
-        self._channel.closed = True
-        self._arrivals.wake()
+        """The writer has ended. The reader receives the items that are left, then the end of the stream."""
+        self.channel.closed = True
+        self.items_available.wake()
 
     def withdraw_outbox(self) -> list[T]:
-        """Take back what was offered and never fitted; for the dead letters, when the edge will move no more."""
-        items, self._outbox = self._outbox, []
+        """Take every item out of the outbox."""
+        items, self.outbox = self.outbox, []
         return items
 
     def _give_up_at(self) -> float | None:
-        """When a writer that finds the edge full now stops waiting, monotonic; ``None`` is never."""
-        if self._policy.deadline is None:
+        """The monotonic time at which the writer of this full edge stops waiting. ``None`` if it waits without limit."""
+        when_full = self._policy.when_full
+        if not isinstance(when_full, Timed):
             return None
-        if self._stuck_since is None:
-            self._stuck_since = self._clock.monotonic()
-        return self._stuck_since + self._policy.deadline.total_seconds()
+        if self._full_since is None:
+            self._full_since = self._clock.monotonic()
+        return self._full_since + when_full.deadline.total_seconds()
 
     def _give_up(self, items: Sequence[T]) -> None:
-        """What the edge has no room for goes where its policy says."""
-        self._stuck_since = None
-        self._channel.policy_drops += len(items)
-        if self._policy.dead_letter:
-            assert self._policy.deadline is not None
-            self._dead_letter(items, f"edge {self.edge!r} was full for {self._policy.deadline.total_seconds():g} s")
+        """Dead-letter or shed ``items``, as the flow policy says."""
+        self._full_since = None
+        self.channel.policy_drops += len(items)
+        when_full = self._policy.when_full
+        if isinstance(when_full, Timed) and when_full.dead_letter:
+            why = f"edge {self.channel.edge!r} was full for {when_full.deadline.total_seconds():g} s"
+            self._dead_letter_items(items, why)
         else:
-            self._channel.shed += len(items)
-            self._account.shed += len(items)
+            self.channel.shed += len(items)
+            self._writer_account.shed += len(items)
 
-    def _is_read(self) -> bool:
-        """Whether there is a reader. Raises ``ReaderGone`` where there is none, and no other branch to go on for."""
-        if not self._channel.reader_gone:
+    def _has_reader(self) -> bool:
+        """Whether a reader takes items. Raises ``ReaderGone`` if it has ended and the writer has no branch to go on for."""
+        if not self.channel.reader_gone:
             return True
-        if not self._channel.reader_done:
-            raise ReaderGone(f"edge {self.edge!r}: its reader has ended for good")
-        if all(channel.reader_done for channel in self._siblings):
-            raise ReaderDone(f"edge {self.edge!r}: its reader has had all it wanted")
+        if not self.channel.reader_done:
+            raise ReaderGone(f"edge {self.channel.edge!r}: its reader has ended for good")
+        if all(edge.channel.reader_done for edge in self.writer.edges):
+            raise ReaderDone(f"edge {self.channel.edge!r}: its reader needs no more items")
         return False
 
-    def _bury_unread(self, items: Sequence[T]) -> None:
-        """One branch of a fan-out is done, and the others go on."""
-        self._dead_letter(items, f"edge {self.edge!r}: its reader has had all it wanted")
+    def _dead_letter_unread(self, items: Sequence[T]) -> None:
+        self._dead_letter_items(items, f"edge {self.channel.edge!r}: its reader needs no more items")
 
-    def _dead_letter(self, items: Sequence[T], why: str) -> None:
-        self._channel.dead_lettered += len(items)
-        self._bury(why, [Undeliverable(item, ()) for item in items])
+    def _dead_letter_items(self, items: Sequence[T], why: str) -> None:
+        self.channel.dead_lettered += len(items)
+        self._dead_letter(why, [Undeliverable(item, ()) for item in items])
 
 
-async def flush(senders: Iterable[Sender[Any]], departures: Wakeup, clock: Clock) -> None:
-    """Suspend until nothing offered through ``senders`` is left, all of them moving at once."""
-    while True:
-        retry_at = [at for sender in senders if (at := sender.pump()) is not None]
-        if not retry_at:
-            return
-        if min(retry_at) == float("inf"):
-            await departures.wait()
-        elif min(retry_at) == float("-inf"):
+async def flush(edges: Collection[Edge[Any]], space_available: Wakeup, clock: Clock) -> None:
+    """Suspend until the outboxes of ``edges`` are empty. All edges are pumped in turn, so none waits for another."""
+    while blocked := [step for edge in edges if (step := edge.pump()) is not None]:
+        if any(isinstance(step, YieldToReader) for step in blocked):
             await asyncio.sleep(0)
+        elif deadlines := [step.at for step in blocked if isinstance(step, RetryAt)]:
+            await space_available.wait_until(min(deadlines), clock)
         else:
-            await departures.wait_until(min(retry_at), clock)
+            await space_available.wait()

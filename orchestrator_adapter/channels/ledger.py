@@ -2,8 +2,8 @@
 
 ``ingested + repeated + derived = written + duplicates + rejected + discarded + absorbed + shed + dead_lettered + in_flight``
 
-One ``OperatorAccount`` per operator books what it consumed, emitted and declared, and settles at each
-acknowledgement. Knows nothing of channels or tasks: the runtime tells it what happened and what is in flight.
+One ``OperatorAccount`` per operator counts what it consumed, emitted and declared, and is balanced at each
+acknowledgement. Knows nothing of channels or tasks: the runtime reports what happened and what is in flight.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ Outcome: TypeAlias = Literal["duplicates", "rejected", "discarded", "dead_letter
 
 
 class Bookkeeping(Enum):
-    """How an operator's books must close at each acknowledgement."""
+    """How an operator's account must balance at each acknowledgement."""
 
     SOURCE = "source"
-    """What it emitted or gave an outcome was ingested."""
+    """Every item that it emitted or gave an outcome was ingested."""
     CONSERVING = "conserving"
-    """What it consumed it emitted, or gave a named outcome: to the item."""
+    """It emitted every item that it consumed, or gave it a named outcome."""
     EXPANDING = "expanding"
-    """It may derive items (copies, expansions, aggregates) and absorb items into its state."""
+    """It may derive items (copies, expansions, aggregates), and absorb items into its state."""
     SINK = "sink"
-    """What it consumed without a named outcome is written."""
+    """Every item that it consumed without a named outcome is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerViolation:
-    """An operator whose books did not close: it consumed ``consumed`` items and accounted for ``accounted``."""
+    """An operator whose account did not balance: it consumed ``consumed`` items and accounted for ``accounted``."""
 
     operator: str
     consumed: int
@@ -83,7 +83,7 @@ class LedgerSnapshot:
 
     @property
     def balanced(self) -> bool:
-        """Whether both sides agree."""
+        """Whether both sides are equal."""
         return self.entered == self.accounted
 
     def as_dict(self) -> dict[str, int]:
@@ -101,9 +101,9 @@ LEDGER_TERMS: tuple[str, ...] = tuple(LedgerSnapshot.__dataclass_fields__)
 
 @dataclass(slots=True)
 class OperatorAccount:
-    """One operator's books. Kept across its restarts; touched only from the event loop.
+    """One operator's account. Kept across its restarts; used only on the event loop.
 
-    ``_open`` counts what the operator has emitted or declared for items it still holds on lease.
+    ``_open`` counts the items that the operator has emitted or declared for items that it has still on lease.
     """
 
     operator: str
@@ -125,7 +125,7 @@ class OperatorAccount:
 
     @property
     def open(self) -> int:
-        """Items that have left this operator although the lease they came from is not acknowledged yet."""
+        """Items that have left this operator although the leased item they came from is not acknowledged yet."""
         return self._open
 
     def emit(self, count: int) -> None:
@@ -145,10 +145,10 @@ class OperatorAccount:
             self._open += count
 
     def acknowledge(self, count: int, *, still_leased: int = 0) -> None:
-        """``count`` leased items are done with: close the books on them.
+        """``count`` leased items are processed: balance the account for them.
 
-        What has left beyond that may have come of the ``still_leased`` other items that the operator holds, of this input
-        or another, and then stays open until they are done with. Not so where items may be derived.
+        Items that have left beyond that may come from the ``still_leased`` other items of the operator, of this input or
+        another. They stay open until those are acknowledged, unless the operator may derive items.
         """
         accounted, self._open = self._open, 0
         if 0 < accounted - count <= still_leased and self.bookkeeping is not Bookkeeping.EXPANDING:
@@ -167,29 +167,29 @@ class OperatorAccount:
             self.violation = LedgerViolation(self.operator, count, accounted)
 
     def settle(self) -> None:
-        """It ended well and holds no lease: what has left since the last acknowledgement (a last aggregate) is booked."""
+        """The operator ended well, without a lease: count what has left since the last acknowledgement (a last aggregate)."""
         if self._open:
             self.acknowledge(0)
 
     def lease_lost(self) -> None:
-        """The lease goes back, or to the dead letters: what had left for its items will leave again, or has twice."""
+        """The leases are returned or dead-lettered: what had left for their items counts as repeated."""
         self.repeated += self._open
         self._open = 0
 
     def withdrawn(self, count: int) -> None:
-        """``count`` items on their way to this operator were dead-lettered by the runtime on its behalf."""
+        """The runtime dead-lettered ``count`` items that were sent to this operator."""
         self.consumed += count
         self.dead_lettered += count
 
 
 def snapshot(
-    accounts: Iterable[OperatorAccount], *, held: int, leased: Mapping[str, int] | None = None
+    accounts: Iterable[OperatorAccount], *, pending: int, leased: Mapping[str, int] | None = None
 ) -> LedgerSnapshot:
-    """Sum the books.
+    """Sum the accounts.
 
-    ``held`` is what lies in edges (leased items included) and in the operators' outgoing hands, ``leased`` what each
-    operator holds on lease. A leased item whose output has left already is in flight once, not twice; what has left an
-    expanding operator beyond that is derived, although its books close only at the next acknowledgement.
+    ``pending`` is the number of items in edges (leased ones included) and in outboxes, ``leased`` the number that each
+    operator has on lease. A leased item whose output has already left is in flight once, not twice. Items that have left
+    an expanding operator beyond that are derived, although its account is balanced only at the next acknowledgement.
     """
     accounts = tuple(accounts)
     terms = {name: sum(getattr(account, name) for account in accounts) for name in LEDGER_TERMS if name != "in_flight"}
@@ -200,4 +200,4 @@ def snapshot(
             of_its_lease = min(account.open, leased.get(account.operator, 0))
         counted_twice += of_its_lease
         terms["derived"] += account.open - of_its_lease
-    return LedgerSnapshot(**terms, in_flight=held - counted_twice)
+    return LedgerSnapshot(**terms, in_flight=pending - counted_twice)

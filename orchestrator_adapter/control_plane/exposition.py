@@ -245,7 +245,7 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
         "flow_policy_drops_total",
         "Items that the edge's flow policy shed or dead-lettered because the edge was full",
         ["edge", "policy"],
-        (((edge.id, edge.policy.kind.value), edges[edge.id].policy_drops) for edge in plan.edges),
+        (((edge.id, edge.policy.name), edges[edge.id].policy_drops) for edge in plan.edges),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar, assert_never
 
-from orchestrator_adapter.channels.edge import MAX_BATCH
+from orchestrator_adapter.channels.receiver import MAX_BATCH
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 

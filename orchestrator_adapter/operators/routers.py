@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from orchestrator_adapter.channels.edge import MAX_BATCH
+from orchestrator_adapter.channels.receiver import MAX_BATCH
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 
 
@@ -29,7 +29,7 @@ def merge(*, max_batch: int = MAX_BATCH) -> Factory:
             if not moved:
                 if all(receiver.ended for receiver in receivers):
                     return
-                await ends.arrival()
+                await ends.wait_for_items()
 
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from orchestrator_adapter.channels.channel import EdgeStatistics
 from orchestrator_adapter.channels.ledger import LedgerSnapshot
@@ -11,7 +12,7 @@ from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.metrics import LatencySummary
 from orchestrator_adapter.resilience.breaker import BreakerStatistics
-from orchestrator_adapter.runtime.wiring import Slot
+from orchestrator_adapter.runtime.operator_run import OperatorRun, OperatorState
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 
 
@@ -25,21 +26,21 @@ class OperatorStatus:
         state: ``waiting`` (not started), ``running``, ``restarting``, or how it ended: ``ok``, ``errored``, ``panicked``,
             ``aborted``, ``straggler``.
         instance: Which instance, counted from 1; 0 before the first.
-        uptime_s: Of this instance, seconds.
-        consumed: Items acknowledged, ever.
-        emitted: Items sent on, ever.
-        idle_s: Seconds since a source took in its last item; ``None`` for others, and before the first.
-        endless: It is a source that was declared to have no end of its own.
-        exit: How its latest instance to end did so, in words; ``None`` before.
+        uptime_s: How long this instance has run, seconds.
+        consumed: Items acknowledged so far, by every instance.
+        emitted: Items emitted so far, by every instance.
+        idle_s: Seconds since a source ingested its last item; ``None`` for other roles, and before the first item.
+        endless: It is a source that was declared as endless.
+        exit: How its latest ended instance ended, in words; ``None`` if none has ended.
         ended_for_good: It will not run again.
-        has_done_its_part: Those who read from it have all had what they wanted (see ``SupervisionPolicy.done_when``), so
-            that its end is no loss.
+        has_done_its_part: None of its readers needs more items (see ``SupervisionPolicy.done_when``), so that its end is
+            no fault.
         restarts: How often it was restarted.
-        ingest_rate_per_s: Items that a source takes in a second, an exponentially weighted mean over the last 30 s;
-            ``None`` for others, and before its first start.
-        latency: Of a sink that measures it, ingest to acknowledgement.
+        ingest_rate_per_s: Items that a source ingests per second, an exponentially weighted mean over 30 s; ``None`` for
+            other roles, and before its first start.
+        latency: From ingest to acknowledgement, for a sink that measures it.
         dead_letters: Its dead-lettered items, by kind; see ``DeadLetterWriter.counts``.
-        counters: The figures of its own that it counts.
+        counters: The figures that it counts itself.
     """
 
     name: str
@@ -71,12 +72,11 @@ class GraphStatus:
         ledger: As it stands.
         latency: Ingest to acknowledgement by the sinks that measure it.
         breakers: By name.
-        restarts: Of all operators together.
-        shutting_down: Why the graph drains or has drained: who asked, or the end rule, or the verdict; ``None`` while it
-            simply runs.
-        verdict: Which operator brings the graph down, and why; ``None`` as long as none does.
+        restarts: The sum over all operators.
+        shutting_down: Why the graph drains or has drained: a request, the end rule or a teardown; ``None`` while it runs.
+        verdict: Which operator caused the teardown, and why; ``None`` if none did.
         loop_lag_s: How late the event loop is, seconds; 0 where no watchdog runs.
-        loop_stalls: How often it stood still for longer than the watchdog's threshold.
+        loop_stalls: How often it was blocked for longer than the watchdog's threshold.
     """
 
     operators: tuple[OperatorStatus, ...]
@@ -91,32 +91,38 @@ class GraphStatus:
     loop_stalls: int
 
 
-def operator_status(slot: Slot, clock: Clock, *, restarts: int) -> OperatorStatus:
+def operator_status(run: OperatorRun, clock: Clock, *, restarts: int) -> OperatorStatus:
     """One operator as it is now."""
-    if slot.retired or slot.leaving:
-        state = type(slot.exit).__name__.lower() if slot.exit is not None else "straggler"
-    elif slot.restart_at is not None:
-        state = "restarting"
-    else:
-        state = "running" if slot.task is not None and slot.task.is_alive() else "waiting"
-    services, senders, now = slot.services, slot.ends.senders, clock.monotonic()
+    services, now = run.services, clock.monotonic()
     last_item, rate = services.last_item_monotonic, services.ingest_rate
     return OperatorStatus(
-        name=slot.name,
-        role=slot.vertex.role,
-        state=state,
-        instance=slot.ends.instance,
-        uptime_s=slot.task.uptime() if slot.task is not None else 0.0,
-        consumed=slot.account.consumed,
-        emitted=slot.account.emitted,
+        name=run.name,
+        role=run.vertex.role,
+        state=_state(run),
+        instance=run.ends.instance,
+        uptime_s=run.task.uptime() if run.task is not None else 0.0,
+        consumed=run.account.consumed,
+        emitted=run.account.emitted,
         idle_s=now - last_item if last_item is not None else None,
-        endless=slot.vertex.endless,
-        exit=str(slot.exit) if slot.exit is not None else None,
-        ended_for_good=slot.retired,
-        has_done_its_part=bool(senders) and all(sender.channel.reader_done for sender in senders),
+        endless=run.vertex.endless,
+        exit=str(run.exit) if run.exit is not None else None,
+        ended_for_good=run.has_ended,
+        has_done_its_part=run.readers_are_done,
         restarts=restarts,
         ingest_rate_per_s=rate.rate(now) if rate is not None else None,
         latency=services.latency.summary(),
-        dead_letters=services.dead_letter_writer.counts(slot.name),
+        dead_letters=services.dead_letter_writer.counts(run.name),
         counters=dict(services.counters),
     )
+
+
+def _state(run: OperatorRun) -> str:
+    match run.state:
+        case OperatorState.ENDED | OperatorState.DELIVERING:
+            return type(run.exit).__name__.lower() if run.exit is not None else "straggler"
+        case OperatorState.RESTARTING:
+            return "restarting"
+        case OperatorState.WAITING | OperatorState.RUNNING | OperatorState.STALLED:
+            return "running" if run.is_alive() else "waiting"
+        case _:
+            assert_never(run.state)

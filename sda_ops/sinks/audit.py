@@ -89,8 +89,8 @@ def _opened(directory: Path, ends: WiredEnds) -> ParquetStore:
 
 async def _gathered(ends: WiredEnds, audit: Audit) -> None:
     """Suspend until there is enough for a commit, or no more to wait for. Takes nothing."""
-    await ends.arrival()
-    edge, clock = ends.receiver.channel, ends.clock
+    await ends.wait_for_items()
+    edge, clock = ends.receiver, ends.clock
     wait_s = audit.commit_every.total_seconds()
     due = clock.monotonic() + wait_s
     while edge.ready < audit.max_rows and edge.room > 0 and not edge.closed and clock.monotonic() < due:

@@ -358,7 +358,7 @@ class _Body:
             if not taken:
                 if all(receiver.ended for receiver in ends.receivers):
                     return
-                await ends.arrival()
+                await ends.wait_for_items()
                 continue
             for item in taken:
                 await self.visit(item)

@@ -248,7 +248,7 @@ def merge_loses_an_input() -> Iterator[None]:
                         receiver.acknowledge(len(batch))
                         await ends.flush()
                 if not ends.receivers[0].ended:
-                    await ends.arrival()
+                    await ends.wait_for_items()
 
         return run
 

@@ -1,0 +1,71 @@
+"""What the runtime lends to one vertex for its whole life. Operators see it only through ``WiredEnds``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from orchestrator_adapter.channels.ledger import OperatorAccount
+from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.event_log import BoundedLog
+from orchestrator_adapter.primitives.metrics import LatencyHistogram, RateMeter
+from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
+from orchestrator_adapter.resilience.breaker import Breakers
+from orchestrator_adapter.storage.dead_letter import DeadLetterGate
+from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
+
+T = TypeVar("T")
+
+
+class KeptResources:
+    """Resources that outlive an operator's instances, by name."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Any, Callable[[], object] | None]] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._kept[name][0]
+
+    def keep(self, name: str, make: Callable[[], T], close: Callable[[T], object] | None) -> T:
+        """The resource of that name. Made by ``make`` at the first call."""
+        if name not in self._kept:
+            value = make()
+            self._kept[name] = (value, None if close is None else partial(close, value))
+        kept: T = self._kept[name][0]
+        return kept
+
+    def close_all(self) -> list[Exception]:
+        """Close every resource, the last made first. Returns the errors; an error does not stop the others."""
+        errors: list[Exception] = []
+        while self._kept:
+            _, (_, close) = self._kept.popitem()
+            if close is not None:
+                try:
+                    close()
+                except Exception as error:  # noqa: BLE001 - the others must be closed too; the runtime reports it
+                    errors.append(error)
+        return errors
+
+
+@dataclass(slots=True)
+class VertexServices:
+    """What the runtime lends to one vertex. A source has an ``ingest_rate`` from its first start on."""
+
+    clock: Clock
+    rng: random.Random
+    shutdown: ShutdownToken
+    dead_letter_writer: DeadLetterWriter
+    account: OperatorAccount
+    executor: Callable[[], ThreadPoolExecutor]
+    breakers: Breakers
+    gate: DeadLetterGate
+    log: BoundedLog
+    latency: LatencyHistogram
+    kept: KeptResources = field(default_factory=KeptResources)
+    counters: dict[str, int] = field(default_factory=dict)
+    last_item_monotonic: float | None = None
+    ingest_rate: RateMeter | None = None
