@@ -76,9 +76,7 @@ class BuiltGraph:
         self._runs, self._edges = wire(plan, services)
         for run in self._runs.values():
             self._supervisor.watch(run.name, run.vertex.restart_policy, is_source=run.vertex.role is Role.SOURCE)
-        self._loop = SupervisionLoop(
-            self._runs, self._supervisor, clock=self.clock, log=self._log, token=self._token
-        )
+        self._loop = SupervisionLoop(self._runs, self._supervisor, clock=self.clock, log=self._log, token=self._token)
         self._log.listener = lambda event, fields: call_hook(self._loop.hooks.on_decision, Decided(event, fields))
 
     async def run(
@@ -95,9 +93,7 @@ class BuiltGraph:
         policy = policy or SupervisionPolicy()
         sinks = {run.name for run in self._runs.values() if run.vertex.role is Role.SINK}
         if not policy.done_when <= sinks:
-            raise ValueError(
-                f"done_when: expected sinks of {sorted(sinks)}, got {sorted(policy.done_when - sinks)}"
-            )
+            raise ValueError(f"done_when: expected sinks of {sorted(sinks)}, got {sorted(policy.done_when - sinks)}")
         self._loop.policy = policy
         self._loop.hooks = hooks or SupervisionHooks()
         self._started_at = self.clock.monotonic()
@@ -175,7 +171,7 @@ class BuiltGraph:
         for edge in self._edges.values():
             # The accounts are final: a straggler that goes on gets ReaderGone everywhere, and dead-letters nothing.
             edge.channel.reader_done = False
-        for run in reversed(self._runs.values()):
+        for run in reversed(tuple(self._runs.values())):
             if run.name in self._loop.stragglers:
                 # It may still use them, and closing them could block this thread too (a disk that does not answer).
                 self._problems.append(f"what {run.name!r} kept was not closed: it has not stopped")
@@ -185,7 +181,8 @@ class BuiltGraph:
         self._threads.shutdown()
         figures = self._figures(started_at)
         event = supervisor.name_event(figures, self._loop.teardown, self._loop.shutdown.stopped_because)
-        self._log(Decision.ENDED,
+        self._log(
+            Decision.ENDED,
             outcome=event.name,
             ledger=figures.ledger.as_dict(),
             ledger_holds=figures.ledger_holds,
@@ -217,7 +214,9 @@ class BuiltGraph:
 
     def _on_loop_stall(self, stall: LoopStall) -> None:
         """Called on the watchdog's thread while the loop is blocked."""
-        self._log(Decision.LOOP_STALL, operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack)
+        self._log(
+            Decision.LOOP_STALL, operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack
+        )
 
 
 class _BlockingThreads:

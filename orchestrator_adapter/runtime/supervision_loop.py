@@ -226,7 +226,8 @@ class SupervisionLoop:
                 self._log(Decision.ABORTED if isinstance(exit_, task_exit.Aborted) else drained, **who, exit=str(exit_))
                 self._release(run)
             case supervisor.Restart(restarted):
-                self._log(Decision.RESTART,
+                self._log(
+                    Decision.RESTART,
                     operator=run.name,
                     instance=restarted.instance,
                     cause=restarted.cause,
@@ -291,10 +292,10 @@ class SupervisionLoop:
             return
         limit = self.policy.grace if shutdown.phase is Phase.DRAINING else self.policy.patience
         if shutdown.phase is Phase.DRAINING:
-            self._log(Decision.SHUTDOWN, phase=int(shutdown.phase), reason=shutdown.reason, grace_s=limit.total_seconds())
-        call_hook(
-            self.hooks.on_shutdown, ShuttingDown(int(shutdown.phase), shutdown.reason, limit.total_seconds())
-        )
+            self._log(
+                Decision.SHUTDOWN, phase=int(shutdown.phase), reason=shutdown.reason, grace_s=limit.total_seconds()
+            )
+        call_hook(self.hooks.on_shutdown, ShuttingDown(int(shutdown.phase), shutdown.reason, limit.total_seconds()))
         if shutdown.phase is Phase.DRAINING:
             self._token.set(shutdown.reason)
             for run in self._runs.values():

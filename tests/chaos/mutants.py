@@ -11,11 +11,13 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator_adapter.channels.channel import Channel
-from orchestrator_adapter.channels.edge import Receiver, Sender
+from orchestrator_adapter.channels.edge import Edge
 from orchestrator_adapter.channels.ledger import OperatorAccount
+from orchestrator_adapter.channels.sender import Sender
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.operators.routers import merge as sound_merge
-from orchestrator_adapter.runtime import built_graph as runtime
+from orchestrator_adapter.runtime.built_graph import BuiltGraph
+from orchestrator_adapter.runtime.shutdown import Phase
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision import supervisor
 from orchestrator_adapter.supervision.progress import ProgressWatch
@@ -31,49 +33,49 @@ Mutant = Callable[[], AbstractContextManager[object]]
 @contextmanager
 def lease_drops_an_item() -> Iterator[None]:
     """A lease that is given back loses its first item."""
-    sound = Channel.give_back
+    sound = Channel.return_leases
 
     def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
         if self.leased > 1:
             self.acknowledge(1)
         return sound(self, failure, max_deliveries)
 
-    with patch.object(Channel, "give_back", broken):
+    with patch.object(Channel, "return_leases", broken):
         yield
 
 
 @contextmanager
 def lease_comes_back_reversed() -> Iterator[None]:
     """A lease that is given back comes again in the wrong order."""
-    sound = Channel.give_back
+    sound = Channel.return_leases
 
     def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
         self._buffer[self._head : self._taken] = self._buffer[self._head : self._taken][::-1]
         return sound(self, failure, max_deliveries)
 
-    with patch.object(Channel, "give_back", broken):
+    with patch.object(Channel, "return_leases", broken):
         yield
 
 
 @contextmanager
 def suspects_come_together() -> Iterator[None]:
     """Given-back items are delivered in batches again, so that the culprit is not known."""
-    sound = Channel.give_back
+    sound = Channel.return_leases
 
     def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
         poison = sound(self, failure, max_deliveries)
         self._suspects_end = 0
         return poison
 
-    with patch.object(Channel, "give_back", broken):
+    with patch.object(Channel, "return_leases", broken):
         yield
 
 
 @contextmanager
 def one_delivery_too_many() -> Iterator[None]:
     """A pill is recognised one delivery late."""
-    sound = Channel.give_back
-    with patch.object(Channel, "give_back", lambda self, failure, most: sound(self, failure, most + 1)):
+    sound = Channel.return_leases
+    with patch.object(Channel, "return_leases", lambda self, failure, most: sound(self, failure, most + 1)):
         yield
 
 
@@ -152,12 +154,12 @@ def panics_are_restarted() -> Iterator[None]:
 def room_wakes_nobody() -> Iterator[None]:
     """Acknowledging forgets to wake the writer that waits for room."""
 
-    def broken(self: Receiver[Any], count: int | None = None) -> None:
-        if count := self._channel.leased if count is None else count:
-            self._channel.acknowledge(count)
-            self._account.acknowledge(count)
+    def broken(self: Edge[Any], count: int | None = None) -> None:
+        if count := self.channel.leased if count is None else count:
+            self.channel.acknowledge(count)
+            self.reader.account.acknowledge(count)
 
-    with patch.object(Receiver, "acknowledge", broken):
+    with patch.object(Edge, "acknowledge", broken):
         yield
 
 
@@ -165,10 +167,10 @@ def room_wakes_nobody() -> Iterator[None]:
 def the_end_wakes_nobody() -> Iterator[None]:
     """Closing an edge forgets to wake the reader that waits for items."""
 
-    def broken(self: Sender[Any]) -> None:
-        self._channel.closed = True
+    def broken(self: Edge[Any]) -> None:
+        self.channel.closed = True
 
-    with patch.object(Sender, "close", broken):
+    with patch.object(Edge, "close", broken):
         yield
 
 
@@ -179,7 +181,7 @@ def outbox_is_dropped() -> Iterator[None]:
 
     def broken(self: Sender[Any], items: Sequence[Any]) -> None:
         sound(self, items)
-        self._outbox.clear()
+        self._edge.outbox.clear()
 
     with patch.object(Sender, "offer", broken):
         yield
@@ -190,10 +192,11 @@ def outbox_overtakes() -> Iterator[None]:
     """What is offered goes ahead of what waits already."""
 
     def broken(self: Sender[Any], items: Sequence[Any]) -> None:
-        self._account.emit(len(items))
-        accepted = 0 if self._channel.reader_gone else self._channel.push(items)
-        self._arrivals.wake()
-        self._outbox.extend(items[accepted:])
+        edge = self._edge
+        edge.writer.account.emit(len(items))
+        accepted = 0 if edge.channel.reader_gone else edge.channel.push(items)
+        edge.items_available.wake()
+        edge.outbox.extend(items[accepted:])
 
     with patch.object(Sender, "offer", broken):
         yield
@@ -324,13 +327,13 @@ def waiting_for_room_is_a_stall() -> Iterator[None]:
 @contextmanager
 def the_second_request_is_ignored() -> Iterator[None]:
     """A second request to stop does not cut the grace short."""
-    sound = runtime.BuiltGraph.request_shutdown
+    sound = BuiltGraph.request_shutdown
 
-    def broken(self: runtime.BuiltGraph, reason: str) -> None:
-        if self._shutdown.phase == 0:
+    def broken(self: BuiltGraph, reason: str) -> None:
+        if self._loop.shutdown.phase is Phase.RUNNING:
             sound(self, reason)
 
-    with patch.object(runtime.BuiltGraph, "request_shutdown", broken):
+    with patch.object(BuiltGraph, "request_shutdown", broken):
         yield
 
 

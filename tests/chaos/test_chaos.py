@@ -108,7 +108,7 @@ def test_the_scenarios_cover_what_they_are_meant_to() -> None:
         traits |= {"poison" for part in scenario.parts if part.poison}
         traits |= {"backoff" for part in scenario.parts if part.restart_policy.backoff is not None}
         traits |= {"progress timeout" for part in scenario.parts if part.progress_timeout is not None}
-        traits |= {f"edge {link.policy.kind.value}" for link in scenario.links}
+        traits |= {f"edge {link.policy.name}" for link in scenario.links}
         traits |= {f"move {move.kind}" for move in scenario.moves}
         traits |= {"capacity 1" for link in scenario.links if link.capacity == 1}
         traits |= {"end rule"} if scenario.done_when else set()

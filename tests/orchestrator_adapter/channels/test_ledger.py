@@ -25,7 +25,7 @@ def test_the_equation_has_exactly_the_terms_of_the_specification() -> None:
     """``as_dict`` names the eleven terms, in the equation's order."""
     left = ["ingested", "repeated", "derived"]
     right = ["written", "duplicates", "rejected", "discarded", "absorbed", "shed", "dead_lettered", "in_flight"]
-    assert list(snapshot([], held=0).as_dict()) == left + right
+    assert list(snapshot([], pending=0).as_dict()) == left + right
 
 
 @pytest.mark.parametrize("term", LEDGER_TERMS)
@@ -156,7 +156,7 @@ def test_an_item_whose_output_has_left_is_in_flight_once() -> None:
     source, operator = account(Bookkeeping.SOURCE), account(Bookkeeping.CONSERVING)
     source.emit(1)
     operator.emit(1)
-    ledger = snapshot([source, operator], held=2)
+    ledger = snapshot([source, operator], pending=2)
     assert ledger.in_flight == 1
     assert ledger.balanced
 
@@ -183,7 +183,7 @@ def test_the_ledger_balances_at_every_moment(steps: list[tuple[str, int]]) -> No
     second: deque[int] = deque()
 
     def check() -> None:
-        ledger = snapshot([source, operator, sink], held=len(first) + len(second))
+        ledger = snapshot([source, operator, sink], pending=len(first) + len(second))
         assert ledger.balanced
         assert ledger.in_flight >= 0
 
@@ -226,8 +226,8 @@ def test_what_an_expanding_operator_derived_is_in_flight_before_its_books_close(
     source, operator = OperatorAccount("source", Bookkeeping.SOURCE), OperatorAccount("many", Bookkeeping.EXPANDING)
     source.emit(1)
     operator.emit(5)
-    before = snapshot([source, operator], held=1 + 5, leased={"many": 1})
+    before = snapshot([source, operator], pending=1 + 5, leased={"many": 1})
     assert (before.derived, before.in_flight, before.balanced) == (4, 5, True)
     operator.acknowledge(1)
-    after = snapshot([source, operator], held=5, leased={"many": 0})
+    after = snapshot([source, operator], pending=5, leased={"many": 0})
     assert (after.derived, after.in_flight, after.balanced) == (4, 5, True)

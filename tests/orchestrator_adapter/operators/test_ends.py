@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_adapter.channels.channel import Channel, FlowPolicy, Undeliverable
-from orchestrator_adapter.channels.edge import Receiver, Sender
+from orchestrator_adapter.channels.edge import Edge, Side
 from orchestrator_adapter.channels.ledger import Bookkeeping, OperatorAccount
-from orchestrator_adapter.operators.ends import VertexServices, WiredEnds
+from orchestrator_adapter.channels.receiver import Receiver
+from orchestrator_adapter.channels.sender import Sender
+from orchestrator_adapter.operators.ends import WiredEnds
 from orchestrator_adapter.operators.routers import merge
+from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.errors import (
     DeadLetterLimitExceeded,
     EdgeMisuse,
@@ -30,7 +33,6 @@ from orchestrator_adapter.primitives.errors import (
 from orchestrator_adapter.primitives.event_log import BoundedLog, DecisionLog
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
-from orchestrator_adapter.primitives.wakeup import Wakeup
 from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryDisposition, RetryOk, RetryPolicy
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind, DeadLetterLimits, DeadLetterList
@@ -56,35 +58,10 @@ class Bench:
         self.clock = ManualClock()
         self.account = OperatorAccount("op", bookkeeping)
         self.letters = DeadLetterList()
-        self.buried: list[tuple[str, list[Any]]] = []
+        self.dead_lettered: list[tuple[str, list[Any]]] = []
         self.shutdown = ShutdownToken()
         self.pool: ThreadPoolExecutor | None = None
-        arrivals, departures = Wakeup(), Wakeup()
-        receivers: list[Receiver[Any]] = []
-        self.feeds: list[Sender[Any]] = []
-        inputs_: list[Channel[Any]] = []
-        for number in range(inputs):
-            channel: Channel[Any] = Channel(f"in-{number} -> op", capacity)
-            far = Wakeup()
-            inputs_.append(channel)
-            receivers.append(
-                Receiver(
-                    channel,
-                    self.account,
-                    arrivals=arrivals,
-                    departures=far,
-                    siblings=inputs_ if inputs > 1 else (),
-                )
-            )
-            self.feeds.append(self._sender(channel, FlowPolicy.backpressure(), _account(f"in-{number}"), arrivals, far))
-        senders: list[Sender[Any]] = []
-        self.drains: list[Receiver[Any]] = []
-        for number in range(outputs):
-            channel = Channel(f"op -> out-{number}", capacity)
-            far = Wakeup()
-            senders.append(self._sender(channel, policy or FlowPolicy.backpressure(), self.account, far, departures))
-            self.drains.append(Receiver(channel, _account(f"out-{number}"), arrivals=far, departures=departures))
-        services = VertexServices(
+        self.services = VertexServices(
             clock=self.clock,
             rng=random.Random(0),
             shutdown=self.shutdown,
@@ -96,7 +73,26 @@ class Bench:
             log=BoundedLog("op", self.clock),
             latency=LatencyHistogram(),
         )
-        self.ends = WiredEnds("op", receivers, senders, services, arrivals=arrivals, departures=departures)
+        sides = Side(self.account), Side(self.account)
+        self.inputs = [
+            self._edge(f"in-{number} -> op", capacity, None, writer=_side(f"in-{number}"), reader=sides[0])
+            for number in range(inputs)
+        ]
+        self.outputs = [
+            self._edge(f"op -> out-{number}", capacity, policy, writer=sides[1], reader=_side(f"out-{number}"))
+            for number in range(outputs)
+        ]
+        self.feeds: list[Sender[Any]] = [Sender(edge) for edge in self.inputs]
+        self.drains: list[Receiver[Any]] = [Receiver(edge) for edge in self.outputs]
+        self.ends = WiredEnds("op", inputs=sides[0], outputs=sides[1], services=self.services)
+
+    @property
+    def input(self) -> Edge[Any]:
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Edge[Any]:
+        return self.outputs[0]
 
     @property
     def feed(self) -> Sender[Any]:
@@ -106,29 +102,26 @@ class Bench:
     def drain(self) -> Receiver[Any]:
         return self.drains[0]
 
-    def _sender(
-        self, channel: Channel[Any], policy: FlowPolicy, account: OperatorAccount, arrivals: Wakeup, departures: Wakeup
-    ) -> Sender[Any]:
-        return Sender(
-            channel,
-            policy,
-            account,
-            arrivals=arrivals,
-            departures=departures,
+    def _edge(self, name: str, capacity: int, policy: FlowPolicy | None, *, writer: Side, reader: Side) -> Edge[Any]:
+        return Edge(
+            Channel(name, capacity),
+            policy or FlowPolicy.backpressure(),
+            writer=writer,
+            reader=reader,
             clock=self.clock,
-            bury=self._bury,
+            dead_letter=self._dead_letter,
         )
 
-    def _bury(self, why: str, items: Sequence[Undeliverable[Any]]) -> None:
-        self.buried.append((why, [held.item for held in items]))
+    def _dead_letter(self, why: str, items: Sequence[Undeliverable[Any]]) -> None:
+        self.dead_lettered.append((why, [undeliverable.item for undeliverable in items]))
 
     def _executor(self) -> ThreadPoolExecutor:
         self.pool = self.pool or ThreadPoolExecutor(1)
         return self.pool
 
 
-def _account(name: str) -> OperatorAccount:
-    return OperatorAccount(name, Bookkeeping.EXPANDING)
+def _side(operator: str) -> Side:
+    return Side(OperatorAccount(operator, Bookkeeping.EXPANDING))
 
 
 @pytest.fixture
@@ -159,9 +152,9 @@ async def test_asking_for_the_next_item_acknowledges_the_one_before(bench: Bench
     receiver = bench.ends.receiver
     bench.feed.offer(["a", "b"])
     await receiver.recv()
-    assert (receiver.channel.leased, bench.account.consumed) == (1, 0)
+    assert (receiver.leased, bench.account.consumed) == (1, 0)
     await receiver.recv()
-    assert (receiver.channel.leased, bench.account.consumed) == (1, 1)
+    assert (receiver.leased, bench.account.consumed) == (1, 1)
 
 
 async def test_cancelled_in_recv_nothing_was_taken(bench: Bench) -> None:
@@ -170,7 +163,7 @@ async def test_cancelled_in_recv_nothing_was_taken(bench: Bench) -> None:
     await settle()
     await cancel(receiving)
     bench.feed.offer(["a"])
-    assert bench.ends.receiver.channel.leased == 0
+    assert bench.ends.receiver.leased == 0
     assert await bench.ends.receiver.recv() == "a"
 
 
@@ -180,14 +173,14 @@ async def test_cancelled_in_the_same_turn_as_the_arrival_nothing_was_taken(bench
     await settle()
     bench.feed.offer(["a"])
     await cancel(receiving)
-    assert bench.ends.receiver.channel.leased == 0
+    assert bench.ends.receiver.leased == 0
     assert bench.ends.receiver.try_recv_many() == ["a"]
 
 
 async def test_end_of_stream_comes_after_everything_that_was_sent(bench: Bench) -> None:
     """What lay in the edge when it was closed is read first; then ``recv`` says which edge has ended, every time."""
     bench.feed.offer(["a"])
-    bench.feed.close()
+    bench.input.close()
     assert await bench.ends.receiver.recv() == "a"
     for _ in range(2):
         with pytest.raises(EndOfStream, match=r"^edge 'in-0 -> op' has ended$"):
@@ -198,7 +191,7 @@ async def test_closing_wakes_a_waiting_reader(bench: Bench) -> None:
     """A reader that waits on an empty edge sees it end."""
     receiving = asyncio.create_task(bench.ends.receiver.recv_many())
     await settle()
-    bench.feed.close()
+    bench.input.close()
     assert await receiving == []
 
 
@@ -206,7 +199,7 @@ async def test_iterating_yields_each_item_once(bench: Bench) -> None:
     """``async for`` over the receiver gives the items, over ``batches`` the micro-batches, up to the end."""
     bench.feed.offer(["a", "b", "c"])
     assert [await anext(aiter(bench.ends.receiver))] == ["a"]
-    bench.feed.close()
+    bench.input.close()
     assert [batch async for batch in bench.ends.receiver.batches(1)] == [["b"], ["c"]]
 
 
@@ -216,7 +209,7 @@ async def test_a_second_reader_is_refused(bench: Bench) -> None:
     await settle()
     with pytest.raises(
         EdgeMisuse,
-        match=r"^the reading end of edge 'in-0 -> op' is used by task 'first', and now by '.*' as well: every end of an "
+        match=r"^the reading end of edge 'in-0 -> op' is used by task 'first', and at the same time by '.*': every end of an "
         r"edge has exactly one user$",
     ):
         await bench.ends.receiver.recv()
@@ -257,7 +250,7 @@ async def test_cancelled_in_send_the_item_was_not_accepted() -> None:
     await settle()
     await cancel(sending)
     assert bench.account.emitted == 1
-    assert bench.ends.sender.held == 0
+    assert bench.ends.sender.pending == 0
     assert bench.drain.try_recv_many() == ["a"]
     assert bench.drain.try_recv_many() == []
 
@@ -282,7 +275,7 @@ async def test_send_many_cancelled_half_way_has_sent_a_prefix() -> None:
     await settle()
     await cancel(sending)
     assert bench.account.emitted == 2
-    assert bench.ends.sender.held == 0
+    assert bench.ends.sender.pending == 0
     assert bench.drain.try_recv_many() == ["a", "b"]
 
 
@@ -304,7 +297,7 @@ async def test_a_reader_gone_for_good_is_named_to_a_waiting_writer() -> None:
     await bench.ends.sender.send("a")
     sending = asyncio.create_task(bench.ends.sender.send("b"))
     await settle()
-    bench.drain.leave()
+    bench.output.finish()
     with pytest.raises(ReaderGone, match=r"^edge 'op -> out-0': its reader has ended for good$"):
         await sending
     with pytest.raises(ReaderGone):
@@ -313,56 +306,61 @@ async def test_a_reader_gone_for_good_is_named_to_a_waiting_writer() -> None:
 
 async def test_nothing_is_accepted_for_a_reader_that_is_gone(bench: Bench) -> None:
     """What is offered after the reader left stays in hand, to be buried, and ``flush`` raises; with nothing it does not."""
-    bench.drain.leave()
+    bench.output.finish()
     await bench.ends.flush()
     bench.ends.sender.offer(["a"])
     with pytest.raises(ReaderGone):
         await bench.ends.flush()
-    assert bench.ends.sender.held == 1
+    assert bench.ends.sender.pending == 1
     assert bench.drain.ready == 0
-    assert bench.ends.sender.withdraw_outbox() == ["a"]
+    assert bench.output.withdraw_outbox() == ["a"]
 
 
 async def test_a_second_writer_is_refused() -> None:
     """While one task waits for room on an edge, another that sends there is told so, and its item is not taken over."""
     bench = Bench(capacity=1)
-    bench.ends.sender.channel.push("a")
+    bench.output.channel.push("a")
     sending = asyncio.create_task(bench.ends.sender.send("b"), name="first")
     await settle()
-    with pytest.raises(EdgeMisuse, match=r"^the writing end of edge 'op -> out-0' is used by task 'first', and now by"):
+    with pytest.raises(
+        EdgeMisuse, match=r"^the writing end of edge 'op -> out-0' is used by task 'first', and at the same time by"
+    ):
         await bench.ends.sender.send("c")
-    with pytest.raises(EdgeMisuse, match=r"^the writing end of edge 'op -> out-0' is used by task 'first', and now by"):
+    with pytest.raises(
+        EdgeMisuse, match=r"^the writing end of edge 'op -> out-0' is used by task 'first', and at the same time by"
+    ):
         await bench.ends.emit(["d"])
-    assert bench.ends.sender.held == 0
+    assert bench.ends.sender.pending == 0
     assert bench.account.emitted == 0
     await cancel(sending)
 
 
-async def test_a_second_reader_is_refused_even_where_items_are_ready(bench: Bench) -> None:
-    """It would acknowledge what the first still works on: refused, and the lease is as it was."""
-    bench.feed.offer("ab")
-    took, done = asyncio.Event(), asyncio.Event()
+async def test_every_way_to_read_is_rejected_while_another_task_waits_for_items(bench: Bench) -> None:
+    """``recv``, ``recv_many`` and ``try_recv_many`` of a second task raise, and the first task's lease stays as it was."""
+    bench.feed.offer("a")
+    took = asyncio.Event()
 
-    async def worker() -> None:
+    async def worker() -> str:
         assert await bench.ends.receiver.recv() == "a"
         took.set()
-        await done.wait()
+        return str(await bench.ends.receiver.recv())
 
     working = asyncio.create_task(worker(), name="worker")
     await took.wait()
+    await settle()
     for take in (bench.ends.receiver.recv, bench.ends.receiver.recv_many):
         with pytest.raises(EdgeMisuse, match=r"is used by task 'worker'"):
             await take()
     with pytest.raises(EdgeMisuse, match=r"is used by task 'worker'"):
         bench.ends.receiver.try_recv_many()
-    assert bench.ends.receiver.channel.leased == 1
-    done.set()
-    await working
-    assert await bench.ends.receiver.recv() == "b"  # the worker has ended: the place is free
+    bench.feed.offer("bc")
+    assert await working == "b"
+    assert bench.ends.receiver.leased == 1
+    assert await bench.ends.receiver.recv() == "c"  # the worker has ended, so the end is free
 
 
 async def test_a_task_may_use_an_end_on_behalf_of_the_one_that_started_it(bench: Bench) -> None:
-    """Reading now and then with a time limit, which on Python 3.11 is a task of its own each time, is no second reader."""
+    """``asyncio.wait_for`` reads in a task of its own on Python 3.11. Such a task is not a second reader."""
     bench.feed.offer("abcd")
     assert await bench.ends.receiver.recv() == "a"
     assert await asyncio.wait_for(bench.ends.receiver.recv(), 60) == "b"
@@ -373,32 +371,31 @@ async def test_a_task_may_use_an_end_on_behalf_of_the_one_that_started_it(bench:
     assert bench.drain.try_recv_many() == ["x", "y"]
 
 
-async def test_a_task_left_over_from_an_earlier_use_is_refused(bench: Bench) -> None:
-    """A child that outlived its parent cannot take what belongs to the parent's successor."""
-    zombie_may_go = asyncio.Event()
+async def test_a_task_of_an_earlier_instance_is_rejected_while_its_successor_waits(bench: Bench) -> None:
+    """A child task that outlived its parent cannot take an item that the parent's successor waits for."""
+    may_read = asyncio.Event()
 
-    async def zombie() -> str:
-        await zombie_may_go.wait()
+    async def leaked() -> str:
+        await may_read.wait()
         item: str = await bench.ends.receiver.recv()
         return item
 
     async def instance(children: list[asyncio.Task[str]]) -> None:
         assert await bench.ends.receiver.recv()
-        children.append(asyncio.create_task(zombie()))
+        children.append(asyncio.create_task(leaked()))
         await asyncio.sleep(0)
 
-    bench.feed.channel.push("abc")
+    bench.input.channel.push("a")
     children: list[asyncio.Task[str]] = []
     await asyncio.create_task(instance(children))
-
-    async def successor() -> None:
-        assert await bench.ends.receiver.recv() == "b"
-        zombie_may_go.set()
-        with pytest.raises(EdgeMisuse):
-            await children[0]
-        assert bench.ends.receiver.channel.leased == 1
-
-    await asyncio.create_task(successor())
+    successor = asyncio.create_task(bench.ends.receiver.recv())
+    await settle()
+    may_read.set()
+    with pytest.raises(EdgeMisuse):
+        await children[0]
+    bench.feed.offer("b")
+    assert await successor == "b"
+    assert bench.ends.receiver.leased == 1
 
 
 async def test_one_task_for_each_edge_is_as_it_should_be() -> None:
@@ -422,8 +419,8 @@ async def test_one_task_for_each_edge_is_as_it_should_be() -> None:
             arrived[number] += drain.try_recv_many()
             drain.acknowledge()
         await settle()
-    for feed in bench.feeds:
-        feed.close()
+    for edge in bench.inputs:
+        edge.close()
     await asyncio.gather(*carrying)
     assert arrived == [["a0", "b0", "c0", "d0"], ["a1", "b1", "c1", "d1"]]
     assert bench.account.violation is None
@@ -465,10 +462,10 @@ async def test_shed_drops_what_does_not_fit_and_counts_it() -> None:
     bench = Bench(capacity=2, policy=FlowPolicy.shed(), bookkeeping=Bookkeeping.SOURCE)
     await bench.ends.emit("abcde")
     assert bench.drain.try_recv_many() == ["a", "b"]
-    assert bench.drain.channel.statistics().shed == 3
+    assert bench.output.channel.statistics().shed == 3
     assert (bench.account.ingested, bench.account.shed) == (5, 3)
-    assert bench.ends.sender.held == 0
-    assert bench.buried == []
+    assert bench.ends.sender.pending == 0
+    assert bench.dead_lettered == []
 
 
 async def test_a_shedding_writer_that_never_waits_still_lets_its_reader_run() -> None:
@@ -497,15 +494,15 @@ async def test_timed_waits_up_to_its_deadline_and_then_dead_letters() -> None:
     assert not sending.done()
     await bench.clock.advance_when_idle(0.001)
     await sending
-    assert bench.buried == [("edge 'op -> out-0' was full for 1 s", ["b"])]
-    assert bench.drain.channel.statistics().dead_lettered == 1
+    assert bench.dead_lettered == [("edge 'op -> out-0' was full for 1 s", ["b"])]
+    assert bench.output.channel.statistics().dead_lettered == 1
     assert bench.account.shed == 0
 
 
 async def test_a_wait_that_ends_in_time_leaves_no_timer_behind() -> None:
     """Items that got room in time leave nothing on the clock that could still fire."""
     bench = Bench(capacity=1, policy=FlowPolicy.timed(timedelta(hours=1)))
-    bench.ends.sender.channel.push("x")
+    bench.output.channel.push("x")
     for number in range(10):
         sending = asyncio.create_task(bench.ends.sender.send(number))
         await settle(5)
@@ -523,7 +520,7 @@ async def test_timed_may_shed_instead() -> None:
     sending = asyncio.create_task(bench.ends.sender.send("b"))
     await bench.clock.advance_when_idle(1)
     await sending
-    assert (bench.account.shed, bench.drain.channel.shed, bench.buried) == (1, 1, [])
+    assert (bench.account.shed, bench.output.channel.shed, bench.dead_lettered) == (1, 1, [])
 
 
 async def test_timed_delivers_what_gets_room_in_time() -> None:
@@ -537,7 +534,7 @@ async def test_timed_delivers_what_gets_room_in_time() -> None:
     await sending
     await bench.clock.advance_when_idle(10)
     assert bench.drain.try_recv_many() == ["b"]
-    assert bench.buried == []
+    assert bench.dead_lettered == []
 
 
 async def test_the_deadline_starts_anew_whenever_the_edge_moves() -> None:
@@ -550,10 +547,10 @@ async def test_the_deadline_starts_anew_whenever_the_edge_moves() -> None:
         arrived += bench.drain.try_recv_many()
         bench.drain.acknowledge()
         await settle()
-    assert (arrived, bench.buried) == (["a", "b", "c"], [])
+    assert (arrived, bench.dead_lettered) == (["a", "b", "c"], [])
     await bench.clock.advance_when_idle(1)
     await sending
-    assert [items for _, items in bench.buried] == [["e"]]
+    assert [items for _, items in bench.dead_lettered] == [["e"]]
 
 
 async def test_cancelled_in_a_timed_send_the_item_was_not_accepted() -> None:
@@ -563,10 +560,10 @@ async def test_cancelled_in_a_timed_send_the_item_was_not_accepted() -> None:
     sending = asyncio.create_task(bench.ends.sender.send("b"))
     await bench.clock.advance_when_idle(9)
     await cancel(sending)
-    assert (bench.ends.sender.held, bench.account.emitted) == (0, 1)
+    assert (bench.ends.sender.pending, bench.account.emitted) == (0, 1)
     again = asyncio.create_task(bench.ends.sender.send("b"))
     await bench.clock.advance_when_idle(9)  # it waits from its own beginning on, not from that of the one before
-    assert bench.buried == []
+    assert bench.dead_lettered == []
     assert bench.drain.try_recv_many() == ["a"]
     bench.drain.acknowledge()
     await again
@@ -579,7 +576,7 @@ async def test_cancelled_in_a_timed_emit_the_items_stay_in_the_runtimes_hands() 
     emitting = asyncio.create_task(bench.ends.emit("ab"))
     await settle()
     await cancel(emitting)
-    assert bench.ends.sender.held == 1
+    assert bench.ends.sender.pending == 1
     bench.drain.try_recv_many()
     bench.drain.acknowledge()
     await bench.ends.flush()
@@ -596,7 +593,7 @@ async def test_emit_has_ingested_before_it_waits() -> None:
     await settle()
     await cancel(emitting)
     assert bench.account.ingested == 3
-    assert bench.ends.sender.held == 2
+    assert bench.ends.sender.pending == 2
 
 
 async def test_commit_moves_outputs_and_acknowledges_inputs_in_one_step(bench: Bench) -> None:
@@ -605,7 +602,7 @@ async def test_commit_moves_outputs_and_acknowledges_inputs_in_one_step(bench: B
     batch = bench.ends.receiver.try_recv_many()
     bench.ends.commit([*batch[:3]], acknowledge=3)
     assert (bench.account.consumed, bench.account.emitted, bench.account.violation) == (3, 3, None)
-    assert bench.ends.receiver.channel.leased == 1
+    assert bench.ends.receiver.leased == 1
 
 
 async def test_cancelled_in_flush_nothing_is_lost_and_nothing_repeated() -> None:
@@ -680,15 +677,15 @@ async def test_merge_serves_every_input_in_turn() -> None:
 async def test_arrival_returns_for_any_input_and_when_all_have_ended() -> None:
     """One ended input is not enough to return; an item on the other is, and so is the end of both."""
     bench = Bench(inputs=2)
-    waiting = asyncio.create_task(bench.ends.arrival())
-    bench.feeds[0].close()
+    waiting = asyncio.create_task(bench.ends.wait_for_items())
+    bench.inputs[0].close()
     await settle()
     assert not waiting.done()
     bench.feeds[1].offer(["x"])
     await waiting
     bench.ends.receivers[1].try_recv_many()
-    bench.feeds[1].close()
-    await bench.ends.arrival()
+    bench.inputs[1].close()
+    await bench.ends.wait_for_items()
 
 
 @settings(max_examples=examples(40))
@@ -712,11 +709,11 @@ def test_merge_loses_nothing_and_keeps_each_inputs_order(
                 for _ in range(rng.randrange(3)):
                     await asyncio.sleep(0)
                 await bench.feeds[way].send((way, number))
-            bench.feeds[way].close()
+            bench.inputs[way].close()
 
         async def relay() -> None:
             await merge(max_batch=max_batch)(bench.ends)
-            bench.ends.sender.close()
+            bench.output.close()
 
         writers = [asyncio.create_task(write(way, length)) for way, length in enumerate(lengths)]
         relaying = asyncio.create_task(relay())
@@ -752,7 +749,7 @@ def test_cancelling_sender_and_receiver_anywhere_loses_and_repeats_nothing(
             while next_up < 30:
                 await bench.ends.sender.send(next_up)
                 next_up += 1  # no await in between: accepted means counted
-            bench.ends.sender.close()
+            bench.output.close()
 
         async def read() -> None:
             while batch := await bench.drain.recv_many(3):
@@ -824,10 +821,10 @@ async def test_kept_resources_are_made_once_and_closed_in_reverse(bench: Bench) 
     assert bench.ends.keep("a", lambda: "second", closed.append) == "first"
     bench.ends.keep("b", lambda: "b", refuse)
     bench.ends.keep("c", lambda: "c", closed.append)
-    problems = bench.ends.close_kept()
+    problems = bench.services.kept.close_all()
     assert closed == ["c", "b", "first"]
     assert [str(problem) for problem in problems] == ["busy"]
-    assert bench.ends.close_kept() == []
+    assert bench.services.kept.close_all() == []
 
 
 async def test_a_resource_that_could_not_be_made_is_made_the_next_time(bench: Bench) -> None:
@@ -872,11 +869,11 @@ async def test_a_durable_write_is_acknowledged_although_cancelled(bench: Bench) 
         writing.cancel()
         await settle()
     assert not writing.done()
-    assert bench.ends.receiver.channel.leased == 2
+    assert bench.ends.receiver.leased == 2
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await writing
-    assert bench.ends.receiver.channel.leased == 0
+    assert bench.ends.receiver.leased == 0
 
 
 async def test_a_failed_write_acknowledges_nothing(bench: Bench) -> None:
@@ -885,7 +882,7 @@ async def test_a_failed_write_acknowledges_nothing(bench: Bench) -> None:
     bench.ends.receiver.try_recv_many()
     with pytest.raises(OSError, match="disk full"):
         await bench.ends.acknowledge_after(2, _fail, OSError("disk full"))
-    assert bench.ends.receiver.channel.leased == 2
+    assert bench.ends.receiver.leased == 2
 
 
 async def test_unless_shutdown_returns_what_the_work_returns(bench: Bench) -> None:

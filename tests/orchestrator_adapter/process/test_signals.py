@@ -67,7 +67,7 @@ async def test_a_second_signal_aborts_at_once() -> None:
     )
     await eventually(lambda: built and built[0].ledger().ingested == 1, "it runs")
     os.kill(os.getpid(), signal.SIGTERM)
-    await eventually(lambda: built[0]._shutdown.phase == 1, "the drain")
+    await eventually(lambda: built[0]._loop.shutdown.phase == 1, "the drain")
     os.kill(os.getpid(), signal.SIGTERM)
     outcome = await asyncio.wait_for(running, 20)
     assert isinstance(outcome.event, events.ShutDown)

@@ -127,20 +127,23 @@ async def test_a_shutdown_that_ends_in_aborts_is_told_step_by_step(caplog: pytes
     assert [decided.decision for decided in told] == [line["event"] for line in lines(caplog)]
 
 
-async def test_a_stall_of_the_loop_is_told_while_it_lasts() -> None:
-    """From another thread, with whoever holds the loop."""
+async def test_a_stall_of_the_loop_is_reported_while_it_lasts() -> None:
+    """The watchdog's thread reports it, with the operator that blocks the loop. A busy machine may stall elsewhere too."""
     told: list[Decided] = []
 
+    def stalls_of_the_operator() -> list[Decided]:
+        return [decided for decided in told if decided.decision == "loop_stall" and decided.operator == "op-1"]
+
     def stands_still(item: int) -> int:
-        while not told or told[-1].decision != "loop_stall":
+        while not stalls_of_the_operator():
             pass
         return item
 
     policy = SupervisionPolicy(loop_stall=timedelta(milliseconds=10))
     graph = chain(source_of([1]), map_items(stands_still), CollectSink())
     await run_graph(graph, policy=policy, hooks=SupervisionHooks(on_decision=told.append))
-    (stall,) = [decided for decided in told if decided.decision == "loop_stall"]
-    assert (stall.operator, stall.fields["instance"]) == ("op-1", 1)
+    (stall,) = stalls_of_the_operator()
+    assert stall.fields["instance"] == 1
     assert "stands_still" in str(stall.fields["stack"])
 
 

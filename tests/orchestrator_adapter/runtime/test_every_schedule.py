@@ -242,7 +242,7 @@ def test_what_an_edge_drops_it_counts(policy: FlowPolicy) -> None:
         assert event.figures.ledger_holds
         assert ledger.written == len(sink.items)
         assert ledger.ingested == 4 == len(sink.items) + ledger.shed + len(letters.letters)
-        if policy.deadline == timedelta(seconds=1):
+        if policy == FlowPolicy.timed(timedelta(seconds=1)):
             assert sink.items == [0, 1, 2, 3]
         else:
             assert sink.items[0] == 0
@@ -420,7 +420,7 @@ def test_a_reader_that_forgets_to_look_again_is_found() -> None:
                 receiver.acknowledge()
                 continue
             await asyncio.sleep(0)  # here the item may come, and its wake-up with it
-            await ends._arrivals.wait()
+            await ends._inputs.wakeup.wait()
 
     async def scenario() -> None:
         await chain(source_of(range(2), batch=1), looks_once, capacity=1).build(clock=LoopClock()).run()

@@ -105,7 +105,7 @@ async def test_an_abort_in_the_middle_of_a_commit_acknowledges_what_became_durab
         await eventually(disk.syncing.is_set, "the first commit")
         built.request_shutdown("test")
         built.request_shutdown("again")
-        await eventually(lambda: built._shutdown.phase == 2, "the abort")
+        await eventually(lambda: built._loop.shutdown.phase == 2, "the abort")
         disk.release.set()
 
     event = await run_graph(audited(tmp_path, source_of(observations(64))), dead_letters=letters, during=during)

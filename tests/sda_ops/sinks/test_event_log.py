@@ -217,7 +217,7 @@ async def test_an_abort_in_the_middle_of_a_write_acknowledges_what_became_durabl
         await eventually(disk.syncing.is_set, "the first sync")
         built.request_shutdown("test")
         built.request_shutdown("again")
-        await eventually(lambda: built._shutdown.phase == 2, "the abort")
+        await eventually(lambda: built._loop.shutdown.phase == 2, "the abort")
         disk.release.set()
 
     event = await run_graph(logging_to(tmp_path, observations(64)), dead_letters=letters, during=during)

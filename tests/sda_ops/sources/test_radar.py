@@ -28,7 +28,7 @@ def send(port: int, *datagrams: bytes, to: str = "127.0.0.1") -> None:
 
 
 def socket_of(built: BuiltGraph) -> socket.socket:
-    sock: socket.socket = built._slots["source"].ends._kept["socket"][0]
+    sock: socket.socket = built._runs["source"].services.kept["socket"]
     return sock
 
 
@@ -283,7 +283,7 @@ async def test_kernel_drops_are_published_during_backpressure_and_after_an_abort
         port = await port_of(built)
         for _ in range(2):
             send(port, *map(datagram, range(1_000)))
-            await eventually(lambda: built._slots["source"].ends.waits_for_room, "the source waits for room")
+            await eventually(lambda: built._runs["source"].waits_for_space, "the source waits for room")
             clock.advance(1)
             drops.append(kernel_drops(socket_of(built)))
             assert counter(built, "kernel_drops") == drops[-1] > drops[-2]

@@ -169,7 +169,7 @@ async def test_a_failure_during_backpressure_loses_and_repeats_nothing(tmp_path:
     )
 
     async def during(built: BuiltGraph) -> None:
-        await eventually(lambda: built._slots["source"].ends.waits_for_room, "the source waits for room")
+        await eventually(lambda: built._runs["source"].waits_for_space, "the source waits for room")
         source.strike()
         await settle()
         sink.gate.set()

@@ -81,7 +81,7 @@ def needs_ipv6() -> None:
 
 
 def listener_of(built: BuiltGraph) -> IslListener:
-    listener: IslListener = built._slots["source"].ends._kept["listener"][0]
+    listener: IslListener = built._runs["source"].services.kept["listener"]
     return listener
 
 
