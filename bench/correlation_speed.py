@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
+import psutil
 from sgp4.api import SatrecArray
 
 from bench.cost import counting_sink, in_turn, ratio
@@ -275,9 +275,9 @@ async def _against_direct(element_sets: Sequence[ElementSet], times: int, rounds
 
 
 def _cpu_s(pid: int) -> float:
-    """Of all threads of a process, to a hundredth of a second (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Of all threads of a process, to a hundredth of a second."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 async def _on_the_wall(rounds: int, candidates: Mapping[str, Callable[[], Awaitable[None]]]) -> dict[str, list[float]]:

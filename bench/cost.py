@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import random
 import tempfile
 import time
@@ -26,6 +25,7 @@ from unittest.mock import patch
 
 import msgspec
 import numpy as np
+import psutil
 
 from orchestrator_adapter import (
     BuiltGraph,
@@ -445,8 +445,7 @@ def _cost_s(built: BuiltGraph) -> float:
 
 
 def _resident_mib() -> float:
-    with Path("/proc/self/statm").open() as figures:
-        return int(figures.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**20
 
 
 if __name__ == "__main__":

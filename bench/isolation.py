@@ -42,6 +42,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 
 from flows.settings.fusion import FusionSettings
 from flows.topologies.from_settings import supervision_policy
@@ -64,7 +65,6 @@ START_NS = REAL_EPOCH_NS + 12 * 3_600 * NS_PER_S  # half a day after the catalog
 SETTLE_S = 1.0  # of each phase, not counted
 TAIL_S = 0.5  # after each, for rows that are still on their way
 BEAT_S = 0.005
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 OUTSTANDING = 8  # requests of the load that have not been answered; more are not made
 
 
@@ -196,7 +196,7 @@ class Stage:
         killing = asyncio.create_task(self._kill_one(kill_after_s)) if kill_after_s is not None else None
         await asyncio.sleep(SETTLE_S)
         from_ns, answered, skipped, busy_s = time.time_ns(), load.answered, load.skipped, _busy_s()
-        own_s, workers = time.process_time(), self._workers_ticks()
+        own_s, workers = time.process_time(), self._workers_cpu_s()
         with _collecting() as collections_s:
             async with _beating() as lags_s:
                 await working
@@ -210,7 +210,7 @@ class Stage:
             load.skipped - skipped,
             lags_s,
             max(collections_s, default=0.0),
-            (time.process_time() - own_s, sum((self._workers_ticks() - workers).values()) / TICKS_PER_S),
+            (time.process_time() - own_s, sum((self._workers_cpu_s() - workers).values())),
             (_busy_s() - busy_s) / elapsed_s,
         )
         if killing is not None:
@@ -235,8 +235,8 @@ class Stage:
         pid = min(self.orbits.pool.statistics().pids.values())
         os.kill(pid, signal.SIGKILL)
 
-    def _workers_ticks(self) -> Counter[int]:
-        return Counter({pid: _cpu_ticks(pid) for pid in self.orbits.pool.statistics().pids.values()})
+    def _workers_cpu_s(self) -> Counter[int]:
+        return Counter({pid: _cpu_s(pid) for pid in self.orbits.pool.statistics().pids.values()})
 
 
 def main() -> None:
@@ -473,21 +473,19 @@ def _collecting() -> Iterator[list[float]]:
         gc.callbacks.remove(look)
 
 
-def _cpu_ticks(pid: int) -> int:
-    """What a process has had of the CPUs; 0 once it is gone."""
+def _cpu_s(pid: int) -> float:
+    """CPU seconds of a process; 0 once it has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _busy_s() -> float:
     """CPU seconds that this machine has worked since it started."""
-    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
-        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    )
-    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 if __name__ == "__main__":

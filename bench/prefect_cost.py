@@ -34,6 +34,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import numpy as np
+import psutil
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext
@@ -681,8 +682,7 @@ def spread_ms(values: Sequence[float]) -> str:
 
 
 def resident_mib() -> float:
-    with Path("/proc/self/statm").open() as figures:
-        return int(figures.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**20
 
 
 def peak_mib() -> float:

@@ -5,13 +5,12 @@ Knows the server (``prefect_server``) and the command line, nothing of the pipel
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -34,6 +33,7 @@ from prefect.events.schemas.events import ReceivedEvent
 
 from orchestrator_adapter.prefect_flow.client.vocabulary import OPERATOR, PIPELINE
 from tests.helpers.prefect_server import PrefectServer
+from tests.helpers.running import eventually
 from tests.helpers.support import ROOT, flows_process
 
 T = TypeVar("T")
@@ -50,32 +50,24 @@ _NEVER_S = 90.0
 _WRITTEN_S = 90.0  # ten times what was measured
 
 
-async def eventually(
+async def _eventually(
     look: Callable[[], Awaitable[T]], holds: Callable[[T], object], what: str, *, limit_s: float = _NEVER_S
 ) -> T:
-    """Look again and again until what is seen ``holds``, and return it; after ``limit_s`` it is taken for never.
+    """``eventually`` of a server that may be away: a look without an answer does not hold."""
 
-    A server that is away is looked at again, too.
-    """
-    deadline = time.monotonic() + limit_s
-    seen: T | None = None
-    while (began := time.monotonic()) < deadline:
+    async def answered() -> T | None:
         try:
-            seen = await look()
-            if holds(seen):
-                return seen
+            return await look()
         except httpx.TransportError:
-            pass
+            return None
         except httpx.HTTPStatusError as error:
             if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
                 raise
-        await _pause(since=began)
-    raise AssertionError(f"waited {limit_s:g} s in vain: {what}; last seen: {seen}")
+            return None
 
-
-async def _pause(*, since: float) -> None:
-    """Before the next look: three times as long as the last one took, since server and client need the processor, too."""
-    await asyncio.sleep(max(0.1, 3 * (time.monotonic() - since)))
+    seen = await eventually(answered, what, holds=lambda seen: seen is not None and holds(seen), limit_s=limit_s)
+    assert seen is not None
+    return seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +158,7 @@ async def until(
     client: PrefectClient, flow_run_id: UUID, holds: Callable[[Seen], object], what: str, *, limit_s: float = _NEVER_S
 ) -> Seen:
     """Look until it ``holds``."""
-    return await eventually(lambda: look(client, flow_run_id), holds, what, limit_s=limit_s)
+    return await _eventually(lambda: look(client, flow_run_id), holds, what, limit_s=limit_s)
 
 
 async def until_over(
@@ -179,7 +171,7 @@ async def until_over(
     the caller to judge.
     """
     # One small request a look, until the run has ended; then all of it.
-    await eventually(
+    await _eventually(
         lambda: client.read_flow_run(flow_run_id),
         lambda run: run.state is not None and run.state.is_final(),
         "the run has ended",
@@ -195,12 +187,16 @@ async def until_over(
         started = sum(count for (decision, _, _), count in decisions.items() if decision == "spawn")
         return bool(decisions - seen.decisions) or not seen.over or len(seen.task_runs) < started
 
-    deadline = time.monotonic() + _WRITTEN_S
-    began = time.monotonic()
-    while decisions is not None and lacks_something(decisions()) and time.monotonic() < deadline:
-        await _pause(since=began)
-        began = time.monotonic()
+    if decisions is None:
+        return seen
+
+    async def look_again() -> Seen:
+        nonlocal seen
         seen = await look(client, flow_run_id)
+        return seen
+
+    with suppress(AssertionError):
+        await _eventually(look_again, lambda _: not lacks_something(decisions()), "all of it", limit_s=_WRITTEN_S)
     return seen
 
 
@@ -227,7 +223,7 @@ async def newest_run_id(client: PrefectClient, flow_name: str, *, other_than: se
         found = await client.read_flow_runs(limit=_PAGE)
         return [run.id for run in found if names.get(run.flow_id) == flow_name and run.id not in (other_than or set())]
 
-    (newest,) = await eventually(ids, bool, f"a run of {flow_name}")
+    (newest,) = await _eventually(ids, bool, f"a run of {flow_name}")
     return newest
 
 

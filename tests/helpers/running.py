@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, overload
 
 from orchestrator_adapter import (
     BuiltGraph,
@@ -20,16 +21,38 @@ from orchestrator_adapter.supervision.restart import SOURCE_DEFAULT
 from sda_ops.records.observation import Observation
 from sda_ops.wire import radar
 
+T = TypeVar("T")
+
 NOON_NS = 1_767_268_800_000_000_000  # 2026-01-01T12:00:00Z
 
 
-async def eventually(condition: Callable[[], object], what: str, *, limit_s: float = 60.0) -> None:
-    """Let the loop run until ``condition`` holds; after ``limit_s`` of real time it is taken for never."""
+@overload
+async def eventually(
+    look: Callable[[], Awaitable[T]], what: str, *, holds: Callable[[T], object] = ..., limit_s: float = ...
+) -> T: ...
+@overload
+async def eventually(
+    look: Callable[[], T], what: str, *, holds: Callable[[T], object] = ..., limit_s: float = ...
+) -> T: ...
+async def eventually(
+    look: Callable[[], Any], what: str, *, holds: Callable[[Any], object] = bool, limit_s: float = 120.0
+) -> Any:
+    """Repeat ``look``, a function or a coroutine function, until what it returns ``holds``, and return that.
+
+    After ``limit_s`` of real time it fails, with what it saw last. Between two looks the loop runs for three times as long
+    as a look took: looks at a server must not take the processor away from it.
+    """
     deadline = time.monotonic() + limit_s
-    while not condition():
+    while True:
+        began = time.monotonic()
+        seen = look()
+        if inspect.isawaitable(seen):
+            seen = await seen
+        if holds(seen):
+            return seen
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {limit_s:g} s in vain: {what}")
-        await asyncio.sleep(0.001)  # the kernel's and other threads' turn, not a guess at how long they take
+            raise AssertionError(f"waited {limit_s:g} s in vain: {what}; last seen: {seen}")
+        await asyncio.sleep(max(0.001, 3 * (time.monotonic() - began)))
 
 
 def counter(built: BuiltGraph, name: str, operator: str = "source") -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -45,20 +44,13 @@ from orchestrator_adapter.prefect_flow.automations import (
 )
 from orchestrator_adapter.prefect_flow.client.vocabulary import operator_event, operator_resource, related_pipeline
 from tests.helpers.prefect_server import PrefectServer
+from tests.helpers.running import eventually
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 
 _WATCH = timedelta(seconds=10)  # the shortest that Prefect admits
 _TEN_MINUTES = timedelta(minutes=10)  # longer than any test takes, on any machine
 _APART_S = 0.5  # between events: on SQLite the server drops those that come while its database is locked
-
-
-async def eventually(condition: Callable[[], Awaitable[object]], what: str, *, limit_s: float = 120.0) -> None:
-    """Ask the server again and again; after ``limit_s`` it is taken for never."""
-    deadline = time.monotonic() + limit_s
-    while not await condition():
-        assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain: {what}"
-        await asyncio.sleep(0.1)
 
 
 class Receiver:

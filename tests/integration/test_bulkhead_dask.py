@@ -18,6 +18,7 @@ from prefect.context import FlowRunContext
 
 from orchestrator_adapter.bulkhead import BulkheadStatistics, Network
 from orchestrator_adapter.prefect_flow.workers import dask_launcher
+from tests.helpers.running import eventually
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import at, bulkhead
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
@@ -25,12 +26,13 @@ pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
 async def until(flow_run_id: UUID, *wanted: tuple[str, str]) -> None:
     """Task runs of these names are in these states."""
-    async with get_client() as client, asyncio.timeout(60):
-        seen: set[tuple[str, str]] = set()
-        while not seen >= set(wanted):
-            await asyncio.sleep(0.1)
+    async with get_client() as client:
+
+        async def look() -> set[tuple[str, str]]:
             runs = await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
-            seen = {(run.name, run.state.type.value) for run in runs if run.state is not None}
+            return {(run.name, run.state.type.value) for run in runs if run.state is not None}
+
+        await eventually(look, f"task runs {wanted}", holds={*wanted}.issubset)
 
 
 async def test_workers_on_a_dask_cluster_survive_a_kill_and_a_hang_and_are_task_runs(

@@ -8,7 +8,6 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from flows.settings.ingest import IngestSettings
@@ -19,6 +18,7 @@ from orchestrator_adapter.storage.jsonl import read_lines
 from orchestrator_adapter.supervision import events
 from sda_ops.sinks.event_log import STEM
 from sda_ops.wire import isl, optical, radar
+from tests.helpers.running import eventually
 from tests.helpers.support import Addresses
 from tests.integration.reference import decoded, log_lines, without_ingest_time
 
@@ -106,12 +106,7 @@ async def serve_page(page: bytes, port: int, served: asyncio.Event) -> asyncio.S
 async def feed(built: BuiltGraph, addresses: Addresses, datagrams: list[bytes], stream: bytes, expected: int) -> None:
     """Send everything at a pace the socket buffers hold, wait until it is in, then ask for the shutdown."""
 
-    async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():  # noqa: ASYNC110 - what the graph shows has nothing to await
-                await asyncio.sleep(0.01)
-
-    await until(lambda: sum("port" in operator.counters for operator in built.status().operators) == 2)
+    await eventually(lambda: sum("port" in operator.counters for operator in built.status().operators) == 2, "ports")
     _, writer = await asyncio.open_connection("127.0.0.1", addresses.isl)
     writer.write(stream)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -120,7 +115,7 @@ async def feed(built: BuiltGraph, addresses: Addresses, datagrams: list[bytes], 
                 sock.sendto(datagram, ("127.0.0.1", addresses.radars[0]))
             await asyncio.sleep(0.001)
     await writer.drain()
-    await until(lambda: built.ledger().ingested >= expected)
+    await eventually(lambda: built.ledger().ingested >= expected, "all of it is in")
     built.request_shutdown("everything is in")
     writer.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterFlowRunId
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 from pydantic import BaseModel
@@ -31,6 +31,7 @@ from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, FailAt
 from sda_ops.sinks.event_log import read_event_log
 from sda_ops.wire import radar
+from tests.helpers.running import eventually
 from tests.helpers.support import Addresses
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
@@ -41,19 +42,23 @@ async def newest_run(flow_name: str, *, came_about: bool = True) -> tuple[FlowRu
 
     There are task runs if it ``came_about``.
     """
-    async with get_client() as client, asyncio.timeout(60):
-        while True:
-            runs: Sequence[FlowRun] = await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC)
-            flows = {run.id: (await client.read_flow(run.flow_id)).name for run in runs}
-            run = next(run for run in runs if flows[run.id] == flow_name)
-            tasks: list[TaskRun] = await client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-                task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id])),
+    async with get_client() as client:
+
+        async def look() -> tuple[FlowRun, list[TaskRun]]:
+            runs: Sequence[FlowRun] = await client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+                limit=1,
             )
-            told = [run.state, *(task.state for task in tasks)]
-            if bool(tasks) is came_about and all(state is not None and state.is_final() for state in told):
-                return run, tasks
-            await asyncio.sleep(0.1)
+            of_run = FlowRunFilter(id=FlowRunFilterId(any_=[runs[0].id]))
+            return runs[0], await client.read_task_runs(flow_run_filter=of_run)
+
+        def is_final(seen: tuple[FlowRun, list[TaskRun]]) -> bool:
+            run, tasks = seen
+            found = [run.state, *(task.state for task in tasks)]
+            return bool(tasks) is came_about and all(state is not None and state.is_final() for state in found)
+
+        return await eventually(look, f"a run of {flow_name} that has ended", holds=is_final)
 
 
 def states(tasks: Sequence[TaskRun]) -> dict[str, str]:
@@ -157,16 +162,14 @@ async def test_sda_ingest_runs_as_a_prefect_flow_and_keeps_what_it_is_sent(tmp_p
     feeding: list[asyncio.Task[None]] = []
 
     async def feed(built: BuiltGraph) -> None:
-        while "port" not in built.status().operators[0].counters:  # noqa: ASYNC110 - the status has nothing to await
-            await asyncio.sleep(0.01)
+        await eventually(lambda: "port" in built.status().operators[0].counters, "the radar's port")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             for number in range(100):
                 frame = radar.encode(
                     array_id=1, target_track_id=number, timestamp_ns=time.time_ns(), range_m=1e6, sigma_range_m=30.0
                 )
                 sock.sendto(frame, ("127.0.0.1", addresses.radars[0]))
-        while built.ledger().written < 100:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.01)
+        await eventually(lambda: built.ledger().written == 100, "a hundred observations in the log")
         built.request_shutdown("everything is in")
 
     outcome = await run_flow(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from orchestrator_adapter.bulkhead import (
@@ -41,8 +42,8 @@ from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import NeverReady, at
 def gone(pid: int) -> bool:
     """Whether there is no such process (a zombie is none)."""
     try:
-        return " Z " in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):  # the latter: it was reaped between opening and reading
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return True
 
 

@@ -8,10 +8,10 @@ import socket
 import time
 from contextlib import ExitStack, suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -187,10 +187,12 @@ async def test_a_connection_whose_client_does_not_read_the_answer_is_closed(monk
 
 
 def server_connections(url: str) -> list[str]:
-    """Established connections to the control plane, as Linux lists them."""
-    port = f":{int(url.rsplit(':', 1)[1]):04X}"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
-    return [line[2] for line in lines if line[1].endswith(port) and line[3] == "01"]
+    """Established connections to the control plane, as the kernel lists them."""
+    port = int(url.rsplit(":", 1)[1])
+    connections = [
+        connection for connection in psutil.Process().net_connections("tcp4") if connection.laddr.port == port
+    ]
+    return [str(each.raddr) for each in connections if each.status == psutil.CONN_ESTABLISHED]
 
 
 async def test_requests_of_clients_that_disconnect_leave_no_task() -> None:

@@ -84,9 +84,7 @@ async def test_while_an_operator_blocks_the_loop_health_names_it_and_metrics_ans
 
 async def settles(url: str, page: str, holds: Callable[[httpx.Response], object]) -> None:
     """Return once ``holds`` is true of an answer of ``page``. The loop may answer a little after it is free again."""
-    async with asyncio.timeout(20):
-        while not holds(await fetch(url + page)):
-            pass
+    await eventually(lambda: fetch(url + page), f"{page} settles", holds=holds)
 
 
 async def test_without_a_watchdog_the_lag_is_the_time_without_an_answer() -> None:

@@ -46,13 +46,16 @@ INVITATION = Invitation("{toy}", 1, 1, TOY, b"t" * 16, b"k" * 32, 100, path="/no
 
 async def task_runs(flow_run_id: UUID, *states: tuple[str, str]) -> dict[str, TaskRun]:
     """A flow run's, by name, as soon as those named are in these states."""
-    async with get_client() as client, asyncio.timeout(60):
-        while True:
-            runs = await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
-            seen = {(run.name, run.state.type.value) for run in runs if run.state is not None}
-            if seen >= set(states):
-                return {run.name: run for run in runs}
-            await asyncio.sleep(0.1)
+    async with get_client() as client:
+
+        async def look() -> list[TaskRun]:
+            return await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
+
+        def holds(runs: list[TaskRun]) -> bool:
+            return {*states} <= {(run.name, run.state.type.value) for run in runs if run.state is not None}
+
+        runs = await eventually(look, f"task runs in states {states}", holds=holds)
+        return {run.name: run for run in runs}
 
 
 async def in_a_flow_run(body: Callable[[], Awaitable[Any]]) -> Any:

@@ -296,7 +296,7 @@ async def test_a_catalogue_is_refreshed_periodically_until_the_shutdown(tmp_path
         await clock.advance_when_idle(3599)
         assert numbers(catalog.current) == [number - 1]
         await clock.advance_when_idle(1)
-        await eventually(lambda wanted=number: numbers(catalog.current) == [wanted], "the refresh")  # type: ignore[misc]
+        await eventually(lambda: numbers(catalog.current), "the refresh", holds=[number].__eq__)
         await settle()
     path.write_text("bad")
     await clock.advance_when_idle(3600)
