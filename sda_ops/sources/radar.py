@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, Timer, Wakeup, WiredEnds, check_fields
+from sda_ops.sources.addresses import bracketed, local_address
 from sda_ops.wire import radar
 
 _DRAIN_BATCH = 512  # datagrams; PERFORMANCE: 270-285k datagrams/s with "drain up to 512 per wake"
@@ -138,13 +139,11 @@ async def _readable(sock: socket.socket, wakeup: Wakeup) -> None:
 
 def _bind(feed: RadarFeed) -> socket.socket:
     try:
-        addresses = socket.getaddrinfo(feed.host or None, feed.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-        # A name with both kinds of address: IPv4, because every array can reach it.
-        family, _, _, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+        family, address = local_address(feed.host, feed.port, socket.SOCK_DGRAM)
         return _bound(family, address, feed.receive_buffer_bytes)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
-        host = f"[{feed.host}]" if ":" in feed.host else feed.host
-        raise OperatorError(f"radar feed: cannot receive on udp://{host}:{feed.port}: {error}") from error
+    except (OSError, UnicodeError) as error:
+        where = f"udp://{bracketed(feed.host)}:{feed.port}"
+        raise OperatorError(f"radar feed: cannot receive on {where}: {error}") from error
 
 
 def _bound(family: socket.AddressFamily, address: Any, receive_buffer_bytes: int) -> socket.socket:

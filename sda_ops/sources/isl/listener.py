@@ -12,6 +12,7 @@ import socket
 from collections.abc import Sequence
 
 from orchestrator_adapter import BoundedLog, Clock, OperatorError, Timer, Wakeup
+from sda_ops.sources.addresses import bracketed, local_address
 from sda_ops.sources.isl.connection import BeaconConnection, ConnectionFault
 from sda_ops.sources.isl.feed import IslFeed
 from sda_ops.wire.isl import Assembled
@@ -111,7 +112,7 @@ class IslListener:
                 reason = f"isl feed: cannot accept a connection for {_ACCEPT_PAUSE_S:g} s: {error}"
                 self.record(ConnectionFault.ACCEPT, reason)
                 return
-            self._admit(sock, _origin(address), f"{_bracketed(address)}:{port}")
+            self._admit(sock, _origin(address), f"{bracketed(address)}:{port}")
 
     def _admit(self, sock: socket.socket, origin: str, peer: str) -> None:
         if reason := self._rejection_reason(origin):
@@ -206,10 +207,6 @@ def _origin(address: str) -> str:
     return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
 def _cancel(timer: Timer | None) -> None:
     if timer is not None:
         timer.cancel()
@@ -217,17 +214,15 @@ def _cancel(timer: Timer | None) -> None:
 
 def _listen(feed: IslFeed) -> socket.socket:
     try:
-        addresses = socket.getaddrinfo(feed.host or None, feed.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # A name with both kinds of address: IPv4, because every beacon can reach it.
-        family, _, _, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
+        family, address = local_address(feed.host, feed.port, socket.SOCK_STREAM)
         sock = socket.create_server(
             address,
             family=family,
             backlog=min(feed.max_connections, _MAX_BACKLOG),
             dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
         )
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
-        where = f"tcp://{_bracketed(feed.host)}:{feed.port}"
+    except (OSError, UnicodeError) as error:
+        where = f"tcp://{bracketed(feed.host)}:{feed.port}"
         raise OperatorError(f"isl feed: cannot listen on {where}: {error}") from error
     sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
     # On Linux every accepted connection inherits these options.
