@@ -1,6 +1,6 @@
 """``OperatorGraph``: declare the vertices and edges, validate them together, draw them.
 
-A declaration only. ``validate()`` makes a ``Plan`` of it (see ``plan``) without a running loop; ``build()`` hands the plan
+A declaration only. ``validate()`` makes a ``Plan`` from it (see ``plan``) without a running loop; ``build()`` passes the plan
 to ``runtime``, which wires and runs it.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from orchestrator_adapter.channels.channel import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
-from orchestrator_adapter.graph.plan import Edge, Plan, Role, Vertex, VertexId, make_plan
+from orchestrator_adapter.graph import drawing
+from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Role, Vertex, VertexId, make_plan
 from orchestrator_adapter.operators.ends import Factory
 from orchestrator_adapter.operators.routers import broadcast, merge
 from orchestrator_adapter.primitives.clock import Clock
@@ -30,8 +31,36 @@ if TYPE_CHECKING:
     from orchestrator_adapter.runtime.built_graph import BuiltGraph
 
 
+class VertexOptions(TypedDict, total=False):
+    """Options of every vertex; see ``Vertex`` for what they mean."""
+
+    expected_errors: tuple[type[BaseException], ...]
+    note: str
+
+
+class SourceOptions(VertexOptions, total=False):
+    """Options of a source."""
+
+    dead_letter_limits: DeadLetterLimits | None
+
+
+class RouterOptions(VertexOptions, total=False):
+    """Options of a fan-in or a fan-out."""
+
+    max_deliveries: int
+    progress_timeout: timedelta | None
+
+
+class OperatorOptions(RouterOptions, SourceOptions, total=False):
+    """Options of an operator or a sink."""
+
+
+class _AllOptions(OperatorOptions, total=False):
+    endless: bool
+
+
 class OperatorGraph:
-    """A streaming pipeline, declared. Nothing is checked before ``validate()`` or ``build()``, which report everything.
+    """A streaming pipeline, declared. ``validate()`` and ``build()`` check it and report every problem together.
 
     Example::
 
@@ -47,8 +76,8 @@ class OperatorGraph:
     def __init__(self, name: str = "graph") -> None:
         self.name = name
         self._vertices: list[Vertex] = []
-        self._edges: list[Edge] = []
-        self._alike = Counter[str]()
+        self._edges: list[DeclaredEdge] = []
+        self._edges_between = Counter[str]()
 
     @property
     def vertices(self) -> tuple[Vertex, ...]:
@@ -56,7 +85,7 @@ class OperatorGraph:
         return tuple(self._vertices)
 
     @property
-    def edges(self) -> tuple[Edge, ...]:
+    def edges(self) -> tuple[DeclaredEdge, ...]:
         """Every edge, in the order in which it was connected."""
         return tuple(self._edges)
 
@@ -66,27 +95,15 @@ class OperatorGraph:
         factory: Factory,
         *,
         restart_policy: RestartPolicy = SOURCE_DEFAULT,
-        expected_errors: tuple[type[BaseException], ...] = (),
-        dead_letter_limits: DeadLetterLimits | None = None,
         endless: bool = False,
-        note: str = "",
+        **options: Unpack[SourceOptions],
     ) -> VertexId:
         """A vertex without input and with one output. Malformed input never stops it unless limits are given.
 
-        ``endless`` says that it has no end of its own, as a feed's listener has none: if it ends although nobody asked the
-        graph to stop, the control plane's ``/health`` says so. The run goes on all the same.
+        ``endless`` says that the source never ends by itself, such as the listener of a feed. If it ends although no
+        shutdown was requested, the control plane's ``/health`` reports it. The run goes on.
         """
-        return self._add(
-            name,
-            Role.SOURCE,
-            factory,
-            restart_policy=restart_policy,
-            bookkeeping=Bookkeeping.SOURCE,
-            expected_errors=expected_errors,
-            dead_letter_limits=dead_letter_limits,
-            endless=endless,
-            note=note,
-        )
+        return self._add(name, Role.SOURCE, factory, restart_policy, Bookkeeping.SOURCE, endless=endless, **options)
 
     def add_operator(
         self,
@@ -96,29 +113,16 @@ class OperatorGraph:
         restart_policy: RestartPolicy | None = None,
         stateful: bool = False,
         expanding: bool = False,
-        expected_errors: tuple[type[BaseException], ...] = (),
-        max_deliveries: int = 2,
-        progress_timeout: timedelta | None = None,
-        dead_letter_limits: DeadLetterLimits | None = None,
-        note: str = "",
+        **options: Unpack[OperatorOptions],
     ) -> VertexId:
         """A vertex with one input and one output.
 
-        ``stateful`` chooses the stricter default policy. ``expanding`` says that it derives or absorbs items;
-        otherwise it must conserve them, to the item. For the others see ``Vertex``.
+        ``stateful`` chooses the stricter default policy. ``expanding`` says that it derives or absorbs items; otherwise
+        it must conserve them exactly.
         """
-        return self._add(
-            name,
-            Role.OPERATOR,
-            factory,
-            restart_policy=restart_policy or (STATEFUL_DEFAULT if stateful else STATELESS_DEFAULT),
-            bookkeeping=Bookkeeping.EXPANDING if expanding else Bookkeeping.CONSERVING,
-            expected_errors=expected_errors,
-            max_deliveries=max_deliveries,
-            progress_timeout=progress_timeout,
-            dead_letter_limits=dead_letter_limits,
-            note=note,
-        )
+        policy = restart_policy or (STATEFUL_DEFAULT if stateful else STATELESS_DEFAULT)
+        bookkeeping = Bookkeeping.EXPANDING if expanding else Bookkeeping.CONSERVING
+        return self._add(name, Role.OPERATOR, factory, policy, bookkeeping, **options)
 
     def add_sink(
         self,
@@ -126,25 +130,10 @@ class OperatorGraph:
         factory: Factory,
         *,
         restart_policy: RestartPolicy = SINK_DEFAULT,
-        expected_errors: tuple[type[BaseException], ...] = (),
-        max_deliveries: int = 2,
-        progress_timeout: timedelta | None = None,
-        dead_letter_limits: DeadLetterLimits | None = None,
-        note: str = "",
+        **options: Unpack[OperatorOptions],
     ) -> VertexId:
-        """A vertex with one input and no output: what it acknowledges is written."""
-        return self._add(
-            name,
-            Role.SINK,
-            factory,
-            restart_policy=restart_policy,
-            bookkeeping=Bookkeeping.SINK,
-            expected_errors=expected_errors,
-            max_deliveries=max_deliveries,
-            progress_timeout=progress_timeout,
-            dead_letter_limits=dead_letter_limits,
-            note=note,
-        )
+        """A vertex with one input and no output: the items that it acknowledges are written."""
+        return self._add(name, Role.SINK, factory, restart_policy, Bookkeeping.SINK, **options)
 
     def add_fan_in(
         self,
@@ -152,27 +141,15 @@ class OperatorGraph:
         factory: Factory | None = None,
         *,
         restart_policy: RestartPolicy = STATELESS_DEFAULT,
-        expected_errors: tuple[type[BaseException], ...] = (),
-        max_deliveries: int = 2,
-        progress_timeout: timedelta | None = None,
-        note: str = "",
+        **options: Unpack[RouterOptions],
     ) -> VertexId:
         """A router with two or more inputs and one output. By default it merges them, each served in turn.
 
-        One of your own tells its inputs apart by ``Receiver.edge``. If it holds items of several of them at once when it
-        fails, all of those are under suspicion, and an innocent one may be taken for a poison pill with the culprit.
+        Your own factory can tell the inputs apart by ``Receiver.edge``. If it fails while it has items of several inputs
+        on lease, all of these are suspects, and a sound one can be dead-lettered as a poison pill together with the
+        item at fault.
         """
-        return self._add(
-            name,
-            Role.FAN_IN,
-            factory or merge(),
-            restart_policy=restart_policy,
-            bookkeeping=Bookkeeping.CONSERVING,
-            expected_errors=expected_errors,
-            max_deliveries=max_deliveries,
-            progress_timeout=progress_timeout,
-            note=note,
-        )
+        return self._add(name, Role.FAN_IN, factory or merge(), restart_policy, Bookkeeping.CONSERVING, **options)
 
     def add_fan_out(
         self,
@@ -180,23 +157,10 @@ class OperatorGraph:
         factory: Factory | None = None,
         *,
         restart_policy: RestartPolicy = STATELESS_DEFAULT,
-        expected_errors: tuple[type[BaseException], ...] = (),
-        max_deliveries: int = 2,
-        progress_timeout: timedelta | None = None,
-        note: str = "",
+        **options: Unpack[RouterOptions],
     ) -> VertexId:
         """A router with one input and two or more outputs. By default it broadcasts; see also ``partition``."""
-        return self._add(
-            name,
-            Role.FAN_OUT,
-            factory or broadcast(),
-            restart_policy=restart_policy,
-            bookkeeping=Bookkeeping.EXPANDING,
-            expected_errors=expected_errors,
-            max_deliveries=max_deliveries,
-            progress_timeout=progress_timeout,
-            note=note,
-        )
+        return self._add(name, Role.FAN_OUT, factory or broadcast(), restart_policy, Bookkeeping.EXPANDING, **options)
 
     def connect(
         self,
@@ -209,18 +173,20 @@ class OperatorGraph:
     ) -> str:
         """An edge that holds at most ``capacity`` items; returns its id, ``upstream -> downstream``.
 
-        A second edge between the same two routers is ``upstream -> downstream (2)``. ``policy`` is backpressure unless
-        told otherwise; ``note`` says why this capacity.
+        A second edge between the same two routers is ``upstream -> downstream (2)``. ``policy`` is backpressure by
+        default; ``note`` says why this capacity.
         """
         edge_id = f"{upstream.name} -> {downstream.name}"
-        self._alike[edge_id] += 1
-        if self._alike[edge_id] > 1:
-            edge_id += f" ({self._alike[edge_id]})"
-        self._edges.append(Edge(edge_id, upstream, downstream, capacity, policy or FlowPolicy.backpressure(), note))
+        self._edges_between[edge_id] += 1
+        if self._edges_between[edge_id] > 1:
+            edge_id += f" ({self._edges_between[edge_id]})"
+        self._edges.append(
+            DeclaredEdge(edge_id, upstream, downstream, capacity, policy or FlowPolicy.backpressure(), note)
+        )
         return edge_id
 
     def validate(self) -> Plan:
-        """Passes 1 and 2: roles and order. Needs no running loop. Raises ``GraphError`` with every problem there is."""
+        """Passes 1 and 2: roles and order. Needs no running loop. Raises ``GraphError`` with every problem."""
         return make_plan(self.name, self._vertices, self._edges)
 
     def build(
@@ -232,81 +198,32 @@ class OperatorGraph:
     ) -> BuiltGraph:
         """All four passes: validate, order, allocate every channel, wire every operator in topological order.
 
-        Needs no running loop: the instances are started by ``run()``, because no task may run that nobody awaits.
+        Needs no running loop: ``run()`` starts the instances, because every running task must be awaited.
         ``clock``, ``rng`` and ``dead_letters`` default to the system's clock, a fresh generator and a bounded in-memory
         store.
         """
-        # The declaration's one look upwards, so that users write graph.build(); nothing here depends on it.
+        # The only import from a room above, so that users can write graph.build().
         from orchestrator_adapter.runtime.built_graph import BuiltGraph  # noqa: PLC0415 - would be circular at import
 
         return BuiltGraph(self.validate(), clock=clock, rng=rng, dead_letters=dead_letters)
 
     def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart, with capacities, flow policies and restart policies; invalid graphs too."""
-        shapes = {
-            Role.SOURCE: ("([", "])"),
-            Role.OPERATOR: ("[", "]"),
-            Role.SINK: ("[(", ")]"),
-            Role.FAN_IN: ("{{", "}}"),
-            Role.FAN_OUT: ("{{", "}}"),
-        }
-        lines = ["flowchart LR"]
-        for vertex in self._vertices:
-            left, right = shapes[vertex.role]
-            label = f"{_escape(vertex.name)}<br/><small>{vertex.role.value} · {vertex.restart_policy}</small>"
-            lines.append(f'    v{vertex.id.index}{left}"{label}"{right}')
-        for edge in self._edges:
-            label = f"{edge.capacity}" + ("" if edge.policy == FlowPolicy.backpressure() else f" · {edge.policy}")
-            lines.append(f'    v{edge.upstream.index} -->|"{_escape(label)}"| v{edge.downstream.index}')
-        return "\n".join(lines) + "\n"
+        """The graph as a Mermaid flowchart, with capacities, flow policies and restart policies. Works for invalid graphs."""
+        return drawing.to_mermaid(self._vertices, self._edges)
 
     def describe(self) -> str:
-        """The graph as text for a terminal: every vertex and edge with its policy or capacity, and why."""
-        rows = [
-            (vertex.name, vertex.role.value, f"restart {vertex.restart_policy}", vertex.note)
-            for vertex in self._vertices
-        ]
-        rows += [(edge.id, "edge", f"{edge.capacity} items, {edge.policy}", edge.note) for edge in self._edges]
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-        lines = [f"{self.name}: {len(self._vertices)} vertices, {len(self._edges)} edges"]
-        for *cells, note in rows:
-            text = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-            lines.append(f"  {text}  {note}".rstrip())
-        return "\n".join(lines)
+        """The graph as text for a terminal: every vertex and edge with its policy or capacity, and the reason."""
+        return drawing.describe(self.name, self._vertices, self._edges)
 
     def _add(
         self,
         name: str,
         role: Role,
         factory: Factory,
-        *,
         restart_policy: RestartPolicy,
         bookkeeping: Bookkeeping,
-        expected_errors: tuple[type[BaseException], ...],
-        note: str,
-        max_deliveries: int = 1,
-        progress_timeout: timedelta | None = None,
-        dead_letter_limits: DeadLetterLimits | None = None,
-        endless: bool = False,
+        **options: Unpack[_AllOptions],
     ) -> VertexId:
         vertex_id = VertexId(len(self._vertices), name)
-        self._vertices.append(
-            Vertex(
-                id=vertex_id,
-                role=role,
-                factory=factory,
-                restart_policy=restart_policy,
-                bookkeeping=bookkeeping,
-                expected_errors=expected_errors,
-                max_deliveries=max_deliveries,
-                progress_timeout=progress_timeout,
-                dead_letter_limits=dead_letter_limits,
-                endless=endless,
-                note=note,
-            )
-        )
+        self._vertices.append(Vertex(vertex_id, role, factory, restart_policy, bookkeeping, **options))
         return vertex_id
-
-
-def _escape(text: str) -> str:
-    return text.replace('"', "#quot;")

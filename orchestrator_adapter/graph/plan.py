@@ -1,6 +1,6 @@
 """From declared vertices and edges to a ``Plan``: passes 1 and 2 of ``build``, as pure functions.
 
-Roles first, then Kahn's order; every problem that there is, in one ``GraphError``.
+Checks the roles, then orders by Kahn's algorithm. Reports every problem in one ``GraphError``. Knows no channel or task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from orchestrator_adapter.supervision.restart import RestartPolicy
 
 
 class Role(Enum):
-    """What a vertex is, and with it how many inputs and outputs it must have."""
+    """The kind of a vertex. It determines how many inputs and outputs the vertex must have."""
 
     SOURCE = "source"
     OPERATOR = "operator"
@@ -55,14 +55,14 @@ class Vertex:
         id: Its id in this graph.
         role: What it is.
         factory: Makes its instances.
-        restart_policy: What is done when an instance fails operationally.
-        bookkeeping: How its books must close.
+        restart_policy: What happens when an instance fails operationally.
+        bookkeeping: How its account must balance.
         expected_errors: Exception types that count as operational besides ``OperatorError`` and ``OSError``.
         max_deliveries: An item delivered this often without acknowledgement is a poison pill.
-        progress_timeout: With input waiting, and room for its output, it must acknowledge something within this time; else
-            it is aborted and counts as failed with ``Stalled``. ``None`` for no limit.
-        dead_letter_limits: Beyond these the operator itself is taken to be at fault; ``None`` for no limit.
-        endless: It is a source that has no end of its own: should it end before the graph is told to, something is wrong.
+        progress_timeout: With input waiting and room for its output, it must acknowledge an item within this time.
+            Otherwise it is aborted and counts as failed with ``Stalled``. ``None`` for no limit.
+        dead_letter_limits: Beyond these limits the operator itself counts as faulty; ``None`` for no limit.
+        endless: It is a source that never ends by itself: if it ends before a shutdown, that is a fault.
         note: Why this policy, in one line.
     """
 
@@ -71,12 +71,12 @@ class Vertex:
     factory: Factory
     restart_policy: RestartPolicy
     bookkeeping: Bookkeeping
-    expected_errors: tuple[type[BaseException], ...]
-    max_deliveries: int
-    progress_timeout: timedelta | None
-    dead_letter_limits: DeadLetterLimits | None
-    endless: bool
-    note: str
+    expected_errors: tuple[type[BaseException], ...] = ()
+    max_deliveries: int = 2
+    progress_timeout: timedelta | None = None
+    dead_letter_limits: DeadLetterLimits | None = None
+    endless: bool = False
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -84,8 +84,8 @@ class Vertex:
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
-    """One declared edge: who writes it, who reads it, how much it holds and what happens when it is full."""
+class DeclaredEdge:
+    """One declared edge: its writer, its reader, its capacity and what happens when it is full."""
 
     id: str
     upstream: VertexId
@@ -112,7 +112,7 @@ class ProblemKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GraphProblem:
-    """One problem: its kind, the vertices or edge it is about, what is wrong, and the call that would mend it."""
+    """One problem: its kind, the vertices or the edge at fault, what is wrong, and the call that corrects it."""
 
     kind: ProblemKind
     where: tuple[str, ...]
@@ -146,11 +146,11 @@ class Plan:
     name: str
     order: tuple[Vertex, ...]
     levels: tuple[tuple[Vertex, ...], ...]
-    edges: tuple[Edge, ...]
+    edges: tuple[DeclaredEdge, ...]
 
 
-def make_plan(name: str, vertices: Sequence[Vertex], edges: Sequence[Edge]) -> Plan:
-    """Validate and order. Raises ``GraphError`` with every problem there is."""
+def make_plan(name: str, vertices: Sequence[Vertex], edges: Sequence[DeclaredEdge]) -> Plan:
+    """Validate and order. Raises ``GraphError`` with every problem."""
     problems = [*_declaration_problems(name, vertices, edges), *_arity_problems(vertices, edges)]
     links = _known_links(vertices, edges)
     levels, left_over = _kahn(len(vertices), links)
@@ -166,7 +166,7 @@ def _known(vertices: Sequence[Vertex], vertex_id: VertexId) -> bool:
     return vertex_id.index < len(vertices) and vertices[vertex_id.index].id is vertex_id  # `is`: not another graph's
 
 
-def _known_links(vertices: Sequence[Vertex], edges: Sequence[Edge]) -> list[tuple[int, int]]:
+def _known_links(vertices: Sequence[Vertex], edges: Sequence[DeclaredEdge]) -> list[tuple[int, int]]:
     return [
         (edge.upstream.index, edge.downstream.index)
         for edge in edges
@@ -174,7 +174,9 @@ def _known_links(vertices: Sequence[Vertex], edges: Sequence[Edge]) -> list[tupl
     ]
 
 
-def _declaration_problems(name: str, vertices: Sequence[Vertex], edges: Sequence[Edge]) -> Iterable[GraphProblem]:
+def _declaration_problems(
+    name: str, vertices: Sequence[Vertex], edges: Sequence[DeclaredEdge]
+) -> Iterable[GraphProblem]:
     if not vertices:
         yield GraphProblem(ProblemKind.EMPTY_GRAPH, (), f"graph {name!r} has no vertices", "call add_source(...) first")
     seen: set[str] = set()
@@ -220,7 +222,7 @@ def _declaration_problems(name: str, vertices: Sequence[Vertex], edges: Sequence
             )
 
 
-def _arity_problems(vertices: Sequence[Vertex], edges: Sequence[Edge]) -> Iterable[GraphProblem]:
+def _arity_problems(vertices: Sequence[Vertex], edges: Sequence[DeclaredEdge]) -> Iterable[GraphProblem]:
     inputs: list[list[str]] = [[] for _ in vertices]
     outputs: list[list[str]] = [[] for _ in vertices]
     for edge in edges:
@@ -277,7 +279,7 @@ def _arity_problem(vertex: Vertex, direction: str, allowed: range, present: Sequ
 
 
 def _kahn(count: int, links: Sequence[tuple[int, int]]) -> tuple[list[list[int]], list[int]]:
-    """Topological levels by Kahn's algorithm (CACM 5 (1962) 558), ties in insertion order; and what is left over."""
+    """Topological levels by Kahn's algorithm (CACM 5 (1962) 558), ties in insertion order; and the nodes that have no level."""
     downstream: list[list[int]] = [[] for _ in range(count)]
     waiting_for = [0] * count
     for up, down in links:
@@ -319,7 +321,7 @@ def _one_cycle_per_component(nodes: Sequence[int], links: Sequence[tuple[int, in
 
 
 def _reachable(start: int, neighbours: dict[int, list[int]]) -> set[int]:
-    """What can be reached from ``start`` by one link or more (so ``start`` itself only over a cycle)."""
+    """The nodes that can be reached from ``start`` by one link or more (``start`` itself only over a cycle)."""
     seen: set[int] = set()
     stack = list(neighbours[start])
     while stack:
