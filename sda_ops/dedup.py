@@ -1,8 +1,7 @@
-"""Deduplication: what comes again within the window is booked as a duplicate and goes no further.
+"""Deduplication: an item that repeats within the window is counted as a duplicate and not passed on.
 
-``SeenSet`` is the window: pure, its time passed in. ``deduplicate`` makes an operator of it. Nothing here knows why
-anything comes twice (redundant feeds, an archive polled with an overlap, a source that repeats after a failure), nor
-what is done with the items behind it.
+`SeenSet` is the window. It is pure: the time is passed in. `deduplicate` makes an operator of it. Nothing here knows why
+items repeat (redundant feeds, an archive polled with an overlap, a source that repeats after a failure).
 """
 
 from __future__ import annotations
@@ -16,38 +15,38 @@ from orchestrator_adapter import Factory, WiredEnds, check_fields
 from sda_ops.records.observation import Observation
 
 _SWEPT_AT_ONCE = 256
-"""Keys whose time is up, let go of at one meeting: a burst that grows old all at once holds nobody up (0.1 ms, not 0.2 s)."""
+"""How many expired keys one call removes at most, so that a burst that expires at once does not stall the loop (0.1 ms
+instead of 0.2 s)."""
 
 
 def observation_key(observation: Observation) -> int:
-    """What an observation is recognised by: its id, as the number that the ``UUID`` holds anyway.
+    """The deduplication key of an observation: its id as an integer, which the ``UUID`` stores anyway.
 
-    The ``UUID`` itself takes 65 bytes more to remember, is one more object for every full garbage collection to visit
-    (70 ms against 20 ms for 500,000 of them), and hashes and compares in Python. ``UUID.bytes`` must be made first, and
-    takes 16 bytes more.
+    The ``UUID`` itself takes 65 bytes more, is one more object for every full garbage collection (70 ms instead of 20 ms
+    for 500,000 of them), and hashes and compares in Python. ``UUID.bytes`` must be computed first and takes 16 bytes more.
     """
     return observation.observation_id.int
 
 
 class SeenSet:
-    """Which keys were met lately: within ``max_age``, and at most ``max_items`` of them, the last met ones.
+    """The keys seen within the last ``max_age``; at most ``max_items``, the most recently seen ones.
 
-    The window slides: meeting a key again renews it, so that what keeps coming stays known for as long as it comes. A
-    key that was last met exactly ``max_age`` ago is not known any more.
+    The window slides: seeing a key again renews it, so a key that keeps coming stays known. A key that was last seen
+    exactly ``max_age`` ago is no longer known.
 
-    An observation's id takes about 150 bytes (75 MB for 500,000; an ``OrderedDict`` takes 265 an id), where each is met at
-    a time of its own 180; keys that are met again and again add up to 40. A meeting takes 0.5 µs, or 1 µs where another key
-    has to go for it. That is amortised: the table grows in steps, of 30 ms at 500,000 ids.
+    An observation's id takes about 150 bytes (75 MB for 500,000; an ``OrderedDict`` takes 265 per id), or 180 if each id is
+    seen at a different time; repeated keys add up to 40. A call takes 0.5 µs, or 1 µs if it evicts another key. This is
+    amortised: the table grows in steps, which take 30 ms at 500,000 ids.
 
     Attributes:
-        evicted_early: How many keys were forgotten for want of room before their time. While it grows, the window is
-            shorter than ``max_age``, and a repeat may pass for new.
+        evicted_early: How many keys were evicted before ``max_age`` because of ``max_items``. While it grows, the window is
+            shorter than ``max_age``, and a repeat may pass as new.
     """
 
     __slots__ = ("_keys", "_known", "_max_age_s", "_max_items", "_swept_at", "_times", "evicted_early")
 
     def __init__(self, max_age: timedelta, max_items: int) -> None:
-        """Raises ``ValueError``, naming every bound that makes no sense."""
+        """Raises ``ValueError`` that lists every invalid bound."""
         check_fields(
             "SeenSet",
             ("max_age", max_age, max_age > timedelta(0), "> 0"),
@@ -57,64 +56,64 @@ class SeenSet:
         self._max_age_s = max_age.total_seconds()
         self._max_items = max_items
         self._swept_at = float("-inf")
-        # When each key was last met, in that order.
+        # The time when each key was last seen, in order of time.
         self._known: dict[Hashable, float] = {}
-        # Every meeting, in that order: whether the key has been met again since, ``_known`` tells. The dict alone would do,
-        # but to find its oldest entry a dict walks past everything that was deleted before it, each time.
+        # Every sighting in order of time; it is current if ``_known`` has the same time for its key. The dict alone would
+        # be enough, but finding its oldest entry means skipping all entries deleted before it, each time.
         self._keys: deque[Hashable] = deque()
         self._times: deque[float] = deque()
 
     def __len__(self) -> int:
-        """How many keys are held. Those whose time is up go when other keys are met, up to 256 at each meeting."""
+        """The number of stored keys. Expired keys are removed by later calls, up to 256 by each."""
         return len(self._known)
 
     def check_and_add(self, key: Hashable, now: float) -> bool:
-        """Whether ``key`` was met within the last ``max_age``; from now on it was.
+        """Whether ``key`` was seen within the last ``max_age``; records that it is seen now.
 
-        ``now`` is in monotonic seconds, never less than before. If the key cannot be hashed or compared, what that
-        raises is raised, and it was not met.
+        ``now`` is in monotonic seconds and must not decrease. If hashing or comparing the key raises, that error is raised
+        and nothing is recorded.
         """
         if now != self._swept_at:
             self._sweep(now)
         known = self._known
-        met_at = known.get(key)
-        if met_at == now:
+        seen_at = known.get(key)
+        if seen_at == now:
             return True
-        if met_at is not None:
-            del known[key]  # so that it comes last
+        if seen_at is not None:
+            del known[key]  # so that the new entry comes last
         elif len(known) >= self._max_items:
-            self._make_room(now)
+            self._evict(now)
         known[key] = now
         self._keys.append(key)
         self._times.append(now)
         if len(self._keys) > 2 * len(known):
-            self._forget_renewed_meetings()
-        return met_at is not None and now - met_at < self._max_age_s
+            self._drop_outdated_sightings()
+        return seen_at is not None and now - seen_at < self._max_age_s
 
     def _sweep(self, now: float) -> None:
-        """Let go of what is too old, or of some of it."""
+        """Remove expired keys, `_SWEPT_AT_ONCE` at most."""
         for _ in range(_SWEPT_AT_ONCE):
             if not self._times or now - self._times[0] < self._max_age_s:
                 self._swept_at = now
                 return
-            self._forget_first_meeting()
+            self._drop_first_sighting()
 
-    def _make_room(self, now: float) -> None:
-        met_at = now
+    def _evict(self, now: float) -> None:
+        seen_at = now
         while len(self._known) >= self._max_items:
-            met_at = self._forget_first_meeting()
-        if now - met_at < self._max_age_s:
+            seen_at = self._drop_first_sighting()
+        if now - seen_at < self._max_age_s:
             self.evicted_early += 1
 
-    def _forget_first_meeting(self) -> float:
-        """And with it its key, unless that was met again since. Returns when it was."""
-        key, met_at = self._keys.popleft(), self._times.popleft()
-        if self._known.get(key) == met_at:
+    def _drop_first_sighting(self) -> float:
+        """Drop the oldest sighting, and its key unless that was seen again since. Returns its time."""
+        key, seen_at = self._keys.popleft(), self._times.popleft()
+        if self._known.get(key) == seen_at:
             del self._known[key]
-        return met_at
+        return seen_at
 
-    def _forget_renewed_meetings(self) -> None:
-        """Most keys were met again and again: only the last meeting of each counts."""
+    def _drop_outdated_sightings(self) -> None:
+        """Keep only the last sighting of each key."""
         self._keys = deque(self._known)
         self._times = deque(self._known.values())
 
@@ -126,39 +125,38 @@ def deduplicate(
     key: Callable[[Any], Hashable] = observation_key,
     keep_across_restarts: bool = True,
 ) -> Factory:
-    """An operator that passes each item on once, in order; those it has passed on before are booked as duplicates.
+    """An operator that passes each item on once, in order, and counts repeats as duplicates.
 
-    Exact under failures and redelivery: an item is known from the moment at which it leaves (or is found to repeat one
-    that has left), and its lease ends in the same step. So an item that is redelivered is never taken for its own
-    repeat, one whose key cannot be told is not known, and one that has left never passes again while it is known.
+    It is exact under failures and redelivery: an item becomes known when it is sent (or found to be a repeat), and its lease
+    ends in the same step. So a redelivered item is never taken for a repeat of itself, an item whose key function fails is
+    not known, and a sent item is not sent again while it is known. Items that are shed or dead-lettered downstream stay
+    known.
 
-    "Left" means left here: what is shed or buried further down is known all the same.
+    Raises ``ValueError`` at once if a bound is invalid. Declare the operator as ``stateful``.
 
-    Raises ``ValueError`` at once if the bounds make no sense. Declare the operator as ``stateful``.
-
-    Its own figures: ``remembered``, as of the last batch, and ``evicted_early`` (see ``SeenSet``), over all instances.
+    Metrics: ``remembered``, as of the last batch, and ``evicted_early`` (see `SeenSet`), over all instances.
 
     Args:
-        max_age: How long an item is known after it was last met, on the graph's monotonic clock.
-        max_items: How many are known at most: the last met ones.
-        key: What an item is recognised by. If it raises, the operator fails with it, at that item.
-        keep_across_restarts: Whether a restarted instance knows what the one before it knew. If not, what has left before
-            the restart and comes again behind it passes a second time: at least once, downstream.
+        max_age: How long an item is known after it was last seen, on the graph's monotonic clock.
+        max_items: How many items are known at most: the most recently seen ones.
+        key: The deduplication key of an item. If it raises, the operator fails with that error, at that item.
+        keep_across_restarts: Whether a restarted instance keeps the window. If not, an item that was sent before the restart
+            and repeats after it is sent a second time (at least once).
     """
 
     def window() -> SeenSet:
         return SeenSet(max_age, max_items)
 
-    window()  # bad bounds are refused where they are written, not when the graph runs
+    window()  # raises for invalid bounds now, not when the graph runs
 
     async def run(ends: WiredEnds) -> None:
         seen = ends.keep("seen", window) if keep_across_restarts else window()
         ends.gauge("remembered", len(seen))
         ends.count("evicted_early", 0)
-        # ``sift``, but for what is done once a batch: the clock and the figures, item by item, would cost 0.5 µs each time.
+        # Not ``sift``: reading the clock and setting metrics for each item would cost 0.5 µs; here it is once a batch.
         async for batch in ends.receiver.batches():
             now = ends.clock.monotonic()
-            forgotten_before = seen.evicted_early
+            evicted_before = seen.evicted_early
             passed: list[Any] = []
             repeats = 0
             try:
@@ -167,11 +165,11 @@ def deduplicate(
                         repeats += 1
                     else:
                         passed.append(item)
-            finally:  # nothing was awaited since the batch came: what has been met leaves, whatever became of the rest
+            finally:  # items that are recorded as seen are sent, even if a later item of the batch has failed
                 ends.duplicate(repeats)
                 ends.commit(passed, acknowledge=len(passed) + repeats)
                 ends.gauge("remembered", len(seen))
-                ends.count("evicted_early", seen.evicted_early - forgotten_before)
+                ends.count("evicted_early", seen.evicted_early - evicted_before)
             await ends.flush()
 
     return run

@@ -1,6 +1,6 @@
-"""One convention for every sensor: angles that go round lie in [0, 2 pi), clocks that are known to be off are set right.
+"""Normalization: azimuths and right ascensions in [0, 2 pi), and timestamps corrected for known clock offsets.
 
-Pure, and the first stage after decoding. It knows nothing of what is plausible: that is `sda_ops.validate`.
+Pure, and the first stage after decoding. It does not check plausibility: that is `sda_ops.validate`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget
 
 
 class Normalizer:
-    """Brings observations to the common convention, one at a time: ``normalize = Normalizer(); normalize(o)``.
+    """Converts observations to the common convention, one at a time: ``normalize = Normalizer(); normalize(o)``.
 
-    Azimuth and right ascension are wrapped into [0, 2 pi). Elevation and declination do not go round and are left
-    alone, like everything that is not finite. An observation that needs no change is returned itself, not a copy.
-    The id is never touched: it names the frame, not what was made of it.
+    Azimuth and right ascension are wrapped into [0, 2 pi). Elevation, declination and non-finite numbers are unchanged. An
+    observation that needs no change is returned itself, not as a copy. The id never changes: it identifies the frame.
     """
 
     def __init__(self, *, clock_offset_ns: Mapping[str, int] | None = None) -> None:
-        """Takes, by source id, how far a sensor's clock is known to be ahead of UTC: taken off its timestamps."""
+        """``clock_offset_ns`` says, by source id, how far a sensor's clock is ahead of UTC; it is subtracted."""
         self._clock_offset_ns = {source: offset for source, offset in (clock_offset_ns or {}).items() if offset}
 
     def __call__(self, observation: Observation) -> Observation:
@@ -45,4 +44,4 @@ class Normalizer:
 
 def _wrapped(angle_rad: float) -> float:
     wrapped_rad = angle_rad % tau
-    return wrapped_rad if wrapped_rad < tau else 0.0  # -1e-20 % tau rounds to tau itself
+    return wrapped_rad if wrapped_rad < tau else 0.0  # -1e-20 % tau rounds to tau

@@ -1,7 +1,7 @@
-"""Can this observation be true? What cannot is rejected, with a reason; nothing is mended here.
+"""Validation: physically impossible observations are rejected with a reason. Nothing is corrected here.
 
-Pure: the time to judge by is passed in. The bounds are those of physics for objects around the Earth, wide enough
-that no real sensor's noise falls outside, and so they catch broken sensors and broken decoders, not poor measurements.
+Pure: the reference time is passed in. The bounds are physical ones for objects around the Earth, wider than the noise of
+any real sensor. So they find broken sensors and decoders, not poor measurements.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class RejectionReason(StrEnum):
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """The first thing that is wrong with an observation.
+    """The first invalid value of an observation.
 
     Attributes:
         reason: The stable code.
-        field: Which number, as a path from the observation, e.g. ``target.range_m``.
-        expected: What it has to be, with the unit.
-        actual: What it is.
+        field: The path of the value in the observation, e.g. ``target.range_m``.
+        expected: The valid values, with the unit.
+        actual: The value.
     """
 
     reason: RejectionReason
@@ -69,18 +69,18 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationLimits:
-    """How far reality may go.
+    """The bounds of plausible observations.
 
     Attributes:
         max_clock_skew: How far a sensor's timestamp may lie ahead of the reference time, and behind it unless `max_age`
             says otherwise.
-        max_age: How far it may lie behind, where that is more: for an archive, whose backlog after an outage is old and
-            good.
+        max_age: How far it may lie behind the reference time, if that is more: the backlog of an archive after an outage is
+            old but valid.
         max_distance_m: Greatest slant range, and greatest distance from the Earth's centre.
-        max_speed_m_s: Greatest speed, and greatest range rate: twice escape speed is no orbit at all.
-        surface_tolerance_m: How far below the surface (of the polar radius) noise may carry a position.
-        max_clock_skew_ns: `max_clock_skew`, as the check uses it.
-        max_age_ns: `max_age`, likewise.
+        max_speed_m_s: Greatest speed, and greatest range rate. The default is twice the escape speed.
+        surface_tolerance_m: How far below the surface (of the polar radius) noise may put a position.
+        max_clock_skew_ns: `max_clock_skew` in the unit of the check.
+        max_age_ns: `max_age` in the unit of the check.
     """
 
     max_clock_skew: timedelta = timedelta(minutes=5)
@@ -106,14 +106,14 @@ class ValidationLimits:
 
 
 def validate(observation: Observation, *, reference_time_ns: int, limits: ValidationLimits) -> Rejection | None:
-    """None if the observation can be true, else the first thing that is wrong with it.
+    """``None`` if the observation is plausible, otherwise its first invalid value.
 
-    The fixed order: the sensor's timestamp; then the target's numbers in the record's order, each for being finite and
-    then for its bound; what follows from several of them; last the sigmas that are given. Absent components pass.
+    The order is fixed: the sensor's timestamp; then the target's numbers in the record's order, each for being finite and
+    then for its bound; then checks of several numbers together; last the stated sigmas. Absent components pass.
 
     Args:
         observation: In the convention of `sda_ops.normalize`.
-        reference_time_ns: The source's clock, UTC nanoseconds: now, for a live source; a replay passes its own time.
+        reference_time_ns: UTC nanoseconds: the current time for a live source, the recorded time for a replay.
         limits: The bounds.
     """
     timestamp_ns = observation.sensor_timestamp
@@ -135,7 +135,7 @@ def validate(observation: Observation, *, reference_time_ns: int, limits: Valida
 def validator(
     *, max_clock_skew: timedelta, max_archive_age: timedelta, uses_own_time: Callable[[str], bool] = lambda _: False
 ) -> Callable[[Observation], Verdict]:
-    """The function that ``sift`` takes: ``None`` for an observation that can be true, else a ``Reject`` with the reason.
+    """The function for ``sift``: it returns ``None`` for a plausible observation, otherwise a ``Reject`` with the reason.
 
     Args:
         max_clock_skew: How far a sensor's timestamp may lie from the reference time.
@@ -156,8 +156,8 @@ def validator(
     return verdict
 
 
-# Every bound is a chained comparison that also fails for NaN and infinities: the common case costs one comparison a
-# number, and which of the two it was is only asked on the way out, in `_rejected`.
+# Every bound is a chained comparison that also fails for NaN and infinities. So a valid number costs one comparison, and
+# only `_rejected` distinguishes the two failures.
 
 
 def _radar(target: RadarTarget, limits: ValidationLimits) -> Rejection | None:
@@ -180,10 +180,10 @@ def _radar(target: RadarTarget, limits: ValidationLimits) -> Rejection | None:
 
 
 def _below_horizon(range_m: float, elevation_rad: float, limits: ValidationLimits) -> Rejection | None:
-    """A target below the horizon may be behind the Earth's curve, or inside the Earth.
+    """Reject a target that is inside the Earth; one below the horizon but above the surface is valid.
 
-    Law of cosines from a site on a spherical Earth. Where the site is, nobody says here: the equatorial radius, the
-    largest, gives the target every benefit of the doubt.
+    Law of cosines from a site on a spherical Earth. The site is unknown here, so the equatorial radius is used: the largest
+    radius rejects the fewest targets.
     """
     site_m = EARTH_EQUATORIAL_RADIUS_M
     radius_m = sqrt(max(0.0, site_m**2 + range_m**2 + 2 * site_m * range_m * sin(elevation_rad)))
@@ -221,7 +221,7 @@ def _below_surface(name: str, radius_m: float, limits: ValidationLimits) -> Reje
 
 
 def _sigmas(uncertainty: Uncertainty) -> Rejection | None:
-    # Written out: a loop over the names costs twice as much, and this runs for every observation.
+    # No loop over the names: it would take twice as long, and this runs for every observation.
     if (sigma := uncertainty.sigma_range_m) is not None and not 0.0 < sigma < inf:
         return _rejected(RejectionReason.SIGMA, "uncertainty.sigma_range_m", "> 0", sigma)
     if (sigma := uncertainty.sigma_range_rate_m_s) is not None and not 0.0 < sigma < inf:
@@ -236,7 +236,7 @@ def _sigmas(uncertainty: Uncertainty) -> Rejection | None:
 
 
 def _rejected(reason: RejectionReason, name: str, expected: str, actual: float) -> Rejection:
-    """The rejection of one number, as non-finite if that is what it is."""
+    """The rejection of one number: as non-finite, or for its bound."""
     if isfinite(actual):
         return Rejection(reason, name, expected, actual)
     return Rejection(RejectionReason.NON_FINITE, name, "a finite number", actual)
@@ -249,7 +249,7 @@ def _rejected_vector(
     norm: float,
     components: tuple[float, float, float],
 ) -> Rejection:
-    """The rejection of a vector for its norm, or for its first component that is not finite."""
+    """The rejection of a vector: for its first non-finite component, or for its norm."""
     for index, component in enumerate(components):
         if not isfinite(component):
             return Rejection(RejectionReason.NON_FINITE, f"{name}[{index}]", "a finite number", component)

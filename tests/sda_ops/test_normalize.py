@@ -1,3 +1,5 @@
+"""`Normalizer`: wrapped angles and clock offsets."""
+
 from __future__ import annotations
 
 import math
@@ -30,7 +32,7 @@ IN_CONVENTION: list[Target] = [
 
 @pytest.mark.parametrize("target", IN_CONVENTION, ids=repr)
 def test_an_observation_that_needs_no_change_is_returned_itself(target: Target) -> None:
-    """Angles in their interval, absent ones and numbers that are not finite cost no new object."""
+    """This holds for angles in their interval, absent angles and non-finite numbers."""
     given_observation = observation(target)
     assert Normalizer(clock_offset_ns={"radar-4": 5, "radar-3": 0})(given_observation) is given_observation
 
@@ -44,8 +46,8 @@ def test_an_observation_that_needs_no_change_is_returned_itself(target: Target) 
         (5 * math.pi, math.pi),
     ],
 )
-def test_angles_that_go_round_are_wrapped_into_one_circle(angle_rad: float, wrapped_rad: float) -> None:
-    """Azimuth and right ascension alike; the full circle itself is zero."""
+def test_azimuth_and_right_ascension_are_wrapped_into_one_circle(angle_rad: float, wrapped_rad: float) -> None:
+    """A full circle becomes zero."""
     normalize = Normalizer()
     radar = normalize(observation(RadarTarget(1e6, 2.0, angle_rad, 0.5)))
     optical = normalize(observation(OpticalTarget(angle_rad, 0.5)))
@@ -54,8 +56,8 @@ def test_angles_that_go_round_are_wrapped_into_one_circle(angle_rad: float, wrap
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_wrapped_angle_is_the_same_direction_and_needs_no_more_wrapping(angle_rad: float) -> None:
-    """For any finite angle: the result lies in [0, 2 pi), points the same way, and is a fixed point."""
+def test_a_wrapped_angle_is_the_same_direction_and_is_not_changed_again(angle_rad: float) -> None:
+    """For any finite angle the result is in [0, 2 pi), has the same direction, and is a fixed point."""
     normalize = Normalizer()
     once = normalize(observation(OpticalTarget(angle_rad, 0.0)))
     assert isinstance(once.target, OpticalTarget)
@@ -70,8 +72,8 @@ def test_a_wrapped_angle_is_the_same_direction_and_needs_no_more_wrapping(angle_
         ) == pytest.approx(0.0, abs=ten_nanoradians)
 
 
-def test_a_known_clock_offset_is_taken_off_the_sensors_time() -> None:
-    """A clock that is 300 ns ahead is set back, and nothing else of the observation changes."""
+def test_a_known_clock_offset_is_subtracted_from_the_sensor_timestamp() -> None:
+    """300 ns are subtracted for a clock that is 300 ns ahead; nothing else of the observation changes."""
     normalize = Normalizer(clock_offset_ns={"radar-3": 300, "radar-4": -5})
     ahead, behind, other = (normalize(observation(RadarTarget(1e6), source_id=f"radar-{n}")) for n in (3, 4, 5))
     assert (ahead.sensor_timestamp, behind.sensor_timestamp, other.sensor_timestamp) == (700, 1_005, 1_000)
@@ -79,8 +81,8 @@ def test_a_known_clock_offset_is_taken_off_the_sensors_time() -> None:
     assert ahead.observation_id == UUID(int=1)
 
 
-def test_wrapping_and_clock_offset_go_together() -> None:
-    """One observation may need both."""
+def test_one_observation_may_need_both_wrapping_and_a_clock_offset() -> None:
+    """Both are applied."""
     changed = Normalizer(clock_offset_ns={"radar-3": 1})(observation(RadarTarget(1e6, azimuth_rad=-math.pi)))
     assert changed.sensor_timestamp == 999
     assert changed.target == RadarTarget(1e6, azimuth_rad=math.pi)

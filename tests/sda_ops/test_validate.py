@@ -1,3 +1,5 @@
+"""`validate`: plausible observations pass, others are rejected with a reason."""
+
 from __future__ import annotations
 
 import math
@@ -53,8 +55,8 @@ PLAUSIBLE: list[Target] = [
 
 
 @pytest.mark.parametrize("target", PLAUSIBLE, ids=repr)
-def test_what_can_be_true_passes(target: Target) -> None:
-    """Everything from the pole's surface to the Moon, at up to escape speed, with or without angles."""
+def test_plausible_observations_pass(target: Target) -> None:
+    """From the surface at the pole to the Moon, up to escape speed, with or without angles."""
     assert rejection(target) is None
 
 
@@ -133,19 +135,19 @@ REJECTED: list[tuple[Target, RejectionReason, str]] = [
 
 
 @pytest.mark.parametrize(("target", "reason", "message"), REJECTED, ids=[message for _, _, message in REJECTED])
-def test_what_cannot_be_true_is_rejected_with_field_bound_and_value(
+def test_implausible_observations_are_rejected_with_field_bound_and_value(
     target: Target,
     reason: RejectionReason,
     message: str,
 ) -> None:
-    """The code is stable and the sentence says what was expected, what came, and where."""
+    """The code is stable, and the message has the field, the expected and the actual value."""
     found = rejection(target)
     assert found is not None
     assert (found.reason, found.message) == (reason, message)
 
 
 def test_a_radar_target_inside_the_earth_is_rejected() -> None:
-    """Thousand kilometres away and thirty degrees below the horizon is under the ground."""
+    """1,000 km away and 30 degrees below the horizon is below the surface."""
     found = rejection(RadarTarget(1e6, elevation_rad=-math.radians(30)))
     assert found is not None
     assert (found.reason, found.field) == (RejectionReason.BELOW_SURFACE, "target.elevation_rad")
@@ -154,7 +156,7 @@ def test_a_radar_target_inside_the_earth_is_rejected() -> None:
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_timestamp_may_differ_from_the_reference_by_the_skew_and_no_more(sign: int) -> None:
-    """Exactly five minutes pass, either way; one nanosecond more does not."""
+    """Exactly five minutes before or after pass; one nanosecond more does not."""
     five_minutes_ns = 5 * 60 * 10**9
     assert rejection(at=NOW + sign * five_minutes_ns) is None
     found = rejection(at=NOW + sign * (five_minutes_ns + 1))
@@ -165,8 +167,8 @@ def test_a_timestamp_may_differ_from_the_reference_by_the_skew_and_no_more(sign:
     )
 
 
-def test_a_replay_is_judged_by_its_own_time() -> None:
-    """Years-old data pass when the caller's reference is as old."""
+def test_a_replay_is_validated_with_its_own_time() -> None:
+    """Data that are years old pass if the reference time is as old."""
     old = NOW - 10 * 365 * 86_400 * 10**9
     assert validate(observation(at=old), reference_time_ns=old, limits=LIMITS) is None
 
@@ -181,15 +183,15 @@ def test_a_replay_is_judged_by_its_own_time() -> None:
         (math.inf, RejectionReason.NON_FINITE),
     ],
 )
-def test_a_sigma_that_is_given_is_a_positive_number(name: str, sigma: float, reason: RejectionReason) -> None:
-    """Each of them is looked at, and named."""
+def test_a_stated_sigma_must_be_a_positive_number(name: str, sigma: float, reason: RejectionReason) -> None:
+    """Each sigma is checked, and the rejection names it."""
     found = rejection(uncertainty=Uncertainty(**{name: sigma}))
     assert found is not None
     assert (found.reason, found.field) == (reason, f"uncertainty.{name}")
 
 
 def test_the_first_failing_check_is_reported_in_the_documented_order() -> None:
-    """Mending the reported number of an observation that is all wrong brings up the next one in order."""
+    """If the reported value of an observation with many errors is corrected, the next error in order is reported."""
     bad_sigma, nan, inf = Uncertainty(sigma_range_m=-1.0), math.nan, math.inf
     all_wrong_to_all_right = [
         (0, RadarTarget(-1.0, nan, inf, 9.0), bad_sigma, "sensor_timestamp"),
@@ -216,14 +218,14 @@ targets = st.one_of(
 
 
 @given(targets, st.builds(Uncertainty, maybe, maybe, maybe, maybe, maybe), st.integers(0, 2**64 - 1))
-def test_no_number_whatsoever_makes_it_raise_and_none_that_is_not_finite_passes(
+def test_it_never_raises_and_no_non_finite_number_passes(
     target: Target,
     uncertainty: Uncertainty,
     at: int,
 ) -> None:
-    """What passes is finite in every component; what does not has a sentence."""
-    judged = observation(target, uncertainty, at)
-    found = validate(judged, reference_time_ns=at, limits=LIMITS)
+    """An observation that passes has finite components only; a rejection has a message."""
+    candidate = observation(target, uncertainty, at)
+    found = validate(candidate, reference_time_ns=at, limits=LIMITS)
     if found is not None:
         assert found.field in found.message
         return
@@ -233,8 +235,8 @@ def test_no_number_whatsoever_makes_it_raise_and_none_that_is_not_finite_passes(
     assert all(math.isfinite(number) for number in flat if isinstance(number, float))
 
 
-def test_impossible_limits_are_refused_all_at_once() -> None:
-    """Every bad limit is named with its bound and its value in one error."""
+def test_all_invalid_limits_are_reported_at_once() -> None:
+    """The message has the bound and the value of each."""
     with pytest.raises(ValueError, match="ValidationLimits") as raised:
         ValidationLimits(
             max_clock_skew=timedelta(0),

@@ -1,3 +1,5 @@
+"""Light time, radar and telescope measurements, and their inverses, for 400 objects from 400 sites."""
+
 from __future__ import annotations
 
 import erfa
@@ -58,10 +60,10 @@ def length(vectors: Floats) -> Floats:
     return lengths
 
 
-def test_the_corrected_state_is_sgp4s_when_the_light_left() -> None:
-    """Positions are SGP4's at t - d to 3 mm within 5,000 km and to 2 cm anywhere, velocities to 2 mm/s, at any site.
+def test_the_corrected_state_matches_sgp4_at_the_time_when_the_light_left() -> None:
+    """Positions match SGP4 at t - d to 3 mm within 5,000 km and to 2 cm anywhere, velocities to 2 mm/s, at any site.
 
-    SGP4's velocity is not quite its position's derivative; ``test_astro_skyfield`` judges the formula without that.
+    SGP4's velocity is not exactly the derivative of its position; ``test_skyfield`` tests the formula without that error.
     """
     r_then_m, v_then_m_s, delay_s = light_time_corrected(R_M, V_M_S, SITE_TEME_M)
     satrecs = [elements.satrec for elements in CATALOG]
@@ -77,19 +79,19 @@ def test_the_corrected_state_is_sgp4s_when_the_light_left() -> None:
     assert off_m[close].max() < THREE_MILLIMETRES
     assert off_m.max() < TWO_CENTIMETRES
     assert off_m_s.max() < TWO_MILLIMETRES_PER_SECOND
-    assert length(r_then_m - R_M).max() > 100.0  # a geostationary object's way in its light time
+    assert length(r_then_m - R_M).max() > 100.0  # the motion of a geostationary object in its light time
 
 
-def test_light_goes_from_there_to_here_at_the_speed_of_light() -> None:
-    """The delay is the corrected distance over c to a micrometre of way."""
+def test_the_delay_is_the_corrected_distance_divided_by_the_speed_of_light() -> None:
+    """They agree to a micrometre of distance."""
     r_then_m, _, delay_s = light_time_corrected(R_M, V_M_S, SITE_TEME_M)
     np.testing.assert_allclose(
         length(r_then_m - SITE_TEME_M), delay_s * SPEED_OF_LIGHT_M_S, rtol=0, atol=ONE_MICROMETRE
     )
 
 
-def test_a_radars_range_is_half_of_what_its_pulse_travels() -> None:
-    """Sent from where the site was, bounced, caught where it is: half of that way is range_m, to 0.4 mm within 40,000 km."""
+def test_a_radars_range_is_half_the_round_trip_of_its_pulse() -> None:
+    """With the site's positions at transmission and reception, range_m is half the path to 0.4 mm within 40,000 km."""
     r_then_m, _, back_s = light_time_corrected(R_M, V_M_S, SITE_TEME_M)
     sent_before_s = 2.0 * back_s
     for _ in range(4):
@@ -100,11 +102,11 @@ def test_a_radars_range_is_half_of_what_its_pulse_travels() -> None:
     assert np.count_nonzero(within) > 350
     half_way_m = sent_before_s / 2.0 * SPEED_OF_LIGHT_M_S
     np.testing.assert_allclose(range_m[within], half_way_m[within], rtol=0, atol=FOUR_TENTHS_OF_A_MILLIMETRE)
-    assert np.abs(half_way_m - back_s * SPEED_OF_LIGHT_M_S)[within].max() > 10.0  # the way back alone is not it
+    assert np.abs(half_way_m - back_s * SPEED_OF_LIGHT_M_S)[within].max() > 10.0  # the way back alone differs
 
 
 def test_a_telescope_measures_the_corrected_direction() -> None:
-    """A telescope's direction is that of the corrected position from the site at t, and not of the position at t."""
+    """The direction is that of the corrected position from the site at t, not that of the position at t."""
     measured = telescope_measurement(SITE_FIXED_M, R_M, V_M_S, SIDEREAL_RAD, TO_J2000)
     r_then_m, _, _ = light_time_corrected(R_M, V_M_S, SITE_TEME_M)
     np.testing.assert_array_equal(measured, direction_j2000_many(SITE_FIXED_M, r_then_m, SIDEREAL_RAD, TO_J2000))
@@ -112,8 +114,8 @@ def test_a_telescope_measures_the_corrected_direction() -> None:
     assert erfa.seps(*measured, *naive).max() > np.deg2rad(2.0 / 3600)
 
 
-def test_many_rows_are_what_each_is_alone() -> None:
-    """400 objects from 400 sites at once are, row for row, one object from one site."""
+def test_many_rows_give_the_same_results_as_single_rows() -> None:
+    """400 objects from 400 sites in one call equal 400 calls with one object and one site."""
     many = look_many(SITE_FIXED_M, HORIZONS, R_M, V_M_S, SIDEREAL_RAD)
     directions = direction_j2000_many(SITE_FIXED_M, R_M, SIDEREAL_RAD, np.broadcast_to(TO_J2000, (400, 3, 3)))
     for row, site in enumerate(SITES):
@@ -123,8 +125,8 @@ def test_many_rows_are_what_each_is_alone() -> None:
         np.testing.assert_allclose([column[row] for column in directions], direction, rtol=1e-12)
 
 
-def test_positions_come_back_from_what_was_seen() -> None:
-    """Azimuth, elevation and range lead back to the position to 1 cm; of a radar's, to where the pulse bounced."""
+def test_positions_are_recovered_from_azimuth_elevation_and_range() -> None:
+    """They are recovered to 1 cm; a radar measurement gives the position at the bounce."""
     seen = look_many(SITE_FIXED_M, HORIZONS, R_M, V_M_S, SIDEREAL_RAD)
     back_m = teme_from_look(SITE_FIXED_M, HORIZONS, *seen[:3], SIDEREAL_RAD)
     np.testing.assert_allclose(back_m, R_M, rtol=0, atol=ONE_CENTIMETRE)
@@ -136,7 +138,7 @@ def test_positions_come_back_from_what_was_seen() -> None:
 
 
 def test_lines_of_sight_point_at_the_object() -> None:
-    """From azimuth and elevation, or from J2000 angles, the unit vector in TEME points from site to object."""
+    """The unit vector in TEME points from site to object, from azimuth and elevation and from J2000 angles."""
     expected = (R_M - SITE_TEME_M) / length(R_M - SITE_TEME_M)[:, np.newaxis]
     seen: Look = look_many(SITE_FIXED_M, HORIZONS, R_M, V_M_S, SIDEREAL_RAD)
     from_look = line_of_sight_teme(HORIZONS, seen.azimuth_rad, seen.elevation_rad, SIDEREAL_RAD)
@@ -147,20 +149,20 @@ def test_lines_of_sight_point_at_the_object() -> None:
         np.testing.assert_allclose(from_j2000, expected, rtol=0, atol=ONE_NANORADIAN)
 
 
-def test_a_published_hour_angle_has_the_published_azimuth_and_elevation() -> None:
-    """Hour angle 1.1, declination 1.2 at latitude 0.3: ERFA's own test of ``hd2ae`` (t_erfa_c), to a nanoradian."""
+def test_azimuth_and_elevation_match_erfas_test_case_for_hour_angle_and_declination() -> None:
+    """Hour angle 1.1, declination 1.2 at latitude 0.3: ERFA's test of ``hd2ae`` (t_erfa_c), to 10 nanoradians."""
     site = Site("test case", 0.3, 0.0, 0.0)
     sidereal_rad = np.array(2.0)
     far_m = 1e15 * erfa.s2c(2.0 - 1.1, 1.2)
     seen = look(site, far_m, np.zeros(3), sidereal_rad)
-    # Elevation is geocentric there: the site's own place must not matter, hence the distance.
+    # ERFA has no site position, so the object is put so far away that the position does not matter.
     assert float(seen.azimuth_rad) == pytest.approx(5.916889243730066194, abs=10 * ONE_NANORADIAN)
     assert float(seen.elevation_rad) == pytest.approx(0.4472186304990486228, abs=10 * ONE_NANORADIAN)
 
 
 @given(st.floats(0.0, 1.0), st.sampled_from([1.0, -1.0]))
-def test_angles_are_within_a_turn(tiny: float, sign: float) -> None:
-    """Right ascensions and azimuths are in [0, 2 pi), just short of it included: a tiny negative angle is 0."""
+def test_angles_are_in_the_half_open_interval_from_0_to_2_pi(tiny: float, sign: float) -> None:
+    """Right ascensions and azimuths are in [0, 2 pi), also for tiny negative angles."""
     y_m = sign * tiny * 1e-12
     origin = np.zeros(3)
     ra_rad, _ = direction_j2000_many(origin, np.array([1e7, y_m, 0.0]), np.array(0.0), np.eye(3))

@@ -1,3 +1,5 @@
+"""`sgp4_states` compared with single calls of sgp4."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,8 +13,8 @@ NOW_NS = 1_790_000_000_000_000_000
 DECAY_NS = 400 * 86_400 * 10**9
 
 
-def test_a_batch_is_what_sgp4_gives_one_at_a_time() -> None:
-    """Batched states equal single calls of sgp4, in metres, to the last bit."""
+def test_a_batch_equals_single_calls_of_sgp4() -> None:
+    """The states, in metres, agree to rounding."""
     satrecs = [elements.satrec for elements in synthetic_catalog(objects=60, epoch_ns=NOW_NS)]
     times_ns = NOW_NS + np.array([0, 1_234_567_890, 3_600 * 10**9])
     states = sgp4_states(SatrecArray(satrecs), times_ns)
@@ -24,8 +26,8 @@ def test_a_batch_is_what_sgp4_gives_one_at_a_time() -> None:
             np.testing.assert_allclose(states.v_teme_m_s[row, column], np.array(v_km_s) * 1e3, rtol=1e-14)
 
 
-def test_an_object_that_sgp4_gives_up_has_no_state() -> None:
-    """Where SGP4 reports an error the state is NaN and the code is kept; the other objects are not affected."""
+def test_an_object_with_an_sgp4_error_has_no_state() -> None:
+    """Its state is NaN and its error code is passed on; other objects are not affected."""
     satrecs = [elements.satrec for elements in synthetic_catalog(objects=300, epoch_ns=NOW_NS)]
     states = sgp4_states(SatrecArray(satrecs), np.array([NOW_NS, NOW_NS + 50 * DECAY_NS]))
     failed = states.error[:, 1] != 0

@@ -1,3 +1,5 @@
+"""`Propagator`: both engines compared with sgp4, and the states that it marks as unusable."""
+
 from __future__ import annotations
 
 import sys
@@ -67,13 +69,13 @@ def days_later(*days: float) -> Nanoseconds:
     return times_ns
 
 
-def sgp4_says(satrecs: list[Satrec], time_ns: Nanoseconds) -> States:
+def states_by_sgp4(satrecs: list[Satrec], time_ns: Nanoseconds) -> States:
     error, r_km, v_km_s = SatrecArray(satrecs).sgp4(*julian_date(time_ns))
     return States(r_km * 1e3, v_km_s * 1e3, error)
 
 
 def assert_same(ours: States, sgp4s: States) -> None:
-    """But for states that are marked implausible, which the other does not mark."""
+    """Compare all states except those marked as implausible, which sgp4 does not mark."""
     sgp4s.error[ours.error == PropagationError.IMPLAUSIBLE] = PropagationError.IMPLAUSIBLE
     np.testing.assert_array_equal(ours.error, sgp4s.error)
     assert np.isfinite(ours.r_teme_m[ours.usable]).all()
@@ -88,8 +90,8 @@ def assert_same(ours: States, sgp4s: States) -> None:
 
 
 @both_engines
-def test_the_real_catalogue_is_propagated_as_by_sgp4(engine: Engine) -> None:
-    """14,683 real objects, 30 days either way: error codes are sgp4's, positions to 1e-6 km, deep space included."""
+def test_the_real_catalogue_is_propagated_like_sgp4(engine: Engine) -> None:
+    """14,683 real objects, 30 days before and after, deep space included: equal error codes, positions to 1e-6 km."""
     path = SDA_DATA_DIR / "catalog/celestrak_active_2026-03.csv"
     if not path.exists():
         pytest.skip(f"real data absent: no {path} (set SDA_DATA_DIR)")
@@ -98,7 +100,7 @@ def test_the_real_catalogue_is_propagated_as_by_sgp4(engine: Engine) -> None:
     times_ns = MARCH_10TH_2026_NS + np.array([-30, -7, 0, 1, 29]) * NS_PER_DAY
     states = propagator.propagate(times_ns)
     assert propagator.engine == engine
-    assert_same(states, sgp4_says(satrecs, times_ns))
+    assert_same(states, states_by_sgp4(satrecs, times_ns))
     assert 0 < np.count_nonzero(states.error == PropagationError.DECAYED) < 2000
     assert 0 < np.count_nonzero(states.error == PropagationError.IMPLAUSIBLE) < 10
 
@@ -107,7 +109,7 @@ def test_the_real_catalogue_is_propagated_as_by_sgp4(engine: Engine) -> None:
 @given(st.data())
 @settings(max_examples=examples(40))
 def test_heyoka_agrees_with_sgp4_on_any_orbit(data: st.DataObject) -> None:
-    """Of any eight orbits, decaying and deep-space ones among them, states and error codes are sgp4's."""
+    """For any eight orbits, decaying and deep-space ones included, states and error codes are the same."""
     heights = st.floats(100.0, 50_000.0)
     angle = st.floats(0.0, 6.28, allow_subnormal=False)
     satrecs = []
@@ -126,29 +128,31 @@ def test_heyoka_agrees_with_sgp4_on_any_orbit(data: st.DataObject) -> None:
     times_ns = days_later(-30.0, -1.0, 0.0, 0.3, 30.0)
     assert_same(
         Propagator(satrecs, engine="heyoka", max_age=None).propagate(times_ns),
-        sgp4_says(satrecs, times_ns),
+        states_by_sgp4(satrecs, times_ns),
     )
 
 
 @with_heyoka
-def test_heyoka_counts_no_leap_seconds() -> None:
-    """Across the leap second at the end of 2016 heyoka's positions are still sgp4's."""
+def test_heyoka_ignores_leap_seconds_like_sgp4() -> None:
+    """Across the leap second at the end of 2016 the positions are the same."""
     december_2016_days = (1_482_796_800 * 10**9) / NS_PER_DAY + 2440587.5 - 2433281.5
     satrecs = [elements(epoch_days=december_2016_days)]
     times_ns = np.array([1_483_660_800 * 10**9])
-    assert_same(Propagator(satrecs, engine="heyoka").propagate(times_ns), sgp4_says(satrecs, times_ns))
+    assert_same(Propagator(satrecs, engine="heyoka").propagate(times_ns), states_by_sgp4(satrecs, times_ns))
 
 
 @with_heyoka
-def test_heyoka_is_not_given_another_gravity() -> None:
-    """Elements made with WGS-84, which heyoka would take for WGS-72, come out as sgp4's."""
+def test_heyoka_is_not_used_for_element_sets_with_another_gravity_model() -> None:
+    """Element sets with WGS-84, which heyoka would treat as WGS-72, have the same states as by sgp4."""
     satrecs = [elements(gravity=WGS84), elements()]
-    assert_same(Propagator(satrecs, engine="heyoka").propagate(days_later(3.0)), sgp4_says(satrecs, days_later(3.0)))
+    assert_same(
+        Propagator(satrecs, engine="heyoka").propagate(days_later(3.0)), states_by_sgp4(satrecs, days_later(3.0))
+    )
 
 
 @both_engines
-def test_a_selection_is_those_rows_of_the_whole(engine: Engine) -> None:
-    """Selected objects, in any order and twice over, have the states that they have among all."""
+def test_a_selection_has_the_same_states_as_the_whole_catalogue(engine: Engine) -> None:
+    """Rows may be in any order and may repeat."""
     satrecs = [e.satrec for e in synthetic_catalog(objects=50, epoch_ns=NOW_NS)]
     propagator = Propagator(satrecs, engine=engine)
     whole = propagator.propagate(days_later(0.5, 1.0))
@@ -161,7 +165,7 @@ def test_a_selection_is_those_rows_of_the_whole(engine: Engine) -> None:
 
 @both_engines
 def test_element_sets_far_from_their_epoch_are_stale(engine: Engine) -> None:
-    """Just beyond 30 days before or after its epoch an object has no state, just within it has; each by its own epoch."""
+    """Beyond 30 days before or after its own epoch an object has no state; just within it has one."""
     satrecs = [elements(), elements(epoch_days=NOW_DAYS + 1.0), geostationary()]
     propagator = Propagator(satrecs, engine=engine)
     states = propagator.propagate(days_later(-30.001, -29.999, 29.999, 30.001))
@@ -177,16 +181,16 @@ def test_element_sets_far_from_their_epoch_are_stale(engine: Engine) -> None:
     assert only.error.tolist() == [[stale], [fine]]
 
 
-def test_the_age_that_is_too_old_can_be_set() -> None:
-    """With a bound of an hour two hours are stale; with none a year is not."""
+def test_max_age_is_a_setting() -> None:
+    """With a bound of one hour, 1.9 hours are stale; without a bound a year is not."""
     strict, lax = (Propagator([elements()], max_age=age) for age in (timedelta(hours=1), None))
     assert strict.propagate(days_later(1.9 / 24, 0.9 / 24)).error.tolist() == [[PropagationError.STALE, 0]]
     assert lax.propagate(days_later(365.0)).error.tolist() == [[0]]
 
 
 @both_engines
-def test_an_object_that_has_decayed_says_so_and_the_others_fly_on(engine: Engine) -> None:
-    """An object at 150 km has decayed after a month, one at 600 km has not; codes and NaN stand in its row only."""
+def test_a_decayed_object_has_an_error_and_the_others_have_states(engine: Engine) -> None:
+    """An object at 150 km has decayed after 50 days, one at 600 km has not; only the first row has NaN and a code."""
     states = Propagator(
         [elements(), elements(perigee_km=140.0, apogee_km=160.0, bstar=1e-3), geostationary()],
         engine=engine,
@@ -199,10 +203,10 @@ def test_an_object_that_has_decayed_says_so_and_the_others_fly_on(engine: Engine
 
 
 @both_engines
-def test_a_place_that_no_orbit_leads_to_is_an_error(engine: Engine) -> None:
-    """SGP4 sends an object with a negative drag term 8 apogees away, without an error: it is implausible, and NaN."""
+def test_a_position_far_beyond_the_orbit_is_implausible(engine: Engine) -> None:
+    """SGP4 puts an object with a negative drag term far beyond its apogee, without an error; its state becomes NaN."""
     satrecs = [elements(perigee_km=270.0, apogee_km=272.0, bstar=-0.007), elements()]
-    far = sgp4_says(satrecs, days_later(-29.9))
+    far = states_by_sgp4(satrecs, days_later(-29.9))
     assert far.error.tolist() == [[0], [0]]
     assert np.linalg.norm(far.r_teme_m[0, 0]) > 1e7
     states = Propagator(satrecs, engine=engine).propagate(days_later(-29.9))
@@ -210,15 +214,15 @@ def test_a_place_that_no_orbit_leads_to_is_an_error(engine: Engine) -> None:
     assert np.isnan(states.r_teme_m[0]).all()
 
 
-def test_no_number_is_an_error_too() -> None:
-    """SGP4 makes NaN of a deep-space orbit inclined by 2e-309 rad, without an error: it is implausible."""
+def test_nan_without_an_error_code_is_implausible() -> None:
+    """SGP4 returns NaN without an error for a deep-space orbit with an inclination of 2e-309 rad."""
     satrec = elements(perigee_km=300.0, apogee_km=20_000.0, inclination_rad=2.225e-309)
-    assert np.isnan(sgp4_says([satrec], days_later(0.0)).r_teme_m).all()
+    assert np.isnan(states_by_sgp4([satrec], days_later(0.0)).r_teme_m).all()
     assert Propagator([satrec]).propagate(days_later(0.0)).error.tolist() == [[PropagationError.IMPLAUSIBLE]]
 
 
 def test_without_heyoka_auto_is_sgp4(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where heyoka cannot be imported ``auto`` computes with sgp4, ``heyoka`` says so, and keeping it quiet is no error."""
+    """If heyoka cannot be imported, ``auto`` uses sgp4, ``heyoka`` raises, and `one_thread` does nothing."""
     monkeypatch.setitem(sys.modules, "heyoka", None)
     monkeypatch.setitem(sys.modules, "heyoka.model", None)
     propagator = Propagator([elements()], engine="auto")
@@ -231,21 +235,21 @@ def test_without_heyoka_auto_is_sgp4(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @with_heyoka
 def test_with_heyoka_auto_is_heyoka() -> None:
-    """Where heyoka is installed ``auto`` uses it, but for a catalogue that is all deep-space."""
+    """If heyoka is installed, ``auto`` uses it, except for a catalogue of deep-space objects only."""
     assert Propagator([elements(), geostationary()]).engine == "heyoka"
     assert Propagator([geostationary()]).engine == "sgp4"
 
 
 @with_heyoka
-def test_one_thread_is_one_thread() -> None:
-    """After `one_thread` heyoka computes with one."""
+def test_one_thread_limits_heyoka_to_one_thread() -> None:
+    """heyoka reports one thread afterwards."""
     heyoka = pytest.importorskip("heyoka")
     one_thread()
     assert heyoka.get_nthreads() == 1
 
 
-def test_nothing_is_propagated_of_nothing() -> None:
-    """No objects, or no times, are empty states of the right shape."""
+def test_no_objects_or_no_times_give_empty_states() -> None:
+    """The arrays have the right shape."""
     no_times = np.empty(0, dtype=np.int64)
     assert Propagator([]).propagate(days_later(0.0, 1.0)).r_teme_m.shape == (0, 2, 3)
     assert Propagator([elements()], engine="sgp4").propagate(no_times).error.shape == (1, 0)

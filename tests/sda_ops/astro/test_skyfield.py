@@ -1,7 +1,7 @@
-"""Our predictions against skyfield's, which shares sgp4 with us and nothing else: frames, sites and angles are its own.
+"""Predictions compared with skyfield, which uses sgp4 too, but its own frames, sites and angles.
 
-The sidereal angle is given skyfield's UT1 - UTC; it has no polar motion, like us. Its directions are of the ICRS with
-IAU 2006/2000A, ours of FK5 with IAU 1976/1980.
+The sidereal angle gets skyfield's UT1 - UTC; neither has polar motion. Skyfield's directions are in the ICRS with
+IAU 2006/2000A, ours in FK5 with IAU 1976/1980.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ A_TENTH_OF_A_MILLIMETRE_PER_SECOND = 1e-4
 
 
 class Scene(NamedTuple):
-    """One object over one site at some times, for both libraries."""
+    """One object and one site at three times, for both libraries."""
 
     site: Site
     satrec: Satrec
@@ -55,7 +55,7 @@ class Scene(NamedTuple):
         return states.r_teme_m[0], states.v_teme_m_s[0]
 
     def flown(self) -> tuple[Floats, Floats]:
-        """With the velocity that the positions are flown through with, which SGP4's own is only to some cm/s."""
+        """Positions, and velocities as their derivatives, from which SGP4's own velocities differ by some cm/s."""
         around_ns = self.time_ns[:, np.newaxis] + np.array([-NS_PER_S // 4, 0, NS_PER_S // 4])
         r_m = sgp4_states(SatrecArray([self.satrec]), around_ns.ravel()).r_teme_m.reshape(3, 3, 3)
         return r_m[:, 1], (r_m[:, 2] - r_m[:, 0]) / 0.5
@@ -114,7 +114,7 @@ def difference(one_rad: Floats, other_rad: Floats) -> Floats:
 
 @given(scenes())
 @settings(max_examples=examples(60))
-def test_azimuth_elevation_range_and_range_rate_are_skyfields(scene: Scene) -> None:
+def test_azimuth_elevation_range_and_range_rate_match_skyfield(scene: Scene) -> None:
     """Geometric: angles to 10 nrad on the sky, range to 1 mm, range-rate to 0.1 mm/s, at any site, time and orbit."""
     r_m, v_m_s = scene.states()
     ours = look_many(scene.site.r_fixed_m, scene.site.horizon, r_m, v_m_s, scene.sidereal_rad())
@@ -129,7 +129,7 @@ def test_azimuth_elevation_range_and_range_rate_are_skyfields(scene: Scene) -> N
 
 @given(scenes())
 @settings(max_examples=examples(60))
-def test_right_ascension_and_declination_are_skyfields(scene: Scene) -> None:
+def test_right_ascension_and_declination_match_skyfield(scene: Scene) -> None:
     """Geometric: the direction in J2000 is skyfield's in the ICRS to a tenth of an arcsecond."""
     r_m, _ = scene.states()
     matrices = teme_to_j2000_matrix(*julian_date(scene.time_ns))
@@ -139,7 +139,7 @@ def test_right_ascension_and_declination_are_skyfields(scene: Scene) -> None:
 
 
 def skyfields_light_time(scene: Scene) -> tuple[Floats, Any]:
-    """Delays by asking skyfield again and again where the object was when the light left; and that geometry."""
+    """The delay, iterated with skyfield's positions at the time when the light left, and the vector from site to object."""
     site_m = scene.skyfield_site().at(scene.skyfield_time()).position.m
     delay_s: Floats = np.zeros(3)
     for _ in range(5):
@@ -150,8 +150,8 @@ def skyfields_light_time(scene: Scene) -> tuple[Floats, Any]:
 
 @given(scenes())
 @settings(max_examples=examples(60))
-def test_light_time_is_skyfields(scene: Scene) -> None:
-    """The delay agrees with skyfield's positions, iterated, to 1 mm of light's way within 48,000 km."""
+def test_light_time_matches_skyfield(scene: Scene) -> None:
+    """The delay agrees with skyfield's, iterated, to 1 mm of distance within 48,000 km."""
     r_m, v_m_s = scene.flown()
     site_m = site_in_teme(scene.site.r_fixed_m, scene.sidereal_rad())
     _, _, delay_s = light_time_corrected(r_m, v_m_s, site_m)
@@ -161,8 +161,8 @@ def test_light_time_is_skyfields(scene: Scene) -> None:
 
 @given(scenes())
 @settings(max_examples=examples(60))
-def test_a_telescope_sees_the_object_where_skyfield_has_it_when_the_light_left(scene: Scene) -> None:
-    """Observed: skyfield's object at t - d from skyfield's site at t stands in our direction, to 0.1 arcseconds."""
+def test_a_telescope_measurement_matches_skyfield_at_the_time_when_the_light_left(scene: Scene) -> None:
+    """Observed: the direction from skyfield's site at t to its object at t - d agrees to 0.1 arcseconds."""
     r_m, v_m_s = scene.states()
     matrices = teme_to_j2000_matrix(*julian_date(scene.time_ns))
     ra_rad, dec_rad = telescope_measurement(scene.site.r_fixed_m, r_m, v_m_s, scene.sidereal_rad(), matrices)
@@ -172,8 +172,8 @@ def test_a_telescope_sees_the_object_where_skyfield_has_it_when_the_light_left(s
 
 @given(scenes())
 @settings(max_examples=examples(60))
-def test_a_radar_measures_what_skyfield_has_at_the_bounce(scene: Scene) -> None:
-    """Observed: skyfield's geometry at t - range / c has our range to 1 mm, range-rate to 1 mm/s, angles to 10 nrad."""
+def test_a_radar_measurement_matches_skyfield_at_the_bounce(scene: Scene) -> None:
+    """Observed: skyfield's geometry at t - range / c agrees to 1 mm in range, 1 mm/s in range-rate, 10 nrad in angles."""
     at = (scene.site.r_fixed_m, scene.site.horizon)
     ours = radar_measurement(*at, *scene.flown(), scene.sidereal_rad())
     rate_m_s = radar_measurement(*at, *scene.states(), scene.sidereal_rad()).range_rate_m_s

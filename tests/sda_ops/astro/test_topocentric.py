@@ -1,3 +1,5 @@
+"""Directions, ranges and rates compared with ERFA, finite differences and real observations."""
+
 from __future__ import annotations
 
 import os
@@ -50,8 +52,8 @@ def line_of_sight(time_ns: Nanoseconds) -> tuple[Floats, Floats, Floats]:
     return r_m, r_m - site_m, angle
 
 
-def test_azimuth_and_elevation_agree_with_erfas_hour_angle_route() -> None:
-    """Azimuth and elevation equal those that ERFA derives from hour angle, declination and latitude."""
+def test_azimuth_and_elevation_match_erfas_from_hour_angles() -> None:
+    """They equal those that ERFA computes from hour angle, declination and latitude."""
     r_m, sight_m, angle = line_of_sight(np.array([NOW_NS]))
     ra_rad = np.arctan2(sight_m[:, 1], sight_m[:, 0])
     dec_rad = np.arcsin(sight_m[:, 2] / np.linalg.norm(sight_m, axis=1))
@@ -63,12 +65,12 @@ def test_azimuth_and_elevation_agree_with_erfas_hour_angle_route() -> None:
 
 
 def test_range_rate_is_the_derivative_of_range() -> None:
-    """Range-rate equals the central difference of range while object and Earth move on, receding counted positive."""
+    """It equals the central difference of range while object and Earth move; receding is positive."""
     satrecs = SatrecArray([elements.satrec for elements in synthetic_catalog(objects=200, epoch_ns=NOW_NS)])
     states = sgp4_states(satrecs, np.array([NOW_NS]))
     r_m, v_m_s = states.r_teme_m[:, 0], states.v_teme_m_s[:, 0]
     step_s = 0.05
-    # Along the straight line: SGP4's own velocity is its position's derivative to a centimetre a second only.
+    # Along a straight line, because SGP4's velocity differs from the derivative of its position by about 1 cm/s.
     before_m, after_m = (
         look(SITE, r_m + v_m_s * dt_s, v_m_s, np.full(200, 1.0 + EARTH_ROTATION_RAD_S * dt_s)).range_m
         for dt_s in (-step_s, step_s)
@@ -77,8 +79,8 @@ def test_range_rate_is_the_derivative_of_range() -> None:
     np.testing.assert_allclose(rate_m_s, (after_m - before_m) / (2 * step_s), atol=ONE_MILLIMETRE_PER_SECOND)
 
 
-def test_right_ascension_and_declination_turn_by_the_j2000_rotation() -> None:
-    """J2000 directions are the TEME lines of sight turned by the matrix, one for all or one for each."""
+def test_right_ascension_and_declination_are_rotated_to_j2000() -> None:
+    """They are the TEME lines of sight, rotated by one matrix for all rows or by one for each."""
     r_m, sight_m, angle = line_of_sight(np.array([NOW_NS]))
     matrix = teme_to_j2000_matrix(*julian_date(np.array(NOW_NS)))
     ra_rad, dec_rad = direction_j2000(SITE, r_m, np.broadcast_to(angle, 50), matrix)
@@ -91,15 +93,15 @@ def test_right_ascension_and_declination_turn_by_the_j2000_rotation() -> None:
     np.testing.assert_allclose(each, (ra_rad, dec_rad), rtol=0, atol=1e-15)
 
 
-def test_the_real_eiscat_track_of_envisat_lies_where_the_data_say() -> None:
-    """913 real ranges of ENVISAT differ from SGP4 by less than half a kilometre, the Dopplers by less than 100 m/s."""
+def test_the_real_eiscat_track_of_envisat_matches_sgp4() -> None:
+    """913 real ranges of ENVISAT differ from SGP4 by less than 500 m, the range-rates by less than 100 m/s."""
     track = data("eiscat_envisat_2016-09-06/2002-009A-2016-09-06_08-27-08.tdm").read_text().splitlines()
     rows = {
         name: [line.split()[2:] for line in track if line.split()[:1] == [name]]
         for name in ("RANGE", "DOPPLER_INSTANTANEOUS")
     }
     two_way_s = np.array([float(value) for _, value in rows["RANGE"]])
-    # Time tags are those of transmission; the pulse meets the object half the way later.
+    # Time tags are those of transmission; the pulse meets the object half the round trip later.
     bounce_ns = np.array([utc_ns(time) for time, _ in rows["RANGE"]]) + (two_way_s / 2 * 1e9).astype(np.int64)
     site = Site.from_degrees("EISCAT UHF", latitude_deg=69.58649229, longitude_deg=19.22592538, height_m=85.554)
     element_sets = [
@@ -117,8 +119,8 @@ def test_the_real_eiscat_track_of_envisat_lies_where_the_data_say() -> None:
     assert two_way_s.size == 913
     assert np.abs(range_residual_m).max() < 500.0
     assert np.abs(rate_residual_m_s).max() < 100.0
-    # The same from the other end: what is measured of the states at the arrival. The bounce above is the measured one, so
-    # that a residual of half a kilometre moves it by 1.5 microseconds.
+    # The same with `radar_measurement` from the states at arrival. The bounce above is computed from the measured range, so
+    # a residual of 500 m moves it by 1.5 microseconds.
     arrival_ns = bounce_ns + (two_way_s / 2 * 1e9).astype(np.int64)
     states = sgp4_states(SatrecArray([nearest.satrec]), arrival_ns)
     angle_rad = sidereal_angle(*julian_date(arrival_ns))
@@ -127,8 +129,8 @@ def test_the_real_eiscat_track_of_envisat_lies_where_the_data_say() -> None:
     np.testing.assert_allclose(measured.range_rate_m_s, ours.range_rate_m_s, rtol=0, atol=ONE_MILLIMETRE_PER_SECOND)
 
 
-def test_real_telescope_positions_of_noss_lie_where_the_elements_say() -> None:
-    """The first night's four real positions of NOSS 3-5 (A) are within 0.02 degrees of its element set."""
+def test_real_telescope_positions_of_noss_match_its_element_set() -> None:
+    """The four real positions of NOSS 3-5 (A) on the first night are within 0.02 degrees of its element set."""
     lines = data("optical_noss_2019/tlegen_37386.dat").read_text().splitlines()[:4]
     line1, line2 = data("optical_noss_2019/tlegen_37386.txt").read_text().splitlines()[1:3]
     satrecs = SatrecArray([Satrec.twoline2rv(line1, line2)])
