@@ -1,4 +1,4 @@
-"""Which pipelines there are: their settings, their graph, their flow, and where they leave what they made."""
+"""The pipelines by name: settings, topology, flow and output of each. What a pipeline needs is imported when it is used."""
 
 from __future__ import annotations
 
@@ -8,71 +8,77 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.settings import fusion as fusion_settings
-from flows.settings import ingest as ingest_settings
-from flows.settings.fusion import FusionSettings
-from flows.settings.ingest import IngestSettings
-from flows.settings.load import load_settings
-from flows.topologies.fusion import fusion_pipeline
-from flows.topologies.ingest import ingest_pipeline
-from orchestrator_adapter.process import Pipeline
-
 if TYPE_CHECKING:
     from prefect import Flow
+
+    from flows.settings.fusion import FusionSettings
+    from flows.settings.ingest import IngestSettings
+    from orchestrator_adapter.process import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineKind:
-    """One pipeline, as the command line knows it.
+    """One pipeline, as the command line knows it. The places are written ``module:name``.
 
     Attributes:
-        name: Of graph, flow and deployment.
-        settings: The model of what it can be told.
-        prefix: Of the environment variables that set it.
-        pipeline: Makes it from settings; opens nothing.
-        flow: Where the compiled flow is, ``module:name``.
-        outputs: What it leaves, by a word for people.
+        name: The name of its graph, flow and deployment.
+        prefix: The prefix of the environment variables that set it.
+        settings_place: The model of its settings.
+        pipeline_place: The function that makes the ``Pipeline`` from settings; it opens nothing.
+        flow_place: The compiled flow.
+        outputs: The files and folders that it writes, by a short word.
     """
 
     name: str
-    settings: type[Any]
     prefix: str
-    pipeline: Callable[[Any], Pipeline]
-    flow: str
+    settings_place: str
+    pipeline_place: str
+    flow_place: str
     outputs: Callable[[Any], Mapping[str, Path]]
 
     def load(self, file: Path | None) -> Any:
-        """Its settings, from defaults, ``file`` and environment. Raises ``SettingsError``."""
-        return load_settings(self.settings, file, prefix=self.prefix)
+        """The settings, from defaults, ``file`` and environment. Raises ``SettingsError``."""
+        from flows.settings.load import load_settings  # noqa: PLC0415 - imported when it is used
+
+        return load_settings(_imported(self.settings_place), file, prefix=self.prefix)
+
+    def pipeline(self, settings: Any) -> Pipeline:
+        """The pipeline with these settings. Opens nothing."""
+        pipeline: Pipeline = _imported(self.pipeline_place)(settings)
+        return pipeline
 
     def load_flow(self) -> Flow[..., Any]:
-        """The compiled flow. Importing Prefect takes a second, and not every command needs it."""
-        module, name = self.flow.split(":")
-        flow: Flow[..., Any] = getattr(import_module(module), name)
+        """The compiled flow. This imports Prefect, which takes a second."""
+        flow: Flow[..., Any] = _imported(self.flow_place)
         return flow
 
 
-def _ingest_outputs(of: IngestSettings) -> Mapping[str, Path]:
-    return {"log": of.event_log.directory, "report": of.report}
+def _imported(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
 
 
-def _fusion_outputs(of: FusionSettings) -> Mapping[str, Path]:
-    return {"audit": of.audit.directory, "report": of.report}
+def _ingest_outputs(settings: IngestSettings) -> Mapping[str, Path]:
+    return {"log": settings.event_log.directory, "report": settings.report}
+
+
+def _fusion_outputs(settings: FusionSettings) -> Mapping[str, Path]:
+    return {"audit": settings.audit.directory, "report": settings.report}
 
 
 INGEST = PipelineKind(
     "sda-ingest",
-    IngestSettings,
-    ingest_settings.ENVIRONMENT_PREFIX,
-    ingest_pipeline,
+    "SDA_INGEST__",
+    "flows.settings.ingest:IngestSettings",
+    "flows.topologies.ingest:ingest_pipeline",
     "flows.ingest:sda_ingest",
     _ingest_outputs,
 )
 FUSION = PipelineKind(
     "sda-fusion",
-    FusionSettings,
-    fusion_settings.ENVIRONMENT_PREFIX,
-    fusion_pipeline,
+    "SDA_FUSION__",
+    "flows.settings.fusion:FusionSettings",
+    "flows.topologies.fusion:fusion_pipeline",
     "flows.fusion:sda_fusion",
     _fusion_outputs,
 )

@@ -1,7 +1,7 @@
-"""``python -m flows automations``: Prefect automations on a pipeline's events, installed, listed or removed.
+"""``python -m flows automations``: install, list or remove Prefect automations on a pipeline's events.
 
-What they are is in ``orchestrator_adapter.prefect_flow.automations``; this is their command line. It knows nothing of a run:
-it talks to the server that ``PREFECT_API_URL`` names, and to nobody else.
+``orchestrator_adapter.prefect_flow.automations`` defines them; this is their command line. It knows nothing of a run and
+sends requests only to the server that ``PREFECT_API_URL`` names.
 """
 
 from __future__ import annotations
@@ -16,104 +16,110 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from flows.local_prefect.api_health import add_api_wait_argument, wait_for_api
+from flows.commands.messages import announce, report_problems
+from flows.commands.options import add_api_wait_argument
+from flows.local_prefect.api_health import wait_for_api
 from orchestrator_adapter.process import ExitCode
 
-if TYPE_CHECKING:  # importing Prefect takes a second, and `--help` of another command does not need it
+if TYPE_CHECKING:  # importing Prefect takes a second
     from prefect.client.orchestration import PrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
     from orchestrator_adapter.prefect_flow.automations import NotificationBlock
 
-# More than a restart a minute for ten minutes: each within its budget (5 in 60 s by default), so nothing else stops it.
+# More than a restart a minute for ten minutes. The restart budget (5 in 60 s by default) does not stop these.
 _RESTARTS, _WITHIN_S = 10, 600.0
-_HEARTBEATS = 3  # one or two get lost
+_HEARTBEATS = 3  # one or two may be lost
 _SHORTEST_WATCH_S = 10  # Prefect's own minimum
 
 EPILOG = """\
 the automations, each named "FLOW: NAME":
-  alarm     an operator panicked, exhausted its restart budget, would not stop, or lost count of its items: notify
+  alarm     an operator panicked, exhausted its restart budget, did not stop, or violated the ledger: notify
   flapping  one operator was restarted more than N times within S seconds: see --on-flapping
   zombie    a run's heartbeats stopped and it has not ended, as after kill -9: set it Crashed
   reaped    zombie has set a run Crashed: notify
 
---on-flapping, in each case with a notification if there is somebody to notify:
-  pause     pause the deployment: its schedules start no more runs. A streaming run is one long run: the one at hand goes on,
-            and its operators are restarted as before. A run that was started without a deployment has none to pause
+--on-flapping, each with a notification if --webhook or --block is given:
+  pause     pause the deployment: its schedules start no more runs. The present run continues, and its operators are
+            restarted as before. A run that was started without a deployment has none to pause
   notify    nothing else; needs --webhook or --block
   cancel    cancel the run: sources stop, the stream drains, the run ends Cancelled; a schedule may start the next
 
-What is installed is what this command line says: automations of this flow that it does not ask for are removed; yours, by
-other names, are left alone. One that you disabled in Prefect stays disabled.
+The command makes the installed automations match its options: automations of this flow that it does not ask for are
+removed. Automations with other names are not changed. One that you disabled in Prefect stays disabled.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of ``automations``."""
     parser.add_argument("--flow", default="sda-ingest", help="the flow whose runs they watch (default: %(default)s)")
-    whom = parser.add_mutually_exclusive_group()
-    whom.add_argument("--webhook", metavar="URL", help="notify this URL: POST, a JSON object")
-    whom.add_argument(
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--webhook", metavar="URL", help="notify this URL: POST, a JSON object")
+    target.add_argument(
         "--block",
         metavar="TYPE/NAME",
-        help="notify with this block that the server has, as in slack-webhook/on-call; `prefect block ls` lists them",
+        help="notify with this block of the server, for example slack-webhook/on-call; `prefect block ls` lists them",
     )
     parser.add_argument(
         "--restarts",
         type=int,
         default=_RESTARTS,
         metavar="N",
-        help="more of one operator are flapping (default: %(default)s)",
+        help="more restarts of one operator are flapping (default: %(default)s)",
     )
     parser.add_argument(
-        "--within", type=float, default=_WITHIN_S, metavar="S", help="… within so many seconds (default: %(default)g)"
+        "--within",
+        type=float,
+        default=_WITHIN_S,
+        metavar="S",
+        help="the time of these restarts, seconds (default: %(default)g)",
     )
     parser.add_argument(
         "--on-flapping",
         choices=("pause", "notify", "cancel"),
         default="pause",
-        help="what to do about it (default: %(default)s); see below",
+        help="the reaction (default: %(default)s); see below",
     )
     parser.add_argument(
         "--zombie-after",
         type=float,
         metavar="S",
-        help="without a heartbeat for so many seconds a run is taken for dead "
+        help="a run without a heartbeat for so many seconds counts as dead "
         "(default, and least: 3 x PREFECT_FLOWS_HEARTBEAT_FREQUENCY, 540 s)",
     )
     add_api_wait_argument(parser, default_s=10.0)
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--remove", action="store_true", help="remove this flow's automations, and its webhook block")
-    instead.add_argument("--list", action="store_true", help="print those that are installed, and change nothing")
+    instead.add_argument("--list", action="store_true", help="print the installed ones, and change nothing")
     instead.add_argument("--dry-run", action="store_true", help="print what would be installed; needs no server")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Install, list or remove. 1 with one line for each problem if that did not come about."""
+    """Install, list or remove. If that fails, the exit code is 1, with one line for each problem."""
     heartbeat_s = heartbeat_frequency()
     if problems := problems_with(args, heartbeat_s):
-        return _refuse(problems)
+        return report_problems("automations", problems)
     if args.dry_run:
-        for automation in _wanted(args, _somebody(args), heartbeat_s):
+        for automation in _wanted(args, _placeholder(args), heartbeat_s):
             _print_described(automation)
         return _done(args, heartbeat_s)
     api_url = os.environ.get("PREFECT_API_URL")
     if not api_url:
-        return _refuse(["automations live on a Prefect server: set PREFECT_API_URL"])
-    if why := asyncio.run(wait_for_api(api_url, args.api_wait, _say_that_it_waits)):
-        return _refuse([f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}"])
+        return report_problems("automations", ["automations live on a Prefect server: set PREFECT_API_URL"])
+    if why := asyncio.run(wait_for_api(api_url, args.api_wait, _announce_wait)):
+        return report_problems("automations", [f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}"])
     return asyncio.run(_act(args, heartbeat_s))
 
 
 def heartbeat_frequency() -> int | None:
-    """How often a flow run in this environment says that it lives; ``None`` where it does not."""
+    """The heartbeat period of flow runs in this environment, seconds; ``None`` if they send none."""
     from prefect.settings import get_current_settings  # noqa: PLC0415 - see above
 
     return get_current_settings().flows.heartbeat_frequency
 
 
 def problems_with(args: argparse.Namespace, heartbeat_s: int | None) -> list[str]:
-    """What is wrong with the options, each in a sentence."""
+    """A sentence for each problem of the options."""
     problems = []
     if args.webhook is not None and not args.webhook.startswith(("http://", "https://")):
         problems.append(f"--webhook: expected an http:// or https:// URL, got {args.webhook!r}")
@@ -124,32 +130,36 @@ def problems_with(args: argparse.Namespace, heartbeat_s: int | None) -> list[str
     if args.zombie_after is not None and heartbeat_s is not None and not args.zombie_after >= _HEARTBEATS * heartbeat_s:
         problems.append(
             f"--zombie-after {args.zombie_after:g} would crash live runs: heartbeats come every {heartbeat_s} s, and a few "
-            f"may be late; expected at least {_HEARTBEATS * heartbeat_s}, or PREFECT_FLOWS_HEARTBEAT_FREQUENCY as low as it is "
+            f"may be late; expected at least {_HEARTBEATS * heartbeat_s}, or a PREFECT_FLOWS_HEARTBEAT_FREQUENCY as low as "
             "where the pipeline runs"
         )
     elif args.zombie_after is not None and not args.zombie_after >= _SHORTEST_WATCH_S:
-        problems.append(f"--zombie-after: Prefect admits no less than {_SHORTEST_WATCH_S} s, got {args.zombie_after:g}")
+        problems.append(
+            f"--zombie-after: Prefect accepts no less than {_SHORTEST_WATCH_S} s, got {args.zombie_after:g}"
+        )
     return problems
 
 
 def unmet(args: argparse.Namespace, heartbeat_s: int | None) -> list[str]:
-    """What these options leave undone, each in a sentence that says how to change that."""
-    told = []
+    """A sentence for each automation that these options do not give, with the option that would."""
+    missing = []
     if args.webhook is None and args.block is None:
         flapping = " and no flapping" if args.on_flapping == "notify" else ""
-        told.append(f"nobody is notified, so there is no alarm{flapping}: add --webhook URL or --block TYPE/NAME")
+        missing.append(
+            f"no notification is configured, so there is no alarm{flapping}: add --webhook URL or --block TYPE/NAME"
+        )
     if _zombie_after(args, heartbeat_s) is None:
-        told.append(
+        missing.append(
             "no zombie: flow runs here send no heartbeats; set PREFECT_FLOWS_HEARTBEAT_FREQUENCY here and where the "
             "pipeline runs"
         )
-    return told
+    return missing
 
 
 async def _act(args: argparse.Namespace, heartbeat_s: int | None) -> int:
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - see above
 
-    from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - likewise
+    from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
 
     try:
         async with get_client() as client:
@@ -166,15 +176,15 @@ async def _act(args: argparse.Namespace, heartbeat_s: int | None) -> int:
                 return ExitCode.OK
             wanted = _wanted(args, await _target(client, args), heartbeat_s)
             for done in await ready.install(client, wanted):
-                note = "" if done.enabled else "  (disabled in Prefect, and left so)"
+                note = "" if done.enabled else "  (disabled in Prefect; stays disabled)"
                 print(f"{done.what:9} {done.name}{note}")
             await _remove(client, args.flow, keep={automation.name for automation in wanted})
             if args.webhook is None:
                 await ready.remove_webhook(client, args.flow)
     except ready.UnusableBlock as error:
-        return _refuse([f"--block: {error}"])
+        return report_problems("automations", [f"--block: {error}"])
     except httpx.HTTPError as error:
-        return _refuse([f"the Prefect API at {os.environ['PREFECT_API_URL']} did not do it: {error}"])
+        return report_problems("automations", [f"the Prefect API at {os.environ['PREFECT_API_URL']} failed: {error}"])
     return _done(args, heartbeat_s)
 
 
@@ -216,8 +226,8 @@ def _zombie_after(args: argparse.Namespace, heartbeat_s: int | None) -> timedelt
     return timedelta(seconds=_HEARTBEATS * heartbeat_s) if heartbeat_s is not None else None
 
 
-def _somebody(args: argparse.Namespace) -> NotificationBlock | None:
-    """Stands for the block that a dry run does not look up."""
+def _placeholder(args: argparse.Namespace) -> NotificationBlock | None:
+    """A placeholder for the block, which a dry run does not look up."""
     from uuid import UUID  # noqa: PLC0415 - see above
 
     from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
@@ -239,11 +249,5 @@ def _done(args: argparse.Namespace, heartbeat_s: int | None) -> int:
     return ExitCode.OK
 
 
-def _say_that_it_waits(why: str) -> None:
-    print(f"automations: waiting for the Prefect API: {why}", file=sys.stderr, flush=True)
-
-
-def _refuse(problems: list[str]) -> int:
-    for problem in problems:
-        print(f"automations: {problem}", file=sys.stderr)
-    return ExitCode.FAILED
+def _announce_wait(why: str) -> None:
+    announce("automations", "waiting_for_api", f"waiting for the Prefect API: {why}", cause=why)

@@ -1,4 +1,4 @@
-"""``python -m flows demo``: a Prefect server, simulated sensors and a pipeline together, on free ports, in one folder."""
+"""``python -m flows demo``: a Prefect server, simulated sensors and a pipeline, on free ports, in one folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flows.commands.demo_stages import LINGER_S, STAGES, Stage
-from flows.commands.run import add_pipeline_argument, closing_words, perform
+from flows.commands.messages import announce, report_problems
+from flows.commands.options import EXIT_CODES, add_pipeline_argument
+from flows.commands.running import perform, summary
 from flows.local_prefect.processes import (
     HOST,
     SERVER_START_S,
@@ -31,8 +33,9 @@ from flows.local_prefect.processes import (
     wait_for,
 )
 from orchestrator_adapter import BuiltGraph, JsonFormatter, Role
-from orchestrator_adapter.process import ExitCode, RunOutcome
+from orchestrator_adapter.process import RunOutcome
 
+EPILOG = EXIT_CODES
 _SIMULATOR_START_S = 60.0
 _STOP_S = 15.0
 
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of ``demo``."""
     add_pipeline_argument(parser)
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long sensors send (default: 30)")
-    parser.add_argument("--no-api", action="store_true", help="without a Prefect server: the pipeline alone")
+    parser.add_argument("--no-api", action="store_true", help="run the pipeline without a Prefect server")
     parser.add_argument("--radars", type=int, default=3, metavar="N", help="radar arrays (default: 3)")
     parser.add_argument(
         "--rate-radar", type=float, default=400.0, metavar="HZ", help="detections/s of each array (default: 400)"
@@ -52,14 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"
     )
-    parser.add_argument("--quiet", action="store_true", help="no live progress")
     parser.add_argument(
-        "--folder", type=Path, metavar="DIR", help="where everything goes (default: run/demo/<time of the start>)"
+        "--quiet", action="store_true", help="no live progress (without a terminal on standard error there is none)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, metavar="DIR", help="the folder of all files (default: run/demo/<time of the start>)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Set the stage, run, clear it away, and say what happened. Returns the pipeline's exit code."""
+    """Start server and simulator, run the pipeline, stop them, and print a summary. Returns the pipeline's exit code."""
     folder = args.folder or Path("run/demo") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     stage = _stage(STAGES[args.pipeline], folder, args.radars)
     try:
@@ -71,12 +76,12 @@ def run(args: argparse.Namespace) -> int:
             if not args.no_api:
                 processes.enter_context(_prefect_server(stage))
             _wait_for_archive(stage, simulator)
-            _say(f"health and metrics at http://{HOST}:{stage.control_port}/metrics")
+            url = f"http://{HOST}:{stage.control_port}"
+            announce("demo", "control_plane_address", f"health and metrics at {url}/metrics", url=url)
             outcome = asyncio.run(_perform(stage, args, simulator))
     except (ProcessFailed, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return ExitCode.FAILED
-    print(closing_words(outcome, stage.kind.outputs(stage.settings())))
+        return report_problems("demo", [str(error)])
+    print(summary(outcome, stage.kind.outputs(stage.settings())))
     return _compare(stage, outcome)
 
 
@@ -106,7 +111,7 @@ async def _perform(stage: Stage, args: argparse.Namespace, simulator: subprocess
 
 
 async def _conduct(graph: BuiltGraph, simulator: subprocess.Popen[bytes], seconds: float) -> None:
-    """Let the sensors send once everything listens, and stop the pipeline when they have ended."""
+    """Start the sensors once all sources listen, and stop the pipeline after they have ended."""
     while not _all_listen(graph):  # noqa: ASYNC110 - the status has nothing to await
         await asyncio.sleep(0.02)
     assert simulator.stdin is not None
@@ -126,7 +131,7 @@ def _all_listen(graph: BuiltGraph) -> bool:
 
 
 def _log_to(file: Path) -> None:
-    """The pipeline's own log lines go to a file, so that the terminal is free for the progress."""
+    """Write the pipeline's log lines to a file; the terminal shows the progress."""
     handler = logging.FileHandler(file)
     handler.setFormatter(JsonFormatter())
     for name in ("orchestrator_adapter", "sda_ops"):
@@ -137,8 +142,8 @@ def _log_to(file: Path) -> None:
 
 @contextmanager
 def _process(command: list[str], log: BinaryIO, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a session of its own (Ctrl-C is for us to handle), stopped at the end, by force if need be."""
-    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **options)  # noqa: S603 - ours
+    """A child process in a session of its own, so that only this process gets Ctrl-C. It is stopped at the end."""
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **options)  # noqa: S603 - our own command
     try:
         yield process
     finally:
@@ -159,41 +164,41 @@ def _simulator(stage: Stage, args: argparse.Namespace) -> Iterator[subprocess.Po
 
 @contextmanager
 def _prefect_server(stage: Stage) -> Iterator[None]:
-    """A Prefect server of the demo's own; this process is pointed at it before Prefect is imported here."""
+    """The demo's own Prefect server. The environment of this process names it before Prefect is imported here."""
     server = stage.server
     os.environ.update(server.environment() | {"PREFECT_LOGGING_LEVEL": "WARNING"})
-    _say(f"starting a Prefect server on {server.url} (some seconds) …")
+    _say(f"starting a Prefect server on {server.url} (takes some seconds) …")
     log = stage.folder / "prefect-server.log"
     with log.open("wb") as output, _process(server.command(), output) as process:
         wait_for(
             lambda: answers(server.api_url),
-            limit_s=SERVER_START_S,
+            timeout_s=SERVER_START_S,
             what="the Prefect server",
             ended=lambda: exit_of(process),
-            look_at=partial(last_lines, log),
-            tell=_say,
+            hint=partial(last_lines, log),
+            report=_say,
         )
-        _say(f"Prefect UI at {server.url}/runs")
+        announce("demo", "prefect_ui", f"Prefect UI at {server.url}/runs", url=f"{server.url}/runs")
         yield
 
 
 def _wait_for_archive(stage: Stage, simulator: subprocess.Popen[bytes]) -> None:
     wait_for(
         lambda: all(map(listens, stage.archive_ports)),
-        limit_s=_SIMULATOR_START_S,
+        timeout_s=_SIMULATOR_START_S,
         what="the simulator",
         ended=lambda: exit_of(simulator),
-        look_at=partial(last_lines, stage.folder / "simulator.log"),
-        tell=_say,
+        hint=partial(last_lines, stage.folder / "simulator.log"),
+        report=_say,
     )
 
 
 def _say(what: str) -> None:
-    print(f"demo: {what}", file=sys.stderr, flush=True)
+    announce("demo", "demo", what)
 
 
 def _compare(stage: Stage, outcome: RunOutcome) -> int:
-    """Hold what was sent against what came in, and what was written against both."""
+    """Print the frames that were sent and taken in, and compare the output with the ledger."""
     summary_file = stage.folder / "simulator.json"
     if summary_file.is_file():
         summary: Mapping[str, Any] = json.loads(summary_file.read_text(encoding="utf-8"))
@@ -202,8 +207,10 @@ def _compare(stage: Stage, outcome: RunOutcome) -> int:
         missed = sent - taken_in
         drops = sum(counters.get("kernel_drops", 0) for counters in outcome.event.figures.counters.values())
         why = (
-            f"; {missed:,} were not: sent after it had stopped, or dropped by the kernel ({drops:,})" if missed else ""
+            f"; {missed:,} were not: sent after the pipeline had stopped, or dropped by the kernel ({drops:,})"
+            if missed
+            else ""
         )
         print(f"  sent     {sent:,} frames by the simulator; {taken_in:,} were taken in{why}")
     print(f"  all in   {stage.folder.resolve()}")
-    return stage.verdict(outcome)
+    return stage.check_output(outcome)

@@ -1,4 +1,4 @@
-"""What each pipeline's demo needs: ports, files, the simulator's command line, and what to make of it in the end."""
+"""The demo of each pipeline: ports, files, the simulator's command line, and the check of the output."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from sda_ops.simulate.world import World
 from sda_ops.sinks.event_log import read_event_log
 
 NS_PER_S = 1_000_000_000
-LINGER_S = 1.0  # after the last observation, for the poller to fetch what the archive still has
-ARCHIVE_LINGER_S = 16.0  # the archive outlives the pipeline
+LINGER_S = 1.0  # after the last observation, so that the poller can fetch the rest
+ARCHIVE_LINGER_S = 16.0  # longer than the pipeline runs
 
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """Where everything is in one demo."""
+    """The folder and the ports of one demo."""
 
     folder: Path
     radar_ports: tuple[int, ...]
@@ -47,7 +47,7 @@ class Stage(ABC):
     @property
     @abstractmethod
     def kind(self) -> PipelineKind:
-        """What runs."""
+        """The pipeline."""
 
     @property
     def server(self) -> LocalServer:
@@ -56,26 +56,26 @@ class Stage(ABC):
 
     @abstractmethod
     def prepare(self, args: argparse.Namespace) -> None:
-        """Write the files that have to be there. May take seconds."""
+        """Write the files that the pipeline reads. May take seconds."""
 
     @abstractmethod
     def settings(self) -> Any:
-        """The pipeline's settings on this stage."""
+        """The pipeline's settings."""
 
     def replayed(self) -> int:
-        """Observations that come from a file, and not from the simulator."""
+        """The number of observations that come from a file, not from the simulator."""
         return 0
 
     @abstractmethod
-    def verdict(self, outcome: RunOutcome) -> int:
-        """Hold what was written against what was sent, say it, and return the exit code."""
+    def check_output(self, outcome: RunOutcome) -> int:
+        """Compare the output with what was sent, print the result, and return the exit code."""
 
     def catalog(self, args: argparse.Namespace) -> list[str]:
-        """The simulator's catalogue, as arguments."""
+        """The arguments for the simulator's catalogue."""
         return ["--catalog", str(args.catalog)] if args.catalog is not None else []
 
     def simulator_arguments(self, args: argparse.Namespace) -> list[str]:
-        """The simulator's command line on this stage."""
+        """The simulator's arguments."""
         targets = (("--radar", self.radar_ports), ("--archive", self.archive_ports), ("--isl", self.isl_ports))
         return [
             "--hold",
@@ -88,7 +88,7 @@ class Stage(ABC):
 
     @property
     def truth(self) -> Path:
-        """What the simulator has sent, frame by frame."""
+        """The file of all frames that the simulator has sent."""
         return self.folder / "truth.jsonl"
 
     def _common_settings(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class IngestStage(Stage):
             }
         )
 
-    def verdict(self, outcome: RunOutcome) -> int:
+    def check_output(self, outcome: RunOutcome) -> int:
         observations = sum(1 for _ in read_event_log(self.folder / "log"))
         written = outcome.event.figures.ledger.written
         print(f"  read     {observations:,} lines of the log parse back; the ledger says {written:,} were written")
@@ -136,7 +136,7 @@ class IngestStage(Stage):
 
 
 class FusionStage(Stage):
-    """``sda-fusion``, whose catalogue is the one that the simulator flies; a radar's track is replayed from a file."""
+    """``sda-fusion``, with the simulator's catalogue; the track of one radar is replayed from a file."""
 
     archives = 2
     rings = 2
@@ -167,7 +167,7 @@ class FusionStage(Stage):
         )
         (self.folder / "track.tdm").write_text(track, encoding="utf-8")
 
-    def catalog(self, args: argparse.Namespace) -> list[str]:  # noqa: ARG002 - prepared from them
+    def catalog(self, args: argparse.Namespace) -> list[str]:  # noqa: ARG002 - `prepare` has written it
         return ["--catalog", str(self.folder / "catalog.json")]
 
     def settings(self) -> FusionSettings:
@@ -196,12 +196,12 @@ class FusionStage(Stage):
     def replayed(self) -> int:
         return (self.folder / "track.tdm").read_text(encoding="utf-8").count("\nRANGE = ")
 
-    def verdict(self, outcome: RunOutcome) -> int:
-        observations = _rows(self.folder / "audit/observations/observations", "observation_id")
-        correlations = _rows(
+    def check_output(self, outcome: RunOutcome) -> int:
+        observations = _read(self.folder / "audit/observations/observations", "observation_id")
+        correlations = _read(
             self.folder / "audit/correlations/correlations", "observation_id", "association", "catalog_number"
         )
-        updates = _rows(self.folder / "audit/correlations/cross_sensor_updates", "update_id")
+        updates = _read(self.folder / "audit/correlations/cross_sensor_updates", "update_id")
         written = outcome.event.figures.ledger.written
         rows = len(observations) + len(correlations) + len(updates)
         print(f"  read     {rows:,} rows of the audit read back; the ledger says {written:,} were written")
@@ -210,7 +210,7 @@ class FusionStage(Stage):
         )
         true_numbers = dict(_sent(self.truth))
         found = Counter(
-            _judged(row, true_numbers[row["observation_id"]])
+            _outcome(row, true_numbers[row["observation_id"]])
             for row in correlations
             if row["observation_id"] in true_numbers
         )
@@ -225,10 +225,10 @@ class FusionStage(Stage):
 STAGES: dict[str, type[Stage]] = {"sda-ingest": IngestStage, "sda-fusion": FusionStage}
 
 
-def _rows(folder: Path, *columns: str) -> list[dict[str, Any]]:
+def _read(folder: Path, *columns: str) -> list[dict[str, Any]]:
     if not folder.is_dir():
         return []
-    # It takes a third of a second to import, and nothing else of a demo needs it.
+    # Imported here: it takes a third of a second.
     import pyarrow.dataset as ds  # noqa: PLC0415
 
     rows: list[dict[str, Any]] = ds.dataset(folder, partitioning="hive").to_table(columns=list(columns)).to_pylist()
@@ -240,7 +240,7 @@ def _sent(truth: Path) -> list[tuple[str, int]]:
     return [(line["observation_id"], line["catalog_number"]) for line in lines if line["observation_id"] is not None]
 
 
-def _judged(row: dict[str, Any], true_number: int) -> str:
+def _outcome(row: dict[str, Any], true_number: int) -> str:
     if row["association"] != "correlated":
         return str(row["association"])
     return "right" if row["catalog_number"] == true_number else "wrong"

@@ -1,6 +1,6 @@
-"""Live progress of a running graph in a terminal: rates, latency, occupancy, ledger.
+"""Live progress of a running graph on a terminal: rates, latency, occupancy, ledger. Reads ``BuiltGraph.status()`` only.
 
-On a terminal a table that redraws itself; elsewhere one line a second. Reads ``BuiltGraph.status()`` and nothing else.
+A table that redraws itself; on a terminal that cannot move its cursor (``TERM=dumb``), one line a second.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _BAR = 20  # characters of an edge's occupancy bar
 
 
 class Progress:
-    """Shows one graph from ``attach`` until ``close``. ``title`` stands above the table."""
+    """Shows one graph on standard error, a terminal, from ``attach`` until ``close``. ``title`` is above the table."""
 
     def __init__(self, title: str) -> None:
         self._title = title
         self._task: asyncio.Task[None] | None = None
 
     def attach(self, built: BuiltGraph) -> None:
-        """Start showing ``built``, on the running loop. The graph runs on if showing it fails."""
+        """Start to show ``built``, on the running loop. If showing fails, the graph runs on."""
         self._task = asyncio.get_running_loop().create_task(self._show(built))
 
     async def close(self) -> None:
@@ -38,14 +38,14 @@ class Progress:
             self._task.cancel()
             await asyncio.wait({self._task})
             if not self._task.cancelled() and (error := self._task.exception()) is not None:
-                with contextlib.suppress(OSError):  # nobody reads standard error any more: that is what went wrong
+                with contextlib.suppress(OSError):  # standard error is closed: that is the error
                     print(f"progress: {type(error).__name__}: {error}", file=sys.stderr)
 
     async def _show(self, built: BuiltGraph) -> None:
         console = _Terminal(stderr=True)
         started = then = time.monotonic()
         before = built.status()
-        if not console.is_terminal:
+        if console.is_dumb_terminal or not console.is_terminal:
             while True:
                 await asyncio.sleep(_PERIOD_S)
                 now, status = time.monotonic(), built.status()
@@ -60,15 +60,15 @@ class Progress:
 
 
 class _Terminal(Console):
-    """Rich's console ends the process when nobody reads its output any more; a pipeline has better things to do."""
+    """Rich's console ends the process when its output is closed; this one raises, and the pipeline runs on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        raise BrokenPipeError("nobody reads the progress any more")
+        raise BrokenPipeError("the terminal of the progress is closed")
 
 
 def line(status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: float) -> str:
-    """One line: for logs and pipes."""
+    """The progress as one line."""
     ledger = status.ledger
     rate = (ledger.written - before.ledger.written) / period_s
     latency = status.latency
@@ -85,7 +85,7 @@ def line(status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: f
 
 
 def screen(title: str, status: GraphStatus, before: GraphStatus, period_s: float, elapsed_s: float) -> Group:
-    """The whole picture: operators, edges, latency and ledger."""
+    """The progress as tables: operators, edges, latency and ledger."""
     emitted_before = {operator.name: operator for operator in before.operators}
     operators = Table("operator", "state", "run", "in/s", "out/s", "counters", title=title, title_justify="left")
     for operator in status.operators:
@@ -125,7 +125,7 @@ def screen(title: str, status: GraphStatus, before: GraphStatus, period_s: float
 
 
 def _not_closed(status: GraphStatus) -> str:
-    """The circuit breakers that refuse calls now; empty as a rule."""
+    """The circuit breakers that reject calls now; usually empty."""
     return "".join(
         f"  breaker {name} {breaker.state.label}"
         for name, breaker in status.breakers.items()

@@ -1,6 +1,6 @@
-"""``python -m flows simulate``: sensors that send real bytes to a pipeline, until told to stop.
+"""``python -m flows simulate``: simulated sensors that send real bytes to a pipeline.
 
-Standard output carries one JSON line, the summary, at the end; everything else goes to standard error.
+Standard output has one JSON line, the summary, at the end. All messages go to standard error.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ T = TypeVar("T")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option, with its unit and default."""
-    where = parser.add_argument_group("where to")
-    where.add_argument(
+    targets = parser.add_argument_group("targets")
+    targets.add_argument(
         "--radar",
         action="append",
         metavar="HOST:PORT",
-        help="UDP target of one radar array; repeat for more (default: 127.0.0.1:9201 and 127.0.0.1:9202)",
+        help="UDP target of one radar array; repeatable (default: 127.0.0.1:9201 and 127.0.0.1:9202)",
     )
-    where.add_argument(
+    targets.add_argument(
         "--archive",
         action="append",
         metavar="HOST:PORT",
-        help="where an optical archive listens, port 0 for any; repeat for more, the telescopes are shared out among them "
+        help="where an optical archive listens, port 0 for any; repeatable, the telescopes are divided among them "
         "(default: 127.0.0.1:9300)",
     )
-    where.add_argument(
+    targets.add_argument(
         "--isl",
         action="append",
         metavar="HOST:PORT",
-        help="TCP target of one ring of beacons; repeat for more (default: 127.0.0.1:9400)",
+        help="TCP target of one ring of beacons; repeatable (default: 127.0.0.1:9400)",
     )
-    where.add_argument(
+    targets.add_argument(
         "--isl-connections", type=int, default=4, metavar="N", help="connections of each ring (default: %(default)s)"
     )
-    where.add_argument(
+    targets.add_argument(
         "--isl-satellites", type=int, default=40, metavar="N", help="satellites with a beacon (default: %(default)s)"
     )
 
-    rates = parser.add_argument_group("how much (0 leaves a kind of sensor out)")
+    rates = parser.add_argument_group("rates (0 leaves out a kind of sensor)")
     rates.add_argument(
         "--rate-radar",
         type=float,
@@ -82,39 +82,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--duration", type=float, metavar="S", help="stop sending after so many seconds (default: never)"
     )
     rates.add_argument(
-        "--count", type=int, metavar="N", help="stop sending after so many frames in total, bad ones too"
+        "--count", type=int, metavar="N", help="stop sending after so many frames in total, bad ones included"
     )
     rates.add_argument(
         "--linger",
         type=float,
         default=2.0,
         metavar="S",
-        help="seconds the archive stays up after --duration or --count, for the poller to fetch the rest "
+        help="seconds that the archive stays up after --duration or --count, so that the poller can fetch the rest "
         "(default: %(default)s; SIGTERM and Ctrl-C end it at once)",
     )
 
     rates.add_argument(
-        "--hold", action="store_true", help="once the archive listens, wait for a line on standard input before sending"
+        "--hold", action="store_true", help="wait for a line on standard input before sending, once the archive listens"
     )
 
-    what = parser.add_argument_group("what")
-    what.add_argument(
+    content = parser.add_argument_group("content")
+    content.add_argument(
         "--catalog",
         type=Path,
         metavar="FILE",
         help="TLE, 3LE, or OMM in CSV, JSON, XML or KVN (default: a generated catalogue)",
     )
-    what.add_argument(
+    content.add_argument(
         "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"
     )
-    what.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: %(default)s)")
-    what.add_argument(
+    content.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of all randomness (default: %(default)s)"
+    )
+    content.add_argument(
         "--start-time",
         metavar="ISO8601",
-        help="timestamps run from here at the wall's pace, UTC unless it says otherwise (default: the real clock)",
+        help="the first timestamp, UTC unless it has an offset; time runs at its real pace (default: the real clock)",
     )
 
-    faults = parser.add_argument_group("what goes wrong")
+    faults = parser.add_argument_group("faults")
     faults.add_argument(
         "--malformed",
         type=float,
@@ -127,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="P",
-        help="extra frames that cannot be true, per good frame, 0..1",
+        help="extra frames with impossible values, per good frame, 0..1",
     )
     faults.add_argument(
         "--duplicates", type=float, default=0.0, metavar="P", help="frames sent twice, per good frame, 0..1"
@@ -151,21 +153,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--archive-outage",
         choices=get_args(OutageStyle),
         default="503",
-        help="what an archive that is down does: answer 503, refuse connections, take requests and never answer, or answer"
-        " with a body that drips for ever (default: %(default)s)",
+        help="what an archive that is down does: answer 503, refuse connections, accept requests and never answer, or answer"
+        " with a body that never ends (default: %(default)s)",
     )
 
-    told = parser.add_argument_group("what is told")
-    told.add_argument("--truth", type=Path, metavar="FILE", help="write every frame sent to this JSON Lines file")
-    told.add_argument("--summary", type=Path, metavar="FILE", help="write the summary to this file, too")
-    told.add_argument("--progress", action="store_true", help="one line a second on standard error")
+    output = parser.add_argument_group("output")
+    output.add_argument("--truth", type=Path, metavar="FILE", help="write every frame sent to this JSON Lines file")
+    output.add_argument("--summary", type=Path, metavar="FILE", help="write the summary to this file as well")
+    output.add_argument("--progress", action="store_true", help="one line a second on standard error")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulate. 0 at the end, 2 with every configuration error named, 1 where a file or an address cannot be had."""
+    """Simulate. The exit code is 0 at the end, 2 for invalid options (all are named), 1 if a file or an address fails."""
     try:
         config = _config(args)
-        summary = asyncio.run(_until_told(config, progress=args.progress, hold=args.hold))
+        summary = asyncio.run(_until_stopped(config, progress=args.progress, hold=args.hold))
         if args.summary is not None:
             args.summary.write_text(summary.to_json() + "\n", encoding="utf-8")
     except ConfigurationError as error:
@@ -180,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> SimulatorConfig:
-    """The configuration the arguments ask for, or everything that is wrong with them."""
+    """The configuration of these arguments. Raises ``ConfigurationError`` with every problem."""
     problems: list[str] = []
 
     def parsed(option: str, text: str, parse: Callable[[str], T], fallback: T) -> T:
@@ -259,7 +261,7 @@ def _utc_ns(text: str) -> int | None:
     return (since_epoch.days * 86_400 + since_epoch.seconds) * NS_PER_S + since_epoch.microseconds * 1000
 
 
-async def _until_told(config: SimulatorConfig, *, progress: bool, hold: bool) -> SimulationSummary:
+async def _until_stopped(config: SimulatorConfig, *, progress: bool, hold: bool) -> SimulationSummary:
     """Simulate until SIGTERM or SIGINT, or until it ends by itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -267,12 +269,12 @@ async def _until_told(config: SimulatorConfig, *, progress: bool, hold: bool) ->
         loop.add_signal_handler(signum, stop.set)
     go = asyncio.Event() if hold else None
     if go is not None:
-        loop.add_reader(sys.stdin, _heard, go)
+        loop.add_reader(sys.stdin, _on_line, go)
     return await simulate(config, stop=stop, on_ready=_announce, on_progress=_show if progress else None, go=go)
 
 
-def _heard(go: asyncio.Event) -> None:
-    """A line, or the end, of standard input."""
+def _on_line(go: asyncio.Event) -> None:
+    """Standard input has a line, or has ended."""
     sys.stdin.readline()
     asyncio.get_running_loop().remove_reader(sys.stdin)
     go.set()

@@ -1,10 +1,10 @@
-"""``python -m flows worker``: a Prefect process worker whose flow runs drain when it is told to stop.
+"""``python -m flows worker``: a Prefect process worker whose flow runs drain when it is stopped.
 
-Prefect's own worker ends its flow runs with SIGKILL as soon as it gets a SIGTERM (its task is cancelled, and with it the
+Prefect's own worker ends its flow runs with SIGKILL when it gets a SIGTERM (its task is cancelled, and with it the
 subprocess's transport, which kills: ``anyio``'s ``Process.aclose``). A pipeline would never drain at ``systemctl stop``
-or ``docker compose stop``. So this process starts Prefect's worker in a session of its own and, asked to stop, asks the
-flow runs first. And Prefect's worker gives up after a quarter of an hour without an API, likewise with SIGKILL for its flow
-runs: this one does not (``patient_worker``).
+or ``docker compose stop``. So this process starts Prefect's worker in a session of its own. When it is asked to stop, it
+first sends the flow runs a SIGTERM. Prefect's worker also ends after a quarter of an hour without an API, and kills its
+flow runs; ``patient_worker`` prevents that.
 """
 
 from __future__ import annotations
@@ -15,22 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from socket import gethostname
 from types import FrameType
 
-from flows.local_prefect.processes import POOL, ROLE_MARK, RUNS, ProcessFailed, need_proc, send, session_leaders_under
+from flows.commands.messages import announce, report_problems
+from flows.local_prefect.processes import POOL, ROLE_MARK, RUNS, default_worker_name, send, session_leaders_under
+from flows.local_prefect.stopping import DRAIN_S, END_S, SETTLE_S
 from orchestrator_adapter.process import ExitCode
 
-DRAIN_S = 20.0  # for the flow runs; a pipeline's own grace is 5 s, and Prefect is told of the end after it
-_SETTLE_S = 1.0  # for Prefect's worker to tell the API of a flow run that could not do so itself
-_END_S = 5.0  # for Prefect's worker itself
-STOP_S = DRAIN_S + _SETTLE_S + _END_S
 _POLL_S = 0.1
-
-
-def default_name() -> str:
-    """The worker's name on this machine: the same at every start, so that Prefect knows it again."""
-    return f"{POOL}-{gethostname()}".replace("/", "-").replace("%", "-")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,20 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run Prefect's worker until a SIGTERM or SIGINT (a second one does not wait) or until it ends by itself."""
-    asked: list[str] = []
+    """Run Prefect's worker until a SIGTERM or SIGINT (a second one does not wait for the drain), or until it ends by itself."""
+    signals: list[str] = []
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(signal.Signals(number).name)
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        signals.append(signal.Signals(number).name)
 
-    try:
-        need_proc()
-    except ProcessFailed as error:
-        print(f"worker: {error}", file=sys.stderr)
-        return ExitCode.FAILED
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
-    worker = subprocess.Popen(  # noqa: S603 - ours
+        signal.signal(number, on_signal)
+    worker = subprocess.Popen(  # noqa: S603 - our own command
         [
             *(
                 sys.executable,
@@ -66,40 +53,39 @@ def run(args: argparse.Namespace) -> int:
                 "--install-policy",
                 "never",
             ),
-            *("--pool", args.pool, "--name", args.name or default_name()),
+            *("--pool", args.pool, "--name", args.name or default_worker_name()),
         ],
         env=os.environ | ({ROLE_MARK: RUNS} if ROLE_MARK in os.environ else {}),
-        start_new_session=True,  # a terminal's Ctrl-C is for this process to handle
+        start_new_session=True,  # so that only this process gets a terminal's Ctrl-C
     )
-    while not asked:
+    while not signals:
         if worker.poll() is not None:
-            print(f"worker: Prefect's worker ended by itself, with exit code {worker.returncode}", file=sys.stderr)
-            return ExitCode.FAILED
+            return report_problems("worker", [f"Prefect's worker ended by itself, with exit code {worker.returncode}"])
         time.sleep(_POLL_S)
-    _drain(worker, asked)
+    _drain(worker, signals)
     worker.terminate()
     try:
-        worker.wait(_END_S)
+        worker.wait(END_S)
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.wait()
     return ExitCode.OK
 
 
-def _drain(worker: subprocess.Popen[bytes], asked: list[str]) -> None:
-    """Ask every flow run to stop, and wait until they have; what has not after ``DRAIN_S`` is left to the worker's end."""
-    told: set[int] = set()
+def _drain(worker: subprocess.Popen[bytes], signals: list[str]) -> None:
+    """Send every flow run a SIGTERM and wait until they have ended, ``DRAIN_S`` at most; the worker's end kills the rest."""
+    notified: set[int] = set()
     deadline = time.monotonic() + DRAIN_S
     while running := session_leaders_under(worker.pid):
-        if new := running - told:
-            print(
-                f"worker: {asked[0]}: {len(new)} flow run(s) have {DRAIN_S:g} s to drain", file=sys.stderr, flush=True
-            )
+        if new := running - notified:
+            text = f"{signals[0]}: {len(new)} flow run(s) have {DRAIN_S:g} s to drain"
+            announce("worker", "worker_draining", text, flow_runs=len(new))
             send(signal.SIGTERM, new)
-            told |= new
-        if time.monotonic() > deadline or len(asked) > 1:
-            print(f"worker: {len(running)} flow run(s) still run and are killed", file=sys.stderr, flush=True)
+            notified |= new
+        if time.monotonic() > deadline or len(signals) > 1:
+            text = f"{len(running)} flow run(s) still run and are killed"
+            announce("worker", "worker_kills_flow_runs", text, flow_runs=len(running))
             return
         time.sleep(_POLL_S)
-    if told:
-        time.sleep(_SETTLE_S)
+    if notified:
+        time.sleep(SETTLE_S)

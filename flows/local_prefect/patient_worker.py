@@ -1,8 +1,9 @@
 """Prefect's command line, with workers that do not give up while no API answers: ``python -m flows.local_prefect.patient_worker worker start …``.
 
-Prefect's worker ends after a dozen polls in a row that failed (``prefect.workers.base``: ``critical_service_loop(…, backoff=4)``,
-about a quarter of an hour), and ends its flow runs with SIGKILL. A pipeline runs on without an API, so its worker has to.
-Undocumented, hence here alone; ``tests/flows/local_prefect/test_patient_worker.py`` says when it changes.
+Prefect's worker ends after a dozen consecutive polls that failed (``prefect.workers.base``: ``critical_service_loop(…,
+backoff=4)``, about a quarter of an hour), and ends its flow runs with SIGKILL. A pipeline runs on without an API, so its
+worker has to. The name that is replaced here is not documented; ``tests/flows/local_prefect/test_patient_worker.py`` fails
+when it changes.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from prefect.workers import base
 logger = logging.getLogger("flows.worker")
 
 GIVEN_UP = "Service exceeded error threshold."
-"""What Prefect's loop raises when it has had enough, as a ``RuntimeError``."""
+"""The message of the ``RuntimeError`` with which Prefect's loop gives up."""
 
 
 async def patient_service_loop(*args: Any, **options: Any) -> None:
-    """As Prefect's loop, and once more from the start whenever that gives up. Whatever else it raises is raised."""
+    """Prefect's loop, started again each time it gives up. Any other error of it is raised."""
     while True:
         try:
             return await critical_service_loop(*args, **options)
         except RuntimeError as error:
             if str(error) != GIVEN_UP:
                 raise
-            logger.warning("no Prefect API answers; the worker goes on asking, and its flow runs run on")
+            logger.warning("no Prefect API answers; the worker continues to ask, and its flow runs run on")
 
 
 def be_patient() -> None:
-    """From now on, workers in this process are."""
+    """Replace the loop of the workers in this process."""
     base.critical_service_loop = patient_service_loop  # type: ignore[attr-defined] # where workers look it up
 
 

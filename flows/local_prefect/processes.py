@@ -1,8 +1,7 @@
-"""A Prefect installation's processes on this machine: how they are started, awaited, found again and stopped.
+"""The processes of a Prefect installation on this machine: how they are started, awaited and found again.
 
-What they are to do is for the commands to say. Whatever ``up`` starts carries, as do its children, a mark in its
-environment: the installation's folder. ``/proc`` is therefore the one truth about what runs. There is no pid file to
-go stale over a reboot, and no foreign process that has got an old pid.
+Each process that ``up`` starts has a mark in its environment, as have its children: the installation's folder. So the
+system's process table shows what runs. There is no pid file, which would be wrong after a reboot or when a pid is reused.
 """
 
 from __future__ import annotations
@@ -20,37 +19,39 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from socket import gethostname
 from subprocess import Popen
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 from flows.local_prefect.api_health import api_health
 from orchestrator_adapter import RetryOk
 
 HOST = "127.0.0.1"
-SERVER_START_S = 120.0  # the first start on a slow machine migrates a database; 5 to 21 s were measured
+SERVER_START_S = 120.0  # the first start creates a database; 5 to 21 s were measured
 POOL = "sda"  # the work pool that prefect.yaml deploys to
 
 FOLDER_MARK = "SDA_UP_FOLDER"
 ROLE_MARK = "SDA_UP_ROLE"
-SERVER, WORKER, RUNS = "server", "worker", "runs"  # RUNS: Prefect's worker and all that descends from it
+SERVER, WORKER, RUNS = "server", "worker", "runs"  # RUNS: Prefect's worker and its descendants
 
-# Below what Linux (32768) and others (49152, IANA's) give to outgoing connections, above what services like to use.
-_NEVER_HANDED_OUT = range(20_000, 32_768)
-_CHANCE = random.SystemRandom()  # not the seeded one: processes side by side must not try the same ports
+# Below the ports that Linux (32768) and others (49152, IANA) give to outgoing connections, above those of most services.
+_NOT_EPHEMERAL = range(20_000, 32_768)
+_RANDOM = random.SystemRandom()  # not a seeded one: concurrent processes must not try the same ports
 
-_PROC = Path("/proc")
 _POLL_S = 0.1
-_TELL_EVERY_S = 10.0
+_REPORT_EVERY_S = 10.0
 
 
 class ProcessFailed(Exception):
-    """A process did not come up; the message says what to look at."""
+    """A process did not start; the message says why, or where to look."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalServer:
-    """A Prefect server on this machine: where it keeps its data, and where it answers."""
+    """A Prefect server on this machine: the folder of its data, and its port."""
 
     home: Path
     port: int
@@ -64,27 +65,27 @@ class LocalServer:
         return f"{self.url}/api"
 
     def environment(self) -> dict[str, str]:
-        """What the server and whoever talks to it needs to have set."""
+        """The environment variables of the server and of its clients."""
         return {
             "PREFECT_HOME": str(self.home.resolve()),
             "PREFECT_API_URL": self.api_url,
-            "PREFECT_UI_API_URL": self.api_url,  # off port 4200 the UI would call the wrong API
+            "PREFECT_UI_API_URL": self.api_url,  # without it, the UI calls port 4200
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_CLI_PROMPT": "false",
-            # One transaction a batch instead of one an event: a restart storm is recorded as fast as it comes.
+            # One transaction for each batch instead of each event, so that the server keeps up with a restart storm.
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # or a small batch waits for 5 s
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # a small batch would wait 5 s
         }
 
     def command(self) -> list[str]:
-        """The server itself, in the foreground."""
+        """The command that runs the server in the foreground."""
         return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(self.port)]
 
 
 @dataclass(frozen=True, slots=True)
 class MarkedProcess:
-    """A living process of an installation."""
+    """A live process of an installation."""
 
     pid: int
     role: str
@@ -93,77 +94,69 @@ class MarkedProcess:
 
     @property
     def is_flow_run(self) -> bool:
-        """Prefect gives every flow run a session of its own; its helpers are in there with it."""
+        """Prefect starts each flow run in a session of its own, with its helper processes."""
         return self.leads_session and "PREFECT__FLOW_RUN_ID" in self.environment
 
     @property
     def port(self) -> int:
-        """Of the server that it is, or talks to."""
+        """The port of the server that it is, or that it is a client of."""
         port = urlsplit(self.environment.get("PREFECT_API_URL", "")).port
         if port is None:
             raise ProcessFailed(f"process {self.pid} is marked as a {self.role} of ours, but has no PREFECT_API_URL")
         return port
 
 
+def default_worker_name() -> str:
+    """The worker's name on this machine. It is the same at every start, so that Prefect recognizes the worker."""
+    return f"{POOL}-{gethostname()}".replace("/", "-").replace("%", "-")
+
+
 def environment_of(
     server: LocalServer, folder: Path, role: str, more: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """This process's environment without what is set for another Prefect, with ``server``'s and the marks."""
+    """This process's environment without its Prefect variables, with those of ``server`` and the marks."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return kept | server.environment() | {FOLDER_MARK: str(folder), ROLE_MARK: role} | dict(more or {})
 
 
 def start_detached(command: list[str], environment: Mapping[str, str], *, cwd: Path, log: Path) -> Popen[bytes]:
-    """Start what outlives this process and its terminal. Its output is appended to ``log``."""
+    """Start a process that outlives this one and its terminal. Its output is appended to ``log``."""
     with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
-        return Popen(  # noqa: S603 - ours
+        return Popen(  # noqa: S603 - our own command
             command, env=dict(environment), cwd=cwd, stdin=nothing, stdout=output, stderr=output, start_new_session=True
         )
 
 
-def need_proc() -> None:
-    """Refuse where processes cannot be told apart by what they were started with."""
-    if not (_PROC / "self" / "environ").exists():
-        raise ProcessFailed("this needs /proc, as Linux has it; docs/deployment.md has the commands to do it by hand")
-
-
 def marked_processes(folder: Path) -> list[MarkedProcess]:
-    """Every living process that carries ``folder`` as its mark, of this user. A zombie has no environment: it is gone."""
-    mark = f"{FOLDER_MARK}={folder}".encode()
+    """Every live process that has ``folder`` as its mark. A zombie has no environment and is left out."""
     found = []
-    for entry in _PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):  # it ended meanwhile, or is somebody else's
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            if mark in variables:
-                pairs = (os.fsdecode(variable).partition("=") for variable in variables)
-                environment = {name: value for name, _, value in pairs}
-                _, session = _parent_and_session(entry)
-                pid = int(entry.name)
-                found.append(MarkedProcess(pid, environment.get(ROLE_MARK, ""), session == pid, environment))
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it has ended, or belongs to another user
+            environment = process.environ()
+            if environment.get(FOLDER_MARK) == str(folder):
+                role = environment.get(ROLE_MARK, "")
+                found.append(MarkedProcess(process.pid, role, _leads_session(process), environment))
     return sorted(found, key=lambda process: process.pid)
 
 
 def session_leaders_under(parent: int) -> set[int]:
     """The children of ``parent`` that lead a session: of a Prefect process worker, these are its flow runs."""
     leaders = set()
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                if _parent_and_session(entry) == (parent, int(entry.name)):
-                    leaders.add(int(entry.name))
+    with suppress(psutil.Error):
+        for child in psutil.Process(parent).children():
+            with suppress(psutil.Error, OSError):
+                if _leads_session(child):
+                    leaders.add(child.pid)
     return leaders
 
 
-def _parent_and_session(entry: Path) -> tuple[int, int]:
-    # proc(5): pid (comm) state ppid pgrp session …; comm may hold anything, brackets included.
-    _state, parent, _group, session = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
-    return int(parent), int(session)
+def _leads_session(process: psutil.Process) -> bool:
+    pid: int = process.pid
+    return os.getsid(pid) == pid
 
 
 def send(signal_: signal.Signals, pids: Iterable[int]) -> None:
-    """Send a signal to those of them that still live."""
+    """Send a signal to those processes that still run."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal_)
@@ -172,50 +165,52 @@ def send(signal_: signal.Signals, pids: Iterable[int]) -> None:
 def wait_for(
     ready: Callable[[], bool],
     *,
-    limit_s: float,
+    timeout_s: float,
     what: str,
     ended: Callable[[], str | None] = lambda: None,
-    look_at: Callable[[], str],
-    tell: Callable[[str], object] = lambda _: None,
+    hint: Callable[[], str],
+    report: Callable[[str], object] = lambda _: None,
 ) -> None:
-    """Wait until ``ready``, at most ``limit_s``; what has ``ended`` before that will never be. ``tell`` hears of the wait.
+    """Wait until ``ready``, at most ``timeout_s``. ``report`` gets a message now and then while it waits.
 
-    ``look_at`` says, when it is too late, where the reason may be found.
+    Raises ``ProcessFailed``, with the text of ``hint``, after the timeout or once ``ended`` says how the process ended.
     """
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     while not ready():
         if (how := ended()) is not None:
-            raise ProcessFailed(f"{what} ended ({how}); {look_at()}")
+            raise ProcessFailed(f"{what} ended ({how}); {hint()}")
         now = time.monotonic()
-        if now - started > limit_s:
-            raise ProcessFailed(f"{what} was not up after {limit_s:g} s; {look_at()}")
-        if now - told >= _TELL_EVERY_S:
-            told = now
-            tell(f"still waiting for {what} ({now - started:.0f} of {limit_s:g} s) …")
+        if now - started > timeout_s:
+            raise ProcessFailed(f"{what} was not up after {timeout_s:g} s; {hint()}")
+        if now - reported >= _REPORT_EVERY_S:
+            reported = now
+            report(f"still waiting for {what} ({now - started:.0f} of {timeout_s:g} s) …")
         time.sleep(_POLL_S)
 
 
 def exit_of(process: Popen[Any]) -> str | None:
-    """How a child has ended; ``None`` while it runs."""
+    """How a child process has ended; ``None`` while it runs."""
     return f"exit code {process.poll()}" if process.poll() is not None else None
 
 
 def answers(api_url: str) -> bool:
-    """Whether a Prefect API is up there."""
+    """Whether a Prefect API is up at this URL."""
     return isinstance(asyncio.run(api_health(api_url)), RetryOk)
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts TCP connections there."""
+    """Whether a process accepts TCP connections on this port."""
     with closing(socket.socket()) as sock:
         return sock.connect_ex((HOST, port)) == 0
 
 
 def is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
-    """Whether a server could listen there, by TCP unless UDP is asked for."""
+    """Whether a server could listen on this port; ``kind`` is TCP or UDP."""
     with closing(socket.socket(socket.AF_INET, kind)) as sock:
         if kind == socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: TIME_WAIT is no owner
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as servers do: a connection in TIME_WAIT does not occupy the port
         try:
             sock.bind((HOST, port))
         except OSError:
@@ -224,22 +219,21 @@ def is_free(port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, neither by TCP nor by UDP, and that the system gives to nobody who does not ask for them.
+    """Ports that are free for TCP and UDP, outside the range that the system gives to outgoing connections.
 
-    Those that it does hand out (``bind`` to port 0) it would hand out again, to any connection of any process, and a
-    server that restarts would find its port taken for as long as that connection lasts. Raises ``OSError`` where there
-    are fewer.
+    A port of that range (as ``bind`` to port 0 gives) could be given to another process's connection while a server
+    restarts, and the server would find it taken. Raises ``OSError`` if fewer ports are free.
     """
-    candidates = _CHANCE.sample(_NEVER_HANDED_OUT, len(_NEVER_HANDED_OUT))
+    candidates = _RANDOM.sample(_NOT_EPHEMERAL, len(_NOT_EPHEMERAL))
     free = (port for port in candidates if is_free(port) and is_free(port, socket.SOCK_DGRAM))
     ports = list(islice(free, count))
     if len(ports) < count:
-        raise OSError(errno.EADDRINUSE, f"fewer than {count} ports of {HOST} are free in {_NEVER_HANDED_OUT}")
+        raise OSError(errno.EADDRINUSE, f"fewer than {count} ports of {HOST} are free in {_NOT_EPHEMERAL}")
     return ports
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, indented, under its name."""
+    """The last lines of a log, indented, after its name."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:

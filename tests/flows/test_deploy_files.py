@@ -1,4 +1,4 @@
-"""``prefect.yaml`` and ``deploy/``: what can be known of them without Prefect's server and without a container engine."""
+"""``prefect.yaml`` and ``deploy/``, checked without a Prefect server and without a container engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def deployments() -> Any:
 
 
 def test_every_file_names_the_pinned_version_of_prefect() -> None:
-    """``prefect.yaml``, the images' tags and the Dockerfile say what requirements.txt says."""
+    """``prefect.yaml``, the images' tags and the Dockerfile have the version of requirements.txt."""
     version = pinned_prefect()
     assert str(yaml.safe_load((ROOT / "prefect.yaml").read_text())["prefect-version"]) == version
     for service in ("server", "deploy", "worker"):
@@ -43,7 +43,7 @@ def test_every_file_names_the_pinned_version_of_prefect() -> None:
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda each: each["name"])
 def test_no_deployment_depends_on_the_api_while_it_runs(deployment: Any) -> None:
-    """None has a concurrency limit, whose lease ends the flow; each bounds its event queue and sends heartbeats."""
+    """No concurrency limit, whose lease would end the flow; a bounded event queue; heartbeats."""
     assert "concurrency_limit" not in deployment
     assert deployment["work_pool"]["name"] == POOL
     assert set(deployment["work_pool"]["job_variables"]["env"]) == {
@@ -53,27 +53,27 @@ def test_no_deployment_depends_on_the_api_while_it_runs(deployment: Any) -> None
 
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda each: each["name"])
-def test_every_deployment_says_what_it_is(deployment: Any) -> None:
-    """A sentence, a tag, and an entry point whose file is there."""
+def test_every_deployment_has_a_description_and_an_entry_point(deployment: Any) -> None:
+    """And the tag sda; the file of the entry point exists."""
     assert deployment["description"].endswith(".")
     assert "sda" in deployment["tags"]
     assert (ROOT / deployment["entrypoint"].split(":")[0]).is_file()
 
 
 def test_every_prefect_variable_is_a_setting_of_prefect() -> None:
-    """A name that Prefect does not know is silently without effect."""
+    """Prefect ignores a name that it does not know."""
     texts = [path.read_text() for path in (ROOT / "prefect.yaml", COMPOSE, ROOT / "flows/local_prefect/processes.py")]
     texts.append((ROOT / "flows/commands/up.py").read_text())
     ours = {"PREFECT_IMAGE", "PREFECT_AUTH", "PREFECT_LISTEN"} | {
         "PREFECT_PROFILE"
-    }  # which chooses settings, but is none
+    }  # it chooses settings, but is not a setting
     names = {name for text in texts for name in re.findall(r"\bPREFECT_[A-Z][A-Z_]*[A-Z]\b", text)} - ours
     assert len(names) > 8
     assert [name for name in sorted(names) if not hasattr(prefect.settings, name)] == []
 
 
-def test_what_compose_refers_to_is_there() -> None:
-    """Every named volume is declared, every service that another one waits for exists and can be waited for."""
+def test_everything_that_compose_refers_to_exists() -> None:
+    """Every named volume is declared; every dependency exists and has the condition that is waited for."""
     document = compose()
     services = document["services"]
     assert set(services) == {"postgres", "server", "deploy", "worker"}
@@ -90,7 +90,7 @@ def test_what_compose_refers_to_is_there() -> None:
 
 
 def test_every_variable_of_compose_is_in_the_example() -> None:
-    """Those without a default are set there, the others shown; no secret has a default."""
+    """Variables without a default are set there, the others are comments; no secret has a default."""
     example = (ROOT / "deploy/.env.example").read_text()
     used = set(re.findall(r"\$\{([A-Z_]+)(:[-?])?", COMPOSE.read_text()))
     optional = {name for name, how in used if how == ":-"}
@@ -101,7 +101,7 @@ def test_every_variable_of_compose_is_in_the_example() -> None:
     assert "/deploy/.env" in (ROOT / ".gitignore").read_text().splitlines()
 
 
-def test_the_worker_publishes_the_ports_that_the_settings_name() -> None:
+def test_the_worker_publishes_the_ports_of_the_settings() -> None:
     """Radars by UDP, ISL by TCP, and the control plane to this host alone."""
     settings = IngestSettings()
     assert compose()["services"]["worker"]["ports"] == [
@@ -111,9 +111,9 @@ def test_the_worker_publishes_the_ports_that_the_settings_name() -> None:
     ]
 
 
-def test_the_worker_is_given_longer_to_stop_than_it_takes() -> None:
-    """Else the engine kills what still drains."""
-    from flows.commands.worker import STOP_S  # noqa: PLC0415 - beside what it is compared with
+def test_the_worker_gets_more_time_to_stop_than_it_needs() -> None:
+    """Else the engine would kill flow runs that drain."""
+    from flows.local_prefect.stopping import WORKER_S  # noqa: PLC0415 - beside the value that it is compared with
 
-    assert float(compose()["services"]["worker"]["stop_grace_period"].removesuffix("s")) > STOP_S + 5
-    assert STOP_S < 30
+    assert float(compose()["services"]["worker"]["stop_grace_period"].removesuffix("s")) > WORKER_S + 5
+    assert WORKER_S < 30

@@ -15,8 +15,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import Worker, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 
-from flows.commands.worker import default_name
-from flows.local_prefect.processes import free_ports, marked_processes
+from flows.local_prefect.processes import default_worker_name, free_ports, marked_processes
 from tests.helpers.support import ROOT, Addresses, environment, listens, wait_until
 
 pytestmark = pytest.mark.prefect
@@ -80,7 +79,7 @@ def test_up_brings_everything_up_once_and_down_lets_runs_drain_and_leaves_no_pro
         assert deployment.tags == ["sda", "streaming"]
         assert deployment.global_concurrency_limit is None
         assert deployment.job_variables["env"]["PREFECT_EVENTS_WORKER_MAX_QUEUE_SIZE"] == "10000"
-        assert [(worker.name, worker.status.value) for worker in workers] == [(default_name(), "ONLINE")]
+        assert [(worker.name, worker.status.value) for worker in workers] == [(default_worker_name(), "ONLINE")]
         assert f"http://127.0.0.1:{port}/deployments/deployment/{deployment.id}" in told
         assert f"export PREFECT_API_URL={api_url}" in told
 

@@ -1,4 +1,4 @@
-"""``python -m flows automations`` as far as it goes without a server: what it refuses, what it says, what it would do."""
+"""``python -m flows automations`` without a server: rejected options, messages, dry runs."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--restarts", "0"], 180, "--restarts: expected at least 1, got 0"),
         (["--within", "nan"], 180, "--within: expected more than 0 s, got nan"),
         (["--zombie-after", "539"], 180, "--zombie-after 539 would crash live runs: heartbeats come every 180 s"),
-        (["--zombie-after", "9"], None, "--zombie-after: Prefect admits no less than 10 s, got 9"),
+        (["--zombie-after", "9"], None, "--zombie-after: Prefect accepts no less than 10 s, got 9"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(options: list[str], heartbeat_s: int | None, problem: str) -> None:
-    """Each is one sentence that says what was expected and what came."""
-    (said,) = problems_with(parser().parse_args(["automations", *options]), heartbeat_s)
-    assert said.startswith(problem)
+def test_invalid_options_are_rejected(options: list[str], heartbeat_s: int | None, problem: str) -> None:
+    """One sentence each, with the expected and the given value."""
+    (found,) = problems_with(parser("automations").parse_args(["automations", *options]), heartbeat_s)
+    assert found.startswith(problem)
 
 
 @pytest.mark.parametrize(
     ("options", "heartbeat_s"),
     [([], 180), (["--zombie-after", "540"], 180), (["--zombie-after", "90"], 30), (["--zombie-after", "60"], None)],
 )
-def test_options_that_can_be_meant_are_not_refused(options: list[str], heartbeat_s: int | None) -> None:
-    """Three heartbeats are enough; where this environment sends none, any watch that Prefect admits is."""
-    assert problems_with(parser().parse_args(["automations", *options]), heartbeat_s) == []
+def test_valid_options_are_accepted(options: list[str], heartbeat_s: int | None) -> None:
+    """Three heartbeats are enough; without heartbeats, any time that Prefect accepts."""
+    assert problems_with(parser("automations").parse_args(["automations", *options]), heartbeat_s) == []
 
 
 @pytest.mark.parametrize(
     ("options", "heartbeat_s", "beginnings"),
     [
-        ([], 180, ["nobody is notified, so there is no alarm:"]),
-        (["--on-flapping", "notify"], 180, ["nobody is notified, so there is no alarm and no flapping:"]),
+        ([], 180, ["no notification is configured, so there is no alarm:"]),
+        (["--on-flapping", "notify"], 180, ["no notification is configured, so there is no alarm and no flapping:"]),
         (["--webhook", "http://x"], 180, []),
         (["--block", "slack-webhook/x"], None, ["no zombie:"]),
         (["--block", "slack-webhook/x", "--zombie-after", "90"], None, []),
     ],
 )
-def test_what_is_left_undone_is_said(options: list[str], heartbeat_s: int | None, beginnings: list[str]) -> None:
-    """Without somebody to notify, and without heartbeats, a sentence says what is missing and how to have it."""
-    said = unmet(parser().parse_args(["automations", *options]), heartbeat_s)
-    assert [sentence[: len(beginning)] for sentence, beginning in zip(said, beginnings, strict=True)] == beginnings
+def test_each_missing_automation_is_named(options: list[str], heartbeat_s: int | None, beginnings: list[str]) -> None:
+    """Without a notification or without heartbeats, a sentence says what is missing and which option adds it."""
+    missing = unmet(parser("automations").parse_args(["automations", *options]), heartbeat_s)
+    assert [sentence[: len(beginning)] for sentence, beginning in zip(missing, beginnings, strict=True)] == beginnings
 
 
 def test_a_dry_run_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints one line for each automation that would be installed, sized as asked."""
+    """It prints one line for each automation that it would install, with the values of the options."""
     assert (
         main(["automations", "--dry-run", "--webhook", "http://127.0.0.1/x", "--restarts", "3", "--within", "60"]) == 0
     )
@@ -70,10 +70,8 @@ def test_a_dry_run_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert "call-webhook" in out[0]
 
 
-def test_without_a_server_to_talk_to_it_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Exit code 1 and one line, whether PREFECT_API_URL is unset or names a port where nobody listens."""
+def test_without_a_server_it_ends_with_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one line, if PREFECT_API_URL is unset and if it names a closed port."""
     assert main(["automations"]) == 1
     assert capsys.readouterr().err == "automations: automations live on a Prefect server: set PREFECT_API_URL\n"
     url = f"http://127.0.0.1:{Addresses.free().archive}/api"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from flows.__main__ import main
 from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.storage.jsonl import RotatingJsonLines
+from tests.helpers.support import ROOT
 
 COMMANDS = ("ingest", "fusion", "simulate", "check", "demo", "automations", "reconcile", "up", "down", "worker")
 
@@ -25,7 +27,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(folder: Path, *, isl_port: int = 0, extra: str = "") -> Path:
-    """Settings that keep everything in ``folder``, listen on any port and poll an archive that is not there."""
+    """Settings that write into ``folder``, listen on any free port and poll an archive that does not exist."""
     path = folder / "settings.toml"
     path.write_text(
         f"""
@@ -59,7 +61,7 @@ def report(folder: Path) -> Any:
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_every_command_has_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """It exits with 0, says what the command does, and explains every option."""
+    """It exits with 0 and explains every option."""
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
     assert ended.value.code == 0
@@ -72,9 +74,32 @@ def test_every_command_has_help(command: tuple[str, ...], capsys: pytest.Capture
         assert all(name in text for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        ([], ["flows.commands", "orchestrator_adapter", "sda_ops", "pydantic", "numpy"]),
+        (["ingest"], ["flows.commands.demo", "flows.commands.fusion", "flows.topologies", "scipy", "prefect"]),
+        (["down"], ["flows.commands.up", "flows.topologies", "sda_ops", "prefect"]),
+    ],
+)
+def test_help_imports_only_what_the_command_needs(arguments: list[str], absent: list[str]) -> None:
+    """The help of all commands imports none of them; the help of one command imports no other one."""
+    program = (
+        "import sys; from flows.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('imported:', *sorted(sys.modules))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    imported = output.rpartition("imported:")[2].split()
+    assert [name for name in imported if name.startswith(tuple(absent))] == []
+
+
 @pytest.mark.parametrize("command", ["ingest", "fusion", "demo"])
 def test_the_help_explains_every_exit_code(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """No code the process can end with is missing from the table."""
+    """The table has every exit code of the process."""
     with pytest.raises(SystemExit):
         main([command, "--help"])
     table = capsys.readouterr().out.split("exit codes:")[1]
@@ -83,7 +108,7 @@ def test_the_help_explains_every_exit_code(command: str, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["ingest", "--frobnicate"], ["ingest", "--duration", "x"]])
 def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """And says what is wrong on standard error."""
+    """With the usage on standard error."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == ExitCode.USAGE
@@ -91,7 +116,7 @@ def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.
 
 
 def test_check_prints_the_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 0, every operator with its policy and every edge with its reason."""
+    """Exit code 0; the output has every operator with its policy and every edge with its reason."""
     assert main(["check", "--config", str(config(tmp_path))]) == 0
     text = capsys.readouterr().out
     for word in ("radar-01", "optical", "isl", "merge", "normalize", "validate", "event-log", "restart never", "4096"):
@@ -109,13 +134,17 @@ def test_check_can_draw_the_graph(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_problem_of_the_settings_is_named(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, one line a problem on standard error, nothing on standard output and nothing on disk."""
+    """Exit code 1, one line for each problem on standard error, nothing on standard output, nothing on disk."""
     monkeypatch.setenv("SDA_INGEST__SHUTDOWN__GRACE_S", "soon")
     path = config(tmp_path, isl_port=70_000, extra='unknown = "x"')
     assert main([*command, "--config", str(path)]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert sorted(line.split(": ")[1] for line in told.err.splitlines()) == ["isl.port", "shutdown.grace_s", "unknown"]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert sorted(line.split(": ")[1] for line in printed.err.splitlines()) == [
+        "isl.port",
+        "shutdown.grace_s",
+        "unknown",
+    ]
     assert [each.name for each in tmp_path.iterdir()] == ["settings.toml"]
 
 
@@ -123,27 +152,27 @@ def test_every_problem_of_the_settings_is_named(
 def test_problems_of_the_graph_are_named(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two radars of one name and one called like an operator: exit code 1, both named."""
+    """Two radars with the same name, and one with the name of an operator: exit code 1, both are named."""
     radars = [{"name": name, "port": 0} for name in ("twin", "twin", "merge")]
     monkeypatch.setenv("SDA_INGEST__RADARS", json.dumps(radars))
     assert main(command) == 1
-    told = capsys.readouterr().err
-    assert "'twin'" in told
-    assert "'merge'" in told
+    errors = capsys.readouterr().err
+    assert "'twin'" in errors
+    assert "'merge'" in errors
 
 
 def test_check_names_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1 and the path."""
+    """Exit code 1, and the message has the path."""
     assert main(["check", "--config", str(tmp_path / "missing.toml")]) == 1
     assert capsys.readouterr().err == f"sda-ingest: settings file {tmp_path / 'missing.toml'}: no such file\n"
 
 
-def test_ingest_runs_for_its_duration_and_says_how_it_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 0, event, ledger and paths on standard output, the report where ``--report`` says."""
+def test_ingest_runs_for_its_duration_and_prints_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0; event, ledger and paths on standard output; the report at the path of ``--report``."""
     path = tmp_path / "elsewhere.json"
     assert ingest(config(tmp_path), "--duration", "0.01", "--report", str(path)) == 0
-    told = json.loads(path.read_text())
-    assert (told["event"], told["cause"], told["exit_code"]) == ("ShutDown", "ran for 0.01 s", 0)
+    result = json.loads(path.read_text())
+    assert (result["event"], result["cause"], result["exit_code"]) == ("ShutDown", "ran for 0.01 s", 0)
     text = capsys.readouterr().out
     assert text.startswith("ShutDown: ran for 0.01 s after ")
     assert f"  log      {tmp_path / 'log'}\n" in text
@@ -152,7 +181,7 @@ def test_ingest_runs_for_its_duration_and_says_how_it_went(tmp_path: Path, capsy
 
 
 def test_a_port_that_is_taken_ends_with_3_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """BudgetExhausted, with the address in the words and in the report."""
+    """BudgetExhausted; the summary and the report have the address."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert ingest(config(tmp_path, isl_port=port)) == ExitCode.BUDGET_EXHAUSTED
@@ -164,14 +193,14 @@ def test_a_port_that_is_taken_ends_with_3_and_is_named(tmp_path: Path, capsys: p
 def test_a_control_planes_port_that_is_taken_ends_with_1_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line on standard error that names the address and the setting; no report, no log."""
+    """One line on standard error with the address and the setting; no report, no log."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         monkeypatch.setenv("SDA_INGEST__CONTROL_PLANE__PORT", str(port))
         assert ingest(config(tmp_path)) == ExitCode.FAILED
-    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-ingest: "))
-    assert told.startswith(f"sda-ingest: control plane: cannot listen on http://127.0.0.1:{port}: ")
-    assert "control_plane.port" in told
+    (problem,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-ingest: "))
+    assert problem.startswith(f"sda-ingest: control plane: cannot listen on http://127.0.0.1:{port}: ")
+    assert "control_plane.port" in problem
     assert not (tmp_path / "report.json").exists()
     assert not (tmp_path / "log").exists()
 
@@ -179,11 +208,11 @@ def test_a_control_planes_port_that_is_taken_ends_with_1_before_anything_runs(
 def test_no_catalogue_ends_with_1_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line on standard error that names the file and the settings; no process was started, nothing written."""
+    """One line on standard error with the file and the settings; no process is started, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     assert main(["fusion", "--no-api", "--quiet"]) == ExitCode.FAILED
-    (told,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-fusion: "))
-    assert told == (
+    (problem,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sda-fusion: "))
+    assert problem == (
         "sda-fusion: no catalogue to begin with (catalog.file or catalog.url): "
         "run/sda-fusion/catalog.json: No such file or directory"
     )
@@ -194,7 +223,7 @@ def test_no_catalogue_ends_with_1_before_anything_runs(
 def test_a_cluster_without_its_extra_ends_with_1_and_says_what_to_install(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whether it is to run, or only looked at."""
+    """For a run and for a check."""
     monkeypatch.setitem(sys.modules, "prefect_ray.task_runners", None)
     monkeypatch.setenv(
         "SDA_FUSION__PROPAGATOR__CLUSTER", json.dumps({"kind": "ray", "address": "ray://head:10001", "host": "here"})
@@ -208,7 +237,7 @@ def test_a_cluster_without_its_extra_ends_with_1_and_says_what_to_install(
 def test_an_event_log_in_use_ends_with_3_and_names_the_process(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sink is never restarted: BudgetExhausted, with the other's process id."""
+    """The sink is never restarted: BudgetExhausted, with the id of the other process."""
     with RotatingJsonLines(tmp_path / "log", stem="observations"):
         assert ingest(config(tmp_path)) == ExitCode.BUDGET_EXHAUSTED
     assert f"is being written by process {os.getpid()}" in capsys.readouterr().out
@@ -218,18 +247,18 @@ def test_an_event_log_in_use_ends_with_3_and_names_the_process(
 def test_a_dead_letter_store_in_use_ends_with_1_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line on standard error that names the folder and the process; no report, no log."""
+    """One line on standard error with the folder and the process; no report, no log."""
     with RotatingJsonLines(tmp_path / "dead", stem="dead-letters"):
         assert ingest(config(tmp_path)) == ExitCode.FAILED
-    told = capsys.readouterr().err
-    assert f"sda-ingest: {tmp_path / 'dead'} is being written by process {os.getpid()}" in told
+    errors = capsys.readouterr().err
+    assert f"sda-ingest: {tmp_path / 'dead'} is being written by process {os.getpid()}" in errors
     assert not (tmp_path / "report.json").exists()
     assert not (tmp_path / "log").exists()
 
 
-def test_a_report_that_cannot_be_written_is_said_and_changes_no_exit_code(
+def test_a_report_that_cannot_be_written_is_a_problem_in_the_summary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run was good: 0, and a line that names the path."""
+    """With its path; the exit code is still 0."""
     assert ingest(config(tmp_path), "--duration", "0.01", "--report", "/dev/null/report.json") == 0
     assert "  problem  writing the report /dev/null/report.json failed: " in capsys.readouterr().out

@@ -31,8 +31,8 @@ def rendered(shown: Any) -> str:
     return text
 
 
-async def test_a_line_tells_rate_occupancy_restarts_and_ledger() -> None:
-    """With the figures of the graph at that moment, and the rate since the moment before."""
+async def test_a_line_has_rate_occupancy_restarts_and_ledger() -> None:
+    """The figures of the present status, and the rate since the one before."""
     sink = GatedSink()
     lines: list[str] = []
 
@@ -55,7 +55,7 @@ async def test_a_line_tells_rate_occupancy_restarts_and_ledger() -> None:
 
 
 async def test_an_open_breaker_is_shown_and_a_closed_one_is_not() -> None:
-    """Who looks at the terminal in an outage sees which downstream is left alone."""
+    """During an outage the terminal shows which downstream is not called."""
     shown: list[str] = []
 
     async def during(built: BuiltGraph) -> None:
@@ -81,7 +81,7 @@ async def test_an_open_breaker_is_shown_and_a_closed_one_is_not() -> None:
 
 
 async def test_the_screen_shows_every_operator_edge_and_the_ledger() -> None:
-    """Names, states, counters, occupancy, restarts; operators that ended are shown too."""
+    """Names, states, counters, occupancy, restarts; also of operators that have ended."""
     pictures: list[str] = []
     operator = map_items(FailAt({2: OperatorError("once")}))
     sink = CollectSink()
@@ -106,19 +106,19 @@ async def test_the_screen_shows_every_operator_edge_and_the_ledger() -> None:
 async def test_progress_shows_until_it_is_closed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where there is no terminal: lines on standard error, and no task left behind."""
+    """On a terminal without cursor: lines on standard error; no task is left."""
     monkeypatch.setattr(progress, "_PERIOD_S", 0.0)
     shown = Progress("test")
-    told: list[str] = []
+    printed: list[str] = []
 
     async def during(built: BuiltGraph) -> None:
         shown.attach(built)
 
-        def one_came() -> bool:
-            told.append(capsys.readouterr().err)
-            return "ledger balanced" in "".join(told)
+        def has_line() -> bool:
+            printed.append(capsys.readouterr().err)
+            return "ledger balanced" in "".join(printed)
 
-        await eventually(one_came, "a line")
+        await eventually(has_line, "a line")
         await shown.close()
         assert shown._task is not None
         assert shown._task.done()
@@ -127,15 +127,15 @@ async def test_progress_shows_until_it_is_closed(
     await run_graph(chain(ten_and_wait, CollectSink()), during=during)
 
 
-async def test_closing_what_was_never_attached_does_nothing() -> None:
-    """A run that ends before it was built closes its progress too."""
+async def test_closing_a_progress_that_was_never_attached_does_nothing() -> None:
+    """A run that fails before its graph is built closes its progress as well."""
     await Progress("test").close()
 
 
-async def test_a_progress_that_fails_is_told_and_the_graph_runs_on(
+async def test_a_progress_that_fails_is_reported_and_the_graph_runs_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever goes wrong in showing is one line at the end."""
+    """Its error is one line at the end."""
     monkeypatch.setattr(progress, "_PERIOD_S", 0.0)
     monkeypatch.setattr(progress, "line", lambda *_: 1 / 0)
     shown, sink = Progress("test"), CollectSink()
@@ -153,10 +153,10 @@ async def test_a_progress_that_fails_is_told_and_the_graph_runs_on(
     assert "progress: ZeroDivisionError: division by zero" in capsys.readouterr().err
 
 
-async def test_a_reader_of_the_progress_that_goes_away_does_not_end_the_pipeline(
+async def test_a_closed_terminal_does_not_end_the_pipeline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """``2>&1 | head -1``: standard error breaks, the graph runs on, and standard output stays what it was."""
+    """Standard error is a broken pipe: the progress ends, and the graph runs on."""
     monkeypatch.setattr(progress, "_PERIOD_S", 0.0)
     reader, writer = os.pipe()
     os.close(reader)

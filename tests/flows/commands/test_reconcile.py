@@ -1,4 +1,4 @@
-"""``python -m flows reconcile``: what it says, what it leaves, and its exit code. A server that is real has it in ``integration/``."""
+"""``python -m flows reconcile``: messages, records and exit code. ``integration/`` has it with a real server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECORD = RunRecord(UUID(int=9), "brave-otter", "sda-ingest", 1, 4_711, "2026-01-
 
 @pytest.fixture
 def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
-    """A server that answers, and that ``PREFECT_API_URL`` names."""
+    """A server that answers; ``PREFECT_API_URL`` names it."""
 
     async def up(*_: object) -> None:
         return None
@@ -36,10 +36,10 @@ def reconcile(folder: Path, *options: str) -> int:
     return main(["reconcile", "--folder", str(folder), *options])
 
 
-def test_a_killed_run_is_set_crashed_with_a_line_and_forgotten(
+def test_a_killed_run_is_set_crashed_and_its_record_is_removed(
     prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 0; flow run and task run are Crashed; the second time there is nothing to put right."""
+    """Exit code 0; flow run and task run are Crashed; the second call has nothing to reconcile."""
     RunRecords(tmp_path).write(RECORD)
     prefect.has_flow_run(RECORD.flow_run_id, state(StateType.RUNNING))
     alive = prefect.has_task_run(1, RECORD.flow_run_id, state(StateType.RUNNING))
@@ -50,39 +50,37 @@ def test_a_killed_run_is_set_crashed_with_a_line_and_forgotten(
     assert prefect.task_runs[alive].state is not None
     assert "python -m flows reconcile" in (prefect.flow_run_state(RECORD.flow_run_id).message or "")
     assert reconcile(tmp_path) == 0
-    assert capsys.readouterr().out == f"nothing to put right in {tmp_path}\n"
+    assert capsys.readouterr().out == f"nothing to reconcile in {tmp_path}\n"
 
 
-def test_what_a_troubled_server_does_not_take_is_left_for_the_next_time(
+def test_the_record_is_kept_if_the_server_does_not_answer(
     prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, the run is named, and its record stays."""
+    """Exit code 1, and the run is named."""
     RunRecords(tmp_path).write(RECORD)
     prefect.unreachable = True
     assert reconcile(tmp_path) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert f"({RECORD.flow_run_id}) of sda-ingest: Prefect does not answer, or not well" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"({RECORD.flow_run_id}) of sda-ingest: Prefect does not answer correctly" in printed.err
     assert list(RunRecords(tmp_path).all()) == [RECORD]
 
 
-def test_what_is_no_record_is_named_and_left_alone(
+def test_a_file_that_is_not_a_record_is_named_and_not_changed(
     prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, and the file is as it was."""
-    path = tmp_path / "somebody.json"
+    """Exit code 1."""
+    path = tmp_path / "other.json"
     path.write_text("{}")
     assert reconcile(tmp_path) == 1
-    assert capsys.readouterr().err == (
-        f"reconcile: {path} should be the record of a run and is none; it is left alone\n"
-    )
+    assert capsys.readouterr().err == (f"reconcile: {path} is not a valid record of a run; it is left unchanged\n")
     assert path.read_text() == "{}"
 
 
-def test_a_folder_that_a_run_has_is_refused(
+def test_a_folder_that_a_run_uses_is_rejected(
     prefect: FakePrefect, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1 and whose it is; the server is not even asked."""
+    """Exit code 1, with the run's name; no request is sent."""
     owner = Owner.this_process("sda-ingest", run="flow run 'brave-otter'")
     with claim((f"file://{tmp_path.resolve()}",), owner):
         assert reconcile(tmp_path) == 1
@@ -90,10 +88,10 @@ def test_a_folder_that_a_run_has_is_refused(
     assert prefect.calls == []
 
 
-def test_without_an_api_nothing_is_done(
+def test_without_an_api_the_record_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, whether none is named or none answers, and the record stays."""
+    """Exit code 1, if no server is named and if it does not answer."""
     RunRecords(tmp_path).write(RECORD)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert reconcile(tmp_path) == 1
@@ -104,10 +102,10 @@ def test_without_an_api_nothing_is_done(
     assert list(RunRecords(tmp_path).all()) == [RECORD]
 
 
-def test_the_folder_is_that_of_the_settings_unless_it_is_named(
+def test_the_default_folder_is_the_one_in_the_settings(
     prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``prefect.directory``, from the environment as from a file."""
+    """``prefect.directory``, here from the environment."""
     monkeypatch.setenv("SDA_INGEST__PREFECT__DIRECTORY", str(tmp_path))
     assert main(["reconcile"]) == 0
-    assert capsys.readouterr().out == f"nothing to put right in {tmp_path}\n"
+    assert capsys.readouterr().out == f"nothing to reconcile in {tmp_path}\n"

@@ -11,28 +11,28 @@ from flows.local_prefect import processes as prefect_processes
 from flows.local_prefect.processes import HOST, free_ports
 
 
-def test_no_port_is_one_that_the_system_may_give_to_somebody_else() -> None:
-    """A connection of another process would sit on it for as long as it lasts, and the server could not start again."""
-    with ExitStack() as held:
-        handed_out = [held.enter_context(socket.create_server((HOST, 0))).getsockname()[1] for _ in range(200)]
-    assert max(free_ports(200)) < min(handed_out)
+def test_no_free_port_is_in_the_range_of_outgoing_connections() -> None:
+    """Else another process's connection could take the port while the server restarts."""
+    with ExitStack() as sockets:
+        ephemeral = [sockets.enter_context(socket.create_server((HOST, 0))).getsockname()[1] for _ in range(200)]
+    assert max(free_ports(200)) < min(ephemeral)
 
 
-def test_each_can_be_listened_on_at_once() -> None:
-    """By TCP and UDP, all of them together: no two are the same."""
-    with ExitStack() as held:
+def test_all_free_ports_can_be_used_at_once() -> None:
+    """For TCP and for UDP: no two are the same."""
+    with ExitStack() as sockets:
         for port in free_ports(50):
-            held.enter_context(socket.create_server((HOST, port)))
-            held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind((HOST, port))
+            sockets.enter_context(socket.create_server((HOST, port)))
+            sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind((HOST, port))
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_what_is_taken_is_passed_over_and_too_few_is_an_error(
+def test_taken_ports_are_left_out_and_too_few_are_an_error(
     kind: socket.SocketKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A port in use by either protocol is not free; and nobody gets fewer than were asked for."""
+    """A port that is in use for TCP or for UDP is not free."""
     (taken, free) = free_ports(2)
-    monkeypatch.setattr(prefect_processes, "_NEVER_HANDED_OUT", (taken, free))
+    monkeypatch.setattr(prefect_processes, "_NOT_EPHEMERAL", (taken, free))
     with socket.socket(socket.AF_INET, kind) as user:
         user.bind((HOST, taken))
         if kind == socket.SOCK_STREAM:

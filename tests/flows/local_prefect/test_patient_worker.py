@@ -1,4 +1,4 @@
-"""``flows.local_prefect.patient_worker``: Prefect's loop of polls, which does not end any more."""
+"""``flows.local_prefect.patient_worker``: Prefect's loop of polls, without its end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flows.local_prefect.patient_worker import GIVEN_UP, be_patient, patient_ser
 
 
 class Done(Exception):
-    """Ends a loop that has no end."""
+    """Ends an endless loop."""
 
 
 class Polls:
-    """A workload that fails ``failures`` times with a transport error, and then ends the test."""
+    """A poll that fails ``failures`` times with a transport error, and then ends the test."""
 
     def __init__(self, failures: int) -> None:
         self.left = failures
@@ -24,7 +24,7 @@ class Polls:
         if not self.left:
             raise Done
         self.left -= 1
-        raise httpx.ConnectError("nobody listens")
+        raise httpx.ConnectError("connection failed")
 
 
 def silent(*_: object) -> None:
@@ -32,22 +32,22 @@ def silent(*_: object) -> None:
 
 
 async def test_prefects_own_loop_gives_up() -> None:
-    """Four times three failures in a row end it, with the words that the patient one knows."""
+    """After four times three consecutive failures, with the message that ``patient_service_loop`` expects."""
     with pytest.raises(RuntimeError) as gave_up:
         await critical_service_loop(Polls(100), 0.0, backoff=4, printer=silent)
     assert str(gave_up.value) == GIVEN_UP
 
 
-async def test_the_patient_loop_asks_on_for_as_long_as_it_takes() -> None:
-    """A hundred failures in a row do not end it."""
+async def test_the_patient_loop_does_not_give_up() -> None:
+    """After a hundred consecutive failures it still polls."""
     polls = Polls(100)
     with pytest.raises(Done):
         await patient_service_loop(polls, 0.0, backoff=4, printer=silent)
     assert polls.left == 0
 
 
-async def test_what_else_a_poll_raises_ends_the_patient_loop_too() -> None:
-    """A bug in a poll is no outage."""
+async def test_any_other_error_of_a_poll_ends_the_patient_loop() -> None:
+    """A bug in a poll is not an outage."""
 
     async def broken() -> None:
         raise RuntimeError("a bug")
@@ -56,8 +56,8 @@ async def test_what_else_a_poll_raises_ends_the_patient_loop_too() -> None:
         await patient_service_loop(broken, 0.0)
 
 
-def test_workers_use_the_patient_loop_once_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name that Prefect's worker looks up is the patient one's."""
+def test_workers_use_the_patient_loop_after_be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It replaces the name that Prefect's worker looks up."""
     monkeypatch.setattr(base, "critical_service_loop", critical_service_loop)
     be_patient()
     assert vars(base)["critical_service_loop"] is patient_service_loop

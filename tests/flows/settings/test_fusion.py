@@ -19,12 +19,12 @@ def problems(text: str, folder: Path) -> list[str]:
 
 
 def test_every_fusion_setting_has_a_default() -> None:
-    """The Prefect form can be sent as it is."""
+    """The form in Prefect can be submitted without changes."""
     assert FusionSettings() == FusionSettings.model_validate({})
 
 
-def test_the_environment_sets_fusion_by_a_prefix_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SDA_INGEST__ is none of its business."""
+def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ignores SDA_INGEST__."""
     monkeypatch.setenv("SDA_FUSION__PROPAGATOR__WORKERS", "3")
     monkeypatch.setenv("SDA_INGEST__DEDUP__WINDOW_S", "1")
     settings = load_settings(FusionSettings, None, prefix=ENVIRONMENT_PREFIX)
@@ -33,7 +33,7 @@ def test_the_environment_sets_fusion_by_a_prefix_of_its_own(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ('catalog = {file = "a.csv", url = "http://b"}', "expected a file or a url, got both: a.csv and http://b/"),
         ("correlation = {min_probability = 0.4}", "correlation.min_probability"),
@@ -59,12 +59,12 @@ def test_the_environment_sets_fusion_by_a_prefix_of_its_own(monkeypatch: pytest.
         (f"sensors = [{SITE.replace('= 1', '= 91')}]", "sensors.0.latitude_deg"),
     ],
 )
-def test_a_mistake_is_named_with_what_was_expected(text: str, said: str, tmp_path: Path) -> None:
-    """One problem each, and the setting it is about."""
+def test_each_mistake_is_one_problem_with_the_expected_value(text: str, expected: str, tmp_path: Path) -> None:
+    """The problem has the setting's path."""
     (problem,) = problems(text, tmp_path)
-    assert said in problem
+    assert expected in problem
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
-    """Nobody mends one to be told of the next."""
+    """Three mistakes, three problems."""
     assert len(problems('propagator = {workers = 0}\naudit = {max_rows = 0}\nnonsense = "x"', tmp_path)) == 3

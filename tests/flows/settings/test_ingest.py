@@ -32,14 +32,14 @@ def problems(file: Path | None) -> list[str]:
 
 
 def test_without_file_and_environment_the_defaults_hold() -> None:
-    """What the model says is what comes out."""
+    """The result equals the model's defaults."""
     assert load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX) == IngestSettings()
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each layer overrides single values of the one below and leaves the rest of the section alone."""
+    """Each layer overrides single values; the rest of the section stays."""
     file = written(tmp_path, '[event_log]\ndirectory = "/from/file"\nmax_file_bytes = 1000\n[isl]\nport = 1\n')
     monkeypatch.setenv("SDA_INGEST__EVENT_LOG__DIRECTORY", "/from/environment")
     monkeypatch.setenv("SDA_INGEST__RADARS", '[{"name": "only", "port": 7}]')
@@ -51,8 +51,8 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
     assert type(settings) is IngestSettings
 
 
-def test_every_error_is_told_at_once_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File and environment together: each problem names the setting, what was expected and what came."""
+def test_all_errors_are_reported_together_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of file and environment: each problem has the setting, the expected and the given value."""
     file = written(
         tmp_path,
         """
@@ -88,7 +88,7 @@ def test_every_error_is_told_at_once_with_its_path(tmp_path: Path, monkeypatch: 
 
 
 def test_a_variable_that_sets_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A typing error in a section's name is told, together with the file's problems."""
+    """A misspelt section is reported together with the file's problems."""
     monkeypatch.setenv("SDA_INGEST__EVNT_LOG__DIRECTORY", "/data")
     monkeypatch.setenv("SDA_INGEST__", "x")
     assert problems(written(tmp_path, "[isl]\nport = -1\n")) == [
@@ -99,12 +99,12 @@ def test_a_variable_that_sets_nothing_is_an_error(tmp_path: Path, monkeypatch: p
 
 
 def test_variables_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As pydantic-settings reads them."""
+    """As in pydantic-settings."""
     monkeypatch.setenv("sda_ingest__isl__port", "5")
     assert load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX).isl.port == 5
 
 
-def test_a_variable_that_is_no_json_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_not_valid_json_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The setting is named."""
     monkeypatch.setenv("SDA_INGEST__RADARS", "[oops")
     (problem,) = problems(None)
@@ -113,14 +113,14 @@ def test_a_variable_that_is_no_json_is_an_error(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("text", ["[isl", "isl = {port = }", "\x00"])
 def test_toml_that_does_not_parse_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
-    """And the place in it."""
+    """The message has the position."""
     file = written(tmp_path, text)
     (problem,) = problems(file)
     assert problem.startswith(f"settings file {file}: ")
 
 
-def test_a_file_that_is_no_text_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    """Bytes that are no UTF-8."""
+def test_a_file_that_is_not_text_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8."""
     file = tmp_path / "settings.toml"
     file.write_bytes(b"\xff\xfe")
     (problem,) = problems(file)
@@ -129,12 +129,12 @@ def test_a_file_that_is_no_text_is_an_error_that_names_the_file(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
-    """A folder is no file either."""
+    """A folder is the same error."""
     assert problems(tmp_path / name) == [f"settings file {tmp_path / name}: no such file"]
 
 
 def test_a_file_that_cannot_be_read_is_an_error_that_names_it() -> None:
-    """The kernel's reason comes with it, and no traceback."""
+    """With the kernel's reason."""
     (problem,) = problems(Path("/proc/self/mem"))
     assert problem.startswith("settings file /proc/self/mem: [Errno 5]")
 
@@ -152,15 +152,15 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it() -> None:
         ("dead_letters", "max_share", "nan"),
     ],
 )
-def test_numbers_that_no_duration_or_share_can_be_are_errors(
+def test_numbers_outside_the_range_of_durations_and_shares_are_errors(
     tmp_path: Path, section: str, name: str, value: str
 ) -> None:
-    """They are refused here and not by an overflow further on."""
+    """They are rejected here; later they would overflow."""
     (problem,) = problems(written(tmp_path, f"[{section}]\n{name} = {value}\n"))
     assert problem.startswith(f"{section}.{name}: ")
 
 
-def test_a_kernel_buffer_that_no_kernel_takes_is_an_error(tmp_path: Path) -> None:
+def test_a_receive_buffer_above_31_bits_is_an_error(tmp_path: Path) -> None:
     """The socket option is a signed 32-bit number."""
     file = written(tmp_path, '[[radars]]\nname = "r"\nport = 1\nreceive_buffer_bytes = 2147483648\n')
     (problem,) = problems(file)
@@ -168,7 +168,7 @@ def test_a_kernel_buffer_that_no_kernel_takes_is_an_error(tmp_path: Path) -> Non
 
 
 def test_every_setting_is_described() -> None:
-    """The Prefect UI shows the descriptions beside the fields; ports are described by their type."""
+    """The Prefect UI shows the descriptions beside the fields; the type of ports has one."""
     schema = IngestSettings.model_json_schema()
     sections = {"IngestSettings": schema, **schema["$defs"]}
     missing = [
@@ -181,7 +181,7 @@ def test_every_setting_is_described() -> None:
 
 
 def test_two_arrays_on_one_port_are_an_error_that_names_both(tmp_path: Path) -> None:
-    """The second could never bind; the settings know that before any socket does."""
+    """The second could not bind; the settings are rejected before a socket is opened."""
     file = tmp_path / "settings.toml"
     file.write_text('[[radars]]\nname = "north"\nport = 9201\n[[radars]]\nname = "south"\nport = 9201\n')
     with pytest.raises(SettingsError) as caught:
@@ -203,13 +203,13 @@ def test_two_arrays_on_one_port_are_an_error_that_names_both(tmp_path: Path) -> 
         ({"ca_file": __file__}, f"optical: no certificates in ca_file {__file__}: [X509: NO_CERTIFICATE_OR_CRL_FOUND]"),
     ],
 )
-def test_settings_that_could_only_fail_in_an_outage_are_refused_before_it(
+def test_settings_that_would_fail_in_an_outage_are_rejected(
     optical: dict[str, Any], problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No jitter to speak of, a breaker that cannot open, a file without certificates: each is named, with what it got."""
+    """Too little jitter, a breaker that cannot open, a file without certificates: each is named with its value."""
     monkeypatch.setenv("SDA_INGEST__OPTICAL", json.dumps(optical))
     with pytest.raises(SettingsError) as raised:
         load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX)
-    (told,) = raised.value.problems
-    assert told.startswith(problem)
-    assert "input" not in told
+    (found,) = raised.value.problems
+    assert found.startswith(problem)
+    assert "input" not in found
