@@ -1,6 +1,6 @@
-"""Time, passed in: nothing in the orchestrator reaches for a global clock.
+"""Time is passed in: nothing in the orchestrator reads a global clock.
 
-Budgets, windows and deadlines run on the monotonic clock; only timestamps that people read come from the wall clock.
+Budgets, windows and deadlines use the monotonic clock. Only timestamps for people use the wall clock.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """A call that lies in the future and can be called off."""
+    """A scheduled call that can be cancelled."""
 
     def cancel(self) -> None:
-        """Call it off. Harmless when it has fired already."""
+        """Cancel the call. Does nothing after it has fired."""
 
 
 class Clock(Protocol):
-    """What the orchestrator needs to know of time. ``testing.ManualClock`` is the one you set by hand."""
+    """The time that the orchestrator uses. ``testing.ManualClock`` is a clock that a test sets."""
 
     def monotonic(self) -> float:
         """Seconds since an arbitrary start; never goes back."""
@@ -45,13 +45,13 @@ class SystemClock:
 
 
 class Timeout:
-    """``async with Timeout(clock, 5.0):`` what takes longer is cancelled, and ``TimeoutError`` raised in its place.
+    """``async with Timeout(clock, 5.0):`` cancels a body that takes longer, and raises ``TimeoutError`` instead.
 
-    ``asyncio.timeout`` on a clock that is passed in. A cancellation from elsewhere stays one. Something that swallows
-    its cancellation and goes on is given the time it takes.
+    As ``asyncio.timeout``, but on a clock that is passed in. A cancellation from elsewhere stays a cancellation. A body
+    that swallows its cancellation and goes on is not interrupted again.
 
     Attributes:
-        expired: Whether the ``TimeoutError`` is this limit's, and not one that came from within.
+        expired: Whether the ``TimeoutError`` was raised by this timeout, and not by the body.
     """
 
     __slots__ = ("_cancelling", "_clock", "_fired", "_limit_s", "_task", "_timer", "expired")
@@ -77,8 +77,8 @@ class Timeout:
 
     def _expire(self) -> None:
         if asyncio.current_task() is self._task:
-            # It moves a manual clock itself. It cannot be cut off before it awaits something; if it never does, it is done,
-            # and a cancellation would hit whatever it awaits next.
+            # The body itself advances a manual clock. It cannot be cancelled before it awaits something. If it never does,
+            # it is done, and a cancellation would hit the next await outside.
             self._timer = asyncio.get_running_loop().call_soon(self._expire)
             return
         self._fired = True
@@ -86,7 +86,7 @@ class Timeout:
 
 
 async def sleep(clock: Clock, delay_s: float) -> None:
-    """Suspend for ``delay_s`` seconds of ``clock``'s time. Cancel-safe: the timer is called off."""
+    """Suspend for ``delay_s`` seconds of ``clock``'s time. Cancel-safe: the timer is cancelled."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def finish() -> None:

@@ -65,5 +65,5 @@ _ALARMING = frozenset(
 
 
 def is_alarming(decision: str) -> bool:
-    """Whether a person should look at it: such a decision is logged as an error, any other as information."""
+    """Whether a person should check it: such a decision is logged as an error, any other as information."""
     return decision in _ALARMING

@@ -1,6 +1,6 @@
-"""Every error the orchestrator raises, and whose fault each one is.
+"""Every error that the orchestrator raises, and whose fault each one is.
 
-Knows nothing of channels, tasks or graphs: it only names what can go wrong with them.
+Names what can go wrong with channels, tasks and graphs, and knows none of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Literal, TypeAlias
 
 GiveUpReason: TypeAlias = Literal["attempts", "deadline", "budget"]
-"""Why no further attempt was made: there had been as many as allowed, there was no time left, or no token."""
+"""Why no further attempt was made: no attempts, no time or no token was left."""
 
 
 class OrchestratorError(Exception):
@@ -18,10 +18,10 @@ class OrchestratorError(Exception):
 
 
 class OperatorError(OrchestratorError):
-    """An expected, operational failure of an operator: the world's fault, not the code's.
+    """An expected, operational failure of an operator: the fault of its surroundings, not of its code.
 
-    Raise it (or a subclass, or any ``OSError``) from an operator whose restart may help. Anything else that escapes an
-    operator is taken for a bug and is never restarted.
+    Raise it (or a subclass, or any ``OSError``) from an operator when a restart may help. Any other exception that escapes
+    an operator counts as a bug, and the operator is not restarted.
     """
 
 
@@ -34,11 +34,11 @@ class DeadLetterLimitExceeded(OperatorError):
 
 
 class BreakerOpen(OperatorError):
-    """The downstream's doing: its circuit breaker refuses calls.
+    """The downstream's fault: its circuit breaker rejects calls.
 
     Attributes:
-        breaker: Which one.
-        ask_again_in: When a permit may be had.
+        breaker: The breaker's name.
+        ask_again_in: The time until a permit may be available.
     """
 
     def __init__(self, message: str, *, breaker: str, ask_again_in: timedelta) -> None:
@@ -49,12 +49,12 @@ class BreakerOpen(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What ``with_retry`` had done when it gave up.
+    """What ``with_retry`` did before it gave up.
 
     Attributes:
-        attempts: How often it was really tried.
-        rejected: How often a circuit breaker let nothing be sent; not among the attempts.
-        elapsed_s: Seconds since it began.
+        attempts: The attempts that were sent.
+        rejected: The attempts that a circuit breaker rejected; they are not part of ``attempts``.
+        elapsed_s: Seconds since the first attempt.
     """
 
     attempts: int
@@ -68,10 +68,10 @@ class Tried:
 
 
 class RetryFailure(OperatorError):
-    """The downstream's doing: what was tried has not worked. The last error is the cause (``__cause__``).
+    """The downstream's fault: every attempt failed. The last error is the cause (``__cause__``).
 
     Attributes:
-        tried: What was done.
+        tried: What was done before it was given up.
     """
 
     def __init__(self, message: str, tried: Tried) -> None:
@@ -80,19 +80,19 @@ class RetryFailure(OperatorError):
 
     @property
     def attempts(self) -> int:
-        """How often it was really tried."""
+        """The attempts that were sent."""
         return self.tried.attempts
 
 
 class PermanentFailure(RetryFailure):
-    """Another attempt would not mend it."""
+    """Another attempt would fail as well."""
 
 
 class RetriesExhausted(RetryFailure):
-    """It might pass, and it was given up all the same.
+    """Another attempt might succeed, but no further attempt is allowed.
 
     Attributes:
-        reason: Why: ``attempts``, ``deadline`` or ``budget``.
+        reason: What was used up: ``attempts``, ``deadline`` or ``budget``.
     """
 
     def __init__(self, message: str, tried: Tried, *, reason: GiveUpReason) -> None:
@@ -108,19 +108,19 @@ _SPENT: dict[GiveUpReason, str] = {
 
 
 class RetryCutShort(RetryFailure):
-    """Nobody's fault: the graph is shutting down, and nobody waits for another attempt."""
+    """Not an error: the graph is shutting down, and no further attempt is made."""
 
 
 class ReaderGone(OperatorError):
-    """The peer's doing: the operator that read this edge has ended for good, so nothing more can be sent on it."""
+    """The peer's fault: the operator that reads this edge has ended for good, so nothing more can be sent on it."""
 
 
 class ReaderDone(ReaderGone):
-    """Nobody's fault: by the run's end rule the reader has had all it wanted, so its writer has nothing left to do."""
+    """Not an error: by the run's end rule the reader is done, so its writer has nothing left to do."""
 
 
 class EndOfStream(OrchestratorError):
-    """``recv()`` was called after the writer closed the edge and everything in it was read."""
+    """``recv()`` was called after the writer had closed the edge and all its items were read."""
 
 
 class EdgeMisuse(OrchestratorError):
@@ -132,20 +132,20 @@ class DuplicateRun(OrchestratorError):
 
 
 class MissingExtra(OrchestratorError, ImportError):
-    """What was asked for needs an optional dependency that is not installed. The message says how to install it."""
+    """The feature needs an optional dependency that is not installed. The message says how to install it."""
 
 
 def describe(error: BaseException) -> str:
-    """``TypeName: text`` of an exception, or just its type where it has no text."""
+    """``TypeName: text`` of an exception; only its type if it has no text."""
     try:
         text = str(error)
-    except Exception as broken:  # noqa: BLE001 - an exception whose text cannot be made must still be told apart
+    except Exception as broken:  # noqa: BLE001 - an exception whose text cannot be made must still be named
         text = f"<its text raised {type(broken).__name__}>"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def cause_chain(error: BaseException) -> tuple[str, ...]:
-    """``error`` and what caused it, outermost first, as Python's own traceback would chain them."""
+    """``error`` and its causes, outermost first, chained as in Python's traceback."""
     chain: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

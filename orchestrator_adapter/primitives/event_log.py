@@ -72,7 +72,7 @@ def in_run(run: str) -> Iterator[None]:
 class EventLog:
     """Writes events as JSON log lines. Any thread may call it.
 
-    A log that is created within a run belongs to it. Any other belongs to the run in which it is called.
+    A log that is created within a run writes that run's lines. Any other log writes the lines of the run that calls it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What Python's garbage collector looks through."""
+"""Which objects Python's garbage collector examines."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _is_ours = False
-"""Whether an ``frozen_heap()`` is under way."""
+"""Whether a ``frozen_heap()`` is active."""
 
 
 @contextmanager
 def frozen_heap() -> Iterator[None]:
-    """Within this context only what is made there is looked through, and not what was there before.
+    """Within this context the collector examines only new objects, and none that existed before.
 
-    A full collection goes through every object of the process and holds the interpreter meanwhile, whichever thread it comes
-    up on: 50 to 400 ms for the 120,000 objects of Prefect's modules, or for a test runner's. Contexts may be nested; the
-    outermost counts.
+    A full collection examines every object of the process and blocks all threads while it runs: 50 to 400 ms for the
+    120,000 objects of Prefect's modules, or of a test runner. Contexts may be nested; only the outermost has an effect.
     """
-    global _is_ours  # noqa: PLW0603 - the collector is one to a process, too
-    if _is_ours or gc.get_freeze_count():  # the second goes through all that is frozen, to count it: milliseconds
+    global _is_ours  # noqa: PLW0603 - a process has one collector, too
+    if _is_ours or gc.get_freeze_count():  # get_freeze_count takes milliseconds: it counts every frozen object
         yield
         return
     gc.collect()
@@ -33,10 +32,10 @@ def frozen_heap() -> Iterator[None]:
 
 
 def freeze_heap() -> None:
-    """Within ``frozen_heap()``, what has been made by now is not looked through either; elsewhere nothing happens.
+    """Within ``frozen_heap()``, the objects that exist now are not examined either. Elsewhere it does nothing.
 
-    For what is loaded once and kept: it costs one collection now, and each later one is spared it. It is still freed when
-    nobody refers to it, unless it is in a cycle.
+    For data that is loaded once and kept: it costs one collection now, and later collections skip the data. Frozen objects
+    are still freed when their last reference goes, unless they are part of a cycle.
     """
     if gc.get_freeze_count():
         gc.collect()

@@ -1,4 +1,4 @@
-"""Figures kept while running, cheap enough for the data path. Knows nothing of who reads them."""
+"""Figures that are kept while a graph runs, cheap enough for the data path. Knows nothing of their readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 _BUCKETS_PER_DOUBLING = 16  # a bucket is 4.4 % wide: quantiles are exact to that
 RATE_TAU_S = 30.0
-"""What happened so long ago weighs a third (1/e) of what happens now in a ``RateMeter``, seconds."""
+"""In a ``RateMeter`` an item of this age weighs a third (1/e) of a new one, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class LatencyHistogram:
         self._max_ns = 0
 
     def record(self, latency_ns: int, count: int = 1) -> None:
-        """``count`` items took ``latency_ns`` nanoseconds each. Below a microsecond is booked as one microsecond."""
+        """``count`` items took ``latency_ns`` nanoseconds each. Less than a microsecond counts as one."""
         bucket = math.ceil(math.log2(max(latency_ns, 1_000)) * _BUCKETS_PER_DOUBLING)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + count
         self._count += count
         self._max_ns = max(self._max_ns, latency_ns)
 
     def merge(self, other: LatencyHistogram) -> None:
-        """Add everything that ``other`` has seen."""
+        """Add everything that ``other`` has recorded."""
         for bucket, count in other._buckets.items():
             self._buckets[bucket] = self._buckets.get(bucket, 0) + count
         self._count += other._count
@@ -60,10 +60,10 @@ class LatencyHistogram:
 
 
 class RateMeter:
-    """How many items a second, an exponentially weighted mean over the last ``tau_s`` seconds: constant memory.
+    """Items per second, as an exponentially weighted mean over the last ``tau_s`` seconds, in constant memory.
 
-    A count that decays by a factor of e each ``tau_s``. It is divided by the weight of the time that it has been counting
-    for, so that it is right from the first second on, and it goes down while nothing comes. ``now`` is monotonic seconds.
+    The count decays by a factor of e in each ``tau_s``. It is divided by the weight of the time since the meter was made,
+    so that the rate is right from the first second on. It decreases while no item comes. ``now`` is monotonic seconds.
     """
 
     __slots__ = ("_at", "_count", "_since", "_tau_s")
@@ -74,12 +74,12 @@ class RateMeter:
         self._tau_s = tau_s
 
     def mark(self, count: int, now: float) -> None:
-        """``count`` items came just now."""
+        """``count`` items came at ``now``."""
         self._count = self._count * math.exp((self._at - now) / self._tau_s) + count
         self._at = now
 
     def rate(self, now: float) -> float:
-        """Items a second, as of now; 0 at the very start, when no time has passed in which any could have come."""
+        """Items per second at ``now``; 0 until some time has passed."""
         if now <= self._since:
             return 0.0
         weight = -math.expm1((self._since - now) / self._tau_s) * self._tau_s

@@ -1,4 +1,4 @@
-"""``ShutdownToken``: set once, when the graph is to drain. Knows nothing of graphs or signals."""
+"""``ShutdownToken``: set once, when the graph begins to drain. Knows nothing of graphs or signals."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ logger = logging.getLogger("orchestrator_adapter.shutdown_token")
 
 
 class ShutdownToken:
-    """Set once, when the graph is to drain: sources stop accepting, everything else runs down.
+    """Set once, when the graph begins to drain: sources stop accepting, and the other operators finish their input.
 
-    Any number of tasks may wait on it. It is never unset.
+    Any number of tasks may wait for it. It is never unset.
     """
 
     __slots__ = ("_callbacks", "_waiters", "reason")
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self._waiters: dict[asyncio.Future[None], None] = {}  # a set would wake them in another order in every process
+        self._waiters: dict[
+            asyncio.Future[None], None
+        ] = {}  # ordered: a set would wake them in a different order in each process
         self._callbacks: list[Callable[[], None]] = []
 
     @property
@@ -31,7 +33,7 @@ class ShutdownToken:
         return self.reason is not None
 
     def set(self, reason: str) -> None:
-        """Ask for the drain. Later calls change nothing, not even the reason."""
+        """Request the drain. Later calls do nothing; the first reason stays."""
         if self.reason is not None:
             return
         self.reason = reason
@@ -44,7 +46,7 @@ class ShutdownToken:
                 logger.exception("a shutdown callback failed; the shutdown goes on")
 
     def on_set(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` when the token is set; at once if it is. What it raises then is logged and stops nothing."""
+        """Call ``callback`` when the token is set; at once if it is set already. What it raises is logged and ignored."""
         if self.is_set:
             callback()
         else:
@@ -56,7 +58,7 @@ class ShutdownToken:
             await self._wait(self._waiter())
 
     async def wait_at_most(self, delay_s: float, clock: Clock) -> bool:
-        """Suspend until the token is set, but for ``delay_s`` seconds of ``clock``'s time at most. Whether it is set."""
+        """Suspend until the token is set, at most ``delay_s`` seconds of ``clock``'s time. Return whether it is set."""
         if not self.is_set:
             waiter = self._waiter()
             timer = clock.call_later(delay_s, partial(resolve, waiter))

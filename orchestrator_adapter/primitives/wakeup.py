@@ -1,7 +1,7 @@
-"""Some wait, others wake them: the only primitive under channels, tokens and the supervisor's loop.
+"""A condition without a lock: tasks wait, others notify. Channels, tokens and the supervisor's loop are built on it.
 
-The waiter re-checks its condition after every wake-up (``while not condition(): await wakeup.wait()``). All of this runs
-on one event loop, and between the check and the wait nothing is awaited, so no wake-up can be lost.
+A waiter checks its condition again after every wake-up (``while not condition(): await wakeup.wait()``). Everything runs on
+one event loop, and nothing is awaited between the check and the wait, so no wake-up can be lost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from orchestrator_adapter.primitives.clock import Clock
 
 
 class Wakeup:
-    """Wakes everybody who waits here: one task, as a rule; several, where an operator has one for each of its edges."""
+    """Wakes all tasks that wait: usually one; several, if an operator has one task for each of its edges."""
 
     __slots__ = ("_waiters",)
 
@@ -21,16 +21,16 @@ class Wakeup:
 
     @property
     def awaited(self) -> bool:
-        """Whether a task waits here now."""
+        """Whether a task waits now."""
         return any(not waiter.done() for waiter in self._waiters)
 
     def wake(self) -> None:
-        """Wake whoever waits. Costs nothing where nobody does."""
+        """Wake all waiting tasks. Costs next to nothing without waiting tasks."""
         for waiter in self._waiters:
             resolve(waiter)
 
     async def wait(self) -> None:
-        """Suspend until ``wake``. Cancelled, it leaves nothing behind."""
+        """Suspend until ``wake``. Cancel-safe."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:

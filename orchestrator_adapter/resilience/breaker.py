@@ -1,7 +1,7 @@
-"""``CircuitBreaker``: stop asking a downstream that fails, and find out with a single request when it answers again.
+"""``CircuitBreaker``: stop calling a downstream that fails, and detect by a single request when it answers again.
 
-It counts and decides; it never waits and never calls the downstream itself. Whoever wants to call asks for a ``Permit`` and
-reports on it what came of the call; ``retry.with_retry`` does both. All of it happens on one event loop.
+It counts and decides. It never waits and never calls the downstream. A caller asks for a ``Permit`` before each call and
+reports the outcome to the permit; ``retry.with_retry`` does both. Everything runs on one event loop.
 
 ::
 
@@ -26,18 +26,18 @@ from orchestrator_adapter.primitives.clock import Clock, SystemClock
 from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook
 
-_MAX_OUTCOMES = 10_000  # remembered of a window; older ones no longer count, however busy the downstream is
+_MAX_OUTCOMES = 10_000  # kept of a window; older outcomes do not count, even if they are within the window
 
 
 class BreakerState(IntEnum):
     """Whether calls go through; the values are those of the metric ``circuit_breaker_state``."""
 
     CLOSED = 0
-    """They do."""
+    """All calls go through."""
     OPEN = 1
-    """They are refused, until the cooldown is over."""
+    """All calls are rejected, until the cooldown is over."""
     HALF_OPEN = 2
-    """One probe goes through and decides; all other calls are refused."""
+    """One probe goes through and decides; all other calls are rejected."""
 
     @property
     def label(self) -> str:
@@ -50,12 +50,12 @@ class BreakerPolicy:
     """When a breaker opens, and for how long.
 
     Attributes:
-        threshold: Share of failures among the outcomes in the window from which it opens, in (0, 1].
-        window: How far back outcomes count. One exactly so old no longer does.
-        cooldown: From opening to the first probe.
+        threshold: The share of failures among the outcomes in the window at which it opens, in (0, 1].
+        window: The time for which outcomes count. An outcome of exactly this age does not count.
+        cooldown: The time from opening to the first probe.
         min_calls: It does not open on fewer outcomes in the window.
-        max_probe_wait: A probe that has not reported by then is written off as soon as somebody else asks, who gets one
-            instead; what it reports after that is ignored. ``None``: as long as the cooldown.
+        max_probe_wait: A probe without a report for this long is given up at the next request, which becomes the new probe;
+            a later report of the old one is ignored. ``None``: as long as the cooldown.
     """
 
     threshold: float = 0.5
@@ -81,13 +81,13 @@ class BreakerPolicy:
         )
 
     def trips(self, *, calls: int, failures: int) -> bool:
-        """Whether so many failures among so many outcomes in the window open it."""
+        """Whether this number of failures among this number of outcomes in the window opens it."""
         return calls >= self.min_calls and failures / calls >= self.threshold
 
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """Told to listeners: ``breaker`` went from one state to another, or was forced or released in the one it was in."""
+    """For listeners: ``breaker`` changed its state, or was forced or released in its state."""
 
     breaker: str
     was: BreakerState
@@ -98,13 +98,13 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Instead of a permit: why not, and when to ask again.
+    """The answer instead of a permit: why, and when to ask again.
 
     Attributes:
-        breaker: Which one refuses.
+        breaker: The breaker's name.
         state: Open or half-open.
-        ask_again_in: No permit can be had sooner, unless a probe under way reports before that. Of a breaker that is
-            forced open nobody knows: its cooldown.
+        ask_again_in: No permit is available sooner, unless a current probe reports before that. For a breaker that is
+            forced open the time is unknown; this is then its cooldown.
     """
 
     breaker: str
@@ -120,14 +120,14 @@ class BreakerStatistics:
     """One breaker at one moment.
 
     Attributes:
-        name: Which.
+        name: Its name.
         state: Its state.
-        forced: Whether a person holds it there.
-        calls: Outcomes that count now.
+        forced: Whether a person forced that state.
+        calls: The outcomes that count now.
         failures: The failures among them.
-        rejections: Calls ever refused.
-        opened: How often it has opened, or was forced open.
-        open_s: Seconds it has been open in all, the time half-open not included.
+        rejections: The calls rejected so far.
+        opened: How often it opened or was forced open.
+        open_s: The total time that it was open, without the time half-open, seconds.
     """
 
     name: str
@@ -141,17 +141,17 @@ class BreakerStatistics:
 
 
 class Permit:
-    """Leave to make one call. Report on it once: the first report counts.
+    """The permission for one call. Only the first report counts.
 
-    A context manager: left without a report (the caller was cancelled, or had a bug), it is given back, and the
-    downstream is none the wiser for it.
+    A context manager: at its end without a report (the caller was cancelled, or has a bug) the permit is released, and no
+    outcome is counted.
     """
 
-    __slots__ = ("_breaker", "_reported", "_term")
+    __slots__ = ("_breaker", "_epoch", "_reported")
 
-    def __init__(self, breaker: CircuitBreaker, term: int) -> None:
+    def __init__(self, breaker: CircuitBreaker, epoch: int) -> None:
         self._breaker = breaker
-        self._term = term
+        self._epoch = epoch
         self._reported = False
 
     def __enter__(self) -> Self:
@@ -161,28 +161,28 @@ class Permit:
         self.release()
 
     def succeeded(self) -> None:
-        """The downstream answered, be it with "no": a 404 is a success of the downstream."""
+        """The downstream answered, also negatively: a 404 is a success of the downstream."""
         self._report(succeeded=True)
 
     def failed(self) -> None:
-        """It did not answer, or could not do what it should."""
+        """The downstream did not answer, or failed."""
         self._report(succeeded=False)
 
     def release(self) -> None:
-        """Nothing can be said of the downstream. The probe's permit may be had by the next who asks."""
+        """There is no outcome. If this was the probe, the next request becomes the probe."""
         self._report(succeeded=None)
 
     def _report(self, *, succeeded: bool | None) -> None:
         if not self._reported:
             self._reported = True
-            self._breaker.report(self, self._term, succeeded=succeeded)
+            self._breaker.report(self, self._epoch, succeeded=succeeded)
 
 
 class CircuitBreaker:
-    """One downstream's breaker, shared by all who call it.
+    """The circuit breaker of one downstream, shared by all its callers.
 
     Attributes:
-        name: The downstream, for people and metrics.
+        name: The downstream's name, for people and metrics.
         policy: When it opens, and for how long.
     """
 
@@ -197,7 +197,7 @@ class CircuitBreaker:
         max_probe_wait: timedelta | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """The fields of a ``BreakerPolicy``, which raises ``ValueError`` for what is out of bounds; time is the machine's."""
+        """The fields of a ``BreakerPolicy``, which raises ``ValueError`` if one is out of bounds. By default the machine's clock."""
         self.name = name
         self.policy = BreakerPolicy(
             threshold=threshold, window=window, cooldown=cooldown, min_calls=min_calls, max_probe_wait=max_probe_wait
@@ -205,8 +205,8 @@ class CircuitBreaker:
         self._clock: Clock = SystemClock() if clock is None else clock
         self._state = BreakerState.CLOSED
         self._forced = False
-        self._term = 0  # of office of the present state: reports of permits from an earlier one are ignored
-        self._outcomes: deque[tuple[float, bool]] = deque()  # when, and whether it succeeded
+        self._epoch = 0  # counts state changes: a report is ignored if the permit is of an earlier epoch
+        self._outcomes: deque[tuple[float, bool]] = deque()  # time, and whether it succeeded
         self._failures = 0
         self._opened_at = 0.0
         self._probe: Permit | None = None
@@ -223,64 +223,64 @@ class CircuitBreaker:
 
     @property
     def state(self) -> BreakerState:
-        """Its state. It goes half-open when somebody asks after the cooldown, not before."""
+        """Its state. It becomes half-open at the first request after the cooldown."""
         return self._state
 
     def on_change(self, listener: Callable[[StateChange], object]) -> None:
-        """Call ``listener`` at every change from now on. What it raises is logged and changes nothing."""
+        """Call ``listener`` at every state change from now on. What it raises is logged and changes nothing."""
         self._listeners.append(listener)
 
     def ask(self) -> Permit | Rejection:
-        """Leave to make one call now, or a refusal. Never waits."""
+        """The permission for one call now, or a rejection. Never waits."""
         now = self._clock.monotonic()
         cooldown_s = self.policy.cooldown.total_seconds()
         if self._state is BreakerState.CLOSED:
-            return Permit(self, self._term)
+            return Permit(self, self._epoch)
         if self._forced:
             return self._reject(self.policy.cooldown)
         if self._state is BreakerState.OPEN:
             if now < (until := self._opened_at + cooldown_s):
                 return self._reject(_wait(now, until))
             self._change(BreakerState.HALF_OPEN, f"{cooldown_s:g} s of cooldown are over: one probe decides")
-            return self.ask()  # afresh: a listener may have forced it meanwhile
+            return self.ask()  # again from the start: a listener may have forced it
         longest_s = cooldown_s if (wait := self.policy.max_probe_wait) is None else wait.total_seconds()
         if self._probe is not None and now < (until := self._probe_since + longest_s):
             return self._reject(_wait(now, until))
-        self._probe = Permit(self, self._term)
+        self._probe = Permit(self, self._epoch)
         self._probe_since = now
         return self._probe
 
-    def report(self, permit: Permit, term: int, *, succeeded: bool | None) -> None:
-        """For ``Permit``: what came of the call; ``None`` if there is nothing to tell."""
+    def report(self, permit: Permit, epoch: int, *, succeeded: bool | None) -> None:
+        """For ``Permit``: the outcome of the call; ``None`` for no outcome."""
         if permit is self._probe:
             self._probe = None
             if succeeded is True:
                 self._change(BreakerState.CLOSED, "the probe succeeded")
             elif succeeded is False:
                 self._change(BreakerState.OPEN, "the probe failed")
-        elif succeeded is not None and term == self._term and self._state is BreakerState.CLOSED and not self._forced:
+        elif succeeded is not None and epoch == self._epoch and self._state is BreakerState.CLOSED and not self._forced:
             self._count(succeeded=succeeded)
 
     # By hand.
 
     def force_open(self, reason: str = "by hand") -> None:
-        """Refuse every call until ``release`` or ``force_closed``."""
+        """Reject every call until ``release`` or ``force_closed``."""
         self._change(BreakerState.OPEN, reason, forced=True)
 
     def force_closed(self, reason: str = "by hand") -> None:
-        """Let every call through, whatever comes of it, until ``release`` or ``force_open``."""
+        """Admit every call, whether or not it fails, until ``release`` or ``force_open``."""
         self._change(BreakerState.CLOSED, reason, forced=True)
 
     def release(self, reason: str = "by hand") -> None:
-        """Leave it to itself again. One that was forced open goes half-open: a probe decides. Harmless if not forced."""
+        """End the forcing. A breaker that was forced open becomes half-open: a probe decides. Does nothing if not forced."""
         if self._forced:
             was_open = self._state is BreakerState.OPEN
             self._change(BreakerState.HALF_OPEN if was_open else BreakerState.CLOSED, reason)
 
     def statistics(self) -> BreakerStatistics:
-        """As of now."""
+        """Its figures now."""
         now = self._clock.monotonic()
-        self._forget_old(now)
+        self._drop_old(now)
         open_s = self._open_s + (now - self._opened_at if self._state is BreakerState.OPEN else 0.0)
         return BreakerStatistics(
             self.name,
@@ -297,13 +297,13 @@ class CircuitBreaker:
         now = self._clock.monotonic()
         self._outcomes.append((now, succeeded))
         self._failures += not succeeded
-        self._forget_old(now)
+        self._drop_old(now)
         calls = len(self._outcomes)
         if self.policy.trips(calls=calls, failures=self._failures):
             window_s = self.policy.window.total_seconds()
             self._change(BreakerState.OPEN, f"{self._failures} of {calls} calls in {window_s:g} s failed")
 
-    def _forget_old(self, now: float) -> None:
+    def _drop_old(self, now: float) -> None:
         window_s = self.policy.window.total_seconds()
         outcomes = self._outcomes
         while outcomes and (outcomes[0][0] + window_s <= now or len(outcomes) > _MAX_OUTCOMES):
@@ -323,7 +323,7 @@ class CircuitBreaker:
             self._opened_at = now
             self._opened += was is not BreakerState.OPEN
         self._state, self._forced = state, forced
-        self._term += 1
+        self._epoch += 1
         self._outcomes.clear()
         self._failures = 0
         self._probe = None
@@ -334,15 +334,15 @@ class CircuitBreaker:
 
 
 def _wait(now: float, until: float) -> timedelta:
-    """The least whole number of microseconds from ``now`` that does not end before ``until``, rounded as clocks round."""
+    """The smallest number of whole microseconds after which a clock at ``now`` has reached ``until``, rounding included."""
     wait = timedelta(seconds=until - now)
     return wait if now + wait.total_seconds() >= until else wait + timedelta.resolution
 
 
 class Breakers:
-    """Every breaker of one graph, by name: operators that name the same downstream share one.
+    """The circuit breakers of one graph, by name: operators that name the same downstream share one.
 
-    Each change of state is a decision, and logged as one.
+    Each state change is a decision, and is logged as one.
     """
 
     def __init__(self, log: DecisionLog, clock: Clock) -> None:
@@ -351,7 +351,7 @@ class Breakers:
         self._by_name: dict[str, CircuitBreaker] = {}
 
     def get(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
-        """The one of that name, made at the first call. Raises ``ValueError`` if it was made with another policy."""
+        """The breaker of that name, made at the first call. Raises ``ValueError`` if it was made with another policy."""
         breaker = self._by_name.get(name)
         if breaker is None:
             breaker = self._by_name[name] = CircuitBreaker.with_policy(name, policy, clock=self._clock)
@@ -361,7 +361,7 @@ class Breakers:
         return breaker
 
     def statistics(self) -> Mapping[str, BreakerStatistics]:
-        """Of each, as of now."""
+        """The figures of each breaker now."""
         return {name: breaker.statistics() for name, breaker in self._by_name.items()}
 
     def _changed(self, change: StateChange) -> None:

@@ -1,18 +1,18 @@
-"""One HTTP exchange as a ``RetryDisposition``: the one place where it is said what may pass and what will not.
+"""One HTTP exchange as a ``RetryDisposition``: the one place that classifies HTTP results for retries.
 
 ==================================================================================  ============================
-what came of it                                                                      disposition
+result                                                                               disposition
 ==================================================================================  ============================
 2xx with a body that decodes                                                         ``RetryOk``
-connection refused, reset or timed out, name not resolved, server hung up            ``Retry``
+connection refused, reset or timed out, name not resolved, peer closed connection    ``Retry``
 5xx, 429                                                                             ``Retry`` (503 and 429 with ``Retry-After``)
 4xx otherwise, 1xx and 3xx (redirects are not followed)                              ``Permanent``
-certificate that does not verify, TLS that is none, malformed HTTP                   ``Permanent``
+certificate that does not verify, invalid TLS, malformed HTTP                        ``Permanent``
 bad JSON, wrong schema, body that is too large or cannot be decompressed             ``Permanent``
-the same from a proxy on the way                                                     as from the server
+the same from a proxy                                                                as from the server
 ==================================================================================  ============================
 
-Knows httpx, and nothing of what is asked or answered.
+Knows httpx, and nothing of the content of requests and responses.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ T = TypeVar("T")
 DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 
 _NS_PER_S = 1_000_000_000
-_MAX_LOCATION = 200  # characters of where a redirection leads, in messages
+_MAX_LOCATION = 200  # characters of a redirection's target in messages
 _USERINFO = re.compile("//[^/]*@")
 
 
 class HttpFailure(OperatorError):
-    """The peer's doing: an exchange did not bring what was asked for. The message names method, URL and what came."""
+    """The peer's fault: an exchange failed. The message names the method, the URL and the result."""
 
 
 async def exchange(
@@ -52,13 +52,13 @@ async def exchange(
     now_ns: Callable[[], int],
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
 ) -> RetryDisposition[T]:
-    """Send ``request`` once and classify what comes of it; raises nothing that the network or the peer can cause.
+    """Send ``request`` once and classify the result. Raises nothing that the network or the peer can cause.
 
-    ``decode`` makes a value of a successful answer's body; a ``ValueError`` from it is a body that is wrong. What else it
-    raises is a bug, and is passed on. ``now_ns``, UTC, is what a ``Retry-After`` in the form of a date is compared with.
-    No more than ``max_body_bytes`` of the body are kept, and none are made beyond: it may be compressed, by gzip and once.
-    httpx limits each step (connecting, each read) by the client's timeout; the whole exchange is for the caller to limit
-    (``RetryPolicy.attempt_timeout``), lest a peer drip its answer for ever. Cancelled, it closes the connection.
+    ``decode`` makes a value of a successful response's body. A ``ValueError`` from it means an invalid body; any other
+    exception is a bug, and is passed on. ``now_ns``, UTC, is compared with a ``Retry-After`` that is a date. At most
+    ``max_body_bytes`` of the body are read or inflated; the body may be compressed once, by gzip. The client's timeout limits
+    each step (connecting, each read). The caller limits the whole exchange (``RetryPolicy.attempt_timeout``), because a peer
+    could send its response endlessly slowly. Cancelled, it closes the connection.
     """
     where = f"{request.method} {_without_secrets(request.url)}"
     request.headers["Accept-Encoding"] = "gzip"
@@ -73,8 +73,8 @@ async def exchange(
             await response.aclose()
     except (httpx.HTTPError, OSError) as error:
         return classify_error(where, error)
-    except httpx.InvalidURL as error:  # httpx looks where a redirection leads, although it is not followed
-        return Permanent(HttpFailure(f"{where} answered with a redirection to what is no URL: {error}"))
+    except httpx.InvalidURL as error:  # httpx parses a redirection's target, although it does not follow it
+        return Permanent(HttpFailure(f"{where} answered with a redirection to an invalid URL: {error}"))
     except (_BadBody, zlib.error) as error:
         return Permanent(HttpFailure(f"{where} answered with {error}"))
     try:
@@ -86,14 +86,14 @@ async def exchange(
 
 
 class _BadBody(Exception):
-    """A body that is not to be had; the text goes on after "answered with"."""
+    """A body that cannot be read; its text continues the message "answered with"."""
 
 
 async def _read(response: httpx.Response, max_bytes: int) -> bytes:
-    """The body, inflated. httpx would inflate a whole chunk at once, and as often as it is told to: 3 kB to 4 GiB."""
+    """The inflated body. httpx would inflate a whole chunk at once, as often as the header says: 3 kB to 4 GiB."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", "gzip"}:
-        raise _BadBody(f"Content-Encoding {encoding!r}, which was not asked for")
+        raise _BadBody(f"Content-Encoding {encoding!r}, which was not requested")
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding == "gzip" else None  # 16: with gzip's header
     body = bytearray()
     async for chunk in response.aiter_raw():
@@ -101,17 +101,17 @@ async def _read(response: httpx.Response, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise _BadBody(f"more than the {max_bytes} bytes allowed")
     if inflater is not None and not (inflater.eof and not inflater.unused_data):
-        raise _BadBody("a gzip stream that is cut short, or goes on after its end")
+        raise _BadBody("a gzip stream that is truncated, or goes on after its end")
     return bytes(body)
 
 
 def _without_secrets(url: httpx.URL) -> httpx.URL:
-    """For messages and logs: without user, password and query, which may hold a token."""
+    """The URL for messages and logs: without user, password and query, which may contain a token."""
     return url.copy_with(userinfo=b"", query=None, fragment=None)
 
 
-def _elsewhere(location: str | None) -> str:
-    """Where a redirection leads, likewise; it may be no URL, so it is cut as text."""
+def _redirection_target(location: str | None) -> str:
+    """A redirection's target for messages, without secrets. It may be an invalid URL, so it is shortened as text."""
     if not location:
         return ""
     path = _USERINFO.sub("//", re.split("[?#]", location, maxsplit=1)[0])
@@ -119,14 +119,14 @@ def _elsewhere(location: str | None) -> str:
 
 
 def classify_status(where: str, status: int, headers: Mapping[str, str], *, now_ns: int) -> Retry | Permanent | None:
-    """What a status code says; ``None`` for a success. ``headers`` by lower-case name (httpx's do not mind the case)."""
+    """The class of a status code; ``None`` for a success. ``headers`` by lower-case name (httpx's ignore the case)."""
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return None
     try:
         phrase = f" {HTTPStatus(status).phrase}"
     except ValueError:
         phrase = ""
-    failure = HttpFailure(f"{where} answered {status}{phrase}{_elsewhere(headers.get('location'))}")
+    failure = HttpFailure(f"{where} answered {status}{phrase}{_redirection_target(headers.get('location'))}")
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         return Retry(failure, retry_after(headers.get("retry-after"), now_ns=now_ns))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -151,7 +151,7 @@ def retry_after(value: str | None, *, now_ns: int) -> timedelta | None:
 
 
 def classify_error(where: str, error: BaseException) -> Retry | Permanent:
-    """What an exception of httpx, or of the socket below, says."""
+    """The class of an exception of httpx, or of the socket below it."""
     *_, root = _causes(error)
     because = f" ({root})" if root is not error and str(root) and str(root) not in str(error) else ""
     failure = HttpFailure(f"{where} failed: {type(error).__name__}: {error}{because}")
@@ -162,19 +162,19 @@ def classify_error(where: str, error: BaseException) -> Retry | Permanent:
 def _may_pass(error: BaseException) -> bool:
     for cause in _causes(error):
         if isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return True  # hung up within the handshake or the stream: a reset that TLS has noticed
+            return True  # the peer closed the connection within the TLS handshake or stream: a reset
         if isinstance(cause, ssl.SSLError):
             return False
     if isinstance(error, httpx.ProxyError):
-        return not str(error).startswith("4")  # it begins with the status that the proxy answered
-    # ``RemoteProtocolError`` is both: a peer that hangs up instead of answering, and one that does not speak HTTP.
+        return not str(error).startswith("4")  # the text begins with the proxy's status
+    # ``RemoteProtocolError`` means either: the peer closed the connection without an answer, or it does not speak HTTP.
     if isinstance(error, httpx.RemoteProtocolError):
-        return any(sign in str(error) for sign in _HUNG_UP)
+        return any(text in str(error) for text in _CONNECTION_CLOSED)
     return isinstance(error, (httpx.TimeoutException, httpx.NetworkError, OSError))
 
 
-_HUNG_UP = ("disconnected without sending", "peer closed connection")
-"""How h11 and httpcore say so; watched by tests/orchestrator_adapter/resilience/test_http.py."""
+_CONNECTION_CLOSED = ("disconnected without sending", "peer closed connection")
+"""The texts of h11 and httpcore; checked by tests/orchestrator_adapter/resilience/test_http.py."""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,8 +1,8 @@
-"""``with_retry``: try again what failed, in a way that keeps a short outage short.
+"""``with_retry``: repeat failed operations without prolonging an outage.
 
-The operator classifies what came of an attempt (a ``RetryDisposition``); what follows is decided here: how long to wait, by
-decorrelated jitter, and when to give up. An outage that ends must not find all its callers at the door in the same instant,
-nor any of them knocking faster and faster.
+The operator classifies the result of an attempt (a ``RetryDisposition``). This module decides how long to wait, by
+decorrelated jitter, and when to give up. After an outage the callers must not all return in the same instant, and none of
+them may retry faster and faster.
 
 Delays follow M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015 ("decorrelated jitter"):
 ``delay = min(cap, uniform(initial, max(initial, 3 * previous)))``, ``previous`` starting at ``initial``.
@@ -41,19 +41,19 @@ T = TypeVar("T")
 _WAITS: ContextVar[bool] = ContextVar("waits", default=True)
 
 
-# What came of an attempt.
+# The result of an attempt.
 
 
 @dataclass(frozen=True, slots=True)
 class RetryOk(Generic[T]):
-    """It worked, with this value."""
+    """It succeeded with this value."""
 
     value: T
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """It failed in a way that may pass. ``retry_after``: the downstream asked not to be asked again sooner."""
+    """It failed, and a later attempt may succeed. ``retry_after``: the pause that the downstream asked for."""
 
     error: BaseException
     retry_after: timedelta | None = None
@@ -61,14 +61,14 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Permanent:
-    """It failed in a way that another attempt will not mend."""
+    """It failed, and another attempt would fail as well."""
 
     error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDiscard:
-    """There is nothing to be done about it, and nothing wrong: what it was for can be let go."""
+    """The operation is no longer needed. Not an error."""
 
     reason: str
 
@@ -86,19 +86,19 @@ Discard = RetryDiscard
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often to try, and how long to wait in between.
+    """The number of attempts, and the delays between them.
 
     Attributes:
-        initial: The least delay, and what ``previous`` starts at.
-        cap: The greatest delay.
-        max_attempts: The first included; calls that a breaker refused count. ``None``: until it works, fails for good, or
-            the deadline or the shutdown comes.
-        clamp: ``"delay"``, the specification's: draw up to three times the previous delay, then cut to the cap; near
-            saturation a quarter to a third of the delays are then exactly the cap. ``"draw"``: draw up to the cap.
-        deadline: For all attempts and delays together. A delay that would reach beyond it is not begun, an attempt that
-            does is cut off.
-        attempt_timeout: For one attempt. One that takes longer is cancelled and counts as one that may pass.
-        max_retry_after: A downstream that asks for a longer pause is asked again after this one.
+        initial: The shortest delay, and the initial value of ``previous``.
+        cap: The longest delay.
+        max_attempts: Including the first one and those that a breaker rejected. ``None``: no limit; it ends with a success,
+            a permanent failure, the deadline or the shutdown.
+        clamp: ``"delay"``, the specification's: draw up to three times the previous delay, then limit to the cap; near
+            saturation a quarter to a third of the delays then equal the cap. ``"draw"``: draw up to the cap.
+        deadline: For all attempts and delays together. A delay that would exceed it is not started; an attempt that exceeds it
+            is cancelled.
+        attempt_timeout: For one attempt. An attempt that takes longer is cancelled and counts as ``Retry``.
+        max_retry_after: The longest pause that a downstream can ask for.
     """
 
     initial: timedelta
@@ -142,27 +142,27 @@ class RetryPolicy:
 
 
 class AttemptOutcome(StrEnum):
-    """What became of an attempt."""
+    """The outcome of an attempt."""
 
     OK = "ok"
     DISCARDED = "discarded"
     FAILED = "failed"
-    """In a way that may pass."""
+    """A later attempt may succeed."""
     REJECTED = "rejected"
-    """By the breaker: nothing was sent."""
+    """The breaker rejected it: nothing was sent."""
     PERMANENT = "permanent"
-    """Failed in a way that will not pass, or in one that nobody has classified."""
+    """Another attempt would fail as well, or ``op`` raised an exception."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Told to ``on_attempt`` after each attempt.
+    """For ``on_attempt``, after each attempt.
 
     Attributes:
-        number: Counted from 1; refused ones count.
-        outcome: What became of it.
-        error: What went wrong, if something did.
-        delay: Until the next attempt; ``None`` if there will be none.
+        number: Counted from 1; rejected attempts count.
+        outcome: Its outcome.
+        error: Its error, if it failed.
+        delay: The delay before the next attempt; ``None`` if there is no next attempt.
     """
 
     number: int
@@ -182,20 +182,19 @@ async def with_retry(
     shutdown: ShutdownToken | None = None,
     on_attempt: Callable[[Attempt], object] | None = None,
 ) -> RetryOk[T] | RetryDiscard:
-    """Call ``op``, afresh for each attempt, until it works, fails for good, or the policy says to give up.
+    """Call ``op`` once for each attempt, until it succeeds, fails for good, or the policy ends the attempts.
 
     Operators use ``ends.with_retry``, which fills in their clock, random source and shutdown token, and counts.
 
-    ``breaker``: a call that it refuses skips the attempt and goes on to the next backoff. ``budget``: without a token no
-    attempt after the first is made; what the breaker refuses costs none, and a retry that is not made gives its own back.
-    ``shutdown``: once it is set nobody waits any more, and the attempt under way is the last; it is not cancelled. A
-    downstream's ``retry_after`` comes on top of the drawn delay, so that those who were all told "in 30 s" do not come
-    back in the same instant.
+    ``breaker``: if it rejects a call, the attempt is skipped and the next delay begins. ``budget``: every attempt after the
+    first one needs a token; a rejected attempt costs none, and a retry that is not made returns its token. ``shutdown``: when
+    it is set, delays end at once, and the current attempt is the last one; it is not cancelled. A downstream's
+    ``retry_after`` is added to the drawn delay, so that callers with the same ``retry_after`` do not return at the same time.
 
-    Returns what ``op`` said, if that was ``RetryOk`` or ``RetryDiscard``. Raises ``PermanentFailure`` at once,
+    Returns the result of ``op`` if it is ``RetryOk`` or ``RetryDiscard``. Raises ``PermanentFailure`` at once,
     ``RetriesExhausted`` (it says why and after how many attempts), or ``RetryCutShort``, each with the last error as its
-    cause. An exception that leaves ``op`` was classified by nobody: it is passed on as it is, at once. Cancelled, it
-    cancels the attempt under way and gives the breaker's permit back.
+    cause. An exception that ``op`` raises is passed on unchanged, at once. Cancelled, it cancels the current attempt and
+    releases the breaker's permit.
     """
     clock = SystemClock() if clock is None else clock
     rng = random.Random() if rng is None else rng
@@ -208,13 +207,13 @@ async def with_retry(
             number += 1
             permit = breaker.ask() if breaker is not None else None
             if isinstance(permit, Rejection):
-                failed, outcome = Retry(_refused(permit, error)), AttemptOutcome.REJECTED
+                failed, outcome = Retry(_breaker_open(permit, error)), AttemptOutcome.REJECTED
             else:
                 made += 1
                 token.used()
-                limit_s = _limit_s(policy, clock.monotonic() - began)
+                timeout_s = _timeout_s(policy, clock.monotonic() - began)
                 try:
-                    disposition = await _attempt(op, permit, clock, limit_s)
+                    disposition = await _attempt(op, permit, clock, timeout_s)
                 except Exception as unclassified:
                     call_hook(on_attempt, Attempt(number, AttemptOutcome.PERMANENT, unclassified, None))
                     raise
@@ -245,7 +244,7 @@ async def with_retry(
             call_hook(on_attempt, Attempt(number, outcome, error, timedelta(seconds=delay_s) if goes_on else None))
             if goes_on:
                 stopping = await _wait(delay_s, clock, shutdown)
-                elapsed_s = clock.monotonic() - began  # a busy loop may have come too late
+                elapsed_s = clock.monotonic() - began  # a busy loop may have woken us late
                 reason = give_up(policy, attempts=number, elapsed_s=elapsed_s, delay_s=0.0)
             tried = Tried(made, number - made, clock.monotonic() - began)
             if reason is not None:
@@ -255,7 +254,7 @@ async def with_retry(
 
 
 def give_up(policy: RetryPolicy, *, attempts: int, elapsed_s: float, delay_s: float) -> GiveUpReason | None:
-    """Why there is to be no further attempt after a delay of ``delay_s``, if there is not."""
+    """Why no further attempt follows after a delay of ``delay_s``; ``None`` if one does."""
     if policy.max_attempts is not None and attempts >= policy.max_attempts:
         return "attempts"
     if policy.deadline is not None and elapsed_s + delay_s >= policy.deadline.total_seconds():
@@ -265,7 +264,7 @@ def give_up(policy: RetryPolicy, *, attempts: int, elapsed_s: float, delay_s: fl
 
 @contextmanager
 def without_waiting() -> Iterator[None]:
-    """For tests: while inside, ``with_retry`` draws its delays and tells its hooks of them, and waits for none."""
+    """For tests: within this context ``with_retry`` draws its delays and reports them to its hooks, and does not wait."""
     token = _WAITS.set(False)
     try:
         yield
@@ -288,21 +287,21 @@ class _Token:
             self._budget.return_token()
 
     def taken(self) -> bool:
-        """Take a token for the next retry, unless one is taken already; false if there is none."""
+        """Take a token for the next retry, unless one is taken already. Return whether there is one."""
         self._taken = self._taken or self._budget is None or self._budget.spend()
         return self._taken
 
     def used(self) -> None:
-        """The retry is made."""
+        """The retry is made: its token is spent."""
         self._taken = False
 
 
 async def _attempt(
-    op: Callable[[], Awaitable[RetryDisposition[T]]], permit: Permit | None, clock: Clock, limit_s: float | None
+    op: Callable[[], Awaitable[RetryDisposition[T]]], permit: Permit | None, clock: Clock, timeout_s: float | None
 ) -> RetryDisposition[T]:
-    """One attempt, and what the breaker learns of it; an attempt that is cancelled or raises teaches it nothing."""
+    """One attempt, reported to the breaker. An attempt that is cancelled or raises has no outcome."""
     with permit if permit is not None else nullcontext():
-        disposition = await (op() if limit_s is None else _limited(op, clock, limit_s))
+        disposition = await (op() if timeout_s is None else _with_timeout(op, clock, timeout_s))
         if not isinstance(disposition, (RetryOk, Retry, Permanent, RetryDiscard)):
             raise TypeError(f"with_retry: expected op to return a RetryDisposition, got {disposition!r}")
         if permit is not None:
@@ -313,21 +312,21 @@ async def _attempt(
         return disposition
 
 
-async def _limited(
-    op: Callable[[], Awaitable[RetryDisposition[T]]], clock: Clock, limit_s: float
+async def _with_timeout(
+    op: Callable[[], Awaitable[RetryDisposition[T]]], clock: Clock, timeout_s: float
 ) -> RetryDisposition[T]:
-    limit = Timeout(clock, limit_s)
+    timeout = Timeout(clock, timeout_s)
     try:
-        async with limit:
+        async with timeout:
             return await op()
     except TimeoutError:
-        if limit.expired:
-            return Retry(TimeoutError(f"the attempt was not done within {limit_s:g} s"))
+        if timeout.expired:
+            return Retry(TimeoutError(f"the attempt was not done within {timeout_s:g} s"))
         raise
 
 
 async def _wait(delay_s: float, clock: Clock, shutdown: ShutdownToken | None) -> bool:
-    """Wait; whether the shutdown has cut it short."""
+    """Wait. Return whether the shutdown is set, which ends the wait early."""
     if not _WAITS.get():
         await asyncio.sleep(0)
     elif shutdown is None:
@@ -337,22 +336,22 @@ async def _wait(delay_s: float, clock: Clock, shutdown: ShutdownToken | None) ->
     return shutdown is not None and shutdown.is_set
 
 
-def _limit_s(policy: RetryPolicy, elapsed_s: float) -> float | None:
-    """How long an attempt that begins now may take."""
-    limits_s = [policy.attempt_timeout.total_seconds()] if policy.attempt_timeout is not None else []
+def _timeout_s(policy: RetryPolicy, elapsed_s: float) -> float | None:
+    """The timeout of an attempt that starts now, seconds; ``None`` for none."""
+    timeouts_s = [policy.attempt_timeout.total_seconds()] if policy.attempt_timeout is not None else []
     if policy.deadline is not None:
-        limits_s.append(max(0.0, policy.deadline.total_seconds() - elapsed_s))
-    return min(limits_s, default=None)
+        timeouts_s.append(max(0.0, policy.deadline.total_seconds() - elapsed_s))
+    return min(timeouts_s, default=None)
 
 
 def _pause_s(policy: RetryPolicy, retry_after: timedelta | None) -> float:
-    """What the downstream asks for on top of the delay."""
+    """The pause that the downstream asks for in addition to the delay, seconds."""
     if retry_after is None:
         return 0.0
     return max(timedelta(0), min(retry_after, policy.max_retry_after)).total_seconds()
 
 
-def _refused(refusal: Rejection, earlier: BaseException | None) -> BreakerOpen:
-    error = BreakerOpen(str(refusal), breaker=refusal.breaker, ask_again_in=refusal.ask_again_in)
+def _breaker_open(rejection: Rejection, earlier: BaseException | None) -> BreakerOpen:
+    error = BreakerOpen(str(rejection), breaker=rejection.breaker, ask_again_in=rejection.ask_again_in)
     error.__cause__ = earlier.__cause__ if isinstance(earlier, BreakerOpen) else earlier
     return error

@@ -44,7 +44,7 @@ class RetryBudget:
         return self.tokens >= 1 - _ROUNDING
 
     def spend(self) -> bool:
-        """Take a token for a retry. If there is none: false, and counted as denied."""
+        """Take a token for a retry. Without a token it returns false and counts the retry as denied."""
         if not self.has_token:
             self.denied += 1
             return False

@@ -1,17 +1,15 @@
-"""Claims: what only one run at a time may have, on this machine and for this user, and who has it.
+"""Claims: resources that only one run at a time may use, on this machine and for this user, and their owners.
 
-A claim is a file, locked (flock) by the process that made it and telling whose it is. The kernel lets go of the lock when
-that process ends, however it ends, so a file that was left behind is in nobody's way. The files are in one folder:
-``$ORCHESTRATOR_CLAIMS_DIR`` where that is set, else ``orchestrator-claims-<uid>`` in the folder for temporary files (not
-``$XDG_RUNTIME_DIR``: a service has none, and would not meet its user's shell). It has to be on a local disk, and is the
-user's own.
+A claim is a file that its process has locked (flock) and that names its owner. The kernel releases the lock when the process
+ends, however it ends, so a leftover file blocks no other run. The files are in one folder: ``$ORCHESTRATOR_CLAIMS_DIR`` if
+it is set, else ``orchestrator-claims-<uid>`` in the folder for temporary files (not ``$XDG_RUNTIME_DIR``, which a service
+does not have: it would not see the claims of its user's shell). The folder must be on a local disk and belong to the user.
 
-Whoever claims locks the folder meanwhile. So claims are made one after the other: of two that want the same things one
-gets them all, what is being looked at is not taken for claimed, and a file may be removed.
+A process locks the folder while it claims. Claims are therefore made one after the other: of two runs that want the same
+resources one gets all of them, a file that is only being read does not count as claimed, and leftover files can be removed.
 
-Resources are strings that the caller has brought into one form. Nothing here opens a socket or a store, or knows what they
-are, but for one thing: sockets exclude one another although their addresses differ (``http://`` and ``tcp://`` are both
-TCP, ``0.0.0.0`` is every IPv4 address and ``::`` every address there is).
+Resources are strings in a normal form; the caller normalises them. This module opens no socket or store, and knows only that
+socket addresses overlap: ``http://`` and ``tcp://`` are both TCP, ``0.0.0.0`` is every IPv4 address, ``::`` every address.
 """
 
 from __future__ import annotations
@@ -39,31 +37,31 @@ from orchestrator_adapter.primitives.errors import OrchestratorError
 
 FOLDER_VARIABLE = "ORCHESTRATOR_CLAIMS_DIR"
 
-_TURN_LIMIT_S = 10.0  # others need a millisecond; one that was stopped (SIGSTOP) just then may not stop us for good
-_TURN_PAUSE_S = 0.01
-_COMMAND_LENGTH = 120  # characters; it is to be recognised, not to be run
-_NAME_LENGTH = 80  # characters of a file's name that are for people
+_FOLDER_TIMEOUT_S = 10.0  # a claim takes a millisecond; a process that is stopped (SIGSTOP) must not block us for ever
+_FOLDER_POLL_S = 0.01
+_COMMAND_LENGTH = 120  # characters; enough to recognise the command
+_NAME_LENGTH = 80  # characters of a file name that are for people
 _FILE_BYTES = 65_536
 _OTHERS_MAY_WRITE = 0o022
-_SOMEBODY = "somebody (the claim's file cannot be read)"
+_UNKNOWN_OWNER = "an unknown owner (the claim's file cannot be read)"
 _TRANSPORTS = {"udp": "udp", "tcp": "tcp", "http": "tcp"}
 
 
 class Claimed(OrchestratorError, OSError):
-    """Somebody else has what was claimed; the message names every such resource, and its owner."""
+    """Another run has a resource that was claimed; the message names every such resource and its owner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who has a claim.
+    """The owner of a claim.
 
     Attributes:
         pipeline: The name of its pipeline.
         pid: Its process id.
-        host: The machine (or container) that counts so.
-        started: Since when, UTC, ISO 8601.
-        command: How the process was started, shortened.
-        run: What the run is called elsewhere, as it is to be read: ``flow run 'brave-otter' (0198…)``; empty if nowhere.
+        host: The machine (or container) of that process id.
+        started: The time of the claim, UTC, ISO 8601.
+        command: The command line of the process, shortened.
+        run: The name of the run elsewhere, for people: ``flow run 'brave-otter' (0198…)``; empty if it has none.
     """
 
     pipeline: str
@@ -75,7 +73,7 @@ class Owner:
 
     @classmethod
     def this_process(cls, pipeline: str, *, run: str = "") -> Owner:
-        """This process, from now on, for a run of ``pipeline``."""
+        """This process, for a run of ``pipeline`` that starts now."""
         return cls(
             pipeline=pipeline,
             pid=os.getpid(),
@@ -93,65 +91,65 @@ class Owner:
 
 @contextmanager
 def claim(resources: Sequence[str], owner: Owner) -> Iterator[None]:
-    """While inside, ``owner`` has all the ``resources``, and nobody else can claim one of them, in this process or another.
+    """Within this context ``owner`` has all ``resources``; no other claim for one of them succeeds, in any process.
 
-    No child process inherits them. Raises ``Claimed`` if one of them is taken, and then has none, and ``OSError`` if the
-    folder cannot be used. May block for as long as others are just claiming.
+    Child processes do not inherit them. Raises ``Claimed`` if one of them is taken, and then claims none of them, and
+    ``OSError`` if the folder cannot be used. May block while other processes claim.
     """
-    held = _take(resources, owner) if resources else {}
+    claimed = _claim_all(resources, owner) if resources else {}
     try:
         yield
     finally:
-        _let_go(held)
+        _release(claimed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
-    """What a claim's file says."""
+class _ClaimFile:
+    """The content of a claim's file."""
 
     resource: str
     owner: Owner
 
 
-# Open files that are or may be locked. A child that was forked, and runs no other program, would keep them locked.
-_locked_here: set[int] = set()
+# Open files that may be locked. A forked child that runs no other program would keep them locked.
+_locked_files: set[int] = set()
 
 
-def _forget_in_child() -> None:
-    for file in _locked_here:
-        os.close(file)  # the child's; the lock is the parent's still
-    _locked_here.clear()
+def _close_in_child() -> None:
+    for file in _locked_files:
+        os.close(file)  # the child's copy only; the parent keeps the lock
+    _locked_files.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
-def _take(resources: Sequence[str], owner: Owner) -> dict[int, Path]:
+def _claim_all(resources: Sequence[str], owner: Owner) -> dict[int, Path]:
     """The locked files, with their paths."""
     folder = _folder()
-    turn = _turn(folder)
+    lock = _lock_folder(folder)
     try:
         paths = {resource: folder / _file_name(resource) for resource in resources}
-        if taken := _taken(paths, list(_held_in(folder))):
-            raise Claimed(_refusal(taken))
-        held: dict[int, Path] = {}
+        if taken := _taken(paths, list(_existing_claims(folder))):
+            raise Claimed(_message(taken))
+        claimed: dict[int, Path] = {}
         try:
             for resource, path in paths.items():
                 file = _opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-                held[file] = path
-                _write(file, _Claim(resource, owner))
+                claimed[file] = path
+                _write(file, _ClaimFile(resource, owner))
         except BaseException:
-            _let_go(held)
+            _release(claimed)
             raise
-        return held
+        return claimed
     finally:
-        _close(turn)
+        _close(lock)
 
 
-def _let_go(held: dict[int, Path]) -> None:
-    """First the name, then the lock: what has the name and no lock was left by somebody who died."""
-    for file, path in held.items():
-        if file in _locked_here:  # in a forked child it is not
+def _release(claimed: dict[int, Path]) -> None:
+    """Remove the file, then release the lock: a file without a lock is always a leftover of a process that died."""
+    for file, path in claimed.items():
+        if file in _locked_files:  # it is not in a forked child
             with suppress(OSError):
                 path.unlink()
             _close(file)
@@ -163,30 +161,30 @@ def _folder() -> Path:
     return Path(tempfile.gettempdir()) / f"orchestrator-claims-{os.geteuid()}"
 
 
-def _turn(folder: Path) -> int:
-    """The open and locked folder: until it is closed, nobody else claims."""
-    turn = -1
+def _lock_folder(folder: Path) -> int:
+    """Lock the folder and return it, open: until it is closed, no other process claims."""
+    lock = -1
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        turn = _opened(folder, os.O_RDONLY | os.O_DIRECTORY)
-        if why := _not_ours(os.fstat(turn)):
+        lock = _opened(folder, os.O_RDONLY | os.O_DIRECTORY)
+        if why := _not_private(os.fstat(lock)):
             raise PermissionError(why)
-        deadline = time.monotonic() + _TURN_LIMIT_S
-        while not _lock(turn):
+        deadline = time.monotonic() + _FOLDER_TIMEOUT_S
+        while not _lock(lock):
             if time.monotonic() >= deadline:
-                raise TimeoutError(f"another process has kept it locked for {_TURN_LIMIT_S:g} s")
-            time.sleep(_TURN_PAUSE_S)
+                raise TimeoutError(f"another process has locked it for {_FOLDER_TIMEOUT_S:g} s")
+            time.sleep(_FOLDER_POLL_S)
     except OSError as error:
-        if turn >= 0:
-            _close(turn)
+        if lock >= 0:
+            _close(lock)
         why = "it is a symbolic link" if folder.is_symlink() else str(error)
         raise OSError(
             f"the folder of claims, {folder}, cannot be used: {why} ({FOLDER_VARIABLE} sets another)"
         ) from error
-    return turn
+    return lock
 
 
-def _not_ours(folder: os.stat_result) -> str | None:
+def _not_private(folder: os.stat_result) -> str | None:
     if folder.st_uid != os.geteuid():
         return f"it belongs to user {folder.st_uid}, and this is user {os.geteuid()}"
     if folder.st_mode & _OTHERS_MAY_WRITE:
@@ -194,13 +192,13 @@ def _not_ours(folder: os.stat_result) -> str | None:
     return None
 
 
-def _held_in(folder: Path) -> Iterator[tuple[Path, _Claim | None]]:
-    """Every claim there is, ``None`` where its file cannot be read. What the dead have left is removed."""
+def _existing_claims(folder: Path) -> Iterator[tuple[Path, _ClaimFile | None]]:
+    """Every claim; ``None`` if its file cannot be read. Removes the leftovers of processes that died."""
     for path in sorted(folder.glob("*.claim")):
         try:
             file = _opened(path, os.O_RDWR)
         except FileNotFoundError:
-            continue  # let go since
+            continue  # released since
         try:
             if _lock(file):
                 path.unlink(missing_ok=True)
@@ -210,17 +208,19 @@ def _held_in(folder: Path) -> Iterator[tuple[Path, _Claim | None]]:
             _close(file)
 
 
-def _taken(wanted: dict[str, Path], held: Sequence[tuple[Path, _Claim | None]]) -> list[tuple[str, str, Owner | None]]:
-    """What is wanted, as what it is taken, and whose that is (``None``: nobody knows), in the order of ``wanted``."""
+def _taken(
+    wanted: dict[str, Path], claims: Sequence[tuple[Path, _ClaimFile | None]]
+) -> list[tuple[str, str, Owner | None]]:
+    """The wanted resources that are taken, each with the claimed resource and its owner (``None``: unknown), in order."""
     found: list[tuple[str, str, Owner | None]] = []
     for resource, path in wanted.items():
         against = [
             (resource, its.resource if its else resource, its.owner if its else None)
-            for other, its in held
+            for other, its in claims
             if other == path or (its and _exclude_each_other(resource, its.resource))
         ]
         itself = [each for each in against if each[1] == resource]
-        found += itself or against  # itself says more than what includes it, or is a part of it
+        found += itself or against  # an exact match says more than an overlap
     return found
 
 
@@ -236,23 +236,23 @@ def _includes(wildcard: IPv4Address | IPv6Address, address: IPv4Address | IPv6Ad
 
 
 def _address(resource: str) -> tuple[str, int, IPv4Address | IPv6Address] | None:
-    """Transport, port and address, if the resource is a socket and its host an address."""
+    """Transport, port and address of a socket whose host is an address."""
     try:
         parts = urlsplit(resource)
         if parts.scheme in _TRANSPORTS and parts.hostname and parts.port:
             return _TRANSPORTS[parts.scheme], parts.port, ip_address(parts.hostname)
-    except ValueError:  # no address, or no URL at all: it is then only what it is called
+    except ValueError:  # not an address, or not a URL: only an equal string excludes it
         pass
     return None
 
 
-def _refusal(taken: Sequence[tuple[str, str, Owner | None]]) -> str:
-    whose: dict[Owner | None, list[str]] = {}
-    for wanted, held, owner in taken:
-        whose.setdefault(owner, []).append(wanted if wanted == held else f"{wanted} (as {held})")
+def _message(taken: Sequence[tuple[str, str, Owner | None]]) -> str:
+    by_owner: dict[Owner | None, list[str]] = {}
+    for wanted, claimed, owner in taken:
+        by_owner.setdefault(owner, []).append(wanted if wanted == claimed else f"{wanted} (as {claimed})")
     return "; ".join(
-        f"{_listed(names)} {'is' if len(names) == 1 else 'are'} in use by {owner or _SOMEBODY}"
-        for owner, names in whose.items()
+        f"{_listed(names)} {'is' if len(names) == 1 else 'are'} in use by {owner or _UNKNOWN_OWNER}"
+        for owner, names in by_owner.items()
     )
 
 
@@ -261,7 +261,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """On one line, and no longer than it takes to recognise it."""
+    """The command line on one line, shortened."""
     words = " ".join([*(Path(program).name for program in arguments[:1]), *arguments[1:]]).split()
     line = " ".join(words)
     return line if len(line) <= _COMMAND_LENGTH else f"{line[: _COMMAND_LENGTH - 1]}…"
@@ -272,24 +272,24 @@ def _file_name(resource: str) -> str:
     return f"{readable}-{hashlib.sha256(os.fsencode(resource)).hexdigest()[:16]}.claim"
 
 
-def _write(file: int, what: _Claim) -> None:
-    if not _lock(file):  # it is new, and nobody else may look at it now
-        raise OSError("a claim's file is locked by a process that has not waited for its turn")
+def _write(file: int, content: _ClaimFile) -> None:
+    if not _lock(file):  # it is new, and the folder is locked
+        raise OSError("a claim's file is locked by a process that has not locked the folder")
     with os.fdopen(file, "wb", closefd=False) as out:
-        out.write(json.dumps(asdict(what)).encode())
+        out.write(json.dumps(asdict(content)).encode())
 
 
-def _read(file: int) -> _Claim | None:
+def _read(file: int) -> _ClaimFile | None:
     try:
-        return msgspec.convert(json.loads(os.pread(file, _FILE_BYTES, 0)), _Claim)
-    except ValueError:  # torn, or none of ours
+        return msgspec.convert(json.loads(os.pread(file, _FILE_BYTES, 0)), _ClaimFile)
+    except ValueError:  # torn, or written by another program
         return None
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Not inherited by other programs (PEP 446), nor by forked children."""
+    """Open a file that neither other programs (PEP 446) nor forked children inherit."""
     file = os.open(path, flags | os.O_NOFOLLOW, 0o600)
-    _locked_here.add(file)
+    _locked_files.add(file)
     return file
 
 
@@ -302,7 +302,7 @@ def _lock(file: int) -> bool:
 
 
 def _close(file: int) -> None:
-    """The lock goes with it, although a child that is just being made may have a copy."""
-    _locked_here.discard(file)
+    """Release the lock, also if a child that is just being forked has a copy of the file."""
+    _locked_files.discard(file)
     fcntl.flock(file, fcntl.LOCK_UN)
     os.close(file)

@@ -1,7 +1,7 @@
-"""Dead letters: where an item goes that cannot be processed, with the reason and the item itself.
+"""Dead letters: items that could not be processed, each with the reason.
 
-A store keeps them (`DeadLetterFile`, `DeadLetterList`); `DeadLetterLimits` says when there are so many that it is the
-operator that is at fault and not the items. Nothing here knows what the items are, or runs anything.
+A store keeps them (`DeadLetterFile`, `DeadLetterList`). `DeadLetterLimits` says from how many on the operator is at fault,
+and not the items. Knows nothing of what the items are.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from orchestrator_adapter.storage.jsonl import DEFAULT_MAX_FILE_BYTES, RotatingJ
 
 
 class DeadLetterKind(StrEnum):
-    """What went wrong; stable names, for counters and for tools that read the store."""
+    """What went wrong. Stable names, for counters and for tools that read the store."""
 
     DESERIALIZATION = "Deserialization"
-    """The bytes are no frame of the format."""
+    """The bytes are not a frame of the format."""
     SCHEMA_MISMATCH = "SchemaMismatch"
-    """Well-formed, but not the record that was agreed on."""
+    """Well-formed, but not a record of the schema."""
     VALIDATION_FAILED = "ValidationFailed"
-    """A good record that cannot be true."""
+    """A record of the schema with impossible values."""
     PROCESSING_EXCEPTION = "ProcessingException"
     """An operator failed on it."""
     RETRY_BUDGET_EXHAUSTED = "RetryBudgetExhausted"
     """Every attempt failed."""
     POISON_PILL = "PoisonPill"
-    """It took its operator down, again and again."""
+    """Its operator failed on it repeatedly."""
     UNDELIVERED = "Undelivered"
-    """Nobody was left to take it."""
+    """It has no reader left."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,13 +46,13 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema_version: Of this record; 1.
-        time_ns: When it was given up, UTC nanoseconds since the Unix epoch.
-        operator: Who gave it up.
+        time_ns: When it was written, UTC nanoseconds since the Unix epoch.
+        operator: The operator that could not process it.
         kind: What went wrong.
-        message: The same for people: expected, got, where.
-        attempts: How often it was tried.
-        payload: The item as it was: a record, or the bytes of a frame.
-        history: What happened to it before, oldest first.
+        message: The same for people: what was expected, what came, and where.
+        attempts: The number of attempts.
+        payload: The item: a record, or the bytes of a frame.
+        history: Its earlier failures, oldest first.
     """
 
     schema_version: Literal[1] = 1
@@ -66,41 +66,41 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetterStore(Protocol):
-    """Where dead letters are kept."""
+    """Keeps dead letters."""
 
     def append(self, letters: Sequence[DeadLetter]) -> None:
-        """Keeps the letters, in order, or raises `OSError`. Synchronous; an odd payload is no reason to raise."""
+        """Keep the letters, in order, or raise `OSError`. Synchronous. Accepts any payload."""
 
     def close(self) -> None:
-        """Makes what was kept durable and gives the store back. A second call does nothing."""
+        """Make the letters durable and close the store. A second call does nothing."""
 
 
 class DeadLetterFile:
     """Dead letters as JSON Lines in rotating files, one a line; see `orchestrator_adapter.storage.jsonl` for what is on disk.
 
-    The payload is JSON where it can be (records, dicts, lists, numbers, text). Bytes become ``{"base64": …}``, a number
-    that is not finite the text ``"nan"``, ``"inf"`` or ``"-inf"``, and anything else ``{"repr": …}``. `append` survives
-    the process at once; the machine from the next rotation or `close` on.
+    The payload is written as JSON where possible (records, dicts, lists, numbers, text). Bytes become ``{"base64": …}``, a
+    number that is not finite becomes the text ``"nan"``, ``"inf"`` or ``"-inf"``, and any other object ``{"repr": …}``. An
+    appended letter survives the end of the process at once, and a power cut after the next rotation or `close`.
     """
 
     def __init__(self, directory: Path, *, stem: str = "dead-letters", max_bytes: int = DEFAULT_MAX_FILE_BYTES) -> None:
-        """Takes the directory and repairs it; raises as `RotatingJsonLines` does."""
+        """Lock the directory and repair its files. Raises as `RotatingJsonLines` does."""
         self._lines = RotatingJsonLines(directory, stem=stem, max_bytes=max_bytes)
 
     def append(self, letters: Sequence[DeadLetter]) -> None:
-        """Writes the letters; after an `OSError` none of them is in the store, unless they fill more than a file."""
+        """Write the letters. After an `OSError` the store has none of them, unless they fill more than one file."""
         self._lines.write_lines(b"".join([_line(letter) for letter in letters]), len(letters))
 
     def close(self) -> None:
-        """Fsyncs and finishes the current file."""
+        """Fsync and finish the current file."""
         self._lines.close()
 
 
 class DeadLetterList:
-    """Dead letters in memory, the newest `capacity` of them: for tests, and for runs that keep none.
+    """The newest `capacity` dead letters, in memory: for tests, and for runs without a store.
 
     Attributes:
-        total: How many were appended, those no longer kept included.
+        total: The number of appended letters, including those that are no longer kept.
     """
 
     def __init__(self, *, capacity: int = 10_000) -> None:
@@ -109,26 +109,26 @@ class DeadLetterList:
 
     @property
     def letters(self) -> list[DeadLetter]:
-        """Those that are kept, oldest first."""
+        """The letters that are kept, oldest first."""
         return list(self._kept)
 
     def append(self, letters: Sequence[DeadLetter]) -> None:
-        """Keeps the letters; the oldest make room."""
+        """Keep the letters and drop the oldest ones beyond the capacity."""
         self.total += len(letters)
         self._kept.extend(letters)
 
     def close(self) -> None:
-        """Does nothing: what is in memory stays there."""
+        """Do nothing: the letters stay in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterLimits:
-    """How many dead letters are the items' fault; more are the operator's (a bad deployment, a changed schema).
+    """How many dead letters an operator may have. More mean that the operator is at fault: a bad deployment, a new schema.
 
     Attributes:
-        max_share: Greatest share of an operator's items, in (0, 1]; 1 never trips.
-        min_items: The share is not judged before so many items.
-        max_consecutive: Longest run of dead letters without one good item in between.
+        max_share: The greatest share of an operator's items, in (0, 1]; 1 sets no limit.
+        min_items: The share is checked only from this number of items on.
+        max_consecutive: The longest run of dead letters without a good item in between.
     """
 
     max_share: float = 0.5
@@ -144,15 +144,15 @@ class DeadLetterLimits:
         )
 
     def breach(self, *, items: int, dead: int, consecutive: int) -> str | None:
-        """The sentence that says which limit is broken; None while all hold.
+        """A sentence that says which limit is exceeded; None if none is.
 
         Args:
-            items: How many there were, the dead ones included.
-            dead: How many of them became dead letters.
-            consecutive: How many of them in a row, up to now.
+            items: The number of items, dead letters included.
+            dead: The number of dead letters.
+            consecutive: The length of the current run of dead letters.
         """
         if consecutive > self.max_consecutive:
-            return f"expected at most {self.max_consecutive} dead letters in a row, got {consecutive}"
+            return f"expected at most {self.max_consecutive} consecutive dead letters, got {consecutive}"
         if items >= self.min_items and dead > self.max_share * items:
             return (
                 f"expected at most {self.max_share:.1%} dead letters, got {dead} of {items} items ({dead / items:.1%})"
@@ -161,22 +161,22 @@ class DeadLetterLimits:
 
 
 class DeadLetterGate:
-    """Watches one operator's counts against its limits, across its restarts."""
+    """Checks one operator's counts against its limits, across its restarts."""
 
     def __init__(self, limits: DeadLetterLimits | None) -> None:
-        """Takes the limits; None for no limit."""
+        """``limits``: None for no limit."""
         self._limits = limits
         self._passed = 0
         self._dead_before_run = 0
 
     def check(self, operator: str, *, passed: int, dead: int) -> None:
-        """Judges an operator's totals so far; to be called again whenever they have grown.
+        """Check an operator's totals so far. Call it again when they have grown.
 
-        A run of dead letters is counted from the last call that saw a good item: what order the two had within one
-        batch, totals cannot say, and the run is taken for the shorter.
+        A run of dead letters starts at the last call that counted a good item. Totals do not show the order within one
+        batch, so the shorter possible run counts.
 
         Raises:
-            DeadLetterLimitExceeded: They are beyond the limits; the message names the operator.
+            DeadLetterLimitExceeded: A limit is exceeded; the message names the operator.
         """
         if self._limits is None:
             return
@@ -188,11 +188,11 @@ class DeadLetterGate:
 
 
 def _line(letter: DeadLetter) -> bytes:
-    """The letter as one line of JSON, whatever its payload."""
+    """The letter as one line of JSON, for any payload."""
     try:
         plain = msgspec.to_builtins(letter.payload, builtin_types=(bytes, bytearray), str_keys=True, enc_hook=_as_repr)
         return _encoded(letter, _readable(plain))
-    except Exception:  # noqa: BLE001 -- foreign code (a repr, a hook of msgspec) meets any object: the letter must be kept
+    except Exception:  # noqa: BLE001 - foreign code (a repr, a hook of msgspec) may raise anything, and the letter must be kept
         return _encoded(letter, _as_repr(letter.payload))
 
 
@@ -204,7 +204,7 @@ def _encoded(letter: DeadLetter, payload: Any) -> bytes:
 
 
 def _readable(value: Any) -> Any:
-    """Built-in values as JSON can say them."""
+    """Built-in values in a form that JSON has."""
     match value:
         case float() if not isfinite(value):
             return str(value)
@@ -221,11 +221,11 @@ def _readable(value: Any) -> Any:
 def _as_repr(value: Any) -> dict[str, str]:
     try:
         text = repr(value)
-    except Exception as error:  # noqa: BLE001 -- a foreign repr may raise anything
+    except Exception as error:  # noqa: BLE001 - a foreign repr may raise anything
         text = f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
     return {"repr": _encodable(text)}
 
 
 def _encodable(text: str) -> str:
-    """Lone surrogates, which UTF-8 cannot hold, written as escapes."""
+    """The text with lone surrogates, which UTF-8 does not have, as escapes."""
     return text.encode(errors="backslashreplace").decode()

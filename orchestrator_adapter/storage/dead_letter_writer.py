@@ -1,4 +1,4 @@
-"""Where the runtime takes what no operator can deal with any more: to the dead letters, counted and logged.
+"""Writes items that no operator can process any more to the dead-letter store, counts them and logs them.
 
 Knows the store and the clock, and nothing of why operators end.
 """
@@ -18,10 +18,10 @@ from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind,
 
 
 class DeadLetterWriter:
-    """Buries items of one graph.
+    """The dead-letter writer of one graph.
 
     Attributes:
-        undelivered: How many were buried because nobody was left to take them.
+        undelivered: The number of items that were dead-lettered because no reader was left.
     """
 
     def __init__(self, log: DecisionLog, store: DeadLetterStore, clock: Clock) -> None:
@@ -33,15 +33,15 @@ class DeadLetterWriter:
         self._clock = clock
 
     def counts(self, operator: str) -> Mapping[DeadLetterKind, int]:
-        """How many items of ``operator`` were buried, by kind; those that the store would not keep are among them.
+        """The number of dead-lettered items of ``operator``, by kind. Items that the store did not accept count as well.
 
-        Of all operators together it is what the ledger has as dead-lettered or rejected.
+        The sum over all operators is what the ledger has as dead-lettered or rejected.
         """
         return dict(self._counts.get(operator, {}))
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What the store would not keep, in words: a sentence for each operator and cause."""
+        """What the store did not accept: one sentence for each operator and cause."""
         return tuple(
             f"{items} items of {operator!r} could not be kept as dead letters: {cause}"
             for (operator, cause), items in self._lost.items()
@@ -54,7 +54,7 @@ class DeadLetterWriter:
             self.write_unlogged(operator, items, kind, message)
 
     def write_undelivered(self, operator: str, items: Sequence[Undeliverable[Any]], message: str) -> None:
-        """As ``bury``, for items that nobody is left to take."""
+        """As ``write``, for items that have no reader left."""
         self.undelivered += len(items)
         self.write(operator, items, DeadLetterKind.UNDELIVERED, message)
 
@@ -67,10 +67,10 @@ class DeadLetterWriter:
         *,
         attempts: int | None = None,
     ) -> None:
-        """Keep the items, without a line in the log. A store that fails is a problem of the run, and ends nothing."""
+        """Write the items without a log line for them. If the store fails, that is a problem of the run, and does not end it."""
         try:
             self.write_unlogged_or_raise(operator, items, kind, message, attempts=attempts)
-        except Exception as error:  # noqa: BLE001 - a store is foreign code; no task may be left behind for its sake
+        except Exception as error:  # noqa: BLE001 - a store is foreign code; its failure must not stop the runtime
             key = (operator, describe(error))
             if key not in self._lost:
                 self._log(Decision.DEAD_LETTERS_LOST, operator=operator, items=len(items), cause=key[1])
@@ -86,7 +86,7 @@ class DeadLetterWriter:
         *,
         attempts: int | None = None,
     ) -> None:
-        """As ``keep``, but raises what the store raises. ``attempts`` is the length of each item's history if not given."""
+        """As ``write_unlogged``, but raises what the store raises. ``attempts``: by default the length of an item's history."""
         now_ns = self._clock.now_ns()
         letters = [
             DeadLetter(
@@ -94,11 +94,11 @@ class DeadLetterWriter:
                 operator=operator,
                 kind=kind,
                 message=message,
-                attempts=len(held.history) if attempts is None else attempts,
-                payload=held.item,
-                history=held.history,
+                attempts=len(item.history) if attempts is None else attempts,
+                payload=item.item,
+                history=item.history,
             )
-            for held in items
+            for item in items
         ]
         self._store.append(letters)
         self._count(operator, kind, len(items))

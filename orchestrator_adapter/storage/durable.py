@@ -1,4 +1,4 @@
-"""What is on the disk when a call returns, also after a power cut; and the one writer that a directory has at a time."""
+"""Durable writes, which survive a power cut; and a lock that gives a directory one writer at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` in UTF-8: complete and on the disk when this returns, or as before. Raises ``OSError``."""
+    """Write ``text`` to ``path`` in UTF-8. It is on the disk when this returns; after an ``OSError`` the file is unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -20,11 +20,11 @@ def write_durably(path: Path, text: str) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)  # the name, too, is to survive a power cut
+    sync_directory(path.parent)  # so that the new name survives a power cut, too
 
 
 def sync_directory(directory: Path) -> None:
-    """A new or renamed entry is only durable once its directory is (fsync(2), "does not necessarily ensure …")."""
+    """Fsync ``directory``: only then a new or renamed entry is durable (fsync(2), "does not necessarily ensure …")."""
     file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(file)
@@ -33,7 +33,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """The directory, and every one above it that is missing: each new entry is on the disk when this returns."""
+    """Make the directory and its missing parents. Each new entry is on the disk when this returns."""
     if not directory.is_dir():
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
@@ -41,13 +41,13 @@ def make_directory(directory: Path) -> None:
 
 
 class StoreInUseError(OSError):
-    """Another writer has the directory open; the message names its process."""
+    """Another process writes to the directory; the message names it."""
 
 
 def lock_for_writing(lock_file: Path, directory: Path) -> int:
-    """The open lock file of ``directory``, held until it is closed. Raises ``StoreInUseError``.
+    """Lock ``directory`` and return the open lock file; closing it releases the lock. Raises ``StoreInUseError``.
 
-    It is never removed: a lock on a removed file locks nobody out.
+    The lock file is never removed: a lock on a removed file excludes no other process.
     """
     file = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
     try:

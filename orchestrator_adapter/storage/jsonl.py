@@ -1,15 +1,15 @@
-"""An append-only JSON Lines store in rotating files. It knows lines and bytes, not what they say.
+"""An append-only JSON Lines store in rotating files. It knows lines and bytes, and nothing of their content.
 
 On disk, in one directory::
 
-    <stem>-000001.jsonl         finished: whole lines, fsynced, never touched again
-    <stem>-000002.jsonl.part    the one being written
-    <stem>-000001.jsonl.torn    what a hard kill left of file 1's last line, if it tore one
-    <stem>.lock                 held (flock) by the process that writes, naming its pid
+    <stem>-000001.jsonl         finished: whole lines, fsynced, never changed again
+    <stem>-000002.jsonl.part    the current file
+    <stem>-000001.jsonl.torn    the torn last line of file 1, if a hard kill tore one
+    <stem>.lock                 locked (flock) by the writing process; contains its pid
 
-The name without ``.part`` only ever holds whole, fsynced files: a file is finished by fsync, rename, and fsync of the
-directory, in this order. No line is split over two files. Everything here is synchronous and for one caller at a time;
-an event loop calls it through a thread where a slow disk may not stall it.
+A file without ``.part`` is always whole and fsynced: a file is finished by fsync, rename, and fsync of the directory, in
+this order. No line is split over two files. Everything is synchronous and for one caller at a time. On an event loop, call it
+in a thread if a slow disk must not block the loop.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _PART = ".part"
 class WriteFailedError(OSError):
     """A batch could not be written. Its `errno` and `filename` are those of the failed call.
 
-    What was accepted stands and may not be written again; the rest left no trace in the file and can be retried.
+    The accepted part is in the store and must not be written again. The rest is not in the file and can be retried.
 
     Attributes:
-        accepted_bytes: How much of the batch is in the store, from its start and in whole lines. Zero for every
-            batch that is no longer than `max_bytes`: only a longer one is written piece by piece.
+        accepted_bytes: How much of the batch is in the store, from its start and in whole lines. Zero for a batch that is
+            no longer than `max_bytes`: only a longer one is written in pieces.
         accepted_lines: The same in lines.
     """
 
@@ -49,23 +49,23 @@ class WriteFailedError(OSError):
 
 
 class RotatingJsonLines:
-    """The writer. Whoever makes one owns the directory's `<stem>` files until `close`.
+    """The writer. It owns the directory's `<stem>` files until `close`.
 
-    Opening repairs what a hard kill left: a ``.part`` is cut after its last whole line (the torn rest is kept in a
-    ``.torn`` file beside it) and finished; writing goes on in a new file with the next number.
+    Opening repairs the files of a hard kill: a ``.part`` is truncated after its last whole line (the torn rest is kept in a
+    ``.torn`` file beside it) and finished. Writing goes on in a new file with the next number.
 
     Attributes:
-        directory: Where the files are.
-        repaired_bytes: How many bytes of torn lines opening has cut off and put aside.
-        bytes_written: Accepted since opening.
-        lines_written: Accepted since opening.
+        directory: The directory of the files.
+        repaired_bytes: The bytes of torn lines that opening moved to ``.torn`` files.
+        bytes_written: The bytes accepted since opening.
+        lines_written: The lines accepted since opening.
     """
 
     def __init__(self, directory: Path, *, stem: str, max_bytes: int = DEFAULT_MAX_FILE_BYTES) -> None:
-        """Takes the directory (made if missing), and repairs it.
+        """Lock the directory, which is made if it is missing, and repair its files.
 
         Raises:
-            StoreInUseError: Another writer has it.
+            StoreInUseError: Another process writes to it.
             OSError: It cannot be written to.
         """
         check_fields(f"RotatingJsonLines '{stem}'", ("max_bytes", max_bytes, max_bytes >= 1, ">= 1"))
@@ -92,24 +92,24 @@ class RotatingJsonLines:
 
     @property
     def path(self) -> Path | None:
-        """The ``.part`` file being written; None before the first line and right after a rotation."""
+        """The current ``.part`` file; None before the first line and right after a rotation."""
         return self._path
 
     @property
     def finished_files(self) -> list[Path]:
-        """The finished files in the directory, oldest first, those of earlier writers included."""
+        """The finished files in the directory, oldest first, including those of earlier writers."""
         return [path for _, path in _files(self.directory, self._stem) if path.suffix != _PART]
 
     def write_lines(self, data: bytes, lines: int) -> None:
-        """Appends whole lines. They survive the process at once, and the machine from the next `sync` on.
+        """Append whole lines. They survive the end of the process at once, and a power cut after the next `sync`.
 
-        All or nothing: a batch goes into one file, a new one if it would overfill the current. Only a batch longer
-        than `max_bytes` is cut, at line ends, into pieces that fit; then the failure says how much was accepted.
+        All or nothing: a batch goes into one file, and into a new one if it does not fit the current file. Only a batch
+        longer than `max_bytes` is split, at line ends, into pieces that fit; a failure then says how much was accepted.
         A file is longer than `max_bytes` only if a single line is.
 
         Args:
             data: Lines, each ending in a newline.
-            lines: How many.
+            lines: The number of lines.
 
         Raises:
             WriteFailedError: The disk is full, or broken.
@@ -122,7 +122,7 @@ class RotatingJsonLines:
             raise ValueError(f"RotatingJsonLines '{self._stem}': written to after close")
         accepted = 0
         try:
-            for stop in self._cuts(data):
+            for stop in self._piece_ends(data):
                 self._write_piece(memoryview(data)[accepted:stop])
                 accepted = stop
         except OSError as error:
@@ -134,10 +134,10 @@ class RotatingJsonLines:
         self.lines_written += lines
 
     def sync(self) -> None:
-        """Blocks until everything accepted is on the disk.
+        """Block until every accepted line is on the disk.
 
-        After an error nothing may be assumed about what was accepted since the last success, and no later fsync can
-        tell: the file keeps its ``.part``, and nothing more is written.
+        After an error, the lines accepted since the last success may be lost, and a later fsync would not show that. So
+        the file keeps its ``.part``, and nothing more is written to it.
         """
         if self._file >= 0:
             try:
@@ -147,7 +147,7 @@ class RotatingJsonLines:
                 raise
 
     def close(self) -> None:
-        """Finishes the current file and gives the directory back; a second call does nothing.
+        """Finish the current file and release the directory. A second call does nothing.
 
         Raises:
             OSError: The file could not be finished. It stays a ``.part``, which the next writer repairs.
@@ -174,8 +174,8 @@ class RotatingJsonLines:
     ) -> None:
         self.close()
 
-    def _cuts(self, data: bytes) -> Iterator[int]:
-        """Where to cut a batch so that each piece fits a file, or is a single line."""
+    def _piece_ends(self, data: bytes) -> Iterator[int]:
+        """Where to split a batch, so that each piece fits a file or is a single line."""
         start = 0
         while len(data) - start > self._max_bytes:
             last_newline = data.rfind(b"\n", start, start + self._max_bytes)
@@ -185,7 +185,7 @@ class RotatingJsonLines:
             yield len(data)
 
     def _write_piece(self, piece: memoryview) -> None:
-        """One piece into one file. Always at the committed size: what a failed write left there is overwritten."""
+        """Write one piece to one file, at the committed size: this overwrites the rest of a failed write."""
         if self._unsynced:
             raise OSError(errno.EIO, "this file could not be synced or finished before", str(self._path))
         if self._size and self._size + len(piece) > self._max_bytes:
@@ -210,7 +210,7 @@ class RotatingJsonLines:
         sync_directory(self.directory)
 
     def _finish(self) -> None:
-        """The current file, if there is one, gets its final name; one without a line is removed."""
+        """Give the current file its final name; remove it if it has no line."""
         if self._path is None or self._unsynced:
             return
         os.ftruncate(self._file, self._size)
@@ -225,9 +225,9 @@ class RotatingJsonLines:
         self._size = 0
 
     def _repair(self, part: Path) -> None:
-        """Finishes a left-over ``.part`` without its torn last line.
+        """Finish a leftover ``.part`` without its torn last line.
 
-        The torn bytes are safe in their own file before they are cut off, and a kill in between only repeats this.
+        The torn bytes are fsynced in their own file before the truncation. After a kill in between, the repair starts over.
         """
         file = os.open(part, os.O_RDWR)
         try:
@@ -246,9 +246,9 @@ class RotatingJsonLines:
 
 
 def read_lines(directory: Path, stem: str) -> Iterator[bytes]:
-    """All whole lines, oldest first and without their newlines, the ``.part`` file's included.
+    """All whole lines, oldest first and without their newlines, including those of the ``.part`` file.
 
-    A last line without its newline is torn, or still being written: it is left out.
+    A last line without its newline is torn or still being written, and is skipped.
     """
     for _, path in _files(directory, stem):
         with path.open("rb") as file:
@@ -258,7 +258,7 @@ def read_lines(directory: Path, stem: str) -> Iterator[bytes]:
 
 
 def _files(directory: Path, stem: str) -> list[tuple[int, Path]]:
-    """The store's files, finished or not, with their numbers, oldest first."""
+    """The store's files with their numbers, finished or not, oldest first."""
     pattern = re.compile(re.escape(stem) + r"-(\d{6,})\.jsonl(\.part)?")
     matches = ((pattern.fullmatch(path.name), path) for path in directory.iterdir())
     return sorted((int(match[1]), path) for match, path in matches if match)
@@ -277,7 +277,7 @@ def _finalise(file: int, part: Path, size: int) -> None:
 
 
 def _whole_lines(file: int, size: int) -> int:
-    """How many bytes of the file are whole lines."""
+    """The number of bytes in whole lines."""
     if size == 0:
         return 0
     with mmap.mmap(file, size, access=mmap.ACCESS_READ) as content:

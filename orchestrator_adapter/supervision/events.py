@@ -1,6 +1,6 @@
-"""How a run ended: ``events.AllOk``, ``.ShutDown``, ``.BudgetExhausted``, ``.Panicked``; and the records told on the way.
+"""How a run ended: ``events.AllOk``, ``.ShutDown``, ``.BudgetExhausted``, ``.Panicked``; and the records that hooks receive.
 
-Frozen values only; ``supervisor`` decides them and ``runtime`` fills them in.
+Frozen values only: ``supervisor`` decides which event, and ``runtime`` fills it in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator_adapter.supervision.task_exit import TaskExit
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """One restart: the instance it started, why, when (monotonic seconds), and whether the budget was charged."""
+    """One restart: the instance that it started, its cause, its time (monotonic seconds), and whether it was charged."""
 
     operator: str
     instance: int
@@ -29,7 +29,7 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class RestartHistory:
-    """How often an operator was restarted, and its most recent restarts (at most 100), oldest first."""
+    """The number of an operator's restarts, and the most recent ones (at most 100), oldest first."""
 
     total: int
     recent: tuple[Restarted, ...]
@@ -37,7 +37,7 @@ class RestartHistory:
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """A task that was asked to stop and did not: its operator, its instance and where it hangs."""
+    """A task that did not stop when asked to: its operator, its instance and its stack."""
 
     operator: str
     instance: int
@@ -46,22 +46,22 @@ class Straggler:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """What every event carries, however the run ended.
+    """The figures that every event carries.
 
     Attributes:
-        restarts: Per operator that was restarted, how often and why.
-        exits: Per operator, how its last instance ended; operators that are stragglers are missing.
-        stragglers: Tasks that would not stop.
+        restarts: The restart history of each operator that was restarted.
+        exits: How the last instance of each operator ended. Stragglers are missing.
+        stragglers: Tasks that did not stop.
         ledger: The ledger at the end.
-        violations: Operators whose books did not close.
-        undelivered: Items found in edges at the end; they went to the dead letters as ``Undelivered``.
-        problems: What went wrong while closing resources, in words.
-        latency: Ingest to acknowledgement by the sinks that measured it.
-        counters: Per operator, the figures of its own that it counted.
-        breakers: By name, every circuit breaker as it was at the end.
+        violations: Operators whose ledger does not balance.
+        undelivered: Items that were left in edges at the end; they went to the dead letters as ``Undelivered``.
+        problems: Failures while closing resources, as sentences.
+        latency: From ingest to acknowledgement, by the sinks that measured it.
+        counters: The counters and gauges of each operator.
+        breakers: Every circuit breaker at the end, by name.
         elapsed_s: Seconds from the first spawn to the end.
-        loop_stalls: How often the event loop stood still for longer than the watchdog's threshold.
-        max_loop_lag_s: The longest that it did.
+        loop_stalls: How often the event loop was blocked for longer than the watchdog's threshold.
+        max_loop_lag_s: The longest such time, seconds.
     """
 
     restarts: Mapping[str, RestartHistory]
@@ -80,7 +80,7 @@ class RunFigures:
 
     @property
     def ledger_holds(self) -> bool:
-        """The equation balances and every operator's books closed."""
+        """Whether the equation balances, for the graph and for every operator."""
         return self.ledger.balanced and not self.violations
 
 
@@ -95,7 +95,7 @@ class AllOk:
 
 @dataclass(frozen=True, slots=True)
 class ShutDown:
-    """The graph was asked to stop (``reason`` says by whom) and drained."""
+    """The graph was asked to stop (``reason`` says by what) and drained."""
 
     name: ClassVar = "ShutDown"
     figures: RunFigures
@@ -115,7 +115,7 @@ class BudgetExhausted:
 
 @dataclass(frozen=True, slots=True)
 class GraphPanicked:
-    """``operator`` has a bug. ``leased`` are the items it held; they went to the dead letters."""
+    """``operator`` has a bug. ``leased`` are the items that it had leased; they went to the dead letters."""
 
     name: ClassVar = "Panicked"
     figures: RunFigures
@@ -135,7 +135,7 @@ Panicked = GraphPanicked
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """Told to ``on_spawn``: an instance has started. ``restarted`` is set from the second instance on."""
+    """For ``on_spawn``: an instance has started. ``restarted`` is set from the second instance on."""
 
     operator: str
     instance: int
@@ -146,7 +146,7 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """Told to ``on_exit``: an instance has ended, this way, after ``uptime_s`` seconds."""
+    """For ``on_exit``: an instance has ended after ``uptime_s`` seconds; ``exit`` says how."""
 
     operator: str
     instance: int
@@ -156,7 +156,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Told to ``on_escalate``: ``operator`` brings the graph down; ``kind`` is the event's name to come."""
+    """For ``on_escalate``: ``operator`` brings the graph down; ``kind`` is the name of the event that will follow."""
 
     operator: str
     kind: str
@@ -165,7 +165,7 @@ class Escalated:
 
 @dataclass(frozen=True, slots=True)
 class ShuttingDown:
-    """Told to ``on_shutdown``: ``phase`` 1 drains within ``grace_s``, 2 aborts, 3 names stragglers."""
+    """For ``on_shutdown``: ``phase`` 1 drains within ``grace_s``, 2 aborts, 3 names stragglers."""
 
     phase: int
     reason: str
@@ -174,25 +174,30 @@ class ShuttingDown:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Told to ``on_decision``: exactly what is logged as one line. ``fields`` has the names and values of that line."""
+    """For ``on_decision``: a decision, as it is logged.
+
+    Attributes:
+        decision: A value of ``Decision``.
+        fields: The names and values of its log line.
+    """
 
     decision: str
     fields: Mapping[str, object]
 
     @property
     def operator(self) -> str | None:
-        """Whom it is about; ``None`` where it is about the graph."""
+        """The operator that the decision concerns; ``None`` if it concerns the graph."""
         operator = self.fields.get("operator")
         return operator if isinstance(operator, str) and operator else None
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisionHooks:
-    """Callbacks for whoever reports what happens; each gets one frozen record, on the loop.
+    """Callbacks that report what happens. Each receives one frozen record, on the loop.
 
-    ``on_decision`` is told every decision, the others again with what they need of it; a stall of the loop is told on the
-    watchdog's thread, while the loop stands still. A hook that raises is logged and changes nothing. A hook must not
-    block: the data plane waits for it.
+    ``on_decision`` receives every decision; the others receive some decisions again, as records of their own. A stall of the
+    loop is reported on the watchdog's thread, while the loop is blocked. What a hook raises is logged and changes nothing.
+    A hook must not block: the data plane waits for it.
     """
 
     on_spawn: Callable[[Spawned], object] | None = None

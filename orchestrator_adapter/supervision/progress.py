@@ -1,17 +1,17 @@
-"""Whether an operator that has work is doing any: the progress timeout, as a pure function of what was seen and when."""
+"""The progress timeout: whether an operator that has input makes progress, as a pure function of what was seen and when."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_LOOKS_PER_TIMEOUT = 4  # so that a stall is seen at most a quarter of the timeout late
+_CHECKS_PER_TIMEOUT = 4  # so that a stall is detected at most a quarter of the timeout late
 
 
 @dataclass(slots=True)
 class ProgressWatch:
-    """Watches one operator. Looked at four times per timeout; ``since`` is the first look at which it had no excuse.
+    """Watches one operator, with four checks per timeout. ``since`` is the first check at which it made no progress.
 
-    An operator that waits for room in its output is excused: the one downstream is to blame.
+    An operator that waits for space in its output is excused: the operator downstream is the cause.
     """
 
     timeout_s: float
@@ -19,18 +19,18 @@ class ProgressWatch:
     acknowledged: int = 0
 
     def next_look(self, now: float) -> float:
-        """When to look again at the latest."""
-        return now + self.timeout_s / _LOOKS_PER_TIMEOUT
+        """The latest time of the next check."""
+        return now + self.timeout_s / _CHECKS_PER_TIMEOUT
 
     def stalled(self, now: float, *, acknowledged: int, has_input: bool, waits_for_room: bool) -> bool:
-        """Whether it has had input, and room for its output, and acknowledged nothing for the whole timeout."""
+        """Whether it had input and space for its output, and acknowledged nothing, for the whole timeout."""
         if acknowledged != self.acknowledged or not has_input or waits_for_room:
             self.since, self.acknowledged = None, acknowledged
             return False
         if self.since is None:
-            self.since = now  # the excuse may have ended at any moment since the last look
+            self.since = now  # the excuse may have ended at any moment since the last check
         return now - self.since >= self.timeout_s
 
     def restart(self) -> None:
-        """A new instance has all its time before it."""
+        """A new instance has the whole timeout."""
         self.since = None

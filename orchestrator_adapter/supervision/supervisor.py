@@ -1,7 +1,7 @@
-"""``Supervisor``: exits in, decisions out, time given. It touches no task.
+"""``Supervisor``: decides what follows from each exit. It touches no task; time is passed in.
 
-``runtime`` carries the decisions out. One-for-one: an operator's failure concerns that operator, until its budget is
-spent or it panics; then the whole graph comes down, because data that bypasses an operator is worse than none.
+``runtime`` carries the decisions out. One-for-one: an operator's failure concerns only that operator, until its budget is
+used up or it panics. Then the whole graph comes down, because data that bypasses an operator is worse than no data.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from orchestrator_adapter.supervision.task_exit import Aborted, Errored, Ok, Pan
 
 @dataclass(frozen=True, slots=True)
 class CloseOutputs:
-    """The operator has ended well: its readers will see the end of the stream. The others go on."""
+    """The operator has ended by itself: its readers will see the end of the stream. The others go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """Over budget, or of a kind that no restart can mend: tear the graph down."""
+    """The budget is used up, or no restart can help: tear the graph down."""
 
     error: BaseException
 
@@ -62,12 +62,12 @@ class Escalate:
 
 @dataclass(frozen=True, slots=True)
 class NoAction:
-    """Ended while the graph was coming down: remembered, and nothing more follows from it."""
+    """The exit is recorded, and nothing follows from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TeardownCause:
-    """Who brings the graph down, why, and what it held (for people; a panic's leased items)."""
+    """Which operator brings the graph down, why, and the items that it had leased at a panic (for people)."""
 
     decision: Exhausted | Escalate
     operator: str
@@ -75,7 +75,7 @@ class TeardownCause:
 
     @property
     def kind(self) -> str:
-        """The name of the event to come."""
+        """The name of the event that will follow."""
         return GraphPanicked.name if isinstance(self.decision, Escalate) else BudgetExhausted.name
 
     @property
@@ -91,21 +91,22 @@ class TeardownCause:
         return f"operator {self.operator!r} brings the graph down ({self.kind}): {self.cause}"
 
 
-def name_event(figures: RunFigures, verdict: TeardownCause | None, stopped_because: str | None) -> SupervisorEvent:
-    """How a run with these figures ended: by the verdict, else as asked (``stopped_because``), else by itself."""
-    if verdict is None:
+def name_event(figures: RunFigures, teardown: TeardownCause | None, stopped_because: str | None) -> SupervisorEvent:
+    """The event of a run: by its teardown cause, else by the request to stop (``stopped_because``), else ``AllOk``."""
+    if teardown is None:
         return AllOk(figures) if stopped_because is None else ShutDown(figures, stopped_because)
-    match verdict.decision:
+    match teardown.decision:
         case Exhausted(error):
-            return BudgetExhausted(figures, verdict.operator, cause_chain(error), error)
+            return BudgetExhausted(figures, teardown.operator, cause_chain(error), error)
         case Escalate(panicked):
             chain = cause_chain(panicked.error)
-            return GraphPanicked(figures, verdict.operator, chain, panicked.error, panicked.traceback, verdict.leased)
+            return GraphPanicked(figures, teardown.operator, chain, panicked.error, panicked.traceback, teardown.leased)
 
 
-_REMEMBERED = 100  # restarts told in full per operator; the rest are only counted, so that memory stays flat
+_REMEMBERED = 100  # restarts kept in full per operator; older ones are only counted, so that memory stays flat
 
 Action: TypeAlias = CloseOutputs | Restart | Exhausted | Escalate | NoAction
+"""What follows from an exit."""
 
 
 @dataclass(slots=True)
@@ -113,8 +114,8 @@ class _Operator:
     policy: RestartPolicy
     is_source: bool
     charged: tuple[float, ...] = ()
-    consecutive_restarts: int = 0  # restarts since the last healthy spell
-    charged_since_last_pill: bool = False  # the last restart was for no pill: it pays for the next one
+    consecutive_restarts: int = 0  # since the last healthy time
+    charged_since_last_pill: bool = False  # the last restart was charged and removed no pill: it pays for the next pill
     restarts: int = 0
     recent: deque[Restarted] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -127,12 +128,12 @@ class Supervisor:
         self._operators: dict[str, _Operator] = {}
 
     def watch(self, operator: str, policy: RestartPolicy, *, is_source: bool) -> None:
-        """Take ``operator`` into care, with its budget whole."""
+        """Add ``operator``, with its whole budget."""
         self._operators[operator] = _Operator(policy, is_source)
 
     @property
     def restarts(self) -> Mapping[str, RestartHistory]:
-        """Per operator that was restarted, how often, and the most recent restarts."""
+        """The restart history of each operator that was restarted."""
         return {
             name: RestartHistory(operator.restarts, tuple(operator.recent))
             for name, operator in self._operators.items()
@@ -153,10 +154,10 @@ class Supervisor:
     ) -> Action:
         """What follows from ``exit_`` at monotonic time ``now``.
 
-        ``quarantined`` counts the poison pills that left the operator's input with this exit and had been delivered
-        before: this restart is then not charged, if one was since the last pill. While ``draining``, sources stay
-        down; while ``aborting``, everybody does; so does, at any time, whose readers have had all they wanted. No restart
-        brings a reader back, or a deployment in order: such failures exhaust the budget at once.
+        ``quarantined`` is the number of poison pills that this exit removed from the operator's input after a redelivery.
+        Such a restart is not charged if one was charged since the last pill. While ``draining``, sources are not restarted;
+        while ``aborting``, nothing is restarted. An operator whose readers are all done is never restarted. A reader that
+        has ended and too many dead letters exhaust the budget at once: a restart would not help.
         """
         match exit_:
             case Ok():
@@ -185,7 +186,7 @@ class Supervisor:
         operator = self._operators[name]
         reader_gone = contains(error, ReaderGone)
         if draining and (operator.is_source or reader_gone or consists_only_of(error, RetryCutShort)):
-            return NoAction()  # it was to end anyway; what it could not deliver is kept by the runtime
+            return NoAction()  # it would have ended anyway; the runtime dead-letters what it could not deliver
         if consists_only_of(error, ReaderDone):
             return NoAction()
         if reader_gone or contains(error, DeadLetterLimitExceeded):
@@ -200,8 +201,8 @@ class Supervisor:
             if not admitted:
                 return Exhausted(error)
         operator.consecutive_restarts = consecutive
-        # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. Of
-        # several pills in one batch only the first had such a failure; the quarantine of each other one is charged.
+        # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. If one
+        # batch has several pills, only the first one had such a failure; the quarantine of each other pill is charged.
         operator.charged_since_last_pill = not pill_removed
         restarted = Restarted(name, instance + 1, describe(error), now, not free, delay_s)
         operator.restarts += 1
@@ -210,14 +211,14 @@ class Supervisor:
 
 
 def contains(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether ``error`` is of that kind, or a group that has one of that kind in it."""
+    """Whether ``error`` is of that kind, or a group that contains an error of that kind."""
     if isinstance(error, BaseExceptionGroup):
         return any(contains(member, kind) for member in error.exceptions)
     return isinstance(error, kind)
 
 
 def consists_only_of(error: BaseException, kind: type[BaseException]) -> bool:
-    """Whether ``error`` is of that kind, or a group of nothing else."""
+    """Whether ``error`` is of that kind, or a group that contains only errors of that kind."""
     if isinstance(error, BaseExceptionGroup):
         return all(consists_only_of(member, kind) for member in error.exceptions)
     return isinstance(error, kind)

@@ -1,6 +1,6 @@
-"""``Task``: one operator instance, alive or ended, and the truth about how it ended.
+"""``Task``: one operator instance, and how it ended.
 
-Knows its asyncio task and nothing of graphs, edges or restarts; those are the runtime's.
+Knows its asyncio task, and nothing of graphs, edges or restarts.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from orchestrator_adapter.supervision.restart import RestartPolicy
 from orchestrator_adapter.supervision.task_exit import Aborted, Ok, TaskExit, classify
 
 TASK_NAME_PREFIX = "operator:"
-"""Of the asyncio tasks that run operators; the rest of the name is the instance's, e.g. ``normalize #2``."""
+"""The prefix of the names of asyncio tasks that run operators; the instance follows, e.g. ``normalize #2``."""
 
 INSTANCE: ContextVar[Task] = ContextVar("instance")
-"""The operator instance on whose behalf something runs: itself, a task it has started, or a callback it has scheduled."""
+"""The operator instance on whose behalf code runs: in its own task, in a task it started, or in a callback it scheduled."""
 
 
 class Task:
-    """One operator instance. Made by the runtime; ``start`` sets it going, ``join`` tells how it ended.
+    """One operator instance. The runtime makes it; ``start`` starts it, and ``join`` returns how it ended.
 
     Attributes:
         name: The operator's name.
-        instance: 1 for the operator's first instance, counted up at each restart.
-        restart_policy: What is done when it fails.
+        instance: 1 for the operator's first instance, one more at each restart.
+        restart_policy: What happens when it fails.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Task:
         return f"{self.name} #{self.instance}"
 
     def start(self, on_exit: Callable[[Task, TaskExit], None] | None = None) -> None:
-        """Set it going on the running loop. ``on_exit`` is called once, on the loop, when it has ended."""
+        """Start it on the running loop. ``on_exit`` is called once, on the loop, when it has ended."""
         if self._running is not None:
             raise RuntimeError(f"task {self} was started already")
         self._started_at = self._clock.monotonic()
@@ -72,17 +72,17 @@ class Task:
         self._running.add_done_callback(finished)
 
     def uptime(self) -> float:
-        """Seconds it has run, or ran; 0 before it started."""
+        """Seconds since it started, until it ended; 0 before it started."""
         if self._started_at is None:
             return 0.0
         return (self._clock.monotonic() if self._ended_at is None else self._ended_at) - self._started_at
 
     def is_alive(self) -> bool:
-        """Started and not ended. A task that swallows its cancellation is alive, whatever it was asked."""
+        """Whether it has started and not ended. A task that swallows its cancellation is alive."""
         return self._running is not None and not self._running.done()
 
     def abort(self, reason: str = "abort") -> None:
-        """Ask it to stop now, by cancellation. Whether it obeys, only ``join`` and ``is_alive`` tell."""
+        """Ask it to stop now, by cancellation. ``join`` and ``is_alive`` show whether it has stopped."""
         if self._running is None:
             raise RuntimeError(f"task {self} was never started")
         if not self._running.done():
@@ -90,9 +90,9 @@ class Task:
             self._running.cancel()
 
     async def join(self) -> TaskExit:
-        """Wait for its end, however long that takes, and tell how it came.
+        """Wait until it has ended, however long that takes, and return how it ended.
 
-        Any number may wait. Cancelling a waiter does not touch the task.
+        Any number of tasks may wait. Cancelling a waiter does not affect the task.
         """
         if self._running is None:
             raise RuntimeError(f"task {self} was never started")
@@ -100,30 +100,30 @@ class Task:
         return self._settle(self._running)
 
     def stack(self) -> str:
-        """Where it is now, innermost frame last, and where the tasks are that it has started: for naming a straggler.
+        """Its stack, innermost frame last, and the stacks of the tasks that it started: to report a straggler.
 
-        Empty when it has ended. Takes some milliseconds where there are many tasks.
+        Empty when it has ended. Takes some milliseconds if there are many tasks.
         """
         if self._running is None or self._running.done():
             return ""
-        told = traceback.format_list(_await_chain(self._running.get_coro()))
+        stacks = traceback.format_list(_await_chain(self._running.get_coro()))
         for task in sorted(asyncio.all_tasks(self._running.get_loop()) - {self._running}, key=asyncio.Task.get_name):
             if (context := _context_of(task)) is not None and context.get(INSTANCE) is self:
-                told.append(f"in its task {task.get_name()!r}:\n")
-                told += traceback.format_list(_await_chain(task.get_coro()))
-        return "".join(told)
+                stacks.append(f"in its task {task.get_name()!r}:\n")
+                stacks += traceback.format_list(_await_chain(task.get_coro()))
+        return "".join(stacks)
 
     async def _run(self) -> TaskExit:
-        # Nothing but a TaskExit leaves this coroutine, SystemExit and KeyboardInterrupt included: either would
-        # otherwise tear through the event loop and take every other operator with it.
+        # This coroutine returns a TaskExit and raises nothing, also for SystemExit and KeyboardInterrupt: asyncio would
+        # let those two stop the event loop, and with it every other operator.
         INSTANCE.set(self)
         try:
             await self._body()
         except asyncio.CancelledError as cancelled:
             return Aborted(self._abort_reason) if self._abort_reason is not None else classify(cancelled)
-        except BaseException as error:  # noqa: BLE001 - this is the one place where everything is told apart
+        except BaseException as error:  # noqa: BLE001 - this is the one place that classifies every exception
             return classify(error, self._expected_errors)
-        # Swallowing the cancellation and returning is still stopping because it was asked to.
+        # It may have swallowed the cancellation and returned: it has stopped all the same because it was asked to.
         return Aborted(self._abort_reason) if self._abort_reason is not None else Ok()
 
     def _settle(self, running: asyncio.Task[TaskExit]) -> TaskExit:
@@ -134,7 +134,7 @@ class Task:
 
 
 def _context_of(task: asyncio.Task[Any]) -> Context | None:
-    """The context that a task runs in. Python 3.11's tasks do not tell; the garbage collector knows what they refer to."""
+    """The context that a task runs in. Python 3.11 has no ``get_context``; there the garbage collector finds the context."""
     if hasattr(task, "get_context"):
         context: Context = task.get_context()
         return context
@@ -156,8 +156,8 @@ def _await_chain(awaited: object) -> list[traceback.FrameSummary]:
             or getattr(awaited, "ag_frame", None)
         )
         if frame is None:
-            # A step of an async generator (``anext``) does not tell whose it is; the garbage collector knows.
-            awaited = next((what for what in gc.get_referents(awaited) if isinstance(what, _SUSPENDABLE)), None)
+            # A step of an async generator (``anext``) has no reference to it in Python; the garbage collector finds it.
+            awaited = next((found for found in gc.get_referents(awaited) if isinstance(found, _SUSPENDABLE)), None)
             continue
         frames.extend(traceback.extract_stack(frame, limit=1))
         awaited = (

@@ -1,6 +1,6 @@
-"""The four ways one operator instance can end: ``task_exit.Ok``, ``.Errored``, ``.Panicked``, ``.Aborted``.
+"""How an operator instance can end: ``task_exit.Ok``, ``.Errored``, ``.Panicked`` or ``.Aborted``.
 
-A closed union, to be matched with ``assert_never``. What follows from each is the supervisor's business.
+A closed union, matched with ``assert_never``. ``supervisor`` decides what follows from each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Ok:
 
 @dataclass(frozen=True, slots=True)
 class Errored:
-    """An expected, operational failure: an ``OperatorError``, an ``OSError``, or what the operator declared."""
+    """An expected, operational failure: an ``OperatorError``, an ``OSError``, or an error that the operator declared."""
 
     error: BaseException
 
@@ -32,7 +32,7 @@ class Errored:
 
 @dataclass(frozen=True, slots=True)
 class Panicked:
-    """A bug: anything else that escaped, a cancellation that nobody asked for among it.
+    """A bug: any other exception, including a cancellation that was not requested.
 
     Attributes:
         message: The exception's type and text.
@@ -63,9 +63,9 @@ TaskExit: TypeAlias = Ok | Errored | Panicked | Aborted
 
 
 def classify(error: BaseException, expected: tuple[type[BaseException], ...] = ()) -> Errored | Panicked:
-    """Whether what escaped an operator is the world's doing or a bug.
+    """Whether an exception that escaped an operator is an operational failure or a bug.
 
-    An exception group is operational only if every exception in it is.
+    An exception group is operational only if every exception in it is operational.
     """
     if _is_operational(error, (OperatorError, OSError, *expected)):
         return Errored(error)

@@ -32,7 +32,7 @@ class LoopStall:
 
     Attributes:
         operator: The operator that was running, or that had started the running task or scheduled the running callback.
-            If there is none: the name of the running task, or empty.
+            Without one: the name of the running task, or empty.
         instance: That operator's instance; ``None`` if no operator was found.
         lag_s: How late the loop was when the stall was detected, seconds.
         stack: The loop thread's stack, innermost frame last.
@@ -158,7 +158,7 @@ def _instance(frame: FrameType | None) -> Task | None:
     """
     while frame is not None:
         if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - watched by tests/orchestrator_adapter/supervision/test_watchdog.py
-            # The loop's thread may go on meanwhile; at its end ``_run`` deletes its reference to the handle.
+            # The loop's thread may go on while this runs; at its end ``_run`` deletes its reference to the handle.
             context: Context | None = getattr(frame.f_locals.get("self"), "_context", None)
             return context.get(INSTANCE) if context is not None else None
         frame = frame.f_back

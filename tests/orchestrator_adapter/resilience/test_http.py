@@ -279,7 +279,7 @@ BOMB = gzip.compress(bytes(64 << 20))  # 64 MiB in 64 kB
 WILL_NOT_PASS = {
     "no HTTP": (answering(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "RemoteProtocolError: illegal status line"),
     "bad gzip": (answering(http(b"not gzip", "Content-Encoding: gzip")), "while decompressing data"),
-    "half a gzip": (answering(http(gzip.compress(b"[]")[:-4], "Content-Encoding: gzip")), "that is cut short"),
+    "half a gzip": (answering(http(gzip.compress(b"[]")[:-4], "Content-Encoding: gzip")), "that is truncated"),
     "gzip and more": (answering(http(gzip.compress(b"[]") + b"x", "Content-Encoding: gzip")), "goes on after its end"),
     "inflating": (
         answering(http(gzip.compress(b" " * 2_000), "Content-Encoding: gzip")),
@@ -288,9 +288,9 @@ WILL_NOT_PASS = {
     "bomb": (answering(http(BOMB, "Content-Encoding: gzip")), "more than the 1000 bytes allowed"),
     "double bomb": (
         answering(http(gzip.compress(BOMB), "Content-Encoding: gzip, gzip")),
-        "answered with Content-Encoding 'gzip, gzip', which was not asked for",
+        "answered with Content-Encoding 'gzip, gzip', which was not requested",
     ),
-    "brotli": (answering(http(b"[]", "Content-Encoding: br")), "Content-Encoding 'br', which was not asked for"),
+    "brotli": (answering(http(b"[]", "Content-Encoding: br")), "Content-Encoding 'br', which was not requested"),
     "bad JSON": (answering(http(b"<html>")), "answered with 6 bytes that are not what was expected"),
     "empty": (answering(http(b"")), "answered with 0 bytes that are not what was expected"),
     "too large": (answering(http(b" " * 2_000)), "answered with more than the 1000 bytes allowed"),
@@ -298,15 +298,15 @@ WILL_NOT_PASS = {
     "redirect": (answering(http(b"", "Location: /x", status=307)), "answered 307 Temporary Redirect, to '/x'"),
     "redirect to no URL": (
         answering(http(b"", "Location: login:portal", status=302)),
-        "a redirection to what is no URL",
+        "a redirection to an invalid URL",
     ),
     "redirect to a mailbox": (
         answering(http(b"", "Location: mailto:x@y", status=302)),
-        "a redirection to what is no URL",
+        "a redirection to an invalid URL",
     ),
     "redirect with backslashes": (
         answering(http(b"", "Location: http:\\\\evil\\x", status=302)),
-        "a redirection to what is no URL",
+        "a redirection to an invalid URL",
     ),
     "redirect to no port": (answering(http(b"", "Location: http://x:999999/", status=302)), "302"),
 }

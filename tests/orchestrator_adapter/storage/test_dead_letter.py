@@ -29,9 +29,9 @@ class Reading(msgspec.Struct, frozen=True):
     raw: bytes = b""
 
 
-class Unspeakable:
+class BrokenRepr:
     def __repr__(self) -> str:
-        raise RuntimeError("no words")
+        raise RuntimeError("no repr")
 
 
 class Surrogate:
@@ -59,7 +59,7 @@ def stored(directory: Path, *letters: DeadLetter) -> list[dict[str, Any]]:
 
 
 def test_the_kinds_are_exactly_those_of_the_specification() -> None:
-    """Tools count by these names; one more or one renamed is a change of the schema."""
+    """Tools count by these names: an added or renamed kind changes the schema."""
     assert [str(kind) for kind in DeadLetterKind] == [
         "Deserialization",
         "SchemaMismatch",
@@ -72,7 +72,7 @@ def test_the_kinds_are_exactly_those_of_the_specification() -> None:
 
 
 def test_a_letter_is_one_line_with_every_field(tmp_path: Path) -> None:
-    """The line holds the schema version, what went wrong, the item, and its history."""
+    """The line has the schema version, what went wrong, the item and its history."""
     history = ("delivered to instance 1", "delivered to instance 2")
     assert stored(tmp_path, letter(b"\x00\xff", history=history, attempts=2)) == [
         {
@@ -112,32 +112,32 @@ PAYLOADS: list[tuple[object, object]] = [
     (circular(), {"repr": "[[...]]"}),
     ("\ud800", {"repr": "'\\ud800'"}),
     (Surrogate(), {"repr": "half a \\ud800 character"}),
-    (Unspeakable(), {"repr": "<Unspeakable, whose repr raised RuntimeError>"}),
+    (BrokenRepr(), {"repr": "<BrokenRepr, whose repr raised RuntimeError>"}),
 ]
 
 
 @pytest.mark.parametrize(("payload", "kept"), PAYLOADS, ids=lambda value: type(value).__name__)
 def test_any_payload_is_kept_readably(tmp_path: Path, payload: object, kept: object) -> None:
-    """JSON where it can be, base64 for bytes, words for what is not finite, and a repr for all the rest."""
+    """As JSON where possible, base64 for bytes, text for numbers that are not finite, and a repr for any other object."""
     (line,) = stored(tmp_path, letter(payload))
     assert line["payload"] == kept
 
 
-def test_a_message_that_is_no_unicode_costs_neither_the_letter_nor_its_payload(tmp_path: Path) -> None:
-    """Error texts quote foreign bytes: what UTF-8 cannot hold is escaped."""
+def test_a_message_with_a_lone_surrogate_loses_neither_the_letter_nor_its_payload(tmp_path: Path) -> None:
+    """Error texts may quote foreign bytes: characters that UTF-8 does not have are escaped."""
     (line,) = stored(tmp_path, letter(b"x", message="bad name \udcff", history=("bad \udcff",)))
     assert (line["message"], line["history"]) == ("bad name \\udcff", ["bad \\udcff"])
     assert line["payload"] == {"base64": "eA=="}
 
 
-def test_an_odd_payload_does_not_cost_its_neighbours(tmp_path: Path) -> None:
-    """The letters before and after it in the same call are there, in order."""
-    lines = stored(tmp_path, letter(1), letter(Unspeakable()), letter(3))
+def test_an_unprintable_payload_does_not_affect_other_letters(tmp_path: Path) -> None:
+    """The letters before and after it in the same call are stored, in order."""
+    lines = stored(tmp_path, letter(1), letter(BrokenRepr()), letter(3))
     assert [line["payload"] for line in (lines[0], lines[2])] == [1, 3]
 
 
-def test_letters_are_on_disk_when_append_returns(tmp_path: Path) -> None:
-    """A process killed right after it loses none."""
+def test_letters_are_in_the_file_when_append_returns(tmp_path: Path) -> None:
+    """A process that is killed right after the call loses no letter."""
     store = DeadLetterFile(tmp_path)
     store.append([letter(1)])
     store.append([])
@@ -149,7 +149,7 @@ def test_letters_are_on_disk_when_append_returns(tmp_path: Path) -> None:
 
 
 def test_the_list_keeps_the_newest_and_counts_them_all() -> None:
-    """Its memory is bounded; the total says how many have gone by."""
+    """Its memory is bounded; the total counts all letters."""
     store = DeadLetterList(capacity=2)
     store.append([letter(1), letter(2)])
     store.append([letter(3)])
@@ -159,7 +159,7 @@ def test_the_list_keeps_the_newest_and_counts_them_all() -> None:
 
 
 def test_both_stores_are_stores(tmp_path: Path) -> None:
-    """Either can be passed where the runtime asks for a `DeadLetterStore` (mypy checks the assignment)."""
+    """Both are a `DeadLetterStore` (mypy checks the assignment)."""
     stores: list[DeadLetterStore] = [DeadLetterFile(tmp_path), DeadLetterList()]
     for store in stores:
         store.append([letter(1)])
@@ -173,26 +173,26 @@ LIMITS = DeadLetterLimits(max_share=0.1, min_items=100, max_consecutive=20)
     ("items", "dead", "consecutive", "sentence"),
     [
         (0, 0, 0, None),
-        (99, 99, 20, None),  # too few items to speak of a share
+        (99, 99, 20, None),  # too few items for a share
         (100, 10, 10, None),  # exactly the share
         (100, 11, 0, "expected at most 10.0% dead letters, got 11 of 100 items (11.0%)"),
         (20, 20, 20, None),
-        (21, 21, 21, "expected at most 20 dead letters in a row, got 21"),
-        (100, 50, 21, "expected at most 20 dead letters in a row, got 21"),
+        (21, 21, 21, "expected at most 20 consecutive dead letters, got 21"),
+        (100, 50, 21, "expected at most 20 consecutive dead letters, got 21"),
     ],
 )
-def test_limits_are_exact_and_say_which_one_is_broken(
+def test_limits_are_exact_and_the_message_names_the_exceeded_one(
     items: int,
     dead: int,
     consecutive: int,
     sentence: str | None,
 ) -> None:
-    """The limit itself passes, one more does not, and the sentence has the expected and the actual figure."""
+    """The limit itself passes, one more does not. The sentence has the expected and the actual number."""
     assert LIMITS.breach(items=items, dead=dead, consecutive=consecutive) == sentence
 
 
-def test_impossible_limits_are_refused_all_at_once() -> None:
-    """Every bad limit is named with its bound and its value in one error."""
+def test_all_invalid_limits_are_rejected_in_one_error() -> None:
+    """The message names every invalid limit with its bounds and its value."""
     with pytest.raises(ValueError, match="DeadLetterLimits") as raised:
         DeadLetterLimits(max_share=1.5, min_items=0, max_consecutive=-1)
     assert str(raised.value) == (
@@ -203,13 +203,13 @@ def test_impossible_limits_are_refused_all_at_once() -> None:
 
 
 def test_the_gate_stops_a_run_of_dead_letters_and_names_the_operator() -> None:
-    """Twenty in a row are let through, the twenty-first is one too many."""
+    """Twenty consecutive dead letters pass, the twenty-first raises."""
     gate = DeadLetterGate(LIMITS)
     gate.check("validate", passed=5, dead=0)
     gate.check("validate", passed=5, dead=20)
     with pytest.raises(DeadLetterLimitExceeded) as raised:
         gate.check("validate", passed=5, dead=21)
-    assert str(raised.value) == "operator 'validate': expected at most 20 dead letters in a row, got 21"
+    assert str(raised.value) == "operator 'validate': expected at most 20 consecutive dead letters, got 21"
 
 
 def test_one_good_item_ends_a_run() -> None:
@@ -222,14 +222,14 @@ def test_one_good_item_ends_a_run() -> None:
         gate.check("validate", passed=1, dead=40)
 
 
-def test_the_gate_judges_the_share_over_all_items() -> None:
-    """Good and dead items in turn break no run, but too large a share."""
+def test_the_gate_checks_the_share_over_all_items() -> None:
+    """Alternating good and dead items make no long run, but too large a share."""
     gate = DeadLetterGate(LIMITS)
     gate.check("validate", passed=90, dead=10)
     with pytest.raises(DeadLetterLimitExceeded, match=r"got 11 of 101 items \(10\.9%\)$"):
         gate.check("validate", passed=90, dead=11)
 
 
-def test_a_gate_without_limits_lets_everything_through() -> None:
-    """No limits, no error, whatever the counts."""
+def test_a_gate_without_limits_never_raises() -> None:
+    """Without limits no counts raise."""
     DeadLetterGate(None).check("validate", passed=0, dead=10**9)

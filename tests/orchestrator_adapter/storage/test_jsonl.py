@@ -32,7 +32,7 @@ def write(writer: RotatingJsonLines, *batch: bytes) -> None:
 
 
 def test_a_file_gets_its_final_name_only_when_it_is_finished(tmp_path: Path) -> None:
-    """Until `close` there is a `.part`, and after it there is none."""
+    """Before `close` its name ends in `.part`, and afterwards not."""
     writer = RotatingJsonLines(tmp_path, stem=STEM)
     assert writer.path is None
     write(writer, b"{}")
@@ -42,8 +42,8 @@ def test_a_file_gets_its_final_name_only_when_it_is_finished(tmp_path: Path) -> 
     assert contents(tmp_path) == {"events-000001.jsonl": b"{}\n"}
 
 
-def test_a_full_file_is_finished_before_a_batch_that_would_overfill_it(tmp_path: Path) -> None:
-    """Exactly `max_bytes` fit; the next byte goes into the next file, and lines stay whole and in order."""
+def test_a_file_is_finished_before_a_batch_that_does_not_fit(tmp_path: Path) -> None:
+    """Exactly `max_bytes` fit; the next byte goes to the next file. Lines stay whole and in order."""
     with RotatingJsonLines(tmp_path, stem=STEM, max_bytes=8) as writer:
         write(writer, b"aaa")
         write(writer, b"bbb")
@@ -54,8 +54,8 @@ def test_a_full_file_is_finished_before_a_batch_that_would_overfill_it(tmp_path:
     assert contents(tmp_path) == {"events-000001.jsonl": b"aaa\nbbb\n", "events-000002.jsonl": b"c\n"}
 
 
-def test_a_batch_longer_than_a_file_is_cut_at_line_ends(tmp_path: Path) -> None:
-    """Each piece is as many whole lines as fit; a line that fits no file gets one of its own."""
+def test_a_batch_longer_than_a_file_is_split_at_line_ends(tmp_path: Path) -> None:
+    """Each piece has as many whole lines as fit. A line that fits no file gets a file of its own."""
     with RotatingJsonLines(tmp_path, stem=STEM, max_bytes=6) as writer:
         write(writer, b"a", b"b", b"c", b"longer than any file", b"d", b"e")
         assert writer.lines_written == 6
@@ -66,16 +66,16 @@ def test_a_batch_longer_than_a_file_is_cut_at_line_ends(tmp_path: Path) -> None:
     }
 
 
-def test_a_writer_that_wrote_nothing_leaves_no_file(tmp_path: Path) -> None:
-    """An empty run, and an empty batch, make no empty `.jsonl`."""
+def test_a_writer_without_lines_makes_no_file(tmp_path: Path) -> None:
+    """Neither an empty run nor an empty batch makes an empty `.jsonl`."""
     with RotatingJsonLines(tmp_path, stem=STEM) as writer:
         writer.write_lines(b"", 0)
         writer.sync()
     assert names(tmp_path) == []
 
 
-def test_the_sequence_goes_on_after_the_highest_number(tmp_path: Path) -> None:
-    """Gaps are not filled, other stems are not counted, and numbers may outgrow six digits."""
+def test_file_numbers_continue_after_the_highest_number(tmp_path: Path) -> None:
+    """Gaps are not filled, other stems do not count, and numbers may have more than six digits."""
     for name in ("events-000003.jsonl", "events-1000000.jsonl", "events-x-2000000.jsonl", "other-3000000.jsonl"):
         (tmp_path / name).write_bytes(b"old\n")
     with RotatingJsonLines(tmp_path, stem=STEM) as writer:
@@ -84,8 +84,8 @@ def test_the_sequence_goes_on_after_the_highest_number(tmp_path: Path) -> None:
     assert list(read_lines(tmp_path, STEM)) == [b"old", b"old", b"new"]
 
 
-def test_a_torn_last_line_is_put_aside_and_the_file_finished(tmp_path: Path) -> None:
-    """Opening after a hard kill keeps the whole lines, loses not a byte of the torn one, and says how many it had."""
+def test_a_torn_last_line_is_moved_to_its_own_file_and_the_file_is_finished(tmp_path: Path) -> None:
+    """Opening after a hard kill keeps the whole lines and every byte of the torn one, and counts those bytes."""
     (tmp_path / "events-000007.jsonl.part").write_bytes(b"whole\nwhole too\nto")
     with RotatingJsonLines(tmp_path, stem=STEM) as writer:
         assert writer.repaired_bytes == 2
@@ -95,8 +95,8 @@ def test_a_torn_last_line_is_put_aside_and_the_file_finished(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("left", "torn"), [(b"", {}), (b"torn", {"events-000001.jsonl.torn": b"torn"})])
-def test_a_left_over_file_without_a_whole_line_is_removed(tmp_path: Path, left: bytes, torn: dict[str, bytes]) -> None:
-    """Only its torn bytes stay, if it has any; its number is not used again."""
+def test_a_leftover_file_without_a_whole_line_is_removed(tmp_path: Path, left: bytes, torn: dict[str, bytes]) -> None:
+    """Only its torn bytes are kept, if it has any. Its number is not used again."""
     (tmp_path / "events-000001.jsonl.part").write_bytes(left)
     with RotatingJsonLines(tmp_path, stem=STEM) as writer:
         assert writer.repaired_bytes == len(left)
@@ -106,7 +106,7 @@ def test_a_left_over_file_without_a_whole_line_is_removed(tmp_path: Path, left: 
 
 
 def test_a_finished_file_is_never_replaced(tmp_path: Path) -> None:
-    """A `.part` beside a finished file of the same number is refused, and both are left as they were."""
+    """A `.part` beside a finished file of the same number raises, and both files stay unchanged."""
     before = {"events-000001.jsonl": b"finished\n", "events-000001.jsonl.part": b"copied here by hand\n"}
     for name, content in before.items():
         (tmp_path / name).write_bytes(content)
@@ -121,7 +121,7 @@ batches = st.lists(st.lists(lines, max_size=8), max_size=12)
 
 @given(batches, st.integers(1, 40))
 def test_the_files_in_order_are_the_lines_in_order(sent: list[list[bytes]], max_bytes: int) -> None:
-    """For any batches and any limit: nothing lost, repeated, reordered or split, and no file over the limit."""
+    """For any batches and any size limit: no line is lost, repeated, reordered or split, and no file exceeds the limit."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with RotatingJsonLines(directory, stem=STEM, max_bytes=max_bytes) as writer:
@@ -140,12 +140,12 @@ def test_the_files_in_order_are_the_lines_in_order(sent: list[list[bytes]], max_
 
 
 @given(batches, st.binary(max_size=12).map(lambda torn: torn.replace(b"\n", b"-")), batches)
-def test_a_kill_in_the_middle_costs_at_most_the_torn_line(
+def test_a_kill_loses_at_most_the_torn_line(
     before: list[list[bytes]],
     torn: bytes,
     after: list[list[bytes]],
 ) -> None:
-    """A copy of the directory, taken while it was written and with a torn line at its end, opens and goes on whole."""
+    """A copy of the directory of a live writer, with a torn last line, opens and continues with whole lines."""
     with tempfile.TemporaryDirectory() as name:
         live, copy = Path(name, "live"), Path(name, "copy")
         with RotatingJsonLines(live, stem=STEM, max_bytes=30) as writer:
@@ -164,23 +164,23 @@ def test_a_kill_in_the_middle_costs_at_most_the_torn_line(
         assert not [name for name in names(copy) if name.endswith(".part")]
 
 
-def test_a_torn_line_is_not_read(tmp_path: Path) -> None:
-    """A reader beside a live writer sees whole lines only."""
+def test_a_torn_line_is_skipped_by_readers(tmp_path: Path) -> None:
+    """A reader beside a live writer gets whole lines only."""
     (tmp_path / "events-000001.jsonl").write_bytes(b"one\n")
     (tmp_path / "events-000002.jsonl.part").write_bytes(b"two\nthr")
     assert list(read_lines(tmp_path, STEM)) == [b"one", b"two"]
 
 
-def test_data_that_does_not_end_a_line_is_refused(tmp_path: Path) -> None:
-    """The caller's bug is told with the end of what came, and nothing is written."""
+def test_data_without_a_final_newline_is_rejected(tmp_path: Path) -> None:
+    """The error quotes the end of the data, and nothing is written."""
     with RotatingJsonLines(tmp_path, stem=STEM) as writer:
         with pytest.raises(ValueError, match=r"^RotatingJsonLines 'events': data must end in a newline, got b'two'$"):
             writer.write_lines(b"two", 1)
         assert names(tmp_path) == []
 
 
-def test_writing_after_close_is_refused(tmp_path: Path) -> None:
-    """The directory may have another owner by then; a second close is harmless."""
+def test_writing_after_close_is_rejected(tmp_path: Path) -> None:
+    """Another process may own the directory by then. A second close does nothing."""
     writer = RotatingJsonLines(tmp_path, stem=STEM)
     writer.close()
     writer.close()
@@ -188,14 +188,14 @@ def test_writing_after_close_is_refused(tmp_path: Path) -> None:
         write(writer, b"late")
 
 
-def test_a_limit_below_one_byte_is_refused(tmp_path: Path) -> None:
-    """The message names the store, the bound and the value."""
+def test_a_size_limit_below_one_byte_is_rejected(tmp_path: Path) -> None:
+    """The message has the store, the bound and the value."""
     with pytest.raises(ValueError, match=r"^RotatingJsonLines 'events': max_bytes must be >= 1, got 0$"):
         RotatingJsonLines(tmp_path, stem=STEM, max_bytes=0)
 
 
-def test_a_second_process_is_refused_and_told_whose_the_directory_is(tmp_path: Path) -> None:
-    """While one process writes, another that opens the same store fails, naming the first one's pid."""
+def test_a_second_process_is_rejected_and_the_error_names_the_first(tmp_path: Path) -> None:
+    """While one process writes, opening the same store in another process fails with the pid of the first one."""
     program = "import sys, pathlib; from orchestrator_adapter.storage.jsonl import *; "
     program += "RotatingJsonLines(pathlib.Path(sys.argv[1]), stem='events')"
     with RotatingJsonLines(tmp_path, stem=STEM) as writer:
@@ -206,8 +206,8 @@ def test_a_second_process_is_refused_and_told_whose_the_directory_is(tmp_path: P
     assert contents(tmp_path) == {"events-000001.jsonl": b"mine\n"}
 
 
-def test_the_directory_is_free_again_after_close(tmp_path: Path) -> None:
-    """In one process too: a second writer is refused before and admitted after, and other stems always are."""
+def test_close_releases_the_directory(tmp_path: Path) -> None:
+    """Within one process: a second writer is rejected before and admitted after. Other stems are always admitted."""
     writer = RotatingJsonLines(tmp_path, stem=STEM)
     with pytest.raises(StoreInUseError):
         RotatingJsonLines(tmp_path, stem=STEM)
@@ -232,7 +232,7 @@ with RotatingJsonLines(directory, stem="events", max_bytes=100) as writer:
         assert (error.accepted_bytes, error.accepted_lines) == (0, 0), vars(error)
     else:
         raise AssertionError("the write succeeded")
-    assert writer.path.read_bytes() == b"first\\n", "the short write left its traces"
+    assert writer.path.read_bytes() == b"first\\n", "the short write was not removed"
     assert (writer.bytes_written, writer.lines_written) == (6, 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     writer.write_lines(b"second\\nthird\\n", 2)
@@ -240,8 +240,8 @@ assert list(read_lines(directory, "events")) == [b"first", b"second", b"third"]
 """
 
 
-def test_a_batch_that_meets_a_full_disk_leaves_no_trace_and_can_be_retried(tmp_path: Path) -> None:
-    """A real short write and then a real error from the kernel: no torn line, no repeated line after the retry."""
+def test_a_batch_that_fails_on_a_full_disk_can_be_retried(tmp_path: Path) -> None:
+    """A real short write, then a real error from the kernel: no torn line, and no repeated line after the retry."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK_PROGRAM, tmp_path], capture_output=True, text=True, check=False
     )
@@ -249,7 +249,7 @@ def test_a_batch_that_meets_a_full_disk_leaves_no_trace_and_can_be_retried(tmp_p
 
 
 def failing_at(call: int, *, short: int = 0) -> Callable[[int, memoryview, int], int]:
-    """A `pwrite` that writes as ever until its `call`-th call, then `short` bytes once, and then fails for good."""
+    """A `pwrite` that works until its `call`-th call, then writes `short` bytes once, and then always fails."""
     calls = 0
     pwrite = os.pwrite
 
@@ -265,8 +265,8 @@ def failing_at(call: int, *, short: int = 0) -> Callable[[int, memoryview, int],
     return write_or_fail
 
 
-def test_a_failure_in_a_cut_batch_says_what_was_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pieces before it stand, and the retry of the rest completes the batch exactly."""
+def test_a_failure_in_a_split_batch_says_what_was_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pieces before it are stored, and a retry of the rest completes the batch exactly."""
     batch = b"a\nb\nc\nd\ne\n"
     with RotatingJsonLines(tmp_path, stem=STEM, max_bytes=4) as writer:
         with monkeypatch.context() as patched:
@@ -281,7 +281,7 @@ def test_a_failure_in_a_cut_batch_says_what_was_accepted(tmp_path: Path, monkeyp
 
 
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that takes one byte at a time gets the whole batch written."""
+    """The whole batch is written although the kernel accepts one byte at a time."""
     pwrite = os.pwrite
     with RotatingJsonLines(tmp_path, stem=STEM) as writer, monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:1], offset))
@@ -292,7 +292,7 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_file_that_failed_before_its_first_line_is_not_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that was full from the start leaves no empty `.jsonl` behind."""
+    """With a disk that is full from the start, no empty `.jsonl` remains."""
     with RotatingJsonLines(tmp_path, stem=STEM) as writer, monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", failing_at(1, short=2))
         with pytest.raises(WriteFailedError):
@@ -303,32 +303,32 @@ def test_a_file_that_failed_before_its_first_line_is_not_finished(
 def test_a_file_is_synced_before_it_gets_its_name_and_its_directory_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The order that makes the name a promise: fsync of the file, rename, fsync of the directory."""
+    """The order is: fsync of the file, rename, fsync of the directory."""
     writer = RotatingJsonLines(tmp_path, stem=STEM)
     write(writer, b"one")
     steps: list[str] = []
     fsync, rename = os.fsync, Path.rename
 
-    def noted_fsync(file: int) -> None:
+    def recorded_fsync(file: int) -> None:
         steps.append(f"fsync {Path(f'/proc/self/fd/{file}').readlink().name}")
         fsync(file)
 
-    def noted_rename(path: Path, target: Path) -> Path:
+    def recorded_rename(path: Path, target: Path) -> Path:
         steps.append(f"rename to {target.name}")
         return rename(path, target)
 
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "rename", noted_rename)
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
     writer.close()
     assert steps == ["fsync events-000001.jsonl.part", "rename to events-000001.jsonl", f"fsync {tmp_path.name}"]
 
 
 def test_a_file_whose_fsync_failed_never_gets_its_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux reports a failed write-back once: a later fsync that succeeds proves nothing, and closing does not pretend."""
+    """Linux reports a failed write-back once: a later successful fsync proves nothing, so the file stays a ``.part``."""
     lines = RotatingJsonLines(tmp_path, stem="log")
     lines.write_lines(b"1\n", 1)
     with monkeypatch.context() as failing:
-        failing.setattr(os, "fsync", _no_disk)
+        failing.setattr(os, "fsync", _fail_with_eio)
         with pytest.raises(OSError, match="Input/output"):
             lines.sync()
     with pytest.raises(WriteFailedError, match="could not be synced"):
@@ -337,5 +337,5 @@ def test_a_file_whose_fsync_failed_never_gets_its_final_name(tmp_path: Path, mon
     assert [path.name for path in sorted(tmp_path.glob("*.jsonl*"))] == ["log-000001.jsonl.part"]
 
 
-def _no_disk(_: int) -> None:
+def _fail_with_eio(_: int) -> None:
     raise OSError(errno.EIO, "Input/output error")
