@@ -51,7 +51,7 @@ async def test_a_refresh_sends_the_servers_validator(header: str, value: str, co
 
 
 async def test_bad_content_that_is_not_modified_stays_rejected() -> None:
-    """An outage in between changes nothing of that."""
+    """An outage in between does not change this."""
     async with Server.serving(text_of(1), headers={"ETag": '"good"'}) as server:
         catalog = server.catalog()
         await catalog.load()

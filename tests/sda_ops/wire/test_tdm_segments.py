@@ -79,7 +79,7 @@ def test_a_segment_without_usable_entries_is_rejected() -> None:
 
 
 def test_comments_tabs_and_line_ends_do_not_matter() -> None:
-    """Nor does a byte-order mark."""
+    """A byte-order mark does not matter either."""
     plain = kvn(RADAR, *DATA)
     variant = b"\xef\xbb\xbf" + plain.replace(b"DATA_START\n", b"\r\nDATA_START\r\n\tCOMMENT RANGE = 7\r\n\r\n")
     variant = variant.replace(b"RANGE = 2016-09-06T12:00:00 ", b"\tRANGE\t=\t2016-09-06T12:00:00\t  ")
