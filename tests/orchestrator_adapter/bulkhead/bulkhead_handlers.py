@@ -1,4 +1,4 @@
-"""Handlers as the tests need them; each lives in a worker process, and is driven by what it is called with."""
+"""Handlers for the tests. Each runs in a worker process and does what its calls ask for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLENTY = RestartPolicy.bounded(50, timedelta(minutes=5))
 
 
 class Toy:
-    """Doubles, remembers what it is shared, and misbehaves on demand."""
+    """Doubles arrays, stores what it is sent to share, and fails on demand."""
 
     def __init__(self) -> None:
         self.shared: dict[str, Arrays] = {}
@@ -40,7 +40,7 @@ class Toy:
                 return dict(self.shared.get("table", {}))
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "die once" | "hang once":  # its file tells the second from the first
+            case "die once" | "hang once":  # the file exists from the second time on
                 first = Path(text(arrays["path"]))
                 if not first.exists():
                     first.touch()
@@ -63,7 +63,7 @@ class Toy:
                 return {"pid": np.array([os.getpid()])}
             case _:
                 raise AssertionError(method)
-        raise AssertionError("it lives on")
+        raise AssertionError("the process should have ended")
 
 
 class NeverReady:
@@ -76,7 +76,7 @@ def numbers(*values: float) -> dict[str, NDArray[Any]]:
 
 
 def at(path: Path) -> dict[str, NDArray[Any]]:
-    """A path as an array: arrays are all that travels."""
+    """A path as an array, since calls consist of arrays."""
     return {"path": np.frombuffer(str(path).encode(), np.uint8)}
 
 
@@ -85,5 +85,5 @@ def text(array: NDArray[Any]) -> str:
 
 
 def bulkhead(name: str = "toy", target: str = TOY, **options: Any) -> Bulkhead:
-    """One with limits that no test meets by accident."""
+    """A bulkhead with limits that no test reaches unintentionally."""
     return Bulkhead(name, target, **{"answer_within": timedelta(seconds=60), "rebuilds": PLENTY, **options})
