@@ -31,7 +31,7 @@ class Receiver(Generic[T]):
 
     @property
     def edge(self) -> str:
-        """The edge's id, ``upstream -> downstream``. A fan-in tells its inputs apart by it."""
+        """The edge's id, ``upstream -> downstream``. A fan-in distinguishes its inputs by it."""
         return self._channel.edge
 
     @property

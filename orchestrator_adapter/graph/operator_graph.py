@@ -145,7 +145,7 @@ class OperatorGraph:
     ) -> VertexId:
         """A router with two or more inputs and one output. By default it merges them, each served in turn.
 
-        Your own factory can tell the inputs apart by ``Receiver.edge``. If it fails while it has items of several inputs
+        Your own factory distinguishes the inputs by ``Receiver.edge``. If it fails while it has items of several inputs
         on lease, all of these are suspects, and a sound one can be dead-lettered as a poison pill together with the
         item at fault.
         """

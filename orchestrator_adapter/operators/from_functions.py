@@ -1,7 +1,7 @@
-"""Operators out of plain functions: one line each.
+"""Operators made from plain functions: one line each.
 
-Every one of them acknowledges exactly what it has passed on. If the function raises in the middle of a batch, the items
-before are through, and the batch is redelivered from the culprit on: nothing is repeated and nothing is lost.
+Each acknowledges exactly the items that it has passed on. If the function raises in the middle of a batch, the items before
+the one at fault are acknowledged and the rest is redelivered: nothing is repeated and nothing is lost.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The item is unacceptable, for this reason: booked as rejected and kept in the dead letters."""
+    """The item is invalid, for this reason: it counts as rejected and is dead-lettered."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """The item is of no interest here."""
+    """The item is not needed: it counts as discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The item repeats one that was passed on before."""
+    """The item repeats one that was passed on before: it counts as a duplicate."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterAs:
-    """The item cannot be processed: it goes to the dead letters."""
+    """The item cannot be processed: it is dead-lettered."""
 
     kind: DeadLetterKind
     message: str
 
 
 Verdict: TypeAlias = Reject | Discard | Duplicate | DeadLetterAs | None
-"""What ``sift``'s judge says of an item; ``None`` lets it pass."""
+"""What ``sift``'s judge decides about an item; ``None`` passes it on."""
 
 
 def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BATCH) -> Factory:
     """A source from an iterable (in batches) or an async iterable (item by item). Stops early at shutdown.
 
-    The iterator outlives the instance: after a restart the source goes on where it was, and repeats nothing. Only a
-    generator cannot go on once it has raised: it raises the same again, rather than pass for a stream that has ended.
+    The iterator outlives the instance: after a restart the source continues where it was, and repeats nothing. A generator
+    that has raised cannot continue. The source then raises the same error again, because the stream has not ended.
     """
 
     async def run(ends: WiredEnds) -> None:
@@ -66,7 +66,7 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
                 try:
                     await ends.unless_shutdown(_take_next(stream, taken))
                 except BaseException as error:
-                    ends.sender.offer(taken)  # it may have come in the very turn in which this instance was cancelled
+                    ends.sender.offer(taken)  # the item may arrive in the same turn of the loop as the cancellation
                     failure[:] = [error]
                     raise
                 if not taken:
@@ -79,7 +79,7 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
         while not ends.shutdown.is_set:
             chunk: list[Any] = []
             try:
-                chunk.extend(islice(iterator, batch))  # keeps what was taken before the iterator raised, if it does
+                chunk.extend(islice(iterator, batch))  # keeps the items that were taken before the iterator raised
             except BaseException as error:
                 ends.sender.offer(chunk)
                 failure[:] = [error]
@@ -101,7 +101,7 @@ def map_items(function: Callable[[In], Out], *, max_batch: int = MAX_BATCH) -> F
             outputs: list[Out] = []
             try:
                 for item in batch:
-                    outputs.append(function(item))  # noqa: PERF401 - what is done when it raises must be known
+                    outputs.append(function(item))  # noqa: PERF401 - if it raises, the outputs so far must be known
             finally:
                 ends.commit(outputs, acknowledge=len(outputs))
             await ends.flush()
@@ -110,9 +110,9 @@ def map_items(function: Callable[[In], Out], *, max_batch: int = MAX_BATCH) -> F
 
 
 def map_batches(function: Callable[[list[In]], Sequence[Out]], *, max_batch: int = MAX_BATCH) -> Factory:
-    """A batch out for each batch in, of the same length (or whatever the books allow, if declared expanding).
+    """A batch out for each batch in, of the same length (of any length, if the operator is declared as expanding).
 
-    All or nothing: if the function raises, the whole batch is redelivered, one item at a time.
+    If the function raises, the whole batch is redelivered, one item at a time.
     """
 
     async def run(ends: WiredEnds) -> None:
@@ -142,12 +142,12 @@ def flat_map_items(function: Callable[[In], Iterable[Out]], *, max_batch: int = 
 
 
 def sift(judge: Callable[[In], Verdict], *, max_batch: int = MAX_BATCH) -> Factory:
-    """Pass on what the judge lets pass (``None``), give everything else the outcome that the judge names."""
+    """Pass on the items for which ``judge`` returns ``None``; give every other item the outcome that it returns."""
 
     async def run(ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches(max_batch):
             passed: list[In] = []
-            turned_away = 0
+            not_passed = 0
             try:
                 for item in batch:
                     verdict = judge(item)
@@ -155,16 +155,16 @@ def sift(judge: Callable[[In], Verdict], *, max_batch: int = MAX_BATCH) -> Facto
                         passed.append(item)
                     else:
                         _carry_out(verdict, item, ends)
-                        turned_away += 1
+                        not_passed += 1
             finally:
-                ends.commit(passed, acknowledge=len(passed) + turned_away)
+                ends.commit(passed, acknowledge=len(passed) + not_passed)
             await ends.flush()
 
     return run
 
 
 def filter_items(wanted: Callable[[In], bool], *, max_batch: int = MAX_BATCH) -> Factory:
-    """Pass on what is wanted; the rest is booked as discarded."""
+    """Pass on the wanted items; the others count as discarded."""
     unwanted = Discard()
 
     def judge(item: In) -> Verdict:
@@ -186,7 +186,7 @@ def for_each(function: Callable[[In], Awaitable[None] | None]) -> Factory:
 
 
 def for_each_batch(function: Callable[[list[In]], Awaitable[None] | None], *, max_batch: int = MAX_BATCH) -> Factory:
-    """A sink that calls a function (plain or async) for each micro-batch; all or nothing."""
+    """A sink that calls a function (plain or async) for each micro-batch. If it raises, the whole batch is redelivered."""
 
     async def run(ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches(max_batch):
@@ -212,6 +212,6 @@ def _carry_out(verdict: Reject | Discard | Duplicate | DeadLetterAs, item: objec
 
 
 async def _take_next(stream: Any, taken: list[Any]) -> None:
-    """Into the caller's hands, and not as a result: that would be lost if the caller were cancelled now."""
+    """Append the next item to ``taken``. A returned item would be lost if the caller were cancelled at that moment."""
     with suppress(StopAsyncIteration):
         taken.append(await anext(stream))

@@ -1,4 +1,4 @@
-"""The routers: fan-in that merges, fan-out that broadcasts or partitions. Items pass through opaque and in order."""
+"""The routers: fan-in that merges, fan-out that broadcasts or partitions. Items are opaque and stay in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator_adapter.operators.ends import Factory, WiredEnds
 
 
 def merge(*, max_batch: int = MAX_BATCH) -> Factory:
-    """Fan-in: every input in turn gives what it has ready, up to ``max_batch`` items, so none starves another.
+    """Fan-in: takes the ready items of every input in turn, up to ``max_batch``, so that no input starves another.
 
     The order within an input is kept. Ends when all inputs have ended.
     """
@@ -35,7 +35,7 @@ def merge(*, max_batch: int = MAX_BATCH) -> Factory:
 
 
 def broadcast(*, max_batch: int = MAX_BATCH) -> Factory:
-    """Fan-out: every item goes to every output. All must accept before the next batch is taken; each by its own policy."""
+    """Fan-out: every item goes to every output. All outputs must accept a batch, by their policies, before the next one."""
 
     async def run(ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches(max_batch):
@@ -53,24 +53,24 @@ def partition(
     everywhere: Callable[[Any], bool] | None = None,
     max_batch: int = MAX_BATCH,
 ) -> Factory:
-    """Fan-out: each item goes to one output, chosen by ``key``; equal keys always take the same way, in order.
+    """Fan-out: each item goes to one output, chosen by ``key``. Items with equal keys go to the same output, in order.
 
-    The way is chosen by a checksum of the key's ``repr``, not by ``hash``, which for a string differs from one process
-    to the next. Items that have no key but concern every reader (a watermark, a checkpoint barrier) are those for which
-    ``everywhere`` holds: a copy goes each way, in its place among the others.
+    The output is chosen by a checksum of the key's ``repr``, not by ``hash``, which for a string differs between
+    processes. Items without a key that concern every reader (a watermark, a checkpoint barrier) are those for which
+    ``everywhere`` is true: each output gets a copy, in order with the other items.
     """
 
     async def run(ends: WiredEnds) -> None:
         senders = ends.senders
         async for batch in ends.receiver.batches(max_batch):
-            ways: list[list[Any]] = [[] for _ in senders]
+            shares: list[list[Any]] = [[] for _ in senders]
             for item in batch:
                 if everywhere is not None and everywhere(item):
-                    for way in ways:
-                        way.append(item)
+                    for share in shares:
+                        share.append(item)
                     continue
-                ways[crc32(repr(key(item)).encode()) % len(senders)].append(item)
-            for sender, items in zip(senders, ways, strict=True):
+                shares[crc32(repr(key(item)).encode()) % len(senders)].append(item)
+            for sender, items in zip(senders, shares, strict=True):
                 if items:
                     sender.offer(items)
             ends.receiver.acknowledge(len(batch))

@@ -1,14 +1,9 @@
-"""The operators of a random graph: ready-made and hand-written ones, which misbehave where their scenario says so.
-
-``World`` keeps, outside everything that is tested, what entered, what was written and who did what.
-"""
+"""The operators of a random graph: ready-made and hand-written ones, which misbehave where their scenario says so."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from orchestrator_adapter.graph.plan import Role
@@ -24,30 +19,10 @@ from orchestrator_adapter.operators.from_functions import (
     source_of,
 )
 from orchestrator_adapter.operators.routers import broadcast, merge, partition
-from orchestrator_adapter.primitives.errors import EndOfStream, OperatorError
+from orchestrator_adapter.primitives.errors import EndOfStream
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
-from tests.chaos.scenario import Fault, Group, Item, Part
-
-
-class Declared(Exception):
-    """Operational only where an operator declares it."""
-
-
-@dataclass(slots=True)
-class World:
-    """What really happened, as the operators themselves saw it."""
-
-    stop: Callable[[str], object] = lambda _: None
-    released: asyncio.Event = field(default_factory=asyncio.Event)
-    entered: dict[str, list[Item]] = field(default_factory=lambda: defaultdict(list))
-    written: dict[str, list[Item | Group]] = field(default_factory=lambda: defaultdict(list))
-    excused: dict[str, set[Item]] = field(default_factory=lambda: defaultdict(set))  # held in a state, or leaked
-    again: dict[str, Counter[Item | Group]] = field(default_factory=lambda: defaultdict(Counter))
-    """What a sink has written without acknowledging it: it will come once more, or be buried."""
-    leaked: set[str] = field(default_factory=set)  # operators that dropped an item without a word
-    left: set[str] = field(default_factory=set)  # operators that returned early
-    last: dict[str, Item | Group] = field(default_factory=dict)  # the last item each one looked at
-    culprits: dict[str, set[Item | Group]] = field(default_factory=lambda: defaultdict(set))
+from tests.chaos.faulty import FaultyOperator, World
+from tests.chaos.scenario import Group, Item, Part
 
 
 def make(part: Part, world: World) -> Factory:
@@ -74,83 +49,11 @@ def make(part: Part, world: World) -> Factory:
             assert_never(part.role)
 
 
-class _Leave(Exception):
-    """Return now."""
+class _ReturnEarly(Exception):
+    """Raised in a callback: the operator returns now."""
 
 
-class _Body:
-    def __init__(self, part: Part, world: World) -> None:
-        self.part = part
-        self.world = world
-        self.calls = 0
-        self.leaving = False
-
-    # What goes wrong.
-
-    def look(self, item: Item | Group) -> Fault | None:
-        """Misbehave at once, where this call is to; returns what only a coroutine can do."""
-        self.calls += 1
-        self.world.last[self.part.name] = item
-        fault = self.part.faults.get(self.calls)
-        poisonous = isinstance(item, Item) and self.part.poisonous(item)
-        if fault is not None or poisonous:
-            self.world.culprits[self.part.name].add(item)
-        if poisonous:
-            raise OperatorError(f"{item} is poison")
-        if fault is None:
-            return None
-        match fault.kind:
-            case "error" | "panic":
-                raise _exception(fault.detail, f"call {self.calls}")
-            case "cancel":
-                raise asyncio.CancelledError(f"call {self.calls}")
-            case "stop":
-                self.world.stop(f"asked by {self.part.name}")
-                return None
-            case _:
-                return fault
-
-    async def visit(self, item: Item | Group) -> None:
-        fault = self.look(item)
-        match fault.kind if fault is not None else "":
-            case "slow":
-                assert fault is not None
-                await self.endure(fault.seconds)
-            case "stall":
-                await self.endure(None)
-            case "leave":
-                self.leaving = True
-            case _:
-                pass
-
-    async def endure(self, seconds: float | None) -> None:
-        """Wait; what is stubborn swallows every cancellation, for a while or for good."""
-        overdue = False
-        waiting = asyncio.ensure_future(self.world.released.wait() if seconds is None else asyncio.sleep(seconds))
-        try:
-            while True:
-                try:
-                    await asyncio.shield(waiting)
-                except asyncio.CancelledError:
-                    if not self.part.swallow or waiting.cancelled():  # the latter: the loop is being wound up
-                        raise
-                    if self.part.swallow == "late" and not overdue:
-                        overdue = True
-                        waiting.cancel()
-                        waiting = asyncio.ensure_future(asyncio.sleep(0.3))
-                else:
-                    return
-        finally:
-            waiting.cancel()
-
-    def leave_if_told(self, ends: WiredEnds) -> bool:
-        if not self.leaving:
-            return False
-        self.world.left.add(self.part.name)
-        for receiver in ends.receivers:  # of a batch, only what was acknowledged is done with
-            receiver.acknowledge()
-        return True
-
+class _Body(FaultyOperator):
     # Sources.
 
     def source(self) -> Factory:
@@ -181,8 +84,8 @@ class _Body:
             while at[0] < len(items) and not ends.shutdown.is_set:
                 batch = items[at[0] : at[0] + self.part.batch]
                 await wait(ends, self.visit(batch[0]))
-                # mypy cannot know that the token may be set while we wait.
-                if ends.shutdown.is_set or self.leave_if_told(ends):  # type: ignore[redundant-expr]
+                # mypy does not know that the token may be set during the wait.
+                if ends.shutdown.is_set or self.return_if_asked(ends):  # type: ignore[redundant-expr]
                     return
                 if self.part.malformed(batch[0]):
                     ends.reject(batch[0], "malformed")
@@ -206,15 +109,15 @@ class _Body:
         part, size = self.part, self.part.batch
         match part.kind:
             case "map":
-                return map_items(self._looked_at, max_batch=size)
+                return map_items(self._examined, max_batch=size)
             case "map_batches":
-                return map_batches(lambda batch: [self._looked_at(item) for item in batch], max_batch=size)
+                return map_batches(lambda batch: [self._examined(item) for item in batch], max_batch=size)
             case "filter":
-                return filter_items(lambda item: part.wanted(self._looked_at(item)), max_batch=size)
+                return filter_items(lambda item: part.wanted(self._examined(item)), max_batch=size)
             case "sift":
-                return sift(lambda item: part.verdict(self._looked_at(item)), max_batch=size)
+                return sift(lambda item: part.verdict(self._examined(item)), max_batch=size)
             case "flat_map":
-                return flat_map_items(lambda item: part.outputs(self._looked_at(item)), max_batch=size)
+                return flat_map_items(lambda item: part.outputs(self._examined(item)), max_batch=size)
             case "relay":
                 return self._relay
             case "recv relay":
@@ -242,7 +145,7 @@ class _Body:
         self.look(item)
         return self.part.key(item)
 
-    def _looked_at(self, item: Any) -> Any:
+    def _examined(self, item: Any) -> Any:
         self.look(item)
         return item
 
@@ -250,12 +153,12 @@ class _Body:
         async for item in ends.receiver:
             await self.visit(item)
             await ends.sender.send(item)
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _recv_relay(self, ends: WiredEnds) -> None:
         try:
-            while not self.leave_if_told(ends):
+            while not self.return_if_asked(ends):
                 item = await ends.receiver.recv()
                 await self.visit(item)
                 await ends.sender.send(item)
@@ -268,7 +171,7 @@ class _Body:
             for item in batch:
                 await self.visit(item)
             await ends.sender.send_many(batch)
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _commit_relay(self, ends: WiredEnds) -> None:
@@ -278,64 +181,64 @@ class _Body:
                     visits.create_task(self.visit(item))
             ends.commit(batch, acknowledge=len(batch))
             await ends.flush()
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _hasty_relay(self, ends: WiredEnds) -> None:
-        """Commits again although what it committed before is not through yet."""
+        """Commits again although its earlier outputs are still in the outbox."""
         async for batch in ends.receiver.batches(self.part.batch):
             for item in batch:
                 await self.visit(item)
                 ends.commit([item], acknowledge=1)
                 await asyncio.sleep(0)
             await ends.flush()
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _late_relay(self, ends: WiredEnds) -> None:
-        """Fails, if it does, when the item has left and is not acknowledged: it leaves again."""
+        """May fail after it has sent an item and before it acknowledges it: the item is sent again."""
         async for item in ends.receiver:
             await ends.sender.send(item)
             await self.visit(item)
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _burst(self, ends: WiredEnds) -> None:
-        """Makes two of one, and may fail in between."""
+        """Makes two items from one, and may fail between them."""
         async for item in ends.receiver:
             for output in self.part.outputs(item):
                 await ends.sender.send(output)
                 await self.visit(item)
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _blocking_relay(self, ends: WiredEnds) -> None:
         async for item in ends.receiver:
             await self.visit(item)
             await ends.sender.send(await ends.run_blocking(lambda same: same, item))
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _group(self, ends: WiredEnds) -> None:
-        held: list[Item] = ends.keep("held", list)
+        members: list[Item] = ends.keep("members", list)
         async for item in ends.receiver:
             await self.visit(item)
             self.world.excused[self.part.name].add(item)
-            held.append(item)
-            if len(held) >= self.part.batch:
-                self._let_go(ends, held)
+            members.append(item)
+            if len(members) >= self.part.batch:
+                self._emit_group(ends, members)
             ends.receiver.acknowledge()
             await ends.flush()
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 break
-        if held:
-            self._let_go(ends, held)
+        if members:
+            self._emit_group(ends, members)
             await ends.flush()
 
-    def _let_go(self, ends: WiredEnds, held: list[Item]) -> None:
-        ends.sender.offer([Group(tuple(held))])
-        self.world.excused[self.part.name] -= {*held}
-        held.clear()
+    def _emit_group(self, ends: WiredEnds, members: list[Item]) -> None:
+        ends.sender.offer([Group(tuple(members))])
+        self.world.excused[self.part.name] -= {*members}
+        members.clear()
 
     async def _leaky(self, ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches(self.part.batch):
@@ -346,13 +249,13 @@ class _Body:
                 self.world.leaked.add(self.part.name)
                 self.world.excused[self.part.name] |= {*batch} - {*kept}
             await ends.flush()
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
-    # Routers by hand.
+    # Hand-written routers.
 
     async def gather(self, ends: WiredEnds) -> None:
-        """A fan-in that takes one of each input before it passes any on: leases on all of them at once."""
+        """A fan-in that takes one item of each input before it passes any on: it has leases on all inputs at once."""
         while True:
             taken = [item for receiver in ends.receivers for item in receiver.try_recv_many(1)]
             if not taken:
@@ -365,17 +268,17 @@ class _Body:
             await ends.sender.send_many(taken)
             for receiver in ends.receivers:
                 receiver.acknowledge()
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def crew(self, ends: WiredEnds) -> None:
-        """A fan-out with a task for each of its outputs."""
+        """A fan-out with one task for each output."""
         async for batch in ends.receiver.batches(self.part.batch):
             await self.visit(batch[0])
             async with asyncio.TaskGroup() as crew:
                 for sender in ends.senders:
                     crew.create_task(sender.send_many(batch))
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     # Sinks.
@@ -385,11 +288,11 @@ class _Body:
             case "for_each":
                 return for_each(self._write)
             case "for_each async":
-                return self._leaving(for_each(self._write_after_visit))
+                return self._returning(for_each(self._write_after_visit))
             case "for_each_batch":
                 return for_each_batch(lambda batch: self._write_all(batch, look=True), max_batch=self.part.batch)
             case "for_each_batch async":
-                return self._leaving(for_each_batch(self._write_all_after_visits, max_batch=self.part.batch))
+                return self._returning(for_each_batch(self._write_all_after_visits, max_batch=self.part.batch))
             case "durable":
                 return self._durable
             case "hasty":
@@ -397,12 +300,12 @@ class _Body:
             case kind:
                 raise AssertionError(kind)
 
-    def _leaving(self, factory: Factory) -> Factory:
+    def _returning(self, factory: Factory) -> Factory:
         async def run(ends: WiredEnds) -> None:
             try:
                 await factory(ends)
-            except _Leave:
-                self.leave_if_told(ends)
+            except _ReturnEarly:
+                self.return_if_asked(ends)
 
         return run
 
@@ -413,8 +316,8 @@ class _Body:
     async def _write_after_visit(self, item: Item | Group) -> None:
         await self.visit(item)
         self.world.written[self.part.name].append(item)
-        if self.leaving:
-            raise _Leave
+        if self.returns_early:
+            raise _ReturnEarly
 
     def _write_all(self, batch: list[Any], *, look: bool) -> None:
         if look:
@@ -426,18 +329,18 @@ class _Body:
         for item in batch:
             await self.visit(item)
         self._write_all(batch, look=False)
-        if self.leaving:
-            raise _Leave
+        if self.returns_early:
+            raise _ReturnEarly
 
     async def _hasty(self, ends: WiredEnds) -> None:
-        """Writes, and fails, if it does, before it has said so: it writes again."""
+        """May fail after it has written an item and before it acknowledges it: the item is written again."""
         again = self.world.again[self.part.name]
         async for item in ends.receiver:
             self.world.written[self.part.name].append(item)
             again[item] += 1
             await self.visit(item)
             again[item] -= 1
-            if self.leave_if_told(ends):
+            if self.return_if_asked(ends):
                 return
 
     async def _durable(self, ends: WiredEnds) -> None:
@@ -446,7 +349,7 @@ class _Body:
 
 
 class _Iterator(Iterator[Item]):
-    """Goes on where it was after it has raised, as a generator would not."""
+    """Continues where it was after it has raised. A generator cannot."""
 
     def __init__(self, body: _Body, items: list[Item]) -> None:
         self._body = body
@@ -463,7 +366,7 @@ class _Iterator(Iterator[Item]):
 
 
 class _Stream(AsyncIterator[Item]):
-    """The same, waiting in between."""
+    """As ``_Iterator``, with waits between the items."""
 
     def __init__(self, body: _Body, items: list[Item]) -> None:
         self._body = body
@@ -471,37 +374,9 @@ class _Stream(AsyncIterator[Item]):
         self._at = 0
 
     async def __anext__(self) -> Item:
-        if self._at == len(self._items) or self._body.leaving:
+        if self._at == len(self._items) or self._body.returns_early:
             raise StopAsyncIteration
         await self._body.visit(self._items[self._at])
         self._at += 1
         self._body.enter(self._items[self._at - 1])
         return self._items[self._at - 1]
-
-
-def _exception(name: str, text: str) -> BaseException:
-    match name:
-        case "OperatorError":
-            return OperatorError(text)
-        case "OSError":
-            return OSError(text)
-        case "TimeoutError":
-            return TimeoutError(text)
-        case "ConnectionResetError":
-            return ConnectionResetError(text)
-        case "group":
-            return ExceptionGroup(text, [OperatorError("one"), OSError("two")])
-        case "declared":
-            return Declared(text)
-        case "KeyError":
-            return KeyError(text)
-        case "AssertionError":
-            return AssertionError(text)
-        case "StopIteration":
-            return StopIteration(text)
-        case "SystemExit":
-            return SystemExit(text)
-        case "mixed group":
-            return ExceptionGroup(text, [OperatorError("one"), KeyError("two")])
-        case _:
-            raise AssertionError(name)

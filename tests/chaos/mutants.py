@@ -1,6 +1,6 @@
-"""The orchestrator, broken on purpose: one promise at a time. The schedules are worth what they find of these.
+"""The orchestrator, broken on purpose, one promise at a time. The schedules must detect every mutant.
 
-Each mutant is a context manager that puts a broken function in a sound one's place.
+Each mutant is a context manager that replaces a correct function by a broken one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Mutant = Callable[[], AbstractContextManager[object]]
 
 @contextmanager
 def lease_drops_an_item() -> Iterator[None]:
-    """A lease that is given back loses its first item."""
+    """Returned leases lose their first item."""
     sound = Channel.return_leases
 
     def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
@@ -45,8 +45,8 @@ def lease_drops_an_item() -> Iterator[None]:
 
 
 @contextmanager
-def lease_comes_back_reversed() -> Iterator[None]:
-    """A lease that is given back comes again in the wrong order."""
+def lease_is_returned_reversed() -> Iterator[None]:
+    """Returned leases are delivered again in the wrong order."""
     sound = Channel.return_leases
 
     def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
@@ -59,7 +59,7 @@ def lease_comes_back_reversed() -> Iterator[None]:
 
 @contextmanager
 def suspects_come_together() -> Iterator[None]:
-    """Given-back items are delivered in batches again, so that the culprit is not known."""
+    """Returned items are delivered in batches again, so that the item at fault is not known."""
     sound = Channel.return_leases
 
     def broken(self: Channel[Any], failure: str, max_deliveries: int) -> Any:
@@ -81,7 +81,7 @@ def one_delivery_too_many() -> Iterator[None]:
 
 @contextmanager
 def acknowledges_one_too_many() -> Iterator[None]:
-    """Acknowledging lets one more leased item go than it was told to."""
+    """Acknowledging drops one leased item too many."""
     sound = Channel.acknowledge
 
     def broken(self: Channel[Any], count: int) -> None:
@@ -138,7 +138,7 @@ def budget_never_recovers() -> Iterator[None]:
 
 @contextmanager
 def panics_are_restarted() -> Iterator[None]:
-    """A bug is taken for a failure of the world."""
+    """A bug is handled as an operational failure."""
     sound = Supervisor.decide
 
     def broken(self: Supervisor, operator: str, exit_: Any, **facts: Any) -> Any:
@@ -151,7 +151,7 @@ def panics_are_restarted() -> Iterator[None]:
 
 
 @contextmanager
-def room_wakes_nobody() -> Iterator[None]:
+def room_wakes_no_writer() -> Iterator[None]:
     """Acknowledging forgets to wake the writer that waits for room."""
 
     def broken(self: Edge[Any], count: int | None = None) -> None:
@@ -164,7 +164,7 @@ def room_wakes_nobody() -> Iterator[None]:
 
 
 @contextmanager
-def the_end_wakes_nobody() -> Iterator[None]:
+def the_end_wakes_no_reader() -> Iterator[None]:
     """Closing an edge forgets to wake the reader that waits for items."""
 
     def broken(self: Edge[Any]) -> None:
@@ -176,7 +176,7 @@ def the_end_wakes_nobody() -> Iterator[None]:
 
 @contextmanager
 def outbox_is_dropped() -> Iterator[None]:
-    """What is offered and does not fit is forgotten."""
+    """Offered items that do not fit are lost."""
     sound = Sender.offer
 
     def broken(self: Sender[Any], items: Sequence[Any]) -> None:
@@ -189,7 +189,7 @@ def outbox_is_dropped() -> Iterator[None]:
 
 @contextmanager
 def outbox_overtakes() -> Iterator[None]:
-    """What is offered goes ahead of what waits already."""
+    """Offered items overtake those that already wait."""
 
     def broken(self: Sender[Any], items: Sequence[Any]) -> None:
         edge = self._edge
@@ -203,8 +203,8 @@ def outbox_overtakes() -> Iterator[None]:
 
 
 @contextmanager
-def the_retired_are_not_buried() -> Iterator[None]:
-    """What lies in the edges of an operator that has ended for good is counted, and not kept."""
+def undelivered_items_are_lost() -> Iterator[None]:
+    """Items in the edges of an operator that has ended for good are counted, and not stored."""
 
     def broken(self: DeadLetterWriter, operator: str, items: Sequence[Any], message: str) -> None:
         self.undelivered += len(items)
@@ -214,22 +214,22 @@ def the_retired_are_not_buried() -> Iterator[None]:
 
 
 @contextmanager
-def pills_are_not_buried() -> Iterator[None]:
-    """Poison pills leave the edge and arrive nowhere."""
+def pills_are_lost() -> Iterator[None]:
+    """Poison pills leave the edge and are not stored."""
     with patch.object(DeadLetterWriter, "write", lambda *_: None):
         yield
 
 
 @contextmanager
-def the_buried_are_not_booked() -> Iterator[None]:
-    """What the runtime buries is not entered in the books."""
+def dead_letters_are_not_counted() -> Iterator[None]:
+    """Items that the runtime dead-letters are not counted in the ledger."""
     with patch.object(OperatorAccount, "withdrawn", lambda self, count: None):
         yield
 
 
 @contextmanager
-def repeats_are_not_booked() -> Iterator[None]:
-    """What leaves twice is booked once."""
+def repeats_are_not_counted() -> Iterator[None]:
+    """Items that leave twice are counted once."""
 
     def broken(self: OperatorAccount) -> None:
         self._open = 0
@@ -278,7 +278,7 @@ def merge_forgets_its_last_input() -> Iterator[None]:
 
 @contextmanager
 def broadcast_misses_an_output() -> Iterator[None]:
-    """A broadcast leaves its last output out when it has more than one item to give."""
+    """A broadcast skips its last output when it has more than one item."""
 
     def broadcast(*, max_batch: int = 256) -> Factory:
         async def run(ends: WiredEnds) -> None:
@@ -296,7 +296,7 @@ def broadcast_misses_an_output() -> Iterator[None]:
 
 @contextmanager
 def abort_does_nothing() -> Iterator[None]:
-    """An abort is noted, and nobody is cancelled."""
+    """An abort is recorded, and the task is not cancelled."""
 
     def broken(self: Task, reason: str = "abort") -> None:
         self._abort_reason = reason
@@ -307,14 +307,14 @@ def abort_does_nothing() -> Iterator[None]:
 
 @contextmanager
 def stalls_go_unseen() -> Iterator[None]:
-    """No operator is ever taken for stalled."""
+    """No operator is ever detected as stalled."""
     with patch.object(ProgressWatch, "stalled", lambda *_, **__: False):
         yield
 
 
 @contextmanager
 def waiting_for_room_is_a_stall() -> Iterator[None]:
-    """An operator behind a slow reader is taken for stalled."""
+    """An operator with a slow reader is detected as stalled."""
     sound = ProgressWatch.stalled
 
     def broken(self: ProgressWatch, now: float, *, acknowledged: int, has_input: bool, waits_for_room: bool) -> bool:
@@ -326,7 +326,7 @@ def waiting_for_room_is_a_stall() -> Iterator[None]:
 
 @contextmanager
 def the_second_request_is_ignored() -> Iterator[None]:
-    """A second request to stop does not cut the grace short."""
+    """A second request to stop does not end the grace period."""
     sound = BuiltGraph.request_shutdown
 
     def broken(self: BuiltGraph, reason: str) -> None:
@@ -341,7 +341,7 @@ MUTANTS: Mapping[str, Mutant] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
         lease_drops_an_item,
-        lease_comes_back_reversed,
+        lease_is_returned_reversed,
         suspects_come_together,
         one_delivery_too_many,
         acknowledges_one_too_many,
@@ -349,14 +349,14 @@ MUTANTS: Mapping[str, Mutant] = {
         budget_is_endless,
         budget_never_recovers,
         panics_are_restarted,
-        room_wakes_nobody,
-        the_end_wakes_nobody,
+        room_wakes_no_writer,
+        the_end_wakes_no_reader,
         outbox_is_dropped,
         outbox_overtakes,
-        the_retired_are_not_buried,
-        pills_are_not_buried,
-        the_buried_are_not_booked,
-        repeats_are_not_booked,
+        undelivered_items_are_lost,
+        pills_are_lost,
+        dead_letters_are_not_counted,
+        repeats_are_not_counted,
         merge_loses_an_input,
         merge_forgets_its_last_input,
         broadcast_misses_an_output,

@@ -1,4 +1,4 @@
-"""What a schedule leaves behind for its judge."""
+"""What is recorded of a schedule, to be checked after it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from orchestrator_adapter.channels.channel import EdgeStatistics
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.storage.dead_letter import DeadLetter
 from orchestrator_adapter.supervision.events import Escalated, Exited, Restarted, ShuttingDown, Spawned
-from tests.chaos.behaviour import World
+from tests.chaos.faulty import World
 from tests.chaos.scenario import Scenario
 
 
 @dataclass(slots=True)
 class Store:
-    """A dead-letter store that fails now and then. ``refused`` is what it was asked to keep and did not."""
+    """A dead-letter store that fails at random. ``rejected`` has the letters that it failed to keep."""
 
     rng: random.Random
     fails: float
     kept: list[DeadLetter] = field(default_factory=list)
-    refused: list[DeadLetter] = field(default_factory=list)
+    rejected: list[DeadLetter] = field(default_factory=list)
 
     def append(self, letters: Sequence[DeadLetter]) -> None:
         if self.rng.random() < self.fails:
-            self.refused.extend(letters)
+            self.rejected.extend(letters)
             raise OSError("the store is full")
         self.kept.extend(letters)
 
@@ -34,8 +34,8 @@ class Store:
 
 
 @dataclass(slots=True)
-class Record:
-    """What was seen of one run from outside, for the judge."""
+class RunRecord:
+    """What was observed of one run from outside."""
 
     scenario: Scenario
     world: World

@@ -1,4 +1,4 @@
-"""What a seed stands for: a random graph, what goes wrong in it and when, and who asks it to stop. Values only."""
+"""What a seed means: a random graph, what goes wrong in it and when, and when it is asked to stop. Values only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_VERTICES = 12
 
 
 class Item(NamedTuple):
-    """One item: the ``number``-th of its source, or a part of a part of it. The whole of it is its id."""
+    """One item: the ``number``-th of its source, or a part of a part of it. All fields together are its id."""
 
     source: str
     number: int
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 class Group(NamedTuple):
-    """An aggregate: the items that it was made of."""
+    """An aggregate, and the items that it was made from."""
 
     members: tuple[Item, ...]
 
@@ -75,7 +75,7 @@ class Part:
     expected: bool = False  # declares its own error as operational
 
     def chance(self, item: Item, sides: int) -> int:
-        """A die that always falls the same way for this item here."""
+        """A die that always gives the same result for this item at this operator."""
         return crc32(f"{self.name} {item}".encode()) % sides
 
     def poisonous(self, item: Item) -> bool:
@@ -98,11 +98,11 @@ class Part:
                 return None
 
     def malformed(self, item: Item) -> bool:
-        """Of a source of kind ``emit``: turned away before it is sent."""
+        """For a source of kind ``emit``: rejected before it is sent."""
         return self.kind == "emit" and self.chance(item, 6) == 0
 
     def outputs(self, item: Item) -> list[Item]:
-        """What the operator makes of this item when nothing goes wrong."""
+        """What the operator makes from this item when nothing goes wrong."""
         match self.kind:
             case "filter":
                 return [item] if self.wanted(item) else []
@@ -115,9 +115,9 @@ class Part:
             case _:
                 return [item]
 
-    def way(self, item: Item, ways: int) -> int:
-        """Of a partition: the output that this item takes."""
-        return crc32(repr(self.key(item)).encode()) % ways
+    def output(self, item: Item, outputs: int) -> int:
+        """For a partition: the index of the output that this item goes to."""
+        return crc32(repr(self.key(item)).encode()) % outputs
 
     def key(self, item: Item) -> tuple[str, int]:
         return (item.source, item.number % 7)
@@ -152,7 +152,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What somebody outside does: after so many turns of the loop, then so many seconds."""
+    """What happens from outside, after this many turns of the loop and then this many seconds."""
 
     kind: str  # "request", "cancel run", "cancel operator"
     turns: int
@@ -177,7 +177,7 @@ class Scenario:
     patience: timedelta
     done_when: frozenset[str]
     store_fails: float  # the share of its calls that the dead-letter store fails
-    before_run: bool  # a shutdown is asked for before the run
+    before_run: bool  # a shutdown is requested before the run
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {len(self.parts)} vertices, {len(self.links)} edges"]
@@ -194,7 +194,7 @@ class Scenario:
 
 
 READY_MADE = frozenset({"map", "map_batches", "filter", "sift", "flat_map", "merge", "broadcast", "partition"})
-"""Never wait for anything but their edges: they repeat nothing, and can never be at fault for a stall."""
+"""They wait only for their edges: they repeat nothing, and never stall."""
 
 _INITIALS = {Role.SOURCE: "s", Role.OPERATOR: "o", Role.SINK: "k", Role.FAN_IN: "m", Role.FAN_OUT: "x"}
 _OPERATORS = (
@@ -212,7 +212,7 @@ _ASYNC = frozenset(
 )
 _ERRORS = ("OperatorError", "OSError", "TimeoutError", "ConnectionResetError", "group", "declared")
 _PANICS = ("KeyError", "AssertionError", "mixed group", "StopIteration", "SystemExit")
-_SUBTASKS = frozenset({"stream", "paced", "commit relay"})  # where a SystemExit is asyncio's, and ends the loop
+_SUBTASKS = frozenset({"stream", "paced", "commit relay"})  # there asyncio handles a SystemExit, and stops the loop
 
 
 def make_scenario(seed: int) -> Scenario:
@@ -220,9 +220,9 @@ def make_scenario(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     parts, wires = _shape(rng)
     links = [Link(up, down, rng.choice((1, 1, 2, 3, 5, 16)), _policy(rng)) for up, down in wires]
-    trouble = rng.choice((0.0, 0.4, 0.6, 0.8))  # the share of vertices where something goes wrong
+    faulty = rng.choice((0.0, 0.4, 0.6, 0.8))  # the share of vertices where something goes wrong
     for part in parts:
-        _trouble(rng, part, wires, troubled=rng.random() < trouble)
+        _add_faults(rng, part, wires, faulty=rng.random() < faulty)
     sinks = [part.name for part in parts if part.role is Role.SINK]
     done_when = frozenset(rng.sample(sinks, rng.randint(1, len(sinks)))) if rng.random() < 0.15 else frozenset()
     moves: list[Move] = []
@@ -232,7 +232,7 @@ def make_scenario(seed: int) -> Scenario:
             moves.append(Move(kind, rng.randrange(120), rng.choice((0.0, 0.0, rng.uniform(0, 2))), rng.randrange(64)))
     hangs = any(_hangs(part) for part in parts)
     if hangs:
-        moves.append(Move("request", 0, rng.uniform(1, 5)))  # otherwise it may well wait for ever, and rightly
+        moves.append(Move("request", 0, rng.uniform(1, 5)))  # otherwise it may correctly wait for ever
         if rng.random() < 0.5:
             moves.append(Move("request", 0, moves[-1].seconds + rng.uniform(0, 0.3)))
     return Scenario(
@@ -243,7 +243,7 @@ def make_scenario(seed: int) -> Scenario:
         grace=timedelta(seconds=rng.choice((0.0, 0.05, 0.5, 5.0, 5.0) if hangs else (0.0, 0.05, 0.5, 5.0))),
         patience=timedelta(seconds=rng.choice((0.05, 0.5, 1.0))),
         done_when=done_when,
-        # Not always, where a source would offer what is malformed again and again, and rightly.
+        # Not 1.0 with a source that correctly offers a malformed item again until the store accepts it.
         store_fails=rng.choice((0.0, 0.0, 0.0, 0.2, 0.6 if any(part.kind == "emit" for part in parts) else 1.0)),
         before_run=rng.random() < 0.02,
     )
@@ -254,7 +254,7 @@ def _hangs(part: Part) -> bool:
 
 
 def _shape(rng: random.Random) -> tuple[list[Part], list[tuple[str, str]]]:
-    """Sources first; then open ends are lengthened, joined and split while there is room; every open end gets a sink."""
+    """Sources first. Then open ends are extended, joined and split while there is room. Every open end gets a sink."""
     parts: list[Part] = []
     wires: list[tuple[str, str]] = []
 
@@ -301,7 +301,7 @@ def _policy(rng: random.Random) -> FlowPolicy:
     return FlowPolicy.timed(timedelta(seconds=rng.choice((0.01, 0.2))), dead_letter=rng.random() < 0.7)
 
 
-def _trouble(rng: random.Random, part: Part, wires: list[tuple[str, str]], *, troubled: bool) -> None:
+def _add_faults(rng: random.Random, part: Part, wires: list[tuple[str, str]], *, faulty: bool) -> None:
     backoff = None
     if rng.random() < 0.3:
         initial = timedelta(seconds=rng.uniform(0.01, 0.3))
@@ -323,7 +323,7 @@ def _trouble(rng: random.Random, part: Part, wires: list[tuple[str, str]], *, tr
     is_async = part.kind in _ASYNC
     if is_async and rng.random() < 0.2:
         part.swallow = rng.choice(("late", "never"))
-    if not troubled or part.kind in {"merge", "broadcast"}:
+    if not faulty or part.kind in {"merge", "broadcast"}:
         return
     kinds = ["error", "error", "error", "panic", "cancel", "stop"]
     if is_async:
@@ -333,7 +333,7 @@ def _trouble(rng: random.Random, part: Part, wires: list[tuple[str, str]], *, tr
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
         kind = rng.choice(kinds)
         if kind in {"panic", "cancel", "stop", "leave"} and rng.random() < 0.5:
-            kind = "error"  # those end everything; let there be something to see before
+            kind = "error"  # those end the run; have some faults that do not
         panics = _PANICS if part.kind not in _SUBTASKS else _PANICS[:3]
         detail = rng.choice(_ERRORS) if kind == "error" else rng.choice(panics) if kind == "panic" else ""
         part.faults[rng.choice((rng.randint(1, 6), rng.randint(1, 25)))] = Fault(

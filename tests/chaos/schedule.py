@@ -1,6 +1,6 @@
-"""One schedule: the scenario of a seed, run in the order of that seed, and judged. ``python -m tests.chaos.schedule SEED``.
+"""One schedule: the scenario of a seed, run in the order of that seed, and checked. ``python -m tests.chaos.schedule SEED``.
 
-``run_seed`` returns what was found wrong, with the trace of the supervisor's decisions. Everything follows from the seed.
+``run_seed`` returns the broken promises, with the trace of the supervisor's decisions. The seed determines everything.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from orchestrator_adapter.supervision import task_exit
 from orchestrator_adapter.supervision.events import Exited, SupervisionHooks
 from orchestrator_adapter.supervision.task import TASK_NAME_PREFIX
 from orchestrator_adapter.testing import LoopClock, ScheduleFault, run_schedule
-from tests.chaos.behaviour import Declared, World, make
+from tests.chaos.behaviour import make
+from tests.chaos.faulty import Declared, World
 from tests.chaos.mutants import MUTANTS, Mutant
-from tests.chaos.record import Record, Store
+from tests.chaos.record import RunRecord, Store
 from tests.chaos.scenario import Move, Part, Scenario, make_scenario
-from tests.chaos.verdict import judge
+from tests.chaos.verdict import check_promises
 
 LIMIT = timedelta(minutes=5)
-"""Of virtual time. The longest scenario, with every backoff and every slow call, takes about a minute."""
+"""In virtual time. The longest scenario, with every backoff and every slow call, takes about a minute."""
 
 MAX_CALLBACKS = 300_000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A schedule and its verdict: no problems, or those."""
+class ScheduleResult:
+    """A schedule and its problems, if there are any."""
 
     seed: int
     event: str
@@ -54,30 +55,30 @@ class Outcome:
         return "\n".join([self.scenario, *self.trace, f"ended as {self.event}", *verdict])
 
 
-def run_seed(seed: int) -> Outcome:
-    """Run and judge the schedule of this seed."""
+def run_seed(seed: int) -> ScheduleResult:
+    """Run and check the schedule of this seed."""
     scenario = make_scenario(seed)
-    told = str(scenario)
+    text = str(scenario)
     event, problems = "no event", []
     with _decisions() as trace:
         try:
             record = run_schedule(seed, lambda: _run(scenario), limit=LIMIT, max_callbacks=MAX_CALLBACKS)
         except ScheduleFault as fault:
             problems = [f"{type(fault).__name__}: {fault}"]
-        except Exception as error:  # noqa: BLE001 - the orchestrator's own failure is a finding, too
+        except Exception as error:  # noqa: BLE001 - a failure of the orchestrator itself is a problem, too
             problems = [f"raised {error!r}"]
         else:
             event = record.built.event.name if record.built.event is not None else "None"
-            problems = [*record.problems, *judge(record)]
+            problems = [*record.problems, *check_promises(record)]
         problems += [f"logged an exception: {line}" for line in trace if line.startswith("exception")]
-    return Outcome(seed, event, tuple(problems), tuple(trace), told)
+    return ScheduleResult(seed, event, tuple(problems), tuple(trace), text)
 
 
-async def _run(scenario: Scenario) -> Record:
+async def _run(scenario: Scenario) -> RunRecord:
     world = World()
     store = Store(random.Random(f"store {scenario.seed}"), scenario.store_fails)
     built = _build(scenario, world, store)
-    record = Record(scenario, world, store, built)
+    record = RunRecord(scenario, world, store, built)
     clock = LoopClock()
 
     def stop(reason: str) -> None:
@@ -93,7 +94,7 @@ async def _run(scenario: Scenario) -> Record:
     async def run() -> None:
         try:
             await built.run(policy, hooks=_hooks(record))
-        finally:  # in this very step: what a straggler does after the end is its own affair, it does it to the other world
+        finally:  # a copy, in this step: what a straggler does after the end must not be recorded
             record.world = deepcopy(world, {id(world.released): world.released, id(world.stop): world.stop})
 
     running = asyncio.create_task(run(), name="run")
@@ -106,19 +107,19 @@ async def _run(scenario: Scenario) -> Record:
         other.cancel()
     for result in await asyncio.gather(*others, return_exceptions=True):
         if isinstance(result, Exception):
-            record.problems.append(f"beside the run: {result!r}")
+            record.problems.append(f"a helper task raised {result!r}")
     if running.cancelled():
         if not any(move.kind == "cancel run" for move in scenario.moves):
-            record.problems.append("run() was cancelled, and nobody had cancelled it")
+            record.problems.append("run() was cancelled, although the scenario does not cancel it")
     elif running.exception() is not None:
         record.problems.append(f"run() raised {running.exception()!r}")
-    await _let_go(record)
+    await _end_stragglers(record)
     return record
 
 
-async def _let_go(record: Record) -> None:
-    """Name what is still running, then let the stubborn end, so that nothing outlives the schedule."""
-    for _ in range(50):  # tasks that were cancelled together with an operator have their turn
+async def _end_stragglers(record: RunRecord) -> None:
+    """Record the tasks that still run, then let the stragglers end, so that no task outlives the schedule."""
+    for _ in range(50):  # let tasks that were cancelled together with an operator end
         await asyncio.sleep(0)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         if task.get_name().startswith(TASK_NAME_PREFIX):
@@ -130,7 +131,7 @@ async def _let_go(record: Record) -> None:
         await asyncio.wait(left, timeout=30)
 
 
-async def _move(move: Move, record: Record, running: asyncio.Task[Any]) -> None:
+async def _move(move: Move, record: RunRecord, running: asyncio.Task[Any]) -> None:
     for _ in range(move.turns):
         await asyncio.sleep(0)
     if move.seconds:
@@ -150,8 +151,8 @@ async def _move(move: Move, record: Record, running: asyncio.Task[Any]) -> None:
                 operators[move.pick % len(operators)].cancel()
 
 
-async def _audit(record: Record, running: asyncio.Task[Any]) -> None:
-    """Look at the running graph now and then: the books balance at every moment, and no edge holds more than it may."""
+async def _audit(record: RunRecord, running: asyncio.Task[Any]) -> None:
+    """Check the running graph at random moments: the ledger balances, and no edge exceeds its capacity."""
     rng = random.Random(f"audit {record.scenario.seed}")
     for _ in range(12):
         for _ in range(rng.randrange(30)):
@@ -204,14 +205,14 @@ def _add(graph: OperatorGraph, part: Part, world: World) -> VertexId:
             return graph.add_fan_out(part.name, factory, **options)
 
 
-def _hooks(record: Record) -> SupervisionHooks:
+def _hooks(record: RunRecord) -> SupervisionHooks:
     def now() -> float:
         return record.built.clock.monotonic()
 
     def exited(exited: Exited) -> None:
         record.exits.append((now(), exited))
         if isinstance(exited.exit, task_exit.Errored) and exited.operator in record.world.last:
-            record.world.culprits[exited.operator].add(record.world.last[exited.operator])
+            record.world.at_fault[exited.operator].add(record.world.last[exited.operator])
 
     return SupervisionHooks(
         on_spawn=lambda spawned: record.spawns.append((now(), spawned)),
@@ -224,7 +225,7 @@ def _hooks(record: Record) -> SupervisionHooks:
 
 @contextmanager
 def _decisions() -> Iterator[list[str]]:
-    """Collect every line that the adapter logs, with the virtual time at which it does."""
+    """Collect every line that the adapter logs, with its virtual time."""
     lines: list[str] = []
 
     class Collect(logging.Handler):
@@ -260,8 +261,8 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos.schedule",
-        description="Run random graphs under random faults in random orders of events, and judge each run. A seed decides all "
-        "of it: one that fails fails again.",
+        description="Run random graphs with random faults in random orders of events, and check each run. A seed determines "
+        "all of it: a seed that fails always fails.",
         epilog="One seed prints its graph, its faults, every decision with its time, and the verdict; several print only "
         "those that failed, and a count. Exit code 0: every promise was kept; 1: one was broken. Example: "
         "python -m tests.chaos.schedule 0 --count 100000",
@@ -290,7 +291,7 @@ def main() -> int:
         elapsed_s = time.perf_counter() - started
         print(f"{arguments.count:,} schedules in {elapsed_s:.1f} s, {failed} failed; ended as {kinds}")
         if failed:
-            print("one of them again, with its trace: .venv/bin/python -m tests.chaos.schedule SEED")
+            print("to repeat one of them, with its trace: .venv/bin/python -m tests.chaos.schedule SEED")
     return 1 if failed else 0
 
 

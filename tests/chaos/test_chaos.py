@@ -35,16 +35,16 @@ pytestmark = pytest.mark.usefixtures("_many_schedules")
     ],
 )
 def test_every_schedule_keeps_every_promise(first: int) -> None:
-    """Random graphs, random faults, random order of callbacks: books, ids, order, tasks, budgets and times all hold."""
+    """Random graphs, faults and orders of callbacks: the ledger, ids, order, tasks, budgets and times are all correct."""
     for seed in range(first, first + CHUNK):
         outcome = run_seed(seed)
         if outcome.problems:
-            pytest.fail(f"again, with: .venv/bin/python -m tests.chaos.schedule {seed}\n{outcome}", pytrace=False)
+            pytest.fail(f"repeat with: .venv/bin/python -m tests.chaos.schedule {seed}\n{outcome}", pytrace=False)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_broken_orchestrator_is_found_out(mutant: str) -> None:
-    """Whichever one promise is broken on purpose, some schedule tells; which those are, tests.chaos.mutants says."""
+def test_a_broken_orchestrator_is_detected(mutant: str) -> None:
+    """For every mutant of tests.chaos.mutants, at least one schedule finds the broken promise."""
     with MUTANTS[mutant]():
         seeds = chain([FOUND_AT.get(mutant, 0)], range(ENOUGH_FOR_ANY_MUTANT))
         assert any(run_seed(seed).problems for seed in seeds)
@@ -52,7 +52,7 @@ def test_a_broken_orchestrator_is_found_out(mutant: str) -> None:
 
 @small_and_long("seeds", 25, 100)
 def test_the_same_seed_gives_the_same_trace_in_every_process(seeds: int) -> None:
-    """Trace and verdict of every seed are the same here and in a process with other hashes, line by line."""
+    """Trace and result of every seed are the same here and in a process with another hash seed, line by line."""
     code = f"from tests.chaos.schedule import run_seed\nfor seed in range({seeds}): print(run_seed(seed))"
     environment = {**os.environ, "PYTHONHASHSEED": "4242"}
     there = subprocess.run(
@@ -61,41 +61,41 @@ def test_the_same_seed_gives_the_same_trace_in_every_process(seeds: int) -> None
     assert there.stdout == "".join(f"{run_seed(seed)}\n" for seed in range(seeds))
 
 
-def test_one_command_tells_everything_of_a_seed() -> None:
-    """The graph, the faults, the supervisor's decisions with their times, and the verdict; exit code 0 when it is good."""
+def test_the_command_prints_the_whole_schedule_of_a_seed() -> None:
+    """The graph, the faults, the supervisor's decisions with their times, and the result; exit code 0 if no promise was broken."""
     command = [sys.executable, "-m", "tests.chaos.schedule", "3"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for part in ("seed 3: ", " spawn ", " ended ", "ended as ", "every promise was kept"):
-        assert part in told
+        assert part in output
 
 
-def test_one_command_fails_for_a_seed_that_fails() -> None:
-    """With a mutant it exits with 1 and says what was broken."""
+def test_the_command_fails_for_a_seed_that_fails() -> None:
+    """With a mutant it exits with 1 and prints the broken promise."""
     command = [sys.executable, "-m", "tests.chaos.schedule", "0", "--mutant", "outbox-is-dropped"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert told.returncode == 1
-    assert "FAILED: the ledger does not balance" in told.stdout
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert output.returncode == 1
+    assert "FAILED: the ledger does not balance" in output.stdout
 
 
 @small_and_long("seeds", 400, 1_000)
-def test_what_leaves_twice_is_put_to_the_test(seeds: int) -> None:
-    """Enough runs repeat items (also of operators that make several of one), write them twice, and leave stragglers."""
+def test_many_schedules_repeat_items(seeds: int) -> None:
+    """Enough runs repeat items (also after an expanding operator), write them twice, and have stragglers."""
     seen = Counter[str]()
     for seed in range(seeds):
         outcome = run_seed(seed)
         repeated = sum(int(count) for line in outcome.trace for count in re.findall(r"'repeated': (\d+)", line))
         seen["repeated"] += repeated > 0
-        seen["repeated behind an expanding operator"] += repeated > 0 and "-burst (" in outcome.scenario
+        seen["repeated after an expanding operator"] += repeated > 0 and "-burst (" in outcome.scenario
         seen["a hasty sink failed"] += any(" restart " in line and "-hasty " in line for line in outcome.trace)
         seen["straggler"] += any(" straggler " in line for line in outcome.trace)
         seen[outcome.event] += 1
-    wanted = {"repeated": 50, "repeated behind an expanding operator": 20, "a hasty sink failed": 10, "straggler": 8}
+    wanted = {"repeated": 50, "repeated after an expanding operator": 20, "a hasty sink failed": 10, "straggler": 8}
     assert not {what: seen[what] for what, count in wanted.items() if seen[what] < count * seeds / 1_000 - 1}
     assert all(seen[event] * 10 >= seeds for event in ("AllOk", "ShutDown", "BudgetExhausted", "Panicked")), seen
 
 
-def test_the_scenarios_cover_what_they_are_meant_to() -> None:
-    """Of 1,000 seeds every shape, kind of operator, fault, flow policy, restart policy and outside move occurs often."""
+def test_the_scenarios_cover_every_trait() -> None:
+    """Of 1,000 seeds every shape, kind of operator, fault, flow policy, restart policy and move from outside occurs often."""
     seen = Counter[str]()
     for seed in range(1_000):
         scenario = make_scenario(seed)

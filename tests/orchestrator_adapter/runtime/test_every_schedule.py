@@ -39,7 +39,12 @@ from orchestrator_adapter.testing import (
     run_every_schedule,
     run_schedule,
 )
-from tests.chaos.mutants import lease_comes_back_reversed, lease_drops_an_item, room_wakes_nobody, the_end_wakes_nobody
+from tests.chaos.mutants import (
+    lease_drops_an_item,
+    lease_is_returned_reversed,
+    room_wakes_no_writer,
+    the_end_wakes_no_reader,
+)
 
 pytestmark = pytest.mark.usefixtures("_many_schedules")
 
@@ -391,14 +396,14 @@ async def _failing_stream() -> None:
     assert sink.items == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("mutant", [lease_drops_an_item, lease_comes_back_reversed])
+@pytest.mark.parametrize("mutant", [lease_drops_an_item, lease_is_returned_reversed])
 def test_a_broken_lease_is_found(mutant: Callable[[], Any]) -> None:
     """Whether a given-back lease loses an item or its order, a schedule shows it."""
     with mutant(), pytest.raises(AssertionError):
         run_every_schedule(_failing_stream, preemptions=2)
 
 
-@pytest.mark.parametrize("mutant", [room_wakes_nobody, the_end_wakes_nobody])
+@pytest.mark.parametrize("mutant", [room_wakes_no_writer, the_end_wakes_no_reader])
 def test_a_forgotten_wake_up_is_found(mutant: Callable[[], Any]) -> None:
     """Where the writer is not told of room, or the reader not of the end, some schedule waits for ever."""
     with mutant(), pytest.raises(Deadlock) as caught:
