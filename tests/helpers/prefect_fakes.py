@@ -1,4 +1,4 @@
-"""A Prefect server that is not there: its client's calls against a few dictionaries, with outages on demand. No time passes."""
+"""A fake Prefect server: its client's calls work on a few dictionaries, with outages on demand. No time passes."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ def state(kind: StateType, message: str = "", *, at: datetime = NOON) -> State[A
 
 
 def answered(code: int) -> httpx.HTTPStatusError:
-    """What the client raises for such an answer."""
+    """What the client raises for an answer with this code."""
     request = httpx.Request("POST", "http://prefect/api")
     return httpx.HTTPStatusError(f"answered {code}", request=request, response=httpx.Response(code, request=request))
 
 
 class FakePrefect:
-    """What one server has, and how it answers.
+    """The content of one server, and how it answers.
 
     Attributes:
-        away: It does not answer.
-        away_after: It answers so many calls more, then is away.
-        refuses: It answers a batch that holds such an item with a 422.
+        unreachable: It does not answer.
+        unreachable_after: It answers this many more calls, then is unreachable.
+        rejects: It answers 422 to a batch that contains an item for which this is true.
         raises: By call, what it raises instead of answering.
-        forgetful: It takes events and keeps none: killed before it has written them.
-        records: It makes task runs of the events that it keeps.
-        loses_answers: It takes what it is given, and nobody hears of it.
-        shown: The events that it has kept, by id.
-        torn: Ids of events that it has kept without what they are about: killed while it wrote them.
-        twice: Ids of events that were sent although it had kept them: a real one may drop others' for it.
-        calls: Which calls there were, those that were not answered among them.
-        posted: Every batch that was taken, as (kind, items).
+        loses_events: It accepts events and stores none, as if killed before it wrote them.
+        records: It records task runs from the events that it stores.
+        loses_answers: It accepts items, and its answer does not arrive.
+        stored: The events that it has stored, by id.
+        torn: Ids of events that are stored without their resources, as if killed while it wrote them.
+        sent_twice: Ids of events that were sent although they were stored: a real server may drop a batch for it.
+        calls: Every call, also those that were not answered.
+        posted: Every batch that was accepted, as (kind, items).
         flow_runs: By id.
         task_runs: By id, with their latest states.
         artifacts: By id.
@@ -82,12 +82,12 @@ class FakePrefect:
 
     @property
     def client(self) -> PrefectClient:
-        """It, as a client that is connected to it."""
+        """This server as a connected client."""
         return cast("PrefectClient", self)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[PrefectClient]:
-        """Stands where ``client_without_retries`` does."""
+        """Replaces ``client_without_retries``."""
         yield self.client
 
     def has_flow_run(
@@ -116,14 +116,14 @@ class FakePrefect:
         return now
 
     def task_run_states(self) -> dict[str, str]:
-        """By name, its latest state's."""
+        """The name of each task run's latest state, by the task run's name."""
         return {run.name: run.state.name or "" for run in self.task_runs.values() if run.state is not None}
 
     def items(self, kind: str) -> list[ReportItem]:
-        """All that were taken, in order."""
+        """Every accepted item of this kind, in order."""
         return [item for of, batch in self.posted for item in batch if of == kind]
 
-    # The client's calls.
+    # Calls of the client.
 
     async def request(self, method: str, path: str, *, json: Any, path_params: dict[str, UUID] | None = None) -> None:
         if (method, path) == ("PATCH", "/artifacts/{id}"):
@@ -131,14 +131,14 @@ class FakePrefect:
             self._update_artifact(path_params["id"], json)
         else:
             assert method == "POST"
-            self._take(path, json)
+            self._accept(path, json)
 
-    def _take(self, path: str, json: Sequence[ReportItem]) -> None:
+    def _accept(self, path: str, json: Sequence[ReportItem]) -> None:
         kind = next(kind for kind, its in PATHS.items() if its == path)
         self._called(f"post {kind}")
         httpx.Request(
             "POST", f"http://prefect/api{path}", json=json
-        )  # raises what the client would, of what is no JSON
+        )  # raises what the client raises for a value that is not JSON
         if any(map(self.rejects, json)):
             raise answered(422)
         self.posted.append((kind, list(json)))
@@ -150,13 +150,13 @@ class FakePrefect:
                 if self.records and item["event"].startswith("prefect.task-run."):
                     self._record(item)
         if self.loses_answers:
-            raise httpx.ReadTimeout("the answer did not come")
+            raise httpx.ReadTimeout("the answer was lost")
 
-    async def read_events(self, filter: EventFilter, *, limit: int) -> SimpleNamespace:  # noqa: A002 - the client's own name
+    async def read_events(self, filter: EventFilter, *, limit: int) -> SimpleNamespace:  # noqa: A002 - the client's parameter name
         self._called("read_events")
         assert filter.id is not None
         ids = filter.id.id or []
-        assert len(ids) <= limit <= 50, "the server refuses more"
+        assert len(ids) <= limit <= 50, "the server rejects more"
         kept = self.stored.keys() - (self.torn if filter.any_resource is not None else set())
         return SimpleNamespace(events=[SimpleNamespace(id=id_) for id_ in ids if str(id_) in kept])
 
@@ -175,13 +175,13 @@ class FakePrefect:
         offset: int = 0,
     ) -> list[TaskRun]:
         self._called("read_task_runs")
-        assert limit <= 200, "the server refuses more"
+        assert limit <= 200, "the server rejects more"
         found = sorted(self.task_runs.values(), key=lambda run: run.id)
         if flow_run_filter is not None and flow_run_filter.id is not None:
             found = [run for run in found if run.flow_run_id in (flow_run_filter.id.any_ or [])]
         if task_run_filter is not None and task_run_filter.id is not None:
             ids = task_run_filter.id.any_ or []
-            assert len(ids) <= limit, "or some of them are not answered"
+            assert len(ids) <= limit, "otherwise the answer is incomplete"
             found = [run for run in found if run.id in ids]
         if task_run_filter is not None and task_run_filter.state is not None and task_run_filter.state.type is not None:
             types = task_run_filter.state.type.any_ or []
@@ -190,15 +190,15 @@ class FakePrefect:
 
     async def set_flow_run_state(self, flow_run_id: UUID, state: State[Any], *, force: bool = False) -> None:
         self._called("set_flow_run_state")
-        assert force, "or the server's rules refuse what is true"
+        assert force, "otherwise the server's rules may reject the state"
         self.flow_runs[flow_run_id].state = state
 
     async def set_task_run_state(self, task_run_id: UUID, state: State[Any], *, force: bool = False) -> None:
         self._called("set_task_run_state")
-        assert force, "or the server's rules refuse what is true"
+        assert force, "otherwise the server's rules may reject the state"
         self.task_runs[task_run_id].state = state
 
-    async def create_task_run(self, task: object, *, id: UUID, name: str, state: State[Any], **fields: Any) -> None:  # noqa: A002 - the client's own name
+    async def create_task_run(self, task: object, *, id: UUID, name: str, state: State[Any], **fields: Any) -> None:  # noqa: A002 - the client's parameter name
         self._called("create_task_run")
         self.task_runs.setdefault(id, TaskRun(id=id, name=name, task_key="", state=state, **fields))
 
@@ -224,7 +224,7 @@ class FakePrefect:
             raise error
 
     def _record(self, item: ReportItem) -> None:
-        """As the server's recorder: an older state never replaces a newer one."""
+        """Like the server's recorder: an older state never replaces a newer one."""
         payload, resource = item["payload"], item["resource"]
         known = self.task_runs.get(UUID(resource["prefect.resource.id"].removeprefix("prefect.task-run.")))
         now = State[Any].model_validate(

@@ -1,6 +1,6 @@
-"""Flow runs as tests start them and see them: a worker's processes, and all that Prefect's own client says of a run.
+"""Starts flow runs for tests, and reads what Prefect's own client shows of them.
 
-Knows the server (``prefect_server``) and the command line, nothing of the pipelines' insides.
+Knows the server (``prefect_server``) and the command line, not the pipelines' internals.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from tests.helpers.support import ROOT, flows_process
 T = TypeVar("T")
 
 Decisions: TypeAlias = Counter[tuple[str, str, int]]
-"""How often there was each: (decision, operator or "", instance or 0)."""
+"""The count of each (decision, operator or "", instance or 0)."""
 
 TOY = "toy-stream/toy-stream"
 INGEST = "sda-ingest/sda-ingest"
 FUSION = "sda-fusion/sda-fusion"
-_PAGE = 200  # rows an answer: the server's own limit
-_EVENT_PAGE = 50  # likewise; the client's own default is refused
+_PAGE = 200  # rows per answer: the server's own limit
+_EVENT_PAGE = 50  # the server's limit for events; it rejects the client's own default
 _NEVER_S = 90.0
 _WRITTEN_S = 90.0  # ten times what was measured
 
@@ -76,8 +76,8 @@ class Seen:
 
     Attributes:
         flow_run: With its state.
-        task_runs: Every one of them, oldest first.
-        events: The decisions' events, oldest first.
+        task_runs: All task runs, oldest first.
+        events: The events of decisions, oldest first.
     """
 
     flow_run: FlowRun
@@ -86,7 +86,7 @@ class Seen:
 
     @property
     def state(self) -> str:
-        """The flow run's, as in ``COMPLETED``."""
+        """The type of the flow run's state, such as ``COMPLETED``."""
         return state_of(self.flow_run)
 
     @property
@@ -95,7 +95,7 @@ class Seen:
 
     @property
     def states(self) -> dict[str, str]:
-        """Of the task runs, by name; a name that occurs twice has both states."""
+        """The states of the task runs, by name; a name that occurs twice has both states."""
         found: dict[str, str] = {}
         for run in self.task_runs:
             found[run.name] = f"{found[run.name]}, {state_of(run)}" if run.name in found else state_of(run)
@@ -109,7 +109,7 @@ class Seen:
 
     @property
     def decisions(self) -> Decisions:
-        """How often each decision is an event."""
+        """How many events each decision has."""
         return Counter(
             (
                 event.event.rpartition(".")[2],
@@ -120,7 +120,7 @@ class Seen:
         )
 
     def task_run(self, name: str) -> TaskRun:
-        """The one of this name."""
+        """The only task run of this name."""
         (found,) = (run for run in self.task_runs if run.name == name)
         return found
 
@@ -130,7 +130,7 @@ def state_of(run: FlowRun | TaskRun) -> str:
 
 
 async def look(client: PrefectClient, flow_run_id: UUID) -> Seen:
-    """All that the server shows of a run."""
+    """Everything that the server shows of a run."""
     flow_run = await client.read_flow_run(flow_run_id)
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
     task_runs: list[TaskRun] = []
@@ -157,18 +157,17 @@ async def look(client: PrefectClient, flow_run_id: UUID) -> Seen:
 async def until(
     client: PrefectClient, flow_run_id: UUID, holds: Callable[[Seen], object], what: str, *, limit_s: float = _NEVER_S
 ) -> Seen:
-    """Look until it ``holds``."""
+    """Read the run until it ``holds``."""
     return await _eventually(lambda: look(client, flow_run_id), holds, what, limit_s=limit_s)
 
 
 async def until_over(
     client: PrefectClient, flow_run_id: UUID, decisions: Callable[[], Decisions] | None = None
 ) -> Seen:
-    """Look until the run has ended, with every task run and its last event.
+    """Read the run until it has ended, with every task run and its last event.
 
-    With ``decisions``, look on until each of them is an event, and each start of an operator a task run that has ended: the
-    server writes what it has taken every five seconds, and not in order. What is missing after a minute and a half is left for
-    the caller to judge.
+    With ``decisions``, go on until each of them is an event, and each start of an operator a finished task run: the server
+    writes every five seconds, and not in order. After 90 s the run is returned as it is, and the caller must judge it.
     """
     # One small request a look, until the run has ended; then all of it.
     await _eventually(
@@ -201,7 +200,7 @@ async def until_over(
 
 
 async def log_of(client: PrefectClient, flow_run_id: UUID) -> list[Log]:
-    """The run's log, oldest line first."""
+    """The run's log lines, oldest first."""
     of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
     lines: list[Log] = []
     while len(page := await client.read_logs(of_run, limit=_PAGE, offset=len(lines))):
@@ -216,7 +215,7 @@ async def artifacts_of(client: PrefectClient, flow_run_id: UUID) -> list[Artifac
 
 
 async def newest_run_id(client: PrefectClient, flow_name: str, *, other_than: set[UUID] | None = None) -> UUID:
-    """The id of a flow's only run that is not among ``other_than``, as soon as there is one."""
+    """Wait for the only run of a flow that is not in ``other_than``, and return its id."""
 
     async def ids() -> list[UUID]:
         names = {flow.id: flow.name for flow in await client.read_flows()}
@@ -228,11 +227,11 @@ async def newest_run_id(client: PrefectClient, flow_name: str, *, other_than: se
 
 
 class Installation:
-    """A work pool, every pipeline deployed, and ``python -m flows worker`` as a process, on a running server.
+    """On a running server: a work pool, every pipeline deployed, and ``python -m flows worker`` as a process.
 
     Attributes:
-        server: Whose.
-        log: What the worker and its flow runs print.
+        server: The server.
+        log: The output of the worker and its flow runs.
     """
 
     def __init__(self, server: PrefectServer, folder: Path, *, worker: Mapping[str, str] | None = None) -> None:
@@ -243,7 +242,7 @@ class Installation:
         self._worker: subprocess.Popen[bytes] | None = None
 
     def deploy(self) -> None:
-        """What ``prefect.yaml`` deploys, and the toy, by Prefect's own command line."""
+        """Deploy everything in ``prefect.yaml``, and the toy flow, with Prefect's command line."""
         plan = yaml.safe_load((ROOT / "prefect.yaml").read_text())
         ingest = next(each for each in plan["deployments"] if each["name"] == "sda-ingest")
         plan["deployments"].append(
@@ -255,7 +254,7 @@ class Installation:
         self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(path))
 
     def prefect(self, *arguments: str) -> str:
-        """One command of Prefect's command line, which must succeed; returns what it says."""
+        """Run a command of Prefect's command line, which must succeed; returns its output."""
         done = subprocess.run(
             [sys.executable, "-m", "prefect", *arguments],
             cwd=ROOT,
@@ -269,7 +268,7 @@ class Installation:
         return done.stdout
 
     def start_worker(self) -> None:
-        assert self._worker is None, "it runs already"
+        assert self._worker is None, "it is already running"
         with self.log.open("ab") as log:
             self._worker = flows_process(
                 ["worker", "--name", "tests"],
@@ -280,7 +279,7 @@ class Installation:
             )
 
     def stop_worker(self) -> int:
-        """SIGTERM, as a service manager would; returns its exit code."""
+        """Stop it with SIGTERM, as a service manager would; returns its exit code."""
         assert self._worker is not None
         worker, self._worker = self._worker, None
         if worker.poll() is None:
@@ -293,7 +292,7 @@ class Installation:
 
 
 async def start(client: PrefectClient, deployment: str, settings: Mapping[str, Any]) -> UUID:
-    """Ask for a run, as the UI does; a worker takes it up."""
+    """Create a run, as the UI does; a worker starts it."""
     found = await client.read_deployment_by_name(deployment)
     run = await client.create_flow_run_from_deployment(found.id, parameters={"settings": dict(settings)})
     return run.id

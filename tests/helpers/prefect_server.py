@@ -26,11 +26,11 @@ _ANSWER_LIMIT_S = 2.0
 class PrefectServer:
     """A Prefect server with its own home, for the whole session.
 
-    Its methods block; a test whose own event loop must go on meanwhile calls them with ``asyncio.to_thread``.
+    Its methods block; a test with an event loop of its own calls them with ``asyncio.to_thread``.
 
     Attributes:
         api_url: For ``PREFECT_API_URL``.
-        home: Its ``PREFECT_HOME``: the database, and ``server.log`` with all that it printed.
+        home: Its ``PREFECT_HOME``, with the database and ``server.log``.
         process: The running server; ``None`` after ``kill`` or ``stop``.
     """
 
@@ -47,7 +47,7 @@ class PrefectServer:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """For child processes that are to use this server: this process's environment, and no Prefect settings but these."""
+        """For child processes that use this server: this process's environment, without any other Prefect settings."""
         return {
             **environment({}),
             "PREFECT_HOME": str(self.home),
@@ -61,8 +61,8 @@ class PrefectServer:
         }
 
     def start(self) -> None:
-        """Start it, on the port and the database it always had, and wait until it answers."""
-        assert self.process is None, "it runs already"
+        """Start it, always with the same port and database, and wait until it answers."""
+        assert self.process is None, "it is already running"
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = process = subprocess.Popen(
@@ -75,11 +75,11 @@ class PrefectServer:
             raise
 
     def kill(self) -> None:
-        """End it as a crash of the machine would: SIGKILL, nothing is flushed. Returns once it is gone."""
+        """Kill it as in a crash of the machine: SIGKILL, nothing is flushed. Returns once the process has ended."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it as an operator would, by force if it takes too long."""
+        """Stop it with SIGTERM, and with SIGKILL if that takes too long."""
         try:
             self._end(signal.SIGTERM)
         except subprocess.TimeoutExpired:
@@ -89,7 +89,7 @@ class PrefectServer:
         if self.process is None:
             return
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal_)  # it leads a session of its own
+            os.killpg(self.process.pid, signal_)  # it is the leader of its own session
         self.process.wait(_STOP_LIMIT_S)
         self.process = None
 

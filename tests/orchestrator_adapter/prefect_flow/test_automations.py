@@ -1,4 +1,4 @@
-"""The automations as values: which events they cover, what they would do, what a webhook would be sent. No server."""
+"""The automations as values: which events they cover, their actions, the content of a webhook call. No server."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 def of_flow(flow: str) -> list[dict[str, str]]:
     run = {"prefect.resource.id": f"prefect.flow-run.{RUN_ID}", "prefect.resource.role": "flow-run"}
-    whose = {"prefect.resource.id": f"prefect.flow.{UUID(int=7)}", "prefect.resource.role": "flow"}
+    its_flow = {"prefect.resource.id": f"prefect.flow.{UUID(int=7)}", "prefect.resource.role": "flow"}
     return [
         run | {"prefect.resource.name": "witty-owl"},
-        whose | {"prefect.resource.name": flow},
+        its_flow | {"prefect.resource.name": flow},
         related_pipeline("sda-ingest"),
     ]
 
@@ -91,21 +91,21 @@ def trigger_of(automation: AutomationCore) -> EventTrigger:
 
 
 def covers(automation: AutomationCore, event: ReceivedEvent) -> bool:
-    """What the server itself makes of it."""
+    """Whether the server's own code says that the trigger covers the event."""
     server = ServerAutomation.model_validate(automation.model_dump(mode="json"))
     assert isinstance(server.trigger, ServerTrigger)
     return server.trigger.covers(event)
 
 
 def sent(automation: AutomationCore, event: ReceivedEvent) -> Any:
-    """What the webhook would be sent."""
+    """The JSON that the webhook would get."""
     (action,) = automation.actions
     assert isinstance(action, CallWebhook)
     return json.loads(render_user_template_sync(action.payload, {"event": event, "automation": automation}))
 
 
-def test_the_vocabulary_is_what_is_promised() -> None:
-    """Events and resource ids are exactly these strings: others' automations are built on them."""
+def test_event_and_resource_names_are_stable() -> None:
+    """They are exactly these strings: users build automations on them."""
     assert operator_event("restart") == "orchestrator.operator.restart"
     assert pipeline_event("ended") == "orchestrator.pipeline.ended"
     assert operator_resource("sda-ingest", "dedup") == {
@@ -125,7 +125,7 @@ def test_the_vocabulary_is_what_is_promised() -> None:
     ("decision", "alarming"),
     [(decision, True) for decision in ALARMING] + [(other, False) for other in ("restart", "spawn", "clean_exit")],
 )
-def test_the_alarm_covers_each_alarming_decision_and_no_other(decision: str, alarming: bool) -> None:  # noqa: FBT001 - a parameter of the test
+def test_the_alarm_covers_each_alarming_decision_and_no_other(decision: str, alarming: bool) -> None:  # noqa: FBT001 - a test parameter
     """A panic, an exhausted budget, a straggler and a ledger violation each alarm at once; a restart does not."""
     automation = alarm(FLOW, WEBHOOK)
     assert covers(automation, operators(decision)) is alarming
@@ -137,7 +137,7 @@ def test_the_alarm_covers_each_alarming_decision_and_no_other(decision: str, ala
     ("flow", "other"), [("sda-ingest", "sda-ingest-2"), ("sda-ingest", "sda"), ("all*", "all of them"), ("a[b]", "ab")]
 )
 def test_another_flows_events_are_not_covered(flow: str, other: str) -> None:
-    """A flow's name is matched whole and literally, whatever Prefect would take for a pattern in it."""
+    """A flow's name is matched whole and literally, also if it contains Prefect's pattern characters."""
     for automation, event in (
         (alarm(flow, WEBHOOK), "escalate"),
         (flapping(flow, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=None), "restart"),
@@ -149,7 +149,7 @@ def test_another_flows_events_are_not_covered(flow: str, other: str) -> None:
     assert not covers(watch, runs("prefect.flow-run.Completed", flow=other))
 
 
-def test_flapping_counts_each_operators_restarts_by_itself() -> None:
+def test_flapping_counts_the_restarts_of_each_operator_separately() -> None:
     """More than 3 restarts is a threshold of 4, within the window, evaluated for each operator."""
     trigger = trigger_of(flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=None))
     assert (trigger.threshold, trigger.within, trigger.for_each) == (4, TEN_MINUTES, {"prefect.resource.id"})
@@ -167,10 +167,8 @@ def test_flapping_counts_each_operators_restarts_by_itself() -> None:
         (OnFlapping.NOTIFY, BLOCK, [SendNotification]),
     ],
 )
-def test_what_is_done_about_flapping(
-    on_flapping: OnFlapping, target: NotificationBlock | None, types: list[type]
-) -> None:
-    """Pause or cancel comes first, a notification after it if there is somebody; ``notify`` is that alone."""
+def test_actions_of_flapping(on_flapping: OnFlapping, target: NotificationBlock | None, types: list[type]) -> None:
+    """Pause or cancel comes first, then a notification if there is a target. ``notify`` only notifies."""
     actions = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=on_flapping, target=target).actions
     assert [type(action) for action in actions] == types
     if isinstance(actions[0], PauseDeployment):
@@ -185,15 +183,15 @@ def test_what_is_done_about_flapping(
         ({"on_flapping": OnFlapping.NOTIFY}, "flapping: 'notify' needs a block that sends notifications"),
     ],
 )
-def test_flapping_that_could_not_work_is_refused(arguments: dict[str, Any], message: str) -> None:
-    """A threshold below two restarts, an empty window or a notification to nobody is an error that says so."""
+def test_invalid_options_of_flapping_are_an_error(arguments: dict[str, Any], message: str) -> None:
+    """Fewer than one restart, an empty window, or ``notify`` without a target; the message has the reason."""
     usual: dict[str, Any] = {"restarts": 3, "within": TEN_MINUTES, "on_flapping": OnFlapping.PAUSE, "target": None}
     with pytest.raises(ValueError, match=message):
         flapping(FLOW, **(usual | arguments))
 
 
 def test_the_zombie_expects_a_heartbeat_or_an_end_after_each_heartbeat() -> None:
-    """It is proactive, for each run, starts at a heartbeat only, and is satisfied by a heartbeat or any of four ends."""
+    """It is proactive, for each run. Only a heartbeat starts it; a heartbeat or any of four ends satisfies it."""
     automation = zombie(FLOW, after=TEN_MINUTES)
     trigger = trigger_of(automation)
     assert trigger.posture is Posture.Proactive
@@ -206,19 +204,19 @@ def test_the_zombie_expects_a_heartbeat_or_an_end_after_each_heartbeat() -> None
     (action,) = automation.actions
     assert isinstance(action, ChangeFlowRunState)
     assert action.state is StateType.CRASHED
-    assert action.force is False  # Prefect's refusal to crash what has ended is what keeps a late heartbeat harmless
+    assert action.force is False  # Prefect rejects Crashed for a run that has ended; so a late heartbeat is harmless
     assert action.message == "Reaped: no heartbeat for 600 s (automation 'sda-ingest: zombie')"
 
 
-def test_a_watch_shorter_than_prefect_admits_is_refused() -> None:
-    """Ten seconds are accepted, less is an error that says what came."""
+def test_a_watch_shorter_than_prefects_minimum_is_an_error() -> None:
+    """Ten seconds are accepted; less is an error with the value in its message."""
     zombie(FLOW, after=timedelta(seconds=10))
     with pytest.raises(ValueError, match=r"after must be >= 10 s, got 9\.5 s"):
         zombie(FLOW, after=timedelta(seconds=9.5))
 
 
-def test_only_a_run_that_was_reaped_is_told_as_reaped() -> None:
-    """A run that crashed with a panic is the alarm's business; only the zombie's own message is covered here."""
+def test_only_a_run_that_zombie_has_crashed_counts_as_reaped() -> None:
+    """The alarm covers a run that panicked; ``reaped`` covers only the message of ``zombie``."""
     automation = reaped(FLOW, WEBHOOK)
     message = zombie_message(FLOW, TEN_MINUTES)
     assert covers(automation, runs("prefect.flow-run.Crashed", message=message))
@@ -238,18 +236,18 @@ def test_only_a_run_that_was_reaped_is_told_as_reaped() -> None:
         (BLOCK, OnFlapping.NOTIFY, None, ["alarm", "flapping"]),
     ],
 )
-def test_all_that_can_be_had_is_made(
+def test_every_automation_that_the_options_allow_is_built(
     target: NotificationBlock | None, on_flapping: OnFlapping, zombie_after: timedelta | None, kinds: list[str]
 ) -> None:
-    """Without a target nothing that only notifies, without heartbeats no zombie; each is named for its flow."""
+    """Without a target none that only notifies, without heartbeats no zombie. Each name has the flow's name."""
     wanted = automations_for(
         FLOW, target=target, restarts=3, within=TEN_MINUTES, on_flapping=on_flapping, zombie_after=zombie_after
     )
     assert [automation.name for automation in wanted] == [f"sda-ingest: {kind}" for kind in kinds]
 
 
-def test_the_webhook_is_sent_json_whatever_the_cause_contains() -> None:
-    """Quotes, newlines, markup and braces in a cause arrive as they were, in valid JSON, beside who and where."""
+def test_the_webhook_gets_valid_json_for_any_cause() -> None:
+    """Quotes, newlines, markup and braces in a cause arrive unchanged, with the operator and the run."""
     cause = 'ValueError: "no" \\ such\nfield <b>{{ event }}</b> – ü'
     assert sent(alarm(FLOW, WEBHOOK), operators("escalate", instance=2, cause=cause)) == {
         "automation": "sda-ingest: alarm",
@@ -272,13 +270,15 @@ def test_the_webhook_is_sent_json_whatever_the_cause_contains() -> None:
         ("straggler", {}, None),
     ],
 )
-def test_the_cause_is_what_the_decision_says(decision: str, payload: dict[str, Any], cause: str | None) -> None:
-    """A violation's message and a straggler's stack stand for its cause; what says nothing has null, and still sends."""
+def test_the_cause_is_taken_from_the_decisions_fields(
+    decision: str, payload: dict[str, Any], cause: str | None
+) -> None:
+    """A violation has its message, a straggler its stack; without any of them the cause is null, and it is still sent."""
     assert sent(alarm(FLOW, WEBHOOK), operators(decision, **payload))["cause"] == cause
 
 
 def test_the_webhook_of_a_reaped_run_names_the_run() -> None:
-    """Same keys as an operator's, so that one receiver reads both; there is no operator."""
+    """It has the same keys as an operator's, so that one receiver can read both. The operator is null."""
     body = sent(reaped(FLOW, WEBHOOK), runs("prefect.flow-run.Crashed", message=zombie_message(FLOW, TEN_MINUTES)))
     assert body.keys() == sent(alarm(FLOW, WEBHOOK), operators("escalate")).keys()
     assert (body["operator"], body["pipeline"]) == (None, "sda-ingest")
@@ -286,8 +286,8 @@ def test_the_webhook_of_a_reaped_run_names_the_run() -> None:
     assert body["cause"] == zombie_message(FLOW, TEN_MINUTES)
 
 
-def test_any_other_block_is_sent_a_subject_and_lines() -> None:
-    """A notification block gets text; its templates are valid, and name event, operator and cause."""
+def test_any_other_block_gets_a_subject_and_lines() -> None:
+    """A notification block gets text. The templates are valid and have event, operator and cause."""
     (action,) = alarm(FLOW, BLOCK).actions
     assert isinstance(action, SendNotification)
     assert action.block_document_id == BLOCK.block_id
@@ -304,8 +304,8 @@ def test_any_other_block_is_sent_a_subject_and_lines() -> None:
     assert render_user_template_sync(action.subject, context) == "sda-ingest: alarm"
 
 
-def test_an_installed_automation_is_the_same_as_the_wanted_one_until_something_is_changed() -> None:
-    """The id does not count, the order of a set does not; a threshold or whether it is enabled does."""
+def test_an_installed_automation_equals_the_wanted_one_until_it_is_changed() -> None:
+    """The id and the order of a set do not matter; a threshold and whether it is enabled do."""
     wanted = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=WEBHOOK)
     installed = Automation.model_validate(wanted.model_dump(mode="json") | {"id": uuid4()})
     assert equal(installed, wanted)
@@ -316,7 +316,7 @@ def test_an_installed_automation_is_the_same_as_the_wanted_one_until_something_i
 
 
 def test_a_description_is_one_line() -> None:
-    """What it waits for and what it then does, and that it is disabled if it is."""
+    """It has the trigger and the actions, and says if the automation is disabled."""
     automation = flapping(FLOW, restarts=3, within=TEN_MINUTES, on_flapping=OnFlapping.CANCEL, target=WEBHOOK)
     assert describe(automation) == (
         "sda-ingest: flapping: 4 of orchestrator.operator.restart within 600 s for each prefect.resource.id "
@@ -329,6 +329,6 @@ def test_a_description_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("flow", "name"), [("sda-ingest", "sda-ingest-automations"), ("My Flow_2!", "my-flow-2-automations")]
 )
-def test_the_webhook_block_has_a_name_that_prefect_admits(flow: str, name: str) -> None:
-    """Lower case, digits and dashes, whatever the flow is called."""
+def test_the_webhook_block_has_a_name_that_prefect_allows(flow: str, name: str) -> None:
+    """Lower case letters, digits and dashes, for any flow name."""
     assert webhook_name(flow) == name

@@ -1,4 +1,4 @@
-"""Which Prefect state an outcome or an exit deserves."""
+"""The Prefect state of each outcome and each exit."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def outcome(event: SupervisorEvent, code: ExitCode | None = None) -> RunOutcome:
     ],
 )
 def test_a_flow_run_ends_as_its_exit_code_says(event: SupervisorEvent, kind: StateType, message: str) -> None:
-    """The gravest thing names the state, and the message has event, cause and ledger, whatever came of it."""
+    """The most severe condition gives the state. The message always has event, cause and ledger."""
     state = flow_state(outcome(event))
     assert (state.type, state.name, state.message) == (kind, kind.value.capitalize(), message)
 
 
 @pytest.mark.parametrize("code", list(ExitCode))
 def test_every_exit_code_has_a_final_state(code: ExitCode) -> None:
-    """Also those that a run which came about cannot have: Failed, and named."""
+    """Also codes that a started run cannot have: they are Failed, with the code's name."""
     state = flow_state(outcome(all_ok(), code))
     assert state.is_final()
     expected = {ExitCode.OK: StateType.COMPLETED, ExitCode.PANICKED: StateType.CRASHED}
@@ -60,7 +60,7 @@ def test_every_exit_code_has_a_final_state(code: ExitCode) -> None:
     ],
 )
 def test_only_a_run_that_was_shut_down_and_drained_is_cancelled(event: SupervisorEvent, kind: StateType) -> None:
-    """One that had ended already, or ended badly, says so although somebody had cancelled it."""
+    """A cancelled run that had already ended, or that ended badly, has the state of its outcome."""
     assert flow_state(outcome(event), cancelled=True).type is kind
 
 
@@ -84,20 +84,20 @@ def chained() -> OSError:
     ],
 )
 def test_a_task_run_ends_as_its_instance_did(exit_: TaskExit, kind: StateType, message: str) -> None:
-    """The four exits are four states, with what is to be said of each."""
+    """The four exits give four states, each with its message."""
     state = task_state(exit_)
     assert (state.type, state.name, state.message) == (kind, kind.value.capitalize(), message)
 
 
-def test_text_that_nobody_could_store_costs_a_character_and_not_the_telling() -> None:
-    """An exception's text may have been sent by anybody; a lone surrogate in it would fail every request it is part of."""
+def test_a_character_that_cannot_be_stored_is_replaced_in_a_message() -> None:
+    """An exception's text may come from outside. A lone surrogate in it would fail every request that contains it."""
     exits: list[TaskExit] = [
         task_exit.Errored(OSError("\udcff")),
         task_exit.Panicked("", "\x00", KeyError()),
         task_exit.Aborted("\udcff"),
     ]
-    told = [task_state(exit_) for exit_ in exits] + [flow_state(outcome(events.ShutDown(FIGURES, "\udcff")))]
-    for state in told:
+    found = [task_state(exit_) for exit_ in exits] + [flow_state(outcome(events.ShutDown(FIGURES, "\udcff")))]
+    for state in found:
         assert "\N{REPLACEMENT CHARACTER}" in (state.message or "")
         assert state.message
         state.message.encode()

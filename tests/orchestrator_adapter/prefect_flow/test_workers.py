@@ -1,4 +1,4 @@
-"""Workers of a bulkhead as task runs."""
+"""A bulkhead's workers as task runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ INVITATION = Invitation("{toy}", 1, 1, TOY, b"t" * 16, b"k" * 32, 100, path="/no
 
 
 async def task_runs(flow_run_id: UUID, *states: tuple[str, str]) -> dict[str, TaskRun]:
-    """A flow run's, by name, as soon as those named are in these states."""
+    """The task runs of a flow run by name, once those named have these states."""
     async with get_client() as client:
 
         async def look() -> list[TaskRun]:
@@ -59,7 +59,7 @@ async def task_runs(flow_run_id: UUID, *states: tuple[str, str]) -> dict[str, Ta
 
 
 async def in_a_flow_run(body: Callable[[], Awaitable[Any]]) -> Any:
-    """What ``body`` returns."""
+    """Run ``body`` in a flow run, and return its result."""
     returned = []
 
     @flow(persist_result=False)
@@ -71,11 +71,11 @@ async def in_a_flow_run(body: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class NoSettings(BaseModel):
-    """There is nothing to set."""
+    """Settings without a field."""
 
 
 class DoublesAndKills:
-    """An operator that has its items doubled by a bulkhead, and kills the first worker once."""
+    """An operator that doubles its items on a bulkhead, and kills the first worker once."""
 
     def __init__(self, pool: Bulkhead) -> None:
         self.pool = pool
@@ -97,8 +97,8 @@ class DoublesAndKills:
 
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_server")
-async def test_a_compiled_flows_bulkhead_has_a_task_run_a_worker_and_a_new_one_after_a_kill() -> None:
-    """Running while they live; the killed one Crashed, with the reason; its successor ``#2`` and the other Completed."""
+async def test_each_worker_of_a_compiled_flow_is_a_task_run_and_a_killed_one_gets_a_successor() -> None:
+    """Task runs are Running while workers live; a killed one is Crashed with the reason; the others end Completed."""
     pool = bulkhead(name="propagator", workers=2)
     operator, sink = DoublesAndKills(pool), CollectSink()
 
@@ -128,7 +128,7 @@ async def test_a_compiled_flows_bulkhead_has_a_task_run_a_worker_and_a_new_one_a
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_server")
 async def test_without_an_api_that_answers_a_worker_is_a_plain_process(caplog: pytest.LogCaptureFixture) -> None:
-    """It is ready, it answers, and the log says why it is no task run."""
+    """It starts and answers calls, and the log has the reason."""
 
     async def body() -> float:
         with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
@@ -141,8 +141,8 @@ async def test_without_an_api_that_answers_a_worker_is_a_plain_process(caplog: p
     assert "toy worker-1 runs as a plain process, not as a task run: Prefect's API does not answer: " in caplog.text
 
 
-class Full(ThreadPoolTaskRunner):  # type: ignore[type-arg] # its results are of no interest
-    """A task runner without a place."""
+class Full(ThreadPoolTaskRunner):  # type: ignore[type-arg] # its results are not used
+    """A task runner without free capacity."""
 
     def submit(self, *args: Any, **options: Any) -> Any:
         raise RuntimeError("no place left")
@@ -150,18 +150,18 @@ class Full(ThreadPoolTaskRunner):  # type: ignore[type-arg] # its results are of
 
 @pytest.mark.prefect
 @pytest.mark.usefixtures("prefect_server")
-async def test_a_task_runner_without_a_place_is_an_error_at_the_start_and_none_afterwards() -> None:
-    """The first worker: ``BulkheadCannotStart`` that names the task runner. Its successor: a plain process."""
-    taken: list[bool] = []
+async def test_a_full_task_runner_is_an_error_at_the_start_and_not_afterwards() -> None:
+    """The first worker raises ``BulkheadCannotStart`` that names the task runner. A successor runs as a plain process."""
+    calls: list[bool] = []
 
-    def first_a_pool_then_full() -> Any:
-        taken.append(True)
-        return process_pool() if len(taken) == 1 else Full()
+    def pool_then_full() -> Any:
+        calls.append(True)
+        return process_pool() if len(calls) == 1 else Full()
 
     async def body() -> str:
         with pytest.raises(BulkheadCannotStart) as raised:
             await bulkhead(launcher=TaskRunnerLauncher(Full)).__aenter__()
-        async with bulkhead(launcher=TaskRunnerLauncher(first_a_pool_then_full)) as pool:
+        async with bulkhead(launcher=TaskRunnerLauncher(pool_then_full)) as pool:
             before = pool.statistics().pids[1]
             os.kill(before, signal.SIGKILL)
             assert (await pool.call("double", numbers(1)))["x"] == 2
@@ -172,7 +172,7 @@ async def test_a_task_runner_without_a_place_is_an_error_at_the_start_and_none_a
 
 
 async def test_outside_a_flow_run_its_workers_are_plain_processes() -> None:
-    """No server is asked, and none started."""
+    """No server is called, and none is started."""
     launcher = TaskRunnerLauncher()
     worker = await asyncio.to_thread(launcher.launch, INVITATION)
     assert isinstance(worker, LocalWorker)
@@ -184,7 +184,7 @@ async def test_outside_a_flow_run_its_workers_are_plain_processes() -> None:
 
 @pytest.mark.parametrize(("launcher", "extra"), [(dask_launcher, "dask"), (ray_launcher, "ray")])
 def test_a_missing_extra_is_named(launcher: Callable[..., object], extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what to install."""
+    """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, f"prefect_{extra}", None)
     monkeypatch.setitem(sys.modules, f"prefect_{extra}.task_runners", None)
     with pytest.raises(MissingExtra, match=rf"need an extra: pip install 'sda-stream-orchestrator\[{extra}\]'"):
@@ -192,7 +192,7 @@ def test_a_missing_extra_is_named(launcher: Callable[..., object], extra: str, m
 
 
 def test_the_processes_of_a_process_pools_task_runner_are_found() -> None:
-    """Neither Prefect nor Python documents how; without them a worker that never joined could not be killed."""
+    """The way is not documented by Prefect or Python. Without it, a worker that never connects could not be killed."""
     with process_pool() as runner:
         assert runner._executor is not None
         pid = runner._executor.submit(os.getpid).result()
@@ -200,8 +200,8 @@ def test_the_processes_of_a_process_pools_task_runner_are_found() -> None:
     assert processes_of(ThreadPoolTaskRunner()) == []
 
 
-def test_a_pools_process_ignores_what_stops_the_flow() -> None:
-    """SIGTERM and SIGINT are ignored, and not merely held back."""
+def test_a_pool_process_ignores_the_signals_that_stop_the_flow() -> None:
+    """SIGTERM and SIGINT are ignored and not only blocked."""
     with process_pool() as runner:
         assert runner._executor is not None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -210,13 +210,13 @@ def test_a_pools_process_ignores_what_stops_the_flow() -> None:
         assert not blocked & {signal.SIGTERM, signal.SIGINT}
 
 
-def test_a_future_that_cannot_be_asked_counts_as_alive_and_is_not_cancelled() -> None:
-    """Ray's: an object reference has neither ``done`` nor ``cancel``."""
+def test_a_future_without_done_counts_as_alive_and_is_not_cancelled() -> None:
+    """As on Ray: an object reference has neither ``done`` nor ``cancel``."""
 
     class Future:
         wrapped_future = object()
         task_run_id = UUID(int=1)
 
-    worker = TaskRunWorker("toy worker-1", ThreadPoolTaskRunner(), Future())  # type: ignore[arg-type] # as much of one as counts
+    worker = TaskRunWorker("toy worker-1", ThreadPoolTaskRunner(), Future())  # type: ignore[arg-type] # only the attributes that are used
     assert worker.is_alive()
     worker.kill(None)

@@ -1,4 +1,4 @@
-"""One call of the API, classified; and what a run may be told to tell."""
+"""The classification of one API call, and the validation of the reporting options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def raises(error: BaseException) -> None:
 
 
 async def test_an_answer_is_ok_with_its_value() -> None:
-    """Whatever it is, nothing included."""
+    """``None`` is a value too."""
 
     async def call(value: int | None) -> int | None:
         return value
@@ -34,21 +34,21 @@ async def test_an_answer_is_ok_with_its_value() -> None:
 
 
 @pytest.mark.parametrize("code", [500, 502, 503, 504, 599, 408, 409, 425, 429])
-async def test_a_troubled_server_is_asked_again(code: int) -> None:
-    """Every 5xx, and the four that say "later"."""
+async def test_a_failing_server_is_worth_a_retry(code: int) -> None:
+    """Every 5xx, and the four codes that mean "later"."""
     error = answered(code)
     assert await ask(raises(error)) == Retry(error)
 
 
 @pytest.mark.parametrize("code", [301, 400, 401, 403, 404, 405, 413, 422, 428, 451, 499])
-async def test_a_server_that_refuses_is_not(code: int) -> None:
-    """It would refuse again."""
+async def test_a_rejection_is_permanent(code: int) -> None:
+    """The server would reject the same call again."""
     error = answered(code)
     assert await ask(raises(error)) == Permanent(error)
 
 
-async def test_what_is_not_there_is_refused_for_good() -> None:
-    """Prefect's client has an exception of its own for it."""
+async def test_a_missing_object_is_permanent() -> None:
+    """Prefect's client raises an exception of its own for it."""
     error = ObjectNotFound(answered(404))
     assert await ask(raises(error)) == Permanent(error)
 
@@ -56,27 +56,27 @@ async def test_what_is_not_there_is_refused_for_good() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        httpx.ConnectError("refused"),
+        httpx.ConnectError("connection refused"),
         httpx.ReadTimeout("slow"),
         httpx.RemoteProtocolError("hung up"),
         ConnectionResetError("gone"),
         OSError("no route"),
     ],
 )
-async def test_a_server_that_is_away_is_asked_again(error: Exception) -> None:
-    """However it is away."""
+async def test_an_unreachable_server_is_worth_a_retry(error: Exception) -> None:
+    """For each kind of connection error."""
     assert await ask(raises(error)) == Retry(error)
 
 
 @pytest.mark.parametrize("error", [KeyError("bug"), asyncio.CancelledError(), ValueError("bug")])
-async def test_a_bug_and_a_cancellation_are_neither(error: BaseException) -> None:
-    """They are raised as they are."""
+async def test_a_bug_and_a_cancellation_are_raised(error: BaseException) -> None:
+    """They are not classified."""
     with pytest.raises(type(error)):
         await ask(raises(error))
 
 
-def test_a_server_that_does_not_answer_is_given_ten_seconds() -> None:
-    """To the moment, unless another limit is given; then it is a server that is away, and says for how long."""
+def test_a_call_without_an_answer_times_out_after_10_s() -> None:
+    """Or after the given limit. It is then worth a retry, and the error has the limit."""
     waits: list[float] = []
 
     async def main() -> None:
@@ -94,8 +94,8 @@ def test_a_server_that_does_not_answer_is_given_ten_seconds() -> None:
     assert waits == [10.0, 2.5]
 
 
-async def test_the_impatient_client_does_not_try_again_by_itself() -> None:
-    """Prefect's own retries take minutes; what was set before is set again afterwards."""
+async def test_the_client_without_retries_does_not_repeat_a_call() -> None:
+    """Prefect's own retries take minutes. The former setting is restored afterwards."""
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 5}):
         async with client_without_retries() as client:
             assert PREFECT_CLIENT_MAX_RETRIES.value() == 0
@@ -105,16 +105,16 @@ async def test_the_impatient_client_does_not_try_again_by_itself() -> None:
 
 @pytest.mark.parametrize("name", ["status_every", "look_every", "patience", "patience_when_stopped"])
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1)])
-def test_a_duration_of_nothing_is_refused(name: str, value: timedelta) -> None:
-    """By the name of the field, with what came."""
+def test_a_duration_of_zero_or_less_is_an_error(name: str, value: timedelta) -> None:
+    """The message has the field's name and the value."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=rf"Reporting: {name} must be > 0, got {value}"):
         Reporting(**options)
-    Reporting(**{name: timedelta(microseconds=1)})  # type: ignore[arg-type] # whichever it is
+    Reporting(**{name: timedelta(microseconds=1)})  # type: ignore[arg-type] # the field is a parameter
 
 
-def test_a_queue_without_room_is_refused() -> None:
-    """One place is the least."""
+def test_a_queue_below_1_is_an_error() -> None:
+    """The smallest queue is 1."""
     Reporting(queue=1)
     with pytest.raises(ValueError, match="Reporting: queue must be >= 1, got 0"):
         Reporting(queue=0)

@@ -1,4 +1,4 @@
-"""What this package takes for the shape of Prefect's own events, against what Prefect 3.8 makes. Says when that changes."""
+"""Compares our events with those of Prefect 3.8 itself. Fails when Prefect changes what this package relies on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orchestrator_adapter.prefect_flow.client.internals import (
 from tests.helpers.prefect_fakes import IDENTITY, NOON, FakePrefect, state
 
 OURS = ("follows", "related")
-"""Fields that differ on purpose: Prefect leaves ``follows`` to its caller, and relates the flow run from its context."""
+"""Fields that differ on purpose: Prefect leaves ``follows`` to its caller, and takes ``related`` from its context."""
 
 
 def a_task_run(**changes: Any) -> TaskRun:
@@ -57,10 +57,10 @@ CHANGES: list[tuple[State[Any] | None, State[Any]]] = [
 
 
 @pytest.mark.parametrize(("before", "now"), CHANGES)
-def test_our_event_is_the_one_that_prefects_own_engine_makes(
+def test_our_event_equals_the_one_of_prefects_own_engine(
     before: State[Any] | None, now: State[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the same task run and states, to the last field, but for those in ``OURS``; the server records by this shape."""
+    """For the same task run and states, in every field except those in ``OURS``. The server records events of this shape."""
     monkeypatch.setattr("prefect.utilities.engine.emit_event", Event)  # instead of to a server
     theirs = emit_task_run_state_change_event(a_task_run(), before, now)
     assert theirs is not None
@@ -69,8 +69,8 @@ def test_our_event_is_the_one_that_prefects_own_engine_makes(
     assert ours.model_dump(mode="json", exclude=set(OURS)) == expected
 
 
-def test_our_event_says_what_is_left_to_the_caller() -> None:
-    """What the state before was, and every resource it is related to, the flow run in its role among them."""
+def test_our_event_has_the_fields_that_prefect_leaves_to_the_caller() -> None:
+    """The state before, and every related resource, with the flow run in its role."""
     before: State[Any] = Running(timestamp=NOON)
     now: State[Any] = Completed(timestamp=NOON)
     item = task_run_event(a_task_run(), before, now, IDENTITY.related())
@@ -81,7 +81,7 @@ def test_our_event_says_what_is_left_to_the_caller() -> None:
 
 
 async def test_the_fallback_creates_the_task_run_and_sets_its_state() -> None:
-    """By the documented client methods; a task run that is there gets the state only."""
+    """By the documented client methods. An existing task run only gets the state."""
     prefect = FakePrefect()
     done = state(StateType.COMPLETED, "end of stream")
     for _ in range(2):
@@ -93,8 +93,8 @@ async def test_the_fallback_creates_the_task_run_and_sets_its_state() -> None:
     assert prefect.calls == 2 * ["create_task_run", "set_task_run_state"]
 
 
-def test_leaving_the_engine_raises_what_a_caller_is_told_to_expect() -> None:
-    """Prefect's ``Abort``, with the reason."""
+def test_exiting_without_a_state_raises_the_documented_exception() -> None:
+    """It is Prefect's ``Abort``, with the reason."""
     assert ENGINE_ABORTED is Abort
     with pytest.raises(ENGINE_ABORTED, match="no answer"):
         exit_without_state("no answer")
@@ -111,26 +111,26 @@ class Worker:
 
 
 @pytest.mark.parametrize(("already", "expected"), [(0, 7), (3, 3)])
-def test_prefects_own_event_queue_is_bounded_unless_it_is(
+def test_prefects_own_event_queue_is_bounded_unless_it_has_a_bound(
     already: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bound that the environment has set stands."""
+    """An existing bound is not changed."""
     queue = Queue(already)
     monkeypatch.setattr(EventsWorker, "instance", lambda: Worker(queue))
     assert bound_event_queue(7)
     assert queue.maxsize == expected
 
 
-def test_a_prefect_without_such_a_queue_is_told_and_not_died_of(
+def test_a_prefect_without_such_a_queue_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """False, and a line in the log."""
+    """The function returns False and does not raise."""
     monkeypatch.setattr(EventsWorker, "instance", object)
     assert not bound_event_queue(7)
     assert "could not be bounded" in caplog.text
 
 
 def test_prefects_real_event_worker_has_the_queue_that_is_bounded() -> None:
-    """The name this package relies on is there: one that has never started, so nothing is sent."""
+    """The attribute that this package relies on exists. The worker is never started, so nothing is sent."""
     worker = EventsWorker(AssertingEventsClient, client_options=(("unused", None),))
     assert isinstance(worker._queue.maxsize, int)

@@ -1,4 +1,4 @@
-"""Earlier runs put right, against a server that is not there: also if it goes away at any step, and however often."""
+"""Reconciling earlier runs with a fake server, also if the server fails at any step, any number of times."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def logs(count: int) -> list[tuple[str, ReportItem]]:
 
 
 class Scene:
-    """A server that has a running flow run with one task run alive, and a record of it on disk."""
+    """A fake server with a running flow run, and a record of the run on disk."""
 
     def __init__(self, folder: Path, record: RunRecord = KILLED) -> None:
         self.prefect = FakePrefect()
@@ -66,7 +66,7 @@ def scene(tmp_path: Path) -> Scene:
 
 
 def in_virtual_time(make: Coroutine[Any, Any, T], monkeypatch: pytest.MonkeyPatch) -> tuple[T, float]:
-    """Its result, and how long it took."""
+    """The result of the coroutine, and how long it took."""
 
     async def main() -> tuple[T, float]:
         loop = asyncio.get_running_loop()
@@ -76,7 +76,7 @@ def in_virtual_time(make: Coroutine[Any, Any, T], monkeypatch: pytest.MonkeyPatc
     return run_schedule({}, main)
 
 
-# Which state it deserves.
+# Which state a run is set to.
 
 
 def flow_run(now: State[Any] | None, *, attempt: int = 1) -> FlowRun:
@@ -86,7 +86,7 @@ def flow_run(now: State[Any] | None, *, attempt: int = 1) -> FlowRun:
 @pytest.mark.parametrize(
     ("record", "theirs", "expected"),
     [
-        # Killed: nobody knows how it would have ended.
+        # Killed: there is no outcome.
         (KILLED, None, (StateType.CRASHED, GONE)),
         (KILLED, StateType.RUNNING, (StateType.CRASHED, GONE)),
         (KILLED, StateType.PENDING, (StateType.CRASHED, GONE)),
@@ -94,7 +94,7 @@ def flow_run(now: State[Any] | None, *, attempt: int = 1) -> FlowRun:
         (KILLED, StateType.CRASHED, None),
         (KILLED, StateType.COMPLETED, None),
         (KILLED, StateType.CANCELLED, None),
-        # It ended, and nobody could say so.
+        # It ended, and could not report it.
         (DONE, None, (StateType.COMPLETED, "AllOk")),
         (DONE, StateType.RUNNING, (StateType.COMPLETED, "AllOk")),
         (DONE, StateType.CANCELLING, (StateType.COMPLETED, "AllOk")),
@@ -111,28 +111,28 @@ def flow_run(now: State[Any] | None, *, attempt: int = 1) -> FlowRun:
         ),
     ],
 )
-def test_a_run_gets_the_state_on_record_or_the_one_of_a_process_that_was_killed(
+def test_a_run_is_set_to_its_recorded_state_or_crashed_if_it_was_killed(
     record: RunRecord, theirs: StateType | None, expected: tuple[StateType, str] | None
 ) -> None:
-    """A final state by somebody else stands, but for the Crashed of an automation that took a silent run for dead."""
-    told = state_to_set(record, flow_run(state(theirs) if theirs is not None else None), by="me")
-    assert (told and (told.type, told.message)) == expected
-    assert told is None or told.name == told.type.value.capitalize()
+    """A final state set by another client stays, except Crashed set by an automation on a run that did not crash."""
+    found = state_to_set(record, flow_run(state(theirs) if theirs is not None else None), by="me")
+    assert (found and (found.type, found.message)) == expected
+    assert found is None or found.name == found.type.value.capitalize()
 
 
 @pytest.mark.parametrize("record", [KILLED, DONE])
-@pytest.mark.parametrize(("attempt", "left_alone"), [(0, False), (1, False), (2, True)])
-def test_a_flow_run_that_runs_once_more_is_left_alone(record: RunRecord, attempt: int, left_alone: bool) -> None:  # noqa: FBT001
-    """Its state is the newer attempt's business."""
-    told = state_to_set(record, flow_run(state(StateType.RUNNING), attempt=attempt), by="me")
-    assert (told is None) is left_alone
+@pytest.mark.parametrize(("attempt", "unchanged"), [(0, False), (1, False), (2, True)])
+def test_a_flow_run_with_a_newer_attempt_is_not_changed(record: RunRecord, attempt: int, unchanged: bool) -> None:  # noqa: FBT001
+    """Its state belongs to the newer attempt."""
+    found = state_to_set(record, flow_run(state(StateType.RUNNING), attempt=attempt), by="me")
+    assert (found is None) is unchanged
 
 
-# Putting right.
+# Reconciling.
 
 
-async def test_a_run_that_was_killed_is_crashed_with_all_its_task_runs(scene: Scene) -> None:
-    """Whatever was alive of it; what had ended stays as it was, and so does every other run's."""
+async def test_a_killed_run_is_set_crashed_with_its_unfinished_task_runs(scene: Scene) -> None:
+    """Finished task runs and those of other runs do not change."""
     alive = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED, StateType.CANCELLING]
     for number, kind in enumerate([*alive, StateType.COMPLETED, StateType.FAILED], 1):
         scene.prefect.has_task_run(number, RUN, state(kind))
@@ -146,8 +146,8 @@ async def test_a_run_that_was_killed_is_crashed_with_all_its_task_runs(scene: Sc
     assert scene.deleted
 
 
-async def test_a_run_whose_end_nobody_heard_gets_it(tmp_path: Path) -> None:
-    """State and message of the record."""
+async def test_a_run_that_ended_during_an_outage_gets_its_final_state(tmp_path: Path) -> None:
+    """State and message come from the record."""
     scene = Scene(tmp_path, DONE)
     assert await scene.reconcile_run() == ReconciledRun(DONE, "Completed", 0)
     now = scene.prefect.flow_run_state(RUN)
@@ -155,8 +155,8 @@ async def test_a_run_whose_end_nobody_heard_gets_it(tmp_path: Path) -> None:
     assert scene.deleted
 
 
-async def test_a_run_that_needs_nothing_is_forgotten(tmp_path: Path) -> None:
-    """Nothing is set."""
+async def test_the_record_of_a_run_in_the_right_state_is_deleted(tmp_path: Path) -> None:
+    """No state is set."""
     scene = Scene(tmp_path, DONE)
     scene.prefect.has_flow_run(RUN, state(StateType.COMPLETED, "AllOk"))
     assert await scene.reconcile_run() == ReconciledRun(DONE, None, 0)
@@ -164,16 +164,16 @@ async def test_a_run_that_needs_nothing_is_forgotten(tmp_path: Path) -> None:
     assert scene.deleted
 
 
-async def test_a_run_that_has_gone_from_the_server_is_forgotten(scene: Scene) -> None:
-    """Somebody has deleted it, and does not want it back."""
+async def test_the_record_of_a_run_deleted_on_the_server_is_deleted(scene: Scene) -> None:
+    """The run is not created again."""
     scene.prefect.flow_runs.clear()
     assert await scene.reconcile_run() == ReconciledRun(KILLED, None, 0)
     assert scene.deleted
 
 
 @pytest.mark.parametrize("code", [401, 403, 422])
-async def test_a_server_that_refuses_us_costs_no_record(code: int, scene: Scene) -> None:
-    """A key that is not valid is no word on the run: it is put right once the key is."""
+async def test_a_rejected_call_keeps_the_record(code: int, scene: Scene) -> None:
+    """An invalid API key says nothing about the run: it is reconciled once the key is valid."""
     scene.prefect.raises["read_flow_run"] = answered(code)
     assert await scene.reconcile_run() is None
     assert not scene.deleted
@@ -181,16 +181,16 @@ async def test_a_server_that_refuses_us_costs_no_record(code: int, scene: Scene)
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
 
 
-async def test_a_task_run_that_has_gone_from_the_server_is_no_obstacle(scene: Scene) -> None:
-    """The flow run gets its state, and is forgotten."""
+async def test_a_task_run_deleted_on_the_server_does_not_stop_the_reconciliation(scene: Scene) -> None:
+    """The flow run gets its state, and the record is deleted."""
     scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
     scene.prefect.raises["set_task_run_state"] = ObjectNotFound(http_exc=answered(404))
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 1)
     assert scene.deleted
 
 
-async def test_a_newer_attempt_of_the_same_run_is_not_touched(scene: Scene) -> None:
-    """Neither its flow run nor its task runs; those of the attempt on record, and before it, are crashed."""
+async def test_a_newer_attempt_of_the_same_run_is_not_changed(scene: Scene) -> None:
+    """Only task runs of the recorded attempt, and of earlier ones, are set Crashed."""
     scene.prefect.has_flow_run(RUN, state(StateType.RUNNING), attempt=2)
     scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING), attempt=1)
     scene.prefect.has_task_run(2, RUN, state(StateType.RUNNING), attempt=2)
@@ -203,19 +203,19 @@ async def test_a_newer_attempt_of_the_same_run_is_not_touched(scene: Scene) -> N
 
 @pytest.mark.parametrize("count", [199, 200, 201, 400, 450])
 async def test_more_task_runs_than_one_answer_holds_are_all_found(count: int, scene: Scene) -> None:
-    """The server gives 200 at a time."""
+    """The server returns 200 at a time."""
     for number in range(1, count + 1):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", count)
     assert set(scene.prefect.task_run_states().values()) == {"Crashed"}
 
 
-def test_what_was_not_told_is_told_first_events_before_log_lines_in_batches(
+def test_undelivered_items_are_posted_first_events_before_log_lines_in_batches(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In order, at most 200 a request, and forgotten only then."""
-    untold = [*logs(3), *events(450)]
-    scene.records.write_undelivered(KILLED, untold)
+    """In order, at most 200 per request. The record is deleted only after that."""
+    undelivered = [*logs(3), *events(450)]
+    scene.records.write_undelivered(KILLED, undelivered)
     result, _ = in_virtual_time(scene.reconcile_run(), monkeypatch)
     assert result == ReconciledRun(KILLED, "Crashed", 0)
     assert [(kind, len(batch)) for kind, batch in scene.prefect.posted] == [
@@ -228,8 +228,8 @@ def test_what_was_not_told_is_told_first_events_before_log_lines_in_batches(
     assert scene.deleted
 
 
-async def test_what_the_server_has_of_it_is_not_sent_again(scene: Scene) -> None:
-    """It may have taken an event without anybody hearing its answer; of a second copy a real one drops whole batches."""
+async def test_events_that_the_server_has_are_not_posted_again(scene: Scene) -> None:
+    """It may have accepted an event although the answer was lost. A real server drops a batch with a second copy."""
     scene.records.write_undelivered(KILLED, events(120))
     scene.prefect.stored = {str(item["id"]): item for _, item in events(60)}
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
@@ -237,10 +237,8 @@ async def test_what_the_server_has_of_it_is_not_sent_again(scene: Scene) -> None
     assert scene.prefect.sent_twice == []
 
 
-async def test_what_the_server_refuses_is_told_in_the_log_and_given_up(
-    scene: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The rest is put right all the same."""
+async def test_rejected_items_are_logged_and_dropped(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    """The rest of the run is reconciled."""
     scene.records.write_undelivered(KILLED, logs(2))
     scene.prefect.raises["post log"] = answered(422)
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
@@ -248,10 +246,10 @@ async def test_what_the_server_refuses_is_told_in_the_log_and_given_up(
     assert scene.deleted
 
 
-async def test_what_was_not_told_and_cannot_be_read_does_not_keep_the_rest_from_being_put_right(
+async def test_an_unreadable_file_of_undelivered_items_does_not_stop_the_reconciliation(
     scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A torn file costs what was in it."""
+    """Only the items in the torn file are lost."""
     (tmp_path / f"{RUN}.1.untold.jsonl").write_text('{"kind": "ev')
     assert await scene.reconcile_run() == ReconciledRun(KILLED, "Crashed", 0)
     assert "cannot be read" in caplog.text
@@ -267,28 +265,28 @@ CALLS = [
     "set_task_run_state",
     "set_flow_run_state",
 ]
-"""Every call that it takes to put a run right."""
+"""Every call that reconciling a run needs."""
 
 
 @pytest.mark.parametrize(
-    ("trouble", "away_after"), [*(("away", answers) for answers in range(8)), *((call, None) for call in CALLS)]
+    ("fault", "unreachable_after"), [*(("outage", answers) for answers in range(8)), *((call, None) for call in CALLS)]
 )
-async def test_a_server_that_fails_at_any_step_gets_all_of_it_the_next_time(
-    trouble: str, away_after: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_reconciliation_that_fails_at_any_step_is_completed_the_next_time(
+    fault: str, unreachable_after: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until then the record is kept; a repetition ends as an undisturbed one does, and no event is sent twice."""
+    """Until then the record stays. The repetition has the same result as an undisturbed run, and sends no event twice."""
     monkeypatch.setattr(reconcile, "_RECORDED_WITHIN_S", 0.0)
     scene = Scene(tmp_path)
-    untold = [*events(1), *logs(1)]
-    scene.records.write_undelivered(KILLED, untold)
+    undelivered = [*events(1), *logs(1)]
+    scene.records.write_undelivered(KILLED, undelivered)
     for number in (1, 2):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
-    scene.prefect.unreachable_after = away_after
-    if trouble in CALLS:
-        scene.prefect.raises[trouble] = answered(503)
+    scene.prefect.unreachable_after = unreachable_after
+    if fault in CALLS:
+        scene.prefect.raises[fault] = answered(503)
     assert await scene.reconcile_run() is None
     assert scene.kept
-    assert scene.records.undelivered(KILLED) == untold
+    assert scene.records.undelivered(KILLED) == undelivered
     scene.prefect.unreachable, scene.prefect.unreachable_after, scene.prefect.raises = False, None, {}
     again = await scene.reconcile_run()
     assert again is not None
@@ -299,8 +297,8 @@ async def test_a_server_that_fails_at_any_step_gets_all_of_it_the_next_time(
     assert scene.deleted
 
 
-async def test_a_server_that_is_away_for_the_record_of_a_page_keeps_the_record(scene: Scene) -> None:
-    """Half of the task runs are no task runs."""
+async def test_an_outage_between_two_pages_of_task_runs_keeps_the_record(scene: Scene) -> None:
+    """A partial list of task runs is not used."""
     for number in range(1, 301):
         scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING))
     scene.prefect.unreachable_after = 2
@@ -309,8 +307,10 @@ async def test_a_server_that_is_away_for_the_record_of_a_page_keeps_the_record(s
     assert set(scene.prefect.task_run_states().values()) == {"Running"}
 
 
-def test_task_runs_that_are_just_being_recorded_are_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They were told a moment ago: for five seconds nobody is crashed, then whoever is alive still."""
+def test_task_runs_that_the_server_is_still_recording_are_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their events have just been posted: for 5 s no task run is set Crashed, then those that are still not final."""
     poll, log = (scene.prefect.has_task_run(number, RUN, state(StateType.RUNNING)) for number in (1, 2))
     scene.records.write_undelivered(KILLED, events(1))
 
@@ -326,10 +326,10 @@ def test_task_runs_that_are_just_being_recorded_are_waited_for(scene: Scene, mon
     assert took_s == 5.0
 
 
-def test_nobody_waits_where_all_have_been_recorded_or_nothing_was_told(
+def test_the_wait_for_recorded_task_runs_ends_early_or_is_skipped(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As soon as nothing is alive it goes on; of log lines nothing is recorded at all."""
+    """It ends once every task run is final. It is skipped if only log lines were posted."""
     poll = scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
     scene.records.write_undelivered(KILLED, events(1))
 
@@ -348,8 +348,8 @@ def test_nobody_waits_where_all_have_been_recorded_or_nothing_was_told(
     assert (result.task_runs, took_s) == (1, 0.0)
 
 
-async def test_a_run_that_is_put_right_twice_is_right(scene: Scene) -> None:
-    """A record that came back from a backup changes nothing."""
+async def test_reconciling_a_run_twice_changes_nothing(scene: Scene) -> None:
+    """A record restored from a backup changes nothing."""
     scene.prefect.has_task_run(1, RUN, state(StateType.RUNNING))
     await scene.reconcile_run()
     scene.records.write(KILLED)

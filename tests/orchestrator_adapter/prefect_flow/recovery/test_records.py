@@ -1,4 +1,4 @@
-"""What outlives a run, on a real disk: whole or not at all, and nothing foreign taken for it."""
+"""Run records on a real disk: written atomically, and other files are not read as records."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Every field, before and after the run has ended; there is one file of it."""
+    """Every field, before and after the run has ended. There is one file."""
     records = RunRecords(tmp_path / "not" / "yet")
     assert list(records.all()) == []
     assert records.unreadable() == []
     records.write(RECORD)
     assert list(records.all()) == [RECORD]
-    settled = records.record_outcome(RECORD, state_type="FAILED", message="BudgetExhausted: \udcff", exit_code=3)
-    assert settled == replace(RECORD, state_type="FAILED", state_message="BudgetExhausted: \udcff", exit_code=3)
-    assert list(records.all()) == [settled]
+    ended = records.record_outcome(RECORD, state_type="FAILED", message="BudgetExhausted: \udcff", exit_code=3)
+    assert ended == replace(RECORD, state_type="FAILED", state_message="BudgetExhausted: \udcff", exit_code=3)
+    assert list(records.all()) == [ended]
     assert len(names(tmp_path / "not" / "yet")) == 1
 
 
 def test_attempts_of_one_flow_run_are_records_of_their_own(tmp_path: Path) -> None:
-    """Forgetting one, with what it has not told, leaves the other."""
+    """Deleting one, with its undelivered items, does not affect the other."""
     records, second = RunRecords(tmp_path), replace(RECORD, attempt=2)
     for record in (RECORD, second):
         records.write(record)
@@ -57,7 +57,7 @@ def test_attempts_of_one_flow_run_are_records_of_their_own(tmp_path: Path) -> No
 
 
 def test_the_oldest_record_comes_first(tmp_path: Path) -> None:
-    """By when it was last written, then by name."""
+    """By the time of the last write, then by name."""
     records = RunRecords(tmp_path)
     for number, at in ((1, 30), (2, 10), (3, 20), (4, 10)):
         record = replace(RECORD, flow_run_id=UUID(int=number))
@@ -66,8 +66,8 @@ def test_the_oldest_record_comes_first(tmp_path: Path) -> None:
     assert [record.flow_run_id.int for record in records.all()] == [2, 4, 3, 1]
 
 
-def test_what_was_not_told_comes_back_in_order(tmp_path: Path) -> None:
-    """Kind and item of each, also of text with line ends of every kind; the last that was kept counts."""
+def test_undelivered_items_are_read_in_order(tmp_path: Path) -> None:
+    """Kind and item of each, also with line ends of any kind in the text. A later write replaces an earlier one."""
     records = RunRecords(tmp_path)
     items = [(EVENTS, {"id": "a", "text": "x\n\u2028\x85y"}), (LOGS, {"message": "\udcff"}), (EVENTS, {"id": "b"})]
     assert records.undelivered(RECORD) == []
@@ -78,15 +78,15 @@ def test_what_was_not_told_comes_back_in_order(tmp_path: Path) -> None:
     assert records.unreadable() == []
 
 
-def test_nothing_untold_leaves_no_file(tmp_path: Path) -> None:
-    """Not even an empty one."""
+def test_without_undelivered_items_there_is_no_file(tmp_path: Path) -> None:
+    """Not even an empty file."""
     assert RunRecords(tmp_path).write_undelivered(RECORD, []) == 0
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("line", ["{", "{}", "null", '["event", {}]', '{"kind": "event"}', "\udcff"])
-def test_a_broken_file_of_what_was_not_told_is_a_value_error(line: str, tmp_path: Path) -> None:
-    """Whatever is wrong with it: whoever puts the run right goes on without it."""
+def test_an_invalid_file_of_undelivered_items_is_a_value_error(line: str, tmp_path: Path) -> None:
+    """For any kind of damage, so that the caller can go on without the file."""
     records = RunRecords(tmp_path)
     records.write_undelivered(RECORD, [(EVENTS, {"id": "a"})])
     (path,) = tmp_path.iterdir()
@@ -116,8 +116,8 @@ def good() -> dict[str, object]:
         "\udcff",
     ],
 )
-def test_what_is_no_record_is_passed_over_and_named(text: str, tmp_path: Path) -> None:
-    """Torn, foreign, or of a version to come: it is neither read nor removed, and hides no other."""
+def test_an_invalid_record_is_skipped_and_listed_as_unreadable(text: str, tmp_path: Path) -> None:
+    """Torn, foreign, or of a later version: it is neither read nor removed, and other records are still read."""
     records = RunRecords(tmp_path)
     foreign = tmp_path / "foreign.json"
     foreign.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -128,8 +128,8 @@ def test_what_is_no_record_is_passed_over_and_named(text: str, tmp_path: Path) -
     assert names(tmp_path) == ["foreign.json"]
 
 
-def test_folders_and_links_to_nowhere_are_no_records_either(tmp_path: Path) -> None:
-    """They are named, and the records beside them are read."""
+def test_folders_and_broken_links_are_not_records(tmp_path: Path) -> None:
+    """They are listed as unreadable, and the records beside them are read."""
     records = RunRecords(tmp_path)
     records.write(RECORD)
     (tmp_path / "folder.json").mkdir()
@@ -138,17 +138,17 @@ def test_folders_and_links_to_nowhere_are_no_records_either(tmp_path: Path) -> N
     assert sorted(path.name for path in records.unreadable()) == ["folder.json", "link.json"]
 
 
-def test_a_good_record_is_none_of_those(tmp_path: Path) -> None:
-    """So that what they are refused for is what is wrong with them."""
+def test_the_unchanged_sample_is_a_valid_record(tmp_path: Path) -> None:
+    """So each invalid sample is invalid because of its change."""
     (tmp_path / "x.json").write_text(json.dumps(good()))
     assert [record.flow_run_id for record in RunRecords(tmp_path).all()] == [UUID(int=2)]
 
 
 @pytest.mark.parametrize("fails", ["os.fsync", "pathlib.Path.replace"])
-def test_a_write_that_fails_leaves_what_was_there_and_no_draft(
+def test_a_failed_write_keeps_the_former_record_and_leaves_no_draft(
     fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk costs the news, not the record before it."""
+    """A full disk costs the new content, not the former record."""
     records = RunRecords(tmp_path)
     records.write(RECORD)
 
@@ -164,16 +164,16 @@ def test_a_write_that_fails_leaves_what_was_there_and_no_draft(
 
 
 def test_text_that_cannot_be_encoded_leaves_no_draft(tmp_path: Path) -> None:
-    """Nor a file."""
+    """Nor a finished file."""
     with pytest.raises(UnicodeEncodeError):
         write_durably(tmp_path / "x", "\udcff")
     assert names(tmp_path) == []
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_this_returns(
+def test_a_file_is_synced_before_it_is_renamed_and_the_folder_after_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Synced: the draft, then, once it is renamed, the folder."""
+    """First the draft is synced, then, after the rename, its folder."""
     steps: list[str] = []
 
     def synced(file: int) -> None:
@@ -186,10 +186,10 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_this_r
     assert (tmp_path / "x").read_text() == "text"
 
 
-def test_a_record_that_is_forgotten_while_they_are_listed_is_not_among_them(
+def test_a_record_that_is_deleted_during_the_listing_is_not_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread may do so at any time."""
+    """Another thread may delete it at any time."""
     records = RunRecords(tmp_path)
     (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
     real = Path.lstat

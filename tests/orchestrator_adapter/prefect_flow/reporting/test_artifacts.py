@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's Artifacts, as text."""
+"""The text of a run's artifacts."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def view(status: GraphStatus, *, silent_s: float = 0.0, blocked_by: str = "") ->
 
 
 def operators(**changes: Any) -> GraphStatus:
-    """With the first of them changed."""
+    """The status with its first operator changed."""
     status = now()
     first, *others = status.operators
     return replace(status, operators=(replace(first, **changes), *others))
 
 
 def row(text: str, first: str) -> list[str]:
-    """The cells of the row that begins so."""
+    """The cells of the table line whose first cell is ``first``."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
@@ -59,8 +59,8 @@ def row(text: str, first: str) -> list[str]:
 # The topology.
 
 
-def test_the_topology_is_a_picture_and_two_tables() -> None:
-    """A fenced Mermaid block of the graph, and nothing of the tables within it."""
+def test_the_topology_is_a_diagram_and_two_tables() -> None:
+    """The fenced Mermaid block has the graph and nothing of the tables."""
     graph = a_graph()
     text = artifacts.topology(graph)
     before, picture, after = text.split("```")
@@ -69,7 +69,7 @@ def test_the_topology_is_a_picture_and_two_tables() -> None:
     assert after.startswith("\n\n| channel |")
 
 
-def test_the_topology_says_capacity_policy_and_reason_of_every_channel_and_operator() -> None:
+def test_the_topology_has_capacity_policy_and_reason_of_every_channel_and_operator() -> None:
     """A pipe in a note does not end its cell."""
     text = artifacts.topology(a_graph())
     assert f"| poll -> work | 1,000 | {FlowPolicy.shed()} | fresh \\| or nothing |" in text
@@ -96,13 +96,13 @@ def test_the_topology_says_capacity_policy_and_reason_of_every_channel_and_opera
         (view(now(), silent_s=12.3, blocked_by="map #1"), "the event loop has not answered for 12.3 s (map #1)"),
     ],
 )
-def test_the_headline_is_the_gravest_thing(shown: View, headline: str) -> None:
-    """A silent loop over a verdict over a drain over figures."""
+def test_the_headline_is_the_most_severe_condition(shown: View, headline: str) -> None:
+    """A silent loop comes before a verdict, a verdict before a drain, a drain before figures."""
     assert artifacts.status(shown).splitlines()[0] == f"**{headline}**"
 
 
-def test_the_status_has_a_row_for_every_operator_and_channel() -> None:
-    """With its figures, in the order of the columns."""
+def test_the_status_has_a_line_for_every_operator_and_channel() -> None:
+    """Its figures are in the order of the columns."""
     status = operators(
         state="errored",
         instance=2,
@@ -121,8 +121,8 @@ def test_the_status_has_a_row_for_every_operator_and_channel() -> None:
     assert "latency" not in text
 
 
-def test_latency_is_shown_where_it_is_measured_and_a_ledger_that_does_not_balance_says_so() -> None:
-    """In milliseconds, the two percentiles; in bold, the other."""
+def test_measured_latency_and_an_unbalanced_ledger_are_shown() -> None:
+    """The two percentiles in milliseconds; the imbalance in bold."""
     text = artifacts.status(view(now(latency=LatencySummary(7, 1.54, 2.5, 3.5), ledger=UNBALANCED.ledger)))
     assert "latency, ingest to acknowledgement: p50 1.5 ms, p99 2.5 ms" in text
     assert f"ledger: {UNBALANCED.ledger} **(does not balance)**" in text
@@ -132,14 +132,14 @@ def test_latency_is_shown_where_it_is_measured_and_a_ledger_that_does_not_balanc
     ("seconds", "expected"),
     [(0.04, "0.0 s"), (59.94, "59.9 s"), (60.0, "1 min 00 s"), (3_599.9, "59 min 59 s"), (90_000.0, "25 h 00 min")],
 )
-def test_durations_are_as_exact_as_they_are_of_interest(seconds: float, expected: str) -> None:
-    """Tenths below a minute, seconds below an hour."""
+def test_durations_have_tenths_below_a_minute_and_seconds_below_an_hour(seconds: float, expected: str) -> None:
+    """Longer ones have hours and minutes."""
     assert row(artifacts.status(view(operators(uptime_s=seconds))), "poll")[3] == expected
 
 
 @given(occupancy=st.integers(0, 1_000))
 def test_a_bar_is_empty_only_for_an_empty_channel_and_full_only_for_a_nearly_full_one(occupancy: int) -> None:
-    """Ten characters; one item shows."""
+    """It has ten characters, and a single item is visible."""
     bar = artifacts._bar(occupancy, 1_000)
     assert len(bar) == 10
     assert ("█" in bar) is (occupancy > 0)
@@ -182,8 +182,8 @@ def test_whatever_an_exit_says_it_ends_neither_its_cell_nor_its_row(exit_: str) 
         ),
     ],
 )
-def test_what_is_settled_is_the_share_of_all_that_entered(ledger: LedgerSnapshot, percent: float, text: str) -> None:
-    """In percent; everything, where nothing has come."""
+def test_settled_is_the_share_of_entered_items_that_has_left(ledger: LedgerSnapshot, percent: float, text: str) -> None:
+    """In percent; 100 if no item has entered."""
     assert (artifacts.settled_percent(ledger), artifacts.settled_text(ledger)) == (percent, text)
 
 
@@ -194,8 +194,8 @@ def report_of(event: Any, *problems: str) -> str:
     return artifacts.report(RunOutcome(event, exit_code(event), problems))
 
 
-def test_the_report_has_what_people_ask_first() -> None:
-    """How it ended and why, how long it took, what it made and lost."""
+def test_the_report_has_outcome_cause_duration_and_losses() -> None:
+    """And throughput, latency, restarts, stragglers and the ledger."""
     text = report_of(exhausted())
     assert {name: row(text, name)[1] for name in ("event", "cause", "exit code", "elapsed", "throughput")} == {
         "event": "BudgetExhausted",
@@ -212,8 +212,8 @@ def test_the_report_has_what_people_ask_first() -> None:
     assert f"ledger: {BALANCED}" in text
 
 
-def test_a_report_of_a_short_and_quiet_run_divides_by_nothing() -> None:
-    """A dash for what there is not."""
+def test_a_report_of_a_run_of_zero_seconds_has_dashes() -> None:
+    """A dash stands for each figure that does not exist."""
     text = report_of(all_ok(replace(FIGURES, elapsed_s=0.0, latency=None, restarts={}, problems=())))
     assert [row(text, name)[1] for name in ("cause", "throughput", "latency p50 / p99", "restarts")] == [
         *("-", "-", "-"),
@@ -223,7 +223,7 @@ def test_a_report_of_a_short_and_quiet_run_divides_by_nothing() -> None:
 
 
 def test_the_report_names_stragglers_and_every_problem() -> None:
-    """Of the ledger, of closing what was open, and of telling it, in this order."""
+    """Ledger violations, then problems of the graph, then problems of the report, in this order."""
     text = report_of(shut_down(replace(STUCK, violations=VIOLATED.violations)), "writing the report failed: disk")
     assert row(text, "stragglers")[1] == "log"
     assert row(text, "exit code")[1] == f"6 ({ExitCode.LEDGER_VIOLATION.name})"
@@ -249,18 +249,18 @@ def test_the_report_names_stragglers_and_every_problem() -> None:
         ("", "status"),
     ],
 )
-def test_a_key_is_in_prefects_own_alphabet(pipeline: str, expected: str) -> None:
-    """Lowercase letters, digits, single dashes between them."""
+def test_an_artifact_key_has_only_characters_that_prefect_allows(pipeline: str, expected: str) -> None:
+    """Lowercase letters and digits, with single dashes between them."""
     assert artifacts.artifact_key(pipeline, "status") == expected
 
 
 @given(st.text(max_size=30))
 def test_prefect_accepts_the_key_of_any_name(pipeline: str) -> None:
-    """By its own validator."""
+    """Prefect's own validator decides."""
     key = artifacts.artifact_key(pipeline, "status")
     assert ArtifactCreate(key=key, type="markdown", data="").key == key
 
 
-def test_what_looks_like_markup_in_a_cell_is_shown_and_an_arrow_stays_one() -> None:
-    """A page would swallow ``<class 'int'>``."""
+def test_markup_in_a_cell_is_escaped_and_an_arrow_is_not() -> None:
+    """Otherwise the page would not show ``<class 'int'>``."""
     assert artifacts._cell("TypeError: <class 'int'> <- b") == "TypeError: &lt;class 'int'> <- b"

@@ -1,4 +1,4 @@
-"""The supervisor's decisions as Prefect events and log lines: every one there is, and whatever its fields hold."""
+"""The supervisor's decisions as Prefect events and log lines: every decision, with any field values."""
 
 from __future__ import annotations
 
@@ -50,30 +50,30 @@ DECISIONS = [
         {"outcome": "AllOk", "ledger": LEDGER, "ledger_holds": True, "undelivered": 0, "problems": ("disk: full",)},
     ),
 ]
-"""Everything that ``runtime`` decides; ``test_what_the_runtime_decides_is_told`` holds it to that."""
+"""Every decision of ``runtime``."""
 
 
 def resources(item: ReportItem) -> dict[str, str]:
-    """Of the related ones, role to id."""
+    """The ids of the related resources, by role."""
     return {other["prefect.resource.role"]: other["prefect.resource.id"] for other in item["related"]}
 
 
 @pytest.mark.parametrize("decided", DECISIONS, ids=lambda decided: decided.decision)
-def test_every_decision_is_an_event_and_a_line_that_prefect_accepts(decided: Decided) -> None:
-    """Both validate as Prefect's own models, keep every field, and are JSON as strict as the client's."""
+def test_every_decision_is_an_event_and_a_log_line_that_prefect_accepts(decided: Decided) -> None:
+    """Both validate as Prefect's own models, keep every field, and are strict JSON, as the client requires."""
     item, line = decision_event(IDENTITY, decided, NOON), log_line(IDENTITY, decided, NOON)
     event = Event.model_validate(item)
     assert event.model_dump(mode="json")["payload"] == item["payload"]
     assert set(item["payload"]) == set(decided.fields)
     assert LogCreate.model_validate(line).message == line["message"]
-    for told in (item, line):
-        json.dumps(told, allow_nan=False, ensure_ascii=False).encode()
-        assert len(json.dumps(told)) < 100_000
+    for sent in (item, line):
+        json.dumps(sent, allow_nan=False, ensure_ascii=False).encode()
+        assert len(json.dumps(sent)) < 100_000
 
 
 @pytest.mark.parametrize("decided", DECISIONS, ids=lambda decided: decided.decision)
 def test_an_event_has_the_name_the_resource_and_the_relations_that_automations_match(decided: Decided) -> None:
-    """An operator's is its operator's, related to its task run; the pipeline's own is the pipeline's. Names are stable."""
+    """An operator's decision has the operator as resource and its task run as related; others have the pipeline."""
     item = decision_event(IDENTITY, decided, NOON)
     base = {
         "flow-run": f"prefect.flow-run.{IDENTITY.flow_run_id}",
@@ -95,8 +95,8 @@ def test_an_event_has_the_name_the_resource_and_the_relations_that_automations_m
     assert item["occurred"] == "2026-01-01T12:00:00+00:00"
 
 
-def test_an_instance_that_is_no_number_is_no_task_run() -> None:
-    """It stays a field among others."""
+def test_an_instance_that_is_not_a_number_is_not_a_task_run() -> None:
+    """It stays an ordinary field."""
     decided = Decided("abort", {"operator": "poll", "instance": "the last"})
     item, line = decision_event(IDENTITY, decided, NOON), log_line(IDENTITY, decided, NOON)
     assert "task-run" not in resources(item)
@@ -105,14 +105,14 @@ def test_an_instance_that_is_no_number_is_no_task_run() -> None:
     assert line["message"] == "abort poll"
 
 
-def test_two_decisions_that_are_alike_are_two_events() -> None:
-    """Each has an id of its own, or the server would keep one."""
+def test_two_equal_decisions_are_two_events() -> None:
+    """Each has an id of its own. Otherwise the server would keep only one."""
     assert len({decision_event(IDENTITY, DECISIONS[0], NOON)["id"] for _ in range(3)}) == 3
 
 
 @pytest.mark.parametrize("decided", DECISIONS, ids=lambda decided: decided.decision)
-def test_a_log_line_has_the_level_the_run_and_the_task_run(decided: Decided) -> None:
-    """What a person should look at is an error; an operator's line is shown with its instance, if it names one."""
+def test_a_log_line_has_level_flow_run_and_task_run(decided: Decided) -> None:
+    """An alarming decision has level ERROR. A line with operator and instance belongs to the instance's task run."""
     line = log_line(IDENTITY, decided, NOON + timedelta(seconds=1))
     operator, instance = decided.fields.get("operator"), decided.fields.get("instance")
     assert line["level"] == (logging.ERROR if is_alarming(decided.decision) else logging.INFO)
@@ -140,19 +140,19 @@ def test_a_log_line_has_the_level_the_run_and_the_task_run(decided: Decided) -> 
         (Decided("shutdown_again", {}), "shutdown again"),
     ],
 )
-def test_a_line_is_a_sentence_for_people(decided: Decided, expected: str) -> None:
-    """What, of which instance, and then the fields; of a ledger what is not zero."""
+def test_a_log_line_names_the_decision_the_instance_and_the_fields(decided: Decided, expected: str) -> None:
+    """In this order. Of a ledger, only non-zero terms are listed."""
     assert sentence(decided) == expected
 
 
-def test_a_long_stack_loses_its_middle_and_keeps_the_line_that_hangs() -> None:
-    """20,000 characters of it, in the event and in the line: the last frame is the one that matters."""
+def test_a_long_stack_loses_its_middle_and_keeps_the_last_frame() -> None:
+    """20,000 characters stay, in the event and in the log line. The last frame matters most."""
     decided = Decided("stalled", {"operator": "poll", "instance": 1, "stack": STACK})
-    for told in (decision_event(IDENTITY, decided, NOON)["payload"]["stack"], sentence(decided)):
-        assert 20_000 < len(told) < 20_100
-        assert "line 0, in poll" in told
-        assert told.endswith("line 2999, in poll\n")
-        assert "additional characters" in told
+    for text in (decision_event(IDENTITY, decided, NOON)["payload"]["stack"], sentence(decided)):
+        assert 20_000 < len(text) < 20_100
+        assert "line 0, in poll" in text
+        assert text.endswith("line 2999, in poll\n")
+        assert "additional characters" in text
 
 
 class Colour(Enum):
@@ -175,8 +175,8 @@ class Colour(Enum):
         (["\x00"], ["\N{REPLACEMENT CHARACTER}"]),
     ],
 )
-def test_what_json_does_not_know_is_told_as_text(value: object, expected: object) -> None:
-    """NaN and infinity, paths and enumerations, keys that are no strings, characters that nobody could store."""
+def test_values_that_json_does_not_have_are_sent_as_text(value: object, expected: object) -> None:
+    """NaN and infinity, paths and enumerations, keys that are not strings, characters that cannot be stored."""
     assert decision_event(IDENTITY, Decided("ended", {"value": value}), NOON)["payload"] == {"value": expected}
 
 
@@ -188,15 +188,15 @@ ANY_VALUE: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(st.dictionaries(st.text(st.characters(codec="ascii"), min_size=1), ANY_VALUE, max_size=4))
-def test_whatever_a_decision_holds_travels(fields: Mapping[str, object]) -> None:
-    """One that could not be sent would hold up everything behind it, for good."""
+def test_a_decision_with_any_field_values_can_be_sent(fields: Mapping[str, object]) -> None:
+    """A decision that cannot be sent would block every later one for ever."""
     decided = Decided("ended", {**fields, "operator": "poll"})
-    for told in (decision_event(IDENTITY, decided, NOON), log_line(IDENTITY, decided, NOON)):
-        json.dumps(told, allow_nan=False, ensure_ascii=False).encode()
+    for sent in (decision_event(IDENTITY, decided, NOON), log_line(IDENTITY, decided, NOON)):
+        json.dumps(sent, allow_nan=False, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize(("operator", "expected"), [("poll", "poll"), ("", None), (None, None), (7, None)])
-def test_a_decision_is_about_an_operator_if_it_names_one(operator: object, expected: str | None) -> None:
-    """A stall that nobody can be blamed for names an empty one: it is about the graph."""
+def test_a_decision_belongs_to_an_operator_if_it_names_one(operator: object, expected: str | None) -> None:
+    """A loop stall without a known operator has an empty name: it belongs to the graph."""
     assert Decided("loop_stall", {"operator": operator}).operator == expected
     assert Decided("ended", {}).operator is None

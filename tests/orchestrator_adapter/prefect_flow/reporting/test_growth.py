@@ -1,4 +1,4 @@
-"""Restarts without end, and a link to Prefect that does not grow with them: what is told, confirmed and over is let go."""
+"""Memory of the delivery over many restarts: items that are delivered, confirmed and over are released."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tests.helpers.running import eventually
 NOON_NS = round(NOON.timestamp() * 1e9)
 STEP_S = 0.02  # between two restarts
 OPERATORS = 3
-AT_REST = {"_outboxes": 2, "book._related": 5, "book._alive": OPERATORS}
-KEPT_AFTERWARDS = 1_000  # delivered items of a kind, for a server that is killed and forgets them
+AT_REST = {"_outboxes": 2, "task_runs._related": 5, "task_runs._alive": OPERATORS}
+DELIVERED_KEPT = 1_000  # delivered items of each kind, in case a killed server has lost them
 
 
 class Slow(FakePrefect):
-    """One that shows events at once, and makes task runs of them when it is told to: the oldest first, so many."""
+    """A server that shows events at once, and records task runs from them only on ``record``, the oldest first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,15 +44,15 @@ class Slow(FakePrefect):
         self._recorded = 0
 
     def record(self, count: int) -> None:
-        late = list(islice(self.items(EVENTS), self._recorded, self._recorded + count))
-        for item in late:
+        chosen = list(islice(self.items(EVENTS), self._recorded, self._recorded + count))
+        for item in chosen:
             if item["event"].startswith("prefect.task-run."):
                 self._record(item)
-        self._recorded += len(late)
+        self._recorded += len(chosen)
 
 
 class Run:
-    """A source, an operator that fails again and again, and a sink; told to a server that takes what it is brought."""
+    """A source, an operator that fails again and again, and a sink, reported to a fake server."""
 
     def __init__(self, *, queue: int = 10_000, server: FakePrefect | None = None) -> None:
         self.server = FakePrefect() if server is None else server
@@ -67,7 +67,7 @@ class Run:
             self._note(Spawned(operator, 1, role, upstream, None))
 
     def restart(self) -> None:
-        """One failure and all that follows from it."""
+        """Report one failure and its restart."""
         self.now += STEP_S
         self._note(Exited("work", self._instance, Errored(ConnectionError("the partner hung up")), STEP_S))
         self._instance += 1
@@ -80,7 +80,7 @@ class Run:
         )
 
     async def deliver(self) -> None:
-        """What the link does every tenth of a second."""
+        """What the reporter does about ten times a second."""
         await self.delivery.deliver(self.server.client)
         await self.delivery.check(self.server.client)
 
@@ -91,7 +91,7 @@ class Run:
                 await self.deliver()
 
     async def quiet_period(self) -> None:
-        """Half a minute in which nothing happens."""
+        """Thirty seconds in which nothing happens."""
         for _ in range(60):
             self.now += 0.5
             await self.deliver()
@@ -101,11 +101,11 @@ class Run:
             self.delivery.add(record, NOON_NS + round(self.now * 1e9))
 
 
-def held(delivery: Delivery) -> dict[str, int]:
-    """How much is in every container that the delivery has, its book's and its outboxes' included."""
+def sizes(delivery: Delivery) -> dict[str, int]:
+    """The size of every container of the delivery, of its task run tracker and of its outboxes."""
     owners = {
         "": delivery,
-        "book.": delivery._task_runs,
+        "task_runs.": delivery._task_runs,
         **{f"{kind}s.": box for kind, box in delivery._outboxes.items()},
     }
     return {
@@ -116,68 +116,68 @@ def held(delivery: Delivery) -> dict[str, int]:
     }
 
 
-def busy(delivery: Delivery) -> dict[str, int]:
-    """The containers that have something in them, but for what was delivered last: that is bounded."""
-    return {name: size for name, size in held(delivery).items() if size and not name.endswith("._recent")}
+def not_empty(delivery: Delivery) -> dict[str, int]:
+    """The containers that are not empty, except the bounded list of recently delivered items."""
+    return {name: size for name, size in sizes(delivery).items() if size and not name.endswith("._recent")}
 
 
-async def test_restarts_that_the_server_shows_leave_nothing_behind() -> None:
-    """After 1,500 restarts the delivery holds, container by container, what it held after 600."""
+async def test_confirmed_restarts_do_not_grow_the_delivery() -> None:
+    """After 1,500 restarts every container has the size that it had after 600."""
     run = Run()
     await run.restarts(600)
     await run.quiet_period()
-    before = held(run.delivery)
+    before = sizes(run.delivery)
     await run.restarts(900)
     await run.quiet_period()
-    assert held(run.delivery) == before
+    assert sizes(run.delivery) == before
     assert run.delivery.all_delivered
     assert run.delivery.given_up == 0
 
 
-async def test_no_ended_task_run_is_referred_to_from_anywhere() -> None:
-    """Of 501 instances those of the three operators that live are left, each with the states that still say something."""
+async def test_no_ended_and_confirmed_task_run_stays_in_memory() -> None:
+    """Of 501 instances only the three living ones remain, each with at most two states."""
     others = {
         id(thing): thing for thing in gc.get_objects() if isinstance(thing, TrackedTaskRun)
-    }  # a link's that still ends, say
+    }  # those of another reporter that is still ending
     run = Run()
     await run.restarts(500)
     await run.quiet_period()
     gc.collect()
     living = [thing for thing in gc.get_objects() if isinstance(thing, TrackedTaskRun) and id(thing) not in others]
-    assert sorted(told.task_run.name for told in living) == ["sink", "source", "work #501"]
-    assert sum(len(told.states) for told in living) <= 2 * OPERATORS
+    assert sorted(tracked.task_run.name for tracked in living) == ["sink", "source", "work #501"]
+    assert sum(len(tracked.states) for tracked in living) <= 2 * OPERATORS
 
 
-async def test_what_was_delivered_is_remembered_up_to_a_bound() -> None:
-    """A thousand items of each kind, of however many there were."""
+async def test_delivered_items_are_kept_up_to_a_bound() -> None:
+    """The last thousand items of each kind."""
     run = Run()
     await run.restarts(600)
     await run.quiet_period()
-    found = held(run.delivery)
-    assert (found["events._recent"], found["logs._recent"]) == (KEPT_AFTERWARDS, KEPT_AFTERWARDS)
-    assert busy(run.delivery) == AT_REST
+    found = sizes(run.delivery)
+    assert (found["events._recent"], found["logs._recent"]) == (DELIVERED_KEPT, DELIVERED_KEPT)
+    assert not_empty(run.delivery) == AT_REST
 
 
-async def test_a_server_that_is_away_for_long_costs_what_the_queue_holds() -> None:
-    """Beyond it the oldest goes, and is counted; once the server is back and all is told, that is gone, too."""
+async def test_a_long_outage_costs_no_more_memory_than_the_queue() -> None:
+    """Beyond it the oldest items are dropped and counted. Once everything is delivered, the queue is empty again."""
     queue = 500
     run = Run(queue=queue)
     await run.quiet_period()
     run.server.unreachable = True
     await run.restarts(600)
-    at_worst = held(run.delivery)
+    at_worst = sizes(run.delivery)
     assert at_worst["events._queued"] == at_worst["logs._queued"] == queue
     assert run.delivery.given_up > 0
     run.server.unreachable = False
     await run.quiet_period()
     await run.quiet_period()
     assert run.delivery.all_delivered
-    assert busy(run.delivery) == AT_REST
+    assert not_empty(run.delivery) == AT_REST
 
 
 @pytest.mark.parametrize("outages", [1, 10])
-async def test_outages_leave_nothing_behind(outages: int) -> None:
-    """However often the server goes away and comes back: what was in doubt is settled, and forgotten."""
+async def test_outages_do_not_grow_the_delivery(outages: int) -> None:
+    """After any number of outages, no event stays marked as uncertain."""
     run = Run()
     for _ in range(outages):
         await run.restarts(50)
@@ -186,24 +186,24 @@ async def test_outages_leave_nothing_behind(outages: int) -> None:
         run.server.unreachable = False
         await run.quiet_period()
     assert run.delivery.all_delivered
-    assert busy(run.delivery) == AT_REST
+    assert not_empty(run.delivery) == AT_REST
 
 
-@pytest.mark.parametrize("trouble", ["loses_events", "records"])
-async def test_a_server_that_lost_what_it_was_told_leaves_nothing_behind(trouble: str) -> None:
-    """It forgot the events, or made no task runs of them: what had to be told again is forgotten like the rest, once shown."""
+@pytest.mark.parametrize("fault", ["loses_events", "records"])
+async def test_lost_items_do_not_grow_the_delivery(fault: str) -> None:
+    """The server lost the events or recorded no task runs: what is sent again is released once the server shows it."""
     run = Run()
-    setattr(run.server, trouble, trouble == "loses_events")
+    setattr(run.server, fault, fault == "loses_events")
     await run.restarts(100)
     await run.quiet_period()
-    setattr(run.server, trouble, trouble != "loses_events")
+    setattr(run.server, fault, fault != "loses_events")
     await run.quiet_period()
     assert run.delivery.all_delivered
-    assert busy(run.delivery) == AT_REST
+    assert not_empty(run.delivery) == AT_REST
 
 
-async def test_a_server_that_is_behind_is_not_told_anything_twice() -> None:
-    """A quarter of a minute behind, and getting on: telling it again, or by the API, would put it further behind."""
+async def test_a_late_server_is_not_sent_anything_twice() -> None:
+    """It is 15 s late and makes progress: sending again, or using the API, would make it later."""
     server = Slow()
     run = Run(server=server)
     while run.now < 10:
@@ -218,21 +218,21 @@ async def test_a_server_that_is_behind_is_not_told_anything_twice() -> None:
     assert run.delivery.all_delivered
 
 
-async def test_what_a_server_has_lost_is_told_again_although_it_gets_on() -> None:
-    """It shows what was told long after: this one it will not show any more."""
+async def test_lost_items_are_sent_again_although_the_server_makes_progress() -> None:
+    """It shows items that were sent long after the lost one, so it will not show the lost one."""
     run = Run()
     run.server.records = False
     run.restart()
     await run.deliver()
     run.server.records = True
-    await run.restarts(800)  # a quarter of a minute
+    await run.restarts(800)  # 16 s
     assert "create_task_run" in run.server.calls
     await run.quiet_period()
     assert run.delivery.all_delivered
 
 
 class Hanging(FakePrefect):
-    """One that takes its time over what it is given."""
+    """A server whose answers to posts are delayed until ``answers`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,41 +246,41 @@ class Hanging(FakePrefect):
         await super().request(method, path, **options)
 
 
-async def test_the_inbox_is_emptied_while_the_server_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens during one long request is taken in, to where there is a bound: the inbox has none."""
+async def test_the_inbox_is_emptied_during_a_long_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records move to the bounded outboxes, because the inbox has no bound."""
     monkeypatch.setattr(reporter_module, "_GATHER_S", 0.001)
     server = Hanging()
     monkeypatch.setattr(reporter_module, "client_without_retries", server.connected)
     graph = chain(source_of([]), CollectSink())
-    its = Reporter(IDENTITY, graph, Reporting(artifacts=False, queue=100), on_cancel=print)
-    tell = its.hooks().on_decision
-    assert tell is not None
-    tell(Decided("spawn", {}))
-    its.start(graph.build())
-    await eventually(server.asked.is_set, "the first event is on its way")
+    reporter = Reporter(IDENTITY, graph, Reporting(artifacts=False, queue=100), on_cancel=print)
+    on_decision = reporter.hooks().on_decision
+    assert on_decision is not None
+    on_decision(Decided("spawn", {}))
+    reporter.start(graph.build())
+    await eventually(server.asked.is_set, "the first event is in flight")
     for number in range(1_000):
-        tell(Decided("spawn", {"instance": number}))
-    await eventually(lambda: not its._inbox, "the inbox is empty")
-    assert {len(box) for box in its._delivery._outboxes.values()} == {100}
+        on_decision(Decided("spawn", {"instance": number}))
+    await eventually(lambda: not reporter._inbox, "the inbox is empty")
+    assert {len(box) for box in reporter._delivery._outboxes.values()} == {100}
     server.answers.set()
-    await its.finish(RunOutcome(all_ok(), ExitCode.OK, ()), timedelta(hours=1))
+    await reporter.finish(RunOutcome(all_ok(), ExitCode.OK, ()), timedelta(hours=1))
     assert len(server.items(EVENTS)) == 100
 
 
-async def test_a_server_that_takes_its_time_does_not_keep_the_end_from_saying_what_is_left(
+async def test_a_slow_server_does_not_delay_the_end_beyond_the_patience(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The end comes when the patience is at its end, not when the server is; what was not told is named, to be kept."""
+    """``finish`` returns when the patience is over, with the undelivered items."""
     monkeypatch.setattr(reporter_module, "_FINAL_STEP_S", 0.001)
     monkeypatch.setattr(reporter_module, "_MARGIN_S", 5.0)  # a request may take ten
     server = Hanging()
     monkeypatch.setattr(reporter_module, "client_without_retries", server.connected)
     graph = chain(source_of([]), CollectSink())
-    its = Reporter(IDENTITY, graph, Reporting(artifacts=False), on_cancel=print)
-    tell = its.hooks().on_decision
-    assert tell is not None
-    tell(Decided("spawn", {}))
-    its.start(graph.build())
-    told = await its.finish(RunOutcome(all_ok(), ExitCode.OK, ()), timedelta(milliseconds=1))
-    assert [kind for kind, _ in told.undelivered] == [EVENTS, LOGS]
-    assert not told.complete
+    reporter = Reporter(IDENTITY, graph, Reporting(artifacts=False), on_cancel=print)
+    on_decision = reporter.hooks().on_decision
+    assert on_decision is not None
+    on_decision(Decided("spawn", {}))
+    reporter.start(graph.build())
+    delivered = await reporter.finish(RunOutcome(all_ok(), ExitCode.OK, ()), timedelta(milliseconds=1))
+    assert [kind for kind, _ in delivered.undelivered] == [EVENTS, LOGS]
+    assert not delivered.complete

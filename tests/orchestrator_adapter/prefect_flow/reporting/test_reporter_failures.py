@@ -93,8 +93,13 @@ async def test_a_bug_in_the_final_update_does_not_affect_the_flow_runs_state(
     assert await run.finish() == DeliveryReport(complete=True, cancelled=False, api_answers=True, undelivered=())
 
 
-async def test_a_server_that_answers_but_is_late_gets_the_final_state(run: Run) -> None:
+async def test_a_server_that_answers_but_is_late_gets_the_final_state(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it does not show yet is kept for the next start; the final state is sent now."""
+    monkeypatch.setattr(
+        "orchestrator_adapter.prefect_flow.reporting.delivery.SHOWN_AFTER_S", 60.0
+    )  # nothing is sent again
     run.prefect.records = False
     run.note(POLL, ENDED)
     run.start()
