@@ -76,7 +76,7 @@ class CatalogUrl:
         return str(httpx.URL(self.url).copy_with(userinfo=b"", query=None, fragment=None))
 
 
-CatalogSource: TypeAlias = CatalogFile | CatalogUrl
+CatalogLocation: TypeAlias = CatalogFile | CatalogUrl
 
 
 class CatalogUnavailable(OperatorError):
@@ -97,7 +97,7 @@ class NotModified:
 
 
 async def fetch(
-    source: CatalogSource, validators: Mapping[str, str], *, clock: Clock, rng: random.Random
+    source: CatalogLocation, validators: Mapping[str, str], *, clock: Clock, rng: random.Random
 ) -> Content | NotModified:
     """The source's content; ``validators`` are those of the last content, if it had any.
 

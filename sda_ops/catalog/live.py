@@ -21,7 +21,7 @@ from typing import TypeAlias, assert_never
 from orchestrator_adapter import Clock, EventLog, ShutdownToken, SystemClock, call_hook, check_fields
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
-from sda_ops.catalog.fetch import CatalogSource, CatalogUnavailable, NotModified, fetch
+from sda_ops.catalog.fetch import CatalogLocation, CatalogUnavailable, NotModified, fetch
 from sda_ops.catalog.reader import Catalog, RowProblem, decode_text, newest_of_each, parse_catalog
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class LiveCatalog:
 
     def __init__(
         self,
-        source: CatalogSource,
+        source: CatalogLocation,
         *,
         limits: ReplacementLimits | None = None,
         clock: Clock | None = None,
@@ -293,7 +293,7 @@ _Examined: TypeAlias = _Bad | _Same | _New
 
 def _examine(
     body: bytes,
-    source: CatalogSource,
+    source: CatalogLocation,
     current: CatalogVersion | None,
     last: _LastFetch | None,
     limits: ReplacementLimits,
