@@ -27,7 +27,7 @@ from orchestrator_adapter import DeadLetterFile, OperatorGraph, RestartPolicy, V
 from orchestrator_adapter.process import Pipeline
 from sda_ops.dedup import deduplicate
 from sda_ops.normalize import Normalizer
-from sda_ops.sinks.event_log import EventLog, event_log_sink
+from sda_ops.sinks.event_log import EventLogFiles, event_log_sink
 from sda_ops.sources.isl import isl_source
 from sda_ops.sources.optical import optical_source
 from sda_ops.sources.radar import radar_source
@@ -90,7 +90,7 @@ def build_topology(settings: IngestSettings) -> OperatorGraph:
     graph.connect(check, unique, 1_024, note="four micro-batches: enough to keep both ends busy")
     log = graph.add_sink(
         "event-log",
-        event_log_sink(EventLog(settings.event_log.directory, settings.event_log.max_file_bytes)),
+        event_log_sink(EventLogFiles(settings.event_log.directory, settings.event_log.max_file_bytes)),
         restart_policy=RestartPolicy.never(),
         note="the record of what was seen: if it cannot be written, nothing may pretend that it was",
     )

@@ -1,1 +1,1 @@
-"""One store a file: each makes a sink operator. What a sink acknowledges is durable."""
+"""Sinks, one store in each module. What a sink has acknowledged is durable."""

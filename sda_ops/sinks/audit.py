@@ -1,10 +1,10 @@
-"""The audit: every observation, correlation and cross-sensor update, in Parquet files by hour of ingest.
+"""The audit sink: every observation, correlation and cross-sensor update, in Parquet files by hour of ingest.
 
-What one commit takes waits in the edge, not in the sink: until there are ``max_rows``, or the edge is full, or the first has
-waited for ``commit_every``, nothing is taken. So a cancellation loses nothing, and what is leased is what is being
-written. A batch is acknowledged when its files are fsynced and have their names: "written" in the ledger means that it
-survives a power cut and that readers see it. Converting and writing happen in the graph's thread pool; meanwhile the next
-commit gathers.
+The rows of the next commit wait in the edge, not in the sink. The sink takes them when there are ``max_rows``, when the edge
+is full, or when the first has waited for ``commit_every``. So only rows that are being written are leased, and a cancellation
+loses nothing. A batch is acknowledged when its files are fsynced and renamed: "written" in the ledger means that the rows
+survive a power cut and that readers see them. Rows are converted and written in the graph's thread pool, while the rows of
+the next commit gather.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from sda_ops.sinks.parquet_tables import AuditRecord, table_of
 logger = logging.getLogger(__name__)
 
 _HOUR_NS = 3_600 * 10**9
-_LOOKS = 20  # for each `commit_every`, at what has gathered: cheaper than being woken by every arrival
+_CHECKS = 20  # of the edge during each `commit_every`: cheaper than waking up for every item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Where the audit is, and how much gathers for one commit.
+    """The directory of the audit, and the size of its commits.
 
     Attributes:
         directory: Has a folder for each type of record: ``observations``, ``correlations``, ``cross_sensor_updates``.
-        max_rows: Rows of a commit at most. The edge's capacity is the other bound: what does not fit it cannot gather.
-        commit_every: How long the first row of a commit waits for others at most, on the graph's clock. It is what the
-            audit adds to latency. It also bounds how many files an hour of a table has, while neither `max_rows` nor
-            the edge's capacity is reached sooner.
+        max_rows: The greatest number of rows in a commit. The edge's capacity is the other bound.
+        commit_every: How long the first row of a commit waits for others at most, on the graph's clock. The audit adds this
+            much to latency. It also limits the number of files per hour and table, unless `max_rows` or the edge's capacity
+            is reached sooner.
     """
 
     directory: Path
@@ -50,10 +50,11 @@ class Audit:
 
 
 def audit_sink(audit: Audit) -> Factory:
-    """A sink into ``audit`` for records of the three types, mixed as they come.
+    """A sink into ``audit`` for records of the three types, in any order.
 
-    A directory that another process writes is refused, naming that process. Anything but the three is a bug: a panic. A
-    disk that is full or broken is an ``OSError``: then no row of the batch is in the audit, nor acknowledged.
+    Raises ``StoreInUseError``, which names the other process, if another process writes the directory. Raises ``TypeError``
+    (a panic) for any other type of record. If the disk is full or broken, it raises ``OSError``, and no row of the batch is
+    in the audit or acknowledged.
     """
 
     async def run(ends: WiredEnds) -> None:
@@ -67,7 +68,7 @@ def audit_sink(audit: Audit) -> Factory:
             batch = await ends.receiver.recv_many(audit.max_rows)
             if not batch:
                 return
-            one_by_one = len(batch) < wanted  # they come again after a failure: nothing else can be had meanwhile
+            one_by_one = len(batch) < wanted  # redelivered after a failure: until they are through, no other rows come
             await ends.acknowledge_after(len(batch), _commit, store, batch)
             ends.gauge("bytes_written", store.bytes_written)
             ends.gauge("files_written", store.files_written)
@@ -88,13 +89,13 @@ def _opened(directory: Path, ends: WiredEnds) -> ParquetStore:
 
 
 async def _gathered(ends: WiredEnds, audit: Audit) -> None:
-    """Suspend until there is enough for a commit, or no more to wait for. Takes nothing."""
+    """Suspend until the edge has enough for a commit, or until waiting is over. It takes nothing from the edge."""
     await ends.wait_for_items()
     edge, clock = ends.receiver, ends.clock
     wait_s = audit.commit_every.total_seconds()
     due = clock.monotonic() + wait_s
     while edge.ready < audit.max_rows and edge.room > 0 and not edge.closed and clock.monotonic() < due:
-        if await ends.shutdown.wait_at_most(wait_s / _LOOKS, clock):
+        if await ends.shutdown.wait_at_most(wait_s / _CHECKS, clock):
             return
 
 
@@ -103,14 +104,14 @@ def _commit(store: ParquetStore, batch: Sequence[AuditRecord]) -> None:
 
 
 def _parts(batch: Sequence[AuditRecord]) -> Iterator[Part]:
-    """One for each type of record and hour of ingest, in the order of the batch."""
+    """One part for each type of record and hour of ingest, in the order of the batch."""
     by_kind: defaultdict[type, list[AuditRecord]] = defaultdict(list)
     for record in batch:
         by_kind[type(record)].append(record)
-    for kind, those in by_kind.items():
+    for kind, of_kind in by_kind.items():
         table = table_of(kind)
         by_hour: defaultdict[int, list[AuditRecord]] = defaultdict(list)
-        for record in those:
+        for record in of_kind:
             by_hour[record.ingest_timestamp // _HOUR_NS].append(record)
         for records in by_hour.values():
             first_ns = min(record.ingest_timestamp for record in records)

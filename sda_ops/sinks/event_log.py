@@ -1,8 +1,7 @@
-"""The event log: every observation, one JSON line each, in rotating files.
+"""The event log sink: one JSON line for each observation, in rotating files.
 
-A batch is acknowledged when it is written *and* fsynced, so "written" in the ledger means that it survives a power cut.
-Writing happens in the graph's thread pool, one batch at a time: while the disk works, the next batch gathers, and a slow
-disk makes larger batches instead of a longer queue.
+A batch is acknowledged when it is written *and* fsynced: "written" in the ledger means that it survives a power cut. Batches
+are written one at a time in the graph's thread pool, while the next batch gathers; a slow disk makes larger batches.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from orchestrator_adapter import (
 from sda_ops.records.observation import Observation
 
 STEM = "observations"
-_BATCH = 4_096  # items per fsync at most; the edge's capacity is the bound that counts
+_BATCH = 4_096  # items per fsync at most; usually the edge's capacity is smaller
 
 
 @dataclass(frozen=True, slots=True)
-class EventLog:
-    """Where the log is and how large a file may grow, in bytes."""
+class EventLogFiles:
+    """The directory of the log, and the greatest size of a file in bytes."""
 
     directory: Path
     max_bytes: int = DEFAULT_MAX_FILE_BYTES
 
 
-def event_log_sink(log: EventLog) -> Factory:
-    """A sink into ``log``. A directory that another process writes is refused, naming that process."""
+def event_log_sink(log: EventLogFiles) -> Factory:
+    """A sink into ``log``. Raises ``StoreInUseError``, which names the other process, if another process writes it."""
     encode_lines = msgspec.json.Encoder().encode_lines
 
     async def run(ends: WiredEnds) -> None:
@@ -50,7 +49,7 @@ def event_log_sink(log: EventLog) -> Factory:
         async for batch in ends.receiver.batches(_BATCH):
             try:
                 await ends.acknowledge_after(len(batch), _write, writer, encode_lines(batch), len(batch))
-            except WriteFailedError as error:  # part of a batch longer than a file is in finished files already
+            except WriteFailedError as error:  # part of a batch that is larger than a file is already in finished files
                 ends.receiver.acknowledge(error.accepted_lines)
                 raise
             ends.gauge("bytes_written", writer.bytes_written)
@@ -62,7 +61,7 @@ def event_log_sink(log: EventLog) -> Factory:
 
 
 def read_event_log(directory: Path) -> Iterator[Observation]:
-    """Every observation in the log, oldest first, the file that is being written included."""
+    """Every observation in the log, oldest first, including the file that is being written."""
     decode = msgspec.json.Decoder(Observation).decode
     return map(decode, read_lines(directory, STEM))
 

@@ -1,14 +1,14 @@
-"""Parquet files that are there whole or not at all, by hour. It knows rows and folders, not what the rows say.
+"""A store of Parquet files by hour, each of which is complete or absent. It does not know what the rows mean.
 
 On disk, in one directory::
 
-    <table>/date=2026-11-25/hour=13/part-130501.000250000-<digest>.parquet    whole, fsynced, never touched again
-    .staging/0.part                                                          being written; or left by a hard kill
-    .staging/writer.lock                                                     held (flock) by the process that writes
+    <table>/date=2026-11-25/hour=13/part-130501.000250000-<digest>.parquet    complete, fsynced, never changed
+    .staging/0.part                                                          being written, or left by a hard kill
+    .staging/writer.lock                                                     locked (flock) by the writing process
 
-A file is written and fsynced in ``.staging``, which no reader of a table looks into, and then renamed to where it belongs.
-Its name is the time of its first row and a digest of its bytes: the same rows twice are one file, two files never have
-one name, and nothing is ever replaced. Everything here is synchronous and for one caller at a time.
+A file is written and fsynced in ``.staging``, which readers of a table do not see, and then renamed to its place. Its name is
+the time of its first row and a digest of its bytes. So the same rows twice are one file, different files have different
+names, and no file is ever replaced. Everything here is synchronous and for one caller at a time.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _STAGING = ".staging"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows that make one file.
+    """The rows of one file.
 
     Attributes:
         table: The name of the table.
-        first_ns: When the first row was, UTC nanoseconds: it says which hour the file belongs to.
+        first_ns: The time of the first row, UTC nanoseconds; it decides the file's hour.
         rows: The rows.
-        repeating: The columns, by their Parquet path, that are worth a dictionary.
+        repeating: The columns, by their Parquet path, that are dictionary-encoded.
     """
 
     table: str
@@ -47,21 +47,21 @@ class Part:
 
 
 class ParquetStore:
-    """The writer. Whoever makes one owns the directory until `close`.
+    """The writer. It owns the directory until `close`.
 
     Attributes:
         directory: Where the tables are.
-        leftovers_removed: How many unfinished files of a hard kill opening has removed. Nothing in them was committed.
-        files_written: Committed since opening.
-        bytes_written: Likewise.
-        rows_written: Likewise.
+        leftovers_removed: How many unfinished files of a killed writer were removed on opening. They were not committed.
+        files_written: Files committed since opening.
+        bytes_written: Bytes committed since opening.
+        rows_written: Rows committed since opening.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Takes the directory (made if missing), and clears what a hard kill left.
+        """Locks the directory (created if missing), and removes the unfinished files of a killed writer.
 
         Raises:
-            StoreInUseError: Another writer has it.
+            StoreInUseError: Another writer has locked it.
             OSError: It cannot be written to.
         """
         self.directory = directory
@@ -81,13 +81,13 @@ class ParquetStore:
             raise
 
     def commit(self, parts: Sequence[Part]) -> None:
-        """Blocks until every row of every part is on the disk, where readers find it.
+        """Blocks until every row of every part is on the disk and visible to readers.
 
-        All or nothing: all parts are written and fsynced before the first has its name, and after an error none has.
-        Only a kill between two of those names leaves some: whole files, of rows that were not acknowledged.
+        All parts are written and fsynced before the first is renamed; after an error no part is visible. Only a kill between
+        two renames leaves some of the parts: complete files of rows that were not acknowledged.
 
         Raises:
-            OSError: The disk is full, or broken. The rows can be committed again.
+            OSError: The disk is full or broken. The rows can be committed again.
         """
         if self._lock < 0:
             raise ValueError(f"ParquetStore {self.directory}: written to after close")
@@ -104,7 +104,7 @@ class ParquetStore:
                 written += len(data)
             for draft, final in zip(drafts, finals, strict=True):
                 make_directory(final.parent)
-                if final.exists():  # the same bytes, committed before
+                if final.exists():  # the same rows were committed before
                     draft.unlink()
                 else:
                     draft.rename(final)
@@ -113,7 +113,7 @@ class ParquetStore:
                 sync_directory(folder)
         except BaseException:
             for path in (*drafts, *named):
-                with suppress(OSError):  # the first error is what counts; a draft that stays is a leftover
+                with suppress(OSError):  # the first error is raised; a draft that stays is removed by the next writer
                     path.unlink(missing_ok=True)
             raise
         self.files_written += len(parts)
@@ -121,14 +121,14 @@ class ParquetStore:
         self.rows_written += sum(part.rows.num_rows for part in parts)
 
     def close(self) -> None:
-        """Gives the directory back; a second call does nothing."""
+        """Unlocks the directory; a second call does nothing."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 def _encoded(part: Part) -> pa.Buffer:
-    """The file's bytes, in memory: for the digest, and because the operating system's own errors say what went wrong."""
+    """The file's bytes, in memory: for the digest, and so that writing raises the operating system's own errors."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.Table.from_batches([part.rows]),
@@ -136,7 +136,7 @@ def _encoded(part: Part) -> pa.Buffer:
         row_group_size=part.rows.num_rows,
         compression="zstd",
         use_dictionary=list(part.repeating),
-        # Times go up in small steps: a tenth off the size of a file of observations.
+        # Times increase in small steps: this makes a file of observations 10 % smaller.
         column_encoding={
             field.name: "DELTA_BINARY_PACKED" for field in part.rows.schema if pa.types.is_timestamp(field.type)
         },

@@ -1,11 +1,11 @@
-"""The audit's tables: one for each type of record, its Arrow schema, and records to columns.
+"""The audit's tables, one for each type of record: Arrow schemas, and the conversion of records to columns.
 
-Pure. It says what the columns mean (unit, frame and description are in each field's metadata, and as JSON under the key
-``fields`` in the file's, for readers that do not see the former); it does not know where the rows go.
+Pure. Each field's metadata has unit, frame and description; the file's metadata has the same as JSON under the key
+``fields``, for readers that do not see field metadata. Nothing here knows where the rows are stored.
 
-An id is a string, as in the event log and the dead letters: `WHERE observation_id = '…'` means the same to every reader,
-while sixteen bytes are a UUID to DuckDB and a blob to Polars. A component that was not measured is null. Nested records
-are flat columns (``residual_range_m``), but for contributions, of which an update has several: a list of structs.
+An id is a string, as in the event log and the dead letters, so that `WHERE observation_id = '…'` works in every reader
+(sixteen bytes would be a UUID in DuckDB and a blob in Polars). A component that was not measured is null. Nested records are
+flat columns (``residual_range_m``), except contributions, of which an update has several: they are a list of structs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUp
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget
 
 SCHEMA_VERSION = 1
-"""In every file's metadata. A column that is added keeps it; one that goes, or comes to mean something else, raises it."""
+"""In every file's metadata. It is raised when a column is removed or changes its meaning, not when a column is added."""
 
 AuditRecord: TypeAlias = Observation | Correlation | CrossSensorUpdate
 
@@ -41,10 +41,10 @@ class AuditTable:
     """One type of record as a table.
 
     Attributes:
-        name: Of the table, and of its folder.
-        schema: Of every file.
-        repeating: Columns whose values repeat: worth a dictionary. The others are tried in vain, which costs time.
-        columns: The records' values, an array for each of the schema's fields, in their order.
+        name: The name of the table and of its folder.
+        schema: The schema of every file.
+        repeating: Columns with repeated values, which are dictionary-encoded. For the others this would only cost time.
+        columns: Converts records to one array for each field of the schema, in order.
     """
 
     name: str
@@ -53,7 +53,7 @@ class AuditTable:
     columns: Callable[[Sequence[Any]], list[pa.Array]]
 
     def rows(self, records: Sequence[Any]) -> pa.RecordBatch:
-        """One row a record, in their order."""
+        """One row for each record, in order."""
         return pa.RecordBatch.from_arrays(self.columns(records), schema=self.schema)
 
 
@@ -61,7 +61,7 @@ def table_of(record: type) -> AuditTable:
     """The table for records of this type. Raises ``TypeError`` for any other."""
     if (table := TABLES.get(record)) is None:
         expected = ", ".join(each.__name__ for each in TABLES)
-        raise TypeError(f"the audit keeps {expected}; got {record.__name__}")
+        raise TypeError(f"the audit stores {expected}; got {record.__name__}")
     return table
 
 
@@ -89,7 +89,7 @@ _OBSERVED = (
     _text("source_id", "which sensor"),
     _text("source_kind", "radar, optical or isl"),
     _time("sensor_timestamp", "when the sensor measured"),
-    _time("ingest_timestamp", "when the pipeline took it in; the partition"),
+    _time("ingest_timestamp", "when the pipeline received it; the partition"),
 )
 _TRACK = _text("track_id", "the sensor's own name for what it tracks; no catalogue number", nullable=True)
 
@@ -143,14 +143,14 @@ _OBSERVATION_FIELDS = (*_OBSERVED, _TRACK, *_RADAR_FIELDS, *_OPTICAL_FIELDS, *_S
 _CORRELATION_FIELDS = (
     *_OBSERVED,
     _TRACK,
-    _time("correlated_timestamp", "when this was found"),
-    _text("association", "correlated, ambiguous, uct (no object was there) or unpredicted (nobody can say)"),
-    _number("catalog_number", "1", "the object; only of what is correlated", kind=pa.int64()),
+    _time("correlated_timestamp", "when it was correlated"),
+    _text("association", "correlated, ambiguous, uct (uncorrelated track) or unpredicted (no prediction possible)"),
+    _number("catalog_number", "1", "the object, if correlated", kind=pa.int64()),
     pa.field(
         "candidates",
         _CATALOG_NUMBERS,
         nullable=False,
-        metadata={"description": "catalogue numbers of all that it could be, the likeliest first"},
+        metadata={"description": "catalogue numbers of all candidates, the likeliest first"},
     ),
     _text("reference_orbit_id", "element set of the residuals: <catalogue number>@<epoch, UTC ns>", nullable=True),
     _number("mahalanobis_squared", "1", "squared distance from the likeliest candidate, in standard deviations"),
@@ -168,7 +168,7 @@ _UPDATE_FIELDS = (
         "contributions",
         _CONTRIBUTIONS,
         nullable=False,
-        metadata={"description": "what each observation adds, in order of arrival"},
+        metadata={"description": "one for each observation, in order of arrival"},
     ),
 )
 
@@ -183,7 +183,7 @@ def _schema(record: type, fields: Sequence[pa.Field]) -> pa.Schema:
 
 
 def _described(fields: Sequence[pa.Field]) -> dict[str, dict[str, str]]:
-    """Every field's metadata, those within a list of structs by their path: ``contributions.residual_range_m``."""
+    """Every field's metadata; fields within a list of structs have their path: ``contributions.residual_range_m``."""
     described: dict[str, dict[str, str]] = {}
     for field in fields:
         described[field.name] = {key.decode(): value.decode() for key, value in field.metadata.items()}
@@ -193,7 +193,7 @@ def _described(fields: Sequence[pa.Field]) -> dict[str, dict[str, str]]:
     return described
 
 
-# Records to columns. A comprehension for each attribute costs 11 ns a record; a tuple of all of them costs 300.
+# Records to columns. A comprehension for each attribute takes 11 ns per record; a tuple of all attributes takes 300.
 
 
 def _observation_columns(records: Sequence[Observation]) -> list[pa.Array]:
@@ -294,19 +294,19 @@ def _residual_columns(residuals: Sequence[Residuals]) -> list[pa.Array]:
 def _of_kind(
     targets: Sequence[Any], kind: type, columns: Callable[[Sequence[Any]], list[pa.Array]], width: int
 ) -> list[pa.Array]:
-    """The ``width`` columns of one kind of target: null in the rows of the others."""
-    those = [target for target in targets if type(target) is kind]
-    if len(those) == len(targets):
-        return columns(those)
+    """The ``width`` columns of one kind of target; null in the rows of other kinds."""
+    of_kind = [target for target in targets if type(target) is kind]
+    if len(of_kind) == len(targets):
+        return columns(of_kind)
     absent = pa.nulls(len(targets), pa.float64())
-    if not those:
+    if not of_kind:
         return [absent] * width
     where = pa.array(np.fromiter((type(target) is kind for target in targets), dtype=np.bool_, count=len(targets)))
-    return [pc.replace_with_mask(absent, where, column) for column in columns(those)]
+    return [pc.replace_with_mask(absent, where, column) for column in columns(of_kind)]
 
 
 def _floats(values: Sequence[float | None]) -> pa.Array:
-    return pa.array(values, pa.float64())  # from None, not from NaN: a NaN that was measured stays one
+    return pa.array(values, pa.float64())  # only None becomes null; a measured NaN stays NaN
 
 
 def _times(values: Sequence[int]) -> pa.Array:
@@ -318,7 +318,7 @@ _ID_STRIDE = _ID_LENGTH + 3  # with its quotes and comma
 
 
 def _ids(ids: Sequence[UUID]) -> pa.Array:
-    """The usual text of each. ``str`` of a UUID costs 640 ns; msgspec writes ``["…","…"]`` at 50 ns an id."""
+    """The usual text of each id. ``str`` of a UUID takes 640 ns; msgspec writes ``["…","…"]`` at 50 ns per id."""
     octets = np.frombuffer(msgspec.json.encode(ids)[1:-1] + b",", dtype=np.uint8) if ids else np.empty(0, np.uint8)
     text = octets.reshape(len(ids), _ID_STRIDE)[:, 1 : 1 + _ID_LENGTH].tobytes()
     offsets = np.arange(0, (len(ids) + 1) * _ID_LENGTH, _ID_LENGTH, dtype=np.int32)

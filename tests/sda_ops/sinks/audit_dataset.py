@@ -1,4 +1,4 @@
-"""What the tests of the audit share: graphs that write one, what to write, and a plain look at what is there."""
+"""Helpers for tests of the audit: graphs that write one, records, and readers of the dataset."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def parts(directory: Path, table: str = "observations") -> list[Path]:
 
 
 def kept_ids(directory: Path, table: str = "observations") -> list[UUID]:
-    """The ids in the dataset, as a reader finds them; none where there is no dataset yet."""
+    """The ids that a reader finds in the dataset; empty if there is no dataset yet."""
     if not (directory / table).exists():
         return []
     rows = ds.dataset(directory / table, format="parquet", partitioning="hive").to_table()
@@ -88,7 +88,7 @@ def update(one: Observation, other: Observation) -> CrossSensorUpdate:
 
 
 def of_two_hours(count: int) -> list[AuditRecord]:
-    """Observations in turns from this hour and the next, a correlation for each, an update for each two."""
+    """Observations alternately of this hour and the next, a correlation for each, and an update for each pair."""
     seen = [replace(item, ingest_timestamp=NOON_NS + n % 2 * HOUR_NS) for n, item in enumerate(observations(count))]
     mixed: list[AuditRecord] = []
     for number, (one, other) in enumerate(zip(seen[::2], seen[1::2], strict=True)):
@@ -98,7 +98,7 @@ def of_two_hours(count: int) -> list[AuditRecord]:
 
 
 class SlowDisk:
-    """Holds the first commit up until ``release`` is set: its rows are on the disk, and no reader sees them yet."""
+    """Blocks the first commit until ``release`` is set: its rows are on the disk, and no reader sees them yet."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.syncing = threading.Event()

@@ -1,4 +1,4 @@
-"""The audit as a sink in a running graph, and as a dataset for others to read."""
+"""The audit as a sink in a running graph, and as a dataset for readers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from tests.sda_ops.sinks.audit_dataset import (
 )
 
 
-async def test_every_record_is_in_the_table_and_hour_where_it_belongs(tmp_path: Path) -> None:
-    """Three types mixed on one edge, of two hours: six files, every id once, and the ledger counts them all."""
+async def test_every_record_is_in_the_table_of_its_type_and_the_folder_of_its_hour(tmp_path: Path) -> None:
+    """Three types of two hours, mixed on one edge, make six files. Every id is there once, and the ledger counts all."""
     sent = of_two_hours(40)
     event = await run_graph(audited(tmp_path, source_of(sent), capacity=128, every=timedelta(seconds=1)))
     for record, table in TABLES.items():
@@ -59,7 +59,7 @@ async def test_every_record_is_in_the_table_and_hour_where_it_belongs(tmp_path: 
 
 
 async def test_duckdb_polars_and_arrow_read_the_same_dataset(tmp_path: Path) -> None:
-    """Rows, ids, residuals and units: each reader finds what was sent, in every table."""
+    """In every table each reader finds the same rows, ids, residuals and units as were sent."""
     sent = of_two_hours(40)
     await run_graph(audited(tmp_path, source_of(sent), capacity=16))
     for record, table in TABLES.items():
@@ -74,7 +74,7 @@ async def test_duckdb_polars_and_arrow_read_the_same_dataset(tmp_path: Path) -> 
         assert {row[0] for row in in_duckdb} == expected
         assert sorted(in_duckdb) == sorted(in_polars.rows())
         assert sorted(in_duckdb) == sorted(zip(*arrow_rows.to_pydict().values(), strict=True))
-        # The units, the same in each.
+        # The units are the same in each.
         wanted = json.loads(table.schema.metadata[b"fields"])
         statement = f"SELECT DISTINCT value FROM parquet_kv_metadata('{files}') WHERE decode(key) = 'fields'"
         ((by_duckdb,),) = queried(statement)
@@ -85,8 +85,8 @@ async def test_duckdb_polars_and_arrow_read_the_same_dataset(tmp_path: Path) -> 
             assert in_arrow.schema.field(field.name).metadata == field.metadata
 
 
-async def test_the_one_liners_of_the_documentation_give_what_they_say(tmp_path: Path) -> None:
-    """Residuals of the contributions and times to the nanosecond, by DuckDB and by Polars."""
+async def test_the_queries_of_the_documentation_work(tmp_path: Path) -> None:
+    """DuckDB and Polars read the residuals of contributions, and times to the nanosecond."""
     one, other = observations(2)
     await run_graph(audited(tmp_path, source_of([one, other, correlation(one), update(one, other)])))
     unnested = queried(
@@ -111,10 +111,10 @@ async def test_the_one_liners_of_the_documentation_give_what_they_say(tmp_path: 
     assert joined == [(-12.5,)]
 
 
-async def test_nothing_is_written_or_seen_before_it_is_on_the_disk(
+async def test_no_row_counts_as_written_or_is_visible_before_it_is_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the disk works, "written" is zero and readers see no file; afterwards both have everything."""
+    """While the disk works, "written" is zero and readers see no file; afterwards both have all rows."""
     disk = SlowDisk(monkeypatch)
 
     async def during(built: BuiltGraph) -> None:
@@ -130,8 +130,8 @@ async def test_nothing_is_written_or_seen_before_it_is_on_the_disk(
     assert not drafts(tmp_path)
 
 
-async def test_rows_gather_until_the_first_has_waited_long_enough(tmp_path: Path) -> None:
-    """Half a second is not enough, a second is: the rows of that second are one file, the next ones another."""
+async def test_rows_gather_until_the_first_has_waited_for_commit_every(tmp_path: Path) -> None:
+    """After 0.9 s nothing is written; after a second all rows so far are one file, and the next ones another."""
     clock = ManualClock(now_ns=NOON_NS)
     sent = observations(30)
     pause = Pause(timedelta(seconds=0.4))
@@ -154,16 +154,16 @@ async def test_rows_gather_until_the_first_has_waited_long_enough(tmp_path: Path
     assert sorted(ids_of(sent)) == sorted(kept_ids(tmp_path))
     assert event.figures.latency is not None
     assert event.figures.latency.count == 30
-    assert event.figures.latency.max_ms == 4_200  # all were taken in at the start of the clock
-    assert event.figures.latency.p50_ms == pytest.approx(1_100, rel=0.05)  # two thirds of them went at the first commit
+    assert event.figures.latency.max_ms == 4_200  # all have the ingest time of the clock's start
+    assert event.figures.latency.p50_ms == pytest.approx(1_100, rel=0.05)  # two thirds were in the first commit
     assert event.figures.ledger_holds
 
 
 @pytest.mark.parametrize(("capacity", "max_rows", "expected"), [(64, 20, 20), (32, 65_536, 32)])
-async def test_rows_do_not_wait_when_there_are_enough_or_no_more_fit(
+async def test_max_rows_or_a_full_edge_commits_at_once(
     tmp_path: Path, capacity: int, max_rows: int, expected: int
 ) -> None:
-    """``max_rows``, or a full edge, is a commit long before its time; and no file is larger."""
+    """The commit does not wait for ``commit_every``, and no file has more rows."""
     clock, hour = ManualClock(now_ns=NOON_NS), timedelta(hours=1)
     source = ListSource(observations(expected * 3), UntilShutdown())
     graph = audited(tmp_path, source, capacity=capacity, max_rows=max_rows, every=hour)
@@ -177,8 +177,8 @@ async def test_rows_do_not_wait_when_there_are_enough_or_no_more_fit(
     assert event.figures.ledger.written == expected * 3
 
 
-async def test_a_shutdown_commits_what_has_gathered_at_once(tmp_path: Path) -> None:
-    """No time has to pass: what waited for more is written, and nothing is undelivered."""
+async def test_a_shutdown_commits_the_gathered_rows_at_once(tmp_path: Path) -> None:
+    """It does not wait for ``commit_every``: all rows are written, and no row is undelivered."""
     clock, letters = ManualClock(now_ns=NOON_NS), DeadLetterList()
 
     async def during(built: BuiltGraph) -> None:
@@ -192,8 +192,8 @@ async def test_a_shutdown_commits_what_has_gathered_at_once(tmp_path: Path) -> N
     assert letters.total == 0
 
 
-async def test_a_cancellation_while_rows_gather_takes_none_of_them(tmp_path: Path) -> None:
-    """Stopped in the middle (here for making no progress), it had leased nothing: nothing is delivered a second time."""
+async def test_no_row_is_leased_while_rows_gather(tmp_path: Path) -> None:
+    """If the sink is cancelled while it waits (here for lack of progress), no row is delivered a second time."""
     clock, sent = ManualClock(now_ns=NOON_NS), observations(10)
     graph = OperatorGraph("stopped")
     source = graph.add_source("source", ListSource(sent, UntilShutdown()))
@@ -220,7 +220,7 @@ async def test_a_cancellation_while_rows_gather_takes_none_of_them(tmp_path: Pat
 
 
 async def test_files_change_with_the_hour_of_ingest(tmp_path: Path) -> None:
-    """What was taken in before the full hour and after it lies in two folders, although one commit wrote both."""
+    """Rows from before and after the full hour are in two folders, although one commit wrote both."""
     clock = ManualClock(now_ns=NOON_NS + HOUR_NS - SECOND_NS)
     sent = observations(40)
 
@@ -242,8 +242,8 @@ async def test_files_change_with_the_hour_of_ingest(tmp_path: Path) -> None:
     assert [file.name[5:21] for file in parts(tmp_path)] == ["125959.000000000", "130000.000000000"]
 
 
-async def test_a_reader_finds_what_was_acknowledged_while_the_writer_goes_on(tmp_path: Path) -> None:
-    """Every look at the growing dataset succeeds, and sees at least what counted as written before it."""
+async def test_a_reader_finds_all_acknowledged_rows_while_the_writer_runs(tmp_path: Path) -> None:
+    """Every query of the growing dataset succeeds and finds at least the rows that counted as written before it."""
     files = f"{tmp_path}/observations/**/*.parquet"
 
     async def during(built: BuiltGraph) -> None:
@@ -259,7 +259,7 @@ async def test_a_reader_finds_what_was_acknowledged_while_the_writer_goes_on(tmp
 
 
 async def test_a_finished_day_can_be_copied_into_fewer_files(tmp_path: Path) -> None:
-    """The documentation's way: same rows, one file an hour, units and all."""
+    """The documented way keeps all rows and the units, with one file per hour."""
     sent = observations(200)
     await run_graph(audited(tmp_path / "audit", source_of(sent), capacity=16))
     day = ds.dataset(tmp_path / "audit/observations", format="parquet", partitioning="hive")
@@ -278,8 +278,8 @@ async def test_a_finished_day_can_be_copied_into_fewer_files(tmp_path: Path) -> 
     assert kept.metadata[b"schema_version"] == b"1"
 
 
-async def test_figures_of_the_audit_are_shown_while_it_runs(tmp_path: Path) -> None:
-    """Rows, files and bytes can be read from the outside before the end."""
+async def test_metrics_of_the_audit_are_available_while_it_runs(tmp_path: Path) -> None:
+    """They are rows, files and bytes."""
 
     async def during(built: BuiltGraph) -> None:
         await eventually(lambda: built.ledger().written == 10, "all ten")
@@ -298,7 +298,7 @@ async def test_figures_of_the_audit_are_shown_while_it_runs(tmp_path: Path) -> N
         ({"commit_every": timedelta(seconds=-1)}, "Audit: commit_every must be >= 0, got -1 day, 23:59:59"),
     ],
 )
-def test_an_audit_that_cannot_be_is_refused_at_once(options: Any, message: str) -> None:
-    """Before anything is opened."""
+def test_invalid_audit_options_are_rejected_at_once(options: Any, message: str) -> None:
+    """They are rejected before a file is opened."""
     with pytest.raises(ValueError, match=message):
         Audit(directory=Path("nowhere"), **options)

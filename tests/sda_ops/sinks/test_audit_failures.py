@@ -1,4 +1,4 @@
-"""What becomes of the audit when the disk, the graph or the whole process fails."""
+"""The audit when the disk, the graph or the whole process fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.sda_ops.sinks.audit_dataset import SlowDisk, audited, correlation, dr
 
 @contextmanager
 def no_file_longer_than(limit: int) -> Iterator[None]:
-    """The kernel's own refusal, after a short write: EFBIG is to a writer what a full disk is."""
+    """Let the kernel fail writes beyond ``limit``, after a short write: EFBIG, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -41,8 +41,8 @@ def no_file_longer_than(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-async def test_a_disk_with_no_room_brings_the_run_down_with_everything_accounted_for(tmp_path: Path) -> None:
-    """The commit that does not fit leaves nothing behind; what is in the audit counts as written, the rest is in the dead letters."""
+async def test_a_full_disk_ends_the_run_and_every_row_is_written_or_dead_lettered(tmp_path: Path) -> None:
+    """The failed commit leaves no file. Rows in the audit count as written, all others are dead letters."""
     sent, letters = observations(1_064), DeadLetterList()
     graph = audited(tmp_path, ListSource(sent[:64], Pause(timedelta(milliseconds=1)), sent[64:]), capacity=1_000)
     with no_file_longer_than(20_000):
@@ -54,16 +54,16 @@ async def test_a_disk_with_no_room_brings_the_run_down_with_everything_accounted
     assert kept == ids_of(sent[: len(kept)])
     assert len(kept) >= 64
     assert event.figures.ledger.written == len(kept)
-    buried = ids_of([letter.payload for letter in letters.letters])
-    assert {*kept} & {*buried} == set()
-    assert len(kept) + len(buried) == event.figures.ledger.ingested
+    dead_lettered = ids_of([letter.payload for letter in letters.letters])
+    assert {*kept} & {*dead_lettered} == set()
+    assert len(kept) + len(dead_lettered) == event.figures.ledger.ingested
     assert {letter.kind for letter in letters.letters} == {DeadLetterKind.UNDELIVERED}
     assert event.figures.ledger_holds
     assert not drafts(tmp_path)
 
 
-async def test_a_commit_that_fails_half_way_leaves_no_half(tmp_path: Path) -> None:
-    """The second table's folder cannot be made: what the first would have got is not there either, nor any draft."""
+async def test_a_commit_that_fails_half_way_leaves_no_file(tmp_path: Path) -> None:
+    """The second table's folder cannot be created, so the first table's file and all drafts are removed."""
     (tmp_path / "correlations").write_bytes(b"a file, where the folder should be")
     (one,), letters = observations(1), DeadLetterList()
     event = await run_graph(audited(tmp_path, source_of([one, correlation(one)])), dead_letters=letters)
@@ -74,10 +74,10 @@ async def test_a_commit_that_fails_half_way_leaves_no_half(tmp_path: Path) -> No
     assert letters.total == 2
 
 
-async def test_a_folder_that_cannot_be_synced_does_not_count_as_written(
+async def test_rows_in_a_folder_that_cannot_be_synced_do_not_count_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that may not survive a power cut is taken back, and nothing of the batch is acknowledged."""
+    """A file name may not survive a power cut then, so the file is removed and no row of the batch is acknowledged."""
     sync = durable.sync_directory
 
     def broken(directory: Path) -> None:
@@ -95,10 +95,10 @@ async def test_a_folder_that_cannot_be_synced_does_not_count_as_written(
     assert letters.total == 10
 
 
-async def test_an_abort_in_the_middle_of_a_commit_acknowledges_what_became_durable(
+async def test_an_abort_during_a_commit_acknowledges_the_rows_that_became_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commit is seen to its end: its rows are in the audit and count as written, and are not undelivered as well."""
+    """The commit is finished first. Its rows are in the audit, count as written, and are not dead-lettered as well."""
     disk, letters = SlowDisk(monkeypatch), DeadLetterList()
 
     async def during(built: BuiltGraph) -> None:
@@ -117,10 +117,10 @@ async def test_an_abort_in_the_middle_of_a_commit_acknowledges_what_became_durab
     assert event.figures.ledger_holds
 
 
-async def test_what_comes_again_after_a_failure_is_not_made_to_wait_for_more(
+async def test_redelivered_rows_are_committed_without_gathering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Leased rows come back one at a time, so gathering is of no use: all are written before a third wait is over."""
+    """Rows are redelivered one at a time, so waiting for more has no use: all are written within the second wait."""
     commit, failures = ParquetStore.commit, [OSError(errno.EIO, "the first time")]
 
     def failing(store: ParquetStore, given: Any) -> None:
@@ -149,17 +149,17 @@ async def test_what_comes_again_after_a_failure_is_not_made_to_wait_for_more(
     assert event.figures.ledger_holds
 
 
-async def test_what_is_no_record_is_a_bug_and_is_named(tmp_path: Path) -> None:
-    """A wrong edge in a topology panics at once, and keeps nothing of the batch."""
+async def test_an_item_of_another_type_is_a_panic(tmp_path: Path) -> None:
+    """A wrong edge in a topology panics at once; the message names the type, and no row of the batch is written."""
     event = await run_graph(audited(tmp_path, source_of([*observations(2), "a string"])))
     assert isinstance(event, events.Panicked)
-    assert "the audit keeps Observation, Correlation, CrossSensorUpdate; got str" in event.chain[0]
+    assert "the audit stores Observation, Correlation, CrossSensorUpdate; got str" in event.chain[0]
     assert parts(tmp_path) == []
     assert event.figures.ledger_holds
 
 
 async def test_the_audit_is_never_restarted_by_default(tmp_path: Path) -> None:
-    """The record of what was done: its first failure is its last."""
+    """Its integrity is at stake, so the first failure ends the run."""
     (tmp_path / "audit").write_bytes(b"a file, where the folder should be")
     event = await run_graph(audited(tmp_path / "audit", source_of(observations(3))), grace=timedelta(seconds=1))
     assert str(SINK_DEFAULT) == "never"
@@ -167,20 +167,20 @@ async def test_the_audit_is_never_restarted_by_default(tmp_path: Path) -> None:
     assert not event.figures.restarts
 
 
-HOLDER = """
+OTHER_WRITER = """
 import pathlib, sys
 from sda_ops.sinks.parquet_store import ParquetStore
 store = ParquetStore(pathlib.Path(sys.argv[1]))
-print("held", flush=True)
+print("locked", flush=True)
 sys.stdin.read()
 """
 
 
-async def test_a_directory_that_another_process_writes_is_refused_naming_the_process(tmp_path: Path) -> None:
-    """Two writers would clear each other's drafts; the second one's records are all undelivered."""
+async def test_a_directory_that_another_process_writes_is_rejected_with_its_process_id(tmp_path: Path) -> None:
+    """Two writers would remove each other's drafts. All records of the second one are dead letters."""
     letters = DeadLetterList()
-    with child(HOLDER, tmp_path) as other:
-        assert line_of(other) == "held"
+    with child(OTHER_WRITER, tmp_path) as other:
+        assert line_of(other) == "locked"
         event = await run_graph(audited(tmp_path, source_of(observations(10))), dead_letters=letters)
         other.communicate()
     assert isinstance(event, events.BudgetExhausted)
@@ -201,7 +201,7 @@ from sda_ops.sinks import parquet_store
 from sda_ops.sinks.audit import Audit, audit_sink
 from tests.helpers.running import observations
 
-directory, blocked, commits, said = pathlib.Path(sys.argv[1]), sys.argv[2], 0, -1
+directory, blocked, commits, printed = pathlib.Path(sys.argv[1]), sys.argv[2], 0, -1
 
 def block(name):
     original = getattr(parquet_store, name)
@@ -210,7 +210,7 @@ def block(name):
         result = original(*arguments)
         commits += arguments[0].suffix == ".part" or any(arguments[0].glob("*.parquet"))
         if commits == 3:
-            while said < 100:  # the loop's thread has acknowledged it, and may have had no turn to say so
+            while printed < 100:  # the event loop has acknowledged 100 rows, but may not have printed it yet
                 time.sleep(0.001)
             print("blocked", flush=True)
             time.sleep(60)
@@ -220,16 +220,16 @@ def block(name):
 if blocked != "nowhere":
     block(blocked)
 
-async def tell(built):
-    global said
+async def report(built):
+    global printed
     while True:
-        if (written := built.ledger().written) != said:
+        if (written := built.ledger().written) != printed:
             print(written, flush=True)
-            said = written
+            printed = written
         await asyncio.sleep(0)
 
 sink = audit_sink(Audit(directory=directory, max_rows=50, commit_every=timedelta(0)))
-asyncio.run(run_graph(chain(source_of(observations(20_000)), sink, capacity=50), during=tell))
+asyncio.run(run_graph(chain(source_of(observations(20_000)), sink, capacity=50), during=report))
 """
 
 
@@ -244,7 +244,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 
 
 def killed_while_it_writes(directory: Path, blocked: str, *, enough: Callable[[str], bool]) -> int:
-    """Kill a writer once it has said ``enough``; how many of the first records it had acknowledged by its last word."""
+    """Kill a writer after a line that is ``enough``; returns the number of acknowledged records that it printed last."""
     with child(WRITER, directory, blocked) as writer:
         assert writer.stdout is not None
         while not enough(line_of(writer)):
@@ -259,19 +259,19 @@ def killed_while_it_writes(directory: Path, blocked: str, *, enough: Callable[[s
     [("_write_durably", 100, 1), ("sync_directory", 150, 0), ("nowhere", None, None)],
     ids=["before the name", "before the acknowledgement", "anywhere"],
 )
-async def test_after_a_hard_kill_everything_acknowledged_is_there_once(
+async def test_after_a_hard_kill_every_acknowledged_row_is_there_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, blocked: str, committed: int | None, leftovers: int | None
 ) -> None:
-    """The dataset reads as it lies there, whole commits only; the next start clears the draft, says so, and goes on."""
+    """The dataset is readable and has complete commits only. The next writer removes the draft, logs it, and continues."""
     sent = observations(20_000)
-    told: list[int] = []
+    printed: list[int] = []
 
     def enough(word: str) -> bool:
         if word.isdigit():
-            told.append(int(word))
-        return word == "blocked" or (blocked == "nowhere" and told[-1] >= 300)
+            printed.append(int(word))
+        return word == "blocked" or (blocked == "nowhere" and printed[-1] >= 300)
 
-    acknowledged = max(killed_while_it_writes(tmp_path, blocked, enough=enough), *told)
+    acknowledged = max(killed_while_it_writes(tmp_path, blocked, enough=enough), *printed)
     kept = kept_ids(tmp_path)
     assert queried(f"SELECT count(*) FROM '{tmp_path}/observations/**/*.parquet'") == [(len(kept),)]
     assert sorted(kept) == sorted(ids_of(sent[: len(kept)]))

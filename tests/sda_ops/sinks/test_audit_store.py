@@ -1,4 +1,4 @@
-"""The files of the audit: when they are on the disk, what they are called, whose they are."""
+"""`ParquetStore`: durability, file names, and the lock."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from tests.helpers.running import observations
 from tests.sda_ops.sinks.audit_dataset import SECOND_NS, drafts, kept_ids, part_of, parts
 
 
-def test_a_commit_is_on_the_disk_file_and_names_before_it_returns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every new folder is synced in the one above it, the file before its name, its folder after."""
+def test_files_and_folders_are_synced_before_a_commit_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent of every new folder is synced, the file before it is renamed, and its folder afterwards."""
     done: list[str] = []
     fsync, rename = os.fsync, Path.rename
 
-    def noted_fsync(file: int) -> None:
+    def recorded_fsync(file: int) -> None:
         done.append(str(Path(f"/proc/self/fd/{file}").readlink()).removeprefix(str(tmp_path)) or "/")
         fsync(file)
 
-    def noted_rename(path: Path, target: Path) -> Path:
+    def recorded_rename(path: Path, target: Path) -> Path:
         done.append("rename")
         return rename(path, target)
 
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "rename", noted_rename)
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(Path, "rename", recorded_rename)
     store = ParquetStore(tmp_path)
     assert done == ["/"]
     for items in (observations(2)[:1], observations(2)[1:]):
@@ -45,7 +43,7 @@ def test_a_commit_is_on_the_disk_file_and_names_before_it_returns(
 
 
 def test_a_file_is_one_zstd_row_group(tmp_path: Path) -> None:
-    """Every column compressed, all rows in one group, and a dictionary only where values repeat."""
+    """All columns are compressed, all rows are in one group, and only repeating columns have a dictionary."""
     store = ParquetStore(tmp_path)
     store.commit([part_of(observations(100))])
     store.close()
@@ -58,7 +56,7 @@ def test_a_file_is_one_zstd_row_group(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_twice_are_one_file(tmp_path: Path) -> None:
-    """A commit that is repeated to the byte changes nothing; rows that differ make another file."""
+    """Committing the same rows again changes nothing; other rows make another file."""
     store = ParquetStore(tmp_path)
     for _ in range(2):
         store.commit([part_of(observations(3))])
@@ -68,10 +66,10 @@ def test_the_same_rows_twice_are_one_file(tmp_path: Path) -> None:
     assert sorted(pl.read_parquet(file).height for file in parts(tmp_path)) == [2, 3]
 
 
-def test_a_repeat_that_fails_takes_nothing_from_what_was_committed_before(
+def test_a_failed_repeat_of_a_commit_does_not_remove_the_first_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same rows again, on a disk that has broken meanwhile: the file of the first time stays."""
+    """The same rows are committed again on a disk that has failed since; the first file stays."""
     store = ParquetStore(tmp_path)
     store.commit([part_of(observations(3))])
 
@@ -86,8 +84,8 @@ def test_a_repeat_that_fails_takes_nothing_from_what_was_committed_before(
     assert not drafts(tmp_path)
 
 
-def test_hours_have_two_digits_and_days_are_those_of_utc(tmp_path: Path) -> None:
-    """A minute past midnight, and one before 1970: names sort as times do."""
+def test_hours_have_two_digits_and_days_are_in_utc(tmp_path: Path) -> None:
+    """For a minute after midnight and one before 1970, names sort like times."""
     store = ParquetStore(tmp_path)
     store.commit([part_of(observations(1), first_ns=first_ns) for first_ns in (60 * SECOND_NS, -60 * SECOND_NS)])
     store.close()
@@ -97,8 +95,8 @@ def test_hours_have_two_digits_and_days_are_those_of_utc(tmp_path: Path) -> None
     assert after.name.startswith("part-000100.000000000-")
 
 
-def test_a_directory_that_was_given_back_can_be_taken_again(tmp_path: Path) -> None:
-    """Closing twice is closing once; nothing can be written afterwards; every leftover is cleared by the next."""
+def test_a_closed_directory_can_be_opened_again(tmp_path: Path) -> None:
+    """Closing twice is harmless, a commit after it raises, and the next writer removes leftovers."""
     store = ParquetStore(tmp_path)
     with pytest.raises(StoreInUseError, match=f"is being written by process {os.getpid()} "):
         ParquetStore(tmp_path)

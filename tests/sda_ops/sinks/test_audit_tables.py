@@ -1,4 +1,4 @@
-"""Records to columns: what is read back is what was put in, and the columns say what they are."""
+"""The audit's tables: records survive a round trip through Parquet, and columns have units and descriptions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.helpers.running import observations
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# Back from rows to records, written apart from the product: what both understand alike is what is in the file.
+# From rows back to records, written independently of the product.
 
 
 def read_back(file: pa.Buffer) -> list[dict[str, Any]]:
-    """The rows of a file, its times as nanoseconds."""
+    """The rows of a file, with times as nanoseconds."""
     table = pq.read_table(pa.BufferReader(file))
     rows: list[dict[str, Any]] = table.cast(
         pa.schema([field.with_type(_in_nanoseconds(field.type)) for field in table.schema])
@@ -149,14 +149,14 @@ some_updates = st.builds(
     | st.lists(some_correlations, min_size=1, max_size=8)
     | st.lists(some_updates, min_size=1, max_size=8)
 )
-def test_every_record_comes_back_from_its_file_as_it_was(records: list[AuditRecord]) -> None:
-    """To the last bit and nanosecond, in order, with nothing where nothing was measured."""
+def test_records_are_unchanged_after_a_round_trip_through_a_file(records: list[AuditRecord]) -> None:
+    """They are equal to the last bit and nanosecond, in order, with ``None`` for what was not measured."""
     assert round_trip(records) == records
 
 
 @pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate])
-def test_a_field_that_a_record_gains_is_missed_here(record: Any) -> None:
-    """The tables have every field of the records, so one that is added and not kept fails this test."""
+def test_the_tables_have_every_field_of_the_records(record: Any) -> None:
+    """A field that is added to a record but not to its table fails this test."""
     expected: list[str] = []
     for name in record.__struct_fields__:
         match name:
@@ -172,8 +172,8 @@ def test_a_field_that_a_record_gains_is_missed_here(record: Any) -> None:
     assert sorted(TABLES[record].schema.names) == sorted(expected)
 
 
-def test_a_number_that_is_none_is_not_taken_for_one_that_was_not_measured() -> None:
-    """NaN stays NaN, and absent stays null."""
+def test_a_measured_nan_is_not_stored_as_null() -> None:
+    """NaN stays NaN, and an absent value is null."""
     (sent,) = observations(1)
     sent = msgspec.structs.replace(sent, target=RadarTarget(float("nan"), None))
     (row,) = read_back(_encoded(Part("observations", 0, table_of(Observation).rows([sent]), ())))
@@ -191,8 +191,8 @@ def leaves(fields: Sequence[pa.Field]) -> list[pa.Field]:
 
 
 @pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate])
-def test_every_column_says_what_it_is_and_in_which_unit(record: type) -> None:
-    """A description each, the unit that its name promises, a frame for every angle, position and time."""
+def test_every_column_has_a_description_and_the_unit_of_its_name(record: type) -> None:
+    """Every angle, position and time also has a frame."""
     fields = leaves(list(TABLES[record].schema))
     assert all(field.metadata[b"description"] for field in fields)
     for field in fields:
@@ -211,21 +211,21 @@ def test_every_column_says_what_it_is_and_in_which_unit(record: type) -> None:
 
 
 @pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate])
-def test_the_file_says_in_json_what_its_fields_say_in_arrow(record: type) -> None:
-    """For readers that have only the file's metadata: every field's, by path, the schema's version and the record's name."""
+def test_the_files_metadata_has_all_field_metadata_as_json(record: type) -> None:
+    """It has every field's metadata by path, the schema's version and the record's name."""
     schema = TABLES[record].schema
     assert schema.metadata[b"schema_version"] == b"1"
     assert schema.metadata[b"record"] == record.__name__.encode()
-    told = json.loads(schema.metadata[b"fields"])
-    assert len(told) == len(leaves(list(schema)))
+    described = json.loads(schema.metadata[b"fields"])
+    assert len(described) == len(leaves(list(schema)))
     for field in schema:
-        assert told[field.name] == {key.decode(): value.decode() for key, value in field.metadata.items()}
+        assert described[field.name] == {key.decode(): value.decode() for key, value in field.metadata.items()}
     if record is CrossSensorUpdate:
-        assert told["contributions.residual_range_m"]["unit"] == "m"
+        assert described["contributions.residual_range_m"]["unit"] == "m"
 
 
-def test_what_is_no_record_of_the_audit_is_named() -> None:
-    """A wrong edge in a topology is a bug, and the message says which types would do."""
-    expected = "the audit keeps Observation, Correlation, CrossSensorUpdate; got int"
+def test_another_type_of_record_is_a_type_error() -> None:
+    """The message names the type and those that are accepted."""
+    expected = "the audit stores Observation, Correlation, CrossSensorUpdate; got int"
     with pytest.raises(TypeError, match=expected):
         table_of(int)

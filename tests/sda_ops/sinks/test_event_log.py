@@ -1,3 +1,5 @@
+"""The event log sink in running graphs: durability, rotation, repair, and failures of the disk."""
+
 from __future__ import annotations
 
 import asyncio
@@ -19,26 +21,26 @@ from orchestrator_adapter.supervision import events, task_exit
 from orchestrator_adapter.supervision.restart import SINK_DEFAULT
 from orchestrator_adapter.testing import chain, run_graph
 from sda_ops.records.observation import Observation
-from sda_ops.sinks.event_log import EventLog, event_log_sink, read_event_log
+from sda_ops.sinks.event_log import EventLogFiles, event_log_sink, read_event_log
 from tests.helpers.running import counter, eventually, observations
 
 
 def logging_to(directory: Path, items: list[Observation], **options: Any) -> Any:
-    return chain(source_of(items), event_log_sink(EventLog(directory, **options)))
+    return chain(source_of(items), event_log_sink(EventLogFiles(directory, **options)))
 
 
 def log_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("observations-*"))
 
 
-def holder_of(directory: Path) -> subprocess.Popen[str]:
+def other_writer_of(directory: Path) -> subprocess.Popen[str]:
     """Another process that writes the log."""
-    command = [sys.executable, "-c", HOLDER, str(directory)]
+    command = [sys.executable, "-c", OTHER_WRITER, str(directory)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def disk_that_fills_up(monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
-    """Let log files take ``capacity`` bytes in all, with a real short write before the error."""
+    """Limit all log files together to ``capacity`` bytes, with a short write before the error."""
     pwrite, left = os.pwrite, [capacity]
 
     def limited(file: int, data: bytes, offset: int) -> int:
@@ -54,7 +56,7 @@ def disk_that_fills_up(monkeypatch: pytest.MonkeyPatch, capacity: int) -> None:
 
 
 class SlowDisk:
-    """Holds the first ``sync`` of a log up until ``release`` is set; counts the lines that are durable."""
+    """Blocks the first ``sync`` of a log until ``release`` is set; counts the durable lines."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.syncing = threading.Event()
@@ -73,8 +75,8 @@ class SlowDisk:
         monkeypatch.setattr(RotatingJsonLines, "sync", slow)
 
 
-async def test_every_line_of_the_log_parses_back_to_what_was_sent(tmp_path: Path) -> None:
-    """One line an observation, in order, byte for byte msgspec's JSON of it."""
+async def test_every_line_of_the_log_is_the_json_of_one_observation(tmp_path: Path) -> None:
+    """The lines are in order, and equal msgspec's JSON byte for byte."""
     sent = observations(500)
     event = await run_graph(logging_to(tmp_path, sent))
     assert list(read_event_log(tmp_path)) == sent
@@ -87,8 +89,8 @@ async def test_every_line_of_the_log_parses_back_to_what_was_sent(tmp_path: Path
     assert event.figures.latency.count == 500
 
 
-async def test_nothing_counts_as_written_before_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the disk syncs, the lines are in the file and "written" is zero; afterwards it is what is durable."""
+async def test_no_line_counts_as_written_before_it_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk syncs, the lines are in the file and "written" is zero; afterwards it counts the durable lines."""
     disk = SlowDisk(monkeypatch)
 
     async def during(built: BuiltGraph) -> None:
@@ -102,8 +104,8 @@ async def test_nothing_counts_as_written_before_it_is_synced(tmp_path: Path, mon
     assert event.figures.ledger.written == disk.durable_lines == 50
 
 
-async def test_files_are_finished_before_they_outgrow_the_limit(tmp_path: Path) -> None:
-    """No file is longer than the limit, none is left unfinished, no line is lost or split."""
+async def test_files_are_rotated_before_they_exceed_the_limit(tmp_path: Path) -> None:
+    """No file exceeds the limit or stays unfinished, and no line is lost or split."""
     sent = observations(1_000)
     await run_graph(logging_to(tmp_path, sent, max_bytes=20_000))
     files = log_files(tmp_path)
@@ -113,8 +115,8 @@ async def test_files_are_finished_before_they_outgrow_the_limit(tmp_path: Path) 
     assert list(read_event_log(tmp_path)) == sent
 
 
-async def test_a_torn_last_line_is_repaired_at_the_start(tmp_path: Path) -> None:
-    """What a hard kill tore off is put aside and counted; the log goes on in the next file and parses as a whole."""
+async def test_an_incomplete_last_line_is_repaired_at_the_start(tmp_path: Path) -> None:
+    """The incomplete line of a killed writer is moved to a file of its own and counted; the log continues in the next file."""
     old, new = observations(20)[:10], observations(20)[10:]
     lines = b"".join(msgspec.json.encode(item) + b"\n" for item in old)
     (tmp_path / "observations-000004.jsonl.part").write_bytes(lines + b'{"observation_id":"to')
@@ -125,21 +127,21 @@ async def test_a_torn_last_line_is_repaired_at_the_start(tmp_path: Path) -> None
     assert event.figures.counters["sink"]["repaired_bytes"] == 21
 
 
-HOLDER = """
+OTHER_WRITER = """
 import pathlib, sys
 from orchestrator_adapter.storage.jsonl import RotatingJsonLines
 with RotatingJsonLines(pathlib.Path(sys.argv[1]), stem="observations"):
-    print("held", flush=True)
+    print("locked", flush=True)
     sys.stdin.read()
 """
 
 
-async def test_a_directory_that_another_process_writes_is_refused_naming_it(tmp_path: Path) -> None:
-    """The run ends as BudgetExhausted with the other's process id; every observation is Undelivered, none written."""
+async def test_a_directory_that_another_process_writes_is_rejected_with_its_process_id(tmp_path: Path) -> None:
+    """The run ends as BudgetExhausted; every observation is dead-lettered as Undelivered, and none is written."""
     letters = DeadLetterList()
-    with holder_of(tmp_path) as other:
+    with other_writer_of(tmp_path) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
+        assert other.stdout.readline() == "locked\n"
         event = await run_graph(logging_to(tmp_path, observations(10)), dead_letters=letters)
         other.communicate()
     assert isinstance(event, events.BudgetExhausted)
@@ -152,10 +154,10 @@ async def test_a_directory_that_another_process_writes_is_refused_naming_it(tmp_
 
 
 @pytest.mark.parametrize("capacity", [0, 1, 20_000])
-async def test_a_full_disk_brings_the_run_down_with_everything_accounted_for(
+async def test_a_full_disk_ends_the_run_and_every_line_is_written_or_dead_lettered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: int
 ) -> None:
-    """What is in the log is what counts as written; the rest is in the dead letters; nothing is in both or in neither."""
+    """Lines in the log count as written, all others are dead letters, and no line is both."""
     sent, letters = observations(2_000), DeadLetterList()
     disk_that_fills_up(monkeypatch, capacity)
     event = await run_graph(logging_to(tmp_path, sent), dead_letters=letters)
@@ -174,10 +176,10 @@ async def test_a_full_disk_brings_the_run_down_with_everything_accounted_for(
     assert not event.figures.restarts
 
 
-async def test_a_batch_longer_than_a_file_that_fails_in_the_middle_is_acknowledged_to_the_line(
+async def test_of_a_failed_batch_that_is_larger_than_a_file_exactly_the_lines_in_finished_files_are_acknowledged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pieces in finished files count as written and are not buried; the rest is buried and not in the log."""
+    """Lines in finished files count as written; the rest is dead-lettered and not in the log."""
     sent, letters = observations(64), DeadLetterList()
     disk_that_fills_up(monkeypatch, 5_000)
     event = await run_graph(logging_to(tmp_path, sent, max_bytes=2_000), dead_letters=letters)
@@ -190,10 +192,10 @@ async def test_a_batch_longer_than_a_file_that_fails_in_the_middle_is_acknowledg
     assert event.figures.ledger_holds
 
 
-async def test_what_could_not_be_synced_does_not_count_as_written(
+async def test_lines_that_could_not_be_synced_do_not_count_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that fails to sync brings the run down, and the whole batch is kept in the dead letters."""
+    """A failed sync ends the run, and the whole batch is dead-lettered."""
 
     def broken(writer: RotatingJsonLines) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -207,10 +209,10 @@ async def test_what_could_not_be_synced_does_not_count_as_written(
     assert letters.total == event.figures.ledger.ingested == 10
 
 
-async def test_an_abort_in_the_middle_of_a_write_acknowledges_what_became_durable(
+async def test_an_abort_during_a_write_acknowledges_the_lines_that_became_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The write is seen to its end: its lines are in the log and count as written, and are not undelivered as well."""
+    """The write is finished first. Its lines are in the log, count as written, and are not dead-lettered as well."""
     disk, letters = SlowDisk(monkeypatch), DeadLetterList()
 
     async def during(built: BuiltGraph) -> None:
@@ -230,7 +232,7 @@ async def test_an_abort_in_the_middle_of_a_write_acknowledges_what_became_durabl
 
 
 async def test_the_sink_is_never_restarted_by_default(tmp_path: Path) -> None:
-    """The record of what was seen: its first failure is its last."""
+    """Its integrity is at stake, so the first failure ends the run."""
     (tmp_path / "log").write_bytes(b"a file, where the folder should be")
     event = await run_graph(logging_to(tmp_path / "log", observations(3)), grace=timedelta(seconds=1))
     assert str(SINK_DEFAULT) == "never"
@@ -239,8 +241,8 @@ async def test_the_sink_is_never_restarted_by_default(tmp_path: Path) -> None:
     assert not event.figures.restarts
 
 
-async def test_figures_are_shown_while_it_runs(tmp_path: Path) -> None:
-    """How much has been written can be read from the outside before the end."""
+async def test_metrics_are_available_while_it_runs(tmp_path: Path) -> None:
+    """``bytes_written`` can be read before the end."""
 
     async def during(built: BuiltGraph) -> None:
         await eventually(lambda: counter(built, "bytes_written", "sink"), "the figure")
@@ -252,5 +254,5 @@ async def test_figures_are_shown_while_it_runs(tmp_path: Path) -> None:
             yield item
         await asyncio.get_running_loop().create_future()
 
-    event = await run_graph(chain(source_of(stream()), event_log_sink(EventLog(tmp_path))), during=during)
+    event = await run_graph(chain(source_of(stream()), event_log_sink(EventLogFiles(tmp_path))), during=during)
     assert event.figures.ledger.written == 10
