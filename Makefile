@@ -6,6 +6,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# Every process of the tests and the demo would compile the packages again.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo demo-no-api fusion-demo up down browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-build bench-cost bench-ingest bench-prefect bench-correlation isolation screenshot storm lock clean
 
 VENV := .venv
@@ -56,7 +58,7 @@ topology: $(VENV)/.run-ready  ## validate the settings and the topology, print t
 check: lint types contracts test  ## what every change must pass
 
 # Many tests wait for processes and sockets: two test processes a core keep every core busy.
-PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),$(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),$(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN)))))
 
 test: $(VENV)/.dev-ready  ## the tests that every change must pass (six minutes on two cores)
 	$(PYTEST) $(ARGS)

@@ -77,6 +77,12 @@ def flows_process(
     return subprocess.Popen(command, env=environment(settings) | dict(extra or {}), cwd=ROOT, **options)
 
 
+def report_of(folder: Path) -> dict[str, Any]:
+    """The report that a run has left there."""
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
 def listens(port: int) -> bool:
     """Whether somebody accepts TCP connections there."""
     with socket.socket() as sock:

@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,68 +19,14 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 
 from bench.prefect_outage import decided, ingesting
-from tests.helpers.prefect_runs import TOY, Installation, newest_run_id, start, until, until_over
+from tests.helpers.prefect_runs import newest_run_id, until, until_over
 from tests.helpers.prefect_server import PrefectServer
-from tests.helpers.support import ROOT, Addresses, flows_process, send_detections, wait_until
+from tests.helpers.support import ROOT, Addresses, flows_process, report_of, send_detections, wait_until
 from tests.integration.toy_flow import give
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
 
 CANCELLING: State[None] = State(type=StateType.CANCELLING, name="Cancelling")
-
-
-def report(folder: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return loaded
-
-
-async def in_the_ui(installation: Installation, client: PrefectClient, run_id: UUID) -> None:
-    """What its button does."""
-    await client.set_flow_run_state(run_id, CANCELLING)
-
-
-async def on_the_command_line(installation: Installation, client: PrefectClient, run_id: UUID) -> None:
-    await asyncio.to_thread(installation.prefect, "flow-run", "cancel", str(run_id))
-
-
-@pytest.mark.parametrize("cancel", [in_the_ui, on_the_command_line])
-async def test_a_cancelled_run_of_a_worker_drains_and_ends_cancelled(
-    cancel: Callable[..., Any], installation: Installation, client: PrefectClient, tmp_path: Path
-) -> None:
-    """One request, phase 1 only: every number it had is kept, every operator Completed, the flow run Cancelled."""
-    assert installation.worker_lives
-    folder = tmp_path / "toy"
-    run_id = await start(client, TOY, {"folder": str(folder)})
-    await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
-    await cancel(installation, client, run_id)
-    over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
-    assert (over.state, set(over.states.values())) == ("CANCELLED", {"COMPLETED"})
-    # Prefect's runner has a word for it, too; whose comes last is the one that stays.
-    assert over.message.startswith("ShutDown: ") or over.message == "Flow run was cancelled successfully."
-    wait_until((folder / "report.json").exists, "the report")
-    assert report(folder)["exit_code"] == 0
-    assert report(folder)["ledger"]["written"] == len((folder / "kept").read_text().splitlines()) > 0
-    assert over.decisions == decided(folder / "decisions.jsonl")
-    assert over.decisions["shutdown", "", 0] == 1
-    assert not any("abort" in decision for decision, _, _ in over.decisions)
-
-
-async def test_a_worker_that_is_told_to_stop_lets_its_run_drain_and_tell(
-    installation: Installation, client: PrefectClient, tmp_path: Path
-) -> None:
-    """SIGTERM to the worker: it ends with 0, after its run, which is Completed and has told everything."""
-    folder = tmp_path / "toy"
-    run_id = await start(client, TOY, {"folder": str(folder)})
-    await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
-    try:
-        assert await asyncio.to_thread(installation.stop_worker) == 0
-    finally:
-        installation.start_worker()
-    over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
-    assert (over.state, set(over.states.values())) == ("COMPLETED", {"COMPLETED"})
-    assert over.message.startswith("ShutDown: SIGTERM; ")
-    assert over.decisions == decided(folder / "decisions.jsonl")
-    assert report(folder)["ledger"]["written"] == len((folder / "kept").read_text().splitlines()) > 0
 
 
 async def test_ctrl_c_drains_ingest_and_completes_the_run(
@@ -99,7 +45,7 @@ async def test_ctrl_c_drains_ingest_and_completes_the_run(
     assert over.state == "COMPLETED"
     assert over.message.startswith("ShutDown: SIGINT; ingested 50 ")
     assert {state for name, state in over.states.items() if not name.startswith("optical")} == {"COMPLETED"}
-    assert report(tmp_path)["ledger"]["written"] == 50
+    assert report_of(tmp_path)["ledger"]["written"] == 50
     assert over.decisions == decided(tmp_path / "stderr")
 
 
@@ -122,7 +68,7 @@ async def test_the_second_ctrl_c_goes_to_the_second_phase(
     assert over.states["numbers"] == "COMPLETED"
     assert over.decisions == decided(folder / "decisions.jsonl")
     assert over.decisions["abort", "work", 1] == 1
-    assert report(folder)["ledger_holds"]
+    assert report_of(folder)["ledger_holds"]
 
 
 async def test_a_run_that_no_runner_owns_sees_by_itself_that_it_is_cancelled(

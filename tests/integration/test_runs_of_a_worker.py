@@ -1,0 +1,71 @@
+"""Two ways to stop the run of a worker: cancel the run, stop the worker. Real processes and signals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, StateType
+
+from bench.prefect_outage import decided
+from tests.helpers.prefect_runs import TOY, Installation, start, until, until_over
+from tests.helpers.support import report_of, wait_until
+
+pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
+
+CANCELLING: State[None] = State(type=StateType.CANCELLING, name="Cancelling")
+
+
+async def in_the_ui(installation: Installation, client: PrefectClient, run_id: UUID) -> None:
+    """What its button does."""
+    await client.set_flow_run_state(run_id, CANCELLING)
+
+
+async def on_the_command_line(installation: Installation, client: PrefectClient, run_id: UUID) -> None:
+    await asyncio.to_thread(installation.prefect, "flow-run", "cancel", str(run_id))
+
+
+@pytest.mark.parametrize("cancel", [in_the_ui, on_the_command_line])
+async def test_a_cancelled_run_of_a_worker_drains_and_ends_cancelled(
+    cancel: Callable[..., Any], installation: Installation, client: PrefectClient, tmp_path: Path
+) -> None:
+    """One request, phase 1 only: every number it had is kept, every operator Completed, the flow run Cancelled."""
+    assert installation.worker_lives
+    folder = tmp_path / "toy"
+    run_id = await start(client, TOY, {"folder": str(folder)})
+    await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
+    await cancel(installation, client, run_id)
+    over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
+    assert (over.state, set(over.states.values())) == ("CANCELLED", {"COMPLETED"})
+    # Prefect's runner has a word for it, too; whose comes last is the one that stays.
+    assert over.message.startswith("ShutDown: ") or over.message == "Flow run was cancelled successfully."
+    wait_until((folder / "report.json").exists, "the report")
+    assert report_of(folder)["exit_code"] == 0
+    assert report_of(folder)["ledger"]["written"] == len((folder / "kept").read_text().splitlines()) > 0
+    assert over.decisions == decided(folder / "decisions.jsonl")
+    assert over.decisions["shutdown", "", 0] == 1
+    assert not any("abort" in decision for decision, _, _ in over.decisions)
+
+
+async def test_a_worker_that_is_told_to_stop_lets_its_run_drain_and_tell(
+    installation: Installation, client: PrefectClient, tmp_path: Path
+) -> None:
+    """SIGTERM to the worker: it ends with 0, after its run, which is Completed and has told everything."""
+    folder = tmp_path / "toy"
+    run_id = await start(client, TOY, {"folder": str(folder)})
+    await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
+    try:
+        assert await asyncio.to_thread(installation.stop_worker) == 0
+    finally:
+        installation.start_worker()
+    over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
+    assert (over.state, set(over.states.values())) == ("COMPLETED", {"COMPLETED"})
+    assert over.message.startswith("ShutDown: SIGTERM; ")
+    assert over.decisions == decided(folder / "decisions.jsonl")
+    assert report_of(folder)["ledger"]["written"] == len((folder / "kept").read_text().splitlines()) > 0
