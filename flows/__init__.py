@@ -1,1 +1,1 @@
-"""Deployable pipelines: settings -> graph -> flow. ``python -m flows`` is the command line."""
+"""The pipelines: settings to graph to flow. ``python -m flows`` is the command line."""

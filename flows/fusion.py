@@ -1,4 +1,4 @@
-"""``sda-fusion`` as a Prefect flow: eight sources, orbits in a process pool, observations tied to catalogued objects."""
+"""``sda-fusion`` as a Prefect flow: eight sources, orbits in a process pool, observations correlated with catalogued objects."""
 
 from __future__ import annotations
 

@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="no live progress (without a terminal on standard error there is none)"
+        "--quiet",
+        action="store_true",
+        help="no live progress (there is a live progress only if standard error is a terminal)",
     )
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="the folder of all files (default: run/demo/<time of the start>)"

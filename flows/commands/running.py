@@ -41,7 +41,9 @@ def add_run_arguments(kind: PipelineKind, parser: argparse.ArgumentParser) -> No
         "--duration", type=float, metavar="S", help="drain and stop after so many seconds (default: never)"
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="no live progress (without a terminal on standard error there is none)"
+        "--quiet",
+        action="store_true",
+        help="no live progress (there is a live progress only if standard error is a terminal)",
     )
 
 

@@ -153,7 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--archive-outage",
         choices=get_args(OutageStyle),
         default="503",
-        help="what an archive that is down does: answer 503, refuse connections, accept requests and never answer, or answer"
+        help="what an archive that is down does: answer 503, reject connections, accept requests and never answer, or answer"
         " with a body that never ends (default: %(default)s)",
     )
 

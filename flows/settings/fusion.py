@@ -1,4 +1,4 @@
-"""What an operator of ``sda-fusion`` can set; ``flows.settings.ingest`` says how it is read, and has the sections that it shares."""
+"""The settings of ``sda-fusion``; ``flows.settings.load`` reads them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from flows.settings.sections import (
     Section,
     ShutdownSettings,
     ValidationSettings,
-    refuse_shared_ports,
+    check_shared_ports,
 )
 from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
 
 ENVIRONMENT_PREFIX = "SDA_FUSION__"
 
 _RUN = Path("run/sda-fusion")
-_MAX_AGE_DAYS = 3_660.0  # ten years: beyond it an element set says nothing
+_MAX_AGE_DAYS = 3_660.0  # ten years; an older element set is useless
 
 PositiveMetres = Field(gt=0, le=1e8)
 
@@ -50,34 +50,36 @@ class ReplaySettings(Section):
     """Tracking data from files: CCSDS TDM and IOD lines."""
 
     files: tuple[Path, ...] = Field(
-        (), description="What is replayed, merged in time order; none: the source just ends"
+        (), description="The files, merged in time order; without files the source ends at once"
     )
-    pace: float = Field(1.0, ge=0, le=1e6, description="So many times as fast as it happened; 0: as fast as it goes")
-    sigma_range_m: float = Field(100.0, gt=0, le=1e6, description="One standard deviation of ranges; TDMs state none")
-    sigma_range_rate_m_s: float = Field(25.0, gt=0, le=1e4, description="Likewise of range rates")
-    sigma_angle_arcsec: float = Field(60.0, gt=0, le=36_000, description="Likewise of angles in TDMs")
-    range_is_round_trip: bool = Field(default=True, description="Of TDMs, as the agencies agreed; False: one way")
-    doppler_is_round_trip: bool = Field(default=False, description="Likewise of their range rates")
+    pace: float = Field(1.0, ge=0, le=1e6, description="Speed, as a multiple of real time; 0: as fast as possible")
+    sigma_range_m: float = Field(100.0, gt=0, le=1e6, description="One standard deviation of ranges; TDMs have none")
+    sigma_range_rate_m_s: float = Field(25.0, gt=0, le=1e4, description="One standard deviation of range rates")
+    sigma_angle_arcsec: float = Field(60.0, gt=0, le=36_000, description="One standard deviation of angles in TDMs")
+    range_is_round_trip: bool = Field(
+        default=True, description="Whether ranges in TDMs are round trip, as the agencies agreed; False: one way"
+    )
+    doppler_is_round_trip: bool = Field(default=False, description="Whether range rates in TDMs are round trip")
     doppler_sign: Literal[1, -1] = Field(
-        1, description="-1 where DOPPLER is positive when approaching, as EISCAT has it"
+        1, description="-1 if DOPPLER is positive for an approaching object, as in files of EISCAT"
     )
 
 
 class SensorSettings(Section):
-    """Where a sensor stands; without it nothing can be predicted for it."""
+    """The position of a sensor; predictions for the sensor need it."""
 
-    source_id: str = Field(min_length=1, description="As its observations name it, e.g. radar-1, optical-4172")
+    source_id: str = Field(min_length=1, description="The source id in its observations, e.g. radar-1, optical-4172")
     latitude_deg: float = Field(ge=-90, le=90, description="Geodetic, north positive")
     longitude_deg: float = Field(ge=-180, le=360, description="East positive")
     height_m: float = Field(ge=-500, le=10_000, description="Above the WGS-84 ellipsoid")
     sigma_angle_arcsec: float | None = Field(
-        None, gt=0, le=36_000, description="One standard deviation of its angles, where its observations do not say"
+        None, gt=0, le=36_000, description="One standard deviation of its angles, if its observations have none"
     )
-    replayed: bool = Field(default=False, description="It is replayed: do not compare its timestamps with the clock")
+    replayed: bool = Field(default=False, description="It is a replay: do not compare its timestamps with the clock")
 
 
 def _simulated_sensors() -> tuple[SensorSettings, ...]:
-    """Where the simulator's sensors stand."""
+    """The positions of the simulator's sensors."""
     numbered = [
         *((f"radar-{number}", site, 103.0) for number, site in enumerate(RADAR_SITES, 1)),
         *((f"optical-{number}", site, None) for number, site in enumerate(TELESCOPE_SITES, 1)),
@@ -95,17 +97,17 @@ def _simulated_sensors() -> tuple[SensorSettings, ...]:
 
 
 class CatalogSettings(Section):
-    """The element sets that observations are held against: a file, or an address."""
+    """The catalogue of element sets: a file, or an address."""
 
     file: Path | None = Field(_RUN / "catalog.json", description="TLE, 3LE, or OMM in CSV, JSON, XML or KVN")
-    url: HttpUrl | None = Field(None, description="The same by HTTP; instead of the file")
-    refresh_every_s: PositiveSeconds = Field(60.0, description="How often it is looked whether there is a newer one")
+    url: HttpUrl | None = Field(None, description="Its HTTP address, instead of a file")
+    refresh_every_s: PositiveSeconds = Field(60.0, description="How often a newer catalogue is looked for")
     max_age_days: float = Field(
-        30.0, gt=0, le=_MAX_AGE_DAYS, description="Farther from its epoch an element set predicts nothing"
+        30.0, gt=0, le=_MAX_AGE_DAYS, description="An element set farther from its epoch is not used"
     )
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> CatalogSettings:
+    def _file_or_url(self) -> CatalogSettings:
         if self.url is not None and "file" in self.model_fields_set and self.file is not None:
             raise ValueError(f"catalog: expected a file or a url, got both: {self.file} and {self.url}")
         if self.url is None and self.file is None:
@@ -114,36 +116,36 @@ class CatalogSettings(Section):
 
 
 class ClusterSettings(Section):
-    """Machines that the propagator's workers run on instead of this one; they connect back to it, over TLS.
+    """Other machines for the propagator's workers; the workers connect back to this machine, over TLS.
 
-    What runs without a Prefect API has its workers on this machine all the same.
+    A run without a Prefect API has its workers on this machine.
     """
 
-    kind: Literal["dask", "ray"] = Field(description="Whose cluster; each needs the extra of its name")
-    address: str = Field(min_length=1, description="Of its scheduler, e.g. tcp://scheduler:8786 or ray://head:10001")
-    host: str = Field(min_length=1, description="The name or address by which its machines reach this one")
+    kind: Literal["dask", "ray"] = Field(description="The kind of cluster; each needs the extra of its name")
+    address: str = Field(
+        min_length=1, description="Address of its scheduler, e.g. tcp://scheduler:8786 or ray://head:10001"
+    )
+    host: str = Field(min_length=1, description="The name or address at which its machines reach this one")
     bind: str | None = Field(None, description="The address to listen on (default: host)")
-    port: int = Field(0, ge=0, le=65_535, description="The port to listen on; 0: any that is free")
+    port: int = Field(0, ge=0, le=65_535, description="The port to listen on; 0: any free port")
 
 
 class PropagatorSettings(Section):
-    """The processes that compute orbits."""
+    """The worker processes that compute orbits."""
 
-    workers: int = Field(1, ge=1, le=256, description="Processes")
-    cluster: ClusterSettings | None = Field(None, description="Where they run, if not here")
+    workers: int = Field(1, ge=1, le=256, description="The number of worker processes")
+    cluster: ClusterSettings | None = Field(None, description="Where they run, if not on this machine")
     engine: Literal["sgp4", "heyoka", "auto"] = Field(
         "sgp4", description="heyoka (an extra) for near-Earth objects, sgp4 for the others; auto: heyoka if installed"
     )
     answer_within_s: PositiveSeconds = Field(
-        30.0, description="A worker that takes longer is taken for hung and replaced"
+        30.0, description="A worker that takes longer counts as hung and is replaced, seconds"
     )
-    max_rebuilds: int = Field(
-        5, ge=0, le=1_000, description="Workers replaced in a minute; more bring the pipeline down"
-    )
+    max_rebuilds: int = Field(5, ge=0, le=1_000, description="Workers replaced in a minute; more end the run")
 
 
 class ErrorSettings(Section):
-    """One standard deviation of an element set in its orbit's axes, at its epoch and added for each day from it."""
+    """One standard deviation of an element set in its orbit's axes: at its epoch, and the growth for each day."""
 
     radial_m: float = PositiveMetres
     in_track_m: float = PositiveMetres
@@ -154,32 +156,36 @@ class ErrorSettings(Section):
 
 
 class CorrelationSettings(Section):
-    """When an observation is an object's, and when several are one update."""
+    """When an observation belongs to an object, and when several make one update."""
 
-    gate_miss: float = Field(1e-4, gt=0, lt=1, description="How often the right object may fall outside the gate")
+    gate_miss: float = Field(1e-4, gt=0, lt=1, description="The probability that the right object is outside the gate")
     min_probability: float = Field(
-        0.99, ge=0.5, lt=1, description="Of the likeliest candidate; below it the observation is ambiguous"
+        0.99,
+        ge=0.5,
+        lt=1,
+        description="The least probability of the likeliest candidate; below it the observation is ambiguous",
     )
     near_earth: ErrorSettings | None = Field(None, description="Periods below 225 minutes (default: built in)")
     deep_space: ErrorSettings | None = Field(None, description="All other orbits (default: built in)")
     window_s: PositiveSeconds = Field(
-        2.0, description="From an object's first observation; what other sensors see until then gives one update"
+        2.0,
+        description="From an object's first observation, seconds; the observations of other sensors in it give one update",
     )
-    max_contributions: int = Field(256, ge=2, description="Of one update; with them it is complete")
+    max_contributions: int = Field(256, ge=2, description="The most observations in one update")
 
 
 class AuditSettings(Section):
-    """Where the audit is kept, in Parquet."""
+    """Where the audit is written, in Parquet."""
 
-    directory: Path = Field(_RUN / "audit", description="Folder; one pipeline at a time writes it")
-    max_rows: PositiveInt = Field(65_536, description="Of one commit")
+    directory: Path = Field(_RUN / "audit", description="Folder; only one run at a time writes it")
+    max_rows: PositiveInt = Field(65_536, description="The most rows of one commit")
     commit_every_s: PositiveSeconds = Field(
-        1.0, description="How long the first row of a commit waits for others, seconds: fewer files, later rows"
+        1.0, description="How long the first row of a commit waits for others, seconds; a longer time gives fewer files"
     )
 
 
 class FusionSettings(Section):
-    """Everything ``sda-fusion`` can be told."""
+    """All settings of ``sda-fusion``."""
 
     radars: tuple[RadarSettings, ...] = Field(
         default_factory=lambda: tuple(RadarSettings(name=f"radar-{n:02}", port=9210 + n) for n in (1, 2, 3)),
@@ -201,7 +207,7 @@ class FusionSettings(Section):
     )
     replay: ReplaySettings = ReplaySettings()
     sensors: tuple[SensorSettings, ...] = Field(
-        default_factory=_simulated_sensors, description="Where sensors stand (default: the simulator's)"
+        default_factory=_simulated_sensors, description="The positions of the sensors (default: the simulator's)"
     )
     catalog: CatalogSettings = CatalogSettings()
     propagator: PropagatorSettings = PropagatorSettings()
@@ -213,12 +219,12 @@ class FusionSettings(Section):
     shutdown: ShutdownSettings = ShutdownSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings(port=9101)
     prefect: PrefectSettings = PrefectSettings(directory=_RUN / "prefect")
-    report: Path = Field(_RUN / "report.json", description="Where the run's report goes")
+    report: Path = Field(_RUN / "report.json", description="The file of the run's report")
 
     @model_validator(mode="after")
-    def _everybody_has_their_own(self) -> FusionSettings:
-        refuse_shared_ports("radars", "udp", self.radars)
-        refuse_shared_ports("isls", "tcp", self.isls)
+    def _names_and_ports_differ(self) -> FusionSettings:
+        check_shared_ports("radars", "udp", self.radars)
+        check_shared_ports("isls", "tcp", self.isls)
         for what, names in (
             (
                 "operators",
@@ -231,5 +237,5 @@ class FusionSettings(Section):
             ("sensors", [each.source_id for each in self.sensors]),
         ):
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{what}: each needs a name of its own, got {', '.join(twice)} more than once")
+                raise ValueError(f"{what}: names must differ, got {', '.join(twice)} more than once")
         return self

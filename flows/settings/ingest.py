@@ -18,14 +18,14 @@ from flows.settings.sections import (
     Section,
     ShutdownSettings,
     ValidationSettings,
-    refuse_shared_ports,
+    check_shared_ports,
 )
 
 ENVIRONMENT_PREFIX = "SDA_INGEST__"
 
 
 class IngestSettings(Section):
-    """Everything ``sda-ingest`` can be told."""
+    """All settings of ``sda-ingest``."""
 
     radars: list[RadarSettings] = Field(
         default_factory=lambda: [RadarSettings(name="radar-01", port=9201), RadarSettings(name="radar-02", port=9202)],
@@ -41,9 +41,9 @@ class IngestSettings(Section):
     shutdown: ShutdownSettings = ShutdownSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings()
     prefect: PrefectSettings = PrefectSettings()
-    report: Path = Field(Path("run/sda-ingest/report.json"), description="Where the run's report goes")
+    report: Path = Field(Path("run/sda-ingest/report.json"), description="The file of the run's report")
 
     @model_validator(mode="after")
-    def _one_array_a_port(self) -> IngestSettings:
-        refuse_shared_ports("radars", "udp", self.radars)
+    def _ports_differ(self) -> IngestSettings:
+        check_shared_ports("radars", "udp", self.radars)
         return self

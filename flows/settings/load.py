@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; ``problems`` names every one of them."""
+    """Invalid settings; ``problems`` has a sentence for each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -24,11 +24,11 @@ class SettingsError(Exception):
 
 
 def load_settings(model: type[Model], file: Path | None, *, prefix: str) -> Model:
-    """Defaults, then ``file`` (TOML), then the environment. Raises ``SettingsError`` with every problem there is."""
+    """Defaults, then ``file`` (TOML), then the environment. Raises ``SettingsError`` with every problem."""
     if file is not None and not file.is_file():
         raise SettingsError([f"settings file {file}: no such file"])
 
-    class Layered(model, BaseSettings):  # type: ignore[valid-type,misc] # a model chosen at run time
+    class Layered(model, BaseSettings):  # type: ignore[valid-type,misc] # the model is chosen at run time
         model_config = SettingsConfigDict(
             env_prefix=prefix, env_nested_delimiter="__", toml_file=file, extra="forbid", frozen=True
         )
@@ -49,7 +49,7 @@ def load_settings(model: type[Model], file: Path | None, *, prefix: str) -> Mode
         layered: BaseModel = Layered()
     except ValidationError as error:
         raise SettingsError([*problems, *map(_problem, error.errors())]) from error
-    except (ValueError, OSError) as error:  # TOML that does not parse or cannot be read, a variable that is no JSON
+    except (ValueError, OSError) as error:  # invalid or unreadable TOML, a variable that is not valid JSON
         raise SettingsError([*problems, f"settings{f' file {file}' if file else ''}: {error}"]) from error
     if problems:
         raise SettingsError(problems)
@@ -57,7 +57,7 @@ def load_settings(model: type[Model], file: Path | None, *, prefix: str) -> Mode
 
 
 def _unknown_variables(model: type[BaseModel], prefix: str) -> list[str]:
-    """Variables with our prefix that set nothing: pydantic-settings passes over them, and a typing error with them."""
+    """Variables with the prefix that set nothing. pydantic-settings ignores them, but they are probably mistakes."""
     return [
         f"environment variable {name}: there is no such setting"
         for name in sorted(os.environ)
@@ -67,9 +67,9 @@ def _unknown_variables(model: type[BaseModel], prefix: str) -> list[str]:
 
 
 def _problem(details: Any) -> str:
-    if not details["loc"]:  # about several settings together: the message names them
+    if not details["loc"]:  # a rule about several settings: the message names them
         return str(details["msg"])
     where = ".".join(str(part) for part in details["loc"])
-    if details["type"] == "value_error":  # one of ours: it says itself what it got
+    if details["type"] == "value_error":  # our own message: it has the value
         return f"{where}: {str(details['msg']).removeprefix('Value error, ')}"
     return f"{where}: {details['msg']}, got {details['input']!r}"

@@ -1,4 +1,4 @@
-"""The sections of settings that pipelines share. Units are in the names; the Prefect UI shows the same models as a form."""
+"""The sections of settings that the pipelines share. Units are in the names; the Prefect UI shows the models as a form."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Annotated, Protocol
 from pydantic import BaseModel, ConfigDict, Field, FilePath, HttpUrl, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65_535, description="Port; 0 lets the system choose")]
-_YEAR_S = 366 * 86_400.0  # beyond it a duration is a mistake, and far beyond it no `timedelta`
+_YEAR_S = 366 * 86_400.0  # a longer duration is a mistake; much longer ones overflow `timedelta`
 PositiveSeconds = Annotated[float, Field(ge=0.001, le=_YEAR_S)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
-"""Of operators that are named in settings."""
+"""The names of operators in settings."""
 
 
 class Section(BaseModel):
-    """A section of settings: what it does not know is an error, and nobody changes it."""
+    """A section of settings: immutable, and an unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RadarSettings(Section):
-    """One radar array that sends datagrams to us."""
+    """One radar array, which sends datagrams."""
 
     name: str = Field(min_length=1, pattern=NAME_PATTERN, description="The operator's name, e.g. radar-01")
     host: str = Field("127.0.0.1", description="Address to bind")
@@ -32,17 +32,17 @@ class RadarSettings(Section):
     receive_buffer_bytes: PositiveInt = Field(
         4 * 1024 * 1024,
         le=2**31 - 1,
-        description="Kernel buffer to ask for, bytes; the kernel may grant less (net.core.rmem_max)",
+        description="Size of the kernel's receive buffer, bytes; the kernel may give less (net.core.rmem_max)",
     )
 
 
 class RetrySettings(Section):
-    """When a request that failed, in a way that may pass, is made again: decorrelated jitter."""
+    """The delays of retries after a transient failure: decorrelated jitter."""
 
-    initial_s: PositiveSeconds = Field(0.2, description="The least delay, seconds")
-    cap_s: PositiveSeconds = Field(15.0, description="The greatest delay, seconds")
+    initial_s: PositiveSeconds = Field(0.2, description="The shortest delay, seconds")
+    cap_s: PositiveSeconds = Field(15.0, description="The longest delay, seconds")
     max_attempts: int = Field(
-        0, ge=0, description="Then the operator fails and is restarted by its policy; 0: for as long as it takes"
+        0, ge=0, description="After so many the operator fails and is restarted by its policy; 0: no limit"
     )
 
     @model_validator(mode="after")
@@ -55,38 +55,42 @@ class RetrySettings(Section):
 
 
 class BreakerSettings(Section):
-    """When a downstream that fails is left alone."""
+    """When the circuit breaker opens, and for how long."""
 
-    threshold: float = Field(0.5, gt=0, le=1, description="Share of failed requests in the window that opens it")
-    window_s: PositiveSeconds | None = Field(
-        None, description="How far back requests count, seconds (default: 15, or min_calls requests that time out)"
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="The share of failed requests in the window at which it opens"
     )
-    cooldown_s: PositiveSeconds = Field(15.0, description="From opening to the first probe, seconds")
-    min_calls: int = Field(3, ge=1, le=10_000, description="It does not open on fewer requests")
+    window_s: PositiveSeconds | None = Field(
+        None,
+        description="The window of requests that count, seconds (default: 15, or min_calls requests that time out)",
+    )
+    cooldown_s: PositiveSeconds = Field(15.0, description="From the opening to the first probe, seconds")
+    min_calls: int = Field(3, ge=1, le=10_000, description="It does not open with fewer requests in the window")
 
 
 class OpticalSettings(Section):
-    """The optical archive that we poll."""
+    """The optical archive that is polled."""
 
-    url: HttpUrl = Field(HttpUrl("http://127.0.0.1:9300/observations"), description="Where its pages are")
+    url: HttpUrl = Field(HttpUrl("http://127.0.0.1:9300/observations"), description="The address of its pages")
     poll_interval_s: PositiveSeconds = Field(0.2, description="Pause between polls, seconds")
     long_poll_s: float = Field(
-        0.0, ge=0, le=300, description="How long it may hold a request, seconds; 0: fixed interval"
+        0.0,
+        ge=0,
+        le=300,
+        description="How long the archive may wait with its answer, seconds; 0: polls at a fixed interval",
     )
-    timeout_s: PositiveSeconds = Field(
-        5.0, description="For the whole of an answer, seconds; a long poll's wait comes on top"
-    )
+    timeout_s: PositiveSeconds = Field(5.0, description="For a complete answer, seconds; a long poll's wait is added")
     lookback_s: float = Field(
-        60.0, ge=0, le=_YEAR_S, description="How far before the start the first poll reaches, seconds"
+        60.0, ge=0, le=_YEAR_S, description="How far back from the start the first poll reaches, seconds"
     )
-    max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="A larger page is refused, bytes")
-    ca_file: FilePath | None = Field(None, description="Certificates (PEM) to trust instead of the usual ones")
+    max_body_bytes: PositiveInt = Field(16 * 1024 * 1024, description="A larger page is rejected, bytes")
+    ca_file: FilePath | None = Field(None, description="Certificates (PEM) to trust instead of the system's")
     retry: RetrySettings = RetrySettings()
     breaker: BreakerSettings = BreakerSettings()
 
     @property
     def longest_time_outs_s(self) -> float:
-        """For how long the archive must be silent for as many requests to time out as it takes to open the breaker."""
+        """The longest time in which ``min_calls`` requests time out, seconds."""
         return self.breaker.min_calls * (self.timeout_s + self.long_poll_s)
 
     @model_validator(mode="after")
@@ -104,117 +108,123 @@ class OpticalSettings(Section):
         if self.ca_file is not None:
             try:
                 ssl.create_default_context(cafile=self.ca_file)
-            except OSError as error:  # an SSLError is one
+            except OSError as error:  # also SSLError
                 raise ValueError(f"no certificates in ca_file {self.ca_file}: {error}") from error
         return self
 
 
 class IslSettings(Section):
-    """The listener that beacons connect to."""
+    """The listener for the beacons' connections."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: Port = 9400
-    max_connections: PositiveInt = Field(256, description="Further connections are turned away")
+    max_connections: PositiveInt = Field(256, description="Further connections are closed")
     max_connections_per_peer: PositiveInt = Field(
-        64, description="Of one remote address (IPv6: of one /64); further ones are turned away"
+        64, description="Of one remote address (IPv6: of one /64); further ones are closed"
     )
-    inbox_frames: PositiveInt = Field(4_096, description="Frames held before connections are no longer read")
+    inbox_frames: PositiveInt = Field(4_096, description="While so many frames are buffered, connections are not read")
     frame_deadline_s: PositiveSeconds = Field(
-        30.0, description="For a frame, from its first byte to its last, seconds; then its sender is hung up on"
+        30.0, description="For a frame, from its first byte to its last, seconds; then its connection is closed"
     )
     silence_deadline_s: PositiveSeconds = Field(
-        300.0, description="A peer that sends nothing for so long is hung up on, seconds"
+        300.0, description="A connection without data is closed after so long, seconds"
     )
     max_frame_bytes: int = Field(
-        4_096, ge=72, le=1024 * 1024, description="Whoever announces a longer frame is hung up on, bytes"
+        4_096, ge=72, le=1024 * 1024, description="A connection that announces a longer frame is closed, bytes"
     )
-    max_malformed_frames: int = Field(
-        100, ge=0, description="Whoever sends more of them on one connection is hung up on"
-    )
+    max_malformed_frames: int = Field(100, ge=0, description="A connection with more malformed frames is closed")
 
 
 class ValidationSettings(Section):
-    """What is believed."""
+    """Which observations are accepted."""
 
     replay: bool = Field(
-        default=False, description="The feeds replay the past: do not compare their timestamps with the clock"
+        default=False, description="The feeds are replays: do not compare their timestamps with the clock"
     )
-    max_clock_skew_s: PositiveSeconds = Field(300.0, description="Between a timestamp and its arrival, seconds")
+    max_clock_skew_s: PositiveSeconds = Field(
+        300.0, description="The largest difference between a timestamp and its arrival, seconds"
+    )
     max_archive_age_s: PositiveSeconds = Field(
-        86_400.0, description="How old an archive's observation may be (its backlog after an outage), seconds"
+        86_400.0, description="The greatest age of an archive's observation (after an outage it has a backlog), seconds"
     )
     clock_offset_ns: dict[str, int] = Field(
-        default_factory=dict, description="By source id: how far its clock is known to be ahead, ns"
+        default_factory=dict, description="By source id: how far its clock is ahead, ns"
     )
 
 
 class DedupSettings(Section):
-    """How long an observation is remembered, so that its repeat is known for one."""
+    """How long an observation's id is remembered, to recognize duplicates."""
 
-    window_s: PositiveSeconds = Field(600.0, description="After it was last met, seconds")
+    window_s: PositiveSeconds = Field(600.0, description="Since it was last seen, seconds")
     max_ids: PositiveInt = Field(
-        500_000, description="Remembered at most (75 MB for 500,000); at high rates this is the shorter bound"
+        500_000, description="Ids remembered at most (75 MB for 500,000); at high rates this is the shorter bound"
     )
 
 
 class EventLogSettings(Section):
-    """Where observations are kept."""
+    """Where observations are written."""
 
-    directory: Path = Field(Path("run/sda-ingest/log"), description="Folder; one pipeline at a time writes it")
+    directory: Path = Field(Path("run/sda-ingest/log"), description="Folder; only one run at a time writes it")
     max_file_bytes: PositiveInt = Field(
-        64 * 1024 * 1024, description="A file is finished before it grows beyond, bytes"
+        64 * 1024 * 1024, description="A file is finished before it grows larger, bytes"
     )
 
 
 class DeadLetterSettings(Section):
-    """Where what cannot go on is kept, and how much of it is too much."""
+    """Where dead letters are written, and how many end the run."""
 
     directory: Path = Field(Path("run/sda-ingest/dead-letters"), description="Folder")
-    max_share: float = Field(0.5, gt=0, le=1, description="Of what validate sees; more brings the pipeline down")
-    min_items: PositiveInt = Field(10_000, description="The share is not judged before so many items")
-    max_consecutive: PositiveInt = Field(10_000, description="So many rejections in a row bring the pipeline down")
+    max_share: float = Field(0.5, gt=0, le=1, description="The largest share of validate's input; more ends the run")
+    min_items: PositiveInt = Field(10_000, description="The share is checked after so many items")
+    max_consecutive: PositiveInt = Field(10_000, description="So many consecutive rejections end the run")
 
 
 class ShutdownSettings(Section):
-    """How it stops."""
+    """How the run stops."""
 
     grace_s: PositiveSeconds = Field(
-        5.0, description="For the drain, overall, seconds; then what still runs is aborted"
+        5.0, description="For the whole drain, seconds; then operators that still run are aborted"
     )
-    patience_s: PositiveSeconds = Field(1.0, description="After the abort; then stragglers are named, seconds")
+    patience_s: PositiveSeconds = Field(
+        1.0, description="After the abort, seconds; then operators that still run are reported as stragglers"
+    )
 
 
 class ControlPlaneSettings(Section):
-    """Where the run is asked for its health and its figures, over HTTP: /health and /metrics."""
+    """The HTTP server of the run's health and metrics: /health and /metrics."""
 
-    enabled: bool = Field(default=True, description="Whether it is served at all")
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; who can reach it can read it")
+    enabled: bool = Field(default=True, description="Whether the server runs")
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on; everyone who can reach it can read it"
+    )
     port: Port = 9100
 
 
 class PrefectSettings(Section):
-    """What Prefect is told beside the stream, where the pipeline runs as a Prefect flow."""
+    """How a run that is a Prefect flow reports to Prefect."""
 
     directory: Path = Field(
         Path("run/sda-ingest/prefect"),
-        description="Folder: how runs ended, and what Prefect has not been told; the next start tells it",
+        description="Folder: how runs ended, and what Prefect has not received; the next start reports it",
     )
-    artifacts: bool = Field(default=True, description="Whether topology, live status and report are shown as artifacts")
-    status_every_s: PositiveSeconds = Field(30.0, description="How often the live status is renewed, seconds")
+    artifacts: bool = Field(
+        default=True, description="Whether topology, live status and report are published as artifacts"
+    )
+    status_every_s: PositiveSeconds = Field(30.0, description="How often the live status is updated, seconds")
     look_every_s: PositiveSeconds = Field(
-        5.0, description="How often the run looks whether somebody has cancelled it in Prefect, seconds"
+        5.0, description="How often the run checks whether it was cancelled in Prefect, seconds"
     )
     patience_s: PositiveSeconds = Field(
-        120.0, description="How long an end of its own waits for an API that does not answer, seconds"
+        120.0, description="How long a run that ends by itself waits for an API that does not answer, seconds"
     )
     patience_when_stopped_s: PositiveSeconds = Field(
         10.0,
-        description="The same for an end that somebody asked for, seconds; a worker kills after 30, drain included",
+        description="The same for a run that was asked to stop, seconds; a worker kills after 30, drain included",
     )
 
 
 class Listening(Protocol):
-    """A source with a socket of its own."""
+    """A source that listens on a socket."""
 
     @property
     def name(self) -> str: ...
@@ -224,8 +234,8 @@ class Listening(Protocol):
     def port(self) -> int: ...
 
 
-def refuse_shared_ports(what: str, scheme: str, listening: Iterable[Listening]) -> None:
-    """Raise ``ValueError`` if two of them want the same address."""
+def check_shared_ports(what: str, scheme: str, listening: Iterable[Listening]) -> None:
+    """Raise ``ValueError`` if two sources have the same address."""
     owners: dict[tuple[str, int], str] = {}
     for each in listening:
         if each.port and (other := owners.setdefault((each.host, each.port), each.name)) != each.name:

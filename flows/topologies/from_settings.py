@@ -1,4 +1,4 @@
-"""Settings to what operators take: feeds, policies, limits, claims. Both pipelines are made of these; no Prefect here."""
+"""Settings to feeds, policies, limits and claims, for both pipelines. No Prefect here."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ PATIENT = RestartPolicy.always(backoff=Backoff(initial=timedelta(milliseconds=50
 
 
 def radar_feed(radar: RadarSettings) -> RadarFeed:
-    """Where one array's datagrams come in."""
+    """The feed of one radar array."""
     return RadarFeed(radar.host, radar.port, radar.receive_buffer_bytes)
 
 
 def optical_feed(optical: OpticalSettings) -> OpticalFeed:
-    """How one archive is polled."""
+    """The feed of one archive."""
     return OpticalFeed(
         url=str(optical.url),
         poll_interval=timedelta(seconds=optical.poll_interval_s),
@@ -61,7 +61,7 @@ def optical_feed(optical: OpticalSettings) -> OpticalFeed:
 
 
 def isl_feed(isl: IslSettings) -> IslFeed:
-    """Where one ring's beacons connect to."""
+    """The feed of one ring of beacons."""
     return IslFeed(
         isl.host,
         isl.port,
@@ -76,7 +76,7 @@ def isl_feed(isl: IslSettings) -> IslFeed:
 
 
 def retry_policy(retry: RetrySettings) -> RetryPolicy:
-    """When a request is made again."""
+    """The delays between attempts."""
     return RetryPolicy(timedelta(seconds=retry.initial_s), timedelta(seconds=retry.cap_s), retry.max_attempts or None)
 
 
@@ -94,7 +94,7 @@ def _breaker_policy(optical: OpticalSettings) -> BreakerPolicy:
 def validation(
     settings: ValidationSettings, *, replayed: Callable[[str], bool] = lambda _: False
 ) -> Callable[[Observation], Verdict]:
-    """What ``sift`` rejects. ``replayed`` says which sources are validated at their own time."""
+    """The function for ``sift``. ``replayed`` says which sources are validated at their own time."""
     return validator(
         max_clock_skew=timedelta(seconds=settings.max_clock_skew_s),
         max_archive_age=timedelta(seconds=settings.max_archive_age_s),
@@ -103,19 +103,19 @@ def validation(
 
 
 def dead_letter_limits(settings: DeadLetterSettings) -> DeadLetterLimits:
-    """How much of the stream may be dead letters."""
+    """The most dead letters of an operator."""
     return DeadLetterLimits(
         max_share=settings.max_share, min_items=settings.min_items, max_consecutive=settings.max_consecutive
     )
 
 
 def supervision_policy(shutdown: ShutdownSettings) -> SupervisionPolicy:
-    """How a pipeline stops."""
+    """How a pipeline is stopped."""
     return SupervisionPolicy(timedelta(seconds=shutdown.grace_s), timedelta(seconds=shutdown.patience_s))
 
 
 def control_plane(settings: ControlPlaneSettings) -> ControlPlane | None:
-    """Where it is asked for its figures, if anywhere."""
+    """The control plane, unless it is disabled."""
     return ControlPlane(host=settings.host, port=settings.port) if settings.enabled else None
 
 
@@ -126,7 +126,7 @@ def claims(
     control: ControlPlaneSettings,
     places: Iterable[Path],
 ) -> tuple[str, ...]:
-    """Every socket and every place on disk that no other pipeline may have meanwhile."""
+    """The sockets and the paths that no other run may use at the same time."""
     sockets = [
         *(("udp", radar.host, radar.port) for radar in radars),
         *(("tcp", isl.host, isl.port) for isl in isls),
@@ -139,7 +139,7 @@ def claims(
 
 
 def _socket(scheme: str, host: str, port: int) -> str:
-    """With the address that the host stands for, as the sources choose it; a name that nobody knows stays a name."""
+    """The claim on a socket. The host is resolved as the sources do it; a name without an address stays a name."""
     with suppress(OSError, UnicodeError):
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         host = str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
@@ -149,5 +149,5 @@ def _socket(scheme: str, host: str, port: int) -> str:
 def _resolved(place: Path) -> str:
     try:
         return os.path.realpath(place)
-    except ValueError:  # a path that is none; whoever opens it will say so
+    except ValueError:  # an invalid path: opening it will fail with a message
         return str(place)

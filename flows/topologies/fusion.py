@@ -1,4 +1,4 @@
-"""``sda-fusion``: settings to a graph that reads like the picture it makes; no Prefect here::
+"""``sda-fusion``: settings to a graph. No Prefect here::
 
 radar ×3 (UDP) ────┐                                            ┌─ audit: observations (Parquet)
 optical ×2 (HTTP) ─┼─ merge ── normalize ── validate ── dedup ── tee
@@ -65,21 +65,21 @@ from sda_ops.wire.tdm import TdmConventions
 NEVER = RestartPolicy.never()
 
 _RAD_PER_ARCSEC = pi / (180 * 3600)
-_STATELESS = "stateless: a restart forgets nothing"
-_MICRO_BATCHES = "four micro-batches: enough to keep both ends busy"
-_IRREPLACEABLE = "the record of what was seen: if it cannot be written, nothing may pretend that it was"
+_STATELESS = "stateless: a restart loses nothing"
+_MICRO_BATCHES = "four micro-batches keep both ends busy"
+_IRREPLACEABLE = "the audit must be complete: if it cannot be written, the run ends"
 
 
 @dataclass(frozen=True, slots=True)
 class Orbits:
-    """Where objects are: the catalogue, and the process pool that propagates it."""
+    """The catalogue, and the process pool that propagates it."""
 
     catalog: LiveCatalog
     pool: Bulkhead
     propagator: PropagatorPool
 
     def figures(self) -> dict[str, int]:
-        """The pool's, for metrics and the report."""
+        """The pool's figures, for metrics and the report."""
         pool = self.pool.statistics()
         return {
             "workers_alive": pool.alive,
@@ -91,25 +91,27 @@ class Orbits:
 
 
 def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
-    """``sda-fusion``, as the picture above draws it. Opens nothing."""
+    """The graph of ``sda-fusion``. Opens nothing."""
     graph = OperatorGraph("sda-fusion")
     merge = graph.add_fan_in("merge", restart_policy=FIVE_A_MINUTE, note=_STATELESS)
     for radar in settings.radars:
-        factory, note = radar_source(radar_feed(radar)), "its socket outlives it; more losses than that need a person"
+        factory, note = radar_source(radar_feed(radar)), "its socket survives a restart; more losses need attention"
         source = graph.add_source(radar.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
-        graph.connect(source, merge, 4_096, note="8 s of one array at 500 Hz; the kernel's buffer comes on top")
+        graph.connect(source, merge, 4_096, note="8 s of one array at 500 Hz, plus the kernel's buffer")
     for optical in settings.opticals:
         factory, note = (
             optical_source(optical_feed(optical)),
-            "it waits an outage out; to the rest it comes back, jittered",
+            "it retries through an outage; permanent errors restart it, with jitter",
         )
         source = graph.add_source(optical.name, factory, restart_policy=PATIENT, endless=True, note=note)
-        graph.connect(source, merge, 2_048, note="a backlog comes in pages; it can wait at the archive")
+        graph.connect(source, merge, 2_048, note="a backlog comes in pages and can wait at the archive")
     for isl in settings.isls:
-        factory, note = isl_source(isl_feed(isl)), "its connections outlive it"
+        factory, note = isl_source(isl_feed(isl)), "its connections survive a restart"
         source = graph.add_source(isl.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
-        graph.connect(source, merge, 2_048, note="TCP holds what does not fit")
-    replay = graph.add_source("replay", _replay(settings), restart_policy=FIVE_A_MINUTE, note="it knows where it was")
+        graph.connect(source, merge, 2_048, note="TCP buffers the rest")
+    replay = graph.add_source(
+        "replay", _replay(settings), restart_policy=FIVE_A_MINUTE, note="a restart continues where it was"
+    )
     graph.connect(replay, merge, 1_024, note="its files can wait")
 
     normalizer = map_items(Normalizer(clock_offset_ns=settings.validation.clock_offset_ns))
@@ -120,18 +122,18 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
         sift(validation(settings.validation, replayed=_replayed(settings).__contains__)),
         restart_policy=FIVE_A_MINUTE,
         dead_letter_limits=dead_letter_limits(settings.dead_letters),
-        note="stateless; if it rejects most of the stream, the deployment is at fault",
+        note="stateless; if it rejects most of the stream, the deployment is wrong",
     )
     graph.connect(normalize, check, 1_024, note=_MICRO_BATCHES)
     seen = deduplicate(max_age=timedelta(seconds=settings.dedup.window_s), max_items=settings.dedup.max_ids)
     dedup = graph.add_operator(
-        "dedup", seen, stateful=True, restart_policy=THREE_A_MINUTE, note="what it remembers outlives it"
+        "dedup", seen, stateful=True, restart_policy=THREE_A_MINUTE, note="its seen-set survives a restart"
     )
     graph.connect(check, dedup, 1_024, note=_MICRO_BATCHES)
     tee = graph.add_fan_out("tee", restart_policy=FIVE_A_MINUTE, note=_STATELESS)
     graph.connect(dedup, tee, 1_024, note=_MICRO_BATCHES)
     audit = graph.add_sink("audit", _audit(settings, "observations"), restart_policy=NEVER, note=_IRREPLACEABLE)
-    graph.connect(tee, audit, 16_384, note="what gathers for one file")
+    graph.connect(tee, audit, 16_384, note="the items that wait for one file")
 
     predict = graph.add_operator(
         "propagate",
@@ -144,10 +146,12 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
         ),
         stateful=True,
         restart_policy=THREE_A_MINUTE,
-        max_deliveries=5,  # what fails here is the pool's fault, not an item's: the budget must be the first to end
-        note="what was propagated for it outlives it; the pool itself is a bulkhead",
+        max_deliveries=5,  # a failure here comes from the pool, not from an item: the budget must be exhausted first
+        note="its propagated states survive a restart; the pool itself is a bulkhead",
     )
-    graph.connect(tee, predict, 16_384, note="what comes while a worker is replaced: the audit need not wait for that")
+    graph.connect(
+        tee, predict, 16_384, note="the items that arrive while a worker is replaced: the audit does not wait for it"
+    )
     associate = correlate(_associator(settings))
     find = graph.add_operator("correlate", associate, restart_policy=FIVE_A_MINUTE, note=_STATELESS)
     graph.connect(predict, find, 1_024, note=_MICRO_BATCHES)
@@ -157,16 +161,18 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
         stateful=True,
         expanding=True,
         restart_policy=THREE_A_MINUTE,
-        note="its windows outlive it; updates are derived",
+        note="its windows survive a restart; updates are derived",
     )
     graph.connect(find, combine, 1_024, note=_MICRO_BATCHES)
-    told = graph.add_sink("correlations", _audit(settings, "correlations"), restart_policy=NEVER, note=_IRREPLACEABLE)
-    graph.connect(combine, told, 16_384, note="what gathers for one file")
+    correlations = graph.add_sink(
+        "correlations", _audit(settings, "correlations"), restart_policy=NEVER, note=_IRREPLACEABLE
+    )
+    graph.connect(combine, correlations, 16_384, note="the items that wait for one file")
     return graph
 
 
 def fusion_pipeline(settings: FusionSettings) -> Pipeline:
-    """``sda-fusion`` with its process pool, dead-letter store, report, control plane and way of stopping. Opens nothing."""
+    """``sda-fusion`` as a pipeline: graph, process pool, dead-letter store, report, control plane, claims. Opens nothing."""
     orbits = orbits_of(settings)
     return Pipeline(
         graph=build_topology(settings, orbits),
@@ -186,7 +192,7 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
 
 
 def orbits_of(settings: FusionSettings) -> Orbits:
-    """The catalogue and the pool, neither of them loaded or started."""
+    """The catalogue and the pool, not loaded and not started."""
     wanted = settings.propagator
     pool = Bulkhead(
         "propagator",
@@ -204,7 +210,7 @@ def orbits_of(settings: FusionSettings) -> Orbits:
 
 
 def _launcher(cluster: ClusterSettings) -> Launcher:
-    # Prefect takes a second to import, and who has no cluster does without it.
+    # Imported here: Prefect takes a second, and only clusters need it.
     from orchestrator_adapter.prefect_flow.workers import dask_launcher, ray_launcher  # noqa: PLC0415
 
     launch = {"dask": dask_launcher, "ray": ray_launcher}[cluster.kind]
@@ -225,7 +231,7 @@ def _source(settings: FusionSettings) -> CatalogFile | CatalogUrl:
     catalog = settings.catalog
     if catalog.url is not None:
         return CatalogUrl(str(catalog.url))
-    assert catalog.file is not None  # the settings see to it
+    assert catalog.file is not None  # the settings check that
     return CatalogFile(catalog.file)
 
 

@@ -1,4 +1,4 @@
-"""``sda-ingest``: settings to a graph that reads like the picture it makes; no Prefect here::
+"""``sda-ingest``: settings to a graph. No Prefect here::
 
 radar ×N (UDP) ──┐
 optical (HTTP) ──┼─ merge ── normalize ── validate ── dedup ── event log (JSON Lines)
@@ -34,7 +34,7 @@ from sda_ops.sources.radar import radar_source
 
 
 def build_topology(settings: IngestSettings) -> OperatorGraph:
-    """``sda-ingest``, as the picture above draws it. Opens nothing."""
+    """The graph of ``sda-ingest``. Opens nothing."""
     graph = OperatorGraph("sda-ingest")
     feeds: list[tuple[VertexId, int, str]] = []
     for radar in settings.radars:
@@ -43,63 +43,63 @@ def build_topology(settings: IngestSettings) -> OperatorGraph:
             radar_source(radar_feed(radar)),
             restart_policy=FIVE_A_MINUTE,
             endless=True,
-            note="its socket outlives it; a host that loses sockets more often needs a person",
+            note="its socket survives a restart; a host that loses sockets more often needs attention",
         )
-        feeds.append((source, 4_096, "8 s of one array at 500 Hz; the kernel's buffer comes on top"))
+        feeds.append((source, 4_096, "8 s of one array at 500 Hz, plus the kernel's buffer"))
     optical = graph.add_source(
         "optical",
         optical_source(optical_feed(settings.optical)),
         restart_policy=PATIENT,
         endless=True,
-        note="it waits an outage out; what no retry mends (a wrong page, a certificate) it comes back to, jittered",
+        note="it retries through an outage; permanent errors (an invalid page, a certificate) restart it, with jitter",
     )
-    feeds.append((optical, 2_048, "a backlog comes in pages; it can wait at the archive"))
+    feeds.append((optical, 2_048, "a backlog comes in pages and can wait at the archive"))
     isl = graph.add_source(
         "isl",
         isl_source(isl_feed(settings.isl)),
         restart_policy=FIVE_A_MINUTE,
         endless=True,
-        note="its connections outlive it",
+        note="its connections survive a restart",
     )
-    feeds.append((isl, 2_048, "TCP holds what does not fit"))
-    merge = graph.add_fan_in("merge", restart_policy=FIVE_A_MINUTE, note="stateless: a restart forgets nothing")
+    feeds.append((isl, 2_048, "TCP buffers the rest"))
+    merge = graph.add_fan_in("merge", restart_policy=FIVE_A_MINUTE, note="stateless: a restart loses nothing")
     for source, capacity, why in feeds:
         graph.connect(source, merge, capacity, note=why)
     normalize = graph.add_operator(
         "normalize",
         map_items(Normalizer(clock_offset_ns=settings.validation.clock_offset_ns)),
         restart_policy=FIVE_A_MINUTE,
-        note="stateless: a restart forgets nothing",
+        note="stateless: a restart loses nothing",
     )
-    graph.connect(merge, normalize, 1_024, note="four micro-batches: enough to keep both ends busy")
+    graph.connect(merge, normalize, 1_024, note="four micro-batches keep both ends busy")
     check = graph.add_operator(
         "validate",
         sift(validation(settings.validation)),
         restart_policy=FIVE_A_MINUTE,
         dead_letter_limits=dead_letter_limits(settings.dead_letters),
-        note="stateless; if it rejects most of the stream, the deployment is at fault",
+        note="stateless; if it rejects most of the stream, the deployment is wrong",
     )
-    graph.connect(normalize, check, 1_024, note="four micro-batches: enough to keep both ends busy")
+    graph.connect(normalize, check, 1_024, note="four micro-batches keep both ends busy")
     unique = graph.add_operator(
         "dedup",
         deduplicate(max_age=timedelta(seconds=settings.dedup.window_s), max_items=settings.dedup.max_ids),
         stateful=True,
         restart_policy=THREE_A_MINUTE,
-        note="what it remembers outlives it",
+        note="its seen-set survives a restart",
     )
-    graph.connect(check, unique, 1_024, note="four micro-batches: enough to keep both ends busy")
+    graph.connect(check, unique, 1_024, note="four micro-batches keep both ends busy")
     log = graph.add_sink(
         "event-log",
         event_log_sink(EventLogFiles(settings.event_log.directory, settings.event_log.max_file_bytes)),
         restart_policy=RestartPolicy.never(),
-        note="the record of what was seen: if it cannot be written, nothing may pretend that it was",
+        note="the log must be complete: if it cannot be written, the run ends",
     )
-    graph.connect(unique, log, 16_384, note="what gathers while the disk syncs")
+    graph.connect(unique, log, 16_384, note="the items that arrive while the disk syncs")
     return graph
 
 
 def ingest_pipeline(settings: IngestSettings) -> Pipeline:
-    """``sda-ingest`` with its dead-letter store, report, control plane and way of stopping. Opens nothing."""
+    """``sda-ingest`` as a pipeline: graph, policy, dead-letter store, report, control plane, claims. Opens nothing."""
     return Pipeline(
         graph=build_topology(settings),
         policy=supervision_policy(settings.shutdown),

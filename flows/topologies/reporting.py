@@ -1,4 +1,4 @@
-"""What Prefect is told of a run, from the section of settings that every pipeline has."""
+"""How a run reports to Prefect, from the section ``prefect`` of its settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Settings(Protocol):
 
 
 def reporting(settings: _Settings) -> Reporting:
-    """What Prefect is told of a run with these settings."""
+    """The reporting of a run with these settings."""
     prefect = settings.prefect
     return Reporting(
         directory=prefect.directory,

@@ -50,11 +50,11 @@ def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.
         ('isls = [{name = "a", port = 9}, {name = "b", port = 9}]', "isls a and b both listen on tcp://127.0.0.1:9"),
         (
             'radars = [{name = "a", port = 9}]\nisls = [{name = "a", port = 8}]',
-            "operators: each needs a name of its own, got a more than once",
+            "operators: names must differ, got a more than once",
         ),
         (
             f"sensors = [{SITE}, {SITE}]",
-            "sensors: each needs a name of its own, got s more than once",
+            "sensors: names must differ, got s more than once",
         ),
         (f"sensors = [{SITE.replace('= 1', '= 91')}]", "sensors.0.latitude_deg"),
     ],

@@ -21,7 +21,7 @@ SOURCES = ["radar-01", "radar-02", "radar-03", "optical-01", "optical-02", "isl-
 
 
 def test_build_topology_of_eight_sources_is_under_80_lines() -> None:
-    """The future-load profile fits one screen, on the unchanged orchestrator API."""
+    """One screen."""
     assert len(inspect.getsource(build_topology).splitlines()) < 80
 
 
@@ -36,16 +36,16 @@ def test_the_operators_come_in_the_order_of_the_data_from_eight_sources() -> Non
     assert at_the_tee == ["dedup -> tee", "tee -> audit", "tee -> propagate"]
 
 
-def test_every_vertex_and_every_edge_of_fusion_gives_its_reason() -> None:
-    """A restart policy and a capacity without a one-line reason do not pass review."""
+def test_every_vertex_and_every_edge_of_fusion_has_a_reason() -> None:
+    """Each restart policy and each capacity, in one line."""
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
     reasons = [*(vertex.note for vertex in plan.order), *(edge.note for edge in plan.edges)]
     assert all(reasons)
     assert not [reason for reason in reasons if "\n" in reason]
 
 
-def test_fusions_restart_policies_are_what_the_specification_says() -> None:
-    """Five a minute for sources and the stateless, three for the stateful, patience for archives, never for the audit."""
+def test_fusions_restart_policies_are_those_of_the_specification() -> None:
+    """Five a minute for sources and stateless operators, three for stateful ones, always for archives, never for the audit."""
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
     policies = {vertex.name: str(vertex.restart_policy) for vertex in plan.order}
     assert {name for name, policy in policies.items() if policy == "bounded(3, 60 s)"} == {"dedup", "propagate", "fuse"}
@@ -57,12 +57,12 @@ def test_fusions_restart_policies_are_what_the_specification_says() -> None:
 
 
 def test_only_the_replay_may_end_by_itself() -> None:
-    """A live feed that ends is a matter for the control plane's health; a file that ends is not."""
+    """The end of a live feed makes ``/health`` fail; the end of a file does not."""
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
     assert [vertex.name for vertex in plan.order if vertex.endless] == SOURCES[:-1]
 
 
-def test_fusion_claims_its_sockets_and_places_and_none_of_ingests_by_default(tmp_path: Path) -> None:
+def test_the_default_claims_of_fusion_and_ingest_do_not_overlap(tmp_path: Path) -> None:
     """Both pipelines can run on one machine with their defaults."""
     from flows.settings.ingest import IngestSettings  # noqa: PLC0415 - the other pipeline, needed here only
     from flows.topologies.ingest import ingest_pipeline  # noqa: PLC0415 - the same
@@ -82,10 +82,8 @@ def test_the_pipeline_has_its_pool_and_its_control_plane() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_workers_of_a_cluster_are_launched_there_and_connect_back_as_told(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By that cluster's launcher, with the scheduler's address and where this machine is to be found."""
+def test_workers_of_a_cluster_are_launched_there_and_connect_back(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By that cluster's launcher, with the scheduler's address and this machine's address."""
     launched: list[tuple[str, str, Network]] = []
 
     def launcher(of: str) -> Callable[..., Launcher]:
@@ -104,8 +102,8 @@ def test_workers_of_a_cluster_are_launched_there_and_connect_back_as_told(
     assert len(launched) == 1
 
 
-def test_nothing_of_fusion_is_opened_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Building topology and pipeline touches neither disk nor network, and needs no catalogue."""
+def test_building_fusion_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither disk nor network; it needs no catalogue."""
     monkeypatch.chdir(tmp_path)
     fusion_pipeline(SETTINGS).graph.validate()
     assert not list(tmp_path.iterdir())
@@ -118,8 +116,8 @@ def test_the_catalogue_is_a_file_or_an_address() -> None:
     assert orbits_of(by_http).catalog.source == CatalogUrl("https://example.org/gp.php?GROUP=active")
 
 
-def test_sensors_stand_where_the_settings_say_and_the_simulators_by_default() -> None:
-    """By source id, with the angles' deviation where it is given."""
+def test_the_positions_of_the_sensors_are_the_simulators_by_default() -> None:
+    """By source id, with the deviation of angles if it is given."""
     sensors = _associator(SETTINGS)._sensors
     assert set(sensors) == {*(f"radar-{n}" for n in range(1, 7)), *(f"optical-{n}" for n in range(1, 5))}
     site = sensors["radar-2"].site
@@ -129,19 +127,19 @@ def test_sensors_stand_where_the_settings_say_and_the_simulators_by_default() ->
     assert sensors["optical-1"].sigma.sigma_angle_rad is None
 
 
-def test_element_set_errors_are_the_built_in_ones_unless_told() -> None:
-    """Each class of orbits for itself."""
+def test_element_set_errors_are_the_built_in_ones_by_default() -> None:
+    """Each class of orbits is set separately."""
     names = [f"{axis}_m" for axis in ("radial", "in_track", "cross_track")]
     axes = dict(zip((*names, *(f"{name}_per_day" for name in names)), range(1, 7), strict=True))
-    told = FusionSettings.model_validate({"correlation": {"near_earth": axes}})
-    built_in, ours = _prediction(SETTINGS).errors, _prediction(told).errors
+    settings = FusionSettings.model_validate({"correlation": {"near_earth": axes}})
+    built_in, ours = _prediction(SETTINGS).errors, _prediction(settings).errors
     assert (ours.near_earth.in_track_m, ours.near_earth.cross_track_m_per_day) == (2.0, 6.0)
     assert ours.deep_space == built_in.deep_space
 
 
-def test_only_sensors_that_are_replayed_are_judged_by_their_own_time() -> None:
-    """Named one by one."""
-    told = FusionSettings.model_validate(
+def test_only_replayed_sensors_are_validated_at_their_own_time() -> None:
+    """By source id."""
+    settings = FusionSettings.model_validate(
         {
             "sensors": [
                 {"source_id": "tdm-A", "latitude_deg": 1, "longitude_deg": 2, "height_m": 3, "replayed": True},
@@ -149,11 +147,11 @@ def test_only_sensors_that_are_replayed_are_judged_by_their_own_time() -> None:
             ]
         }
     )
-    assert _replayed(told) == {"tdm-A"}
+    assert _replayed(settings) == {"tdm-A"}
 
 
-def test_the_windows_and_gates_are_what_the_settings_say() -> None:
-    """Seconds become durations, nothing is lost on the way."""
-    told = FusionSettings.model_validate({"audit": {"commit_every_s": 0.5}, "propagator": {"answer_within_s": 7}})
-    assert told.audit.commit_every_s == 0.5
-    assert timedelta(seconds=told.propagator.answer_within_s) == timedelta(seconds=7)
+def test_the_durations_are_those_of_the_settings() -> None:
+    """Fractions of seconds are kept."""
+    settings = FusionSettings.model_validate({"audit": {"commit_every_s": 0.5}, "propagator": {"answer_within_s": 7}})
+    assert settings.audit.commit_every_s == 0.5
+    assert timedelta(seconds=settings.propagator.answer_within_s) == timedelta(seconds=7)

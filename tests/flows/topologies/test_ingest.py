@@ -26,7 +26,7 @@ DAY_NS = 86_400 * 10**9
 
 
 def test_build_topology_is_under_80_lines() -> None:
-    """It reads like the picture above it: one screen."""
+    """One screen."""
     assert len(inspect.getsource(build_topology).splitlines()) < 80
 
 
@@ -47,16 +47,16 @@ def test_the_operators_come_in_the_order_of_the_data() -> None:
     ]
 
 
-def test_every_operator_and_every_edge_gives_its_reason() -> None:
-    """A restart policy and a capacity without a one-line reason do not pass review."""
+def test_every_operator_and_every_edge_has_a_reason() -> None:
+    """Each restart policy and each capacity, in one line."""
     plan = build_topology(SETTINGS).validate()
     reasons = [*(vertex.note for vertex in plan.order), *(edge.note for edge in plan.edges)]
     assert all(reasons)
     assert not [reason for reason in reasons if "\n" in reason]
 
 
-def test_restart_policies_are_what_the_specification_says() -> None:
-    """Five a minute for sources and stateless operators, three for dedup, patience for the archive, never for the log."""
+def test_restart_policies_are_those_of_the_specification() -> None:
+    """Five a minute for sources and stateless operators, three for dedup, always for the archive, never for the log."""
     plan = build_topology(SETTINGS).validate()
     assert {vertex.name: str(vertex.restart_policy) for vertex in plan.order} == {
         "radar-01": "bounded(5, 60 s)",
@@ -72,16 +72,16 @@ def test_restart_policies_are_what_the_specification_says() -> None:
     }
 
 
-def test_no_feed_has_an_end_of_its_own() -> None:
-    """A source that ends unasked is a matter for the control plane's health, and nothing else is."""
+def test_every_feed_is_endless() -> None:
+    """So the unexpected end of a source makes ``/health`` fail."""
     plan = build_topology(SETTINGS).validate()
     assert {vertex.name for vertex in plan.order if vertex.endless} == {
         *("radar-01", "radar-02", "radar-03", "optical", "isl")
     }
 
 
-def test_the_control_plane_is_where_the_settings_say_or_nowhere() -> None:
-    """On the loopback's port 9100 unless told otherwise."""
+def test_the_control_plane_has_the_address_of_the_settings_or_is_disabled() -> None:
+    """By default the loopback's port 9100."""
     assert ingest_pipeline(SETTINGS).control_plane == ControlPlane(host="127.0.0.1", port=9100)
     elsewhere = SETTINGS.model_copy(update={"control_plane": ControlPlaneSettings(host="::1", port=5)})
     assert ingest_pipeline(elsewhere).control_plane == ControlPlane(host="::1", port=5)
@@ -89,8 +89,8 @@ def test_the_control_plane_is_where_the_settings_say_or_nowhere() -> None:
     assert ingest_pipeline(nowhere).control_plane is None
 
 
-def test_the_pipeline_claims_every_socket_and_every_place_it_writes_to(tmp_path: Path) -> None:
-    """Radars, beacons, control plane, log, dead letters and report; each in one spelling, however it was spelled."""
+def test_the_pipeline_claims_every_socket_and_every_path_it_writes_to(tmp_path: Path) -> None:
+    """Radars, beacons, control plane, log, dead letters and report; each in one canonical form."""
     (tmp_path / "link").symlink_to(tmp_path)
     settings = IngestSettings.model_validate(
         {
@@ -121,10 +121,10 @@ def test_the_pipeline_claims_every_socket_and_every_place_it_writes_to(tmp_path:
 
 
 @pytest.mark.parametrize("control_plane", [{"port": 0}, {"enabled": False}])
-def test_what_the_system_chooses_and_what_is_not_served_is_not_claimed(
+def test_ports_that_the_system_chooses_are_not_claimed(
     control_plane: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Port 0 is nobody's; relative folders are where the process is; a path that is none is left to whoever opens it."""
+    """Nor a disabled control plane. Relative folders are resolved; an invalid path is claimed as it is."""
     monkeypatch.chdir(tmp_path)
     settings = IngestSettings.model_validate(
         {
@@ -144,7 +144,7 @@ def test_what_the_system_chooses_and_what_is_not_served_is_not_claimed(
 
 
 def test_validate_has_the_configured_dead_letter_limits() -> None:
-    """And nobody else has any: a malformed frame never stops a source."""
+    """No other operator has limits: a malformed frame never stops a source."""
     settings = SETTINGS.model_copy(
         update={"dead_letters": SETTINGS.dead_letters.model_copy(update={"max_share": 0.1, "min_items": 5})}
     )
@@ -154,16 +154,16 @@ def test_validate_has_the_configured_dead_letter_limits() -> None:
 
 
 @pytest.mark.parametrize("taken", ["radar-01", "merge", "optical", "event-log"])
-def test_a_radar_with_a_name_that_is_taken_is_reported(taken: str) -> None:
-    """By another radar or by another operator: the message names it."""
+def test_a_radar_with_the_name_of_another_operator_is_an_error(taken: str) -> None:
+    """The message has the name."""
     radars = [{"name": "radar-01", "port": 1}, {"name": taken, "port": 2}]
     with pytest.raises(GraphError) as raised:
         build_topology(IngestSettings.model_validate({"radars": radars})).validate()
     assert any(repr(taken) in str(problem) for problem in raised.value.problems)
 
 
-def test_nothing_is_opened_before_the_run(tmp_path: Path) -> None:
-    """Building topology and pipeline touches neither disk nor network; the store is made on demand."""
+def test_building_ingest_opens_nothing(tmp_path: Path) -> None:
+    """Neither disk nor network; the store is made on demand."""
     settings = IngestSettings.model_validate(
         {
             "event_log": {"directory": tmp_path / "log"},
@@ -181,8 +181,8 @@ def test_nothing_is_opened_before_the_run(tmp_path: Path) -> None:
     assert (tmp_path / "dead").is_dir()
 
 
-def test_the_optical_feed_is_what_the_settings_say() -> None:
-    """Seconds become durations, each in its own place."""
+def test_the_optical_feed_has_the_values_of_the_settings() -> None:
+    """Seconds become durations."""
     settings = IngestSettings.model_validate(
         {
             "optical": {
@@ -209,15 +209,15 @@ def test_the_optical_feed_is_what_the_settings_say() -> None:
     )
 
 
-def test_a_breaker_without_a_window_of_its_own_can_open_on_time_outs() -> None:
-    """However long a poll may take, as many as it takes to open the breaker fit into its window."""
+def test_the_default_window_of_a_breaker_fits_enough_timeouts_to_open_it() -> None:
+    """For short and long timeouts and polls."""
     for timeout_s, long_poll_s, window_s in ((1, 0, 15), (5, 0, 15), (10, 0, 30), (5, 20, 75)):
         settings = IngestSettings.model_validate({"optical": {"timeout_s": timeout_s, "long_poll_s": long_poll_s}})
         assert optical_feed(settings.optical).breaker.window == timedelta(seconds=window_s)
 
 
 def test_the_default_settings_and_the_sources_own_defaults_agree() -> None:
-    """An operator who sets nothing gets the discipline that the optical source documents."""
+    """Retry, breaker and size of a page."""
     feed = optical_feed(IngestSettings().optical)
     assert (feed.retry, feed.breaker) == (UNLIMITED_RETRY, SHORT_WINDOW)
     assert feed.max_body_bytes == OpticalFeed("").max_body_bytes
@@ -267,7 +267,7 @@ def test_a_replayed_observation_is_validated_at_its_own_time() -> None:
 
 
 def test_a_thousand_radars_are_a_graph_like_any_other() -> None:
-    """The topology has no limit of its own and validates without running."""
+    """The topology has no limit."""
     radars = [{"name": f"r{number}", "port": number} for number in range(1_000)]
     plan = build_topology(IngestSettings.model_validate({"radars": radars})).validate()
     assert len(plan.order) == 1_007
