@@ -14,7 +14,7 @@ from orchestrator_adapter.bulkhead.worker import ignore_signals, lower_priority,
 
 
 def main() -> int:
-    """Serve until told to stop: exit code 0; 1 if the connection was lost or could not be made."""
+    """Serve until the bulkhead stops this worker: exit code 0; 1 if the connection failed or was lost."""
     ignore_signals()
     lower_priority()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})

@@ -317,7 +317,7 @@ class Bulkhead:
 
 
 async def _despite_cancellation(closing: Awaitable[None]) -> None:
-    """Await ``closing``, which is bounded, to its end. A cancellation of the caller meanwhile is raised afterwards."""
+    """Await ``closing``, which is bounded, to its end. If the caller is cancelled, that is raised afterwards."""
     task = asyncio.ensure_future(closing)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

@@ -1,4 +1,4 @@
-"""What runs in a worker process: connect, make the handler, answer until told to stop. Blocking sockets, no event loop.
+"""What runs in a worker process: connect, make the handler, answer calls until it is stopped. Blocking sockets, no event loop.
 
 A separate thread sends large answers while the next request is computed: a handler that holds the GIL (sgp4) does not prevent
 the kernel from sending. Another thread watches the connection and ends the process if the connection is lost and the handler
@@ -53,7 +53,7 @@ class Handler(Protocol):
 
 
 def serve(invitation: Invitation) -> None:
-    """Run a worker: connect and answer calls. Blocks until the bulkhead tells the worker to stop.
+    """Run a worker: connect and answer calls. Blocks until the bulkhead stops the worker.
 
     Raises ``OSError`` if the bulkhead cannot be reached or the connection is lost, and ``PeerRejected`` or ``Malformed`` if
     the peer is not the bulkhead. If the target raises, the exception is reported to the bulkhead and raised here. If the

@@ -78,7 +78,7 @@ class WorkerInstance:
         instance: 1 for the first process with this number; each restart adds 1.
         ended: Done when its connection has ended; the result is the reason.
         ready_at: Monotonic seconds; ``None`` before it was ready.
-        stopping: It was told to stop, so the end of its connection is no loss.
+        stopping: The bulkhead has stopped it, so the end of its connection is no loss.
         handle: Set by the launching thread, unless the instance was disowned before.
     """
 
@@ -104,7 +104,7 @@ class WorkerInstance:
         return self._connection is not None
 
     def launch(self, invitation: Invitation) -> None:
-        """Launch the process. Called on a thread. If the instance is disowned meanwhile, the process is killed."""
+        """Launch the process. Called on a thread. If the instance has been disowned by then, the process is killed."""
         handle = self._context.launcher.launch(invitation)
         with self._lock:
             if not self._disowned:
@@ -136,7 +136,7 @@ class WorkerInstance:
         self._connection.send(message)
 
     def stop(self) -> None:
-        """Tell it to stop."""
+        """Send it the message to stop."""
         self.stopping = True
         self.send(encode("stop"))
 
@@ -196,7 +196,7 @@ class WorkerSlot:
         self.task = asyncio.create_task(self._supervise(), name=f"bulkhead-{context.bulkhead}-worker-{number}")
 
     def stop(self) -> None:
-        """Tell the worker to stop; if none is ready, stop launching one."""
+        """Stop the worker; if none is ready, cancel launching one."""
         self._stopping = True
         worker = self._current
         if worker is not None and worker.ready_at is not None and not worker.ended.done():

@@ -1,4 +1,4 @@
-"""A bulkhead's workers on a Dask cluster of two processes, which connect back over TLS; task runs of a real Prefect server."""
+"""A bulkhead's workers on a Dask cluster of two processes, which connect over TLS, as task runs on a Prefect server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
 
 async def until(flow_run_id: UUID, *wanted: tuple[str, str]) -> None:
-    """Task runs of these names are in these states."""
+    """Wait until task runs with these names have these states."""
     async with get_client() as client:
 
         async def look() -> set[tuple[str, str]]:
@@ -38,7 +38,7 @@ async def until(flow_run_id: UUID, *wanted: tuple[str, str]) -> None:
 async def test_workers_on_a_dask_cluster_survive_a_kill_and_a_hang_and_are_task_runs(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    """Two processes of Dask's answer; one is killed, one hangs, no call is lost; the task runs say what became of each."""
+    """Two Dask processes answer; one is killed and one hangs. No call is lost, and the lost worker's task run has crashed."""
     ended: list[tuple[UUID, BulkheadStatistics]] = []
 
     @flow(persist_result=False)

@@ -1,4 +1,4 @@
-"""A pipeline whose operator computes in a bulkhead, without Prefect: from the first worker to the last item."""
+"""A pipeline whose operator computes in a bulkhead, without Prefect, from start to end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import NeverReady, bu
 
 
 class Doubles:
-    """An operator that has each batch doubled elsewhere."""
+    """An operator that has each batch doubled by a worker."""
 
     def __init__(self, pool: Bulkhead) -> None:
         self.pool = pool
@@ -35,7 +35,7 @@ class Doubles:
 
 
 async def paced(items: int, until: asyncio.Event) -> AsyncIterator[int]:
-    """Numbers, and more of them until the event."""
+    """At least ``items`` numbers, and more until the event is set."""
     number = 0
     while number < items or not until.is_set():
         yield number
@@ -52,7 +52,7 @@ def doubling(pool: Bulkhead, source: AsyncIterator[int] | range, sink: CollectSi
 
 
 async def test_kill_9_at_random_leaves_the_ledger_balanced_and_the_results_complete() -> None:
-    """Workers are killed all the while: every number arrives once, doubled, in order; nothing is a dead letter."""
+    """Workers are killed repeatedly: every number arrives once, doubled, in order, and there is no dead letter."""
     pool, sink, enough = bulkhead(workers=2), CollectSink(), asyncio.Event()
     rng = random.Random(6)
 
@@ -60,9 +60,11 @@ async def test_kill_9_at_random_leaves_the_ledger_balanced_and_the_results_compl
         while pool.statistics().restarts < 4:
             await eventually(lambda: pool.statistics().alive == 2, "both are ready", limit_s=60)
             answered = pool.statistics().answered
-            await eventually(lambda: pool.statistics().answered > answered + rng.randrange(20), "it goes on")  # noqa: B023 - awaited here
+            await eventually(
+                lambda: pool.statistics().answered > answered + rng.randrange(20), "more calls are answered"
+            )  # noqa: B023 - awaited here
             os.kill(rng.choice(list(pool.statistics().pids.values())), signal.SIGKILL)
-            await eventually(lambda: pool.statistics().alive < 2, "it is noticed")
+            await eventually(lambda: pool.statistics().alive < 2, "the loss is detected")
         enough.set()
 
     killing: list[asyncio.Task[None]] = []
@@ -80,8 +82,8 @@ async def test_kill_9_at_random_leaves_the_ledger_balanced_and_the_results_compl
     assert pool.statistics().balanced
 
 
-async def test_a_bulkhead_that_cannot_start_is_told_before_anything_runs(tmp_path: Path) -> None:
-    """The OSError names it; no item was read, no report written; a bulkhead that had started is stopped."""
+async def test_a_bulkhead_that_cannot_start_raises_before_the_graph_runs(tmp_path: Path) -> None:
+    """The OSError names it. No item is read and no report written, and the bulkhead that had started is stopped."""
     good, bad = bulkhead(), bulkhead(name="bad", target=f"{NeverReady.__module__}:NeverReady")
     sink = CollectSink()
     report = tmp_path / "report.json"
@@ -92,8 +94,8 @@ async def test_a_bulkhead_that_cannot_start_is_told_before_anything_runs(tmp_pat
     assert good.statistics().alive == 0
 
 
-async def test_workers_stay_until_the_graph_has_drained() -> None:
-    """Asked to stop, everything that was taken in is doubled and kept; then no worker is left."""
+async def test_workers_run_until_the_graph_has_drained() -> None:
+    """After a shutdown request every ingested item is still doubled and written; then all workers have ended."""
     pool, sink = bulkhead(), CollectSink()
     graph = doubling(pool, paced(1, asyncio.Event()), sink)
 

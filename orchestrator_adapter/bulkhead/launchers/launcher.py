@@ -22,7 +22,7 @@ class WorkerHandle(Protocol):
         """
 
     def stopped(self, crashed: str | None) -> None:
-        """It was told to stop and has ended (``None``), or it was lost (``crashed`` is the reason).
+        """It ended in order (``crashed`` is ``None``), or it was lost (``crashed`` is the reason).
 
         Reap it, release its resources and report its end. May block.
         """

@@ -28,7 +28,7 @@ class LocalProcesses:
     """Launches ``python -m orchestrator_adapter.bulkhead`` with the invitation on its standard input.
 
     The child blocks, then ignores, SIGINT and SIGTERM from its first instruction: a terminal or supervisor sends them to the
-    whole process group, and a drain still needs the workers. The child ends when it is told to stop or its connection ends.
+    whole process group, and a drain still needs the workers. The child ends when the bulkhead stops it or its connection ends.
     """
 
     def __init__(self, *, network: Network | None = None) -> None:

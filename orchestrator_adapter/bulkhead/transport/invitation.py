@@ -54,7 +54,7 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def title(self) -> str:
-        """For display: ``propagator worker-1``, and ``propagator worker-1 #2`` after a restart."""
+        """For logs and task run names: ``propagator worker-1``, and ``propagator worker-1 #2`` after a restart."""
         return f"{self.bulkhead} worker-{self.worker}" + (f" #{self.instance}" if self.instance > 1 else "")
 
     def __repr__(self) -> str:

@@ -96,7 +96,7 @@ async def test_an_address_that_cannot_be_bound_is_an_oserror() -> None:
 
 
 async def test_an_exception_of_the_launcher_is_raised_when_entering() -> None:
-    """It is raised as it is, whatever its type, and entering does not wait for ``start_within``."""
+    """It is raised unchanged, and entering does not wait for ``start_within``."""
 
     class Broken:
         network = None

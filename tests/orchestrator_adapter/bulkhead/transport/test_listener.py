@@ -35,18 +35,18 @@ HERE = Network("127.0.0.1")
 
 
 @dataclass
-class Watched:
-    """A door, and what came of who came."""
+class Observed:
+    """A listener, and what it has admitted, rejected and received."""
 
-    door: Listener
+    listener: Listener
     address: Address
     clock: ManualClock
     admitted: list[Connection]
-    refused: list[str]
+    rejected: list[str]
     frames: list[Frame]
 
-    def visit(self) -> socket.socket:
-        """A plain connection to it."""
+    def connect(self) -> socket.socket:
+        """A connection that has not authenticated."""
         if self.address.path:
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(self.address.path)
@@ -55,16 +55,16 @@ class Watched:
         sock.settimeout(20)
         return sock
 
-    def enter(self, token: bytes = TOKEN, key: bytes = KEY) -> socket.socket:
-        """Come in as a worker does. Blocks."""
-        sock = self.visit()
+    def authenticate(self, token: bytes = TOKEN, key: bytes = KEY) -> socket.socket:
+        """Connect and authenticate as a worker does. Blocks."""
+        sock = self.connect()
         handshake = WorkerHandshake(token, key)
         sock.sendall(handshake.hello(exactly(sock, CHALLENGE_BYTES)))
         handshake.check(exactly(sock, PROOF_BYTES))
         return sock
 
-    async def turned_away(self, sock: Any) -> None:
-        """Its connection ends."""
+    async def closed(self, sock: Any) -> None:
+        """Wait until the listener has closed the connection."""
         assert await asyncio.to_thread(until_closed, sock)
         sock.close()
 
@@ -86,95 +86,97 @@ def until_closed(sock: socket.socket) -> bool:
 
 
 @pytest.fixture
-async def local() -> AsyncIterator[Watched]:
-    async for door in watched(None):
-        yield door
+async def local() -> AsyncIterator[Observed]:
+    async for listener in observed(None):
+        yield listener
 
 
 @pytest.fixture
-async def networked() -> AsyncIterator[Watched]:
-    async for door in watched(HERE):
-        yield door
+async def networked() -> AsyncIterator[Observed]:
+    async for listener in observed(HERE):
+        yield listener
 
 
-async def watched(network: Network | None) -> AsyncIterator[Watched]:
-    seen = Watched(None, Address(), ManualClock(), [], [], [])  # type: ignore[arg-type] # the door needs its lists
+async def observed(network: Network | None) -> AsyncIterator[Observed]:
+    seen = Observed(None, Address(), ManualClock(), [], [], [])  # type: ignore[arg-type] # the listener needs its lists
 
     def admitted(connection: Connection, token: bytes) -> None:
         assert token == TOKEN
         connection.on_frame = seen.frames.append
         seen.admitted.append(connection)
 
-    seen.door = Listener(
+    seen.listener = Listener(
         network=network,
         clock=seen.clock,
         max_bytes=1 << 20,
         key_of={TOKEN: KEY}.get,
         on_admitted=admitted,
-        on_rejected=seen.refused.append,
+        on_rejected=seen.rejected.append,
     )
-    seen.address = await seen.door.open()
+    seen.address = await seen.listener.open()
     try:
         yield seen
     finally:
         for connection in seen.admitted:
             connection.close("the test is over")
-        await seen.door.close()
+        await seen.listener.close()
         assert not await asyncio.to_thread(Path(seen.address.path or "/nowhere").exists)
 
 
-async def test_the_socket_on_this_machine_is_in_a_folder_of_its_own(local: Watched) -> None:
-    """Nobody else can reach it, and it is removed in the end."""
+async def test_the_unix_socket_is_in_a_private_folder(local: Observed) -> None:
+    """No other user can reach it, and it is removed at the end."""
     folder = Path(local.address.path).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-async def test_who_has_an_invitation_comes_in_and_is_heard(local: Watched) -> None:
-    """Its frames arrive, also after the time in which it had to prove itself."""
-    sock = await asyncio.to_thread(local.enter)
+async def test_a_peer_with_an_invitation_is_admitted_and_its_frames_arrive(local: Observed) -> None:
+    """Its frames also arrive after the time limit for the handshake."""
+    sock = await asyncio.to_thread(local.authenticate)
     await local.clock.advance_when_idle(60.0)
-    sock.sendall(b"".join(bytes(piece) for piece in encode("joined", ticket=7, name="here").buffers))
-    await eventually(lambda: local.frames, "the frame has come")
+    sock.sendall(b"".join(bytes(buffer) for buffer in encode("joined", ticket=7, name="here").buffers))
+    await eventually(lambda: local.frames, "the frame has arrived")
     assert (local.frames[0].header.ticket, local.frames[0].header.name) == (7, "here")
-    assert not local.refused
+    assert not local.rejected
     sock.close()
     assert await local.admitted[0].lost == "its connection ended"
 
 
 @pytest.mark.parametrize("what", ["garbage", "a wrong key", "nothing", "half a hello"])
-async def test_who_has_none_is_turned_away_counted_and_disturbs_nobody(what: str, local: Watched) -> None:
-    """Garbage, a wrong key, and a caller that says nothing, or half of it, and stays: while another comes in and is heard."""
-    intruder = local.visit()
+async def test_a_peer_without_an_invitation_is_rejected_counted_and_affects_no_other(
+    what: str, local: Observed
+) -> None:
+    """Garbage, a wrong key, and silence before or during the hello, while another peer is admitted and sends a frame."""
+    intruder = local.connect()
     challenge = await asyncio.to_thread(exactly, intruder, CHALLENGE_BYTES)
     hello = WorkerHandshake(TOKEN, b"x" * 32).hello(challenge)
     intruder.sendall(
         {"garbage": b"GET / HTTP/1.1\r\n" * 20, "a wrong key": hello, "nothing": b"", "half a hello": hello[:40]}[what]
     )
-    worker = await asyncio.to_thread(local.enter)
+    worker = await asyncio.to_thread(local.authenticate)
     if what in {"nothing", "half a hello"}:
         await local.clock.advance_when_idle(9.9)
-        assert not local.refused
+        assert not local.rejected
         await local.clock.advance_when_idle(0.1)
-    await local.turned_away(intruder)
-    await eventually(lambda: local.refused, "it is counted")
-    assert len(local.refused) == 1
+    await local.closed(intruder)
+    await eventually(lambda: local.rejected, "it is counted")
+    assert len(local.rejected) == 1
     worker.sendall(bytes(encode("joined").buffers[0]))
-    await eventually(lambda: local.frames, "the other is heard")
+    await eventually(lambda: local.frames, "the other peer's frame has arrived")
     worker.close()
 
 
-async def test_only_so_many_may_be_at_the_door(local: Watched) -> None:
-    """The 33rd that has not proved itself is turned away at once; when the others have been, a worker comes in."""
-    intruders = [local.visit() for _ in range(32)]
+async def test_pending_handshakes_are_bounded(local: Observed) -> None:
+    """The 33rd is rejected at once; when the others have timed out, a worker is admitted."""
+    intruders = [local.connect() for _ in range(32)]
     for intruder in intruders:
         await asyncio.to_thread(exactly, intruder, CHALLENGE_BYTES)
-    await local.turned_away(local.visit())
-    assert local.refused == ["there are 32 other pending handshakes"]
+    await local.closed(local.connect())
+    assert local.rejected == ["there are 32 other pending handshakes"]
     await local.clock.advance_when_idle(10.0)
     for intruder in intruders:
-        await local.turned_away(intruder)
-    await eventually(lambda: len(local.refused) == 33, "all are counted")
-    (await asyncio.to_thread(local.enter)).close()
+        await local.closed(intruder)
+    await eventually(lambda: len(local.rejected) == 33, "all are counted")
+    (await asyncio.to_thread(local.authenticate)).close()
 
 
 @pytest.mark.parametrize(
@@ -187,31 +189,33 @@ async def test_only_so_many_may_be_at_the_door(local: Watched) -> None:
         ),
     ],
 )
-async def test_who_is_inside_and_sends_what_is_no_frame_is_cut_off(data: bytes, reason: str, local: Watched) -> None:
-    """A pickle, and more than the limit: the connection ends, and says why."""
-    sock = await asyncio.to_thread(local.enter)
+async def test_an_admitted_peer_that_sends_an_invalid_frame_is_disconnected(
+    data: bytes, reason: str, local: Observed
+) -> None:
+    """A pickle, and a frame above the limit: the connection is closed with the reason."""
+    sock = await asyncio.to_thread(local.authenticate)
     sock.sendall(data[:100_000])
     assert reason in await local.admitted[0].lost
-    await local.turned_away(sock)
+    await local.closed(sock)
     assert not local.frames
 
 
-async def test_a_frame_that_ends_in_the_middle_is_no_frame(local: Watched) -> None:
-    """The reason says so."""
-    sock = await asyncio.to_thread(local.enter)
+async def test_a_connection_that_ends_inside_a_frame_gives_that_as_the_reason(local: Observed) -> None:
+    """No frame is delivered."""
+    sock = await asyncio.to_thread(local.authenticate)
     sock.sendall(b"BLK1\x00")
     sock.close()
     assert await local.admitted[0].lost == "it ended in the middle of a frame"
 
 
-async def test_what_handles_a_frame_may_end_the_connection(local: Watched) -> None:
-    """``Malformed`` from above is the reason, and what came with it is not handled any more."""
+async def test_a_frame_handler_may_close_the_connection(local: Observed) -> None:
+    """``Malformed`` from ``on_frame`` is the reason, and later frames of the same read are not delivered."""
 
     def strict(frame: Frame) -> None:
         local.frames.append(frame)
         raise Malformed("not now")
 
-    sock = await asyncio.to_thread(local.enter)
+    sock = await asyncio.to_thread(local.authenticate)
     local.admitted[0].on_frame = strict
     sock.sendall(bytes(encode("ready").buffers[0]) * 2)
     assert await local.admitted[0].lost == "not now"
@@ -219,9 +223,9 @@ async def test_what_handles_a_frame_may_end_the_connection(local: Watched) -> No
     sock.close()
 
 
-async def test_megabytes_are_written_as_fast_as_they_are_read_and_the_loop_goes_on(local: Watched) -> None:
-    """Eight times a megabyte to a reader that waits: all of it arrives, and nothing like it was queued in one turn."""
-    sock = await asyncio.to_thread(local.enter)
+async def test_large_messages_are_written_in_bounded_portions_as_the_peer_reads(local: Observed) -> None:
+    """Eight messages of a megabyte to a slow reader: all arrive, and the transport never buffers much of them."""
+    sock = await asyncio.to_thread(local.authenticate)
     sent = np.arange(131_072, dtype=np.float64)
     connection = local.admitted[0]
     for ticket in range(8):
@@ -243,90 +247,90 @@ async def test_megabytes_are_written_as_fast_as_they_are_read_and_the_loop_goes_
     sock.close()
 
 
-def strangers_context() -> ssl.SSLContext:
-    """A client with certificates of an authority that looks the same."""
+def other_authoritys_context() -> ssl.SSLContext:
+    """A client with a certificate of another authority with the same name."""
     return worker_context(issue("127.0.0.1")[1])
 
 
 def without_certificate(address: Address) -> ssl.SSLContext:
-    """One that trusts the door, and shows nothing."""
+    """A client that trusts the listener and has no certificate."""
     assert address.credentials is not None
     context = ssl.create_default_context(cadata=address.credentials.authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
 
-def indifferent(_: Address) -> ssl.SSLContext:
-    """One that trusts anybody, with a foreign certificate."""
-    context = strangers_context()
+def with_foreign_certificate(_: Address) -> ssl.SSLContext:
+    """A client that checks nothing and has a certificate of another authority."""
+    context = other_authoritys_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-@pytest.mark.parametrize("context", [without_certificate, indifferent])
-async def test_a_client_without_our_certificate_is_turned_away(
-    context: Callable[[Address], ssl.SSLContext], networked: Watched
+@pytest.mark.parametrize("context", [without_certificate, with_foreign_certificate])
+async def test_a_client_without_our_certificate_is_rejected(
+    context: Callable[[Address], ssl.SSLContext], networked: Observed
 ) -> None:
-    """None, and one of another authority: the handshake fails on our side, is counted, and not a byte of ours is told."""
+    """No certificate, and one of another authority: the TLS handshake fails and is counted, and no byte of ours is sent."""
 
-    def visit() -> bytes:
+    def connect() -> bytes:
         with (
-            networked.visit() as plain,
+            networked.connect() as plain,
             context(networked.address).wrap_socket(plain, server_hostname="127.0.0.1") as tls,
         ):
             return tls.recv(100)
 
     with suppress(OSError):
-        assert await asyncio.to_thread(visit) == b""
-    await eventually(lambda: networked.refused, "it is counted")
+        assert await asyncio.to_thread(connect) == b""
+    await eventually(lambda: networked.rejected, "it is counted")
     assert not networked.admitted
 
 
-async def test_a_worker_does_not_talk_to_a_door_of_another_authority(networked: Watched) -> None:
-    """The stranger's certificate is refused by the worker."""
+async def test_a_worker_rejects_a_listener_of_another_authority(networked: Observed) -> None:
+    """The worker's verification of the certificate fails."""
 
-    def visit() -> None:
-        with networked.visit() as plain, strangers_context().wrap_socket(plain, server_hostname="127.0.0.1"):
+    def connect() -> None:
+        with networked.connect() as plain, other_authoritys_context().wrap_socket(plain, server_hostname="127.0.0.1"):
             pass
 
     with pytest.raises(ssl.SSLCertVerificationError):
-        await asyncio.to_thread(visit)
-    await eventually(lambda: networked.refused, "it is counted")
+        await asyncio.to_thread(connect)
+    await eventually(lambda: networked.rejected, "it is counted")
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b""])
-async def test_plain_bytes_and_silence_at_the_tls_door_are_turned_away(said: bytes, networked: Watched) -> None:
-    """What is no TLS at once; what says nothing when its time is over."""
-    intruder = networked.visit()
-    intruder.sendall(said)
-    if not said:
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b""])
+async def test_a_peer_that_does_not_speak_tls_is_rejected(sent: bytes, networked: Observed) -> None:
+    """Plain bytes are rejected at once, silence after the time limit."""
+    intruder = networked.connect()
+    intruder.sendall(sent)
+    if not sent:
         await settle()
         await networked.clock.advance_when_idle(10.0)
-    await networked.turned_away(intruder)
-    await eventually(lambda: networked.refused, "it is counted")
+    await networked.closed(intruder)
+    await eventually(lambda: networked.rejected, "it is counted")
 
 
-async def test_the_right_certificate_alone_does_not_do(networked: Watched) -> None:
-    """Over TLS, too, the key is asked for; with it, one comes in."""
+async def test_a_valid_certificate_without_the_key_is_rejected(networked: Observed) -> None:
+    """The key is also checked over TLS; with the key the peer is admitted."""
     credentials = networked.address.credentials
     assert credentials is not None
 
-    def visit(key: bytes) -> bytes:
-        with networked.visit() as plain:
+    def connect(key: bytes) -> bytes:
+        with networked.connect() as plain:
             tls = worker_context(credentials).wrap_socket(plain, server_hostname="127.0.0.1")
             handshake = WorkerHandshake(TOKEN, key)
             tls.sendall(handshake.hello(exactly(tls, CHALLENGE_BYTES)))
             return exactly(tls, PROOF_BYTES)
 
-    assert await asyncio.to_thread(visit, b"x" * 32) == b""
-    await eventually(lambda: networked.refused == ["it has a wrong key"], "it is counted")
-    assert len(await asyncio.to_thread(visit, KEY)) == PROOF_BYTES
+    assert await asyncio.to_thread(connect, b"x" * 32) == b""
+    await eventually(lambda: networked.rejected == ["it has a wrong key"], "it is counted")
+    assert len(await asyncio.to_thread(connect, KEY)) == PROOF_BYTES
     assert len(networked.admitted) == 1
 
 
-async def test_a_bulkhead_over_tls_answers_as_one_on_this_machine_does(tmp_path: Path) -> None:
-    """Small and large, in both directions, two workers, shared state and a restart."""
+async def test_a_bulkhead_works_over_tls(tmp_path: Path) -> None:
+    """Small and large arrays in both directions, two workers, shared state and a restart."""
     sent = np.random.default_rng(1).normal(size=300_000)
     async with bulkhead(workers=2, launcher=LocalProcesses(network=HERE)) as pool:
         await pool.share("table", numbers(5))
@@ -337,20 +341,20 @@ async def test_a_bulkhead_over_tls_answers_as_one_on_this_machine_does(tmp_path:
         assert pool.statistics().rejected_connections == 0
 
 
-async def test_intruders_at_a_running_bulkhead_are_told_once_a_second_and_counted_all() -> None:
-    """Ten of them within a turn: one line, ten in the figures, and every call answered."""
-    told: list[BulkheadEvent] = []
+async def test_rejected_connections_are_logged_once_a_second_and_all_counted() -> None:
+    """Ten at one moment: one log line, ten in the statistics, and a call is answered."""
+    events: list[BulkheadEvent] = []
 
-    class Watching(LocalProcesses):
+    class Observing(LocalProcesses):
         path = ""
 
         def launch(self, invitation: Invitation) -> Any:
             self.path = invitation.path
             return super().launch(invitation)
 
-    launcher = Watching()
+    launcher = Observing()
     clock = ManualClock()
-    async with bulkhead(launcher=launcher, on_event=told.append, clock=clock) as pool:
+    async with bulkhead(launcher=launcher, on_event=events.append, clock=clock) as pool:
         for _ in range(10):
             with socket.socket(socket.AF_UNIX) as intruder:
                 intruder.connect(launcher.path)
@@ -358,28 +362,28 @@ async def test_intruders_at_a_running_bulkhead_are_told_once_a_second_and_counte
                 assert await asyncio.to_thread(until_closed, intruder)
         await eventually(lambda: pool.statistics().rejected_connections == 10, "all are counted")
         assert (await pool.call("double", numbers(1)))["x"] == 2
-        lines = [event.fields for event in told if event.decision == "connection_rejected"]
+        lines = [event.fields for event in events if event.decision == "connection_rejected"]
         assert lines == [{"cause": "it does not have an unused invitation", "not_logged_since_last": 0}]
 
 
-async def test_an_invitation_is_good_for_one() -> None:
-    """Whoever finds it later is refused by the bulkhead itself: the second to use it ends with ``PeerRejected``."""
-    kept: list[Invitation] = []
+async def test_an_invitation_can_be_used_once() -> None:
+    """The second worker that uses it is rejected by the bulkhead, and its ``serve`` raises ``PeerRejected``."""
+    invitations: list[Invitation] = []
 
-    class Keeping(LocalProcesses):
+    class Recording(LocalProcesses):
         def launch(self, invitation: Invitation) -> Any:
-            kept.append(invitation)
+            invitations.append(invitation)
             return super().launch(invitation)
 
-    async with bulkhead(launcher=Keeping()) as pool:
+    async with bulkhead(launcher=Recording()) as pool:
         with pytest.raises(PeerRejected, match="closed the connection during the handshake"):
-            await asyncio.to_thread(serve, kept[0])
+            await asyncio.to_thread(serve, invitations[0])
         await eventually(lambda: pool.statistics().rejected_connections == 1, "it is counted")
         assert pool.statistics().restarts == 0
 
 
-async def test_a_worker_finds_out_an_impostor(tmp_path: Path) -> None:
-    """Who listens at the path and does not know the key is refused by the worker."""
+async def test_a_worker_rejects_a_listener_that_does_not_know_the_key(tmp_path: Path) -> None:
+    """``serve`` raises ``PeerRejected``."""
 
     async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"bulkhd-1" + bytes(32))
@@ -389,7 +393,7 @@ async def test_a_worker_finds_out_an_impostor(tmp_path: Path) -> None:
         await reader.read()
         writer.close()
 
-    path = str(tmp_path / "door")
+    path = str(tmp_path / "socket")
     async with await asyncio.start_unix_server(impostor, path):
         invitation = Invitation("toy", 1, 1, TOY, TOKEN, KEY, 100, path=path)
         with pytest.raises(PeerRejected, match="not the bulkhead that sent the invitation"):

@@ -19,16 +19,16 @@ DTYPES = ["|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", 
 
 
 def joined(message: Message) -> bytes:
-    return b"".join(bytes(piece) for piece in message.buffers)
+    return b"".join(bytes(buffer) for buffer in message.buffers)
 
 
 def read(data: bytes, portion: int = 1 << 20, **options: Any) -> list[Frame]:
-    """The frames in ``data``, which comes in portions."""
+    """The frames in ``data``, received in portions."""
     reader, frames, at = FrameReader(**options), [], 0
     while at < len(data):
-        room = reader.buffer()
-        count = min(len(room), portion, len(data) - at)
-        room[:count] = data[at : at + count]
+        buffer = reader.buffer()
+        count = min(len(buffer), portion, len(data) - at)
+        buffer[:count] = data[at : at + count]
         frames += reader.received(count)
         at += count
     assert not reader.inside_frame
@@ -36,7 +36,7 @@ def read(data: bytes, portion: int = 1 << 20, **options: Any) -> list[Frame]:
 
 
 def raw(header: object, payload: bytes = b"", *, payload_bytes: int | None = None, magic: bytes = b"BLK1") -> bytes:
-    """A frame as somebody else might write it."""
+    """A frame with any header."""
     head = msgspec.msgpack.encode(header)
     stated = len(payload) if payload_bytes is None else payload_bytes
     return struct.pack("<4sIQ", magic, len(head), stated) + head + payload
@@ -52,8 +52,10 @@ def raw(header: object, payload: bytes = b"", *, payload_bytes: int | None = Non
     ),
     st.integers(1, 200),
 )
-def test_what_is_read_is_what_was_written_however_it_is_cut(sent: dict[str, NDArray[Any]], portion: int) -> None:
-    """Names, order, dtype, shape and every bit, two frames in a row, in portions of any size."""
+def test_a_decoded_frame_equals_the_encoded_one_for_any_portion_size(
+    sent: dict[str, NDArray[Any]], portion: int
+) -> None:
+    """Names, order, dtype, shape and every bit, for two frames one after the other, received in portions of any size."""
     first = encode("call", ticket=7, name="method", arrays=sent)
     frames = read(joined(first) + joined(encode("stop")), portion)
     assert [(frame.header.kind, frame.header.ticket, frame.header.name) for frame in frames] == [
@@ -70,7 +72,7 @@ def test_what_is_read_is_what_was_written_however_it_is_cut(sent: dict[str, NDAr
 
 @pytest.mark.parametrize("portion", [1_000, 100_000, 1 << 30])
 def test_a_large_array_is_received_into_its_own_memory_in_bounded_portions(portion: int) -> None:
-    """No room that is offered is larger than asked for, and a megabyte arrives whole, with the small frame behind it."""
+    """No buffer is larger than ``at_once``; a megabyte arrives complete, and so does the small frame behind it."""
     sent = np.arange(131_072, dtype=np.int64)
     data = joined(encode("answer", ticket=1, arrays={"a": sent, "none": np.empty((0, 3)), "b": sent[:5]}))
     frames = read(data + joined(encode("ready")), portion, at_once=50_000)
@@ -83,8 +85,8 @@ def test_a_large_array_is_received_into_its_own_memory_in_bounded_portions(porti
     assert len(reader.buffer()) == 50_000
 
 
-def test_arrays_of_any_layout_travel_and_contiguous_ones_are_not_copied() -> None:
-    """Fortran order, strides and read-only views arrive by value; a contiguous one is sent from its own memory."""
+def test_arrays_of_any_layout_are_encoded_and_contiguous_ones_are_not_copied() -> None:
+    """Fortran order, strides and read-only views arrive with equal values; a contiguous array is sent from its own memory."""
     grid = np.arange(12.0).reshape(3, 4)
     locked = grid.copy()
     locked.flags.writeable = False
@@ -92,8 +94,8 @@ def test_arrays_of_any_layout_travel_and_contiguous_ones_are_not_copied() -> Non
     (frame,) = read(joined(encode("call", arrays=sent)))
     assert all(np.array_equal(frame.arrays[name], array) for name, array in sent.items())
     assert frame.arrays["scalar"].shape == ()
-    piece = encode("call", arrays={"grid": grid}).buffers[1]
-    assert np.shares_memory(np.frombuffer(piece, np.uint8), grid)
+    buffer = encode("call", arrays={"grid": grid}).buffers[1]
+    assert np.shares_memory(np.frombuffer(buffer, np.uint8), grid)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +115,16 @@ def test_arrays_of_any_layout_travel_and_contiguous_ones_are_not_copied() -> Non
         (np.zeros(11), ValueError, "expected arrays of at most 80 bytes in total, got 88"),
     ],
 )
-def test_what_cannot_travel_is_the_callers_bug_and_named(bad: Any, error: type[Exception], message: str) -> None:
+def test_an_array_that_cannot_be_encoded_raises_an_error_that_names_it(
+    bad: Any, error: type[Exception], message: str
+) -> None:
     """Objects, texts, times, complex and big-endian numbers, lists, nine dimensions, a byte too many."""
     with pytest.raises(error, match=message):
         encode("call", name="m", arrays={"a": bad}, max_bytes=80)
 
 
-def test_too_many_arrays_and_names_too_long_are_refused_when_sent() -> None:
-    """65 arrays; a method, and an array, of 201 characters; names that fit each and not together."""
+def test_too_many_arrays_and_too_long_names_raise_when_encoded() -> None:
+    """65 arrays; a method, and an array, of 201 characters; names that are short enough but too long together."""
     one = np.zeros(1)
     with pytest.raises(ValueError, match="expected at most 64 arrays, got 65"):
         encode("call", arrays={str(n): one for n in range(65)})
@@ -138,7 +142,7 @@ def test_too_many_arrays_and_names_too_long_are_refused_when_sent() -> None:
 
 
 def test_a_failure_of_any_length_fits_and_keeps_the_end_of_its_traceback() -> None:
-    """Sixty-odd kilobytes of four-byte characters, and half a surrogate, which UTF-8 has not."""
+    """Four-byte characters that fill the header, and an unpaired surrogate, which UTF-8 cannot encode."""
     failure = Failure.of(
         "T" * 999, "\U0001d11e" * 99_999, "begin \udcff" + "\U0001d11e" * 99_999 + "the line that raised"
     )
@@ -181,8 +185,8 @@ GOOD = ["call", 1, "m", [["a", "<f8", [2]]], None]
         (struct.pack("<4sIQ", b"BLK1", 3, 0) + b"\xc1\xc1\xc1", "a header is invalid"),
     ],
 )
-def test_whatever_is_not_a_frame_is_malformed_and_says_why(data: bytes, message: str) -> None:
-    """Each breaks one rule; nothing but ``Malformed`` is raised, and a beginning that may still be one is waited for."""
+def test_invalid_bytes_are_malformed_with_the_reason(data: bytes, message: str) -> None:
+    """Each case breaks one rule and raises ``Malformed``; an incomplete but valid beginning raises nothing."""
     if not message:
         reader = FrameReader()
         reader.buffer()[: len(data)] = data
@@ -194,15 +198,15 @@ def test_whatever_is_not_a_frame_is_malformed_and_says_why(data: bytes, message:
 
 
 @given(st.binary(max_size=200), st.integers(0, 60), st.integers(1, 50))
-def test_no_bytes_whatsoever_raise_anything_but_malformed(noise: bytes, at: int, portion: int) -> None:
-    """A good frame with noise written over it, in portions: it is a frame, or malformed, or there is more to come."""
+def test_random_bytes_raise_only_malformed(noise: bytes, at: int, portion: int) -> None:
+    """Noise is written over valid frames: the result is a frame, ``Malformed``, or an incomplete frame."""
     good = bytearray(raw(GOOD, np.arange(2.0).tobytes()) * 2)
     good[at : at + len(noise)] = noise
     reader, data = FrameReader(max_bytes=1_000), bytes(good)
     try:
         while data:
-            count = min(len(room := reader.buffer()), portion, len(data))
-            room[:count] = data[:count]
+            count = min(len(buffer := reader.buffer()), portion, len(data))
+            buffer[:count] = data[:count]
             for frame in reader.received(count):
                 assert all(math.prod(array.shape) == array.size for array in frame.arrays.values())
             data = data[count:]
@@ -210,7 +214,7 @@ def test_no_bytes_whatsoever_raise_anything_but_malformed(noise: bytes, at: int,
         pass
 
 
-def test_nothing_is_allocated_for_a_payload_before_its_header_is_found_in_order() -> None:
-    """A terabyte that is announced costs an error, not a terabyte."""
+def test_no_memory_is_allocated_for_a_payload_before_its_header_is_validated() -> None:
+    """A header that announces a terabyte raises an error."""
     with pytest.raises(Malformed, match="at most"):
         read(raw(["call", 1, "m", [["a", "|u1", [1 << 40]]], None], payload_bytes=1 << 40))
