@@ -60,9 +60,7 @@ async def test_kill_9_at_random_leaves_the_ledger_balanced_and_the_results_compl
         while pool.statistics().restarts < 4:
             await eventually(lambda: pool.statistics().alive == 2, "both are ready", limit_s=60)
             answered = pool.statistics().answered
-            await eventually(
-                lambda: pool.statistics().answered > answered + rng.randrange(20), "more calls are answered"
-            )  # noqa: B023 - awaited here
+            await eventually(lambda: pool.statistics().answered > answered + rng.randrange(20), "calls go on")  # noqa: B023 - awaited here
             os.kill(rng.choice(list(pool.statistics().pids.values())), signal.SIGKILL)
             await eventually(lambda: pool.statistics().alive < 2, "the loss is detected")
         enough.set()
