@@ -1,4 +1,4 @@
-"""What tests and benchmarks of the whole of ``sda-fusion`` share: a place to run, sensors, a track to replay, the audit."""
+"""Helpers for tests and benchmarks of the whole ``sda-fusion``: ports and folders, a simulator, a track to replay, the audit."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from tests.helpers.running import counter, eventually
 from tests.helpers.support import flows_process, listens, wait_until
 
 Conduct: TypeAlias = Callable[[BuiltGraph], Coroutine[Any, Any, None]]
-"""What is done to a graph while it runs."""
+"""Acts on a graph while it runs."""
 
 TRACKER = "CAVALIER"
-"""Who made the track that is replayed, as its file has it; it stands where the simulator's ``radar-4`` does."""
+"""The participant in the file of the replayed track. Its site is that of the simulator's ``radar-4``."""
 
 _OBJECTS = 1_000
 _TRACK_S, _TRACK_HZ, _PACE = 3_000.0, 0.2, 600.0
@@ -42,7 +42,7 @@ _TRACK_S, _TRACK_HZ, _PACE = 3_000.0, 0.2, 600.0
 
 @dataclass(frozen=True, slots=True)
 class FusionPlace:
-    """Ports that nobody uses, and a folder: the catalogue is read there, and everything else written."""
+    """Free ports, and a folder for the catalogue and all output."""
 
     folder: Path
     radars: tuple[int, ...]
@@ -51,7 +51,7 @@ class FusionPlace:
 
     @classmethod
     def free(cls, folder: Path, *, radars: int = 3, archives: int = 2, isls: int = 2) -> FusionPlace:
-        """As many ports as that takes; the folder is made if it is missing."""
+        """Find the ports, and create the folder if it is missing."""
         ports = free_ports(radars + archives + isls)
         folder.mkdir(parents=True, exist_ok=True)
         return cls(
@@ -63,21 +63,21 @@ class FusionPlace:
 
     @property
     def catalog(self) -> Path:
-        """The catalogue of both, simulator and pipeline."""
+        """The catalogue for simulator and pipeline."""
         return self.folder / "catalog.json"
 
     @property
     def track(self) -> Path:
-        """What is replayed."""
+        """The replayed track."""
         return self.folder / "track.tdm"
 
     @property
     def truth(self) -> Path:
-        """What the simulator has sent, frame by frame."""
+        """The simulator's record of sent frames."""
         return self.folder / "truth.jsonl"
 
     def settings(self, **others: Any) -> dict[str, Any]:
-        """Settings of a pipeline here, ``others`` in their place."""
+        """Settings of a pipeline at this place, updated with ``others``."""
         stations = [dict(sensor) for sensor in FusionSettings().sensors]
         tracker = next(station for station in stations if station["source_id"] == "radar-4")
         archive = {"poll_interval_s": 0.05, "retry": {"initial_s": 0.05, "cap_s": 0.5}, "breaker": {"cooldown_s": 0.5}}
@@ -102,9 +102,9 @@ class FusionPlace:
         }
 
     def prepare_a_busy_worker(self, *, seed: int) -> tuple[dict[str, Any], int]:
-        """A catalogue, and a long track replayed so fast that orbits are asked for thirty times a second.
+        """Write a catalogue, and a long track that is replayed so fast that it needs orbits thirty times a second.
 
-        Returns the settings of the pipeline, and how many observations the track has.
+        Returns the settings of the pipeline, and the number of observations of the track.
         """
         now_ns = time.time_ns()
         element_sets = synthetic_catalog(objects=_OBJECTS, epoch_ns=now_ns)
@@ -129,7 +129,7 @@ class FusionPlace:
         return self.settings(replay=replay), track.count("\nRANGE = ")
 
     def simulator(self, *options: str) -> subprocess.Popen[bytes]:
-        """``python -m flows simulate`` with the sensors of this pipeline. Its archives listen; it sends after ``go``."""
+        """Start ``python -m flows simulate`` with the sensors of this pipeline. It sends after `go`."""
         targets = (("--radar", self.radars), ("--archive", self.archives), ("--isl", self.isls))
         where = [word for option, ports in targets for port in ports for word in (option, f"127.0.0.1:{port}")]
         process = flows_process(
@@ -143,68 +143,68 @@ class FusionPlace:
         return process
 
     def correlated(self) -> Counter[str]:
-        """How many correlations each observation has in the audit."""
+        """The number of correlations of each observation in the audit."""
         return self._ids("correlations/correlations")
 
     def observed(self) -> Counter[str]:
-        """How often each observation is in the audit."""
+        """The number of rows of each observation in the audit."""
         return self._ids("observations/observations")
 
     def _ids(self, table: str) -> Counter[str]:
-        # It takes a third of a second to import, and not everybody looks into the audit.
+        # It takes a third of a second to import, and not every test reads the audit.
         import pyarrow.dataset as ds  # noqa: PLC0415
 
         rows = ds.dataset(self.folder / "audit" / table, partitioning="hive").to_table(columns=["observation_id"])
         return Counter(rows.column("observation_id").to_pylist())
 
     def dead_letters(self) -> list[dict[str, Any]]:
-        """All of them, oldest first."""
+        """All dead letters, oldest first."""
         return [json.loads(line) for line in read_lines(self.folder / "dead-letters", "dead-letters")]
 
 
 def go(simulator: subprocess.Popen[bytes]) -> None:
-    """Let its sensors send."""
+    """Let the simulator's sensors send."""
     assert simulator.stdin is not None
     simulator.stdin.write(b"go\n")
     simulator.stdin.close()
 
 
 async def all_listen(graph: BuiltGraph) -> None:
-    """Return when nothing that is sent to it is lost."""
+    """Wait until every source listens, so that nothing sent is lost."""
     sources = [f"{kind}-{n:02}" for kind, count in (("radar", 3), ("isl", 2)) for n in range(1, count + 1)]
     await eventually(lambda: all(counter(graph, "port", source) for source in sources), "every source listens")
 
 
 async def stopped_at_work(pool: Bulkhead) -> int:
-    """Stop the only worker (SIGSTOP); returns its pid when it has a call that it does not answer."""
+    """Stop the only worker (SIGSTOP); returns its pid as soon as it has a call that it does not answer."""
     (pid,) = pool.statistics().pids.values()
     os.kill(pid, signal.SIGSTOP)
-    looks = Counter[int]()
+    checks = Counter[int]()
 
     def stuck() -> bool:
-        # What it had answered by then may still have been on its way.
+        # An answer that it sent before may still be in transit.
         statistics = pool.statistics()
-        looks[statistics.answered] += statistics.in_flight > 0
-        return looks[statistics.answered] > 20
+        checks[statistics.answered] += statistics.in_flight > 0
+        return checks[statistics.answered] > 20
 
     await eventually(stuck, "a call that is not answered")
     return pid
 
 
 async def conducted(pipeline: Pipeline, conduct: Conduct) -> RunOutcome:
-    """The pipeline, without Prefect, as ``conducted_run`` does it."""
+    """Run the pipeline without Prefect, as in `conducted_run`."""
     return await conducted_run(partial(run_pipeline, pipeline, handle_signals=False), conduct)
 
 
 async def conducted_run(run: Callable[..., Awaitable[RunOutcome]], conduct: Conduct) -> RunOutcome:
-    """``run(on_built=…)`` until ``conduct``, which runs beside it, returns; what that raises is raised when the run has ended."""
+    """Run ``run(on_built=…)`` until ``conduct``, which runs beside it, returns. An error of ``conduct`` is raised at the end."""
     conducting: list[asyncio.Task[None]] = []
 
     async def to_the_end(graph: BuiltGraph) -> None:
         try:
             await conduct(graph)
         finally:
-            graph.request_shutdown("what was to be done is done")
+            graph.request_shutdown("the test is over")
 
     def built(graph: BuiltGraph) -> None:
         conducting.append(asyncio.get_running_loop().create_task(to_the_end(graph)))
@@ -215,7 +215,7 @@ async def conducted_run(run: Callable[..., Awaitable[RunOutcome]], conduct: Cond
 
 
 def fusion_process(arguments: Sequence[str], settings: Mapping[str, Any], **options: Any) -> subprocess.Popen[bytes]:
-    """``python -m flows …`` as a process of its own, with settings of ``sda-fusion`` in its environment."""
+    """Start ``python -m flows …`` with settings of ``sda-fusion`` in its environment."""
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": _variable(value) for name, value in settings.items()}
     return flows_process(arguments, {}, extra=variables, **options)
 

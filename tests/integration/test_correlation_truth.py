@@ -1,8 +1,8 @@
-"""Simulated truth: what is seen of a catalogue's objects is found to be theirs, and what is seen of others is not.
+"""Simulated truth: observations of catalogued objects are correlated with them, and observations of other objects are not.
 
-The issue's bounds, on a minute of simulated time 36 hours after the element sets' epoch, in each of the three truths of
-``tests.scenes.truth_scene``. ``python -m bench.correlation`` prints the whole table, several ages and classes of
-orbits. The seed is fixed: the shares are what they are, and lie a multiple of their own scatter from the bounds.
+One minute of simulated time, 36 hours after the element sets' epoch, for each of the three truths of
+``tests.scenes.truth_scene``. ``python -m bench.correlation`` prints the whole table, for several ages and classes of orbits.
+The seed is fixed, and the shares are several standard deviations from the bounds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.scenes.truth_scene import (
 )
 
 RATES = Rates(radar_hz=80.0, optical_hz=40.0, isl_hz=60.0)
-MISSING = 0.1  # enough of them for one in a hundred to be told from none
+MISSING = 0.1  # enough to distinguish a share of 1 % from zero
 
 
 @pytest.fixture(scope="module", params=["real", "generated"])
@@ -59,7 +59,7 @@ def of(evaluated: Scene, kinds: Sequence[SourceKind], *, missing: bool) -> list[
     chosen = [
         one for one in evaluated.evaluated if one.kind in kinds and (one.seen.number in evaluated.missing) == missing
     ]
-    assert len(chosen) > 100, "too few to say anything"
+    assert len(chosen) > 100, "too few observations"
     return chosen
 
 
@@ -69,31 +69,31 @@ def share(group: Sequence[Evaluated], outcome: Outcome) -> float:
 
 @pytest.mark.parametrize("kind", ["radar", "isl"])
 def test_radar_and_isl_observations_find_their_object(evaluated: Scene, kind: SourceKind) -> None:
-    """At least 99 % of each, whatever the truth."""
+    """At least 99 % of each kind are right, in each truth."""
     assert share(of(evaluated, [kind], missing=False), "right") >= 0.99
 
 
 @pytest.mark.parametrize("kind", get_args(SourceKind))
-def test_an_observation_is_not_given_to_another_object(evaluated: Scene, kind: SourceKind) -> None:
-    """Fewer than one in a thousand; where it is not certain, the correlation says so."""
+def test_observations_are_not_correlated_with_another_object(evaluated: Scene, kind: SourceKind) -> None:
+    """Fewer than one in a thousand are wrong; uncertain ones are ambiguous."""
     assert share(of(evaluated, [kind], missing=False), "wrong") < 0.001
 
 
-def test_what_is_missing_from_the_catalogue_is_uncorrelated(evaluated: Scene) -> None:
-    """At least 99 % of all kinds, and of radar and ISL alone."""
+def test_observations_of_objects_missing_from_the_catalogue_are_uncorrelated(evaluated: Scene) -> None:
+    """At least 99 % are, over all kinds, and over radar and ISL alone."""
     for kinds in (get_args(SourceKind), ("radar", "isl")):
         assert share(of(evaluated, kinds, missing=True), "uct") >= 0.99
 
 
-def test_the_judge_tells_a_wrong_association(evaluated: Scene) -> None:
-    """What was right is wrong once the truth is another."""
+def test_the_evaluation_detects_a_wrong_association(evaluated: Scene) -> None:
+    """Right associations become wrong if the true object is changed."""
     right = [one for one in evaluated.evaluated if one.outcome == "right"]
     assert {replace(one, seen=replace(one.seen, number=0)).outcome for one in right} == {"wrong"}
 
 
 @pytest.mark.parametrize("kind", get_args(SourceKind))
-def test_squared_distances_are_what_the_stated_errors_make_them(evaluated: Scene, kind: SourceKind) -> None:
-    """One for each component where element sets err as stated, much less where they do not err at all."""
+def test_squared_distances_match_the_assumed_errors(evaluated: Scene, kind: SourceKind) -> None:
+    """The mean is 1 per component if element sets err as assumed, and much less if they have no error."""
     right = [one.correlation for one in of(evaluated, [kind], missing=False) if one.outcome == "right"]
     squared = fmean((found.mahalanobis_squared or 0.0) / found.components for found in right)
     if evaluated.truth == "catalogue":

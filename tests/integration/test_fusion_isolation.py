@@ -1,4 +1,4 @@
-"""``sda-fusion`` with a propagator that is stuck: what it holds up, and what it does not. ``bench.isolation`` measures it."""
+"""``sda-fusion`` with a stuck propagator: correlations wait, everything else continues. ``bench.isolation`` measures it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.helpers.fusion import FusionPlace, all_listen, conducted, go, stopped
 from tests.helpers.running import eventually
 
 
-def test_a_propagator_that_does_not_answer_holds_up_correlations_and_nothing_else(tmp_path: Path) -> None:
-    """While its only worker stands still, a thousand observations reach the audit, and none its correlation; later, all do."""
+def test_a_propagator_that_does_not_answer_delays_only_correlations(tmp_path: Path) -> None:
+    """While its only worker is stopped, 1,000 observations reach the audit and no correlation does; later all do."""
     place = FusionPlace.free(tmp_path)
     settings, _ = place.prepare_a_busy_worker(seed=1)
-    settings |= {"propagator": {"answer_within_s": 300}}  # or a worker that is stopped for long would be taken for hung
+    settings |= {"propagator": {"answer_within_s": 300}}  # otherwise the stopped worker would be treated as hung
     pipeline = fusion_pipeline(FusionSettings.model_validate(settings))
     (pool,) = pipeline.bulkheads
     simulator = place.simulator("--rate-radar", "200", "--linger", "60")
@@ -30,9 +30,11 @@ def test_a_propagator_that_does_not_answer_holds_up_correlations_and_nothing_els
         await eventually(lambda: _consumed(graph, "correlations"), "correlations")
         pid = await stopped_at_work(pool)
         try:
-            await eventually(lambda: not graph.status().edges["propagate -> correlate"].occupancy, "what came before")
+            await eventually(
+                lambda: not graph.status().edges["propagate -> correlate"].occupancy, "earlier observations"
+            )
             audited, correlated = _consumed(graph, "audit"), _consumed(graph, "correlate")
-            await eventually(lambda: _consumed(graph, "audit") >= audited + 1_000, "a thousand observations more")
+            await eventually(lambda: _consumed(graph, "audit") >= audited + 1_000, "a thousand more observations")
             assert _consumed(graph, "correlate") == correlated
         finally:
             os.kill(pid, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""``sda-fusion`` with its orbits computed on a Dask cluster: two processes that connect back over TLS, one killed at work."""
+"""``sda-fusion`` with orbits computed on a Dask cluster: two processes that connect back over TLS, one of which is killed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.helpers.running import eventually
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 
 
-async def test_orbits_computed_on_a_cluster_are_complete_although_one_of_its_processes_is_killed(
+async def test_correlations_are_complete_although_a_process_of_the_cluster_is_killed(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    """Settings alone put the propagator there; every observation of the track has its one correlation in the audit."""
+    """The propagator runs there by settings alone; every observation of the track has one correlation in the audit."""
     place = FusionPlace.free(tmp_path)
-    told, tracked = place.prepare_a_busy_worker(seed=7)
-    told["propagator"] = {
+    options, tracked = place.prepare_a_busy_worker(seed=7)
+    options["propagator"] = {
         "workers": 2,
         "cluster": {"kind": "dask", "address": cluster.scheduler_address, "host": "127.0.0.1"},
     }
@@ -44,11 +44,11 @@ async def test_orbits_computed_on_a_cluster_are_complete_although_one_of_its_pro
         pids = set(pool.statistics().pids.values())
         assert pids == {worker.pid for worker in cluster.workers.values()}
         os.kill(min(pids), signal.SIGKILL)
-        await eventually(lambda: pool.statistics().restarts == 1 and pool.statistics().alive == 2, "its successor")
+        await eventually(lambda: pool.statistics().restarts == 1 and pool.statistics().alive == 2, "its replacement")
         await eventually(lambda: graph.ledger().ingested == tracked, "the whole track")
 
-    flow = compile_flow("sda-fusion", FusionSettings, fusion, description="sda-fusion, and its pipeline to look into")
-    outcome = await conducted_run(partial(run_flow, flow, FusionSettings.model_validate(told)), conduct)
+    flow = compile_flow("sda-fusion", FusionSettings, fusion, description="sda-fusion, with access to its pipeline")
+    outcome = await conducted_run(partial(run_flow, flow, FusionSettings.model_validate(options)), conduct)
     assert isinstance(outcome.event, ShutDown)
     assert (outcome.event.figures.ledger_holds, dict(outcome.event.figures.restarts)) == (True, {})
     assert (pipelines[0].bulkheads[0].statistics().lost, place.observed().total()) == (0, tracked)

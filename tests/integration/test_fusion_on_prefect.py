@@ -1,4 +1,4 @@
-"""``sda-fusion`` as it is deployed: a worker runs it, its propagator's process is a task run, and that may be killed."""
+"""``sda-fusion`` as deployed: a Prefect worker runs it, and the propagator's process is a task run, which may be killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORKER = "propagator worker-1"
 
 
 def settings(folder: Path) -> dict[str, Any]:
-    """Three radars, two archives that are not there, two rings, on ports that nobody has."""
+    """Three radars, two archives that do not answer, and two ISL listeners, on free ports."""
     ports = free_ports(7)
     catalog = folder / "catalog.json"
     catalog.write_bytes(omm_json(synthetic_catalog(objects=200, epoch_ns=time.time_ns())))
@@ -46,7 +46,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 def worker_process(flow_run_id: str) -> int:
-    """The process of the run's one worker: a child that was spawned by the process which runs the flow."""
+    """The process of the run's only propagation worker: a child of the process that runs the flow."""
     found = []
     for process in Path("/proc").iterdir():
         try:
@@ -54,19 +54,19 @@ def worker_process(flow_run_id: str) -> int:
                 parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
                 if flow_run_id.encode() in Path("/proc", parent, "environ").read_bytes():
                     found.append(int(process.name))
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
     (pid,) = found
     return pid
 
 
-async def test_a_killed_propagator_is_a_crashed_task_run_and_the_pipeline_goes_on(
+async def test_a_killed_propagator_is_a_crashed_task_run_and_the_pipeline_continues(
     installation: Installation, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """The worker is Running beside the operators; killed it is Crashed, its successor Running; all ends Cancelled, drained."""
+    """The worker's task run is Running; after the kill it is Crashed and its replacement Running. The run ends Cancelled."""
     assert installation.worker_lives
-    told = settings(tmp_path)
-    run_id = await start(client, FUSION, told)
+    options = settings(tmp_path)
+    run_id = await start(client, FUSION, options)
     running = await until(
         client,
         run_id,
@@ -84,9 +84,9 @@ async def test_a_killed_propagator_is_a_crashed_task_run_and_the_pipeline_goes_o
             (seen.states[WORKER], seen.states.get(f"{WORKER} #2")) == ("CRASHED", "RUNNING")
             and {state for name, state in seen.states.items() if WORKER not in name} <= {"RUNNING", "COMPLETED"}
         ),
-        "the worker is replaced, and nothing else has noticed",
+        "the worker is replaced, and the operators still run",
     )
-    send_detections(told["radars"][0]["port"], 10)
+    send_detections(options["radars"][0]["port"], 10)
     await client.set_flow_run_state(run_id, State[None](type=StateType.CANCELLING, name="Cancelling"))
     over = await until_over(client, run_id)
     assert over.state == "CANCELLED"

@@ -1,4 +1,4 @@
-"""``sda-fusion`` while its workers are killed with SIGKILL: real processes, real sockets; the simulator's truth is the oracle."""
+"""``sda-fusion`` with workers killed by SIGKILL, real processes and sockets; results are compared with the simulator's record."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.helpers.support import wait_until
 
 SEED = 6
 FRAMES = 3_000
-"""Sent by the simulator, all told."""
+"""The number of frames that the simulator sends."""
 
 
 def sensors(place: FusionPlace, *, duplicates: float) -> subprocess.Popen[bytes]:
-    """Three arrays, two archives and two rings that send so many frames, some of them bad, and this share twice."""
+    """A simulator with radars, archives and ISL beacons that sends `FRAMES` frames, some of them invalid, and this share twice."""
     return place.simulator(
         *("--rate-radar", "150", "--rate-optical", "50", "--rate-isl", "100", "--seed", str(SEED)),
         *("--malformed", "0.01", "--impossible", "0.01", "--duplicates", str(duplicates)),
@@ -38,9 +38,9 @@ def sensors(place: FusionPlace, *, duplicates: float) -> subprocess.Popen[bytes]
 
 
 async def kill_the_worker(pool: Bulkhead, rng: random.Random, *, at_work: bool) -> None:
-    """Let it answer so many more calls, and then kill it: whatever it does, or in the middle of a call for certain.
+    """Kill the worker after a random number of calls; with ``at_work`` certainly during a call.
 
-    Returns when its successor has answered a call.
+    Returns when its replacement has answered a call.
     """
     due = pool.statistics().answered + rng.randint(1, 25)
     await eventually(lambda: pool.statistics().answered >= due, "more answers")
@@ -48,11 +48,11 @@ async def kill_the_worker(pool: Bulkhead, rng: random.Random, *, at_work: bool) 
     os.kill(pid, signal.SIGKILL)
     await eventually(lambda: pid not in pool.statistics().pids.values(), "its end")
     answered = pool.statistics().answered
-    await eventually(lambda: pool.statistics().answered > answered, "an answer of its successor")
+    await eventually(lambda: pool.statistics().answered > answered, "an answer of its replacement")
 
 
-def test_workers_killed_at_random_cost_the_results_nothing(tmp_path: Path) -> None:
-    """With workers killed as often as the budget admits, each observation is in the audit once and has one correlation."""
+def test_results_are_complete_although_workers_are_killed_at_random(tmp_path: Path) -> None:
+    """With as many kills as the budget allows, each observation is in the audit once and has one correlation."""
     place = FusionPlace.free(tmp_path)
     settings, tracked = place.prepare_a_busy_worker(seed=SEED)
     pipeline = fusion_pipeline(FusionSettings.model_validate(settings | {"propagator": {"max_rebuilds": 4}}))
@@ -65,7 +65,7 @@ def test_workers_killed_at_random_cost_the_results_nothing(tmp_path: Path) -> No
         rng = random.Random(SEED)
         for at_work in rng.sample([True, True, False, False], 4):
             await kill_the_worker(pool, rng, at_work=at_work)
-        await eventually(lambda: graph.ledger().ingested == FRAMES + tracked, "everything that was sent")
+        await eventually(lambda: graph.ledger().ingested == FRAMES + tracked, "every sent observation")
 
     try:
         outcome = asyncio.run(conducted(pipeline, conduct))
@@ -81,7 +81,7 @@ def test_workers_killed_at_random_cost_the_results_nothing(tmp_path: Path) -> No
     assert (type(outcome.event), outcome.exit_code, outcome.problems) == (ShutDown, ExitCode.OK, ())
     assert (figures.ledger_holds, figures.ledger.in_flight, dict(figures.restarts)) == (True, 0, {})
     assert (statistics.restarts, statistics.lost, statistics.balanced) == (4, 0, True)
-    assert statistics.resubmitted >= 2  # one for each that was killed at work; the others may have been, too
+    assert statistics.resubmitted >= 2  # one for each worker that was certainly killed during a call
     observed = place.observed()
     replayed = observed - good
     assert (good - observed, len(replayed), replayed.total()) == (Counter(), tracked, tracked)
@@ -91,11 +91,11 @@ def test_workers_killed_at_random_cost_the_results_nothing(tmp_path: Path) -> No
     }
 
 
-def test_workers_killed_beyond_the_budget_end_the_run_with_everything_accounted_for(tmp_path: Path) -> None:
-    """It ends with code 3, each observation has its correlation or a dead letter, and none is taken for a poison pill."""
+def test_more_kills_than_the_budget_end_the_run_without_losing_an_observation(tmp_path: Path) -> None:
+    """The exit code is 3. Each observation has a correlation or a dead letter, and none is taken for a poison pill."""
     place = FusionPlace.free(tmp_path)
     settings, _ = place.prepare_a_busy_worker(seed=SEED)
-    simulator = sensors(place, duplicates=0.0)  # one that ends before it is known as one would be a second dead letter
+    simulator = sensors(place, duplicates=0.0)  # a duplicate could become a second dead letter before it is recognised
     try:
         code, killed = _killed_each_time(place, simulator, settings | {"propagator": {"max_rebuilds": 2}})
     finally:
@@ -108,22 +108,22 @@ def test_workers_killed_beyond_the_budget_end_the_run_with_everything_accounted_
     assert report["cause"].startswith("propagate: BulkheadExhausted: bulkhead 'propagator': the budget for rebuilds")
     assert (report["ledger_holds"], ledger["in_flight"], report["stragglers"]) == (True, 0, [])
     of_bad_frames = {"Deserialization", "ValidationFailed"}
-    buried = [letter for letter in place.dead_letters() if letter["kind"] not in of_bad_frames]
-    assert {letter["kind"] for letter in buried} == {"Undelivered"}
-    assert report["undelivered"] == len(buried) > 0
-    ended = place.correlated() + Counter(map(_observation_of, buried))
+    dead_lettered = [letter for letter in place.dead_letters() if letter["kind"] not in of_bad_frames]
+    assert {letter["kind"] for letter in dead_lettered} == {"Undelivered"}
+    assert report["undelivered"] == len(dead_lettered) > 0
+    ended = place.correlated() + Counter(map(_observation_of, dead_lettered))
     assert ended == Counter(dict.fromkeys(ended, 1))
     assert place.observed().keys() <= ended.keys()
-    bad = ledger["dead_lettered"] - len(buried) + ledger["rejected"] + ledger["duplicates"]
+    bad = ledger["dead_lettered"] - len(dead_lettered) + ledger["rejected"] + ledger["duplicates"]
     assert ended.total() == ledger["ingested"] - bad
 
 
 def _killed_each_time(
     place: FusionPlace, simulator: subprocess.Popen[bytes], settings: dict[str, Any]
 ) -> tuple[int, int]:
-    """Run the pipeline, with each worker killed once it is ready, the first not before there are correlations.
+    """Run the pipeline and kill each worker once it is ready, the first one after the first correlation.
 
-    Returns the exit code, and how many were killed.
+    Returns the exit code and the number of kills.
     """
     killed = 0
     command = ["fusion", "--no-api", "--quiet"]
@@ -132,19 +132,19 @@ def _killed_each_time(
         never.start()
         assert process.stderr is not None
         for line in process.stderr:
-            said = json.loads(line) if line.startswith(b"{") else {}
-            if (said.get("event"), said.get("operator")) == ("spawn", "correlations"):
+            logged = json.loads(line) if line.startswith(b"{") else {}
+            if (logged.get("event"), logged.get("operator")) == ("spawn", "correlations"):
                 go(simulator)
-            if said.get("event") == "worker_ready":
+            if logged.get("event") == "worker_ready":
                 if not killed:
                     wait_until((place.folder / "audit/correlations/correlations").is_dir, "a correlation")
-                os.kill(said["pid"], signal.SIGKILL)
+                os.kill(logged["pid"], signal.SIGKILL)
                 killed += 1
         never.cancel()
     return process.returncode, killed
 
 
 def _observation_of(letter: dict[str, Any]) -> str:
-    """Whose a buried observation, placed observation or correlation is."""
+    """The observation's id of a dead-lettered observation, `Placed` observation or correlation."""
     payload = letter["payload"]
     return str((payload[0] if isinstance(payload, list) else payload)["observation_id"])
