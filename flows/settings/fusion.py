@@ -26,8 +26,6 @@ from flows.settings.sections import (
 )
 from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
 
-ENVIRONMENT_PREFIX = "SDA_FUSION__"
-
 _RUN = Path("run/sda-fusion")
 _MAX_AGE_DAYS = 3_660.0  # ten years; an older element set is useless
 

@@ -21,8 +21,6 @@ from flows.settings.sections import (
     check_shared_ports,
 )
 
-ENVIRONMENT_PREFIX = "SDA_INGEST__"
-
 
 class IngestSettings(Section):
     """All settings of ``sda-ingest``."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from flows.pipelines import INGEST
 from flows.settings.fusion import FusionSettings
-from flows.settings.ingest import ENVIRONMENT_PREFIX, IngestSettings
+from flows.settings.ingest import IngestSettings
 from flows.settings.load import load_settings
 from flows.settings.sections import Section
 from orchestrator_adapter.primitives.decision import Decision
@@ -26,7 +27,7 @@ def test_the_example_of_the_settings_is_valid(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     file = tmp_path / "settings.toml"
     file.write_text(example)
-    settings = load_settings(IngestSettings, file, prefix=ENVIRONMENT_PREFIX)
+    settings = load_settings(IngestSettings, file, prefix=INGEST.prefix)
     assert settings.event_log.directory == Path("/data/log")
     assert settings.radars[0].receive_buffer_bytes == 8_388_608
 

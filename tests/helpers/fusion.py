@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from flows.local_prefect.processes import free_ports
-from flows.settings.fusion import ENVIRONMENT_PREFIX, FusionSettings, SensorSettings
+from flows.pipelines import FUSION
+from flows.settings.fusion import FusionSettings, SensorSettings
 from orchestrator_adapter import BuiltGraph
 from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
@@ -216,7 +217,7 @@ async def conducted_run(run: Callable[..., Awaitable[RunOutcome]], conduct: Cond
 
 def fusion_process(arguments: Sequence[str], settings: Mapping[str, Any], **options: Any) -> subprocess.Popen[bytes]:
     """Start ``python -m flows …`` with settings of ``sda-fusion`` in its environment."""
-    variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": _variable(value) for name, value in settings.items()}
+    variables = {f"{FUSION.prefix}{name.upper()}": _variable(value) for name, value in settings.items()}
     return flows_process(arguments, {}, extra=variables, **options)
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.settings.fusion import ENVIRONMENT_PREFIX, FusionSettings
+from flows.pipelines import FUSION
+from flows.settings.fusion import FusionSettings
 from flows.settings.load import SettingsError, load_settings
 
 SITE = "{source_id = 's', latitude_deg = 1, longitude_deg = 2, height_m = 3}"
@@ -14,7 +15,7 @@ def problems(text: str, folder: Path) -> list[str]:
     file = folder / "settings.toml"
     file.write_text(text)
     with pytest.raises(SettingsError) as raised:
-        load_settings(FusionSettings, file, prefix=ENVIRONMENT_PREFIX)
+        load_settings(FusionSettings, file, prefix=FUSION.prefix)
     return raised.value.problems
 
 
@@ -27,7 +28,7 @@ def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.
     """It ignores SDA_INGEST__."""
     monkeypatch.setenv("SDA_FUSION__PROPAGATOR__WORKERS", "3")
     monkeypatch.setenv("SDA_INGEST__DEDUP__WINDOW_S", "1")
-    settings = load_settings(FusionSettings, None, prefix=ENVIRONMENT_PREFIX)
+    settings = load_settings(FusionSettings, None, prefix=FUSION.prefix)
     assert settings.propagator.workers == 3
     assert settings.dedup.window_s == 600.0
 

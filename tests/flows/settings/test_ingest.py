@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from flows.settings.ingest import ENVIRONMENT_PREFIX, IngestSettings
+from flows.pipelines import INGEST
+from flows.settings.ingest import IngestSettings
 from flows.settings.load import SettingsError, load_settings
 
 
@@ -26,14 +27,14 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def problems(file: Path | None) -> list[str]:
     with pytest.raises(SettingsError) as raised:
-        load_settings(IngestSettings, file, prefix=ENVIRONMENT_PREFIX)
+        load_settings(IngestSettings, file, prefix=INGEST.prefix)
     assert str(raised.value) == "\n".join(raised.value.problems)
     return raised.value.problems
 
 
 def test_without_file_and_environment_the_defaults_hold() -> None:
     """The result equals the model's defaults."""
-    assert load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX) == IngestSettings()
+    assert load_settings(IngestSettings, None, prefix=INGEST.prefix) == IngestSettings()
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
@@ -43,7 +44,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(
     file = written(tmp_path, '[event_log]\ndirectory = "/from/file"\nmax_file_bytes = 1000\n[isl]\nport = 1\n')
     monkeypatch.setenv("SDA_INGEST__EVENT_LOG__DIRECTORY", "/from/environment")
     monkeypatch.setenv("SDA_INGEST__RADARS", '[{"name": "only", "port": 7}]')
-    settings = load_settings(IngestSettings, file, prefix=ENVIRONMENT_PREFIX)
+    settings = load_settings(IngestSettings, file, prefix=INGEST.prefix)
     assert settings.event_log.directory == Path("/from/environment")
     assert settings.event_log.max_file_bytes == 1000
     assert (settings.isl.port, settings.isl.max_connections) == (1, 256)
@@ -101,7 +102,7 @@ def test_a_variable_that_sets_nothing_is_an_error(tmp_path: Path, monkeypatch: p
 def test_variables_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in pydantic-settings."""
     monkeypatch.setenv("sda_ingest__isl__port", "5")
-    assert load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX).isl.port == 5
+    assert load_settings(IngestSettings, None, prefix=INGEST.prefix).isl.port == 5
 
 
 def test_a_variable_that_is_not_valid_json_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +186,7 @@ def test_two_arrays_on_one_port_are_an_error_that_names_both(tmp_path: Path) -> 
     file = tmp_path / "settings.toml"
     file.write_text('[[radars]]\nname = "north"\nport = 9201\n[[radars]]\nname = "south"\nport = 9201\n')
     with pytest.raises(SettingsError) as caught:
-        load_settings(IngestSettings, file, prefix=ENVIRONMENT_PREFIX)
+        load_settings(IngestSettings, file, prefix=INGEST.prefix)
     assert caught.value.problems == ["Value error, radars north and south both listen on udp://127.0.0.1:9201"]
 
 
@@ -209,7 +210,7 @@ def test_settings_that_would_fail_in_an_outage_are_rejected(
     """Too little jitter, a breaker that cannot open, a file without certificates: each is named with its value."""
     monkeypatch.setenv("SDA_INGEST__OPTICAL", json.dumps(optical))
     with pytest.raises(SettingsError) as raised:
-        load_settings(IngestSettings, None, prefix=ENVIRONMENT_PREFIX)
+        load_settings(IngestSettings, None, prefix=INGEST.prefix)
     (found,) = raised.value.problems
     assert found.startswith(problem)
     assert "input" not in found
