@@ -1,4 +1,4 @@
-"""The circuit breaker against a naive reading of the specification, for any calls at any times."""
+"""The circuit breaker against a naive implementation of the specification, for any calls at any times."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Granted:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     at: int
 
 
@@ -56,23 +56,23 @@ class Reported:
 
 @dataclass(frozen=True)
 class Changed:
-    """``told``: not where it was forced into what it was forced into already."""
+    """``reported``: false if it was forced into a state that was forced already."""
 
     at: int
     state: BreakerState
     forced: bool
-    told: bool
+    reported: bool
 
 
 class NaiveBreaker:
-    """Everything that ever happened, kept, and searched from the start for every answer."""
+    """Keeps every event, and searches all of them for every answer."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.threshold = Fraction(policy.threshold)
         self.min_calls = policy.min_calls
         wait = policy.max_probe_wait
         self.probe_wait = COOLDOWN if wait is None else int(wait.total_seconds() / TICK_S)
-        self.history: list[Granted | Refused | Reported | Changed] = [Changed(0, CLOSED, forced=False, told=False)]
+        self.history: list[Granted | Rejected | Reported | Changed] = [Changed(0, CLOSED, forced=False, reported=False)]
 
     @property
     def changes(self) -> list[Changed]:
@@ -83,32 +83,32 @@ class NaiveBreaker:
         return self.changes[-1]
 
     @property
-    def term(self) -> list[Granted | Refused | Reported | Changed]:
-        """What has happened since the last change."""
+    def epoch(self) -> list[Granted | Rejected | Reported | Changed]:
+        """The events since the last change."""
         return self.history[len(self.history) - self.history[::-1].index(self.now_is) :]
 
-    def granted_in_term(self) -> list[Granted]:
-        return [event for event in self.term if isinstance(event, Granted)]
+    def granted_in_epoch(self) -> list[Granted]:
+        return [event for event in self.epoch if isinstance(event, Granted)]
 
     def outcomes(self, now: int) -> list[bool]:
-        """Of calls begun and ended in this term, within the window. By hand, none count."""
+        """Of calls that started and ended in this epoch, within the window; empty while the state is forced."""
         if self.now_is.state is not CLOSED or self.now_is.forced:
             return []
-        begun = {event.permit for event in self.granted_in_term()}
+        started = {event.permit for event in self.granted_in_epoch()}
         return [
             event.succeeded
-            for event in self.term
+            for event in self.epoch
             if isinstance(event, Reported)
-            and event.permit in begun
+            and event.permit in started
             and event.succeeded is not None
             and event.at > now - WINDOW
         ]
 
     def ask(self, now: int, permit: int) -> int:
-        """How many ticks to wait; none if the permit is had."""
+        """The ticks to wait; 0 if the permit is granted."""
         wait = self._wait(now)
         if wait:
-            self.history.append(Refused(now))
+            self.history.append(Rejected(now))
         else:
             if self.now_is.state is OPEN:
                 self._change(now, HALF_OPEN, forced=False)
@@ -122,7 +122,7 @@ class NaiveBreaker:
             case BreakerState.OPEN:
                 return COOLDOWN if self.now_is.forced else max(0, self.now_is.at + COOLDOWN - now)
             case BreakerState.HALF_OPEN:
-                probes = self.granted_in_term()
+                probes = self.granted_in_epoch()
                 if not probes or self._has_reported(probes[-1].permit):
                     return 0
                 return max(0, probes[-1].at + self.probe_wait - now)
@@ -131,7 +131,7 @@ class NaiveBreaker:
         if self._has_reported(permit):
             return
         self.history.append(Reported(now, permit, succeeded))
-        if permit not in [granted.permit for granted in self.granted_in_term()] or succeeded is None:
+        if permit not in [granted.permit for granted in self.granted_in_epoch()] or succeeded is None:
             return
         match self.now_is.state:
             case BreakerState.CLOSED:
@@ -140,10 +140,10 @@ class NaiveBreaker:
                 if len(outcomes) >= self.min_calls and share >= self.threshold:
                     self._change(now, OPEN, forced=False)
             case BreakerState.HALF_OPEN:
-                if permit == self.granted_in_term()[-1].permit:
+                if permit == self.granted_in_epoch()[-1].permit:
                     self._change(now, CLOSED if succeeded else OPEN, forced=False)
             case BreakerState.OPEN:
-                raise AssertionError("nobody has a permit from while it was open")
+                raise AssertionError("no permit is granted while it is open")
 
     def force(self, now: int, state: BreakerState) -> None:
         self._change(now, state, forced=True)
@@ -153,8 +153,8 @@ class NaiveBreaker:
             self._change(now, CLOSED if self.now_is.state is CLOSED else HALF_OPEN, forced=False)
 
     def _change(self, now: int, state: BreakerState, *, forced: bool) -> None:
-        told = (state, forced) != (self.now_is.state, self.now_is.forced)
-        self.history.append(Changed(now, state, forced, told))
+        reported = (state, forced) != (self.now_is.state, self.now_is.forced)
+        self.history.append(Changed(now, state, forced, reported))
 
     def _has_reported(self, permit: int) -> bool:
         return any(isinstance(event, Reported) and event.permit == permit for event in self.history)
@@ -168,26 +168,26 @@ class NaiveBreaker:
         return sum(state is OPEN and was is not OPEN for was, state in pairwise(states))
 
     def edges(self, now: int) -> list[int]:
-        """The moments ahead at which something ends: the cooldown, a probe's wait, the time of an outcome in the window."""
+        """The future times at which a cooldown ends, a probe's wait ends, or an outcome leaves the window."""
         moments = {now + self._wait(now)} if not self.now_is.forced else set()
-        moments |= {event.at + WINDOW for event in self.term if isinstance(event, Reported)}
+        moments |= {event.at + WINDOW for event in self.epoch if isinstance(event, Reported)}
         return sorted(moment for moment in moments if moment > now)
 
 
 class BreakerAgainstOracle(RuleBasedStateMachine):
-    """Any calls, answered at any time and in any order, and any hand on it: it does as the naive reading does."""
+    """Any calls, reported at any time and in any order, and any forcing: it behaves like the naive implementation."""
 
     @initialize(policy=POLICIES, watched=st.booleans())
     def begin(self, policy: BreakerPolicy, *, watched: bool) -> None:
-        """``watched``: its figures are looked at after each step. To look makes it forget what is old: not in every run."""
+        """``watched``: its statistics are compared after each step. Reading them drops old outcomes, so not in every run."""
         self.now = 0
         self.watched = watched
         self.clock = ManualClock()
         self.breaker = CircuitBreaker.with_policy("archive", policy, clock=self.clock)
         self.model = NaiveBreaker(policy)
         self.permits: list[Permit] = []
-        self.told: list[StateChange] = []
-        self.breaker.on_change(self.told.append)
+        self.reported: list[StateChange] = []
+        self.breaker.on_change(self.reported.append)
 
     @rule(ticks=st.integers(1, 6))
     def time_passes(self, ticks: int) -> None:
@@ -197,15 +197,15 @@ class BreakerAgainstOracle(RuleBasedStateMachine):
     @precondition(lambda self: self.model.edges(self.now))
     @rule(which=st.integers(0, 2), early=st.sampled_from([0, 0, 1]))
     def time_passes_to_an_edge(self, which: int, early: int) -> None:
-        """Exactly to it, or to just before it."""
+        """To exactly that time, or to just before it."""
         edges = self.model.edges(self.now)
         ticks = edges[which % len(edges)] - self.now - early
         if ticks:
             self.time_passes(ticks)
 
     @rule()
-    def somebody_asks(self) -> None:
-        """A refusal says when to ask again: exactly."""
+    def request(self) -> None:
+        """A rejection says exactly when to ask again."""
         wait = self.model.ask(self.now, len(self.permits))
         answer = self.breaker.ask()
         if wait:
@@ -217,22 +217,22 @@ class BreakerAgainstOracle(RuleBasedStateMachine):
     @rule(outcomes=st.lists(OUTCOMES, min_size=1, max_size=6))
     def calls_end_at_once(self, outcomes: list[bool | None]) -> None:
         for succeeded in outcomes:
-            asked = len(self.permits)
-            self.somebody_asks()
-            if len(self.permits) > asked:
-                self.report(asked, succeeded)
+            before = len(self.permits)
+            self.request()
+            if len(self.permits) > before:
+                self.report(before, succeeded)
 
     @rule()
     def it_breaks_and_cools_down(self) -> None:
-        """To its probe, unless a hand is on it: where chance alone seldom gets."""
+        """Up to its probe, unless it is forced: random steps seldom get there."""
         self.calls_end_at_once([False] * 5)
         self.time_passes(COOLDOWN)
-        self.somebody_asks()
+        self.request()
 
     @precondition(lambda self: self.permits)
     @rule(back=st.integers(0, 7), succeeded=OUTCOMES)
-    def somebody_reports(self, back: int, succeeded: bool | None) -> None:  # noqa: FBT001 - hypothesis calls by name
-        """Perhaps for the second time, perhaps much too late."""
+    def any_permit_reports(self, back: int, succeeded: bool | None) -> None:  # noqa: FBT001 - hypothesis calls by name
+        """It may be a second report, or a late one."""
         self.report(max(0, len(self.permits) - 1 - back), succeeded)
 
     def report(self, permit: int, succeeded: bool | None) -> None:  # noqa: FBT001 - as above
@@ -264,17 +264,17 @@ class BreakerAgainstOracle(RuleBasedStateMachine):
         model, outcomes, figures = self.model, self.model.outcomes(self.now), self.breaker.statistics()
         assert (figures.state, figures.forced) == (model.now_is.state, model.now_is.forced)
         assert (figures.calls, figures.failures) == (len(outcomes), outcomes.count(False))
-        assert figures.rejections == sum(isinstance(event, Refused) for event in model.history)
+        assert figures.rejections == sum(isinstance(event, Rejected) for event in model.history)
         assert figures.opened == model.openings()
         assert figures.open_s == model.open_ticks(self.now) * TICK_S
 
     @invariant()
-    def every_change_is_told_once(self) -> None:
+    def every_change_is_reported_once(self) -> None:
         if not hasattr(self, "model"):
             return
         changes = self.model.changes
-        assert [(change.was, change.state, change.forced) for change in self.told] == [
-            (was.state, change.state, change.forced) for was, change in pairwise(changes) if change.told
+        assert [(change.was, change.state, change.forced) for change in self.reported] == [
+            (was.state, change.state, change.forced) for was, change in pairwise(changes) if change.reported
         ]
 
 

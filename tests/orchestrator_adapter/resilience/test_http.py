@@ -43,7 +43,7 @@ def http(body: bytes, *headers: str, status: int = 200) -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def close_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
 
 
@@ -54,11 +54,11 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.transport.abort()
 
 
-async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def send_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
 
 
-async def send_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def send_endlessly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while True:
@@ -93,7 +93,7 @@ async def get(
         )
 
 
-async def got_from(peer: Peer, **options: Any) -> RetryDisposition[Any]:
+async def get_from(peer: Peer, **options: Any) -> RetryDisposition[Any]:
     async with listening(peer) as port:
         return await get(f"http://127.0.0.1:{port}/page", **options)
 
@@ -105,7 +105,7 @@ def message(disposition: RetryDisposition[Any]) -> str:
 
 
 def test_every_status_has_the_disposition_of_its_class() -> None:
-    """2xx is success, 429 and 5xx (and what is beyond) may pass, everything else will not."""
+    """2xx is a success, 429 and 500 and above are ``Retry``, every other status is ``Permanent``."""
     for status in range(100, 1_000):
         failed = classify_status("GET here", status, {}, now_ns=NOW_NS)
         if 200 <= status < 300:
@@ -117,8 +117,8 @@ def test_every_status_has_the_disposition_of_its_class() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-def test_only_429_and_503_say_when_to_come_back(status: int) -> None:
-    """A Retry-After that comes with another status is not heeded."""
+def test_retry_after_is_read_only_with_429_and_503(status: int) -> None:
+    """A Retry-After with another status is ignored."""
     failed = classify_status("GET here", status, {"retry-after": "7"}, now_ns=NOW_NS)
     wanted = timedelta(seconds=7) if status in {429, 503} else None
     assert getattr(failed, "retry_after", None) == wanted
@@ -144,18 +144,18 @@ def test_only_429_and_503_say_when_to_come_back(status: int) -> None:
         ("Thu, 99 Jan 2026 00:00:30 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_or_nothing(value: str | None, seconds: float | None) -> None:
-    """All three forms of date of RFC 9110 are read, the past is now, and nonsense is as if it were not there."""
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+    """All three date formats of RFC 9110 are read, a past date is zero, and an invalid value is ignored."""
     assert retry_after(value, now_ns=NOW_NS) == (None if seconds is None else timedelta(seconds=seconds))
 
 
-async def test_a_good_answer_is_what_decode_makes_of_its_body() -> None:
-    """The body arrives whole, decompressed by httpx, and its value is the disposition's."""
-    assert await got_from(answering(http(b'{"a": 1}'))) == RetryOk({"a": 1})
+async def test_a_successful_response_gives_the_decoded_body() -> None:
+    """The disposition has the decoded value of the whole body."""
+    assert await get_from(answering(http(b'{"a": 1}'))) == RetryOk({"a": 1})
 
 
-async def test_a_compressed_answer_is_asked_for_and_inflated() -> None:
-    """gzip is offered, once, and its body is as good as any."""
+async def test_gzip_is_requested_and_inflated() -> None:
+    """The request has one Accept-Encoding, and a gzip body is decoded."""
     offered = []
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -163,12 +163,12 @@ async def test_a_compressed_answer_is_asked_for_and_inflated() -> None:
         writer.write(http(gzip.compress(b'{"a": 1}'), "Content-Encoding: GZIP"))
         await writer.drain()
 
-    assert await got_from(peer) == RetryOk({"a": 1})
+    assert await get_from(peer) == RetryOk({"a": 1})
     assert offered[0].lower().count(b"accept-encoding: gzip\r\n") == 1
 
 
-async def test_no_more_of_a_body_is_made_than_is_allowed() -> None:
-    """A kilobyte that would inflate to 64 MiB takes no such memory: it is left where the limit is."""
+async def test_a_body_is_not_inflated_beyond_its_limit() -> None:
+    """A small body that would inflate to 64 MiB takes little memory: inflating stops at the limit."""
     async with listening(answering(http(BOMB, "Content-Encoding: gzip"))) as port:
         tracemalloc.start()
         try:
@@ -179,17 +179,17 @@ async def test_no_more_of_a_body_is_made_than_is_allowed() -> None:
     assert peak < 8 << 20
 
 
-async def test_messages_keep_secrets_and_name_the_first_cause() -> None:
-    """Neither password nor query is told; what the socket said is."""
-    async with listening(hang_up) as port:
+async def test_messages_contain_no_secrets_and_the_first_cause() -> None:
+    """The message has neither password nor query, but the error of the socket."""
+    async with listening(close_connection) as port:
         pass
-    told = message(await get(f"http://user:s3cret@127.0.0.1:{port}/page?token=s3cret#s3cret"))
-    assert told.startswith(f"GET http://127.0.0.1:{port}/page failed: ConnectError: ")
-    assert "Connect call failed" in told
+    text = message(await get(f"http://user:s3cret@127.0.0.1:{port}/page?token=s3cret#s3cret"))
+    assert text.startswith(f"GET http://127.0.0.1:{port}/page failed: ConnectError: ")
+    assert "Connect call failed" in text
 
 
 @pytest.mark.parametrize(
-    ("location", "told"),
+    ("location", "shown"),
     [
         ("/login?token=s3cret", "/login"),
         ("https://user:s3cret@elsewhere/login#s3cret", "https://elsewhere/login"),
@@ -197,58 +197,58 @@ async def test_messages_keep_secrets_and_name_the_first_cause() -> None:
         ("/" + 500 * "x", "/" + 199 * "x"),
     ],
 )
-def test_a_redirection_says_where_to_and_no_secret(location: str, told: str) -> None:
-    """What the old address carried is often in the new one: only its host and path are told, and not without end."""
+def test_a_redirection_shows_its_target_without_secrets(location: str, shown: str) -> None:
+    """The new address often has the old one's secrets: only its host and path are shown, and shortened."""
     failed = classify_status("GET here", 308, {"location": location}, now_ns=NOW_NS)
     assert failed is not None
-    assert message(failed) == f"GET here answered 308 Permanent Redirect, to {told!r}"
+    assert message(failed) == f"GET here answered 308 Permanent Redirect, to {shown!r}"
 
 
 @pytest.mark.parametrize(("status", "passes"), [("503 Service Unavailable", True), ("407 Authentication", False)])
-def test_a_proxy_that_refuses_is_judged_by_its_status(status: str, passes: bool) -> None:  # noqa: FBT001 - a table
-    """A proxy's 503 may pass as a server's may, its 407 will not."""
+def test_a_proxy_error_is_classified_by_its_status(status: str, passes: bool) -> None:  # noqa: FBT001 - a table
+    """A proxy's 503 is ``Retry`` as a server's is; its 407 is ``Permanent``."""
     assert isinstance(classify_error("GET here", httpx.ProxyError(status)), Retry if passes else Permanent)
 
 
-async def test_a_503_is_told_with_its_retry_after() -> None:
-    """What the header says reaches the caller as a duration."""
-    disposition = await got_from(answering(http(b"", "Retry-After: 30", status=503)))
+async def test_a_503_has_its_retry_after() -> None:
+    """The caller gets the header as a duration."""
+    disposition = await get_from(answering(http(b"", "Retry-After: 30", status=503)))
     assert isinstance(disposition, Retry)
     assert disposition.retry_after == timedelta(seconds=30)
 
 
-MAY_PASS = {
-    "hung up": (hang_up, "RemoteProtocolError: Server disconnected without sending a response."),
+RETRIED = {
+    "closed": (close_connection, "RemoteProtocolError: Server disconnected without sending a response."),
     "reset": (reset, "ReadError"),
-    "cut short": (answering(http(b"{}")[:-1]), "RemoteProtocolError: peer closed connection"),
-    "silent": (stay_silent, "ReadTimeout"),
+    "truncated": (answering(http(b"{}")[:-1]), "RemoteProtocolError: peer closed connection"),
+    "silent": (send_nothing, "ReadTimeout"),
 }
 
 
-@pytest.mark.parametrize("what", MAY_PASS)
-async def test_a_connection_that_fails_may_work_the_next_time(what: str) -> None:
-    """Whoever hangs up, resets or says nothing is asked again."""
-    peer, told = MAY_PASS[what]
-    disposition = await got_from(peer, timeout=httpx.Timeout(30.0, read=0.2 if what == "silent" else 30.0))
+@pytest.mark.parametrize("what", RETRIED)
+async def test_a_failed_connection_is_retried(what: str) -> None:
+    """A peer that closes, resets or sends nothing gives ``Retry``."""
+    peer, expected = RETRIED[what]
+    disposition = await get_from(peer, timeout=httpx.Timeout(30.0, read=0.2 if what == "silent" else 30.0))
     assert isinstance(disposition, Retry), disposition
-    assert told in message(disposition)
+    assert expected in message(disposition)
 
 
-async def test_a_refused_connection_may_work_the_next_time() -> None:
-    """Nobody listens there now."""
-    async with listening(hang_up) as port:
+async def test_a_refused_connection_is_retried() -> None:
+    """No process listens at the port."""
+    async with listening(close_connection) as port:
         pass
     disposition = await get(f"http://127.0.0.1:{port}/page")
     assert isinstance(disposition, Retry)
     assert message(disposition).startswith(f"GET http://127.0.0.1:{port}/page failed: ConnectError: ")
 
 
-async def test_a_connection_that_nobody_accepts_may_work_the_next_time() -> None:
-    """A black hole: the listener's queue is full, so the kernel drops our SYN, and connecting times out."""
-    with contextlib.ExitStack() as held:
-        listener = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+async def test_a_connection_that_is_not_accepted_is_retried() -> None:
+    """The listener's queue is full, so the kernel drops the SYN, and connecting times out."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
-            other = held.enter_context(socket.socket())
+            other = sockets.enter_context(socket.socket())
             other.setblocking(False)  # noqa: FBT003 - the standard library's signature
             other.connect_ex(listener.getsockname())
         disposition = await get(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=0.2)
@@ -267,8 +267,8 @@ async def test_a_connection_that_nobody_accepts_may_work_the_next_time() -> None
         (ssl.SSLError("wrong version number"), False),
     ],
 )
-def test_what_is_below_a_failed_connection_decides(error: OSError, passes: bool) -> None:  # noqa: FBT001 - a table
-    """A network that is not there may come back; a certificate that is wrong stays wrong."""
+def test_the_cause_of_a_failed_connection_decides(error: OSError, passes: bool) -> None:  # noqa: FBT001 - a table
+    """An unreachable network is ``Retry``; an invalid certificate is ``Permanent``."""
     failed = httpx.ConnectError("connecting failed")
     failed.__cause__ = error
     assert isinstance(classify_error("GET here", failed), Retry if passes else Permanent)
@@ -276,7 +276,7 @@ def test_what_is_below_a_failed_connection_decides(error: OSError, passes: bool)
 
 BOMB = gzip.compress(bytes(64 << 20))  # 64 MiB in 64 kB
 
-WILL_NOT_PASS = {
+PERMANENT = {
     "no HTTP": (answering(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "RemoteProtocolError: illegal status line"),
     "bad gzip": (answering(http(b"not gzip", "Content-Encoding: gzip")), "while decompressing data"),
     "half a gzip": (answering(http(gzip.compress(b"[]")[:-4], "Content-Encoding: gzip")), "that is truncated"),
@@ -294,7 +294,7 @@ WILL_NOT_PASS = {
     "bad JSON": (answering(http(b"<html>")), "answered with 6 bytes that are not what was expected"),
     "empty": (answering(http(b"")), "answered with 0 bytes that are not what was expected"),
     "too large": (answering(http(b" " * 2_000)), "answered with more than the 1000 bytes allowed"),
-    "endless": (send_for_ever, "answered with more than the 1000 bytes allowed"),
+    "endless": (send_endlessly, "answered with more than the 1000 bytes allowed"),
     "redirect": (answering(http(b"", "Location: /x", status=307)), "answered 307 Temporary Redirect, to '/x'"),
     "redirect to no URL": (
         answering(http(b"", "Location: login:portal", status=302)),
@@ -312,75 +312,75 @@ WILL_NOT_PASS = {
 }
 
 
-@pytest.mark.parametrize("what", WILL_NOT_PASS)
-async def test_an_answer_that_is_wrong_will_be_wrong_again(what: str) -> None:
-    """What the peer said, and will say again, is permanent; an endless body is left where the limit is."""
-    peer, told = WILL_NOT_PASS[what]
-    disposition = await got_from(peer, max_body_bytes=1_000)
+@pytest.mark.parametrize("what", PERMANENT)
+async def test_an_invalid_response_is_permanent(what: str) -> None:
+    """The peer would send the same again. Reading an endless body stops at the limit."""
+    peer, expected = PERMANENT[what]
+    disposition = await get_from(peer, max_body_bytes=1_000)
     assert isinstance(disposition, Permanent), disposition
-    assert told in message(disposition)
+    assert expected in message(disposition)
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "/no/host"])
-async def test_a_url_that_httpx_cannot_ask_is_permanent(url: str) -> None:
-    """A wrong address is told as one, and nothing is sent."""
+async def test_a_url_that_httpx_does_not_support_is_permanent(url: str) -> None:
+    """The message says so, and nothing is sent."""
     disposition = await get(url)
     assert isinstance(disposition, Permanent)
     assert "UnsupportedProtocol" in message(disposition)
 
 
-async def test_a_schema_that_is_wrong_is_permanent_with_the_decoders_words() -> None:
-    """A ValueError of decode is the body's fault, and is the failure's cause."""
+async def test_a_value_error_of_decode_is_permanent_with_its_text() -> None:
+    """It means an invalid body, and is the cause of the failure."""
     complaint = ValueError("expected 'ra_rad', got nothing")
 
     def decode(_: bytes) -> None:
         raise complaint
 
-    disposition = await got_from(answering(http(b"[{}]")), decode=decode)
+    disposition = await get_from(answering(http(b"[{}]")), decode=decode)
     assert isinstance(disposition, Permanent)
     assert message(disposition).endswith("4 bytes that are not what was expected: expected 'ra_rad', got nothing")
     assert disposition.error.__cause__ is complaint
 
 
-async def test_a_decoder_with_a_bug_is_not_the_peers_fault() -> None:
-    """Anything but a ValueError is passed on as it is."""
+async def test_any_other_exception_of_decode_is_passed_on() -> None:
+    """It is a bug, not the peer's fault."""
 
     def decode(_: bytes) -> None:
         raise KeyError("ours")
 
     with pytest.raises(KeyError, match="ours"):
-        await got_from(answering(http(b"[]")), decode=decode)
+        await get_from(answering(http(b"[]")), decode=decode)
 
 
-async def test_a_slow_drip_is_cut_off_by_the_callers_limit_and_the_connection_closed() -> None:
-    """Each byte is in time, so httpx waits for ever; a limit on the whole exchange ends it and hangs up."""
-    clock, hung_up = ManualClock(), asyncio.Event()
-    dripped = 0
+async def test_the_callers_timeout_ends_a_slow_response_and_closes_the_connection() -> None:
+    """Each byte is in time, so httpx never times out. A timeout of the whole exchange ends it and closes the connection."""
+    clock, closed = ManualClock(), asyncio.Event()
+    sent = 0
 
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal dripped
+    async def send_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         try:
             while not reader.at_eof():
                 writer.write(b" ")
                 await writer.drain()
-                dripped += 1
+                sent += 1
                 await settle(5)
         finally:
-            hung_up.set()
+            closed.set()
 
     async def limited(port: int) -> None:
         async with Timeout(clock, 30.0):
             await get(f"http://127.0.0.1:{port}/")
 
-    async with listening(drip) as port:
-        asking = asyncio.create_task(limited(port))
-        await eventually(lambda: dripped > 3, "some bytes")
+    async with listening(send_slowly) as port:
+        exchanging = asyncio.create_task(limited(port))
+        await eventually(lambda: sent > 3, "some bytes")
         clock.advance(30.0)
         with pytest.raises(TimeoutError, match="not done within 30 s"):
-            await asking
-        await asyncio.wait_for(hung_up.wait(), 20.0)
+            await exchanging
+        await asyncio.wait_for(closed.wait(), 20.0)
 
 
 # TLS.
@@ -404,18 +404,18 @@ def client_side(authority: trustme.CA) -> ssl.SSLContext:
 
 
 async def test_a_certificate_of_a_trusted_authority_is_accepted(authority: trustme.CA) -> None:
-    """TLS with an authority of one's own works."""
+    """Also if the authority is a private one."""
     async with listening(answering(http(b"[]")), tls=server_side(authority, "127.0.0.1")) as port:
         assert await get(f"https://127.0.0.1:{port}/", verify=client_side(authority)) == RetryOk([])
 
 
 @pytest.mark.parametrize("what", ["unknown authority", "another name"])
 async def test_a_certificate_that_does_not_verify_is_permanent(authority: trustme.CA, what: str) -> None:
-    """Who is not who they should be is not asked again, and is sent nothing."""
-    asked = []
+    """The peer is not asked again, and receives nothing."""
+    received = []
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.read())
+        received.append(await reader.read())
 
     names = ["127.0.0.1"] if what == "unknown authority" else ["archive.example"]
     trusted: ssl.SSLContext | bool = True if what == "unknown authority" else client_side(authority)
@@ -423,7 +423,7 @@ async def test_a_certificate_that_does_not_verify_is_permanent(authority: trustm
         disposition = await get(f"https://127.0.0.1:{port}/", verify=trusted)
     assert isinstance(disposition, Permanent)
     assert "certificate verify failed" in message(disposition).lower()
-    assert not any(asked)
+    assert not any(received)
 
 
 async def test_a_server_that_does_not_speak_tls_is_permanent() -> None:
@@ -440,8 +440,8 @@ async def test_a_server_that_does_not_speak_tls_is_permanent() -> None:
     assert "SSL" in message(disposition)
 
 
-async def test_a_server_that_hangs_up_within_the_handshake_may_work_the_next_time() -> None:
-    """A restart of the server, seen by TLS, is a reset connection and no wrong certificate."""
+async def test_a_connection_that_closes_within_the_tls_handshake_is_retried() -> None:
+    """The server restarts: for TLS this is a reset connection, and not an invalid certificate."""
 
     async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)

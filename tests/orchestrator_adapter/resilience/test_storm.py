@@ -1,4 +1,4 @@
-"""What retrying promises of a fleet, in the simulated storm of ``bench.storm``: that an outage stays as short as it was."""
+"""Retries of a fleet in the simulated outage of ``bench.storm``: retries must not prolong the outage."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_healthy_fleet_never_brings_the_archive_down(name: str) -> None:
-    """Without an outage nothing fails, however failures would be retried: a storm is the outage's, not the model's."""
+def test_a_fleet_without_an_outage_never_overloads_the_archive(name: str) -> None:
+    """Without an outage no request fails, with any strategy: the overload comes from the outage, not from the model."""
     healthy = storm(name, 1, outage_s=0.0)
     assert healthy.down == ()
     assert healthy.idle_s == 0
@@ -25,15 +25,15 @@ def test_a_healthy_fleet_never_brings_the_archive_down(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_decorrelated_jitter_with_a_breaker_recovers_within_two_caps(seed: int) -> None:
-    """30 s after the outage, a cooldown and a greatest delay, all pollers have data; the archive was never overloaded."""
+    """30 s after the outage (a cooldown and a longest delay) all pollers have data. The archive was never overloaded."""
     with_breaker = storm("decorrelated + breaker", seed)
     assert recovery_s(with_breaker) <= TWO_CAPS_S
     assert with_breaker.collapses == 0
 
 
 @pytest.mark.parametrize("outage_s", [1.0, 10.0, 45.0, 300.0])
-def test_that_holds_for_short_outages_and_long_ones(outage_s: float) -> None:
-    """Recovery within two caps is not owed to where in its cooldown the breaker is when an outage of 30 s ends."""
+def test_recovery_within_two_caps_holds_for_short_and_long_outages(outage_s: float) -> None:
+    """It does not depend on the phase of the breaker's cooldown at the end of an outage of 30 s."""
     assert recovery_s(storm("decorrelated + breaker", 0, outage_s=outage_s)) <= TWO_CAPS_S
 
 
@@ -46,12 +46,12 @@ def test_a_fixed_delay_does_not_recover(name: str) -> None:
 
 
 def test_exponential_backoff_without_jitter_does_not_recover_either() -> None:
-    """Doubling the delay keeps the pollers in step: it is chance that saves them."""
+    """Doubled delays keep the pollers synchronised; only random delays separate them."""
     assert storm("plain exponential", 0).recovery_s is None
 
 
 def test_a_breaker_costs_time_and_saves_requests() -> None:
-    """With it the fleet asks less than a third as often during the outage, and has its data back later, not sooner."""
+    """With it the fleet sends less than a third of the requests during the outage, and recovers later, not sooner."""
     without, with_breaker = storm("decorrelated jitter", 0), storm("decorrelated + breaker", 0)
     assert with_breaker.sent_in_outage < without.sent_in_outage / 3
     assert recovery_s(without) < recovery_s(with_breaker)
@@ -59,14 +59,14 @@ def test_a_breaker_costs_time_and_saves_requests() -> None:
 
 @pytest.mark.parametrize(("outage_s", "seed"), [(30.0, 0), (30.0, 1), (120.0, 0), (300.0, 0), (300.0, 1)])
 def test_a_budget_behind_a_breaker_adds_no_request(outage_s: float, seed: int) -> None:
-    """With a budget no more is sent during the outage than without, be it one that leaves tokens or one that does not."""
+    """With a budget the fleet sends no more requests during the outage than without, in short and in long outages."""
     without = storm("decorrelated + breaker", seed, outage_s=outage_s)
     with_budget = storm("decorrelated + breaker + budget", seed, outage_s=outage_s)
     assert with_budget.sent_in_outage <= without.sent_in_outage
 
 
-def test_a_budget_alone_is_no_backoff() -> None:
-    """A poller that gives up for want of a token, and asks again at its poll interval, keeps the archive down."""
+def test_a_budget_alone_does_not_replace_a_backoff() -> None:
+    """Pollers that give up without a token, and ask again at their poll interval, keep the archive down."""
     assert storm("decorrelated + budget, no breaker", 0, horizon_s=30.0).collapses == 1
 
 
