@@ -1,4 +1,4 @@
-"""How long ``build()`` takes: 10 operators cold (a fresh process, imports done) and warm; chains of 1,000 and 2,000."""
+"""The time of ``build()``: 10 operators cold (in a new process, after imports) and warm; chains of 1,000 and 2,000 operators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ten() -> OperatorGraph:
 
 
 def measured(graph: OperatorGraph) -> float:
-    """Milliseconds of one ``build()``."""
+    """The time of one ``build()`` in milliseconds."""
     started = time.perf_counter()
     graph.build()
     return (time.perf_counter() - started) * 1e3

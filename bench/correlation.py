@@ -1,12 +1,12 @@
-"""How often an observation finds its object: simulated truth on the full catalogue, by sensor and orbit class, and why not.
+"""How often correlations are right: simulated truth on the full catalogue, by sensor and orbit class, with causes of errors.
 
-Prints and judges nothing. Scenes of some minutes at several ages of the element sets, in each of the three truths of
-``truth_scene``; a share of the objects is taken out of the catalogue first, and what is seen of them should be a UCT. Every
-observation that is not found to be what it is has its cause printed, and the objects that have most of them their names.
-``d2/m`` is the mean squared Mahalanobis distance of those that are right, for each component that was measured: 1 where the
-covariance that is assumed is the one there is, less where it is too wide.
+It only prints figures. It simulates scenes of some minutes at several ages of the element sets, in each of the three truths
+of ``truth_scene``. A share of the objects is removed from the catalogue; observations of them should be UCTs. For every
+observation with another outcome it prints the cause, and it names the objects with the most of them. ``d2/m`` is the mean
+squared Mahalanobis distance of right correlations per measured component: 1 if the assumed covariance is correct, less if it
+is too wide.
 
-``--throughput`` measures how fast it is instead (``correlation_speed``).
+``--throughput`` measures the speed instead (``correlation_speed``).
 """
 
 from __future__ import annotations
@@ -49,18 +49,20 @@ def main() -> None:
         "--truth", nargs="+", choices=get_args(Truth), default=get_args(Truth), help="default: all three"
     )
     parser.add_argument(
-        "--days", nargs="+", type=float, default=[0.5, 1.5, 3.0], help="after 2026-03-10T04Z, one scene each"
+        "--days", nargs="+", type=float, default=[0.5, 1.5, 3.0], help="days after 2026-03-10T04Z, one scene each"
     )
-    parser.add_argument("--minutes", type=float, default=3.0, help="of simulated time in each scene (default: 3)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="simulated time of each scene (default: 3)")
     parser.add_argument(
         "--rates", nargs=3, type=float, default=[180.0, 60.0, 80.0], metavar=("RADAR", "OPTICAL", "ISL")
     )
-    parser.add_argument("--missing", type=float, default=0.05, help="share taken out of the catalogue (default: 0.05)")
-    parser.add_argument("--seed", type=int, default=6)
-    parser.add_argument("--offenders", type=int, default=12, help="named in each truth (default: 12)")
-    parser.add_argument("--throughput", action="store_true", help="how fast instead of how well")
     parser.add_argument(
-        "--rounds", type=int, default=7, help="of --throughput, in which candidates take turns (default: 7)"
+        "--missing", type=float, default=0.05, help="share of objects removed from the catalogue (default: 0.05)"
+    )
+    parser.add_argument("--seed", type=int, default=6)
+    parser.add_argument("--offenders", type=int, default=12, help="objects to name in each truth (default: 12)")
+    parser.add_argument("--throughput", action="store_true", help="measure the speed instead")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds of --throughput, in which cases alternate (default: 7)"
     )
     args = parser.parse_args()
     if args.throughput:
@@ -91,7 +93,7 @@ def main() -> None:
         show(truth, scenes, element_sets, args.days, args.offenders)
 
 
-# What is printed.
+# The output.
 
 
 def show(
@@ -137,7 +139,7 @@ def _row(title: str, group: Sequence[Evaluated]) -> None:
 def _explain(
     scenes: Sequence[Scene], names: Mapping[int, str], classes: Mapping[int, OrbitClass], offenders: int
 ) -> None:
-    """Every observation that was not found to be what it is, by cause; and who has most of them."""
+    """Print the causes of all wrong outcomes, and the objects with the most of them."""
     causes: dict[tuple[str, SourceKind], Counter[str]] = defaultdict(Counter)
     pairs: dict[tuple[int, int], list[float]] = defaultdict(list)
     alone: dict[int, list[Evaluated]] = defaultdict(list)
@@ -147,13 +149,13 @@ def _explain(
             is_missing = number in one.missing
             if evaluated.outcome == ("uct" if is_missing else "right"):
                 continue
-            group: str = "missing, and yet" if is_missing else evaluated.outcome
+            group: str = "missing, but correlated" if is_missing else evaluated.outcome
             if not one.neighbours.known(number, time_ns):
                 causes[group, evaluated.kind]["its element set is too old or gives no state"] += 1
                 continue
             rival = _rival(evaluated)
             if rival is None:
-                causes[group, evaluated.kind]["outside its own gate, and in nobody else's"] += 1
+                causes[group, evaluated.kind]["outside its own gate, and in no other gate"] += 1
                 alone[number].append(evaluated)
                 continue
             distance_m = one.neighbours.distance_m(number, rival, time_ns)
@@ -165,7 +167,7 @@ def _explain(
     for (group, kind), counts in sorted(causes.items()):
         print(f"  {group} ({kind}): " + ", ".join(f"{count:,} {cause}" for cause, count in counts.most_common()))
     total = sum(map(len, pairs.values()))
-    print(f"who could be taken for whom: {total:,} observations of {len(pairs):,} pairs; those with most:")
+    print(f"pairs of objects that can be confused: {total:,} observations of {len(pairs):,} pairs; those with most:")
     for (one_number, other), distances_m in sorted(pairs.items(), key=lambda item: -len(item[1]))[:offenders]:
         print(
             f"  {len(distances_m):>5}  {names[one_number]} ({one_number}, {classes[one_number]}) and {names[other]} ({other}),"
@@ -184,7 +186,7 @@ def _explain(
 
 
 def _rival(evaluated: Evaluated) -> int | None:
-    """Whom it could be instead, the likeliest first."""
+    """The likeliest candidate other than the true object."""
     return next((number for number in evaluated.correlation.candidates if number != evaluated.seen.number), None)
 
 
@@ -193,7 +195,7 @@ def _progress(text: str) -> None:
 
 
 def _in_one_thread() -> None:
-    """numpy's libraries ask for this when they are loaded, so it must be known before."""
+    """Restart with one thread for numpy's libraries, which read these variables when they are loaded."""
     if os.environ.get("OMP_NUM_THREADS") != "1":
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         os.execve(sys.executable, [sys.executable, "-m", "bench.correlation", *sys.argv[1:]], environment)

@@ -1,8 +1,8 @@
-"""What correlation costs: observations a second and core, growth with the catalogue, and the propagator's way to its pool.
+"""The cost of correlation: observations per second and core, growth with the catalogue, and the overhead of the pool.
 
-Prints and judges nothing. The correlator is timed in CPU time of this one thread (its process, in fact), the pool on the
-wall's clock, since it works in two processes. Candidates take turns, A B A B …; figures are medians of the rounds, ratios
-medians of the rounds' ratios, and their range stands beside them.
+It only prints figures. The correlator is measured in CPU time of this process, which has one thread. The pool is measured in
+wall time, because it uses two processes. Cases alternate, A B A B …. Figures are medians of the rounds, ratios are medians of
+the rounds' ratios, printed with their range.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ from tests.scenes.truth_scene import (
 ERRORS = ElementSetErrors()
 START_NS = (REAL_EPOCH_NS + NS_PER_DAY // 2) // STEP_NS * STEP_NS
 LENGTH_S = STEP_NS / NS_PER_S  # one interval
-MIXED = Rates(radar_hz=1_600.0, optical_hz=160.0, isl_hz=240.0)  # 80, 8 and 12 in a hundred
+MIXED = Rates(radar_hz=1_600.0, optical_hz=160.0, isl_hz=240.0)  # 80, 8 and 12 %
 SIZES = (1_000, 2_000, 5_000, 10_000, 14_683, 30_000, 60_000)
 TIMES = (8, 32, 128)
 
 
 def measure(path: Path, *, rounds: int, seed: int) -> None:
-    logging.disable(logging.CRITICAL)  # the inline propagator stalls the loop, and the runtime says so
+    logging.disable(logging.CRITICAL)  # the inline propagator stalls the loop, which the runtime logs
     element_sets, which = catalog(path)
     print(f"catalogue: {which}; {rounds} rounds")
     bench_correlator(element_sets, rounds, seed)
@@ -70,7 +70,7 @@ def measure(path: Path, *, rounds: int, seed: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Observations within one interval, of a catalogue that is where it says."""
+    """Observations within one interval, with element sets without errors."""
 
     seen: Sequence[Seen]
     snapshots: Snapshots
@@ -83,12 +83,12 @@ class Load:
         return cls(seen, Snapshots(element_sets, ERRORS), Associator(SENSORS))
 
     def warm(self) -> float:
-        """CPU microseconds an observation, in batches; whatever an interval makes once is there already."""
+        """CPU microseconds per observation, in batches, with the interval's indices already built."""
         return self._cpu_s(self.seen) / len(self.seen) * 1e6
 
     def once(self) -> float:
-        """CPU milliseconds that an interval costs once: one propagation of the catalogue, its indices, every site's sky."""
-        some = self.seen[::20]  # some for every site and view of the sky
+        """CPU milliseconds per interval: one propagation of the catalogue, its indices, and every site's views of the sky."""
+        some = self.seen[::20]  # includes every site and view of the sky
         self.snapshots.as_new()
         started = time.process_time()
         self.snapshots.at(START_NS)
@@ -104,7 +104,7 @@ class Load:
 
 
 def bench_correlator(element_sets: Sequence[ElementSet], rounds: int, seed: int) -> None:
-    """(a) each kind, all kinds, and all kinds with everything that an interval makes once."""
+    """(a) each kind, all kinds, and all kinds with the cost of each interval."""
     half = MIXED.radar_hz / 2.0
     loads = {
         "all kinds": Load.of(element_sets, MIXED, seed),
@@ -114,7 +114,7 @@ def bench_correlator(element_sets: Sequence[ElementSet], rounds: int, seed: int)
     }
     mixed = loads["all kinds"]
     _progress("correlator")
-    gc.freeze()  # the observations stay: the collector need not look at them in every round
+    gc.freeze()  # so that no collection scans the observations in every round
     figures = in_turn(
         rounds,
         {name: load.warm for name, load in loads.items()}
@@ -139,13 +139,13 @@ def bench_correlator(element_sets: Sequence[ElementSet], rounds: int, seed: int)
         )
     each_us = median(figures["operators"])
     print(
-        f"  as a graph, source -> propagate (inline) -> correlate -> sink, from nothing, {len(mixed.seen):,} observations:"
+        f"  as a graph, source -> propagate (inline) -> correlate -> sink, without cached intervals, {len(mixed.seen):,} observations:"
         f" {each_us:.1f} us an observation, {1e6 / each_us:,.0f} observations/s and core"
     )
 
 
 def bench_growth(element_sets: Sequence[ElementSet], rounds: int, seed: int) -> None:
-    """(b) as many observations, more and more objects."""
+    """(b) the same number of observations with more and more objects."""
     loads = {}
     for objects in SIZES:
         _progress(f"{objects:,} objects")
@@ -164,7 +164,7 @@ def bench_growth(element_sets: Sequence[ElementSet], rounds: int, seed: int) -> 
 
 
 def resized(element_sets: Sequence[ElementSet], objects: int, seed: int) -> tuple[ElementSet, ...]:
-    """A part of the catalogue drawn at random, or copies of it with other anomalies and numbers until there are enough."""
+    """A random part of the catalogue, or the catalogue with copies that have other anomalies and numbers."""
     rng = np.random.default_rng(seed)
     if objects <= len(element_sets):
         return tuple(
@@ -183,7 +183,7 @@ def resized(element_sets: Sequence[ElementSet], objects: int, seed: int) -> tupl
 
 
 class _OneCatalog:
-    """A `Catalog` with one version, which is its own."""
+    """A `CatalogSource` with one version, which is itself."""
 
     number = 1
 
@@ -220,8 +220,8 @@ def _operators(load: Load, element_sets: Sequence[ElementSet]) -> float:
 
 
 async def bench_pool(element_sets: Sequence[ElementSet], rounds: int, seed: int) -> None:
-    """(c) `PropagatorPool` over a bulkhead of one worker against ``SatrecArray`` in this process, and how both grow."""
-    print("(c) the pool, one worker, against SatrecArray.sgp4 directly; wall time, ratios within each round")
+    """(c) `PropagatorPool` with a bulkhead of one worker, compared with ``SatrecArray`` in this process, for several sizes."""
+    print("(c) the pool, one worker, compared with SatrecArray.sgp4 directly; wall time, ratios within each round")
     cases = [(len(element_sets), times) for times in TIMES]
     cases += [(objects, 32) for objects in (1_000, 5_000, 60_000)]
     for objects, times in cases:
@@ -275,13 +275,13 @@ async def _against_direct(element_sets: Sequence[ElementSet], times: int, rounds
 
 
 def _cpu_s(pid: int) -> float:
-    """Of all threads of a process, to a hundredth of a second."""
+    """CPU time of all threads of a process, to a hundredth of a second."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 
 
 async def _on_the_wall(rounds: int, candidates: Mapping[str, Callable[[], Awaitable[None]]]) -> dict[str, list[float]]:
-    """As `in_turn`, for what is awaited."""
+    """As `in_turn`, for coroutines and wall time."""
     figures: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name in list(candidates)[:: -1 if number % 2 else 1]:

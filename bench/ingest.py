@@ -1,6 +1,6 @@
-"""``sda-ingest`` from real sockets to the fsynced log, in processes of their own; then SIGTERM under that load.
+"""``sda-ingest`` from real sockets to the fsynced log, with simulator and pipeline in separate processes; then SIGTERM under load.
 
-Prints what happened and judges nothing: figures of a shared machine are for people to read.
+It only prints figures, because those of a shared machine vary too much to be checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.helpers.support import Addresses, flows_process, listens, wait_until
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=10_000.0, help="observations/s in total (default: 10000)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the sustained run (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the sustained run (default: 60)")
     parser.add_argument("--radars", type=int, default=4, help="radar arrays (default: 4)")
     args = parser.parse_args()
     print(f"cores: {os.cpu_count()}; {args.radars} radar arrays over UDP, one archive over HTTP, beacons over TCP")
@@ -41,7 +41,7 @@ def _sustained(args: argparse.Namespace) -> None:
         latency = report["latency_ms"]
         print(f"sustained: {sent:,} sent at {summary['rate_per_s']:,.0f}/s for {summary['elapsed_s']:.0f} s")
         print(f"  ingested {ingested:,}, written and fsynced {written:,}, lines in the log {_lines(folder):,}")
-        print(f"  lost on the way: {sent - ingested:,} (kernel drops: {drops:,})")
+        print(f"  lost before ingest: {sent - ingested:,} (kernel drops: {drops:,})")
         print(f"  ingest to log: p50 {latency['p50']:.2f} ms, p99 {latency['p99']:.2f} ms, max {latency['max']:.1f} ms")
         print(f"  pipeline CPU: {cpu_s:.1f} s, {cpu_s / max(written, 1) * 1e6:.1f} us an observation")
         print(f"  {report['event']}, restarts {report['restarts'] or 'none'}, ledger holds: {report['ledger_holds']}")
@@ -82,7 +82,7 @@ def _run(
         spawned = 0
         while spawned < args.radars + 6 and (line := pipeline.stderr.readline()):
             spawned += b'"spawn"' in line
-        wait_until(lambda: listens(addresses.isl), "the ISL listener, the last to be opened")
+        wait_until(lambda: listens(addresses.isl), "the ISL listener, which is opened last")
         simulator.stdin.write(b"go\n")
         simulator.stdin.close()
         time.sleep(seconds + 1.0 if stop_after is None else stop_after)

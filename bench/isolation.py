@@ -1,23 +1,22 @@
-"""Whether the propagator's load is felt by the audit: p99 latency of its rows at a hundred times the load over that at once.
+"""Isolation of the audit from the propagator's load: the p99 latency of its rows at 100 times the load, relative to 1 time.
 
-The whole of ``sda-fusion`` runs in this process, fed over real sockets by a simulator in another one. Beside the graph, and
-through the same ``PropagatorPool``, a task asks for the states of the whole catalogue, at a rate of which a hundred times is
-a given share of what the pool can do (that is measured first, in the same run). Phases of 1x and of 100x alternate.
+The whole ``sda-fusion`` runs in this process and receives observations over real sockets from a simulator process. Beside the
+graph a task requests the states of the whole catalogue through the same ``PropagatorPool``. The rate is chosen so that 100
+times the rate is a given share of the pool's capacity, which is measured first. Phases of 1x and 100x alternate.
 
-A row's latency is the wall clock after its commit (fsynced Parquet that readers see) minus its ``ingest_timestamp``, as
-the sink itself books it, but kept in full. It belongs to the phase in which it was taken in, and only if that
-had been on for some time. The audit commits so often that a loop that stands still cannot hide behind what a row waits for
-others.
+A row's latency is the wall clock after its commit (fsynced Parquet that readers see) minus its ``ingest_timestamp``. This is
+what the sink records, but here every value is stored. A row counts for the phase of its ingest, without the phase's first
+second. The audit commits so often that the time for which rows gather cannot hide a stalled loop.
 
-Then, likewise: as much as the pool can do; a worker killed under the hundredfold load; and, for contrast, the same load with
-the propagator in the event loop (``InlinePropagator``), which is what the pool is there to avoid. Prints and judges nothing.
+Further phases: the pool at its capacity; a worker killed at 100x; and, for comparison, the same load with the propagator in the
+event loop (``InlinePropagator``), which the pool exists to avoid. It only prints figures.
 
-A full collection of garbage stops the interpreter for 40 to 60 ms (90,000 objects of modules, 30,000 of the catalogue),
-whatever the propagator does. What is there before the first phase is kept out of it, as ``prefect_flow`` does with what is
-there before its runs; ``--full-collections`` leaves it in.
+A full garbage collection stops the interpreter for 40 to 60 ms (90,000 objects of modules, 30,000 of the catalogue),
+independent of the propagator. So objects that exist before the first phase are frozen, as ``prefect_flow`` does before its
+runs; ``--full-collections`` does not freeze them.
 
-Others' load on the same machine shows in every figure. As root on Linux, ``setsid -w sh -c 'echo -20 > /proc/self/autogroup;
-exec python -m bench.isolation'`` comes before theirs (sched(7), autogroups); what runs in here still shares as it does.
+Other load on the machine affects every figure. As root on Linux, ``setsid -w sh -c 'echo -20 > /proc/self/autogroup; exec
+python -m bench.isolation'`` gives this process priority over it (sched(7), autogroups).
 """
 
 from __future__ import annotations
@@ -62,23 +61,23 @@ from tests.scenes.truth_scene import REAL_CATALOG, REAL_EPOCH_NS, catalog
 
 FACTOR = 100
 START_NS = REAL_EPOCH_NS + 12 * 3_600 * NS_PER_S  # half a day after the catalogue's epochs
-SETTLE_S = 1.0  # of each phase, not counted
-TAIL_S = 0.5  # after each, for rows that are still on their way
+SETTLE_S = 1.0  # the start of each phase, which is not counted
+TAIL_S = 0.5  # after each phase, until its last rows are committed
 BEAT_S = 0.005
-OUTSTANDING = 8  # requests of the load that have not been answered; more are not made
+OUTSTANDING = 8  # the greatest number of unanswered requests of the load
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One stretch of a run under one load; times are UTC nanoseconds, the first is when counting begins.
+    """One part of a run with one load. Times are UTC nanoseconds; counting begins at ``from_ns``.
 
     Attributes:
-        propagations_per_s: Objects times instants, answered.
-        skipped: Requests that were due and not made, since too many were unanswered.
-        lags_s: How late the event loop was, at each beat.
-        longest_collection_s: Of garbage; the interpreter stands still for so long.
-        cpu_s: Of this process and of the workers that are there at the end, seconds each.
-        busy: Of this machine's cores, whoever used them.
+        propagations_per_s: Computed states per second.
+        skipped: Requests that were due but not made, because too many were unanswered.
+        lags_s: The event loop's lag at each beat.
+        longest_collection_s: The longest garbage collection, which stops the interpreter.
+        cpu_s: CPU time of this process, and of the workers that exist at the end.
+        busy: Used cores of this machine, by all processes.
     """
 
     name: str
@@ -94,7 +93,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A phase's rows, milliseconds; likewise of the loop."""
+    """Latencies of a phase's rows, and lags of the event loop, in milliseconds."""
 
     rows: int
     p50_ms: float
@@ -105,44 +104,44 @@ class Figures:
 
 
 class Recorder(LatencyHistogram):
-    """A histogram that also keeps what it is told, and when."""
+    """A histogram that also stores every value, with its time."""
 
-    __slots__ = ("told",)
+    __slots__ = ("recorded",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[int, int, int]] = []
+        self.recorded: list[tuple[int, int, int]] = []
 
     def record(self, latency_ns: int, count: int = 1) -> None:
         super().record(latency_ns, count)
-        self.told.append((time.time_ns(), latency_ns, count))
+        self.recorded.append((time.time_ns(), latency_ns, count))
 
-    def of_rows_taken_in(self, from_ns: int, to_ns: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Latencies, milliseconds, one a row."""
-        at, latency, count = np.array(self.told, dtype=np.int64).reshape(-1, 3).T
+    def latencies_ms(self, from_ns: int, to_ns: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The latency of each row that was ingested between these times."""
+        at, latency, count = np.array(self.recorded, dtype=np.int64).reshape(-1, 3).T
         inside = (at - latency >= from_ns) & (at - latency < to_ns)
         return np.repeat(latency[inside], count[inside]) / 1e6
 
 
 @dataclass(slots=True)
 class Load:
-    """Requests for the whole catalogue, beside the graph."""
+    """Requests for the states of the whole catalogue, made beside the graph."""
 
     propagator: PropagatorPool
     objects: int
     answered: int = 0
     skipped: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    _under_way: set[asyncio.Task[None]] = field(default_factory=set)
-    _asked: int = 0
+    _in_flight: set[asyncio.Task[None]] = field(default_factory=set)
+    _requests: int = 0
 
     async def paced(self, rate_hz: float, seconds: float) -> None:
-        """``rate_hz`` requests a second, whatever becomes of them; what could not be made in time is not made later."""
+        """Make ``rate_hz`` requests per second without waiting for answers. A request that is late by a second is dropped."""
         loop = asyncio.get_running_loop()
         due, until = loop.time(), loop.time() + seconds
         while due < until:
             await asyncio.sleep(due - loop.time())
-            if len(self._under_way) < OUTSTANDING:
+            if len(self._in_flight) < OUTSTANDING:
                 self._start()
             else:
                 self.skipped += 1
@@ -150,23 +149,23 @@ class Load:
         await asyncio.sleep(until - loop.time())
 
     async def saturating(self, seconds: float) -> None:
-        """As many as are answered."""
+        """Make a new request for each answered one."""
         until = time.monotonic() + seconds
         while (left_s := until - time.monotonic()) > 0:
-            while len(self._under_way) < OUTSTANDING:
+            while len(self._in_flight) < OUTSTANDING:
                 self._start()
-            await asyncio.wait(self._under_way, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._in_flight, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
 
     async def end(self) -> None:
-        """Wait for what is under way."""
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        """Wait for the answers of all requests."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight)
 
     def _start(self) -> None:
-        task = asyncio.create_task(self._request(START_NS + self._asked * NS_PER_S))
-        self._asked += 1
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task = asyncio.create_task(self._request(START_NS + self._requests * NS_PER_S))
+        self._requests += 1
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
 
     async def _request(self, timestamp_ns: int) -> None:
         try:
@@ -179,7 +178,7 @@ class Load:
 
 @dataclass(slots=True)
 class Stage:
-    """One run of the graph, while it runs."""
+    """One running graph with its load."""
 
     graph: BuiltGraph
     orbits: Orbits
@@ -189,7 +188,7 @@ class Stage:
     async def phase(
         self, name: str, seconds: float, *, rate_hz: float | None, kill_after_s: float | None = None
     ) -> Phase:
-        """``seconds`` under a load of ``rate_hz``, or as much as goes, and what was seen of it."""
+        """Run a load of ``rate_hz`` (or the greatest possible, if ``None``) for ``seconds``, and measure it."""
         _progress(f"{name} for {seconds:g} s …")
         load = self.load
         working = asyncio.create_task(load.saturating(seconds) if rate_hz is None else load.paced(rate_hz, seconds))
@@ -220,14 +219,14 @@ class Stage:
         return phase
 
     def of(self, phase: Phase) -> Figures:
-        """What it was like for the audit's rows, and for the loop."""
-        rows = self.audit.of_rows_taken_in(phase.from_ns, phase.to_ns)
+        """The latencies of the audit's rows and the lags of the loop in this phase."""
+        rows = self.audit.latencies_ms(phase.from_ns, phase.to_ns)
         lags = np.array(phase.lags_s) * 1e3
         p50, p99 = np.quantile(rows, [0.5, 0.99])
         return Figures(rows.size, p50, p99, rows.max(), float(np.quantile(lags, 0.99)), lags.max())
 
     def operator(self, name: str) -> OperatorStatus:
-        """One of the graph's, now."""
+        """The current status of an operator."""
         return next(status for status in self.graph.status().operators if status.name == name)
 
     async def _kill_one(self, after_s: float) -> None:
@@ -240,22 +239,29 @@ class Stage:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the benchmark; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m bench.isolation", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--catalog", type=Path, default=REAL_CATALOG, help="any catalogue file (default: the real one)")
-    parser.add_argument("--pairs", type=int, default=6, help="of phases, 1x and 100x (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each phase (default: %(default)s)")
     parser.add_argument(
-        "--share", type=float, default=0.75, help="of the pool's capacity that 100x is (default: %(default)s)"
+        "--pairs", type=int, default=6, help="number of pairs of phases, 1x and 100x (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="of the pool (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of each phase (default: %(default)s)")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.75,
+        help="load at 100x as a share of the pool's capacity (default: %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="workers of the pool (default: %(default)s)")
     parser.add_argument(
         "--nice",
         type=int,
         default=0,
         help="added to the niceness of the workers' computing thread (default: %(default)s)",
     )
-    parser.add_argument("--commit-every-ms", type=float, default=10.0, help="of the audit (default: %(default)s)")
+    parser.add_argument(
+        "--commit-every-ms", type=float, default=10.0, help="commit interval of the audit (default: %(default)s)"
+    )
     parser.add_argument(
         "--rate-radar", type=float, default=200.0, help="detections/s of each of 3 arrays (default: %(default)s)"
     )
@@ -263,11 +269,11 @@ def main() -> None:
     parser.add_argument(
         "--full-collections",
         action="store_true",
-        help="let the garbage collector look through modules and catalogue, too",
+        help="let full garbage collections include modules and catalogue",
     )
-    parser.add_argument("--no-inline", action="store_true", help="without the contrast")
+    parser.add_argument("--no-inline", action="store_true", help="without the comparison in the event loop")
     args = parser.parse_args()
-    logging.getLogger("orchestrator_adapter").setLevel(logging.CRITICAL)  # a worker is killed: that is meant
+    logging.getLogger("orchestrator_adapter").setLevel(logging.CRITICAL)  # a worker is killed on purpose
     element_sets, which = catalog(args.catalog)
     print(
         f"{os.cpu_count()} cores; catalogue: {which}; {args.workers} worker(s), niceness +{args.nice};"
@@ -285,7 +291,7 @@ def main() -> None:
 
 
 async def _run(place: FusionPlace, args: argparse.Namespace, objects: int, *, inline_hz: float | None) -> float:
-    """One run of the graph, and what it has shown; the base rate of the load."""
+    """Run the graph once and print its figures; returns the base rate of the load."""
     settings = FusionSettings.model_validate(
         place.settings(
             validation={"replay": True},  # the catalogue's epochs are in the past
@@ -332,12 +338,12 @@ async def _run(place: FusionPlace, args: argparse.Namespace, objects: int, *, in
         finally:
             simulator.terminate()
             simulator.wait()
-    _say_how_it_ended(outcome)
+    _print_outcome(outcome)
     return rate_hz
 
 
 async def _with_pool(stage: Stage, args: argparse.Namespace) -> float:
-    """Capacity, then 1x and 100x in turn, then beyond."""
+    """Measure the capacity, then 1x and 100x alternately, then full capacity and a killed worker."""
     await stage.phase("warm-up", args.seconds, rate_hz=None)
     capacity = await stage.phase("capacity", args.seconds, rate_hz=None)
     capacity_hz = capacity.propagations_per_s / stage.load.objects
@@ -368,8 +374,8 @@ async def _with_pool(stage: Stage, args: argparse.Namespace) -> float:
 
 
 async def _inline(stage: Stage, args: argparse.Namespace, rate_hz: float) -> float:
-    """The same in the event loop."""
-    print(f"\nfor contrast, the propagator in the event loop; 1x is {rate_hz:.3f} catalogues/s as before\n{_HEADING}")
+    """Measure 1x and 100x with the propagator in the event loop."""
+    print(f"\nfor comparison, the propagator in the event loop; 1x is {rate_hz:.3f} catalogues/s as before\n{_HEADING}")
     await stage.phase("warm-up", args.seconds, rate_hz=rate_hz)
     once, hundredfold = await _in_turn(stage, args, rate_hz, pairs=2)
     _ratios(stage, once, hundredfold)
@@ -388,7 +394,7 @@ async def _in_turn(
     return once, hundredfold
 
 
-# What is printed.
+# The output.
 
 _HEADING = (
     "  phase                   rows  p50 ms  p99 ms  max ms | loop lag p99, max, GC ms | propagations/s  skipped | CPU graph,"
@@ -410,7 +416,7 @@ def _row(stage: Stage, phase: Phase) -> None:
 def _ratios(stage: Stage, once: Sequence[Phase], hundredfold: Sequence[Phase]) -> None:
     p99 = [[stage.of(phase).p99_ms for phase in phases] for phases in (once, hundredfold)]
     pooled = [
-        float(np.quantile(np.concatenate([stage.audit.of_rows_taken_in(p.from_ns, p.to_ns) for p in phases]), 0.99))
+        float(np.quantile(np.concatenate([stage.audit.latencies_ms(p.from_ns, p.to_ns) for p in phases]), 0.99))
         for phases in (once, hundredfold)
     ]
     of_pairs = [high / low for low, high in zip(*p99, strict=True)]
@@ -421,7 +427,7 @@ def _ratios(stage: Stage, once: Sequence[Phase], hundredfold: Sequence[Phase]) -
     )
 
 
-def _say_how_it_ended(outcome: RunOutcome) -> None:
+def _print_outcome(outcome: RunOutcome) -> None:
     figures = outcome.event.figures
     print(
         f"  {outcome.event.name}, exit code {outcome.exit_code}; ledger holds: {figures.ledger_holds}; {figures.ledger}"
@@ -432,12 +438,12 @@ def _progress(what: str) -> None:
     print(f"\r{what}\033[K", end="\r", file=sys.stderr, flush=True)
 
 
-# What is looked at.
+# The measurements.
 
 
 @asynccontextmanager
 async def _beating() -> AsyncIterator[list[float]]:
-    """How much later than asked for the loop wakes a task that sleeps; filled until the end."""
+    """A list of the loop's lags (how late it wakes a sleeping task), which grows until the end of the block."""
     lags_s: list[float] = []
 
     async def beat() -> None:
@@ -455,22 +461,22 @@ async def _beating() -> AsyncIterator[list[float]]:
 
 @contextmanager
 def _collecting() -> Iterator[list[float]]:
-    """How long each collection of garbage takes; filled until the end."""
+    """A list of the durations of garbage collections, which grows until the end of the block."""
     collections_s: list[float] = []
     began = 0.0
 
-    def look(phase: str, _: object) -> None:
+    def record(phase: str, _: object) -> None:
         nonlocal began
         if phase == "start":
             began = time.perf_counter()
         else:
             collections_s.append(time.perf_counter() - began)
 
-    gc.callbacks.append(look)
+    gc.callbacks.append(record)
     try:
         yield collections_s
     finally:
-        gc.callbacks.remove(look)
+        gc.callbacks.remove(record)
 
 
 def _cpu_s(pid: int) -> float:
@@ -483,7 +489,7 @@ def _cpu_s(pid: int) -> float:
 
 
 def _busy_s() -> float:
-    """CPU seconds that this machine has worked since it started."""
+    """CPU seconds that this machine has used since it started."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
