@@ -12,13 +12,13 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType, TaskRun, TaskRunResult
 
-from bench.prefect_outage import decided
 from orchestrator_adapter.prefect_flow.client.vocabulary import (
     operator_event,
     operator_resource,
     pipeline_event,
     pipeline_resource,
 )
+from tests.helpers.outages import decided
 from tests.helpers.prefect_runs import TOY, Installation, artifacts_of, log_of, start, until, until_over
 from tests.integration.toy_flow import give
 

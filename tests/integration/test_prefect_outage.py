@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 from prefect.client.orchestration import PrefectClient
 
-from bench.prefect_outage import (
+from orchestrator_adapter.prefect_flow.automations import install, uninstall, zombie
+from tests.helpers.outages import (
     SHORT,
     decided,
     end_before_the_server_is_back,
@@ -18,7 +19,6 @@ from bench.prefect_outage import (
     killed,
     outage,
 )
-from orchestrator_adapter.prefect_flow.automations import install, uninstall, zombie
 from tests.helpers.prefect_runs import Installation
 from tests.helpers.prefect_server import PrefectServer
 

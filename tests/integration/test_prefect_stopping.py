@@ -18,7 +18,7 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 
-from bench.prefect_outage import decided, ingesting
+from tests.helpers.outages import decided, ingesting
 from tests.helpers.prefect_runs import newest_run_id, until, until_over
 from tests.helpers.prefect_server import PrefectServer
 from tests.helpers.support import ROOT, Addresses, flows_process, report_of, send_detections, wait_until

@@ -13,7 +13,7 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 
-from bench.prefect_outage import decided
+from tests.helpers.outages import decided
 from tests.helpers.prefect_runs import TOY, Installation, start, until, until_over
 from tests.helpers.support import report_of, wait_until
 
