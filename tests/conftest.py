@@ -54,26 +54,29 @@ def _group(nodeid: str) -> str | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Each test goes to the next free worker, and the tests of a server group all to one.
+    """One worker runs all tests of a file, whose module fixtures are then made once, and all files of a server group.
 
     (With pytest 9.2 the marker ``xdist_group`` of xdist 3.8 has no effect.)
     """
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only the controller needs it
 
-    class OneWorkerAGroup(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
+    class ByFileAndServer(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
-            return _group(nodeid) or nodeid
+            return _group(nodeid) or nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False
-    return OneWorkerAGroup(config, log)
+    return ByFileAndServer(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the server groups first: they take longest. No file may use a server unless its group is known here."""
+    """Start the server groups first, then the other integration tests: they take longest.
+
+    No file may use a server unless its group is known here.
+    """
     for item in items:
         servers = {"killed_prefect_server", "shared_prefect_server"} & {*getattr(item, "fixturenames", ())}
         assert not servers or _group(item.nodeid), f"{item.nodeid} uses {servers}: add its file to SERVER_GROUPS"
-    items.sort(key=lambda item: _group(item.nodeid) is None)
+    items.sort(key=lambda item: (_group(item.nodeid) is None, not item.nodeid.startswith("tests/integration/")))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""How runs may have ended, for tests of whoever tells it: a balanced ledger with something of everything, and each event."""
+"""How runs may end, for tests of reports: a balanced ledger with every count, and each final event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of running graphs share: bounded waits, sinks with a gate, faults on demand, observations to send."""
+"""For tests of running graphs: bounded waits, sinks with a gate, faults on demand, observations to send."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def eventually(
     """Repeat ``look``, a function or a coroutine function, until what it returns ``holds``, and return that.
 
     After ``limit_s`` of real time it fails, with what it saw last. Between two looks the loop runs for three times as long
-    as a look took: looks at a server must not take the processor away from it.
+    as a look took, so that polling a server leaves it most of the processor.
     """
     deadline = time.monotonic() + limit_s
     while True:
@@ -56,12 +56,12 @@ async def eventually(
 
 
 def counter(built: BuiltGraph, name: str, operator: str = "source") -> int | None:
-    """One of an operator's own figures; ``None`` while it has none."""
+    """One of an operator's own counters; ``None`` until it is set."""
     return next(status for status in built.status().operators if status.name == operator).counters.get(name)
 
 
 async def port_of(built: BuiltGraph) -> int:
-    """The port the source listens on, as soon as it does."""
+    """The port of the source, once it listens."""
     await eventually(lambda: counter(built, "port"), "the source names its port")
     port = counter(built, "port")
     assert port is not None
@@ -79,7 +79,7 @@ def fed_by(
 
 
 class GatedSink:
-    """Collects what comes once ``gate`` is open, and holds on to its first item until then."""
+    """Collects items while ``gate`` is open. Until then it waits with its first batch."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []
@@ -119,7 +119,7 @@ class Fault:
 
 
 class FailingStore(DeadLetterList):
-    """A dead-letter store that refuses the first ``failures`` letters, as a full disk would."""
+    """A dead-letter store that rejects the first ``failures`` letters, as a full disk would."""
 
     def __init__(self, failures: int) -> None:
         super().__init__()
@@ -133,17 +133,17 @@ class FailingStore(DeadLetterList):
 
 
 def datagram(number: int) -> bytes:
-    """A radar detection, told apart by its track number."""
+    """A radar detection with its own track number."""
     return radar.encode(
         array_id=1, target_track_id=number, timestamp_ns=NOON_NS + number, range_m=1e6, sigma_range_m=10.0
     )
 
 
 def observations(count: int) -> list[Observation]:
-    """What a radar source makes of ``count`` detections."""
+    """``count`` detections, as a radar source decodes them."""
     return radar.decode_many([datagram(number) for number in range(count)], ingest_timestamp=NOON_NS)[0]
 
 
 def tracks(items: Sequence[Observation]) -> list[int]:
-    """The numbers that ``datagram`` gave them."""
+    """Their track numbers, as ``datagram`` set them."""
     return [int(item.track_id or -1) for item in items]

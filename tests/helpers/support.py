@@ -1,4 +1,4 @@
-"""What tests and benchmarks of whole processes share: ports, settings files, bounded waits."""
+"""For tests and benchmarks of whole processes: ports, settings, bounded waits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Addresses:
 
     @classmethod
     def free(cls, *, radars: int = 2) -> Addresses:
-        """Ports that nobody uses now."""
+        """Ports that are free now."""
         from flows.local_prefect.processes import free_ports  # noqa: PLC0415 - httpx and friends only where they are needed
 
         ports = free_ports(radars + 2)
@@ -42,7 +42,7 @@ class Addresses:
             "optical": {
                 "url": f"http://127.0.0.1:{self.archive}/observations",
                 "poll_interval_s": 0.05,
-                # A pipeline that starts before its archive must not be a matter of half a minute here.
+                # A pipeline that starts before its archive must not wait half a minute for it.
                 "retry": {"initial_s": 0.05, "cap_s": 0.5},
                 "breaker": {"cooldown_s": 0.5},
             },
@@ -55,13 +55,13 @@ class Addresses:
         }
 
     def simulator(self) -> list[str]:
-        """The simulator's options that aim it here."""
+        """The simulator's options that send to these addresses."""
         radars = [word for port in self.radars for word in ("--radar", f"127.0.0.1:{port}")]
         return [*radars, "--archive", f"127.0.0.1:{self.archive}", "--isl", f"127.0.0.1:{self.isl}"]
 
 
 def environment(settings: Mapping[str, Any]) -> dict[str, str]:
-    """This process's environment without Prefect's, with ``settings`` as the variables that set them."""
+    """This process's environment without Prefect's variables, and with ``settings`` as variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SDA_INGEST__"))}
     return kept | {
         f"SDA_INGEST__{name.upper()}": value if isinstance(value, str) else json.dumps(value)
@@ -72,7 +72,7 @@ def environment(settings: Mapping[str, Any]) -> dict[str, str]:
 def flows_process(
     arguments: Sequence[str], settings: Mapping[str, Any], *, extra: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[bytes]:
-    """``python -m flows …`` as a process of its own; ``extra`` are more variables of its environment."""
+    """``python -m flows …`` as a process; ``extra`` are more variables of its environment."""
     command = [sys.executable, "-m", "flows", *arguments]
     return subprocess.Popen(command, env=environment(settings) | dict(extra or {}), cwd=ROOT, **options)
 
@@ -84,13 +84,13 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts TCP connections there."""
+    """Whether the port accepts TCP connections."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def send_detections(port: int, count: int) -> None:
-    """Good datagrams to a radar's port, no two alike."""
+    """Send valid datagrams to a radar's port, no two the same."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for number in range(count):
             frame = radar.encode(
@@ -100,7 +100,7 @@ def send_detections(port: int, count: int) -> None:
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, limit_s: float = 60.0) -> None:
-    """Wait for what another process does; after ``limit_s`` it is taken for never."""
+    """``eventually`` without an event loop: block until ``condition`` holds; after ``limit_s`` it fails."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The hand-wired loop that ``sda-ingest`` must agree with: the same work, no orchestrator, one record at a time."""
+"""The hand-written loop that ``sda-ingest`` must agree with: the same work, without the orchestrator, one record at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sda_ops.wire.malformed import MalformedFrame
 def decoded(
     datagrams: Iterable[bytes], pages: Iterable[bytes], beacon_streams: Iterable[bytes], *, now_ns: int
 ) -> Iterator[Observation]:
-    """Everything decodable, feed after feed."""
+    """All observations that can be decoded, feed after feed."""
     for datagram in datagrams:
         try:
             yield radar.decode(datagram, ingest_timestamp=now_ns)
@@ -34,7 +34,7 @@ def decoded(
 
 
 def log_lines(observations: Iterable[Observation]) -> list[bytes]:
-    """The lines the event log must hold."""
+    """The lines that the event log must contain."""
     normalize, limits = Normalizer(), ValidationLimits(max_clock_skew=timedelta(seconds=300))
     lines = []
     for observation in observations:
@@ -45,7 +45,7 @@ def log_lines(observations: Iterable[Observation]) -> list[bytes]:
 
 
 def without_ingest_time(lines: Iterable[bytes]) -> list[bytes]:
-    """The lines, sorted, with the one field blanked that differs from run to run; every other byte stays."""
+    """The lines, sorted, without the value of the one field that differs between runs."""
     blanked = []
     for line in lines:
         stamp = str(json.loads(line)["ingest_timestamp"]).encode()

@@ -1,4 +1,4 @@
-"""The automations on a real server: events in, webhooks, pauses and states out; installed, updated and removed."""
+"""The automations on a real server: events in; webhooks, pauses and states out. Installed, updated and removed."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 
 _WATCH = timedelta(seconds=10)  # the shortest that Prefect admits
 _TEN_MINUTES = timedelta(minutes=10)  # longer than any test takes, on any machine
-_APART_S = 0.5  # between events: on SQLite the server drops those that come while its database is locked
+_APART_S = 0.5  # between events: on SQLite the server drops events that arrive while its database is locked
 
 
 class Receiver:
-    """An HTTP server that keeps the JSON bodies it is sent, by path."""
+    """An HTTP server that stores the JSON bodies it receives, by path."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -98,8 +98,8 @@ def receiver() -> Iterator[Receiver]:
         yield kept
 
 
-class Teller:
-    """Tells the server what a run of a flow would: its operators' decisions and its heartbeats."""
+class Emitter:
+    """Emits the events of a flow's run: its operators' decisions and its heartbeats."""
 
     def __init__(self, api_url: str, flow_name: str, *, run: UUID, deployment: UUID | None = None) -> None:
         self._api_url = api_url
@@ -139,7 +139,7 @@ def _nothing() -> None: ...
 
 
 async def running(client: PrefectClient, flow_name: str) -> FlowRun:
-    """A flow run that the server takes for Running, and that no process has."""
+    """A flow run that is Running on the server, without a process."""
     run = await client.create_flow_run(_nothing.with_options(name=flow_name))
     await client.set_flow_run_state(run.id, Running(), force=True)
     return run
@@ -162,9 +162,9 @@ async def events_of(client: PrefectClient, event: str) -> list[str]:
 
 
 async def armed(client: PrefectClient, server: PrefectServer, automations: list[AutomationCore]) -> None:
-    """Install them, and wait until the server heeds them.
+    """Install them, and wait until they are active.
 
-    It answers before it has loaded a new automation, but loads one after another: when the last is heeded, all are.
+    The server answers before it has loaded a new automation. It loads them in order: when the last one is active, all are.
     """
     await install(client, automations)
     probe = f"probe.{uuid4()}"
@@ -172,26 +172,26 @@ async def armed(client: PrefectClient, server: PrefectServer, automations: list[
         AutomationCore(name=probe, trigger=EventTrigger(expect={probe}), actions=[DoNothing()])
     )
 
-    async def heeded() -> bool:
+    async def is_active() -> bool:
         resource = {"prefect.resource.id": probe}
         async with PrefectEventsClient(server.api_url) as events:
             await events.emit(Event.model_validate({"event": probe, "resource": resource}))
         await asyncio.sleep(_APART_S)
         return any(probe in event for event in await events_of(client, "prefect.automation.triggered"))
 
-    await eventually(heeded, "the server heeds a new automation")
+    await eventually(is_active, "a new automation is active")
     await client.delete_automation(probing)
 
 
 async def test_a_panic_reaches_the_webhook_with_operator_and_cause(
     shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
-    """One POST of JSON for each alarming decision of this flow, with its words intact; none for a restart or another flow."""
+    """One POST of JSON for each alarming decision of this flow, its text unchanged; none for a restart or another flow."""
     target = await save_webhook(client, "alarmed", f"{receiver.url}/alarm")
     await armed(client, shared_prefect_server, [alarm("alarmed", target)])
     run = uuid4()
-    ours = Teller(shared_prefect_server.api_url, "alarmed", run=run)
-    others = Teller(shared_prefect_server.api_url, "alarmed-2", run=uuid4())
+    ours = Emitter(shared_prefect_server.api_url, "alarmed", run=run)
+    others = Emitter(shared_prefect_server.api_url, "alarmed-2", run=uuid4())
     await others.decide("escalate", "dedup", cause="another flow")
     await ours.decide("restart", "dedup", cause="not alarming")
     cause = 'KeyError: "no such\nfield" <{{ x }}>'
@@ -205,10 +205,10 @@ async def test_a_panic_reaches_the_webhook_with_operator_and_cause(
     assert receiver.types == {"application/json"}
 
 
-async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
+async def test_an_existing_block_is_used_and_one_that_cannot_notify_is_rejected(
     shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
-    """A notification block gets subject and body; a block that is not there, or that is none, is named and refused."""
+    """A notification block gets subject and body; a missing block and an invalid reference are rejected by name."""
     block = CustomWebhookNotificationBlock(
         name="on call", url=f"{receiver.url}/block", json_data={"subject": "{{subject}}", "body": "{{body}}"}
     )
@@ -216,7 +216,7 @@ async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
     target = await find_block(client, "custom-webhook/on-call")
     assert target.webhook is False
     await armed(client, shared_prefect_server, [alarm("blocked", target)])
-    await Teller(shared_prefect_server.api_url, "blocked", run=uuid4()).decide("escalate", "dedup", cause="KeyError")
+    await Emitter(shared_prefect_server.api_url, "blocked", run=uuid4()).decide("escalate", "dedup", cause="KeyError")
     await eventually(lambda: receiver.has("/block", 1), "the block is called")
     (body,) = receiver.of("/block")
     assert body["subject"] == "blocked: alarm"
@@ -225,7 +225,7 @@ async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
     webhook = await save_webhook(client, "blocked", receiver.url)
     assert await find_block(client, "webhook/blocked-automations") == webhook
     for reference, message in (
-        ("slack-webhook/nobody", "the server has no block 'slack-webhook/nobody'"),
+        ("slack-webhook/missing", "the server has no block 'slack-webhook/missing'"),
         ("slack-webhook", "expected TYPE/NAME, got 'slack-webhook'"),
     ):
         with pytest.raises(UnusableBlock, match=message):
@@ -235,7 +235,7 @@ async def test_an_existing_block_is_used_and_what_cannot_notify_is_refused(
 async def test_restarts_of_one_operator_pause_the_deployment_and_as_many_of_several_do_not(
     shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
-    """Two restarts each of three operators: not paused. A third of one of them: paused, and told with operator and cause."""
+    """Two restarts of each of three operators: not paused. A third of one: paused, and reported with operator and cause."""
     flow_id = await client.create_flow_from_name("flapping")
     deployment = await client.create_deployment(flow_id=flow_id, name="flapping")
     target = await save_webhook(client, "flapping", f"{receiver.url}/flapping")
@@ -244,20 +244,20 @@ async def test_restarts_of_one_operator_pause_the_deployment_and_as_many_of_seve
         flapping("flapping", restarts=2, within=_TEN_MINUTES, on_flapping=OnFlapping.PAUSE, target=target),
     ]
     await armed(client, shared_prefect_server, wanted)
-    ours = Teller(shared_prefect_server.api_url, "flapping", run=uuid4(), deployment=deployment)
+    ours = Emitter(shared_prefect_server.api_url, "flapping", run=uuid4(), deployment=deployment)
 
     async def paused() -> bool:
         return (await client.read_deployment(deployment)).paused
 
     for operator in ("radar-01", "radar-02", "isl") * 2:
         await ours.decide("restart", operator, cause="ConnectionError")
-    await ours.decide("escalate", "isl")  # what comes of it shows that the restarts have been counted
-    await eventually(lambda: receiver.has("/flapping", 1), "the server has got so far")
+    await ours.decide("escalate", "isl")  # its alarm shows that the restarts have been counted
+    await eventually(lambda: receiver.has("/flapping", 1), "the alarm of the last event")
     assert not await paused()
 
     await ours.decide("restart", "radar-02", cause="ConnectionError: again")
     await eventually(paused, "the deployment is paused")
-    await eventually(lambda: receiver.has("/flapping", 2), "somebody is told")
+    await eventually(lambda: receiver.has("/flapping", 2), "the webhook is called")
     assert [body["operator"] for body in receiver.of("/flapping")] == ["isl", "radar-02"]
     assert receiver.of("/flapping")[1]["cause"] == "ConnectionError: again"
 
@@ -265,14 +265,14 @@ async def test_restarts_of_one_operator_pause_the_deployment_and_as_many_of_seve
 async def test_restarts_of_one_operator_cancel_its_run(
     shared_prefect_server: PrefectServer, client: PrefectClient
 ) -> None:
-    """With ``cancel`` the run of the restart that was one too many is Cancelling, and no other run of the flow."""
+    """With ``cancel`` the run with one restart too many is Cancelling, and no other run of the flow."""
     await armed(
         client,
         shared_prefect_server,
         [flapping("cancelled", restarts=1, within=_TEN_MINUTES, on_flapping=OnFlapping.CANCEL, target=None)],
     )
     flapping_run, other_run = await running(client, "cancelled"), await running(client, "cancelled")
-    ours = Teller(shared_prefect_server.api_url, "cancelled", run=flapping_run.id)
+    ours = Emitter(shared_prefect_server.api_url, "cancelled", run=flapping_run.id)
     for _ in range(2):
         await ours.decide("restart", "dedup")
     await eventually(lambda: reached(client, flapping_run, "CANCELLING"), "the run is cancelled")
@@ -282,7 +282,7 @@ async def test_restarts_of_one_operator_cancel_its_run(
 async def test_a_run_whose_heartbeats_stop_is_crashed_and_one_that_has_ended_is_not(
     shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
 ) -> None:
-    """Silent: Crashed, with our message, and told. Ended: stays as it was, even after a late heartbeat. Others' runs: left."""
+    """A silent run is Crashed and reported. An ended run does not change, even after a late heartbeat. Other flows' runs do not."""
     target = await save_webhook(client, "watched", f"{receiver.url}/reaped")
     wanted = automations_for(
         "watched", target=target, restarts=2, within=_TEN_MINUTES, on_flapping=OnFlapping.NOTIFY, zombie_after=_WATCH
@@ -290,22 +290,22 @@ async def test_a_run_whose_heartbeats_stop_is_crashed_and_one_that_has_ended_is_
     await armed(client, shared_prefect_server, wanted)
     silent, ended, late = [await running(client, "watched") for _ in range(3)]
     others = await running(client, "unwatched")
-    await Teller(shared_prefect_server.api_url, "unwatched", run=others.id).beat()
-    await Teller(shared_prefect_server.api_url, "watched", run=ended.id).beat()
+    await Emitter(shared_prefect_server.api_url, "unwatched", run=others.id).beat()
+    await Emitter(shared_prefect_server.api_url, "watched", run=ended.id).beat()
     for run in (ended, late):
         await client.set_flow_run_state(run.id, Completed(message="drained"))
-    for _ in range(3):  # each starts its watch anew; see _APART_S for why there are several
+    for _ in range(3):  # each restarts the watch; several, since the server may drop some (_APART_S)
         for run in (silent, late):
-            await Teller(shared_prefect_server.api_url, "watched", run=run.id).beat()
+            await Emitter(shared_prefect_server.api_url, "watched", run=run.id).beat()
 
-    await eventually(lambda: reached(client, silent, "CRASHED"), "the silent run is reaped")
-    await eventually(lambda: receiver.has("/reaped", 1), "somebody is told")
+    await eventually(lambda: reached(client, silent, "CRASHED"), "the silent run is crashed")
+    await eventually(lambda: receiver.has("/reaped", 1), "the webhook is called")
 
-    async def refused() -> bool:
+    async def rejected() -> bool:
         failed = await events_of(client, "prefect.automation.action.failed")
         return any(str(late.id) in event and "already in terminal state COMPLETED" in event for event in failed)
 
-    await eventually(refused, "the server has refused to crash the run with the late heartbeat")
+    await eventually(rejected, "the server has rejected the crash of the run with the late heartbeat")
     assert (await state(client, silent)).message == zombie_message("watched", _WATCH)
     for run in (ended, late):
         assert (await state(client, run)).message == "drained"
@@ -352,7 +352,7 @@ async def test_installing_twice_leaves_one_of_each_and_changes_in_place(client: 
 async def test_uninstalling_removes_what_was_installed_and_nothing_else(
     client: PrefectClient, receiver: Receiver
 ) -> None:
-    """Ours are gone but for those to keep, the webhook block with them; somebody's own of the same flow stays."""
+    """Ours are removed except those to keep, the webhook block, too; an automation of the user for the same flow remains."""
     target = await save_webhook(client, "gone", receiver.url)
     wanted = automations_for(
         "gone", target=target, restarts=2, within=_TEN_MINUTES, on_flapping=OnFlapping.PAUSE, zombie_after=_WATCH
@@ -372,10 +372,10 @@ async def test_uninstalling_removes_what_was_installed_and_nothing_else(
     assert await remove_webhook(client, "gone") is False
 
 
-def test_the_command_installs_lists_refuses_and_removes(
+def test_the_command_installs_lists_rejects_and_removes(
     shared_prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``python -m flows automations`` does what it prints, drops what it is no longer asked for, and exits 1 when refused."""
+    """``python -m flows automations`` does what it prints, removes what is no longer wanted, and exits with 1 on a rejection."""
     monkeypatch.setenv("PREFECT_API_URL", shared_prefect_server.api_url)
 
     def command(*options: str) -> tuple[int, list[str], str]:
@@ -383,18 +383,18 @@ def test_the_command_installs_lists_refuses_and_removes(
             {PREFECT_API_URL: shared_prefect_server.api_url}
         ):  # as the environment would at the start
             code = main(["automations", "--flow", "commanded", *options])
-        said = capsys.readouterr()
-        return code, said.out.splitlines(), said.err
+        output = capsys.readouterr()
+        return code, output.out.splitlines(), output.err
 
-    def asked(question: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
-        async def ask() -> Any:
+    def answer(request: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
+        async def send() -> Any:
             async with PrefectClient(shared_prefect_server.api_url) as client:
-                return await question(client)
+                return await request(client)
 
-        return asyncio.run(ask())
+        return asyncio.run(send())
 
     def names() -> list[str]:
-        return [automation.name for automation in asked(lambda client: installed_for(client, "commanded"))]
+        return [automation.name for automation in answer(lambda client: installed_for(client, "commanded"))]
 
     kinds = ("alarm", "flapping", "zombie", "reaped")
     code, out, err = command("--webhook", "http://127.0.0.1:9/x", "--restarts", "3", "--within", "60")
@@ -405,9 +405,9 @@ def test_the_command_installs_lists_refuses_and_removes(
     assert (code, len(out)) == (0, len(kinds))
     assert out[1].startswith("commanded: flapping: 4 of orchestrator.operator.restart within 60 s")
 
-    code, _, err = command("--block", "slack-webhook/nobody")
+    code, _, err = command("--block", "slack-webhook/missing")
     assert code == 1
-    assert err.startswith("automations: --block: the server has no block 'slack-webhook/nobody'")
+    assert err.startswith("automations: --block: the server has no block 'slack-webhook/missing'")
     assert len(names()) == len(kinds)
 
     code, out, err = command("--on-flapping", "cancel")
@@ -419,7 +419,9 @@ def test_the_command_installs_lists_refuses_and_removes(
         ],
     )
     assert "nobody is notified, so there is no alarm" in err
-    assert asked(lambda client: remove_webhook(client, "commanded")) is False  # it went with those that called it
+    assert (
+        answer(lambda client: remove_webhook(client, "commanded")) is False
+    )  # removed with the automations that called it
 
     code, out, _ = command("--remove")
     assert (code, len(out), names()) == (0, 2, [])

@@ -50,7 +50,7 @@ def test_the_page_of_a_running_pipeline_shows_every_operator_its_edges_and_a_res
 
 
 def graph_that_shows(states: dict[str, str], address: str) -> dict[str, Any]:
-    """The graph as soon as it has these states: the server records task runs in no order. After a minute, whatever it has."""
+    """The graph as soon as it has these states: the server records task runs in any order. After a minute, the graph as it is."""
     deadline = time.monotonic() + 60
     while True:
         graph: dict[str, Any] = httpx.get(address, timeout=60).json()

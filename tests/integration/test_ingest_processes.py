@@ -1,4 +1,4 @@
-"""``python -m flows ingest`` as operators run it: real processes, real sockets, real signals; the ledger is the oracle."""
+"""``python -m flows ingest`` with real processes, sockets and signals; the ledger is the oracle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.helpers.support import Addresses, flows_process, listens, send_detect
 
 @contextmanager
 def pipeline(addresses: Addresses, folder: Path, **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """``sda-ingest`` without a Prefect API, listening when this yields; killed at the end if it still runs."""
+    """``sda-ingest`` without a Prefect API. It listens when this yields, and is killed at the end."""
     process = flows_process(
         ["ingest", "--no-api", "--quiet"], addresses.settings(folder) | settings, stderr=subprocess.PIPE
     )
@@ -41,7 +41,7 @@ def pipeline(addresses: Addresses, folder: Path, **settings: Any) -> Iterator[su
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, and the exit code; a process that is still there after 30 s fails the test."""
+    """Send SIGTERM; returns the exit code. A process that still runs after 30 s fails the test."""
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode is not None
@@ -53,8 +53,8 @@ def report(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def test_what_three_kinds_of_sensor_sent_is_in_the_log_or_accounted_for(tmp_path: Path) -> None:
-    """Every id the simulator sent good is in the log, once, and every bad or repeated frame has its outcome."""
+def test_every_frame_of_three_kinds_of_sensor_is_in_the_log_or_accounted_for(tmp_path: Path) -> None:
+    """Every valid id that the simulator sent is in the log once; every malformed or repeated frame has its outcome."""
     addresses = Addresses.free(radars=2)
     with pipeline(addresses, tmp_path) as process:
         simulator = flows_process(
@@ -103,7 +103,7 @@ def test_what_three_kinds_of_sensor_sent_is_in_the_log_or_accounted_for(tmp_path
 
 
 def _unchanged(file: Path) -> Any:
-    """A condition: the file has not grown over three hundred looks in a row."""
+    """A condition: the file has not grown between three hundred looks."""
     seen = Counter[int]()
 
     def unchanged() -> bool:
@@ -113,8 +113,8 @@ def _unchanged(file: Path) -> Any:
     return unchanged
 
 
-def test_sigterm_under_load_loses_nothing_that_was_taken_in(tmp_path: Path) -> None:
-    """Told to stop in full flight, the pipeline ends with ShutDown and every accepted observation in the log."""
+def test_sigterm_under_load_loses_no_ingested_observation(tmp_path: Path) -> None:
+    """Stopped under load, the pipeline ends with ShutDown, and every ingested observation is in the log."""
     addresses = Addresses.free(radars=2)
     with pipeline(addresses, tmp_path) as process:
         simulator = flows_process(
@@ -128,7 +128,7 @@ def test_sigterm_under_load_loses_nothing_that_was_taken_in(tmp_path: Path) -> N
             lambda: written.is_file() and written.stat().st_size > 5_000_000, "five megabytes of log", limit_s=120
         )
         code = stop(process)
-        assert simulator.poll() is None  # the load was there to the end
+        assert simulator.poll() is None  # it sent until the end
         simulator.terminate()
         simulator.wait(30)
 
@@ -141,8 +141,8 @@ def test_sigterm_under_load_loses_nothing_that_was_taken_in(tmp_path: Path) -> N
     assert not list((tmp_path / "log").glob("*.part"))
 
 
-def test_after_kill_9_the_next_run_repairs_the_log_and_goes_on(tmp_path: Path) -> None:
-    """A run killed in the middle of a line costs that line and nothing else; the next run finishes its file."""
+def test_after_kill_9_the_next_run_repairs_the_log_and_continues(tmp_path: Path) -> None:
+    """A run killed while it writes a line loses that line only; the next run completes its file."""
     addresses = Addresses.free(radars=1)
     part = tmp_path / "log" / f"{STEM}-000001.jsonl.part"
     with pipeline(addresses, tmp_path) as process:
@@ -163,10 +163,10 @@ def test_after_kill_9_the_next_run_repairs_the_log_and_goes_on(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("same", ["sockets", "folders"])
-def test_a_second_pipeline_on_the_same_sockets_or_folders_is_refused_and_the_first_goes_on(
+def test_a_second_pipeline_on_the_same_sockets_or_folders_is_rejected_and_the_first_continues(
     tmp_path: Path, same: str
 ) -> None:
-    """The second ends with 1 before anything runs and says who has what it wanted; the first does not notice."""
+    """The second ends with 1 before anything runs and names the process that uses them; the first is not affected."""
     first = Addresses.free(radars=1)
     second = first if same == "sockets" else Addresses.free(radars=1)
     folder = tmp_path / "first"

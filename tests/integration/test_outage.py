@@ -1,4 +1,4 @@
-"""A shortened outage of a real archive in each of the four ways; ``make outage`` runs the full 30 s."""
+"""A short outage of a real archive, in each of the four ways; ``make outage`` runs the full 30 s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sda_ops.simulate.config import OutageStyle
 
 @pytest.mark.parametrize("style", get_args(OutageStyle))
 async def test_an_outage_of_the_archive_costs_no_restart_and_no_observation(style: OutageStyle, tmp_path: Path) -> None:
-    """503s, refused connections, a black hole, a drip: everything sent is logged once, and the breaker opened and closed."""
+    """503s, refused connections, a black hole, a drip: everything sent is logged once; the breaker opens and closes."""
     result = await perform(style, SHORT, tmp_path)
     assert result.logged == result.sent
     assert result.figures.ledger_holds
@@ -23,6 +23,6 @@ async def test_an_outage_of_the_archive_costs_no_restart_and_no_observation(styl
     assert (breaker.state, breaker.opened > 0) == (BreakerState.CLOSED, True)
     assert result.attempts_in_outage > 0
     if style != "refuse":
-        # A poll's first attempt is no retry. Off by the one that was under way when it began, and one whose beginning or
-        # end the two processes see differently.
+        # A poll's first attempt is not a retry. One request was under way when the outage began, and the two processes may
+        # count one more at its beginning or end differently.
         assert abs(result.requests_in_outage - 1 - result.attempts_in_outage) <= 2

@@ -1,4 +1,4 @@
-"""The pipeline and a plain loop over the same bytes write the same log."""
+"""The pipeline and a plain loop write the same log from the same bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNT = 3_000  # of each kind
 
 
 def radar_datagrams(rng: random.Random, now_ns: int) -> list[bytes]:
-    """Good ones, with and without angles, azimuths beyond a turn, malformed and impossible ones."""
+    """With and without angles, azimuths above 360 degrees, malformed and impossible ones."""
     frames = []
     for number in range(COUNT):
         frame = radar.encode(
@@ -45,7 +45,7 @@ def radar_datagrams(rng: random.Random, now_ns: int) -> list[bytes]:
 
 
 def optical_page(rng: random.Random, now_ns: int) -> bytes:
-    """One page, in time order, right ascensions beyond a turn and one entry without a key."""
+    """One page, in time order, with right ascensions above 360 degrees and one entry without a key."""
     entries = [
         optical.OpticalEntry(
             obs_id=f"o{number}",
@@ -81,7 +81,7 @@ def beacon_stream(rng: random.Random, now_ns: int) -> bytes:
 
 
 async def serve_page(page: bytes, port: int, served: asyncio.Event) -> asyncio.Server:
-    """An archive that knows one page and answers it once, then empty ones."""
+    """An archive that answers one page once, then empty pages."""
     pages = deque([page])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -104,7 +104,7 @@ async def serve_page(page: bytes, port: int, served: asyncio.Event) -> asyncio.S
 
 
 async def feed(built: BuiltGraph, addresses: Addresses, datagrams: list[bytes], stream: bytes, expected: int) -> None:
-    """Send everything at a pace the socket buffers hold, wait until it is in, then ask for the shutdown."""
+    """Send everything, slowly enough for the socket buffers; wait until it is ingested; then request the shutdown."""
 
     await eventually(lambda: sum("port" in operator.counters for operator in built.status().operators) == 2, "ports")
     _, writer = await asyncio.open_connection("127.0.0.1", addresses.isl)
@@ -115,13 +115,13 @@ async def feed(built: BuiltGraph, addresses: Addresses, datagrams: list[bytes], 
                 sock.sendto(datagram, ("127.0.0.1", addresses.radars[0]))
             await asyncio.sleep(0.001)
     await writer.drain()
-    await eventually(lambda: built.ledger().ingested >= expected, "all of it is in")
+    await eventually(lambda: built.ledger().ingested >= expected, "everything is ingested")
     built.request_shutdown("everything is in")
     writer.close()
 
 
-async def test_the_pipeline_writes_the_very_lines_of_a_plain_loop(tmp_path: Path) -> None:
-    """Apart from the ingest time, the log differs from a hand-wired loop's in no byte of any line."""
+async def test_the_pipeline_writes_the_same_lines_as_a_plain_loop(tmp_path: Path) -> None:
+    """Apart from the ingest time, every byte of every line is the same as in the log of a hand-written loop."""
     rng, now_ns = random.Random(2026), time.time_ns()
     datagrams, page, stream = radar_datagrams(rng, now_ns), optical_page(rng, now_ns), beacon_stream(rng, now_ns)
     expected = log_lines(decoded(datagrams, [page], [stream], now_ns=now_ns))
@@ -141,7 +141,7 @@ async def test_the_pipeline_writes_the_very_lines_of_a_plain_loop(tmp_path: Path
     assert isinstance(outcome.event, events.ShutDown)
     written = list(read_lines(tmp_path / "log", STEM))
     assert without_ingest_time(written) == without_ingest_time(expected)
-    assert len(expected) > 2.5 * COUNT  # the comparison is not of two empty logs
+    assert len(expected) > 2.5 * COUNT  # the logs are not empty
     ledger = outcome.event.figures.ledger
     assert ledger.balanced
     assert (ledger.ingested, ledger.written) == (sent, len(expected))

@@ -37,10 +37,10 @@ from tests.helpers.support import Addresses
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
 
-async def newest_run(flow_name: str, *, came_about: bool = True) -> tuple[FlowRun, list[TaskRun]]:
+async def newest_run(flow_name: str, *, started: bool = True) -> tuple[FlowRun, list[TaskRun]]:
     """The last run of a flow and its task runs, once each of them is final on the server.
 
-    There are task runs if it ``came_about``.
+    A run that ``started`` has task runs.
     """
     async with get_client() as client:
 
@@ -56,7 +56,7 @@ async def newest_run(flow_name: str, *, came_about: bool = True) -> tuple[FlowRu
         def is_final(seen: tuple[FlowRun, list[TaskRun]]) -> bool:
             run, tasks = seen
             found = [run.state, *(task.state for task in tasks)]
-            return bool(tasks) is came_about and all(state is not None and state.is_final() for state in found)
+            return bool(tasks) is started and all(state is not None and state.is_final() for state in found)
 
         return await eventually(look, f"a run of {flow_name} that has ended", holds=is_final)
 
@@ -66,7 +66,7 @@ def states(tasks: Sequence[TaskRun]) -> dict[str, str]:
 
 
 class Script(BaseModel):
-    """What the toy pipeline's operator does, and what the pipeline needs to come about."""
+    """What the toy pipeline's operator does, and what the pipeline needs to start."""
 
     items: int = 10
     error_at: int | None = None
@@ -98,7 +98,7 @@ toy = compile_flow("toy", Script, toy_pipeline, description="Counts.")
 
 
 async def test_an_error_shows_as_a_failed_task_run_and_a_second_one_that_completes() -> None:
-    """A restarted operator is two task runs, the first Failed with the error; the flow run is Completed."""
+    """A restarted operator has two task runs, the first Failed with the error; the flow run is Completed."""
     outcome = await run_flow(toy, Script(error_at=3))
     run, tasks = await newest_run("toy")
     assert isinstance(outcome.event, events.AllOk)
@@ -128,19 +128,19 @@ async def test_a_panic_shows_as_a_crashed_task_run_with_its_traceback_and_crashe
 
 
 @pytest.mark.parametrize(("taken", "expected"), [("port", CannotListen), ("dead_letters", StoreInUseError)])
-async def test_what_keeps_a_run_from_coming_about_is_raised_as_it_is_without_prefect(
+async def test_what_prevents_a_start_is_raised_as_it_is_without_prefect(
     taken: str, expected: type[Exception], tmp_path: Path
 ) -> None:
-    """A port or a dead-letter folder that somebody has is the same ``OSError``, to the word; the flow run is Failed."""
-    with socket.create_server(("127.0.0.1", 0)) as somebody, closing(DeadLetterFile(tmp_path)):
-        script = Script(port=somebody.getsockname()[1]) if taken == "port" else Script(dead_letters=tmp_path)
+    """A port or a dead-letter folder in use raises the same ``OSError``, word for word; the flow run is Failed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, closing(DeadLetterFile(tmp_path)):
+        script = Script(port=listener.getsockname()[1]) if taken == "port" else Script(dead_letters=tmp_path)
         with pytest.raises(expected) as without:
             await run_pipeline(toy_pipeline(script))
         with pytest.raises(expected) as raised:
             await run_flow(toy, script)
     assert isinstance(raised.value, OSError)
     assert str(raised.value) == str(without.value)
-    run, _ = await newest_run("toy", came_about=False)
+    run, _ = await newest_run("toy", started=False)
     assert run.state is not None
     assert run.state.type.value == "FAILED"
     assert str(without.value) in (run.state.message or "")

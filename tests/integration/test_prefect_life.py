@@ -1,4 +1,4 @@
-"""The life of deployed runs, as Prefect's own client shows it: states, task runs and their edges, events, artifacts, log."""
+"""Deployed runs, as Prefect's own client shows them: states, task runs and their edges, events, artifacts, log."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ async def history(client: PrefectClient, flow_run_id: UUID) -> list[str]:
     return [kind for kind, _ in groupby(state.type.value for state in await client.read_flow_run_states(flow_run_id))]
 
 
-async def test_a_run_lives_restarts_refuses_a_second_one_and_panics_and_prefect_shows_each_step(
+async def test_prefect_shows_each_step_of_a_run_that_restarts_and_panics_and_a_second_run_is_rejected(
     installation: Installation, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """States and messages of flow run and task runs, edges, events, artifacts and log say what happened, each once."""
+    """States, messages, edges, events, artifacts and log show what happened, each once."""
     assert installation.worker_lives
     folder = tmp_path / "toy"
     run_id = await start(client, TOY, {"folder": str(folder)})
@@ -67,19 +67,19 @@ async def test_a_run_lives_restarts_refuses_a_second_one_and_panics_and_prefect_
         client,
         run_id,
         lambda seen: edges(seen.task_run("keep")) == {"work": [str(second.id)]},
-        "the reader is drawn to the instance that it reads from now",
+        "the reader has an edge to the instance that it reads from now",
     )
 
-    refused_id = await start(client, TOY, {"folder": str(folder)})
-    refused = await until(client, refused_id, lambda seen: seen.over, "the second run is refused")
-    assert (refused.state, refused.states) == ("FAILED", {})
-    assert "is in use by pipeline 'toy', pid " in refused.message
-    assert f"flow run {restarted.flow_run.name!r} ({run_id}), since " in refused.message
+    rejected_id = await start(client, TOY, {"folder": str(folder)})
+    rejected = await until(client, rejected_id, lambda seen: seen.over, "the second run is rejected")
+    assert (rejected.state, rejected.states) == ("FAILED", {})
+    assert "is in use by pipeline 'toy', pid " in rejected.message
+    assert f"flow run {restarted.flow_run.name!r} ({run_id}), since " in rejected.message
     await until(client, run_id, lambda seen: seen.states == states, "nothing of the first has changed")
 
     give(folder, "panic")
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
-    # The source drains, or it is just handing something to a reader that is gone for good.
+    # The source drains, or it is sending to a reader that has ended for good.
     states = over.states
     assert states.pop("numbers") in {"COMPLETED", "FAILED"}
     assert (over.state, states) == ("CRASHED", {"work": "FAILED", "work #2": "CRASHED", "keep": "COMPLETED"})
@@ -125,7 +125,7 @@ async def test_a_run_lives_restarts_refuses_a_second_one_and_panics_and_prefect_
 async def test_an_exhausted_budget_ends_the_run_failed_with_the_operator_and_its_last_error(
     installation: Installation, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """Two restarts are admitted: three task runs Failed, one event `budget_exhausted`, the flow run Failed and says why."""
+    """With two restarts allowed: three task runs Failed, one event `budget_exhausted`, the flow run Failed with the reason."""
     assert installation.worker_lives
     folder = tmp_path / "toy"
     run_id = await start(client, TOY, {"folder": str(folder), "restarts": 2})
@@ -141,10 +141,10 @@ async def test_an_exhausted_budget_ends_the_run_failed_with_the_operator_and_its
     assert over.decisions["budget_exhausted", "work", 3] == 1
 
 
-async def test_a_run_that_is_taken_for_dead_says_that_it_lives(
+async def test_a_run_that_was_set_to_crashed_reports_that_it_runs(
     installation: Installation, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """Set Crashed by somebody while it streams, the run is Running again, and ends Completed."""
+    """A streaming run that is set to Crashed sets itself to Running again, and ends Completed."""
     assert installation.worker_lives
     folder = tmp_path / "toy"
     run_id = await start(client, TOY, {"folder": str(folder)})

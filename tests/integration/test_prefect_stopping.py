@@ -32,7 +32,7 @@ CANCELLING: State[None] = State(type=StateType.CANCELLING, name="Cancelling")
 async def test_ctrl_c_drains_ingest_and_completes_the_run(
     shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """SIGINT: exit code 0, what was sent is in the log, the flow run Completed with the reason, every task run, too."""
+    """SIGINT: exit code 0, what was sent is in the log, flow run and task runs are Completed, with the reason."""
     addresses = Addresses.free(radars=1)
     others = {run.id for run in await client.read_flow_runs(limit=200)}
     with ingesting(shared_prefect_server, addresses, tmp_path) as process:
@@ -49,7 +49,7 @@ async def test_ctrl_c_drains_ingest_and_completes_the_run(
     assert over.decisions == decided(tmp_path / "stderr")
 
 
-async def test_the_second_ctrl_c_goes_to_the_second_phase(
+async def test_the_second_ctrl_c_starts_the_second_phase(
     shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
     """An operator that would drain for an hour is aborted at once: its task run Cancelled, the flow run Completed, exit code 0."""
@@ -71,10 +71,10 @@ async def test_the_second_ctrl_c_goes_to_the_second_phase(
     assert report_of(folder)["ledger_holds"]
 
 
-async def test_a_run_that_no_runner_owns_sees_by_itself_that_it_is_cancelled(
+async def test_a_run_without_a_runner_notices_its_cancellation(
     shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """Set to Cancelling, a run started by hand drains and ends Cancelled, with exit code 0 and no signal."""
+    """A run started by hand and set to Cancelling drains and ends Cancelled, with exit code 0 and no signal."""
     folder = tmp_path / "toy"
     async with running_toy(shared_prefect_server, client, folder) as (process, run_id):
         await client.set_flow_run_state(run_id, CANCELLING)
@@ -85,10 +85,10 @@ async def test_a_run_that_no_runner_owns_sees_by_itself_that_it_is_cancelled(
     assert over.decisions == decided(folder / "decisions.jsonl")
 
 
-async def test_reconcile_is_refused_a_folder_that_a_run_has_and_names_the_run(
+async def test_reconcile_rejects_a_folder_in_use_and_names_the_run(
     shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """Exit code 1 and a line with pipeline, process and flow run; the run goes on."""
+    """Exit code 1 and a line with pipeline, process and flow run; the run continues."""
     folder = tmp_path / "toy"
     async with running_toy(shared_prefect_server, client, folder) as (process, run_id):
         reconcile = flows_process(
@@ -98,17 +98,17 @@ async def test_reconcile_is_refused_a_folder_that_a_run_has_and_names_the_run(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        said, why = await asyncio.to_thread(reconcile.communicate, timeout=60)
-        assert (reconcile.returncode, said) == (1, b"")
-        assert f"is in use by pipeline 'toy', pid {process.pid}, flow run " in why.decode()
-        assert str(run_id) in why.decode()
+        output, errors = await asyncio.to_thread(reconcile.communicate, timeout=60)
+        assert (reconcile.returncode, output) == (1, b"")
+        assert f"is in use by pipeline 'toy', pid {process.pid}, flow run " in errors.decode()
+        assert str(run_id) in errors.decode()
         give(folder, "end")
         assert await asyncio.to_thread(process.wait, 120) == 0
     assert (await until_over(client, run_id)).state == "COMPLETED"
 
 
 def toy_process(server: PrefectServer, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """The toy as a flow run of this process, without a worker."""
+    """A process that runs the toy as a flow run, without a worker."""
     command = [sys.executable, "-m", "tests.integration.toy_flow", json.dumps(settings)]
     return subprocess.Popen(command, env=dict(server.environment), cwd=ROOT, stderr=subprocess.DEVNULL)
 
@@ -117,9 +117,9 @@ def toy_process(server: PrefectServer, settings: dict[str, Any]) -> subprocess.P
 async def running_toy(
     server: PrefectServer, client: PrefectClient, folder: Path, **settings: Any
 ) -> AsyncIterator[tuple[subprocess.Popen[bytes], UUID]]:
-    """The process and the flow run, once it runs; killed at the end if it still does."""
+    """The process and its flow run, once every operator runs. The process is killed at the end."""
     others = {run.id for run in await client.read_flow_runs(limit=200)}
-    # It may take its time to tell: nobody waits to end it.
+    # No one waits for this process to end, so it may report for a long time.
     process = toy_process(server, {"folder": str(folder), "patience_when_stopped_s": 60, **settings})
     try:
         run_id = await newest_run_id(client, "toy-stream", other_than=others)

@@ -23,7 +23,7 @@ CANCELLING: State[None] = State(type=StateType.CANCELLING, name="Cancelling")
 
 
 async def in_the_ui(installation: Installation, client: PrefectClient, run_id: UUID) -> None:
-    """What its button does."""
+    """As its button does."""
     await client.set_flow_run_state(run_id, CANCELLING)
 
 
@@ -35,7 +35,7 @@ async def on_the_command_line(installation: Installation, client: PrefectClient,
 async def test_a_cancelled_run_of_a_worker_drains_and_ends_cancelled(
     cancel: Callable[..., Any], installation: Installation, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """One request, phase 1 only: every number it had is kept, every operator Completed, the flow run Cancelled."""
+    """One request starts phase 1 only: every number is written, every operator Completed, the flow run Cancelled."""
     assert installation.worker_lives
     folder = tmp_path / "toy"
     run_id = await start(client, TOY, {"folder": str(folder)})
@@ -43,7 +43,7 @@ async def test_a_cancelled_run_of_a_worker_drains_and_ends_cancelled(
     await cancel(installation, client, run_id)
     over = await until_over(client, run_id, partial(decided, folder / "decisions.jsonl"))
     assert (over.state, set(over.states.values())) == ("CANCELLED", {"COMPLETED"})
-    # Prefect's runner has a word for it, too; whose comes last is the one that stays.
+    # Prefect's runner sets a message, too; the last one remains.
     assert over.message.startswith("ShutDown: ") or over.message == "Flow run was cancelled successfully."
     wait_until((folder / "report.json").exists, "the report")
     assert report_of(folder)["exit_code"] == 0
@@ -53,10 +53,10 @@ async def test_a_cancelled_run_of_a_worker_drains_and_ends_cancelled(
     assert not any("abort" in decision for decision, _, _ in over.decisions)
 
 
-async def test_a_worker_that_is_told_to_stop_lets_its_run_drain_and_tell(
+async def test_a_stopped_worker_waits_until_its_run_has_drained_and_reported(
     installation: Installation, client: PrefectClient, tmp_path: Path
 ) -> None:
-    """SIGTERM to the worker: it ends with 0, after its run, which is Completed and has told everything."""
+    """After a SIGTERM the worker ends with 0, after its run, which is Completed and has reported everything."""
     folder = tmp_path / "toy"
     run_id = await start(client, TOY, {"folder": str(folder)})
     await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")

@@ -1,4 +1,4 @@
-"""``up`` and ``down`` for real: one cycle of a Prefect server, a worker and a run, from a checkout with a space in its path."""
+"""``up`` and ``down``: one cycle of a real Prefect server, worker and run, from a checkout with a space in its path."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def start_run(api_url: str, settings: dict[str, Any]) -> None:
 
 
 def checkout_in(folder: Path) -> Path:
-    """What is in a checkout, at another path."""
+    """A copy of this checkout."""
     folder.mkdir(parents=True)
     for name in ("flows", "sda_ops", "orchestrator_adapter"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -61,15 +61,15 @@ def checkout_in(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(400)  # measured: 40 s; the start of a server alone may take 120
-def test_up_brings_everything_up_once_and_down_lets_runs_drain_and_leaves_no_process(tmp_path: Path) -> None:
-    """From any path: pool, deployment and worker are there, a second `up` changes nothing, `down` ends in a report."""
+def test_up_starts_everything_once_and_down_waits_for_runs_to_drain_and_leaves_no_process(tmp_path: Path) -> None:
+    """From any path: pool, deployment and worker are there, a second `up` changes nothing, `down` ends with a report."""
     checkout = checkout_in(tmp_path / "a checkout")
     folder = tmp_path / "installation"
     where = ("--folder", str(folder))
     (port,) = free_ports(1)
     api_url = f"http://127.0.0.1:{port}/api"
     try:
-        told = flows(checkout, "up", *where, "--port", str(port))
+        output = flows(checkout, "up", *where, "--port", str(port))
         pool, deployment, workers = asyncio.run(look(api_url))
         assert pool.type == "process"
         assert deployment.entrypoint == "flows/ingest.py:sda_ingest"
@@ -80,8 +80,8 @@ def test_up_brings_everything_up_once_and_down_lets_runs_drain_and_leaves_no_pro
         assert deployment.global_concurrency_limit is None
         assert deployment.job_variables["env"]["PREFECT_EVENTS_WORKER_MAX_QUEUE_SIZE"] == "10000"
         assert [(worker.name, worker.status.value) for worker in workers] == [(default_worker_name(), "ONLINE")]
-        assert f"http://127.0.0.1:{port}/deployments/deployment/{deployment.id}" in told
-        assert f"export PREFECT_API_URL={api_url}" in told
+        assert f"http://127.0.0.1:{port}/deployments/deployment/{deployment.id}" in output
+        assert f"export PREFECT_API_URL={api_url}" in output
 
         first = {process.pid for process in marked_processes(folder)}
         up = json.loads((folder / "up.json").read_text())
@@ -95,9 +95,9 @@ def test_up_brings_everything_up_once_and_down_lets_runs_drain_and_leaves_no_pro
         asyncio.run(start_run(api_url, addresses.settings(data)))
         wait_until(lambda: listens(addresses.isl), "the run listens", limit_s=180)
     finally:
-        told = flows(checkout, "down", *where)
+        output = flows(checkout, "down", *where)
     assert marked_processes(folder) == []
-    assert next(line for line in told.splitlines() if "ended after" in line).startswith("down: the worker")
+    assert next(line for line in output.splitlines() if "ended after" in line).startswith("down: the worker")
     report = json.loads((data / "report.json").read_text())
     assert (report["event"], report["cause"], report["exit_code"]) == ("ShutDown", "SIGTERM", 0)
     assert "Completed('ShutDown: SIGTERM" in (folder / "worker.log").read_text()

@@ -1,9 +1,8 @@
-"""A small pipeline that counts, as a deployable flow, and fails on request: operators' faults for tests of whole processes.
+"""A small pipeline that counts, as a deployable flow; it fails on request, for tests of whole processes.
 
-``numbers ── work ── keep``. What is asked of it comes as words in the file ``<folder>/order`` (see ``ORDERS``) or, for
-restart after restart, as a parameter. In ``folder`` it leaves what really happened, written by nothing that tests of Prefect
-are about: ``kept`` (every number that arrived, in order), ``instances.jsonl`` (when each ``work`` failed and began) and
-``decisions.jsonl`` (the supervisor's log, line by line).
+``numbers ── work ── keep``. It reads orders from the file ``<folder>/order`` (see ``ORDERS``); a parameter makes it fail
+periodically. Its record of what happened does not depend on Prefect: ``kept`` has every number that arrived, in order,
+``instances.jsonl`` when each instance of ``work`` failed and began, ``decisions.jsonl`` the supervisor's log.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from orchestrator_adapter.prefect_flow import Reporting, compile_flow, run_flow
 from orchestrator_adapter.process.pipeline import Pipeline
 
 ORDERS = ("fail", "panic", "exhaust", "hang", "end")
-"""One fault; a bug; a fault in every instance from now on; work that takes for ever; the stream's end."""
+"""One fault; a bug; a fault in every instance from now on; work that never ends; the stream's end."""
 
 
 class Toy(BaseModel):
-    """What the toy does; everything of it is in ``folder``."""
+    """What the toy does; all its files are in ``folder``."""
 
     folder: Path = Path("run/toy")  # Prefect's form wants a default
     fail_every: int | None = None
@@ -42,7 +41,7 @@ class Toy(BaseModel):
 
 
 class _Work:
-    """Passes numbers on, and does what it is ordered to."""
+    """Passes numbers on, and follows the orders."""
 
     def __init__(self, toy: Toy) -> None:
         self._toy = toy
@@ -118,7 +117,7 @@ def _order(folder: Path) -> str:
 
 
 def give(folder: Path, order: str) -> None:
-    """Give a running toy an order; it takes it with its next number."""
+    """Give a running toy an order. It takes the order with its next number."""
     draft = folder / "order.new"
     draft.write_text(order)
     draft.replace(folder / "order")
