@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,60 +26,50 @@ settings.register_profile(
 )
 settings.load_profile("shared machine")
 
-SERVER_GROUPS = {
-    "killed Prefect server": (
-        "tests/integration/test_prefect_outage.py",
-        "tests/integration/test_prefect_life.py",
-        "tests/integration/test_runs_of_a_worker.py",
-        "tests/integration/test_fusion_on_prefect.py",
-    ),
-    "shared Prefect server": (
-        "tests/integration/test_automations_on_a_server.py",
-        "tests/integration/test_bulkhead_dask.py",
-        "tests/integration/test_flow_run_page.py",
-        "tests/integration/test_fusion_on_dask.py",
-        "tests/integration/test_prefect_flow.py",
-        "tests/integration/test_prefect_stopping.py",
-        "tests/orchestrator_adapter/prefect_flow/test_workers.py",
-    ),
+_SERVERS = {
+    "killed_prefect_server": "killed Prefect server",
+    "installation": "killed Prefect server",
+    "shared_prefect_server": "shared Prefect server",
+    "prefect_server": "shared Prefect server",
 }
-"""Files whose tests one xdist worker runs, one after another.
-
-So there is one server a group, and no two tests use it at once: on SQLite it drops events that arrive while its database is
-locked.
-"""
+"""A file with a test that uses such a fixture belongs to this group."""
 
 
-def _group(nodeid: str) -> str | None:
+@cache
+def _group(path: str) -> str | None:
+    """The server that the tests of a file use."""
+    text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
+    used = (each for each in _SERVERS if re.search(rf'\b{each}: |usefixtures\("{each}"', text))
+    return next((_SERVERS[fixture] for fixture in used), None)
+
+
+def _scope(nodeid: str) -> str:
+    """What one xdist worker runs as a whole: the files of a server group, or a file, whose module fixtures are then made once.
+
+    So there is one server a group, and no two tests use it at once: on SQLite it drops events that arrive while its database
+    is locked.
+    """
     path = nodeid.partition("::")[0]
-    return next((group for group, paths in SERVER_GROUPS.items() if path in paths), None)
+    return _group(path) or path
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """One worker runs all tests of a file, whose module fixtures are then made once, and all files of a server group.
-
-    (With pytest 9.2 the marker ``xdist_group`` of xdist 3.8 has no effect.)
-    """
+    """Schedule by ``_scope``: with pytest 9.2 the marker ``xdist_group`` of xdist 3.8 has no effect."""
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only the controller needs it
 
-    class ByFileAndServer(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
+    class ByServerAndFile(LoadScopeScheduling):  # type: ignore[misc] # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
-            return _group(nodeid) or nodeid.partition("::")[0]
+            return _scope(nodeid)
 
     config.option.loadscopereorder = False
-    return ByFileAndServer(config, log)
+    return ByServerAndFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the server groups first, then the other integration tests: they take longest.
-
-    No file may use a server unless its group is known here.
-    """
-    for item in items:
-        servers = {"killed_prefect_server", "shared_prefect_server"} & {*getattr(item, "fixturenames", ())}
-        assert not servers or _group(item.nodeid), f"{item.nodeid} uses {servers}: add its file to SERVER_GROUPS"
-    items.sort(key=lambda item: (_group(item.nodeid) is None, not item.nodeid.startswith("tests/integration/")))
+    """Start the server groups first, then the other integration tests: they take longest."""
+    paths = {item: item.nodeid.partition("::")[0] for item in items}
+    items.sort(key=lambda item: (_group(paths[item]) is None, not paths[item].startswith("tests/integration/")))
 
 
 @pytest.fixture(scope="session", autouse=True)
