@@ -23,21 +23,21 @@ def channel_with(*items: str, capacity: int = 8) -> Channel[str]:
 
 
 def test_push_accepts_from_the_front_what_fits_and_no_more() -> None:
-    """Of five items pushed into three places, the first three are accepted."""
+    """Of five items pushed into a channel of three, the first three are accepted."""
     channel = channel_with(capacity=3)
     assert channel.push("abcde") == 3
     assert channel.take(9) == ["a", "b", "c"]
 
 
-def test_push_one_says_whether_it_fitted() -> None:
-    """A full channel refuses a single item and is left as it was."""
+def test_push_one_returns_whether_the_item_fits() -> None:
+    """A full channel rejects an item and does not change."""
     channel = channel_with("a", capacity=1)
     assert not channel.push_one("b")
     assert channel.take(9) == ["a"]
 
 
 def test_leased_items_take_up_room() -> None:
-    """Taking makes no room: capacity bounds what is leased and what is ready, together."""
+    """Taking an item makes no room: capacity bounds leased and ready items together."""
     channel = channel_with("a", "b", capacity=2)
     channel.take(2)
     assert (channel.room, channel.occupancy) == (0, 2)
@@ -45,8 +45,8 @@ def test_leased_items_take_up_room() -> None:
     assert channel.room == 1
 
 
-def test_a_long_stream_leaves_no_trail_of_acknowledged_items() -> None:
-    """After 100,000 items through a channel of 1,000 the buffer holds at most its capacity twice over."""
+def test_a_long_stream_does_not_accumulate_acknowledged_items() -> None:
+    """After 100,000 items through a channel of 1,000 the buffer contains at most twice its capacity."""
     channel: Channel[int] = Channel("up -> down", 1_000)
     longest = 0
     for number in range(100_000):
@@ -60,8 +60,8 @@ def test_a_long_stream_leaves_no_trail_of_acknowledged_items() -> None:
 # Leases.
 
 
-def test_acknowledging_more_than_is_leased_is_refused() -> None:
-    """The message names the edge, what was acknowledged and what is leased."""
+def test_acknowledging_more_than_is_leased_is_rejected() -> None:
+    """The message has the edge, the number acknowledged and the number leased."""
     channel = channel_with("a", "b")
     channel.take(1)
     with pytest.raises(ValueError, match=r"^edge 'up -> down': 2 items acknowledged, but 1 are leased$"):
@@ -70,14 +70,14 @@ def test_acknowledging_more_than_is_leased_is_refused() -> None:
         channel.acknowledge(-1)
 
 
-def test_taking_nothing_is_refused() -> None:
-    """``take(0)`` raises: an empty list would be read as the end of the stream."""
+def test_taking_zero_items_is_rejected() -> None:
+    """``take(0)`` raises: an empty list would mean the end of the stream."""
     with pytest.raises(ValueError, match=r"^edge 'up -> down': expected to take at least one item, got max_items=0$"):
         channel_with("a").take(0)
 
 
-def test_given_back_items_come_again_in_order_and_one_at_a_time() -> None:
-    """After a failure with three on lease, these three come singly; what lies behind them comes as a batch again."""
+def test_returned_items_are_delivered_again_in_order_one_at_a_time() -> None:
+    """After a failure with three leased items, these are delivered one by one, and the items after them as a batch."""
     channel = channel_with("a", "b", "c", "d", "e")
     channel.take(3)
     assert channel.return_leases("boom", 2) == []
@@ -90,8 +90,8 @@ def test_given_back_items_come_again_in_order_and_one_at_a_time() -> None:
     assert channel.received == 5
 
 
-def test_an_acknowledged_part_of_a_batch_does_not_come_again() -> None:
-    """Of a batch of three with one acknowledged, only two are given back."""
+def test_the_acknowledged_part_of_a_batch_is_not_delivered_again() -> None:
+    """Of a batch of three with one acknowledged, only two are returned."""
     channel = channel_with("a", "b", "c")
     channel.take(3)
     channel.acknowledge(1)
@@ -99,8 +99,8 @@ def test_an_acknowledged_part_of_a_batch_does_not_come_again() -> None:
     assert [channel.take(9), channel.take(9)] == [["b"], ["c"]]
 
 
-def test_an_item_that_fails_too_often_is_poison_and_tells_its_history() -> None:
-    """The second failed delivery takes the item out, with both failures, oldest first; its neighbours stay."""
+def test_an_item_that_fails_too_often_is_a_poison_pill_with_its_history() -> None:
+    """The second failed delivery removes the item, with both failures, oldest first. The other items stay."""
     channel = channel_with("a", "pill", "c")
     channel.take(3)
     channel.return_leases("first", 2)
@@ -113,7 +113,7 @@ def test_an_item_that_fails_too_often_is_poison_and_tells_its_history() -> None:
 
 
 def test_max_deliveries_of_one_makes_every_leased_item_poison() -> None:
-    """With one delivery allowed nothing is redelivered, and what was not leased stays."""
+    """With one delivery allowed nothing is redelivered, and items that were not leased stay."""
     channel = channel_with("a", "b", "c")
     channel.take(2)
     assert [gone.item for gone in channel.return_leases("boom", 1)] == ["a", "b"]
@@ -122,7 +122,7 @@ def test_max_deliveries_of_one_makes_every_leased_item_poison() -> None:
 
 
 def test_withdrawing_leased_items_leaves_the_ready_ones() -> None:
-    """After a panic only what was on lease leaves the edge, with what had happened to it before."""
+    """After a panic only the leased items leave the edge, with their history."""
     channel = channel_with("a", "b")
     channel.take(1)
     channel.return_leases("before", 2)
@@ -132,7 +132,7 @@ def test_withdrawing_leased_items_leaves_the_ready_ones() -> None:
 
 
 def test_ended_means_closed_and_everything_taken() -> None:
-    """A closed edge has not ended while an item is ready, and has not again once that item was given back."""
+    """A closed edge has not ended while an item is ready, and has no longer ended after that item was returned."""
     channel = channel_with("a")
     channel.closed = True
     assert not channel.ended
@@ -142,8 +142,8 @@ def test_ended_means_closed_and_everything_taken() -> None:
     assert not channel.ended
 
 
-def test_statistics_are_a_frozen_picture() -> None:
-    """The statistics tell every figure, and later moves do not change them."""
+def test_statistics_are_a_frozen_record() -> None:
+    """The statistics have every figure, and later moves do not change them."""
     channel = channel_with("a", "b", "c", capacity=4)
     channel.take(2)
     channel.acknowledge(1)
@@ -163,8 +163,8 @@ def test_statistics_are_a_frozen_picture() -> None:
     )
 
 
-def test_what_has_left_leaves_no_history_behind() -> None:
-    """A hundred items that failed and then went, acknowledged or buried, are forgotten: memory stays flat."""
+def test_items_that_have_left_keep_no_history() -> None:
+    """The history of a hundred failed items is dropped when they are acknowledged or dead-lettered: memory stays flat."""
     channel: Channel[int] = Channel("up -> down", 8)
     for number in range(100):
         channel.push([number, -number])
@@ -180,8 +180,8 @@ def test_what_has_left_leaves_no_history_behind() -> None:
 # Flow policies.
 
 
-def test_a_timed_policy_needs_a_deadline_ahead() -> None:
-    """A deadline of nothing is refused, with what was given."""
+def test_a_timed_policy_needs_a_positive_deadline() -> None:
+    """A deadline of zero is rejected, with the value."""
     with pytest.raises(ValueError, match=r"^FlowPolicy\.timed: deadline must be > 0, got 0:00:00$"):
         FlowPolicy.timed(timedelta(0))
 
@@ -195,7 +195,7 @@ def test_a_timed_policy_needs_a_deadline_ahead() -> None:
         (FlowPolicy.timed(timedelta(seconds=2), dead_letter=False), "timed 2 s, then shed"),
     ],
 )
-def test_a_policy_reads_as_text(policy: FlowPolicy, text: str) -> None:
+def test_a_policy_has_a_text(policy: FlowPolicy, text: str) -> None:
     """Each policy's text says what happens when the edge is full."""
     assert str(policy) == text
     assert policy.name in {"backpressure", "shed", "timed"}
@@ -211,7 +211,7 @@ class Entry:
 
 
 class ChannelAgainstOracle(RuleBasedStateMachine):
-    """A list of entries with a count of leased ones, and nothing clever, agrees with the channel at every step."""
+    """A plain list of entries, with the number of leased ones, agrees with the channel at every step."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,8 +29,8 @@ def test_the_equation_has_exactly_the_terms_of_the_specification() -> None:
 
 
 @pytest.mark.parametrize("term", LEDGER_TERMS)
-def test_one_item_more_in_any_term_tips_the_balance(term: str) -> None:
-    """No term is left out of the equation, and the text shows which way it stands."""
+def test_one_item_more_in_any_term_breaks_the_balance(term: str) -> None:
+    """Every term is in the equation, and the text shows whether it balances."""
     terms = dict.fromkeys(LEDGER_TERMS, 0)
     assert LedgerSnapshot(**terms).balanced
     tipped = LedgerSnapshot(**(terms | {term: 1}))
@@ -47,19 +47,19 @@ def test_the_text_is_the_equation() -> None:
     )
 
 
-# Each way of keeping books.
+# Each kind of account.
 
 
 def test_a_source_ingests_what_it_emits_or_gives_an_outcome() -> None:
-    """Five emitted and two malformed are seven ingested; nothing is open."""
+    """Five emitted and two malformed items are seven ingested. Nothing is open."""
     source = account(Bookkeeping.SOURCE)
     source.emit(5)
     source.declare("dead_lettered", 2)
     assert (source.ingested, source.dead_lettered, source.open, source.violation) == (7, 2, 0, None)
 
 
-def test_a_conserving_operator_closes_its_books_to_the_item() -> None:
-    """Three consumed, two emitted and one rejected close; nothing is derived or absorbed."""
+def test_the_account_of_a_conserving_operator_balances_exactly() -> None:
+    """Three consumed, two emitted and one rejected balance. Nothing is derived or absorbed."""
     operator = account(Bookkeeping.CONSERVING)
     operator.emit(2)
     operator.declare("rejected", 1)
@@ -76,7 +76,7 @@ def test_a_conserving_operator_closes_its_books_to_the_item() -> None:
     ],
 )
 def test_a_conserving_operator_that_does_not_conserve_is_named(emitted: int, message: str) -> None:
-    """A shortfall or surplus is a violation that names the operator and both figures; it is not booked as absorbed."""
+    """A shortfall or surplus is a violation that names the operator and both figures; it is not counted as absorbed."""
     operator = account(Bookkeeping.CONSERVING)
     operator.emit(emitted)
     operator.acknowledge(3)
@@ -86,7 +86,7 @@ def test_a_conserving_operator_that_does_not_conserve_is_named(emitted: int, mes
 
 
 def test_the_first_violation_is_kept() -> None:
-    """A later one, the other way round, neither replaces nor cancels it."""
+    """A later violation in the other direction does not replace or cancel it."""
     operator = account(Bookkeeping.CONSERVING)
     operator.acknowledge(1)
     operator.emit(2)
@@ -121,8 +121,8 @@ def test_a_sink_that_gives_more_outcomes_than_items_is_named() -> None:
     assert sink.written == 0
 
 
-def test_what_an_aggregate_emits_at_the_very_end_is_derived() -> None:
-    """An expanding operator that emits after its last acknowledgement leaves nothing open once it has settled."""
+def test_what_an_aggregate_emits_at_the_end_is_derived() -> None:
+    """An expanding operator that emits after its last acknowledgement has nothing open after it has settled."""
     operator = account(Bookkeeping.EXPANDING)
     operator.acknowledge(10)
     operator.emit(1)
@@ -130,8 +130,8 @@ def test_what_an_aggregate_emits_at_the_very_end_is_derived() -> None:
     assert (operator.absorbed, operator.derived, operator.open) == (10, 1, 0)
 
 
-def test_what_a_conserving_operator_adds_at_the_very_end_is_a_violation() -> None:
-    """Emitting without an input is a surplus, although no acknowledgement follows; settling twice is harmless."""
+def test_what_a_conserving_operator_adds_at_the_end_is_a_violation() -> None:
+    """Emitting without an input is a surplus, although no acknowledgement follows. Settling twice changes nothing."""
     operator = account(Bookkeeping.CONSERVING)
     operator.emit(1)
     operator.settle()
@@ -143,7 +143,7 @@ def test_what_a_conserving_operator_adds_at_the_very_end_is_a_violation() -> Non
 
 
 def test_what_left_before_the_lease_was_lost_is_repeated() -> None:
-    """Two emitted for a lease that goes back are booked as repeated, once."""
+    """Two items emitted for a lease that is returned are counted as repeated, once."""
     operator = account(Bookkeeping.CONSERVING)
     operator.emit(2)
     operator.lease_lost()
@@ -152,7 +152,7 @@ def test_what_left_before_the_lease_was_lost_is_repeated() -> None:
 
 
 def test_an_item_whose_output_has_left_is_in_flight_once() -> None:
-    """One item ingested, leased, and its output on its way: two are held, one is in flight."""
+    """One item ingested, leased, and its output sent: two are in edges, one is in flight."""
     source, operator = account(Bookkeeping.SOURCE), account(Bookkeeping.CONSERVING)
     source.emit(1)
     operator.emit(1)
@@ -162,7 +162,7 @@ def test_an_item_whose_output_has_left_is_in_flight_once() -> None:
 
 
 def test_withdrawn_items_are_consumed_and_dead_lettered() -> None:
-    """What the runtime buries on an operator's behalf is in its books."""
+    """Items that the runtime dead-letters for an operator are in its account."""
     operator = account(Bookkeeping.CONSERVING)
     operator.withdrawn(3)
     assert (operator.consumed, operator.dead_lettered, operator.violation) == (3, 3, None)
@@ -171,9 +171,11 @@ def test_withdrawn_items_are_consumed_and_dead_lettered() -> None:
 OUTCOMES: list[Outcome] = ["duplicates", "rejected", "discarded", "dead_lettered"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ingest", "work", "fail", "bury", "write", "shed"]), st.integers(0, 4))))
+@given(
+    st.lists(st.tuples(st.sampled_from(["ingest", "work", "fail", "dead-letter", "write", "shed"]), st.integers(0, 4)))
+)
 def test_the_ledger_balances_at_every_moment(steps: list[tuple[str, int]]) -> None:
-    """A source, a conserving operator and a sink, with failures at any point: balanced after every single booking."""
+    """A source, a conserving operator and a sink, with failures at any point: balanced after every single step."""
     source, operator, sink = (
         OperatorAccount("source", Bookkeeping.SOURCE),
         OperatorAccount("operator", Bookkeeping.CONSERVING),
@@ -206,7 +208,7 @@ def test_the_ledger_balances_at_every_moment(steps: list[tuple[str, int]]) -> No
                 second.append(first[0])
                 check()
                 operator.lease_lost()
-            case "bury" if first:
+            case "dead-letter" if first:
                 first.popleft()
                 operator.withdrawn(1)
             case "write" if second:
@@ -221,8 +223,8 @@ def test_the_ledger_balances_at_every_moment(steps: list[tuple[str, int]]) -> No
     assert operator.violation is None
 
 
-def test_what_an_expanding_operator_derived_is_in_flight_before_its_books_close() -> None:
-    """Five items out of one leased: four are derived now, not at the acknowledgement, and nothing is negative."""
+def test_derived_items_are_in_flight_before_the_acknowledgement() -> None:
+    """Five items from one leased item: four are derived now, not at the acknowledgement, and no term is negative."""
     source, operator = OperatorAccount("source", Bookkeeping.SOURCE), OperatorAccount("many", Bookkeeping.EXPANDING)
     source.emit(1)
     operator.emit(5)

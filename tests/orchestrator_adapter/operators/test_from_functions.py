@@ -37,7 +37,7 @@ AWAY = OperatorError("away")
 
 
 async def through(operator: Factory, items: list[Any], *, expanding: bool = False) -> tuple[list[Any], Any]:
-    """What comes out of ``operator``, and the run's figures: the ledger must hold and nothing be repeated."""
+    """The outputs of ``operator``, and the figures of the run. The ledger must balance, and nothing may be repeated."""
     graph, sink = OperatorGraph("through"), CollectSink()
     middle = graph.add_operator("op", operator, expanding=expanding)
     graph.connect(graph.add_source("source", source_of(items)), middle, 64)
@@ -52,7 +52,7 @@ async def through(operator: Factory, items: list[Any], *, expanding: bool = Fals
 # source_of
 
 
-async def test_source_of_emits_everything_of_an_iterable_or_async_iterable() -> None:
+async def test_source_of_emits_every_item_of_an_iterable_or_async_iterable() -> None:
     """Both kinds of iterable give every item, in order."""
 
     async def stream() -> AsyncIterator[int]:
@@ -66,7 +66,7 @@ async def test_source_of_emits_everything_of_an_iterable_or_async_iterable() -> 
 
 
 class Hiccup:
-    """An iterator that raises once, after two items, and goes on when asked again."""
+    """An iterator that raises once, after two items, and continues at the next call."""
 
     def __init__(self) -> None:
         self.number = -1
@@ -83,8 +83,8 @@ class Hiccup:
         return self.number
 
 
-async def test_source_of_goes_on_where_it_was_after_a_failure() -> None:
-    """What was taken before the iterator raised is delivered, and nothing is taken twice."""
+async def test_source_of_continues_where_it_was_after_a_failure() -> None:
+    """Items taken before the iterator raised are delivered, and no item is taken twice."""
     sink = CollectSink()
     event = await run_graph(chain(source_of(Hiccup()), sink), clock=ManualClock())
     assert isinstance(event, events.AllOk)
@@ -92,8 +92,8 @@ async def test_source_of_goes_on_where_it_was_after_a_failure() -> None:
     assert event.figures.ledger_holds
 
 
-async def test_source_of_does_not_take_a_broken_generator_for_the_end_of_the_stream() -> None:
-    """A generator that raised cannot go on: its error exhausts the budget, instead of ending the run as all ok."""
+async def test_a_generator_that_raised_is_not_the_end_of_the_stream() -> None:
+    """A generator that raised cannot continue: its error exhausts the budget, and the run does not end as AllOk."""
 
     def broken() -> Iterator[int]:
         yield 0
@@ -112,7 +112,7 @@ async def test_source_of_does_not_take_a_broken_generator_for_the_end_of_the_str
 
 
 async def test_source_of_stops_at_a_shutdown_even_while_it_waits() -> None:
-    """An async iterable that never gives anything does not hold up the drain."""
+    """An async iterable that never yields an item does not delay the drain."""
 
     async def silent() -> AsyncIterator[int]:
         await asyncio.Event().wait()
@@ -127,8 +127,8 @@ async def test_source_of_stops_at_a_shutdown_even_while_it_waits() -> None:
 
 
 @pytest.mark.parametrize("turns", range(25))
-async def test_source_of_keeps_what_it_took_in_the_very_turn_in_which_it_is_aborted(turns: int) -> None:
-    """Aborted at any turn, what the stream has given is written or in the dead letters, and in the books."""
+async def test_source_of_keeps_an_item_taken_in_the_turn_of_its_abort(turns: int) -> None:
+    """Aborted at any turn, every item that the stream yielded is written or dead-lettered, and counted."""
     taken: list[int] = []
 
     class Ready(AsyncIterator[int]):
@@ -148,8 +148,8 @@ async def test_source_of_keeps_what_it_took_in_the_very_turn_in_which_it_is_abor
     assert event.figures.ledger.ingested == len(taken)
 
 
-async def test_source_of_keeps_what_it_took_before_a_cancellation_came_out_of_the_iterator() -> None:
-    """What is no ``Exception`` loses nothing either: the graph panics, and what was taken before is delivered."""
+async def test_source_of_keeps_the_items_taken_before_the_iterator_raised_a_cancellation() -> None:
+    """A ``BaseException`` loses nothing either: the graph panics, and the items taken before are delivered."""
 
     def cancelled() -> Iterator[int]:
         yield from range(3)
@@ -172,7 +172,7 @@ async def test_map_items_maps_each_item() -> None:
 
 
 async def test_map_items_that_fails_in_the_middle_repeats_nothing_and_loses_nothing() -> None:
-    """The items before the culprit are through; from the culprit on they come again, and each arrives once."""
+    """The items before the one at fault are acknowledged. The others are redelivered, and each arrives once."""
     seen: list[int] = []
     failing = FailAt({4: AWAY})
 
@@ -203,7 +203,7 @@ async def test_map_batches_maps_each_batch() -> None:
 
 
 async def test_map_batches_is_all_or_nothing() -> None:
-    """A batch that fails has let nothing out: each of its items comes again, alone, and arrives once."""
+    """A failed batch emits nothing: each of its items is redelivered alone, and arrives once."""
     batches: list[list[int]] = []
 
     def work(batch: list[int]) -> list[int]:
@@ -221,7 +221,7 @@ async def test_map_batches_is_all_or_nothing() -> None:
 
 
 async def test_flat_map_items_expands_each_item() -> None:
-    """None, one or many out for each in; the books say what was derived and absorbed."""
+    """Zero, one or many outputs for each item. The ledger has what was derived and absorbed."""
 
     def repeat(item: int) -> list[int]:
         return [item] * item
@@ -231,7 +231,7 @@ async def test_flat_map_items_expands_each_item() -> None:
     assert figures.ledger.derived - figures.ledger.absorbed == 1
 
 
-async def test_flat_map_items_lets_nothing_of_a_half_expanded_item_out() -> None:
+async def test_flat_map_items_emits_nothing_of_a_half_expanded_item() -> None:
     """A generator that raises after its first result: that result is not passed on until the item succeeds."""
     attempts: list[int] = []
 
@@ -250,7 +250,7 @@ async def test_flat_map_items_lets_nothing_of_a_half_expanded_item_out() -> None
 
 
 async def test_sift_gives_every_item_the_outcome_its_judge_names() -> None:
-    """One item for each verdict: passed, rejected, discarded, duplicate, buried; each is booked as such."""
+    """One item for each verdict: passed, rejected, discarded, duplicate, dead-lettered. Each is counted as such."""
     verdicts: dict[str, Verdict] = {
         "good": None,
         "bad": Reject("out of range"),
@@ -270,8 +270,8 @@ async def test_sift_gives_every_item_the_outcome_its_judge_names() -> None:
     ]
 
 
-async def test_sift_that_fails_in_the_middle_books_no_outcome_twice() -> None:
-    """Verdicts given before the failure stand; none is given again."""
+async def test_sift_that_fails_in_the_middle_counts_no_outcome_twice() -> None:
+    """Verdicts from before the failure stay, and none is given twice."""
     failing = FailAt({4: AWAY})
 
     def judge(item: int) -> Verdict:
@@ -283,15 +283,15 @@ async def test_sift_that_fails_in_the_middle_books_no_outcome_twice() -> None:
     assert figures.ledger.discarded == 4
 
 
-async def test_sift_refuses_a_verdict_it_does_not_know() -> None:
-    """A judge that answers ``True`` is a bug: a panic, not an item that vanishes."""
-    judge: Callable[[Any], Any] = lambda _: True  # noqa: E731 - wrong on purpose, and typed so that mypy lets it be
+async def test_sift_rejects_an_unknown_verdict() -> None:
+    """A judge that returns ``True`` is a bug: the graph panics, and no item is lost."""
+    judge: Callable[[Any], Any] = lambda _: True  # noqa: E731 - wrong on purpose, and typed so that mypy accepts it
     event = await run_graph(chain(source_of("a"), sift(judge), CollectSink()))
     assert isinstance(event, events.Panicked)
     assert event.figures.ledger_holds
 
 
-async def test_filter_items_passes_the_wanted_and_books_the_rest_as_discarded() -> None:
+async def test_filter_items_passes_the_wanted_items_and_counts_the_rest_as_discarded() -> None:
     """Five of ten pass, five are discarded."""
 
     def even(item: int) -> bool:
@@ -307,7 +307,7 @@ async def test_filter_items_passes_the_wanted_and_books_the_rest_as_discarded() 
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_for_each_writes_each_item_once(is_async: bool) -> None:  # noqa: FBT001 - a parameter
-    """A plain and an async function are called for each item, in order; a failure repeats only the culprit."""
+    """A plain and an async function are called for each item, in order; a failure repeats only the item at fault."""
     written: list[int] = []
     failing = FailAt({3: AWAY})
 
@@ -330,7 +330,7 @@ async def test_for_each_writes_each_item_once(is_async: bool) -> None:  # noqa: 
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_for_each_batch_writes_each_batch_whole(is_async: bool) -> None:  # noqa: FBT001 - a parameter
-    """Batches of at most ``max_batch``; the books count items."""
+    """Batches of at most ``max_batch``; the ledger counts items."""
     batches: list[list[int]] = []
 
     async def write_async(batch: list[int]) -> None:
@@ -364,8 +364,8 @@ async def test_broadcast_gives_every_output_every_item() -> None:
     assert ledger.derived == 80
 
 
-async def test_partition_sends_equal_keys_the_same_way_in_order() -> None:
-    """Every item takes exactly one way, items of one key all the same one, in their order; nothing is derived."""
+async def test_partition_sends_equal_keys_to_the_same_output_in_order() -> None:
+    """Every item goes to exactly one output, items with one key to the same output, in order. Nothing is derived."""
     items = [(f"sat-{number % 7}", number) for number in range(70)]
     *streams, ledger = await fan_out(partition(lambda item: str(item[0])), items, 3, {})
     assert sorted(item for stream in streams for item in stream) == sorted(items)
@@ -375,14 +375,14 @@ async def test_partition_sends_equal_keys_the_same_way_in_order() -> None:
     assert ledger.derived == ledger.absorbed == 0
 
 
-async def test_partition_takes_the_same_way_in_every_process() -> None:
-    """The way of a known key is pinned: it must not follow ``hash``, which changes from process to process."""
+async def test_partition_chooses_the_same_output_in_every_process() -> None:
+    """The output of a known key is fixed: it must not depend on ``hash``, which differs between processes."""
     *streams, _ = await fan_out(partition(str), ["iss", "hst", "envisat", "vanguard-1"], 2, {})
     assert streams == [["vanguard-1"], ["iss", "hst", "envisat"]]
 
 
-async def test_partition_sends_what_concerns_everyone_every_way_in_its_place() -> None:
-    """A watermark reaches each output behind exactly the items that came before it."""
+async def test_partition_sends_a_watermark_to_every_output_in_order() -> None:
+    """A watermark reaches each output after exactly the items that came before it."""
     items: list[Any] = [f"item-{number}" for number in range(30)]
     items[10:10] = [Watermark(1)]
     items.append(Watermark(2))
@@ -397,7 +397,7 @@ async def test_partition_sends_what_concerns_everyone_every_way_in_its_place() -
     assert ledger.derived == 2
 
 
-async def test_merge_passes_on_what_it_does_not_know_in_order() -> None:
+async def test_merge_passes_on_unknown_items_in_order() -> None:
     """Items are opaque to a fan-in: a watermark keeps its place within its input."""
     graph, sink = OperatorGraph("marks"), CollectSink()
     merged = graph.add_fan_in("merge")

@@ -1,4 +1,4 @@
-"""Routing and the order of a shutdown against naive oracles: any items, any capacities, any schedule."""
+"""Routing and the order of a shutdown compared with naive oracles: any items, capacities and schedules."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(seed: int, graph: OperatorGraph, hooks: SupervisionHooks | None = None) 
 def test_partition_is_the_naive_split_by_checksum(
     seed: int, items: list[int], ways: int, capacity: int, batch: int
 ) -> None:
-    """Each way gets exactly the items whose key's checksum names it, in their order."""
+    """Each output gets exactly the items whose key's checksum selects it, in order."""
     graph, sinks = OperatorGraph("partition"), [CollectSink() for _ in range(ways)]
     split = graph.add_fan_out("split", partition(lambda item: item % 7, max_batch=batch))
     graph.connect(graph.add_source("source", source_of(items)), split, capacity)
@@ -52,7 +52,7 @@ def test_partition_is_the_naive_split_by_checksum(
 def test_broadcast_is_the_same_stream_everywhere(
     seed: int, items: list[int], ways: int, capacity: int, batch: int
 ) -> None:
-    """Every way gets every item, in order."""
+    """Every output gets every item, in order."""
     graph, sinks = OperatorGraph("broadcast"), [CollectSink() for _ in range(ways)]
     split = graph.add_fan_out("split", broadcast(max_batch=batch))
     graph.connect(graph.add_source("source", source_of(items)), split, capacity)
@@ -67,7 +67,7 @@ def test_broadcast_is_the_same_stream_everywhere(
 def test_merge_keeps_the_order_of_every_input_and_loses_none(
     seed: int, lengths: list[int], capacity: int, batch: int
 ) -> None:
-    """Whatever the interleaving, the merged stream taken apart again is the inputs."""
+    """With any interleaving, the merged stream separated by input equals the inputs."""
     graph, sink = OperatorGraph("merge"), CollectSink()
     merged = graph.add_fan_in("merge", merge(max_batch=batch))
     inputs = [[(source, number) for number in range(length)] for source, length in enumerate(lengths)]
@@ -94,14 +94,14 @@ def test_merge_starves_no_input(seed: int, sources: int, batch: int) -> None:
     for item in sink.items[began:]:
         total[item] += 1
         if total[item] > 400 - batch:
-            break  # from here on this input may have nothing to give
+            break  # from here on this input may be empty
         turns[item] += 1
     assert max(turns.values()) - min(turns[source] for source in range(sources)) <= 2 * batch
 
 
 @settings(max_examples=examples(100))
 @given(SEEDS, st.integers(1, 5), st.booleans())
-def test_a_shutdown_runs_down_the_graph_from_its_sources(seed: int, length: int, stop: bool) -> None:  # noqa: FBT001
+def test_a_shutdown_ends_the_graph_from_its_sources_on(seed: int, length: int, stop: bool) -> None:  # noqa: FBT001
     """No operator ends before everything upstream of it has: end of stream travels in topological order."""
     graph, ended = OperatorGraph("run down"), list[str]()
     merged = graph.add_fan_in("merge")

@@ -1,4 +1,4 @@
-"""What ``test_routing_model`` leaves open: marks in a partition, turns to the item, starvation, ends of branched graphs."""
+"""More than ``test_routing_model``: marks in a partition, exact turns, starvation, ends of branched graphs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def routed(router: Factory, items: Sequence[Any], ways: int, capacity: int
 @settings(max_examples=examples(80))
 @given(items=st.lists(st.integers(0, 30)), ways=st.integers(2, 4), capacity=CAPACITIES, batch=BATCHES, seed=SEEDS)
 def test_a_partition_is_a_filter_per_output(items: list[int], ways: int, capacity: int, batch: int, seed: int) -> None:
-    """Output ``w`` gets, in order, the items whose key's checksum is ``w``, and the marks, which go everywhere."""
+    """Output ``w`` gets, in order, the items whose key's checksum is ``w``, and the marks, which go to every output."""
 
     def is_mark(item: int) -> bool:
         return item % 10 == 0
@@ -61,7 +61,7 @@ def test_a_partition_is_a_filter_per_output(items: list[int], ways: int, capacit
 
 
 async def merged(router: Factory, inputs: Sequence[int], capacity: int) -> list[tuple[int, int]]:
-    """Merge inputs that are as full as they can be before the first item is taken out; in the order in which they leave."""
+    """Merge inputs that are full before the first item is taken; return the items in the order in which they leave."""
     graph, sink, full = OperatorGraph("merged"), CollectSink(), asyncio.Event()
 
     async def wait_and_run(ends: WiredEnds) -> None:
@@ -96,12 +96,12 @@ def served_in_turn(inputs: Sequence[int], batch: int) -> list[tuple[int, int]]:
 @settings(max_examples=examples(80))
 @given(inputs=st.lists(st.integers(0, 12), min_size=2, max_size=4), batch=BATCHES, seed=SEEDS)
 def test_full_inputs_are_served_in_turn(inputs: list[int], batch: int, seed: int) -> None:
-    """Where every input has all its items ready, a merge is round robin, item for item."""
+    """If all items of every input are ready, a merge is round robin, item by item."""
     assert run_schedule(seed, lambda: merged(merge(max_batch=batch), inputs, 12)) == served_in_turn(inputs, batch)
 
 
 def longest_wait(served: Sequence[tuple[int, int]], inputs: Sequence[int]) -> int:
-    """The most items of others that left between two of an input, or before its first, while it had some to give."""
+    """The most items of other inputs that left between two items of an input, or before its first, while it had some."""
     longest = 0
     for way in range(len(inputs)):
         last = max((at for at, (from_way, _) in enumerate(served) if from_way == way), default=-1)
@@ -114,18 +114,18 @@ def longest_wait(served: Sequence[tuple[int, int]], inputs: Sequence[int]) -> in
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_input_starves(seed: int) -> None:
-    """On any schedule, with narrow edges: while an input has items, at most a few turns of each other one come between."""
+    """On any schedule, with narrow edges: while an input has items, each other input gets at most a few turns between."""
     rng = random.Random(seed)
     inputs, batch, capacity = [60] * rng.randint(2, 4), rng.randint(1, 3), rng.randint(1, 3)
     served = run_schedule(seed, lambda: merged(merge(max_batch=batch), inputs, capacity))
     assert sorted(served) == [(way, number) for way, length in enumerate(inputs) for number in range(length)]
     assert all([n for w, n in served if w == way] == list(range(60)) for way in range(len(inputs)))
-    # The writer of an input that was just emptied may be the last to have its turn, a few times in a row.
+    # The writer of an input that was just emptied may run last, a few times consecutively.
     assert longest_wait(served, inputs) < 12 * len(inputs)
 
 
-def test_a_merge_that_starves_an_input_would_be_seen() -> None:
-    """The mutant that serves its first input for as long as it lasts breaks the bound on at least one schedule."""
+def test_a_merge_that_starves_an_input_is_detected() -> None:
+    """The mutant that serves its first input until it is empty breaks the bound on at least one schedule."""
 
     async def greedy(ends: WiredEnds) -> None:
         while not all(receiver.ended for receiver in ends.receivers):
@@ -137,7 +137,7 @@ def test_a_merge_that_starves_an_input_would_be_seen() -> None:
     assert longest_wait(served, [60, 60]) >= 24
 
 
-# The order of the end.
+# The order in which operators end.
 
 
 @settings(max_examples=examples(60))
@@ -147,13 +147,13 @@ def test_a_merge_that_starves_an_input_would_be_seen() -> None:
     stopped=st.booleans(),
     seed=SEEDS,
 )
-def test_the_end_of_stream_runs_down_in_topological_order(
+def test_operators_end_in_topological_order(
     layers: list[int],
     sources: int,
     stopped: bool,  # noqa: FBT001 - drawn
     seed: int,
 ) -> None:
-    """Whether the sources end or are told to: nobody ends before everyone upstream of it has, and everybody ends well."""
+    """If the sources end or are stopped, no operator ends before every operator upstream of it, and each ends with Ok."""
 
     async def scenario() -> None:
         graph = OperatorGraph("order")

@@ -1,4 +1,4 @@
-"""Backpressure through everything that is ready-made, and the flow policies of edges side by side."""
+"""Backpressure through every ready-made operator, and different flow policies in one graph."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from orchestrator_adapter.primitives.clock import sleep
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
 
 
-async def deaf(ends: WiredEnds) -> None:
-    """Takes one item, and then waits for something that never comes."""
+async def hangs(ends: WiredEnds) -> None:
+    """Takes one item, and then waits for ever."""
     await ends.receiver.recv_many(1)
     await asyncio.Event().wait()
 
@@ -54,36 +54,36 @@ MIDDLES: dict[str, Callable[[], Factory]] = {
 
 
 @pytest.mark.parametrize("kind", MIDDLES)
-async def test_nothing_ready_made_takes_more_than_its_edges_hold(kind: str) -> None:
-    """Before a reader that takes nothing more, ten thousand items stay where they are: none piles up on the way."""
+async def test_no_ready_made_operator_takes_more_than_its_edges_can_contain(kind: str) -> None:
+    """With a reader that takes no more items, ten thousand items stay in the source: no operator buffers them."""
     graph = OperatorGraph("pressure")
     source = graph.add_source("source", source_of(range(ENDLESS), batch=1))
-    sinks = [graph.add_sink("sink", deaf)]
+    sinks = [graph.add_sink("sink", hangs)]
     match kind:
         case "merge":
             middle = graph.add_fan_in("middle", MIDDLES[kind]())
             graph.connect(graph.add_source("other", source_of(range(ENDLESS), batch=1)), middle, 2)
         case "broadcast" | "partition":
             middle = graph.add_fan_out("middle", MIDDLES[kind]())
-            sinks.append(graph.add_sink("other", deaf))
+            sinks.append(graph.add_sink("other", hangs))
         case _:
             middle = graph.add_operator("middle", MIDDLES[kind](), expanding=kind == "flat_map")
     graph.connect(source, middle, 2)
     for sink in sinks:
         graph.connect(middle, sink, 2)
 
-    async def look(built: BuiltGraph) -> None:
+    async def check(built: BuiltGraph) -> None:
         await settle(2_000)
         assert built.ledger().ingested <= 20
         assert built.ledger().in_flight <= 20
         await end_it(built)
 
-    event = await run_graph(graph, clock=ManualClock(), during=look)
+    event = await run_graph(graph, clock=ManualClock(), during=check)
     assert event.figures.ledger_holds
 
 
-async def test_every_item_on_a_timed_edge_has_a_wait_of_its_own() -> None:
-    """Four items before a deaf reader on an edge of one: one is given up every ten seconds, not all at the first."""
+async def test_every_item_on_a_timed_edge_waits_for_its_own_deadline() -> None:
+    """Four items for a reader that hangs, on an edge of one: one times out every ten seconds, not all at once."""
     clock, letters, seen = ManualClock(), DeadLetterList(), list[int]()
 
     async def one_by_one(ends: WiredEnds) -> None:
@@ -91,23 +91,23 @@ async def test_every_item_on_a_timed_edge_has_a_wait_of_its_own() -> None:
             await ends.emit([number])
 
     graph = OperatorGraph("timed")
-    source, sink = graph.add_source("source", one_by_one), graph.add_sink("sink", deaf)
+    source, sink = graph.add_source("source", one_by_one), graph.add_sink("sink", hangs)
     graph.connect(source, sink, 1, policy=FlowPolicy.timed(timedelta(seconds=10)))
 
-    async def look(built: BuiltGraph) -> None:
+    async def check(built: BuiltGraph) -> None:
         await settle()
         for _ in range(5):
             seen.append(letters.total)
             await clock.advance_when_idle(10)
         await end_it(built)
 
-    await run_graph(graph, clock=clock, during=look, dead_letters=letters)
+    await run_graph(graph, clock=clock, during=check, dead_letters=letters)
     assert seen == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("nudged", [False, True])
-async def test_a_timed_branch_gives_up_in_its_time_beside_one_that_waits_for_ever(nudged: bool) -> None:  # noqa: FBT001
-    """Each branch of a broadcast keeps its own policy, also where the other one moves at half the time."""
+async def test_a_timed_branch_times_out_beside_a_branch_that_waits_for_ever(nudged: bool) -> None:  # noqa: FBT001
+    """Each branch of a broadcast has its own policy, also if the other branch moves at half the time."""
     clock, letters = ManualClock(), DeadLetterList()
 
     async def patient(ends: WiredEnds) -> None:
@@ -121,9 +121,9 @@ async def test_a_timed_branch_gives_up_in_its_time_beside_one_that_waits_for_eve
     split = graph.add_fan_out("split", broadcast(max_batch=1))
     graph.connect(graph.add_source("source", source_of(range(5), batch=1)), split, 1)
     graph.connect(split, graph.add_sink("patient", patient), 1)
-    graph.connect(split, graph.add_sink("hasty", deaf), 1, policy=FlowPolicy.timed(timedelta(seconds=1)))
+    graph.connect(split, graph.add_sink("hasty", hangs), 1, policy=FlowPolicy.timed(timedelta(seconds=1)))
 
-    async def look(built: BuiltGraph) -> None:
+    async def check(built: BuiltGraph) -> None:
         await clock.advance_when_idle(0.5)
         await clock.advance_when_idle(0.499)
         assert letters.total == 0
@@ -131,23 +131,23 @@ async def test_a_timed_branch_gives_up_in_its_time_beside_one_that_waits_for_eve
         assert letters.total == 1
         await end_it(built)
 
-    event = await run_graph(graph, clock=clock, during=look, dead_letters=letters)
+    event = await run_graph(graph, clock=clock, during=check, dead_letters=letters)
     assert event.figures.ledger_holds
 
 
-async def test_two_edges_between_the_same_routers_are_told_apart() -> None:
-    """A fan-in knows its inputs by their edges, even where both come from one fan-out."""
+async def test_two_edges_between_the_same_routers_have_different_ids() -> None:
+    """A fan-in distinguishes its inputs by their edges, even if both come from one fan-out."""
     graph, edges = OperatorGraph("twins"), list[str]()
 
-    async def look_and_merge(ends: WiredEnds) -> None:
+    async def record_and_merge(ends: WiredEnds) -> None:
         edges.extend(receiver.edge for receiver in ends.receivers)
         await merge()(ends)
 
-    split, join, sink = graph.add_fan_out("split"), graph.add_fan_in("join", look_and_merge), CollectSink()
+    split, join, sink = graph.add_fan_out("split"), graph.add_fan_in("join", record_and_merge), CollectSink()
     graph.connect(graph.add_source("source", source_of(range(3))), split, 4)
-    told = [graph.connect(split, join, 4), graph.connect(split, join, 4)]
+    connected = [graph.connect(split, join, 4), graph.connect(split, join, 4)]
     graph.connect(join, graph.add_sink("sink", sink), 4)
     event = await run_graph(graph)
-    assert edges == told == ["split -> join", "split -> join (2)"]
+    assert edges == connected == ["split -> join", "split -> join (2)"]
     assert sorted(sink.items) == [0, 0, 1, 1, 2, 2]
     assert event.figures.ledger_holds

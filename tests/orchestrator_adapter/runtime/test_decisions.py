@@ -1,4 +1,4 @@
-"""``on_decision``: what is logged as one line is told as one record, whoever listens and however they fail."""
+"""``on_decision``: every decision that is logged as a line is reported as a record."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 async def decisions_of(graph: OperatorGraph, **options: Any) -> tuple[SupervisorEvent, list[Decided]]:
-    told: list[Decided] = []
-    event = await run_graph(graph, hooks=SupervisionHooks(on_decision=told.append), **options)
-    return event, told
+    reported: list[Decided] = []
+    event = await run_graph(graph, hooks=SupervisionHooks(on_decision=reported.append), **options)
+    return event, reported
 
 
 def failing() -> OperatorGraph:
@@ -59,13 +59,13 @@ def panicking() -> OperatorGraph:
 
 
 async def forgets(ends: WiredEnds) -> None:
-    """Takes what it is given, and neither passes it on nor says why."""
+    """Takes items, and drops them without an outcome."""
     async for _ in ends.receiver.batches():
         pass
 
 
 async def opens_a_breaker(ends: WiredEnds) -> None:
-    """As an operator whose downstream fails for long."""
+    """As an operator with a downstream that fails for a long time."""
     ends.breaker("archive", BreakerPolicy()).force_open("it does not answer")
     async for item in ends.receiver:
         await ends.sender.send(item)
@@ -82,33 +82,33 @@ async def opens_a_breaker(ends: WiredEnds) -> None:
         (chain(source_of(range(3)), forgets, CollectSink()), {"ledger_violation"}),
     ],
 )
-async def test_every_decision_that_is_logged_is_told(
+async def test_every_decision_that_is_logged_is_reported(
     graph: OperatorGraph, expected: set[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the same order, under the same name, with the same fields and values; and nothing else is."""
+    """In the same order, with the same name, fields and values. Nothing else is reported."""
     with caplog.at_level(logging.INFO, "orchestrator_adapter"):
-        _, told = await decisions_of(graph)
+        _, reported = await decisions_of(graph)
     logged = lines(caplog)
-    assert [decided.decision for decided in told] == [line["event"] for line in logged]
-    for decided, line in zip(told, logged, strict=True):
+    assert [decided.decision for decided in reported] == [line["event"] for line in logged]
+    for decided, line in zip(reported, logged, strict=True):
         fields = {name: value for name, value in line.items() if name not in {"time", "level", "event", "run", "graph"}}
         assert list(decided.fields) == list(fields)
         assert json.loads(json.dumps(dict(decided.fields), default=str)) == fields
-    assert expected <= {decided.decision for decided in told}
+    assert expected <= {decided.decision for decided in reported}
 
 
-async def test_dead_letters_that_are_lost_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Once for their cause, as is every dead letter."""
+async def test_dead_letters_that_are_lost_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each cause. Every dead letter is reported too."""
     with caplog.at_level(logging.INFO, "orchestrator_adapter"):
-        _, told = await decisions_of(panicking(), dead_letters=FailingStore(1))
-    decisions = [decided.decision for decided in told]
+        _, reported = await decisions_of(panicking(), dead_letters=FailingStore(1))
+    decisions = [decided.decision for decided in reported]
     assert decisions == [line["event"] for line in lines(caplog)]
     assert decisions.count("dead_letters_lost") == 1
     assert "dead_letter" in decisions
 
 
-async def test_a_shutdown_that_ends_in_aborts_is_told_step_by_step(caplog: pytest.LogCaptureFixture) -> None:
-    """The drain, the second request, each abort with whom it concerns, what became of them, the end."""
+async def test_a_shutdown_that_ends_in_aborts_is_reported_step_by_step(caplog: pytest.LogCaptureFixture) -> None:
+    """The drain, the second request, each abort with its operator, how the operators ended, the end."""
 
     async def waits(ends: WiredEnds) -> None:
         await asyncio.Event().wait()
@@ -119,20 +119,20 @@ async def test_a_shutdown_that_ends_in_aborts_is_told_step_by_step(caplog: pytes
         built.request_shutdown("SIGTERM")
 
     with caplog.at_level(logging.INFO, "orchestrator_adapter"):
-        _, told = await decisions_of(chain(ListSource(UntilShutdown()), waits, CollectSink()), during=twice)
-    steps = [(decided.decision, decided.operator) for decided in told]
+        _, reported = await decisions_of(chain(ListSource(UntilShutdown()), waits, CollectSink()), during=twice)
+    steps = [(decided.decision, decided.operator) for decided in reported]
     assert steps[:3] == [("spawn", "source"), ("spawn", "op-1"), ("spawn", "sink")]
     assert steps[3:5] == [("shutdown", None), ("shutdown_again", None)]
     assert steps.index(("abort", "op-1")) < steps.index(("aborted", "op-1")) < steps.index(("ended", None))
-    assert [decided.decision for decided in told] == [line["event"] for line in lines(caplog)]
+    assert [decided.decision for decided in reported] == [line["event"] for line in lines(caplog)]
 
 
 async def test_a_stall_of_the_loop_is_reported_while_it_lasts() -> None:
     """The watchdog's thread reports it, with the operator that blocks the loop. A busy machine may stall elsewhere too."""
-    told: list[Decided] = []
+    reported: list[Decided] = []
 
     def stalls_of_the_operator() -> list[Decided]:
-        return [decided for decided in told if decided.decision == "loop_stall" and decided.operator == "op-1"]
+        return [decided for decided in reported if decided.decision == "loop_stall" and decided.operator == "op-1"]
 
     def stands_still(item: int) -> int:
         while not stalls_of_the_operator():
@@ -141,35 +141,35 @@ async def test_a_stall_of_the_loop_is_reported_while_it_lasts() -> None:
 
     policy = SupervisionPolicy(loop_stall=timedelta(milliseconds=10))
     graph = chain(source_of([1]), map_items(stands_still), CollectSink())
-    await run_graph(graph, policy=policy, hooks=SupervisionHooks(on_decision=told.append))
+    await run_graph(graph, policy=policy, hooks=SupervisionHooks(on_decision=reported.append))
     (stall,) = stalls_of_the_operator()
     assert stall.fields["instance"] == 1
     assert "stands_still" in str(stall.fields["stack"])
 
 
 async def test_a_hook_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Every decision is still logged and told; the run ends as it would."""
-    told: list[Decided] = []
+    """Every decision is still logged and reported, and the run ends as usual."""
+    reported: list[Decided] = []
 
     def fails(decided: Decided) -> None:
-        told.append(decided)
+        reported.append(decided)
         raise KeyError("a bug in the hook")
 
     with caplog.at_level(logging.INFO, "orchestrator_adapter"):
         event = await run_graph(failing(), hooks=SupervisionHooks(on_decision=fails))
     assert event.figures.ledger_holds
-    assert [decided.decision for decided in told] == [line["event"] for line in lines(caplog)]
+    assert [decided.decision for decided in reported] == [line["event"] for line in lines(caplog)]
 
 
 def test_a_decision_is_frozen() -> None:
-    """Whoever is told it may keep it."""
+    """A listener may keep it."""
     decided = Decided("ended", {})
     with pytest.raises(FrozenInstanceError):
-        decided.decision = "spawn"  # type: ignore[misc] # that is the point
+        decided.decision = "spawn"  # type: ignore[misc] # the assignment must fail
 
 
 def test_a_line_has_the_common_fields_the_graph_and_the_decisions_fields(caplog: pytest.LogCaptureFixture) -> None:
-    """In this order; a value that JSON does not have is written as text."""
+    """In this order. A value that JSON does not have is written as text."""
     with caplog.at_level(logging.INFO, "orchestrator_adapter"):
         log = DecisionLog("radar-net", clock=ManualClock(), run="run-1")
         log(Decision.ABORT, operator="poll", instance=2, reason=timedelta(seconds=5))

@@ -1,4 +1,4 @@
-"""The end rule: the graph is done when a named set of sinks has ended, whatever the sources still have."""
+"""The end rule: the graph is done when the named sinks have ended, even if the sources have more items."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 
 def wanting(count: int, taken: list[int]) -> Factory:
-    """A sink that has all it wants after so many items."""
+    """A sink that returns after this many items."""
 
     async def run(ends: WiredEnds) -> None:
         async for number in ends.receiver:
@@ -54,7 +54,7 @@ def done_when(*sinks: str) -> SupervisionPolicy:
 
 
 async def test_the_graph_is_done_when_the_named_sink_has_ended() -> None:
-    """A sink that has all it wants ends an endless graph: AllOk, the source stopped, what was under way accounted for."""
+    """A sink that returns ends an endless graph: AllOk, the source has stopped, and every item is accounted for."""
     first: list[int] = []
     graph = chain(source_of(itertools.count()), map_items(lambda number: number), wanting(3, first), capacity=4)
     event = await graph.build(clock=ManualClock()).run(done_when("sink"))
@@ -65,8 +65,8 @@ async def test_the_graph_is_done_when_the_named_sink_has_ended() -> None:
     assert event.figures.undelivered == event.figures.ledger.dead_lettered > 0
 
 
-async def test_an_end_rule_that_names_no_sink_is_refused_before_anything_starts() -> None:
-    """A misspelt sink would make a graph that never ends."""
+async def test_an_end_rule_that_names_no_sink_is_rejected_before_the_start() -> None:
+    """With a misspelt sink the graph would never end."""
     built = chain(source_of([1]), CollectSink()).build()
     with pytest.raises(ValueError, match=re.escape("done_when: expected sinks of ['sink'], got ['snik']")):
         await built.run(done_when("snik"))
@@ -81,8 +81,8 @@ async def endless(ends: WiredEnds) -> None:
         await asyncio.sleep(0)
 
 
-def test_two_chains_are_done_when_both_are_whoever_is_first() -> None:
-    """The chain of a sink that is done comes to rest, nothing is exhausted, and the other goes on to its own end."""
+def test_two_chains_are_done_when_both_sinks_have_ended_in_any_order() -> None:
+    """The chain of a sink that is done stops, no budget is exhausted, and the other chain goes on until its own end."""
 
     async def scenario() -> None:
         few, many = list[int](), list[int]()
@@ -107,7 +107,7 @@ def test_two_chains_are_done_when_both_are_whoever_is_first() -> None:
 
 @pytest.mark.parametrize("kind", ["broadcast", "partition", "by hand"])
 def test_a_branch_that_is_done_does_not_end_the_others(kind: str) -> None:
-    """What a fan-out has for a sink that is done is buried with that reason, and the other sink gets all it wants."""
+    """Items for a sink that is done are dead-lettered with that reason, and the other sink receives all its items."""
 
     async def by_hand(ends: WiredEnds) -> None:
         async for item in ends.receiver:
@@ -139,12 +139,12 @@ def test_a_branch_that_is_done_does_not_end_the_others(kind: str) -> None:
         run_schedule(seed, scenario)
 
 
-async def test_a_straggler_buries_nothing_once_the_run_has_ended() -> None:
-    """A fan-out that goes on after the end is turned away by a branch that was done: the report stands as it is."""
+async def test_a_straggler_dead_letters_nothing_after_the_run_has_ended() -> None:
+    """A fan-out that goes on after the end gets ``ReaderGone`` from the branch that was done: the report does not change."""
     clock, released, letters = ManualClock(), asyncio.Event(), DeadLetterList()
-    refused: list[type[BaseException]] = []
+    raised: list[type[BaseException]] = []
 
-    async def stubborn(ends: WiredEnds) -> None:
+    async def ignores_cancellation(ends: WiredEnds) -> None:
         for sender in ends.senders:
             await sender.send(await ends.receiver.recv())
         while not released.is_set():
@@ -153,10 +153,10 @@ async def test_a_straggler_buries_nothing_once_the_run_has_ended() -> None:
         try:
             await ends.senders[0].send(99)
         except ReaderGone as error:
-            refused.append(type(error))
+            raised.append(type(error))
 
     graph = OperatorGraph("after the end")
-    split = graph.add_fan_out("split", stubborn)
+    split = graph.add_fan_out("split", ignores_cancellation)
     graph.connect(graph.add_source("source", source_of(range(9), batch=1)), split, 2)
     graph.connect(split, graph.add_sink("few", wanting(1, [])), 2)
     graph.connect(split, graph.add_sink("many", CollectSink()), 2)
@@ -169,15 +169,15 @@ async def test_a_straggler_buries_nothing_once_the_run_has_ended() -> None:
         await clock.advance_when_idle(1)
     event = await running
     assert [straggler.operator for straggler in event.figures.stragglers] == ["split"]
-    told = letters.total
+    before = letters.total
     released.set()
     await settle()
-    assert refused == [ReaderGone]
-    assert letters.total == told == event.figures.ledger.dead_lettered
+    assert raised == [ReaderGone]
+    assert letters.total == before == event.figures.ledger.dead_lettered
 
 
-async def test_a_sink_that_the_rule_does_not_name_may_not_leave() -> None:
-    """For any other sink, a reader that leaves early is a failure of its writer as ever."""
+async def test_a_sink_that_the_rule_does_not_name_must_not_return_early() -> None:
+    """If any other sink returns early, its writer fails with ``ReaderGone``."""
     graph = OperatorGraph("other")
     graph.connect(graph.add_source("endless", endless), graph.add_sink("leaves", wanting(2, [])), 2)
     graph.connect(graph.add_source("also", endless), graph.add_sink("named", CollectSink()), 2)
@@ -189,8 +189,8 @@ async def test_a_sink_that_the_rule_does_not_name_may_not_leave() -> None:
     )
 
 
-def test_a_first_request_while_it_is_coming_down_by_itself_cuts_nothing_short() -> None:
-    """The first signal asks for the drain that is under way already; only the second goes on to the abort."""
+def test_a_first_request_lets_a_drain_that_has_started_by_itself_go_on() -> None:
+    """The first request changes nothing, because the graph drains already. Only a second one starts the abort."""
 
     async def scenario(requests: int) -> None:
         written = list[int]()

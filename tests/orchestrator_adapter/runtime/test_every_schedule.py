@@ -1,4 +1,4 @@
-"""Small graphs under every schedule there is, or every one that departs from asyncio's order a few times: nothing drawn."""
+"""Small graphs under every schedule, or every schedule with a few preemptions. Nothing is random."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ pytestmark = pytest.mark.usefixtures("_many_schedules")
 
 @pytest.fixture(autouse=True)
 def _no_decisions_kept() -> Iterator[None]:
-    """Of thousands of runs pytest would keep every line, with the frames of every traceback in it."""
+    """For thousands of runs pytest would keep every log line, and the frames of every traceback."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
 
 
 def away() -> OperatorError:
-    """A new one each time: an exception keeps the frames of every place that it was raised in."""
+    """A new one each time: an exception keeps the frames of every place that raised it."""
     return OperatorError("away")
 
 
 class Scene:
-    """One run of a graph whose sources have 0, 1, 2 … each, and what became of it."""
+    """One run of a graph with sources of 0, 1, 2 …, and its result."""
 
     def __init__(self, graph: OperatorGraph, *sinks: CollectSink) -> None:
         self.letters = DeadLetterList()
@@ -74,12 +74,12 @@ class Scene:
     def written(self) -> list[Any]:
         return [item for sink in self.sinks for item in sink.items]
 
-    async def run(self, *meddlers: Callable[[BuiltGraph], object]) -> SupervisorEvent:
-        """Run it; each meddler is called once, at a turn that the schedule chooses."""
+    async def run(self, *interventions: Callable[[BuiltGraph], object]) -> SupervisorEvent:
+        """Run it. Each intervention is called once, at a turn that the schedule chooses."""
         running = asyncio.create_task(self.built.run(), name="run")
         loop = asyncio.get_running_loop()
-        for meddler in meddlers:
-            loop.call_soon(meddler, self.built)
+        for intervention in interventions:
+            loop.call_soon(intervention, self.built)
         event = await running
         figures = event.figures
         assert figures.ledger_holds
@@ -89,10 +89,10 @@ class Scene:
         return event
 
     def every_item_is_somewhere(self, event: SupervisorEvent) -> None:
-        """What was taken in is written once or buried with a reason; each source's items are written in their order."""
-        buried = [letter.payload for letter in self.letters.letters]
+        """Every ingested item is written once, or dead-lettered with a reason. Items of one source are written in order."""
+        dead = [letter.payload for letter in self.letters.letters]
         assert all(letter.message for letter in self.letters.letters)
-        assert len({*self.written, *buried}) == len(self.written) + len(buried) == event.figures.ledger.ingested
+        assert len({*self.written, *dead}) == len(self.written) + len(dead) == event.figures.ledger.ingested
         for sink in self.sinks:
             assert sink.items == sorted(sink.items)
 
@@ -106,7 +106,7 @@ def cancel_the_run(_: BuiltGraph) -> None:
 
 
 async def one_by_one(ends: WiredEnds) -> None:
-    """Hand-written: an await an item at both ends, and a turn of the loop in between."""
+    """Hand-written: one await for each item at both ends, and a turn of the loop between them."""
     async for item in ends.receiver:
         await asyncio.sleep(0)
         await ends.sender.send(item)
@@ -144,7 +144,7 @@ def every(request: pytest.FixtureRequest) -> Every:
     return run
 
 
-# Streams that nobody disturbs.
+# Streams without an intervention.
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def every(request: pytest.FixtureRequest) -> Every:
     ],
     ids=["fails once", "fails often", "item by item"],
 )
-def test_a_stream_arrives_whole_and_in_order(
+def test_a_stream_arrives_complete_and_in_order(
     operator: Callable[[], Factory], preemptions: int, at_least: tuple[int, int], every: Every
 ) -> None:
     """Over edges of one item, with an operator that fails and is restarted, each item arrives once, in order."""
@@ -171,7 +171,7 @@ def test_a_stream_arrives_whole_and_in_order(
 
 
 def test_a_failure_after_sending_repeats_and_counts_what_it_repeats(every: Every) -> None:
-    """An operator that fails between its send and its acknowledgement repeats that item, and the books say so."""
+    """An operator that fails between its send and its acknowledgement repeats that item, and the ledger counts it."""
 
     async def scenario() -> None:
         sink, failing = CollectSink(), FailAt({2: away()})
@@ -189,8 +189,8 @@ def test_a_failure_after_sending_repeats_and_counts_what_it_repeats(every: Every
     every(scenario, preemptions=(4, 5), at_least=(450, 800))
 
 
-def test_a_fan_in_takes_everything_from_every_input(every: Every) -> None:
-    """Two sources into a merge: both streams arrive whole, each in its own order."""
+def test_a_fan_in_takes_every_item_from_every_input(every: Every) -> None:
+    """Two sources into a merge: both streams arrive complete, each in its own order."""
 
     async def scenario() -> None:
         graph, sink = OperatorGraph("join"), CollectSink()
@@ -206,8 +206,8 @@ def test_a_fan_in_takes_everything_from_every_input(every: Every) -> None:
 
 
 @pytest.mark.parametrize("router", [broadcast, lambda: partition(lambda item: item, everywhere=lambda _: True)])
-def test_a_fan_out_gives_everybody_everything(router: Callable[[], Factory], every: Every) -> None:
-    """Two readers, one of which fails in between: both get all, in order."""
+def test_a_fan_out_delivers_every_item_to_every_reader(router: Callable[[], Factory], every: Every) -> None:
+    """Two readers, of which one fails and is restarted: both receive every item, in order."""
 
     async def scenario() -> None:
         graph, sinks = OperatorGraph("split"), [CollectSink(), CollectSink()]
@@ -228,8 +228,8 @@ def test_a_fan_out_gives_everybody_everything(router: Callable[[], Factory], eve
 @pytest.mark.parametrize(
     "policy", [FlowPolicy.shed(), FlowPolicy.timed(timedelta(milliseconds=1)), FlowPolicy.timed(timedelta(seconds=1))]
 )
-def test_what_an_edge_drops_it_counts(policy: FlowPolicy) -> None:
-    """Behind a full edge an item waits, is shed or is buried, as the edge's policy says; none is dropped unseen."""
+def test_an_edge_counts_what_it_drops(policy: FlowPolicy) -> None:
+    """At a full edge an item waits, is shed or is dead-lettered, as the policy says. No item is dropped uncounted."""
 
     async def scenario() -> None:
         sink, letters = CollectSink(), DeadLetterList()
@@ -257,8 +257,8 @@ def test_what_an_edge_drops_it_counts(policy: FlowPolicy) -> None:
     assert run_every_schedule(scenario) >= 2
 
 
-def test_a_pill_goes_and_its_neighbours_stay(every: Every) -> None:
-    """An item that always fails is buried after two deliveries; what was on lease with it arrives, in order."""
+def test_a_poison_pill_is_removed_and_the_other_items_arrive(every: Every) -> None:
+    """An item that always fails is dead-lettered after two deliveries. The items leased with it arrive, in order."""
 
     async def scenario() -> None:
         sink, seen = CollectSink(), list[int]()
@@ -284,11 +284,11 @@ def test_a_pill_goes_and_its_neighbours_stay(every: Every) -> None:
     every(scenario, preemptions=(3, 4), at_least=(300, 800))
 
 
-# Runs that somebody ends, at any moment there is.
+# Runs that are ended, at every possible moment.
 
 
 @pytest.mark.parametrize(
-    ("meddlers", "outcome"),
+    ("interventions", "outcome"),
     [
         ((ask_to_stop,), events.ShutDown),
         ((ask_to_stop, ask_to_stop), events.ShutDown),
@@ -296,17 +296,17 @@ def test_a_pill_goes_and_its_neighbours_stay(every: Every) -> None:
     ids=["drained", "aborted"],
 )
 def test_a_shutdown_at_any_moment_loses_nothing(
-    meddlers: tuple[Callable[[BuiltGraph], object], ...], outcome: type[SupervisorEvent], every: Every
+    interventions: tuple[Callable[[BuiltGraph], object], ...], outcome: type[SupervisorEvent], every: Every
 ) -> None:
-    """Asked once or twice, at whichever turns: every item taken in is written or buried, and every task has ended."""
+    """With one or two requests, at any turns, every ingested item is written or dead-lettered, and every task has ended."""
 
     async def scenario() -> None:
         sink = CollectSink()
         graph = chain(source_of(range(3)), one_by_one, filter_items(lambda _: True), sink, capacity=1)
         scene = Scene(graph, sink)
-        event = await scene.run(*meddlers)
-        assert isinstance(event, outcome | events.AllOk)  # it may have ended before it was asked
-        if len(meddlers) == 1:
+        event = await scene.run(*interventions)
+        assert isinstance(event, outcome | events.AllOk)  # it may have ended before the request
+        if len(interventions) == 1:
             assert not scene.letters.letters
         if not event.figures.ledger.repeated:
             scene.every_item_is_somewhere(event)
@@ -315,8 +315,8 @@ def test_a_shutdown_at_any_moment_loses_nothing(
     every(scenario, preemptions=(2, 3), at_least=(150, 500))
 
 
-def test_a_cancelled_run_is_a_shutdown_and_passes_the_cancellation_on(every: Every) -> None:
-    """Whenever ``run()`` is cancelled, it ends as after a request, keeps its event, and only then raises."""
+def test_a_cancelled_run_shuts_down_and_raises_the_cancellation(every: Every) -> None:
+    """Whenever ``run()`` is cancelled, it ends as after a request, sets its event, and only then raises."""
 
     async def scenario() -> None:
         sink = CollectSink()
@@ -326,7 +326,7 @@ def test_a_cancelled_run_is_a_shutdown_and_passes_the_cancellation_on(every: Eve
         except asyncio.CancelledError:
             event = scene.built.event
             if event is None:
-                assert not scene.built.ledger().ingested  # cancelled before its first step: there was no run
+                assert not scene.built.ledger().ingested  # cancelled before its first step: nothing ran
                 return
             assert isinstance(event, events.ShutDown)
             assert event.figures.ledger_holds
@@ -336,8 +336,8 @@ def test_a_cancelled_run_is_a_shutdown_and_passes_the_cancellation_on(every: Eve
     every(scenario, preemptions=(3, 4), at_least=(500, 1_000))
 
 
-def test_a_panic_takes_everything_down_and_names_what_it_held(every: Every) -> None:
-    """The panicking operator's leased items are buried and named; the rest is delivered or buried; nobody is restarted."""
+def test_a_panic_tears_the_graph_down_and_names_its_leased_items(every: Every) -> None:
+    """The leased items are dead-lettered and named. The rest is delivered or dead-lettered. Nothing is restarted."""
 
     async def scenario() -> None:
         sink = CollectSink()
@@ -348,16 +348,16 @@ def test_a_panic_takes_everything_down_and_names_what_it_held(every: Every) -> N
         assert event.operator == "op-1"
         assert not event.figures.restarts
         scene.every_item_is_somewhere(event)
-        held = [letter for letter in scene.letters.letters if "KeyError" in letter.message]
-        assert [repr(letter.payload) for letter in held[: len(event.leased)]] == list(event.leased)
-        assert 1 in [letter.payload for letter in held]
+        leased = [letter for letter in scene.letters.letters if "KeyError" in letter.message]
+        assert [repr(letter.payload) for letter in leased[: len(event.leased)]] == list(event.leased)
+        assert 1 in [letter.payload for letter in leased]
         assert not operators_left()
 
     every(scenario, preemptions=(2, 3), at_least=(200, 1_000))
 
 
 def test_an_exhausted_budget_at_any_moment_loses_nothing(every: Every) -> None:
-    """With one restart allowed, the second failure ends the run; all is written or buried."""
+    """With one restart allowed, the second failure ends the run. Every item is written or dead-lettered."""
 
     async def scenario() -> None:
         sink = CollectSink()
@@ -385,7 +385,7 @@ def operators_left() -> list[str]:
     return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("operator:")]
 
 
-# That this would see a bug.
+# The schedules detect bugs.
 
 
 async def _failing_stream() -> None:
@@ -398,14 +398,14 @@ async def _failing_stream() -> None:
 
 @pytest.mark.parametrize("mutant", [lease_drops_an_item, lease_is_returned_reversed])
 def test_a_broken_lease_is_found(mutant: Callable[[], Any]) -> None:
-    """Whether a given-back lease loses an item or its order, a schedule shows it."""
+    """If a returned lease loses an item or its order, a schedule fails."""
     with mutant(), pytest.raises(AssertionError):
         run_every_schedule(_failing_stream, preemptions=2)
 
 
 @pytest.mark.parametrize("mutant", [room_wakes_no_writer, the_end_wakes_no_reader])
-def test_a_forgotten_wake_up_is_found(mutant: Callable[[], Any]) -> None:
-    """Where the writer is not told of room, or the reader not of the end, some schedule waits for ever."""
+def test_a_missing_wake_up_is_found(mutant: Callable[[], Any]) -> None:
+    """If the writer is not woken by space, or the reader by the end of stream, some schedule waits for ever."""
     with mutant(), pytest.raises(Deadlock) as caught:
         run_every_schedule(_failing_stream, preemptions=2)
     again = caught.value.__notes__[0]
@@ -414,21 +414,21 @@ def test_a_forgotten_wake_up_is_found(mutant: Callable[[], Any]) -> None:
         run_schedule(departed, _failing_stream)
 
 
-def test_a_reader_that_forgets_to_look_again_is_found() -> None:
-    """A race that asyncio's own order hides: a check, a turn of the loop, then the wait. One departure tells."""
+def test_a_reader_that_does_not_check_again_is_found() -> None:
+    """A race that asyncio's own order hides: a check, a turn of the loop, then the wait. One preemption finds it."""
 
-    async def looks_once(ends: WiredEnds) -> None:
+    async def checks_once(ends: WiredEnds) -> None:
         receiver: Receiver[Any] = ends.receiver
         while not receiver.ended:
             if receiver.ready:
                 receiver.try_recv_many()
                 receiver.acknowledge()
                 continue
-            await asyncio.sleep(0)  # here the item may come, and its wake-up with it
+            await asyncio.sleep(0)  # the item, and its wake-up, may come here
             await ends._inputs.wakeup.wait()
 
     async def scenario() -> None:
-        await chain(source_of(range(2), batch=1), looks_once, capacity=1).build(clock=LoopClock()).run()
+        await chain(source_of(range(2), batch=1), checks_once, capacity=1).build(clock=LoopClock()).run()
 
     with pytest.raises(Deadlock):
         run_every_schedule(scenario, preemptions=1)

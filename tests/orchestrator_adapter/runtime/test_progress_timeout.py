@@ -1,4 +1,4 @@
-"""The progress timeout, decided with given time."""
+"""The progress timeout, with a given time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph
 
 
 def test_an_operator_with_input_that_acknowledges_nothing_stalls_after_its_timeout() -> None:
-    """Ten seconds from the first look at which it had work, a moment less is no stall."""
+    """It has stalled ten seconds after the first check at which it had work, and not a moment earlier."""
     watch = ProgressWatch(10.0)
     assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_room=False)
     assert not watch.stalled(9.999, acknowledged=0, has_input=True, waits_for_room=False)
@@ -31,8 +31,8 @@ def test_an_operator_with_input_that_acknowledges_nothing_stalls_after_its_timeo
 @pytest.mark.parametrize(
     ("acknowledged", "has_input", "waits_for_room"), [(1, True, False), (0, False, False), (0, True, True)]
 )
-def test_an_excuse_starts_the_time_over(acknowledged: int, has_input: bool, waits_for_room: bool) -> None:  # noqa: FBT001
-    """An acknowledgement, an empty input or a full output: each gives the whole timeout anew, from the look behind it."""
+def test_an_excuse_starts_the_timeout_again(acknowledged: int, has_input: bool, waits_for_room: bool) -> None:  # noqa: FBT001
+    """After an acknowledgement, an empty input or a full output, the whole timeout starts at the next check."""
     watch = ProgressWatch(10.0)
     assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_room=False)
     assert not watch.stalled(9.0, acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room)
@@ -43,15 +43,15 @@ def test_an_excuse_starts_the_time_over(acknowledged: int, has_input: bool, wait
 
 @given(
     timeout_s=st.integers(1, 20),
-    looks=st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans(), st.booleans()), max_size=60),
+    checks=st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans(), st.booleans()), max_size=60),
 )
-def test_only_what_had_work_at_every_look_for_the_whole_timeout_has_stalled(
-    timeout_s: int, looks: list[tuple[int, bool, bool, bool]]
+def test_only_an_operator_with_work_at_every_check_for_the_whole_timeout_has_stalled(
+    timeout_s: int, checks: list[tuple[int, bool, bool, bool]]
 ) -> None:
-    """Against a naive search back through every look: never early, whatever happened between two of them."""
+    """Compared with a naive search through every earlier check: it never reports a stall too early."""
     watch, now, acknowledged = ProgressWatch(float(timeout_s)), 0, 0
     history: list[tuple[int, bool]] = []
-    for gap, progressed, has_input, waits_for_room in looks:
+    for gap, progressed, has_input, waits_for_room in checks:
         now += gap
         acknowledged += progressed
         history.append((now, progressed or not has_input or waits_for_room))
@@ -61,12 +61,14 @@ def test_only_what_had_work_at_every_look_for_the_whole_timeout_has_stalled(
                 break
             idle_since = at
         expected = not history[-1][1] and now - idle_since >= timeout_s
-        told = watch.stalled(float(now), acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room)
-        assert told == expected
+        stalled = watch.stalled(
+            float(now), acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room
+        )
+        assert stalled == expected
 
 
 async def hangs_at_first(ends: WiredEnds) -> None:
-    """Takes an item and waits for ever, in its first instance; works in the next."""
+    """The first instance takes an item and waits for ever. The next one works."""
     async for batch in ends.receiver.batches():
         if ends.instance == 1:
             await asyncio.Event().wait()
@@ -89,7 +91,7 @@ def graph_with(hanging: object, sink: CollectSink, *, policy: RestartPolicy | No
 
 
 async def test_an_operator_that_hangs_is_aborted_restarted_and_nothing_is_lost() -> None:
-    """A hang counts as an error called Stalled: one restart, every item delivered once."""
+    """A hang counts as the error ``Stalled``: one restart, and every item is delivered once."""
     clock, sink = ManualClock(), CollectSink()
 
     async def let_time_pass(built: BuiltGraph) -> None:
@@ -105,7 +107,7 @@ async def test_an_operator_that_hangs_is_aborted_restarted_and_nothing_is_lost()
 
 
 async def test_an_item_that_takes_a_little_less_than_the_timeout_is_never_a_stall() -> None:
-    """At whatever moment it comes between two looks, eight seconds of work are within ten."""
+    """Eight seconds of work are within a timeout of ten, at any moment between two checks."""
 
     async def eight_seconds(ends: WiredEnds) -> None:
         async for item in ends.receiver:
@@ -133,8 +135,8 @@ async def test_an_item_that_takes_a_little_less_than_the_timeout_is_never_a_stal
         assert sink.items == ["late"]
 
 
-async def test_a_restarted_instance_has_all_its_time_before_it(caplog: pytest.LogCaptureFixture) -> None:
-    """After a hang the next instance may take eight of its ten seconds; the hang is one line, with its stack."""
+async def test_a_restarted_instance_has_the_whole_timeout(caplog: pytest.LogCaptureFixture) -> None:
+    """After a hang the next instance may take eight of ten seconds. The hang is one log line, with its stack."""
     clock, sink = ManualClock(), CollectSink()
 
     async def hangs_then_slow(ends: WiredEnds) -> None:
@@ -158,8 +160,8 @@ async def test_a_restarted_instance_has_all_its_time_before_it(caplog: pytest.Lo
     assert "hangs_then_slow" in line["stack"]
 
 
-async def test_an_operator_behind_a_full_edge_is_not_blamed_for_the_one_that_hangs() -> None:
-    """Backpressure is no stall: only the operator that really hangs is restarted."""
+async def test_an_operator_that_waits_for_space_is_not_stalled() -> None:
+    """Backpressure is not a stall: only the operator that hangs is restarted."""
     clock, sink = ManualClock(), CollectSink()
     graph = OperatorGraph("pressure")
     source = graph.add_source("source", source_of(range(50)))
@@ -178,64 +180,64 @@ async def test_an_operator_behind_a_full_edge_is_not_blamed_for_the_one_that_han
     assert sink.items == list(range(50))
 
 
-async def test_an_operator_that_hangs_and_will_not_stop_brings_the_graph_down_by_name() -> None:
-    """Nothing can be restarted on ends that somebody still holds: it is a straggler, and the budget counts as spent."""
+async def test_an_operator_that_hangs_and_ignores_its_abort_tears_the_graph_down() -> None:
+    """No instance can be started while the old one uses the ends: it is a straggler, and the budget counts as exhausted."""
     clock, sink = ManualClock(), CollectSink()
-    let_go = asyncio.Event()
+    released = asyncio.Event()
 
-    async def stubborn(ends: WiredEnds) -> None:
+    async def ignores_cancellation(ends: WiredEnds) -> None:
         await ends.receiver.recv()
-        while not let_go.is_set():
+        while not released.is_set():
             try:
-                await let_go.wait()
+                await released.wait()
             except asyncio.CancelledError:
                 continue
 
     async def let_time_pass(built: BuiltGraph) -> None:
         while built.event is None:
             await clock.advance_when_idle(1.0)
-        let_go.set()
+        released.set()
 
-    event = await run_graph(graph_with(stubborn, sink), clock=clock, during=let_time_pass)
+    event = await run_graph(graph_with(ignores_cancellation, sink), clock=clock, during=let_time_pass)
     assert isinstance(event, events.BudgetExhausted)
     assert isinstance(event.error, Stalled)
     assert [straggler.operator for straggler in event.figures.stragglers] == ["hangs"]
-    assert "let_go.wait()" in event.figures.stragglers[0].stack
+    assert "released.wait()" in event.figures.stragglers[0].stack
     assert event.figures.ledger.balanced
 
 
-async def test_a_straggler_that_stops_after_all_is_neither_restarted_nor_called_one() -> None:
-    """The graph comes down for its sake already: its late end is recorded, its items are buried, and nothing spins."""
+async def test_a_straggler_that_stops_later_is_neither_restarted_nor_named() -> None:
+    """The graph is being torn down already: the late exit is recorded, its items are dead-lettered, and nothing spins."""
     clock, sink = ManualClock(), CollectSink()
-    let_go, told_to_stop = asyncio.Event(), list[float]()
+    released, cancelled_at = asyncio.Event(), list[float]()
 
-    async def slow_to_obey(ends: WiredEnds) -> None:
+    async def slow_to_stop(ends: WiredEnds) -> None:
         await ends.receiver.recv()
-        while not let_go.is_set():
+        while not released.is_set():
             try:
-                await let_go.wait()
+                await released.wait()
             except asyncio.CancelledError:
-                told_to_stop.append(ends.clock.monotonic())
+                cancelled_at.append(ends.clock.monotonic())
 
     async def let_time_pass(built: BuiltGraph) -> None:
-        for _ in range(40):  # seconds: the timeout, the patience, and some in which nothing may spin
+        for _ in range(40):  # seconds: the timeout, the patience, and some more in which nothing may spin
             await clock.advance_when_idle(1.0)
-        let_go.set()
+        released.set()
         while built.event is None:
             await clock.advance_when_idle(1.0)
 
-    graph = graph_with(slow_to_obey, sink)
+    graph = graph_with(slow_to_stop, sink)
     event = await run_graph(graph, clock=clock, during=let_time_pass, grace=timedelta(minutes=1))
     assert isinstance(event, events.BudgetExhausted)
     assert isinstance(event.error, Stalled)
-    assert len(told_to_stop) == 1
+    assert len(cancelled_at) == 1
     assert not event.figures.stragglers
     assert not event.figures.restarts
     assert event.figures.ledger_holds
 
 
-def test_a_progress_timeout_of_nothing_is_refused() -> None:
-    """Zero would abort everything at once; the message says how to have no limit."""
+def test_a_progress_timeout_of_zero_is_rejected() -> None:
+    """Zero would abort every operator at once. The message says how to have no limit."""
     graph = OperatorGraph("zero")
     source = graph.add_source("source", source_of([]))
     sink = graph.add_sink("sink", CollectSink(), progress_timeout=timedelta(0))
