@@ -52,6 +52,7 @@ PLAIN = {
     r"\"refuse\"|refuse connections": "a style of outage (`OutageStyle`), a value of the command line",
     r"connection[ _](is |was )?refused|ConnectionRefused\w*|ECONNREFUSED|refused[ _]connections?": "the system's own error",
     r"\bBury\b": "the alias in the facade",
+    r"\.untold\.jsonl": "the suffix of a file that earlier versions wrote",
     r"\bLeftBehind\b": "the alias in orchestrator_adapter.testing",
 }
 

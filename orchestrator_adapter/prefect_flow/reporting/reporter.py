@@ -277,7 +277,7 @@ class Reporter:
             return
         delays, mine = _RetryDelays(), (self._identity.flow_run_id, self._identity.attempt)
         for path in records.unreadable():
-            logger.error("%s is not a valid run record; it is left unchanged", path)
+            logger.error("%s is not a valid record of a run; it is left unchanged", path)
 
         async def step() -> float:
             earlier = [record for record in records.all() if (record.flow_run_id, record.attempt) != mine]

@@ -3,8 +3,8 @@
 Pure: supervision records and the server's answers in, events out; times are given. A task run is *Running* while its instance
 lives, and then gets the state that matches the ``TaskExit``. A restart is a new task run, linked to the one that failed.
 
-The tracker is level-triggered. It compares its states with those on the server, and what is missing is sent again, whatever
-the reason: a server that was killed with the event in memory, or an outbox that overflowed.
+The tracker is level-triggered: it compares its states with those on the server, and missing ones are sent again. So it does not
+matter why one is missing: the server was killed with the event in memory, or an outbox overflowed.
 """
 
 from __future__ import annotations

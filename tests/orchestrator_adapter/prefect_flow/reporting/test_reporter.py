@@ -207,6 +207,6 @@ async def test_earlier_runs_are_reconciled_and_the_current_one_is_not(
     task_run_state = run.prefect.task_runs[task_run].state
     assert task_run_state is not None
     assert task_run_state.type is StateType.CRASHED
-    assert f"{tmp_path / 'foreign.json'} is not a valid run record; it is left unchanged" in caplog.messages
+    assert f"{tmp_path / 'foreign.json'} is not a valid record of a run; it is left unchanged" in caplog.messages
     expected = f"earlier run old-owl ({EARLIER.flow_run_id}): set to Crashed, 1 of its task runs to Crashed"
     assert [line for line in caplog.messages if line.startswith("earlier run")] == [expected]
