@@ -418,7 +418,7 @@ def test_the_command_installs_lists_rejects_and_removes(
             *("removed   commanded: alarm", "removed   commanded: reaped"),
         ],
     )
-    assert "nobody is notified, so there is no alarm" in err
+    assert "no notification is configured, so there is no alarm" in err
     assert (
         answer(lambda client: remove_webhook(client, "commanded")) is False
     )  # removed with the automations that called it
