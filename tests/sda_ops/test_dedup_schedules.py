@@ -168,7 +168,7 @@ def test_when_stopped_at_any_moment_no_unsent_id_is_taken_for_a_duplicate(stops:
 @pytest.mark.usefixtures("_many_schedules", "_logging_disabled")
 @small_and_long("seeds", 80, 400)
 def test_without_keep_across_restarts_every_id_arrives_and_some_arrive_again(seeds: int) -> None:
-    """Ids arrive at least once; arrivals plus duplicates equal what was received."""
+    """Ids arrive at least once; arrived ids plus duplicates equal what was received."""
     again = 0
     for seed in range(seeds):
         faulty = FaultyRun(seed, keep=False)
