@@ -190,7 +190,7 @@ def test_max_age_is_a_setting() -> None:
 
 @both_engines
 def test_a_decayed_object_has_an_error_and_the_others_have_states(engine: Engine) -> None:
-    """An object at 150 km has decayed after 50 days, one at 600 km has not; only the first row has NaN and a code."""
+    """An object at 150 km has decayed after 50 days, one at 600 km has not; only its row has NaN and a code."""
     states = Propagator(
         [elements(), elements(perigee_km=140.0, apogee_km=160.0, bstar=1e-3), geostationary()],
         engine=engine,
