@@ -43,13 +43,13 @@ demo-no-api: $(VENV)/.run-ready  ## the same without a Prefect server
 fusion-demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors and sda-fusion for 30 s: eight sources, correlated with a catalogue
 	$(BIN)/python -m flows demo --pipeline sda-fusion $(ARGS)
 
-up: $(VENV)/.run-ready  ## a Prefect server and a worker that stay, with every pipeline deployed; prints the URLs
+up: $(VENV)/.run-ready  ## a Prefect server and a worker that keep running, with every pipeline deployed; prints the URLs
 	$(BIN)/python -m flows up $(ARGS)
 
-down: $(VENV)/.run-ready  ## stop what `make up` has started; flow runs drain first
+down: $(VENV)/.run-ready  ## stop what `make up` started; flow runs drain first
 	$(BIN)/python -m flows down $(ARGS)
 
-browser:  ## install Chromium (Debian and its kin), for the tests that look at the UI
+browser:  ## install Chromium (Debian and derivatives), for the test that checks the UI
 	scripts/debian-packages.sh
 
 topology: $(VENV)/.run-ready  ## validate the settings and the topology, print the graph
@@ -72,7 +72,7 @@ explore: $(VENV)/.dev-ready  ## the property tests with new examples: `make test
 chaos: $(VENV)/.dev-ready  ## many more random schedules than the tests run: SEEDS=100000, from SEED=0
 	$(BIN)/python -m tests.chaos.schedule $(or $(SEED),0) --count $(or $(SEEDS),100000)
 
-chaos-seed: $(VENV)/.dev-ready  ## one random schedule again, with its graph, faults and decisions: SEED=…
+chaos-seed: $(VENV)/.dev-ready  ## one random schedule, with its graph, faults and decisions: SEED=…
 	$(BIN)/python -m tests.chaos.schedule $(SEED)
 
 lint: $(VENV)/.dev-ready  ## ruff, and the words of the glossary
@@ -83,20 +83,20 @@ lint: $(VENV)/.dev-ready  ## ruff, and the words of the glossary
 types: $(VENV)/.dev-ready  ## mypy, strict
 	$(BIN)/python -m mypy
 
-contracts: $(VENV)/.dev-ready  ## import-linter: who may import whom
+contracts: $(VENV)/.dev-ready  ## import-linter: which module may import which
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev-ready  ## ruff, rewriting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-outage: $(VENV)/.run-ready  ## 30 s without the optical archive, in four ways, for real (four minutes)
+outage: $(VENV)/.run-ready  ## 30 s without the optical archive, in four ways (four minutes)
 	$(BIN)/python -m bench.outage $(ARGS)
 
-prefect-outage: $(VENV)/.run-ready  ## kill -9 of the Prefect server, for a minute, and of the stream itself, for real (six minutes)
+prefect-outage: $(VENV)/.run-ready  ## kill -9 of the Prefect server, for a minute, and of the stream's process (six minutes)
 	$(BIN)/python -m bench.prefect_outage $(ARGS)
 
-bench: bench-build bench-cost bench-ingest  ## every benchmark; they print, they judge nothing
+bench: bench-build bench-cost bench-ingest  ## every benchmark; they print figures and assert nothing
 
 bench-build: $(VENV)/.run-ready  ## build() of a 10-operator graph, cold and warm; a 1,000-operator chain
 	$(BIN)/python -m bench.build
@@ -107,13 +107,13 @@ bench-cost: $(VENV)/.run-ready  ## orchestrated against a plain loop; instrument
 bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
 	$(BIN)/python -m bench.ingest $(ARGS)
 
-screenshot: $(VENV)/.dev-ready browser  ## what an operator sees: docs/flow-run*.png (a minute)
+screenshot: $(VENV)/.dev-ready browser  ## screenshots of the Prefect UI: docs/flow-run*.png (a minute)
 	$(BIN)/python -m bench.flow_run_page $(ARGS)
 
-bench-prefect: $(VENV)/.run-ready  ## what telling a Prefect server costs: start, restarts, throughput, hooks, a dead server (ten minutes)
+bench-prefect: $(VENV)/.run-ready  ## what reporting to a Prefect server costs: start, restarts, throughput, hooks, a killed server (ten minutes)
 	$(BIN)/python -m bench.prefect_cost $(ARGS)
 
-bench-correlation: $(VENV)/.run-ready  ## who was right, by sensor and orbit, of simulated truth over the full catalogue; observations/s; the pool's overhead (minutes)
+bench-correlation: $(VENV)/.run-ready  ## share of right associations by sensor and orbit, for simulated truth and the full catalogue; observations/s; the pool's overhead (minutes)
 	$(BIN)/python -m bench.correlation $(ARGS)
 
 isolation: $(VENV)/.run-ready  ## p99 of the audit with the propagator at 100x its load, in the pool and inline (three minutes)
@@ -122,7 +122,7 @@ isolation: $(VENV)/.run-ready  ## p99 of the audit with the propagator at 100x i
 storm: $(VENV)/.dev-ready  ## an outage, 100 pollers and six ways to retry, in virtual time: table and docs/storm.svg (minutes)
 	$(BIN)/python -m bench.storm --picture docs/storm.svg $(ARGS)
 
-lock: | $(VENV)/bin/python  ## pin the requirements again, with hashes and without any registry's name
+lock: | $(VENV)/bin/python  ## pin the requirements again, with hashes and without the registry's name
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet uv
 	for extra in "" "--extra dev -c requirements.txt"; do \
 		out=requirements$${extra:+-dev}.txt; \
@@ -130,5 +130,5 @@ lock: | $(VENV)/bin/python  ## pin the requirements again, with hashes and witho
 			--universal --python-version 3.11 $$extra pyproject.toml -o $$out; \
 	done
 
-clean:  ## everything that was made here, the environment included
+clean:  ## remove everything that these targets created, the environment included
 	rm -rf $(VENV) run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

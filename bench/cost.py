@@ -1,8 +1,8 @@
 """What orchestration costs: against a plain loop, against itself uninstrumented, along a growing chain, and in memory.
 
-Prints and judges nothing. Times are CPU time of this process (all its threads, the kernel's share included), which other
-jobs on the machine disturb less than a clock on the wall; they still do, so ratios are medians over rounds in which the
-candidates took turns, A B A B …, and the range of those rounds stands beside each.
+It prints figures and asserts nothing. Times are CPU time of this process (all threads, user and system), which other load
+disturbs less than wall-clock time. Ratios are medians over rounds in which the candidates alternate, A B A B …, with the
+range of those rounds.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from sda_ops.wire import radar
 T = TypeVar("T")
 
 SOURCES = 3
-REPEATED, IMPOSSIBLE = 0.02, 0.005  # shares of the records that dedup and validate turn away
+REPEATED, IMPOSSIBLE = 0.02, 0.005  # shares of the records that dedup and validate reject
 SEEN = 100_000  # ids that dedup remembers
 WINDOW = timedelta(minutes=10)  # for so long
 DRAIN = 512  # records that share an ingest time, as the datagrams of one drain do
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def records(count: int, seed: int = 0) -> list[Observation]:
-    """One source's radar detections as they come off the wire, some repeated, some of them impossible."""
+    """One source's radar detections as received, some repeated, some impossible."""
     rng = np.random.default_rng(seed)
     frames = np.zeros(count, dtype=radar.FRAME_DTYPE)
     frames["array_id"] = rng.integers(1, 5, count)
@@ -108,7 +108,7 @@ def records(count: int, seed: int = 0) -> list[Observation]:
 
 
 def plain_loop(observations: Iterable[Observation], writer: RotatingJsonLines, *, batch: int) -> int:
-    """The same work by hand, a record at a time; lines are gathered for a write. Returns how many were written."""
+    """The same work in a plain loop, one record at a time; lines are collected for a write. Returns how many were written."""
     normalize, seen, letters = Normalizer(), SeenSet(WINDOW, SEEN), DeadLetterList()
     now = time.monotonic()
     encode = msgspec.json.Encoder().encode
@@ -134,7 +134,7 @@ def plain_loop(observations: Iterable[Observation], writer: RotatingJsonLines, *
 
 
 def batching_loop(observations: Iterable[Observation], writer: RotatingJsonLines) -> int:
-    """As ``plain_loop``, but records are gathered, and encoded together: as good as a loop by hand gets."""
+    """As ``plain_loop``, but records are collected and encoded together: the fastest plain loop."""
     normalize, seen, letters = Normalizer(), SeenSet(WINDOW, SEEN), DeadLetterList()
     now = time.monotonic()
     encode_lines = msgspec.json.Encoder().encode_lines
@@ -179,7 +179,7 @@ def pipeline(sources: Sequence[Iterable[Observation]], sink: Factory) -> Operato
 
 
 def log_sink(write: Callable[[bytes, int], None]) -> Factory:
-    """The event log's work, without its thread and its fsync: the loop has neither."""
+    """The event log's work, without its thread and its fsync, which the plain loop does not have."""
     encode_lines = msgspec.json.Encoder().encode_lines
 
     async def run(ends: WiredEnds) -> None:
@@ -207,7 +207,7 @@ def _letter(observation: Observation, reason: str) -> DeadLetter:
 
 
 class BareChannel(Channel[T]):
-    """A bounded queue: what is taken is gone, and nothing of it is remembered."""
+    """A bounded queue without leases: a received item is removed at once."""
 
     __slots__ = ()
 
@@ -226,7 +226,7 @@ class BareChannel(Channel[T]):
 
 
 class NoBooks(OperatorAccount):
-    """Books nothing."""
+    """Counts nothing."""
 
     def emit(self, count: int) -> None:
         pass
@@ -246,7 +246,7 @@ class NoLatency(LatencyHistogram):
 
 
 def uninstrumented(graph: OperatorGraph) -> BuiltGraph:
-    """The graph, built of the stand-ins above."""
+    """The graph, built with the stand-ins above."""
     with (
         patch.object(wiring, "Channel", BareChannel),
         patch.object(wiring, "OperatorAccount", NoBooks),
@@ -364,7 +364,7 @@ def bench_edge(items: int = 2_000_000) -> None:
 
 
 def bench_memory(items: int) -> None:
-    """(d) resident memory along a run of the whole pipeline, records made on the way."""
+    """(d) resident memory during a run of the whole pipeline, with records generated during the run."""
     samples: list[tuple[int, float]] = []
 
     def sampled(numbers: Iterable[Observation], period: int) -> Iterator[Observation]:
@@ -392,7 +392,7 @@ def bench_memory(items: int) -> None:
 
 
 def fresh(pool: Sequence[Observation], count: int, seed: int) -> Iterator[Observation]:
-    """``count`` observations like those of the pool, each with an id of its own, made as they are asked for."""
+    """``count`` observations like those of the pool, each with its own id, generated lazily."""
     rng = random.Random(seed)
     for at in range(0, count, DRAIN):
         size = min(DRAIN, count - at)
@@ -403,7 +403,7 @@ def fresh(pool: Sequence[Observation], count: int, seed: int) -> Iterator[Observ
 
 
 def counting_sink() -> Factory:
-    """Takes everything and keeps nothing."""
+    """A sink that discards everything."""
 
     async def run(ends: WiredEnds) -> None:
         async for _ in ends.receiver.batches():
@@ -416,7 +416,7 @@ def counting_sink() -> Factory:
 
 
 def in_turn(rounds: int, candidates: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """The cost of each candidate in each round; the order is turned round every other time, and one round is to warm up."""
+    """The cost of each candidate in each round. The order is reversed in every other round; the first round is warm-up."""
     figures: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name in list(candidates)[:: -1 if number % 2 else 1]:
@@ -428,7 +428,7 @@ def in_turn(rounds: int, candidates: Mapping[str, Callable[[], float]]) -> dict[
 
 
 def ratio(figures: Mapping[str, Sequence[float]], over: str, under: str) -> str:
-    """The median of a round's cost ratios, and their range."""
+    """The median of the rounds' cost ratios, and their range."""
     ratios = [a / b for a, b in zip(figures[over], figures[under], strict=True)]
     return f"{median(ratios):.3f}  [{min(ratios):.3f} … {max(ratios):.3f}]"
 

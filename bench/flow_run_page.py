@@ -1,4 +1,4 @@
-"""What an operator sees: ``sda-ingest`` under a real Prefect server, with a restart, photographed by a headless Chromium.
+"""Screenshots, by a headless Chromium, of ``sda-ingest`` under a real Prefect server, after a restart.
 
 ``make screenshot`` (needs ``make browser`` once) writes ``docs/flow-run.png``, ``docs/flow-run-topology.png`` and
 ``docs/flow-run-status.png``. It prints where they are and judges nothing; ``tests/integration/test_flow_run_page.py`` asks
@@ -38,7 +38,7 @@ def browser() -> str | None:
 
 
 def photograph(url: str, file: Path) -> None:
-    """Open a page in a headless Chromium, let it load, and keep what it looks like."""
+    """Open a page in a headless Chromium, wait until it has loaded, and save a screenshot."""
     chromium = browser()
     assert chromium is not None, "there is no Chromium: make browser"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # its helpers may still be writing
@@ -56,7 +56,7 @@ def photograph(url: str, file: Path) -> None:
 
 
 class _Archive(BaseHTTPRequestHandler):
-    """An optical archive that once answers with something else than a page, and has nothing after that."""
+    """An optical archive whose first answer is not a page; after that its pages are empty."""
 
     rubbish = 1
 
@@ -69,7 +69,7 @@ class _Archive(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """No access log."""
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def archive(port: int) -> Iterator[None]:
 
 @contextmanager
 def restarted_ingest(server: PrefectServer, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """``sda-ingest`` as a process, running, after a restart of its optical source; gives the flow run's id and settings."""
+    """``sda-ingest`` as a process, after a restart of its optical source. Yields the flow run's id and the settings."""
     addresses = Addresses.free(radars=2)
     settings = addresses.settings(folder)
     with archive(addresses.archive), (folder / "pipeline.log").open("wb") as log:
@@ -122,7 +122,7 @@ def artifact_ids(server: PrefectServer, flow_run: str) -> dict[str, str]:
 
 
 def main() -> int:
-    """Photograph everything."""
+    """Take every screenshot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the run goes on before the picture")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="where the pictures go")

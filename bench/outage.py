@@ -1,7 +1,7 @@
-"""An outage of the optical archive, for real: another process serves it over HTTP, and then does not, in one of four ways.
+"""An outage of the optical archive: another process serves it over HTTP and then fails in one of four ways.
 
-The whole of ``sda-ingest`` runs here, with radars and beacons sending all the while. Prints what the outage cost and judges
-nothing; ``tests/integration/test_outage.py`` judges a shortened one.
+The whole ``sda-ingest`` runs here, while radars and beacons send. It prints what the outage cost and asserts nothing;
+``tests/integration/test_outage.py`` asserts it for a shorter outage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOOK_EVERY_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When what happens, seconds from the moment the archive listens; and the optical settings that go with it."""
+    """The phases, in seconds from the moment the archive listens, and the optical settings for them."""
 
     before_s: float
     outage_s: float
@@ -55,7 +55,7 @@ SHORT = Timing(
         "breaker": {"window_s": 1.0, "cooldown_s": 0.5},  # 1.0 >= 3 * 0.3: three time-outs
     },
 )
-"""A tenth of it, and the settings with it."""
+"""A tenth of the time, with settings to match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class Performance:
 
     Attributes:
         figures: Of the pipeline's run.
-        sent: Ids that the sensors sent, and how often.
-        logged: Ids in the event log, likewise.
-        requests_in_outage: That the archive received while it was out of service; where it refuses connections, only
-            those that it held when it began to.
-        attempts_in_outage: That the pipeline made meanwhile, refused connections among them.
+        sent: How often the sensors sent each id.
+        logged: How often each id is in the event log.
+        requests_in_outage: Requests that the archive received in the outage; where it does not accept connections, only
+            those that were pending when it began.
+        attempts_in_outage: Attempts of the pipeline in the outage, also those without a connection.
         recovery_s: From the end of the outage to the first page.
         opened_after_s: From its beginning until the breaker opened; ``None`` if it did not.
     """
@@ -196,7 +196,7 @@ def _print(style: str, result: Performance) -> None:
     )
     print(
         f"  breaker opened {opened}, {breaker.opened} times, for {breaker.open_s:.1f} s in all,"
-        f" refused {breaker.rejections} calls, is {breaker.state.label}"
+        f" rejected {breaker.rejections} calls, is {breaker.state.label}"
     )
 
 
