@@ -138,9 +138,9 @@ class LoopWatchdog:
 
     def _inspect(self, lag_s: float) -> LoopStall:
         running = asyncio.current_task(self._loop)
-        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-        instance = _instance(frame)
+        frames = _with_callers(sys._current_frames().get(self._loop_thread))  # noqa: SLF001 - the documented way to a thread's stack
+        instance = _instance(frames)
+        stack = "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in reversed(frames)).format())
         if instance is not None:
             return LoopStall(instance.name, instance.instance, lag_s, stack)
         name = running.get_name() if running is not None else ""
@@ -150,18 +150,26 @@ class LoopWatchdog:
         return LoopStall(name, None, lag_s, stack)
 
 
-def _instance(frame: FrameType | None) -> Task | None:
+def _with_callers(frame: FrameType | None) -> list[FrameType]:
+    """The frames of a stack, innermost first. Taken at once: a frame that returns in the meantime loses its caller."""
+    frames = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames
+
+
+def _instance(frames: list[FrameType]) -> Task | None:
     """The operator instance on whose behalf the loop runs its current callback, if there is one.
 
     asyncio runs every callback, including the next step of a task, by ``Handle._run`` in the context in which the callback
     was scheduled. Other event loops (uvloop) have no such frame; there the name of the running task is used.
     """
-    while frame is not None:
+    for frame in frames:
         if frame.f_code is asyncio.Handle._run.__code__:  # noqa: SLF001 - watched by tests/orchestrator_adapter/supervision/test_watchdog.py
             # The loop's thread may go on while this runs; at its end ``_run`` deletes its reference to the handle.
             context: Context | None = getattr(frame.f_locals.get("self"), "_context", None)
             return context.get(INSTANCE) if context is not None else None
-        frame = frame.f_back
     return None
 
 

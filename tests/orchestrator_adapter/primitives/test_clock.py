@@ -1,4 +1,4 @@
-"""``Limit`` and ``sleep``: on a clock moved by hand, and under every order of what comes in the same turn."""
+"""``Timeout`` and ``sleep``: on a clock that the test advances, and under every order of simultaneous events."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from orchestrator_adapter.testing import LoopClock, ManualClock, run_every_sched
 
 
 def timers(clock: ManualClock) -> list[float]:
-    """When those are due that have not been called off."""
+    """The due times of the timers that are not cancelled."""
     return clock.pending_timers
 
 
-async def test_what_ends_in_time_is_left_alone_and_leaves_no_timer() -> None:
-    """A moment before the limit is within it."""
+async def test_a_body_that_ends_in_time_is_not_cancelled_and_leaves_no_timer() -> None:
+    """A moment before the timeout is in time."""
     clock = ManualClock()
-    limit = Timeout(clock, 5.0)
+    timeout = Timeout(clock, 5.0)
 
     async def work() -> str:
-        async with limit:
+        async with timeout:
             await sleep(clock, 4.75)
         return "done"
 
     working = asyncio.create_task(work())
     await clock.advance_when_idle(4.75)
     assert await working == "done"
-    assert not limit.expired
+    assert not timeout.expired
     assert not timers(clock)
 
 
-async def test_what_takes_longer_is_cancelled_and_the_message_says_how_long_it_had() -> None:
-    """At the limit the work is cancelled, ``TimeoutError`` stands in its place, and the task is as if nothing had been."""
+async def test_a_body_that_takes_longer_is_cancelled_and_the_error_names_the_timeout() -> None:
+    """The body is cancelled, ``TimeoutError`` is raised instead, and the task has no pending cancellation."""
     clock = ManualClock()
-    limit = Timeout(clock, 2.5)
+    timeout = Timeout(clock, 2.5)
 
     async def work() -> None:
         with pytest.raises(TimeoutError) as raised:
-            await never_ends_within(limit)
+            await never_ends_within(timeout)
         assert str(raised.value) == "not done within 2.5 s"
         assert isinstance(raised.value.__cause__, asyncio.CancelledError)
-        await as_if_nothing_had_been()
+        await no_cancellation_is_pending()
 
     working = asyncio.create_task(work())
     await clock.advance_when_idle(2.25)
     assert not working.done()
     await clock.advance_when_idle(0.25)
     await working
-    assert limit.expired
+    assert timeout.expired
     assert not timers(clock)
 
 
@@ -58,35 +58,35 @@ async def never_ends_within(limit: Timeout) -> None:
         await asyncio.Event().wait()
 
 
-async def as_if_nothing_had_been() -> None:
-    """No cancellation is left over in the current task."""
+async def no_cancellation_is_pending() -> None:
+    """Check that the current task has no pending cancellation."""
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
     await asyncio.sleep(0)
 
 
-async def test_a_timeout_from_within_is_not_this_limits() -> None:
-    """A ``TimeoutError`` that the work raises goes through as it is, and ``expired`` stays false."""
+async def test_a_timeout_error_of_the_body_is_passed_on() -> None:
+    """It is unchanged, and ``expired`` stays false."""
     clock = ManualClock()
-    limit = Timeout(clock, 5.0)
+    timeout = Timeout(clock, 5.0)
     own = TimeoutError("the socket's own")
     with pytest.raises(TimeoutError) as raised:
-        async with limit:
+        async with timeout:
             raise own
     assert raised.value is own
-    assert not limit.expired
+    assert not timeout.expired
     assert not timers(clock)
 
 
-async def test_work_that_answers_its_cancellation_with_an_error_has_that_error() -> None:
-    """Cut off, it raises something else: that is what comes out, even if it is a ``TimeoutError`` of its own."""
+async def test_an_error_that_the_body_raises_at_its_cancellation_is_passed_on() -> None:
+    """Also if that error is a ``TimeoutError`` of its own."""
     clock = ManualClock()
-    limit = Timeout(clock, 1.0)
+    timeout = Timeout(clock, 1.0)
     own = TimeoutError("the socket's own")
 
     async def work() -> None:
-        async with limit:
+        async with timeout:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -97,43 +97,43 @@ async def test_work_that_answers_its_cancellation_with_an_error_has_that_error()
     with pytest.raises(TimeoutError) as raised:
         await working
     assert raised.value is own
-    assert not limit.expired
+    assert not timeout.expired
     assert working.cancelling() == 0
 
 
-async def test_work_that_swallows_its_cancellation_is_given_the_time_it_takes() -> None:
-    """It goes on, its end is its own, and no cancellation is left over."""
+async def test_a_body_that_swallows_its_cancellation_is_not_interrupted_again() -> None:
+    """It goes on and ends by itself, and no cancellation is pending."""
     clock = ManualClock()
-    limit = Timeout(clock, 1.0)
+    timeout = Timeout(clock, 1.0)
 
     async def work() -> str:
-        async with limit:
+        async with timeout:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 await sleep(clock, 10.0)
-        await as_if_nothing_had_been()
+        await no_cancellation_is_pending()
         return "done"
 
     working = asyncio.create_task(work())
     await clock.advance_when_idle(1.0)
     await clock.advance_when_idle(10.0)
     assert await working == "done"
-    assert not limit.expired
+    assert not timeout.expired
 
 
-async def test_work_that_moves_the_clock_itself_is_not_cancelled_later() -> None:
-    """Past its limit without an await, as a scripted slow call is, it has ended; what is awaited next is not cut off."""
+async def test_a_body_that_advances_the_clock_itself_is_not_cancelled_later() -> None:
+    """It passes its timeout without an await, as a scripted slow call does. It has ended; the next await is not cancelled."""
     clock = ManualClock()
-    limit = Timeout(clock, 1.0)
-    async with limit:
+    timeout = Timeout(clock, 1.0)
+    async with timeout:
         clock.advance(10.0)
-    await as_if_nothing_had_been()
-    assert not limit.expired
+    await no_cancellation_is_pending()
+    assert not timeout.expired
 
 
-async def test_work_that_moves_the_clock_itself_is_cut_off_where_it_awaits() -> None:
-    """Past its limit, the next thing it awaits within the limit is cancelled."""
+async def test_a_body_that_advances_the_clock_itself_is_cancelled_at_its_next_await() -> None:
+    """After it has passed its timeout, its next await is cancelled."""
     clock = ManualClock()
     reached = False
 
@@ -147,11 +147,11 @@ async def test_work_that_moves_the_clock_itself_is_cut_off_where_it_awaits() -> 
     with pytest.raises(TimeoutError):
         await work()
     assert reached
-    await as_if_nothing_had_been()
+    await no_cancellation_is_pending()
 
 
-async def test_the_inner_of_two_limits_is_named_and_the_outer_goes_on() -> None:
-    """Nested, the one that is over is the one that cuts off."""
+async def test_of_two_nested_timeouts_the_inner_one_expires_alone() -> None:
+    """The error names the timeout that has expired; the outer one goes on."""
     clock = ManualClock()
     outer, inner = Timeout(clock, 3.0), Timeout(clock, 1.0)
 
@@ -170,8 +170,8 @@ async def test_the_inner_of_two_limits_is_named_and_the_outer_goes_on() -> None:
     assert outer.expired
 
 
-async def test_of_two_limits_over_at_once_the_outer_cuts_off() -> None:
-    """The inner one leaves the cancellation to it."""
+async def test_of_two_timeouts_that_expire_together_the_outer_one_raises() -> None:
+    """The inner one passes the cancellation on."""
     clock = ManualClock()
     outer, inner = Timeout(clock, 1.0), Timeout(clock, 1.0)
 
@@ -187,8 +187,8 @@ async def test_of_two_limits_over_at_once_the_outer_cuts_off() -> None:
     assert working.cancelling() == 0
 
 
-async def test_a_cancellation_swallowed_before_is_not_taken_for_one_of_now() -> None:
-    """In a task that has lived through a cancellation, the limit still makes a ``TimeoutError``."""
+async def test_an_earlier_swallowed_cancellation_does_not_affect_a_timeout() -> None:
+    """In a task that has swallowed a cancellation, the timeout still raises ``TimeoutError``."""
     clock = ManualClock()
 
     async def work() -> None:
@@ -208,31 +208,31 @@ async def test_a_cancellation_swallowed_before_is_not_taken_for_one_of_now() -> 
 
 @pytest.mark.usefixtures("_many_schedules")
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_in_whichever_order_end_limit_and_cancellation_come_a_cancellation_stays_one(*, cancelled: bool) -> None:
-    """All in the same turn: cancelled is cancelled; otherwise it ends or is cut off, and nothing is left over."""
+def test_a_cancellation_stays_one_in_every_order_with_end_and_timeout(*, cancelled: bool) -> None:
+    """All in the same turn: a cancelled task is cancelled; otherwise it ends or times out. Nothing remains pending."""
     seen: set[str] = set()
 
     async def scenario() -> None:
         clock, loop = LoopClock(), asyncio.get_running_loop()
-        limit = Timeout(clock, 1.0)
+        timeout = Timeout(clock, 1.0)
 
         async def work() -> None:
             try:
-                async with limit:
+                async with timeout:
                     await sleep(clock, 1.0)
             except TimeoutError:
-                assert limit.expired
-                seen.add("cut off")
+                assert timeout.expired
+                seen.add("timed out")
             else:
                 seen.add("ended")
-            await as_if_nothing_had_been()
+            await no_cancellation_is_pending()
 
         working = asyncio.create_task(work())
-        asked: list[bool] = []
+        answers: list[bool] = []
         if cancelled:
-            loop.call_later(1.0, lambda: asked.append(working.cancel()))
+            loop.call_later(1.0, lambda: answers.append(working.cancel()))
         await asyncio.wait({working})
-        assert working.cancelled() is (asked == [True])
+        assert working.cancelled() is (answers == [True])
         if working.cancelled():
             seen.add("cancelled")
         else:
@@ -240,10 +240,10 @@ def test_in_whichever_order_end_limit_and_cancellation_come_a_cancellation_stays
         assert not [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
 
     assert run_every_schedule(scenario) >= (6 if cancelled else 2)
-    assert seen == ({"cancelled", "cut off", "ended"} if cancelled else {"cut off", "ended"})
+    assert seen == ({"cancelled", "timed out", "ended"} if cancelled else {"timed out", "ended"})
 
 
-async def test_sleep_takes_as_long_as_it_says() -> None:
+async def test_sleep_takes_exactly_its_delay() -> None:
     """Not a moment less."""
     clock = ManualClock()
     sleeping = asyncio.create_task(sleep(clock, 5.0))
@@ -253,8 +253,8 @@ async def test_sleep_takes_as_long_as_it_says() -> None:
     assert sleeping.done()
 
 
-async def test_sleep_cancelled_leaves_no_timer() -> None:
-    """And the cancellation goes through, also in the very turn in which it is over."""
+async def test_a_cancelled_sleep_leaves_no_timer() -> None:
+    """The cancellation is passed on, also in the turn in which the sleep ends."""
     clock = ManualClock()
     sleeping = asyncio.create_task(sleep(clock, 5.0))
     await settle()
@@ -267,7 +267,7 @@ async def test_sleep_cancelled_leaves_no_timer() -> None:
 
 
 async def test_the_system_clock_runs_on_the_loops_timers() -> None:
-    """A call comes on the loop, in the order of the delays; one that was called off never comes."""
+    """Calls come on the loop, in the order of their delays. A cancelled call never comes."""
     clock = SystemClock()
     called, both = list[str](), asyncio.Event()
     clock.call_later(1e-6, both.set)

@@ -1,3 +1,5 @@
+"""``LatencyHistogram`` and ``RateMeter``."""
+
 from __future__ import annotations
 
 import math
@@ -22,8 +24,8 @@ def summary_of(values: list[int]) -> LatencySummary:
     return summary
 
 
-def test_nothing_measured_is_no_summary() -> None:
-    """An empty histogram has no quantiles, not zero ones."""
+def test_an_empty_histogram_has_no_summary() -> None:
+    """It has no quantiles, instead of zero quantiles."""
     assert LatencyHistogram().summary() is None
 
 
@@ -41,7 +43,7 @@ def test_quantiles_are_exact_to_one_bucket(values: list[int]) -> None:
 
 @given(latencies, latencies)
 def test_merging_is_the_same_as_recording_everything_in_one(left: list[int], right: list[int]) -> None:
-    """Two merged histograms tell what one histogram of all values tells."""
+    """Two merged histograms have the summary of one histogram of all values."""
     merged = LatencyHistogram()
     for values in (left, right):
         part = LatencyHistogram()
@@ -52,7 +54,7 @@ def test_merging_is_the_same_as_recording_everything_in_one(left: list[int], rig
 
 
 def test_a_batch_is_recorded_in_one_call() -> None:
-    """``count`` items of one latency weigh as much as ``count`` calls."""
+    """``count`` items of one latency count as much as ``count`` calls."""
     histogram = LatencyHistogram()
     histogram.record(2_000_000, 99)
     histogram.record(900_000_000)
@@ -63,7 +65,7 @@ def test_a_batch_is_recorded_in_one_call() -> None:
     assert summary.max_ms == 900
 
 
-def test_memory_stays_bounded_whatever_is_recorded() -> None:
+def test_memory_is_bounded_for_any_latencies() -> None:
     """From a microsecond to a day there are fewer than 700 buckets."""
     histogram = LatencyHistogram()
     for value in range(0, 86_400 * 10**9, 10**10):
@@ -71,21 +73,19 @@ def test_memory_stays_bounded_whatever_is_recorded() -> None:
     assert len(histogram._buckets) < 700
 
 
-def test_clocks_that_disagree_do_no_harm() -> None:
-    """A negative latency is booked in the lowest bucket."""
+def test_a_negative_latency_is_recorded_in_the_lowest_bucket() -> None:
+    """Two clocks may disagree."""
     assert summary_of([-5]).count == 1
 
 
-# How many a second.
+# Rates.
 
 gaps_and_counts = st.lists(st.tuples(st.floats(0, 100), st.integers(0, 10_000)), min_size=1, max_size=50)
 
 
 @given(gaps_and_counts, st.floats(0.001, 200), st.floats(0.5, 60))
-def test_a_rate_is_the_weighted_mean_of_everything_that_ever_came(
-    marks: list[tuple[float, int]], wait_s: float, tau_s: float
-) -> None:
-    """It agrees with the sum over every mark of its count times exp(-age/tau), over the integral of that weight."""
+def test_a_rate_is_the_weighted_mean_of_all_items(marks: list[tuple[float, int]], wait_s: float, tau_s: float) -> None:
+    """It is the sum of count times exp(-age/tau) over all marks, divided by the integral of that weight."""
     now, meter, came = 1_000.0, RateMeter(1_000.0, tau_s=tau_s), list[tuple[float, int]]()
     for gap_s, count in marks:
         now += gap_s
@@ -97,7 +97,7 @@ def test_a_rate_is_the_weighted_mean_of_everything_that_ever_came(
 
 
 def integral(age_s: float, tau_s: float) -> float:
-    """Of exp(-t/tau) over the time there has been, by Simpson's rule; beyond 40 tau nothing is left that counts."""
+    """The integral of exp(-t/tau) over ``age_s``, by Simpson's rule. Beyond 40 tau it is negligible."""
     steps = 2_000
     width = min(age_s, 40 * tau_s) / steps
     heights = [math.exp(-step * width / tau_s) for step in range(steps + 1)]
@@ -105,8 +105,8 @@ def integral(age_s: float, tau_s: float) -> float:
 
 
 @pytest.mark.parametrize("age_s", [0.1, 1, 29, 3_600])
-def test_a_steady_rate_is_told_as_it_is_from_the_start(age_s: float) -> None:
-    """Fifty a second are 50 after a tenth of a second and after an hour: the first half minute is not too low."""
+def test_a_constant_rate_is_correct_from_the_start(age_s: float) -> None:
+    """Fifty per second are 50 after a tenth of a second and after an hour. The first half minute is not too low."""
     meter = RateMeter(0.0)
     ticks = round(age_s * 50)
     for tick in range(ticks):
@@ -114,8 +114,8 @@ def test_a_steady_rate_is_told_as_it_is_from_the_start(age_s: float) -> None:
     assert meter.rate(age_s) == pytest.approx(50, rel=1e-3)
 
 
-def test_a_rate_goes_down_while_nothing_comes() -> None:
-    """By a factor of e each tau, once it has been counting for long."""
+def test_a_rate_decreases_while_no_item_comes() -> None:
+    """By a factor of e in each tau, after a long time."""
     meter = RateMeter(0.0, tau_s=10)
     for second in range(1_000):
         meter.mark(7, float(second))
@@ -123,15 +123,15 @@ def test_a_rate_goes_down_while_nothing_comes() -> None:
     assert meter.rate(10_000.0) == pytest.approx(0, abs=1e-300)
 
 
-def test_what_has_counted_for_no_time_has_no_rate() -> None:
-    """Zero, and no division by it."""
+def test_the_rate_is_zero_before_any_time_has_passed() -> None:
+    """There is no division by zero."""
     meter = RateMeter(5.0)
     meter.mark(1_000, 5.0)
     assert meter.rate(5.0) == 0
 
 
-def test_the_default_is_half_a_minute() -> None:
-    """What the metric ``source_ingest_rate`` promises."""
+def test_the_default_tau_is_half_a_minute() -> None:
+    """As documented for the metric ``source_ingest_rate``."""
     short, long = RateMeter(0.0), RateMeter(0.0, tau_s=30)
     for meter in (short, long):
         meter.mark(100, 1.0)

@@ -1,3 +1,5 @@
+"""``exchange`` with real sockets: how each result is classified."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Claims, within one process and between processes."""
+
 from __future__ import annotations
 
 import errno

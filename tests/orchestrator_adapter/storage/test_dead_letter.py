@@ -1,3 +1,5 @@
+"""Dead letters, their stores and their limits."""
+
 from __future__ import annotations
 
 import json

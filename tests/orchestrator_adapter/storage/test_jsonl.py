@@ -1,3 +1,5 @@
+"""``RotatingJsonLines``: rotation, repair, failures and durability."""
+
 from __future__ import annotations
 
 import errno

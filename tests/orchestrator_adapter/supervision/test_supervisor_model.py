@@ -1,3 +1,5 @@
+"""``Supervisor`` against a naive implementation of the specification."""
+
 from __future__ import annotations
 
 import random
@@ -37,16 +39,16 @@ UNMENDABLE: list[OperatorError] = [ReaderGone("gone"), DeadLetterLimitExceeded("
 
 
 class NaiveOperator:
-    """The whole history, kept, and searched from the start for every answer."""
+    """Keeps the whole history, and searches all of it for every answer."""
 
     def __init__(self, policy: RestartPolicy, *, is_source: bool) -> None:
         self.policy = policy
         self.is_source = is_source
         self.instance = 1
-        self.history: list[tuple[float, float, bool, bool]] = []  # begun, uptime, charged, a pill was quarantined
+        self.history: list[tuple[float, float, bool, bool]] = []  # start, uptime, charged, a pill was quarantined
 
     def free(self, *, pill: bool) -> bool:
-        """A pill's quarantine is paid for by the restart just before it, if that was for no pill itself."""
+        """A pill's quarantine is free if the restart just before it did not quarantine a pill."""
         never = isinstance(self.policy.rule, NeverRestart)
         return pill and bool(self.history) and not self.history[-1][3] and not never
 
@@ -61,20 +63,20 @@ class NaiveOperator:
                 charged = [at for at, _, charged, _ in self.history if charged and at > now - window_s]
                 return len(charged) < max_restarts
 
-    def row(self, uptime_s: float) -> int:
-        """How many restarts in a row this one is, without a healthy spell between two of them."""
-        row = 1
+    def consecutive(self, uptime_s: float) -> int:
+        """The number of restarts since the last healthy time, including this one."""
+        count = 1
         for before, _ in zip(
             [uptime_s, *(uptime for _, uptime, _, _ in self.history[::-1])], self.history, strict=False
         ):
             if before >= HEALTHY_S:
                 break
-            row += 1
-        return row
+            count += 1
+        return count
 
 
 class SupervisorAgainstOracle(RuleBasedStateMachine):
-    """Any operators, any exits at any times: the supervisor decides as the naive reading of the specification does."""
+    """Any operators, any exits at any times: the supervisor decides as a naive implementation of the specification."""
 
     @initialize(policies=st.lists(st.tuples(POLICIES, st.booleans()), min_size=1, max_size=3))
     def watch(self, policies: list[tuple[RestartPolicy, bool]]) -> None:
@@ -100,7 +102,7 @@ class SupervisorAgainstOracle(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2), exit_=st.sampled_from([Ok(), Aborted(), Panicked("bug", "…", KeyError("bug"))]))
     def ends_for_good(self, which: int, exit_: TaskExit) -> None:
-        """What needs no budget changes none."""
+        """These exits do not change the budget."""
         name = self._name(which)
         expected: Action
         match exit_:
@@ -140,16 +142,16 @@ class SupervisorAgainstOracle(RuleBasedStateMachine):
         if model.policy.backoff is None:
             assert restarted.backoff_s == 0
         else:
-            assert 1 <= restarted.backoff_s <= min(20, 3 ** model.row(uptime_s))
+            assert 1 <= restarted.backoff_s <= min(20, 3 ** model.consecutive(uptime_s))
         model.history.append((self.now + restarted.backoff_s, uptime_s, not free, pills > 0))
         model.instance += 1
 
     @invariant()
-    def the_history_is_told(self) -> None:
+    def the_history_has_every_restart(self) -> None:
         if not hasattr(self, "models"):
             return
-        told = {name: history.total for name, history in self.supervisor.restarts.items()}
-        assert told == {name: len(model.history) for name, model in self.models.items() if model.history}
+        totals = {name: history.total for name, history in self.supervisor.restarts.items()}
+        assert totals == {name: len(model.history) for name, model in self.models.items() if model.history}
 
     def _name(self, which: int) -> str:
         return f"op-{which % len(self.models)}"

@@ -1,3 +1,5 @@
+"""``Task``: how an operator instance ends, and its stack."""
+
 from __future__ import annotations
 
 import asyncio
@@ -49,8 +51,8 @@ async def forever() -> None:
 # The four cases.
 
 
-async def test_returning_is_ok() -> None:
-    """An operator that returns has exited ``Ok``."""
+async def test_an_operator_that_returns_is_ok() -> None:
+    """Its exit is ``Ok``."""
 
     async def body() -> None:
         pass
@@ -63,8 +65,8 @@ async def test_returning_is_ok() -> None:
     [OperatorError("away"), Stalled("quiet"), OSError("disk"), ConnectionResetError(), TimeoutError()],
     ids=repr,
 )
-async def test_the_worlds_failures_are_errored(error: Exception) -> None:
-    """``OperatorError``, ``OSError`` and their families are expected, and the exception itself is kept."""
+async def test_operational_failures_are_errored(error: Exception) -> None:
+    """``OperatorError``, ``OSError`` and their subclasses are operational. The exit has the exception itself."""
     exit_ = await exit_of(raising(error))
     assert isinstance(exit_, Errored)
     assert exit_.error is error
@@ -73,8 +75,8 @@ async def test_the_worlds_failures_are_errored(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error", [TypeError("int + str"), KeyError("x"), AssertionError(), ValueError("bad"), RuntimeError()], ids=repr
 )
-async def test_everything_else_is_a_panic(error: Exception) -> None:
-    """A bug is told with its type, its text and where it happened."""
+async def test_any_other_exception_is_a_panic(error: Exception) -> None:
+    """The exit has its type, its text and its traceback."""
     exit_ = await exit_of(raising(error))
     assert isinstance(exit_, Panicked)
     assert exit_.error is error
@@ -83,7 +85,7 @@ async def test_everything_else_is_a_panic(error: Exception) -> None:
     assert type(error).__name__ in exit_.traceback
 
 
-async def test_stopping_when_asked_to_is_aborted() -> None:
+async def test_a_task_that_stops_after_abort_is_aborted() -> None:
     """``abort`` ends a waiting task with its reason, even an empty one."""
     for reason in ("shutdown", ""):
         task = task_of(forever)
@@ -94,8 +96,8 @@ async def test_stopping_when_asked_to_is_aborted() -> None:
         assert not task.is_alive()
 
 
-async def test_a_factory_that_returns_no_coroutine_is_a_panic() -> None:
-    """What is not awaitable is the caller's bug, and is told as one."""
+async def test_a_body_that_does_not_return_a_coroutine_is_a_panic() -> None:
+    """It is the caller's bug: a ``TypeError``."""
 
     def body() -> Any:
         return None
@@ -108,38 +110,38 @@ async def test_a_factory_that_returns_no_coroutine_is_a_panic() -> None:
 # Cancellation.
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_a_panic() -> None:
-    """A ``CancelledError`` that escapes although ``abort`` was never called is a bug, whoever raised it."""
+async def test_a_cancellation_without_abort_is_a_panic() -> None:
+    """A ``CancelledError`` that escapes without a call of ``abort`` is a bug."""
     exit_ = await exit_of(raising(asyncio.CancelledError()))
     assert isinstance(exit_, Panicked)
     assert exit_.message == "CancelledError"
 
 
-async def test_expected_errors_do_not_excuse_an_unasked_cancellation() -> None:
-    """Not even an operator that declares ``BaseException`` gets away with a stray cancellation."""
+async def test_expected_errors_do_not_include_such_a_cancellation() -> None:
+    """Not even if the operator declares ``BaseException``."""
     exit_ = await exit_of(raising(asyncio.CancelledError()), expected=(BaseException,))
     assert isinstance(exit_, Panicked)
 
 
 async def test_aborted_before_its_first_step_is_aborted() -> None:
-    """A task that never got to run tells the truth as well, and never runs its body."""
+    """Its body never runs, and ``join`` and the callback have the exit."""
     ran: list[int] = []
 
     async def body() -> None:
         ran.append(1)
 
     task = task_of(body)
-    told: list[TaskExit] = []
-    task.start(lambda _task, exit_: told.append(exit_))
+    reported: list[TaskExit] = []
+    task.start(lambda _task, exit_: reported.append(exit_))
     task.abort("at once")
     assert await task.join() == Aborted("at once")
     await settle()
-    assert told == [Aborted("at once")]
+    assert reported == [Aborted("at once")]
     assert ran == []
 
 
 async def test_swallowing_the_cancellation_and_returning_is_aborted() -> None:
-    """It stopped because it was asked to, whatever it did with the exception."""
+    """It stopped because it was asked to."""
 
     async def body() -> None:
         try:
@@ -154,8 +156,8 @@ async def test_swallowing_the_cancellation_and_returning_is_aborted() -> None:
     assert await task.join() == Aborted("enough")
 
 
-async def test_failing_while_being_aborted_is_told_as_that_failure() -> None:
-    """A clean-up that fails is not hidden behind the abort: operational or a bug, as it is."""
+async def test_a_failure_during_an_abort_is_that_failure() -> None:
+    """A failed clean-up is not hidden by the abort: it is ``Errored`` or ``Panicked``."""
     for error, kind in ((OSError("fsync"), Errored), (KeyError("x"), Panicked)):
 
         async def body(error: Exception = error) -> None:
@@ -171,8 +173,8 @@ async def test_failing_while_being_aborted_is_told_as_that_failure() -> None:
         assert isinstance(await task.join(), kind)
 
 
-async def test_a_task_that_swallows_its_cancellation_stays_alive_and_its_stack_names_where() -> None:
-    """Asked to stop and going on, it is alive, and ``stack`` shows the line on which it waits."""
+async def test_a_task_that_swallows_its_cancellation_is_alive_and_has_a_stack() -> None:
+    """After ``abort`` it goes on and is alive; ``stack`` shows the line on which it waits."""
     release = asyncio.Event()
 
     async def deep_inside() -> None:
@@ -201,8 +203,8 @@ async def test_a_task_that_swallows_its_cancellation_stays_alive_and_its_stack_n
     assert task.stack() == ""
 
 
-async def test_the_stack_shows_the_tasks_it_has_started_wherever_they_are_in_the_loop() -> None:
-    """What hangs in a child, a grandchild or a task group is in the stack, under that task's name; a stranger is not."""
+async def test_the_stack_includes_the_tasks_that_it_started() -> None:
+    """A child, a grandchild and a task group are in the stack, under the task's name. An unrelated task is not."""
     release = asyncio.Event()
 
     async def stream() -> AsyncIterator[int]:
@@ -220,24 +222,24 @@ async def test_the_stack_shows_the_tasks_it_has_started_wherever_they_are_in_the
         async with asyncio.TaskGroup() as group:
             group.create_task(child(), name="child")
 
-    async def stranger() -> None:
+    async def unrelated() -> None:
         await release.wait()
 
     task = task_of(body)
-    other = asyncio.create_task(stranger(), name="stranger")
+    other = asyncio.create_task(unrelated(), name="unrelated")
     task.start()
     await settle()
     stack = task.stack()
     assert stack.index("in body") < stack.index("in its task 'child':\n") < stack.index("in its task 'grandchild':\n")
     assert stack.index("in stuck_grandchild") < stack.index("in stream")
-    assert "stranger" not in stack
+    assert "unrelated" not in stack
     release.set()
     assert await task.join() == Ok()
     await other
 
 
-async def test_cancelling_someone_who_joins_does_not_touch_the_task() -> None:
-    """One joiner is cancelled; the task runs on, and the other joiner learns its exit."""
+async def test_cancelling_a_joiner_does_not_affect_the_task() -> None:
+    """One joiner is cancelled. The task runs on, and the other joiner gets its exit."""
     release = asyncio.Event()
 
     async def body() -> None:
@@ -254,12 +256,12 @@ async def test_cancelling_someone_who_joins_does_not_touch_the_task() -> None:
     assert await joiners[1] == Ok()
 
 
-# What must not tear the loop.
+# Exceptions that would stop the loop.
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=repr)
-async def test_an_exit_inside_an_operator_does_not_tear_the_loop(error: BaseException) -> None:
-    """``sys.exit()`` in an operator is that operator's bug: it panics, and everyone else runs on."""
+async def test_a_system_exit_in_an_operator_does_not_stop_the_loop(error: BaseException) -> None:
+    """``sys.exit()`` in an operator is that operator's bug: it panics, and the other tasks run on."""
     other = asyncio.create_task(forever())
     exit_ = await exit_of(raising(error))
     assert isinstance(exit_, Panicked)
@@ -268,23 +270,23 @@ async def test_an_exit_inside_an_operator_does_not_tear_the_loop(error: BaseExce
 
 
 async def test_an_exception_whose_text_cannot_be_made_still_ends_the_task() -> None:
-    """An exception with a broken ``__str__`` is a panic that says so; ``join`` and the callback are told."""
+    """An exception with a broken ``__str__`` is a panic that says so. ``join`` and the callback have it."""
 
-    class Unspeakable(Exception):
+    class BrokenText(Exception):
         def __str__(self) -> str:
             raise ZeroDivisionError
 
-    told: list[TaskExit] = []
-    task = task_of(raising(Unspeakable()))
-    task.start(lambda _task, exit_: told.append(exit_))
+    reported: list[TaskExit] = []
+    task = task_of(raising(BrokenText()))
+    task.start(lambda _task, exit_: reported.append(exit_))
     exit_ = await task.join()
     await settle()
     assert isinstance(exit_, Panicked)
-    assert exit_.message == "Unspeakable: <its text raised ZeroDivisionError>"
-    assert told == [exit_]
+    assert exit_.message == "BrokenText: <its text raised ZeroDivisionError>"
+    assert reported == [exit_]
 
 
-# Telling operational failures from bugs.
+# Operational failures and bugs.
 
 
 async def test_expected_errors_are_errored() -> None:
@@ -293,8 +295,8 @@ async def test_expected_errors_are_errored() -> None:
     assert isinstance(await exit_of(raising(ValueError("x")), expected=(LookupError,)), Panicked)
 
 
-def test_a_group_is_operational_only_if_all_of_it_is() -> None:
-    """One bug in a group, however deep, makes it a panic."""
+def test_a_group_is_operational_only_if_every_member_is() -> None:
+    """One bug in a group, at any depth, makes it a panic."""
     away, bug = OperatorError("away"), TypeError("bug")
     assert isinstance(classify(ExceptionGroup("g", [away, ExceptionGroup("inner", [OSError()])])), Errored)
     assert isinstance(classify(ExceptionGroup("g", [away, ExceptionGroup("inner", [away, bug])])), Panicked)
@@ -313,19 +315,19 @@ async def test_a_failing_task_group_inside_an_operator_is_classified_by_its_memb
 
 
 def test_the_cause_chain_is_that_of_the_traceback() -> None:
-    """Causes come outermost first, explicit ones before implicit ones, ``from None`` ends it, and a loop does too."""
-    inner, outer = OSError("refused"), OperatorError("archive away")
+    """Outermost first, explicit causes before implicit ones. ``from None`` and a cycle end it."""
+    inner, outer = OSError("no route"), OperatorError("archive away")
     outer.__cause__ = inner
-    assert cause_chain(outer) == ("OperatorError: archive away", "OSError: refused")
+    assert cause_chain(outer) == ("OperatorError: archive away", "OSError: no route")
     hidden = OperatorError("on its own")
     hidden.__context__, hidden.__suppress_context__ = inner, True
     assert cause_chain(hidden) == ("OperatorError: on its own",)
     inner.__cause__ = outer
-    assert cause_chain(outer) == ("OperatorError: archive away", "OSError: refused")
+    assert cause_chain(outer) == ("OperatorError: archive away", "OSError: no route")
 
 
 def test_every_exit_reads_as_text() -> None:
-    """Logs show the case and what it carries."""
+    """The text has the case and its details."""
     assert [str(exit_) for exit_ in (Ok(), Errored(OSError("x")), Panicked("m", "t", KeyError()), Aborted("why"))] == [
         "Ok",
         "Errored(OSError: x)",
@@ -334,11 +336,11 @@ def test_every_exit_reads_as_text() -> None:
     ]
 
 
-# Life.
+# Uptime and misuse.
 
 
 async def test_uptime_runs_from_the_start_to_the_end() -> None:
-    """It is nothing before the start, grows with the clock, and stands still after the end."""
+    """It is 0 before the start, grows with the clock, and is constant after the end."""
     clock, release = ManualClock(), asyncio.Event()
 
     async def body() -> None:
@@ -357,7 +359,7 @@ async def test_uptime_runs_from_the_start_to_the_end() -> None:
 
 
 async def test_misuse_of_a_task_names_it() -> None:
-    """Starting twice, or joining or aborting what never started, is refused with name and instance."""
+    """Starting twice, and joining or aborting before the start, raise with name and instance."""
     task = task_of(forever)
     with pytest.raises(RuntimeError, match=r"^task op #1 was never started$"):
         await task.join()
@@ -368,4 +370,4 @@ async def test_misuse_of_a_task_names_it() -> None:
         task.start()
     task.abort()
     await task.join()
-    task.abort()  # harmless now
+    task.abort()  # no effect after the end

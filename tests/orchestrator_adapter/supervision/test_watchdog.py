@@ -227,9 +227,9 @@ async def test_on_another_event_loop_the_running_task_names_the_operator() -> No
 
 def test_a_handle_that_has_just_finished_names_no_operator() -> None:
     """The loop goes on while the watchdog inspects it: a callback at its end has deleted its reference to the handle."""
-    ending = SimpleNamespace(f_code=asyncio.Handle._run.__code__, f_locals={"self": None}, f_back=None)
-    assert _instance(cast("FrameType", ending)) is None
-    assert _instance(None) is None
+    ending = SimpleNamespace(f_code=asyncio.Handle._run.__code__, f_locals={"self": None})
+    assert _instance([cast("FrameType", ending)]) is None
+    assert _instance([]) is None
 
 
 async def test_stop_cancels_the_timer_and_ends_the_thread() -> None:
