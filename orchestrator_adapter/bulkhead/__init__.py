@@ -3,6 +3,7 @@
 Layout, top to bottom; a module imports only from modules below it:
 
 - ``pool``: ``Bulkhead``, the public class; ``__main__``: the program of a worker process
+- ``worker_group``: starts, replaces and stops the workers
 - ``dispatcher``: sends calls to ready workers and completes them
 - ``worker_slot``: one worker's life; ``scheduler``: which call goes where, losses, budgets (pure)
 - ``launchers``: how workers are started and killed; ``worker``: what runs in a worker process

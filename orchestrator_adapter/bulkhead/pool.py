@@ -18,19 +18,17 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from orchestrator_adapter.bulkhead.dispatcher import Dispatcher
-from orchestrator_adapter.bulkhead.errors import BulkheadCannotStart, BulkheadClosed, BulkheadExhausted
+from orchestrator_adapter.bulkhead.errors import BulkheadClosed, BulkheadExhausted
 from orchestrator_adapter.bulkhead.launchers.launcher import Launcher
 from orchestrator_adapter.bulkhead.launchers.local import LocalProcesses
-from orchestrator_adapter.bulkhead.launchers.threads import LauncherThreads
 from orchestrator_adapter.bulkhead.log import BulkheadLog
 from orchestrator_adapter.bulkhead.scheduler import RebuildBudget
 from orchestrator_adapter.bulkhead.statistics import BulkheadEvent, BulkheadStatistics, Counters
-from orchestrator_adapter.bulkhead.transport.connection import Connection
-from orchestrator_adapter.bulkhead.transport.listener import Listener
 from orchestrator_adapter.bulkhead.transport.wire import MAX_BYTES, Arrays
-from orchestrator_adapter.bulkhead.worker_slot import Answer, SlotContext, WorkerInstance, WorkerSlot
+from orchestrator_adapter.bulkhead.worker_group import WorkerGroup
+from orchestrator_adapter.bulkhead.worker_slot import WorkerSettings
 from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout
-from orchestrator_adapter.primitives.errors import DuplicateRun, describe
+from orchestrator_adapter.primitives.errors import DuplicateRun
 from orchestrator_adapter.supervision.restart import RestartPolicy
 
 
@@ -94,11 +92,8 @@ class Bulkhead:
             clock=self._clock,
             log=self._log,
         )
-        self._invited: dict[bytes, WorkerInstance] = {}
-        self._slots: list[WorkerSlot] = []
-        self._entered = self._open = self._stopping = False
-        self._exhausted: str | None = None
-        self._all_ready: asyncio.Future[None] | None = None
+        self._group: WorkerGroup | None = None
+        self._entered = self._open = False
 
     def launch_with(self, launcher: Launcher) -> None:
         """Use ``launcher``, unless the constructor was given one. Only before the bulkhead is entered."""
@@ -111,37 +106,27 @@ class Bulkhead:
         if self._entered:
             raise DuplicateRun(f"bulkhead {self.name!r} has been entered before; make another one")
         self._entered = True
-        self._launcher = launcher = self._launcher or LocalProcesses()
-        self._all_ready = asyncio.get_running_loop().create_future()
-        self._threads = LauncherThreads(self.name, workers=self._workers)
-        self._listener = Listener(
-            network=launcher.network,
-            clock=self._clock,
+        settings = WorkerSettings(
+            bulkhead=self.name,
+            target=self._target,
             max_bytes=self._max_bytes,
-            key_of=self._key_of,
-            on_admitted=self._on_admitted,
-            on_rejected=self._on_rejected,
+            start_within_s=self._start_within_s,
+            launcher=self._launcher or LocalProcesses(),
+            clock=self._clock,
+            log=self._log,
+        )
+        self._group = group = WorkerGroup(
+            settings,
+            workers=self._workers,
+            stop_within_s=self._drain_within_s,
+            budget=self._budget,
+            dispatcher=self._dispatcher,
+            counters=self._counters,
         )
         try:
-            context = SlotContext(
-                bulkhead=self.name,
-                target=self._target,
-                max_bytes=self._max_bytes,
-                start_within_s=self._start_within_s,
-                address=await self._listener.open(),
-                launcher=launcher,
-                threads=self._threads,
-                invited=self._invited,
-                owner=self,
-                clock=self._clock,
-                log=self._log,
-            )
-            self._slots = [WorkerSlot(number, context) for number in range(1, self._workers + 1)]
-            for slot in self._slots:
-                slot.task.add_done_callback(self._on_slot_done)
-            await self._all_ready
+            await group.start()
         except BaseException:
-            await _despite_cancellation(self._stop())
+            await _despite_cancellation(self._stop(group))
             raise
         self._open = True
         self._log("bulkhead_ready", workers=self._workers, target=self._target)
@@ -151,13 +136,14 @@ class Bulkhead:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Accept no more calls, wait for the present ones, stop the workers, and kill those that do not stop. All bounded."""
+        assert self._group is not None
         self._open = False
         try:
             with suppress(TimeoutError):  # the remaining calls are aborted
                 async with Timeout(self._clock, self._drain_within_s):
                     await self._dispatcher.wait_until_idle()
         finally:
-            await _despite_cancellation(self._stop())
+            await _despite_cancellation(self._stop(self._group))
 
     async def call(self, method: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Have a worker's handler answer. Suspends until it has; while all places are taken, this is the backpressure.
@@ -197,71 +183,9 @@ class Bulkhead:
             hosts={worker.number: worker.host for worker in ready},
             waiting=self._dispatcher.waiting,
             in_flight=self._dispatcher.in_flight,
-            exhausted=self._exhausted is not None,
+            exhausted=self._group is not None and self._group.exhausted is not None,
             **asdict(self._counters),
         )
-
-    # SlotOwner: what a slot reports.
-
-    def on_ready(self, worker: WorkerInstance) -> None:
-        """See ``SlotOwner``."""
-        self._dispatcher.add_worker(worker)
-        assert self._all_ready is not None
-        if len(self._dispatcher.ready) == self._workers and not self._all_ready.done():
-            self._all_ready.set_result(None)
-
-    def on_answer(self, worker: WorkerInstance, ticket: int, answer: Answer) -> None:
-        """See ``SlotOwner``."""
-        self._dispatcher.on_answer(worker, ticket, answer)
-
-    def on_lost(self, worker: WorkerInstance, reason: str) -> None:
-        """See ``SlotOwner``."""
-        self._dispatcher.remove_worker(worker, reason)
-
-    def restart_delay_s(self, worker: WorkerInstance, reason: str) -> float | None:
-        """See ``SlotOwner``. A worker that is lost while the bulkhead starts is an error; later the budget decides."""
-        if self._stopping or self._exhausted is not None:
-            return None
-        assert self._all_ready is not None
-        if not self._all_ready.done():
-            self._all_ready.set_exception(
-                BulkheadCannotStart(f"bulkhead {self.name!r}: worker-{worker.number} did not start: {reason}")
-            )
-            return None
-        now = self._clock.monotonic()
-        delay_s = self._budget.next_delay_s(now, now - worker.ready_at if worker.ready_at is not None else 0.0)
-        if delay_s is None:
-            self._exhaust(f"worker-{worker.number} was lost: {reason}")
-            return None
-        self._counters.restarts += 1
-        successor = worker.instance + 1
-        self._log("worker_restart", worker=worker.number, instance=successor, cause=reason, backoff_s=delay_s)
-        return delay_s
-
-    def _on_slot_done(self, task: asyncio.Task[None]) -> None:
-        """A slot fails only if it or the launcher has a bug. Callers must not wait for its worker."""
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        assert self._all_ready is not None
-        if not self._all_ready.done():
-            self._all_ready.set_exception(error)
-        elif self._exhausted is None:
-            self._exhaust(f"a worker could not be replaced: {describe(error)}")
-
-    # Callbacks of the listener.
-
-    def _key_of(self, token: bytes) -> bytes | None:
-        worker = self._invited.get(token)
-        return worker.key if worker is not None else None
-
-    def _on_admitted(self, connection: Connection, token: bytes) -> None:
-        self._invited.pop(token).connect(connection)  # an invitation can be used once
-
-    def _on_rejected(self, reason: str) -> None:
-        self._counters.rejected_connections += 1
-        self._log.connection_rejected(reason)
-
-    # The end.
 
     def _require_open(self) -> None:
         self._raise_if_exhausted()
@@ -269,35 +193,15 @@ class Bulkhead:
             raise BulkheadClosed(f"bulkhead {self.name!r} is {'closed' if self._entered else 'not open yet'}")
 
     def _raise_if_exhausted(self) -> None:
-        if self._exhausted is not None:
-            raise BulkheadExhausted(self._exhausted)
+        if self._group is not None and self._group.exhausted is not None:
+            raise BulkheadExhausted(self._group.exhausted)
 
-    def _exhaust(self, cause: str) -> None:
-        self._exhausted = message = f"bulkhead {self.name!r}: the budget for rebuilds is used up: {cause}"
-        self._log("bulkhead_exhausted", cause=cause)
-        self._dispatcher.abort_calls(lambda: BulkheadExhausted(message))
-        for slot in self._slots:
-            slot.abort("the bulkhead is exhausted")
-
-    async def _stop(self) -> None:
-        """Stop the workers and close the listener and the threads."""
-        self._stopping = True
+    async def _stop(self, group: WorkerGroup) -> None:
         self._dispatcher.close()
         self._dispatcher.abort_calls(
             lambda: BulkheadClosed(f"bulkhead {self.name!r} was closed before it had answered")
         )
-        for slot in self._slots:
-            slot.stop()
-        if not await self._slots_done():
-            for slot in self._slots:
-                slot.abort(f"it did not stop within {self._drain_within_s:g} s")
-            if not await self._slots_done():
-                self._log("worker_not_stopped", workers=sum(not slot.task.done() for slot in self._slots))
-                for slot in self._slots:
-                    slot.task.cancel()
-                await self._slots_done()  # a cancelled slot still hands its worker to the threads, which must be open
-        await self._listener.close()
-        await self._threads.close(self._clock, within_s=self._drain_within_s)
+        await group.stop()
         counters = self._counters
         self._log(
             "bulkhead_closed",
@@ -306,14 +210,6 @@ class Bulkhead:
             lost=counters.lost,
             restarts=counters.restarts,
         )
-
-    async def _slots_done(self) -> bool:
-        """Wait ``drain_within`` for all slots. Returns whether they have ended."""
-        with suppress(TimeoutError):
-            async with Timeout(self._clock, self._drain_within_s):
-                if self._slots:
-                    await asyncio.wait([slot.task for slot in self._slots])
-        return all(slot.task.done() for slot in self._slots)
 
 
 async def _despite_cancellation(closing: Awaitable[None]) -> None:

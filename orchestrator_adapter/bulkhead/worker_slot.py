@@ -50,24 +50,31 @@ class SlotOwner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SlotContext:
-    """What all slots of one bulkhead share.
-
-    Attributes:
-        invited: The instances that have an unused invitation, by its token.
-    """
+class WorkerSettings:
+    """What is the same for all workers of one bulkhead; see ``Bulkhead``."""
 
     bulkhead: str
     target: str
     max_bytes: int
     start_within_s: float
-    address: Address
     launcher: Launcher
-    threads: LauncherThreads
-    invited: dict[bytes, WorkerInstance]
-    owner: SlotOwner
     clock: Clock
     log: BulkheadLog
+
+
+@dataclass(frozen=True, slots=True)
+class SlotContext:
+    """What the slots of one bulkhead share.
+
+    Attributes:
+        invited: The instances that have an unused invitation, by its token.
+    """
+
+    settings: WorkerSettings
+    owner: SlotOwner
+    address: Address
+    threads: LauncherThreads
+    invited: dict[bytes, WorkerInstance]
 
 
 class WorkerInstance:
@@ -105,7 +112,7 @@ class WorkerInstance:
 
     def launch(self, invitation: Invitation) -> None:
         """Launch the process. Called on a thread. If the instance has been disowned by then, the process is killed."""
-        handle = self._context.launcher.launch(invitation)
+        handle = self._context.settings.launcher.launch(invitation)
         with self._lock:
             if not self._disowned:
                 self.handle = handle
@@ -122,7 +129,7 @@ class WorkerInstance:
         """Log it once: a worker may connect before the launching thread returns."""
         if not self._launch_logged:
             self._launch_logged = True
-            self._context.log("worker_launched", worker=self.number, instance=self.instance)
+            self._context.settings.log("worker_launched", worker=self.number, instance=self.instance)
 
     def connect(self, connection: Connection) -> None:
         """It has authenticated."""
@@ -161,14 +168,14 @@ class WorkerInstance:
                 self.pid, self.host = header.ticket, header.name
                 self.log_launched()
             case "ready" if self.pid is not None and not ready:
-                self.ready_at = self._context.clock.monotonic()
+                self.ready_at = self._context.settings.clock.monotonic()
                 self._context.owner.on_ready(self)
-                self._context.log(
+                self._context.settings.log(
                     "worker_ready", worker=self.number, instance=self.instance, pid=self.pid, host=self.host
                 )
             case "failed" if header.failure is not None and not ready:
                 failure = header.failure
-                target = self._context.target
+                target = self._context.settings.target
                 raise Malformed(f"the handler {target!r} could not be made: {failure.type}: {failure.message}")
             case "answer" if ready:
                 self._context.owner.on_answer(self, header.ticket, frame.arrays)
@@ -193,7 +200,7 @@ class WorkerSlot:
         self._current: WorkerInstance | None = None
         self._stopping = False
         self._aborted = False
-        self.task = asyncio.create_task(self._supervise(), name=f"bulkhead-{context.bulkhead}-worker-{number}")
+        self.task = asyncio.create_task(self._supervise(), name=f"bulkhead-{context.settings.bulkhead}-worker-{number}")
 
     def stop(self) -> None:
         """Stop the worker; if none is ready, cancel launching one."""
@@ -218,7 +225,7 @@ class WorkerSlot:
             if delay_s is None:
                 return
             if delay_s:
-                await sleep(self._context.clock, delay_s)
+                await sleep(self._context.settings.clock, delay_s)
             if self._aborted:  # during the backoff
                 return
 
@@ -248,23 +255,23 @@ class WorkerSlot:
         return reason
 
     def _invitation(self, worker: WorkerInstance, token: bytes) -> Invitation:
-        context = self._context
+        settings, address = self._context.settings, self._context.address
         return Invitation(
-            bulkhead=context.bulkhead,
+            bulkhead=settings.bulkhead,
             worker=worker.number,
             instance=worker.instance,
-            target=context.target,
+            target=settings.target,
             token=token,
             key=worker.key,
-            max_bytes=context.max_bytes,
-            path=context.address.path,
-            host=context.address.host,
-            port=context.address.port,
-            credentials=context.address.credentials,
+            max_bytes=settings.max_bytes,
+            path=address.path,
+            host=address.host,
+            port=address.port,
+            credentials=address.credentials,
         )
 
     async def _until_ended(self, worker: WorkerInstance, handle: WorkerHandle) -> str:
-        clock, start_within_s = self._context.clock, self._context.start_within_s
+        clock, start_within_s = self._context.settings.clock, self._context.settings.start_within_s
         deadline = clock.monotonic() + start_within_s
         while worker.ready_at is None and not worker.ended.done():
             if not worker.connected and not handle.is_alive():
@@ -276,13 +283,13 @@ class WorkerSlot:
 
     async def _kill_and_reap(self, worker: WorkerInstance, handle: WorkerHandle, reason: str) -> None:
         """Returns when it has been killed. A successor does not wait until it has been reaped, which may take long."""
-        context = self._context
+        threads, log = self._context.threads, self._context.settings.log
         in_order = worker.stopping and worker.ended.done()
         if in_order or (self._stopping and worker.ready_at is None):
-            context.log("worker_stopped", worker=worker.number, instance=worker.instance)
+            log("worker_stopped", worker=worker.number, instance=worker.instance)
         else:
-            context.log("worker_lost", worker=worker.number, instance=worker.instance, pid=worker.pid, cause=reason)
-        killed = None if in_order else asyncio.ensure_future(context.threads.run(partial(handle.kill, worker.pid)))
-        context.threads.reap(partial(handle.stopped, None if in_order else reason), after=killed)
+            log("worker_lost", worker=worker.number, instance=worker.instance, pid=worker.pid, cause=reason)
+        killed = None if in_order else asyncio.ensure_future(threads.run(partial(handle.kill, worker.pid)))
+        threads.reap(partial(handle.stopped, None if in_order else reason), after=killed)
         if killed is not None:
             await asyncio.shield(killed)  # if this task is cancelled, reaping still waits for it
