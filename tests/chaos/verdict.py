@@ -291,10 +291,10 @@ def _tasks(record: RunRecord) -> Iterator[str]:
     assert event is not None
     stragglers = {straggler.operator for straggler in event.figures.stragglers}
     # A blocking write that has begun is completed, even after the abort.
-    stubborn = {part.name for part in record.scenario.parts if part.swallow or part.kind in _BLOCKING}
+    may_not_stop = {part.name for part in record.scenario.parts if part.swallow or part.kind in _BLOCKING}
     if unnamed := record.alive_at_end - stragglers:
         yield f"still running after the run, and not named as stragglers: {sorted(unnamed)}"
-    if obedient := stragglers - stubborn:
+    if obedient := stragglers - may_not_stop:
         yield f"named as stragglers, but they obey cancellation: {sorted(obedient)}"
     first_abort = min((at for at, phase in record.phases if phase.phase >= 2), default=float("inf"))
     for at, exited in record.exits:

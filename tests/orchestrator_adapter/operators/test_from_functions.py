@@ -350,8 +350,8 @@ async def fan_out(router: Factory, items: list[Any], ways: int, policies: dict[i
     graph, sinks = OperatorGraph("fan-out"), [CollectSink() for _ in range(ways)]
     split = graph.add_fan_out("split", router)
     graph.connect(graph.add_source("source", source_of(items)), split, 8)
-    for way, sink in enumerate(sinks):
-        graph.connect(split, graph.add_sink(f"sink-{way}", sink), 8, policy=policies.get(way))
+    for index, sink in enumerate(sinks):
+        graph.connect(split, graph.add_sink(f"sink-{index}", sink), 8, policy=policies.get(index))
     event = await run_graph(graph)
     assert event.figures.ledger_holds
     return *(sink.items for sink in sinks), event.figures.ledger

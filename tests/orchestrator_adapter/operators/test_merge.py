@@ -53,18 +53,18 @@ def test_merge_loses_nothing_and_keeps_each_inputs_order(
     async def scenario() -> list[tuple[int, int]]:
         bench = Bench(inputs=len(lengths), capacity=capacity)
 
-        async def write(way: int, length: int) -> None:
+        async def write(index: int, length: int) -> None:
             for number in range(length):
                 for _ in range(rng.randrange(3)):
                     await asyncio.sleep(0)
-                await bench.feeds[way].send((way, number))
-            bench.inputs[way].close()
+                await bench.feeds[index].send((index, number))
+            bench.inputs[index].close()
 
         async def relay() -> None:
             await merge(max_batch=max_batch)(bench.ends)
             bench.output.close()
 
-        writers = [asyncio.create_task(write(way, length)) for way, length in enumerate(lengths)]
+        writers = [asyncio.create_task(write(index, length)) for index, length in enumerate(lengths)]
         relaying = asyncio.create_task(relay())
         async with asyncio.timeout(20):
             arrived = [item async for item in bench.drain]
@@ -72,5 +72,5 @@ def test_merge_loses_nothing_and_keeps_each_inputs_order(
         return arrived
 
     arrived = asyncio.run(scenario())
-    for way, length in enumerate(lengths):
-        assert [number for from_way, number in arrived if from_way == way] == list(range(length))
+    for index, length in enumerate(lengths):
+        assert [number for from_input, number in arrived if from_input == index] == list(range(length))

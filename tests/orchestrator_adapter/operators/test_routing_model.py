@@ -32,34 +32,34 @@ def run(seed: int, graph: OperatorGraph, hooks: SupervisionHooks | None = None) 
 @settings(max_examples=examples(150))
 @given(SEEDS, st.lists(st.integers(0, 40), max_size=60), st.integers(2, 4), CAPACITIES, BATCHES)
 def test_partition_is_the_naive_split_by_checksum(
-    seed: int, items: list[int], ways: int, capacity: int, batch: int
+    seed: int, items: list[int], outputs: int, capacity: int, batch: int
 ) -> None:
     """Each output gets exactly the items whose key's checksum selects it, in order."""
-    graph, sinks = OperatorGraph("partition"), [CollectSink() for _ in range(ways)]
+    graph, sinks = OperatorGraph("partition"), [CollectSink() for _ in range(outputs)]
     split = graph.add_fan_out("split", partition(lambda item: item % 7, max_batch=batch))
     graph.connect(graph.add_source("source", source_of(items)), split, capacity)
-    for way, sink in enumerate(sinks):
-        graph.connect(split, graph.add_sink(f"sink-{way}", sink), capacity)
+    for output, sink in enumerate(sinks):
+        graph.connect(split, graph.add_sink(f"sink-{output}", sink), capacity)
     run(seed, graph)
     oracle: dict[int, list[int]] = defaultdict(list)
     for item in items:
-        oracle[crc32(repr(item % 7).encode()) % ways].append(item)
-    assert [sink.items for sink in sinks] == [oracle[way] for way in range(ways)]
+        oracle[crc32(repr(item % 7).encode()) % outputs].append(item)
+    assert [sink.items for sink in sinks] == [oracle[output] for output in range(outputs)]
 
 
 @settings(max_examples=examples(150))
 @given(SEEDS, st.lists(st.integers(0, 40), max_size=60), st.integers(2, 4), CAPACITIES, BATCHES)
 def test_broadcast_is_the_same_stream_everywhere(
-    seed: int, items: list[int], ways: int, capacity: int, batch: int
+    seed: int, items: list[int], outputs: int, capacity: int, batch: int
 ) -> None:
     """Every output gets every item, in order."""
-    graph, sinks = OperatorGraph("broadcast"), [CollectSink() for _ in range(ways)]
+    graph, sinks = OperatorGraph("broadcast"), [CollectSink() for _ in range(outputs)]
     split = graph.add_fan_out("split", broadcast(max_batch=batch))
     graph.connect(graph.add_source("source", source_of(items)), split, capacity)
-    for way, sink in enumerate(sinks):
-        graph.connect(split, graph.add_sink(f"sink-{way}", sink), capacity)
+    for output, sink in enumerate(sinks):
+        graph.connect(split, graph.add_sink(f"sink-{output}", sink), capacity)
     run(seed, graph)
-    assert [sink.items for sink in sinks] == [items] * ways
+    assert [sink.items for sink in sinks] == [items] * outputs
 
 
 @settings(max_examples=examples(150))

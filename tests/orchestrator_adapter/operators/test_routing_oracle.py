@@ -30,12 +30,12 @@ CAPACITIES = st.integers(1, 5)
 BATCHES = st.integers(1, 7)
 
 
-async def routed(router: Factory, items: Sequence[Any], ways: int, capacity: int) -> list[list[Any]]:
-    graph, sinks = OperatorGraph("routed"), [CollectSink() for _ in range(ways)]
+async def routed(router: Factory, items: Sequence[Any], outputs: int, capacity: int) -> list[list[Any]]:
+    graph, sinks = OperatorGraph("routed"), [CollectSink() for _ in range(outputs)]
     fan_out = graph.add_fan_out("router", router)
     graph.connect(graph.add_source("source", source_of(items, batch=3)), fan_out, capacity)
-    for way, sink in enumerate(sinks):
-        graph.connect(fan_out, graph.add_sink(f"sink-{way}", sink), capacity)
+    for index, sink in enumerate(sinks):
+        graph.connect(fan_out, graph.add_sink(f"sink-{index}", sink), capacity)
     event = await graph.build(clock=LoopClock()).run()
     assert isinstance(event, events.AllOk)
     assert event.figures.ledger_holds
@@ -43,17 +43,20 @@ async def routed(router: Factory, items: Sequence[Any], ways: int, capacity: int
 
 
 @settings(max_examples=examples(80))
-@given(items=st.lists(st.integers(0, 30)), ways=st.integers(2, 4), capacity=CAPACITIES, batch=BATCHES, seed=SEEDS)
-def test_a_partition_is_a_filter_per_output(items: list[int], ways: int, capacity: int, batch: int, seed: int) -> None:
+@given(items=st.lists(st.integers(0, 30)), outputs=st.integers(2, 4), capacity=CAPACITIES, batch=BATCHES, seed=SEEDS)
+def test_a_partition_is_a_filter_per_output(
+    items: list[int], outputs: int, capacity: int, batch: int, seed: int
+) -> None:
     """Output ``w`` gets, in order, the items whose key's checksum is ``w``, and the marks, which go to every output."""
 
     def is_mark(item: int) -> bool:
         return item % 10 == 0
 
     router = partition(lambda item: item % 7, everywhere=is_mark, max_batch=batch)
-    streams = run_schedule(seed, lambda: routed(router, items, ways, capacity))
+    streams = run_schedule(seed, lambda: routed(router, items, outputs, capacity))
     assert streams == [
-        [item for item in items if is_mark(item) or crc32(repr(item % 7).encode()) % ways == way] for way in range(ways)
+        [item for item in items if is_mark(item) or crc32(repr(item % 7).encode()) % outputs == index]
+        for index in range(outputs)
     ]
 
 
@@ -69,9 +72,9 @@ async def merged(router: Factory, inputs: Sequence[int], capacity: int) -> list[
         await router(ends)
 
     fan_in = graph.add_fan_in("router", wait_and_run)
-    for way, length in enumerate(inputs):
-        numbered = [(way, number) for number in range(length)]
-        graph.connect(graph.add_source(f"source-{way}", source_of(numbered, batch=capacity)), fan_in, capacity)
+    for index, length in enumerate(inputs):
+        numbered = [(index, number) for number in range(length)]
+        graph.connect(graph.add_source(f"source-{index}", source_of(numbered, batch=capacity)), fan_in, capacity)
     graph.connect(fan_in, graph.add_sink("sink", sink), 1)
     built = graph.build(clock=LoopClock())
     running = asyncio.create_task(built.run())
@@ -85,7 +88,7 @@ async def merged(router: Factory, inputs: Sequence[int], capacity: int) -> list[
 
 def served_in_turn(inputs: Sequence[int], batch: int) -> list[tuple[int, int]]:
     """Round robin over queues, ``batch`` items a turn."""
-    queues = [deque((way, number) for number in range(length)) for way, length in enumerate(inputs)]
+    queues = [deque((index, number) for number in range(length)) for index, length in enumerate(inputs)]
     served: list[tuple[int, int]] = []
     while any(queues):
         for queue in queues:
@@ -103,11 +106,11 @@ def test_full_inputs_are_served_in_turn(inputs: list[int], batch: int, seed: int
 def longest_wait(served: Sequence[tuple[int, int]], inputs: Sequence[int]) -> int:
     """The most items of other inputs that left between two items of an input, or before its first, while it had some."""
     longest = 0
-    for way in range(len(inputs)):
-        last = max((at for at, (from_way, _) in enumerate(served) if from_way == way), default=-1)
+    for index in range(len(inputs)):
+        last = max((at for at, (from_input, _) in enumerate(served) if from_input == index), default=-1)
         wait = 0
-        for from_way, _ in served[: last + 1]:
-            wait = 0 if from_way == way else wait + 1
+        for from_input, _ in served[: last + 1]:
+            wait = 0 if from_input == index else wait + 1
             longest = max(longest, wait)
     return longest
 
@@ -118,8 +121,8 @@ def test_no_input_starves(seed: int) -> None:
     rng = random.Random(seed)
     inputs, batch, capacity = [60] * rng.randint(2, 4), rng.randint(1, 3), rng.randint(1, 3)
     served = run_schedule(seed, lambda: merged(merge(max_batch=batch), inputs, capacity))
-    assert sorted(served) == [(way, number) for way, length in enumerate(inputs) for number in range(length)]
-    assert all([n for w, n in served if w == way] == list(range(60)) for way in range(len(inputs)))
+    assert sorted(served) == [(index, number) for index, length in enumerate(inputs) for number in range(length)]
+    assert all([n for w, n in served if w == index] == list(range(60)) for index in range(len(inputs)))
     # The writer of an input that was just emptied may run last, a few times consecutively.
     assert longest_wait(served, inputs) < 12 * len(inputs)
 

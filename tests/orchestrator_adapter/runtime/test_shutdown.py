@@ -84,15 +84,15 @@ def test_the_outbox_of_a_source_that_has_ended_for_good_is_delivered(policy: Res
 def test_what_cannot_be_delivered_before_the_abort_is_dead_lettered() -> None:
     """If the reader takes nothing, the delivery ends with the grace period, and every item is dead-lettered."""
 
-    async def deaf(ends: WiredEnds) -> None:
+    async def hangs(ends: WiredEnds) -> None:
         await ends.receiver.recv_many()
         await asyncio.Event().wait()
 
     async def scenario() -> None:
         letters = DeadLetterList()
-        graph = OperatorGraph("deaf")
+        graph = OperatorGraph("hangs")
         source = graph.add_source("source", source_of(Cable()), restart_policy=RestartPolicy.never())
-        graph.connect(source, graph.add_sink("sink", deaf), 16)
+        graph.connect(source, graph.add_sink("sink", hangs), 16)
         event = await graph.build(clock=LoopClock(), dead_letters=letters).run()
         assert isinstance(event, events.BudgetExhausted)
         assert sorted(letter.payload for letter in letters.letters) == list(range(100))

@@ -86,7 +86,7 @@ async def test_a_straggler_is_named_with_its_stack() -> None:
     """A sink that swallows its cancellation does not count as aborted: after the patience it is named with its stack."""
     release = asyncio.Event()
 
-    async def stubborn(ends: WiredEnds) -> None:
+    async def ignores_cancellation(ends: WiredEnds) -> None:
         await ends.receiver.recv()
         while not release.is_set():
             try:
@@ -95,7 +95,7 @@ async def test_a_straggler_is_named_with_its_stack() -> None:
                 continue
 
     clock = ManualClock()
-    built = chain(source_of("abc"), stubborn).build(clock=clock)
+    built = chain(source_of("abc"), ignores_cancellation).build(clock=clock)
     running = asyncio.create_task(built.run())
     await settle()
     built.request_shutdown("test")

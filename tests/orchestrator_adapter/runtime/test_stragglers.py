@@ -45,7 +45,7 @@ HOUR = timedelta(hours=1)
 # Stragglers, and failures of the supervision.
 
 
-async def stubborn_until(ends: WiredEnds, released: asyncio.Event) -> None:
+async def ignore_cancellation_until(ends: WiredEnds, released: asyncio.Event) -> None:
     while not released.is_set():
         try:
             await released.wait()
@@ -57,9 +57,9 @@ async def test_the_kept_resources_of_a_straggler_are_not_closed() -> None:
     """It may still use them: they stay open, and the run reports it."""
     clock, released, closed, closed_while_it_ran = ManualClock(), asyncio.Event(), list[str](), list[str]()
 
-    async def stubborn(ends: WiredEnds) -> None:
+    async def ignores_cancellation(ends: WiredEnds) -> None:
         ends.keep("file", lambda: "file", closed.append)
-        await stubborn_until(ends, released)
+        await ignore_cancellation_until(ends, released)
 
     async def stop(built: BuiltGraph) -> None:
         await settle()
@@ -68,7 +68,7 @@ async def test_the_kept_resources_of_a_straggler_are_not_closed() -> None:
         closed_while_it_ran.extend(closed)
         released.set()
 
-    event = await run_graph(chain(source_of([1]), stubborn), clock=clock, during=stop)
+    event = await run_graph(chain(source_of([1]), ignores_cancellation), clock=clock, during=stop)
     assert closed_while_it_ran == []
     assert event.figures.problems == ("what 'sink' kept was not closed: it has not stopped",)
 
@@ -77,9 +77,9 @@ async def test_the_ledger_balances_with_a_straggler_that_sent_an_unacknowledged_
     """The item is written downstream and dead-lettered with the straggler: it counts as repeated."""
     clock, released = ManualClock(), asyncio.Event()
 
-    async def stubborn(ends: WiredEnds) -> None:
+    async def ignores_cancellation(ends: WiredEnds) -> None:
         await ends.sender.send(await ends.receiver.recv())
-        await stubborn_until(ends, released)
+        await ignore_cancellation_until(ends, released)
 
     async def stop(built: BuiltGraph) -> None:
         await settle()
@@ -87,7 +87,7 @@ async def test_the_ledger_balances_with_a_straggler_that_sent_an_unacknowledged_
         await let_time_pass(built, clock)
         released.set()
 
-    event = await run_graph(chain(source_of([1]), stubborn, CollectSink()), clock=clock, during=stop)
+    event = await run_graph(chain(source_of([1]), ignores_cancellation, CollectSink()), clock=clock, during=stop)
     assert event.figures.ledger_holds
     assert (event.figures.ledger.repeated, event.figures.ledger.in_flight) == (1, 0)
     assert [straggler.operator for straggler in event.figures.stragglers] == ["op-1"]
@@ -97,9 +97,9 @@ async def test_an_outbox_for_a_straggler_does_not_make_its_writer_a_straggler() 
     """An aborted source with a sink that does not stop ends at once, and its outbox is dead-lettered."""
     clock, released, letters = ManualClock(), asyncio.Event(), DeadLetterList()
 
-    async def stubborn(ends: WiredEnds) -> None:
+    async def ignores_cancellation(ends: WiredEnds) -> None:
         await ends.receiver.recv()
-        await stubborn_until(ends, released)
+        await ignore_cancellation_until(ends, released)
 
     async def stop(built: BuiltGraph) -> None:
         await settle()
@@ -111,7 +111,7 @@ async def test_an_outbox_for_a_straggler_does_not_make_its_writer_a_straggler() 
         released.set()
         assert state == {"source": "aborted", "sink": "running"}
 
-    graph = chain(source_of(range(10)), stubborn, capacity=2)
+    graph = chain(source_of(range(10)), ignores_cancellation, capacity=2)
     event = await run_graph(graph, clock=clock, during=stop, dead_letters=letters)
     assert [straggler.operator for straggler in event.figures.stragglers] == ["sink"]
     assert sorted(letter.payload for letter in letters.letters) == list(range(10))
