@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="no live progress (there is a live progress only if standard error is a terminal)",
+        help="no live progress (it is shown only if standard error is a terminal)",
     )
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="the folder of all files (default: run/demo/<time of the start>)"

@@ -43,7 +43,7 @@ def add_run_arguments(kind: PipelineKind, parser: argparse.ArgumentParser) -> No
     parser.add_argument(
         "--quiet",
         action="store_true",
-        help="no live progress (there is a live progress only if standard error is a terminal)",
+        help="no live progress (it is shown only if standard error is a terminal)",
     )
 
 
