@@ -1,23 +1,23 @@
-"""The retry storm in virtual time: 100 pollers, one archive with a limit, an outage of 30 s, and six ways to retry.
+"""The retry storm in virtual time: 100 pollers, one archive with a rate limit, an outage of 30 s, and six ways to retry.
 
-The incident it re-enacts: an optical poller retried at a fixed delay, and a partner's outage of 30 s became one of 90
-minutes, because every instance came back at the same instant and kept the recovering server down. What runs is the code
-that ships (``with_retry``, ``RetryPolicy``, ``CircuitBreaker``, ``RetryBudget``); what is modelled is the world around it:
+It simulates an incident: an optical poller retried at a fixed delay, and a partner's outage of 30 s became one of 90
+minutes, because every instance returned at the same instant and kept the recovering server down. The retries are the
+product's code (``with_retry``, ``RetryPolicy``, ``CircuitBreaker``, ``RetryBudget``); the rest is a model:
 
-- **The archive** serves 50 requests/s: a bucket of tokens, 50 more each second, 25 at most. A request that finds none
-  brings it down: every request it holds is reset, and for 5 s of restart it turns all away. Turning away costs it as
-  much as serving, so these requests take their tokens too, and one that finds none makes the restart begin anew. During
-  the outage it is out of reach: requests fail and cost it nothing. When that ends, it is up and its bucket is full.
-- **A poller** is a process of its own, with its own breaker and its own budget. The archive answers at once if there is
-  something new for this poller, and otherwise holds the request until there is (a long poll), 2 to 10 s after its last
-  answer. It asks again 0.2 s after an answer, and 0.2 s after it has given up. A healthy fleet so asks 16 times a second,
-  a third of what the archive can serve, and has nearly all its requests held when the outage begins: a hundred pollers
+- **The archive** serves 50 requests/s: a bucket of tokens, 50 more each second, 25 at most. A request without a token
+  brings it down: every pending request is reset, and it rejects all requests for 5 s of restart. A rejection takes a
+  token, too, and one without a token makes the restart begin again. During the outage it cannot be reached: requests fail
+  and take no token. After the outage it is up and its bucket is full.
+- **A poller** has its own breaker and its own budget, as a separate process has. The archive answers at once if there is
+  something new for this poller, and otherwise keeps the request until there is (a long poll), 2 to 10 s after its last
+  answer. The poller asks again 0.2 s after an answer, and 0.2 s after it has given up. A healthy fleet sends 16 requests a
+  second, a third of what the archive can serve. Nearly all of them are pending when the outage begins: a hundred pollers
   fail in the same instant.
-- **The network** takes 5 to 25 ms each way, drawn anew each time; a poller's timers come up to 2 ms late. Nothing else
-  tells one poller from another.
+- **The network** takes 5 to 25 ms each way, at random; a poller's timers are up to 2 ms late. The pollers do not differ in
+  anything else.
 
-The fleet has *recovered* at the first moment after the outage from which the archive is not overloaded any more, and by
-which every poller has had an answer since it last was. A run ends when that has held for 2 minutes, or at the horizon.
+The fleet has *recovered* when the archive is no longer overloaded and every poller has had an answer since the last
+overload. A run ends when that has lasted for 2 minutes, or at the horizon.
 Equal seeds give equal runs.
 """
 
@@ -59,21 +59,21 @@ DRAWN_S, TALLEST = 120.0, 125  # the picture's edges: seconds after the outage, 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What is not the pollers' doing; see the module.
+    """The model apart from the pollers; see the module.
 
     Attributes:
         outage_s: How long the archive is out of reach.
         burst: Tokens that its bucket holds.
         restart_s: How long it is down after a collapse.
-        begins_anew: Whether requests during a restart take tokens, and make it begin anew when there is none.
-        news_s: Least and greatest time from one answer to the next thing there is for the same poller.
+        begins_again: Whether requests during a restart take tokens, and make it begin again if there is none.
+        next_after_s: Least and greatest time from one answer until the same poller has new data.
     """
 
     outage_s: float = 30.0
     burst: float = 25.0
     restart_s: float = 5.0
-    begins_anew: bool = True
-    news_s: tuple[float, float] = (2.0, 10.0)
+    begins_again: bool = True
+    next_after_s: tuple[float, float] = (2.0, 10.0)
 
     @property
     def outage_ends_s(self) -> float:
@@ -125,7 +125,7 @@ class FixedDelay(RetryPolicy):
 
 @dataclass(frozen=True, slots=True)
 class PlainExponential(RetryPolicy):
-    """Twice the delay before, up to the cap; there is no chance in it."""
+    """Twice the previous delay, up to the cap; not random."""
 
     def next_delay_s(self, previous_s: float, rng: random.Random) -> float:
         return min(self.cap.total_seconds(), 2 * previous_s)
@@ -133,7 +133,7 @@ class PlainExponential(RetryPolicy):
 
 @dataclass(frozen=True, slots=True)
 class FullJitter(RetryPolicy):
-    """Anything from nothing to what plain exponential backoff waits. It counts the failures: one of these for each call."""
+    """Between zero and the delay of plain exponential backoff. It counts the failures, so each call needs its own."""
 
     failures: count[int] = field(default_factory=lambda: count(1))
 
@@ -155,7 +155,7 @@ INITIAL, CAP = timedelta(milliseconds=200), timedelta(seconds=15)  # SPEC sectio
 
 
 def fixed(delay_s: float) -> Callable[[], RetryPolicy]:
-    """The same delay always, for as long as it takes."""
+    """Always the same delay, without a limit."""
     delay = timedelta(seconds=delay_s)
     return partial(FixedDelay, delay, delay, None)
 
@@ -196,7 +196,7 @@ VARIANTS = {
 
 
 class LateClock(LoopClock):
-    """A machine's timers: never early, a little late. Exact ones would meet the very end of a cooldown of their length."""
+    """A machine's timers: never early, a little late. Exact timers would expire at the very end of an equal cooldown."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -209,8 +209,8 @@ class Archive:
     """See the module.
 
     Attributes:
-        down: From when to when it restarted, seconds.
-        overloaded_at: When a request last found no token.
+        down: Start and end of each restart, seconds.
+        overloaded_at: When a request last had no token.
     """
 
     def __init__(self, clock: LoopClock, world: World) -> None:
@@ -224,13 +224,13 @@ class Archive:
         if world.outage_s:
             clock.call_later(OUTAGE_AT_S, self._reset_held)
 
-    async def serve(self, news_at: float) -> bool:
-        """A request has arrived: whether it is answered, which it is once there is news."""
+    async def serve(self, next_at: float) -> bool:
+        """Handle a request: wait until there is new data for it. Returns whether it was answered with data."""
         now = self._clock.monotonic()
         if OUTAGE_AT_S <= now < self._world.outage_ends_s:
             return False
         is_up = not self.down or now >= self.down[-1][1]
-        if not is_up and not self._world.begins_anew:
+        if not is_up and not self._world.begins_again:
             return False
         self._tokens = min(self._world.burst, self._tokens + (now - self._filled_at) * RATE_PER_S)
         self._filled_at = now
@@ -238,7 +238,7 @@ class Archive:
             self._break_down(now, since=now if is_up else self.down.pop()[0])
             return False
         self._tokens -= 1
-        return is_up and (now >= news_at or await self._hold(news_at - now))
+        return is_up and (now >= next_at or await self._hold(next_at - now))
 
     def _break_down(self, now: float, *, since: float) -> None:
         self.overloaded_at = now
@@ -275,7 +275,7 @@ class Poller:
     Attributes:
         sent: When it sent its requests, seconds.
         answered: When it had its answers.
-        failing: From the first failure after an answer to the next answer; the last stretch may have no end yet.
+        failing: From the first failure after an answer to the next answer; the last interval may have no end yet.
     """
 
     def __init__(self, strategy: Strategy, world: World, archive: Archive, rng: random.Random) -> None:
@@ -291,11 +291,11 @@ class Poller:
             None if (p := strategy.breaker) is None else CircuitBreaker.with_policy("archive", p, clock=clock)
         )
         self._budget = strategy.budget() if strategy.budget is not None else None
-        self._news_at = 0.0
+        self._next_at = 0.0
 
     async def run(self) -> None:
         clock, rng = self._clock, self._rng
-        await sleep(clock, rng.uniform(0.0, self._world.news_s[1]))
+        await sleep(clock, rng.uniform(0.0, self._world.next_after_s[1]))
         while True:
             policy = self._make_policy()
             with suppress(RetriesExhausted):  # this poll has failed; there is always a next one
@@ -306,9 +306,9 @@ class Poller:
         clock, rng = self._clock, self._rng
         self.sent.append(clock.monotonic())
         await sleep(clock, rng.uniform(*NETWORK_S))
-        served = await self._archive.serve(self._news_at)
+        served = await self._archive.serve(self._next_at)
         if served:
-            self._news_at = clock.monotonic() + rng.uniform(*self._world.news_s)
+            self._next_at = clock.monotonic() + rng.uniform(*self._world.next_after_s)
         await sleep(clock, rng.uniform(*NETWORK_S))
         now = clock.monotonic()
         is_failing = bool(self.failing) and self.failing[-1][1] is None
@@ -322,12 +322,12 @@ class Poller:
         return RetryOk(None)
 
     def first_answer(self, since: float) -> float | None:
-        """The first it had from then on."""
+        """The first answer from then on."""
         index = bisect_left(self.answered, since)
         return self.answered[index] if index < len(self.answered) else None
 
     def failing_s(self, since: float, until: float) -> float:
-        """How much of that time it was without an answer."""
+        """How much of that time it failed."""
         return sum(max(0.0, (until if end is None else end) - max(since, began)) for began, end in self.failing)
 
 
@@ -336,19 +336,19 @@ class Poller:
 
 @dataclass(frozen=True, slots=True)
 class Storm:
-    """What came of one run. Its seconds count from the end of the outage, and what it counts is counted from then on.
+    """The result of one run. Seconds and counts start at the end of the outage.
 
     Attributes:
         seed: The run's.
         outage_s: How long the outage was.
-        watched_s: For how long.
-        recovery_s: When the fleet had recovered, if it had.
-        down: From when to when the archive restarted, before the outage too.
-        sent: Requests, in each tenth of a second from the beginning of the run.
-        sent_in_outage: Requests.
-        sent_until_recovery: Requests, the outage's included; until the end of the run if it did not recover.
+        watched_s: How long the run was watched after it.
+        recovery_s: When the fleet had recovered; ``None`` if it had not.
+        down: Start and end of the archive's restarts, before the outage too.
+        sent: Requests in each tenth of a second, from the beginning of the run.
+        sent_in_outage: Requests during the outage.
+        sent_until_recovery: Requests from the outage's start until recovery, or until the end of the run without one.
         peak: The most requests in a tenth of a second.
-        idle_s: How long a poller was without an answer, the mean of all.
+        idle_s: How long a poller failed, the mean of all.
     """
 
     seed: int
@@ -425,8 +425,6 @@ def _all_answered_at(pollers: Iterable[Poller], since: float) -> float | None:
 def _simulate_named(name: str, horizon_s: float, world: World, seed: int) -> Storm:
     return simulate((STRATEGIES | VARIANTS)[name], seed, horizon_s=horizon_s, world=world)
 
-
-# What it looks like.
 
 _HEADING = """\
 | | recovered after, s: median (worst) | collapses | down, s | requests in the outage | … until recovery | most in 100 ms | a poller idle, s |

@@ -102,7 +102,9 @@ def send_detections(port: int, count: int) -> None:
 def wait_until(condition: Callable[[], bool], what: str, *, limit_s: float = 60.0) -> None:
     """``eventually`` without an event loop: block until ``condition`` holds; after ``limit_s`` it fails."""
     deadline = time.monotonic() + limit_s
+    began = time.monotonic()
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {limit_s:g} s in vain: {what}")
-        time.sleep(0.01)
+        time.sleep(max(0.01, 3 * (time.monotonic() - began)))
+        began = time.monotonic()

@@ -23,7 +23,7 @@ def test_a_fleet_without_an_outage_never_overloads_the_archive(name: str) -> Non
     assert 13 < sum(healthy.sent) / (OUTAGE_AT_S + healthy.watched_s) < 19  # requests a second
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 6))])
 def test_decorrelated_jitter_with_a_breaker_recovers_within_two_caps(seed: int) -> None:
     """30 s after the outage (a cooldown and a longest delay) all pollers have data. The archive was never overloaded."""
     with_breaker = storm("decorrelated + breaker", seed)
@@ -31,7 +31,9 @@ def test_decorrelated_jitter_with_a_breaker_recovers_within_two_caps(seed: int) 
     assert with_breaker.collapses == 0
 
 
-@pytest.mark.parametrize("outage_s", [1.0, 10.0, 45.0, 300.0])
+@pytest.mark.parametrize(
+    "outage_s", [1.0, 45.0, *(pytest.param(outage_s, marks=pytest.mark.long) for outage_s in (10.0, 300.0))]
+)
 def test_recovery_within_two_caps_holds_for_short_and_long_outages(outage_s: float) -> None:
     """It does not depend on the phase of the breaker's cooldown at the end of an outage of 30 s."""
     assert recovery_s(storm("decorrelated + breaker", 0, outage_s=outage_s)) <= TWO_CAPS_S
@@ -57,7 +59,14 @@ def test_a_breaker_costs_time_and_saves_requests() -> None:
     assert recovery_s(without) < recovery_s(with_breaker)
 
 
-@pytest.mark.parametrize(("outage_s", "seed"), [(30.0, 0), (30.0, 1), (120.0, 0), (300.0, 0), (300.0, 1)])
+@pytest.mark.parametrize(
+    ("outage_s", "seed"),
+    [
+        (30.0, 0),
+        (120.0, 0),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in [(30.0, 1), (300.0, 0), (300.0, 1)]),
+    ],
+)
 def test_a_budget_behind_a_breaker_adds_no_request(outage_s: float, seed: int) -> None:
     """With a budget the fleet sends no more requests during the outage than without, in short and in long outages."""
     without = storm("decorrelated + breaker", seed, outage_s=outage_s)
