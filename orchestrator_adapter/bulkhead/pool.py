@@ -27,6 +27,7 @@ from orchestrator_adapter.bulkhead.statistics import BulkheadEvent, BulkheadStat
 from orchestrator_adapter.bulkhead.transport.wire import MAX_BYTES, Arrays
 from orchestrator_adapter.bulkhead.worker_group import WorkerGroup
 from orchestrator_adapter.bulkhead.worker_slot import WorkerSettings
+from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout
 from orchestrator_adapter.primitives.errors import DuplicateRun
 from orchestrator_adapter.supervision.restart import RestartPolicy
@@ -66,12 +67,12 @@ class Bulkhead:
     ) -> None:
         counts = {"workers": workers, "in_flight": in_flight, "max_bytes": max_bytes}
         durations = {"answer_within": answer_within, "start_within": start_within, "drain_within": drain_within}
-        if problems := [
-            *(f"{what} must be >= 1, got {count}" for what, count in counts.items() if count < 1),
-            *(f"{what} must be > 0, got {span}" for what, span in durations.items() if span <= timedelta(0)),
-            *(() if all(target.partition(":")) else (f"target must be 'module:name', got {target!r}",)),
-        ]:
-            raise ValueError(f"bulkhead {name!r}: {'; '.join(problems)}")
+        check_fields(
+            f"bulkhead {name!r}",
+            *((what, count, count >= 1, ">= 1") for what, count in counts.items()),
+            *((what, span, span > timedelta(0), "> 0") for what, span in durations.items()),
+            ("target", target, all(target.partition(":")), "'module:name'"),
+        )
         self.name = name
         self._target = target
         self._workers = workers

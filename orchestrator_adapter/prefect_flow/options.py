@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from orchestrator_adapter.primitives.check_fields import check_fields
+
 
 @dataclass(frozen=True, slots=True)
 class Reporting:
@@ -31,8 +33,12 @@ class Reporting:
     queue: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("status_every", "look_every", "patience", "patience_when_stopped"):
-            if (value := getattr(self, name)) <= timedelta(0):
-                raise ValueError(f"Reporting: {name} must be > 0, got {value}")
-        if self.queue < 1:
-            raise ValueError(f"Reporting: queue must be >= 1, got {self.queue}")
+        zero = timedelta(0)
+        check_fields(
+            "Reporting",
+            ("status_every", self.status_every, self.status_every > zero, "> 0"),
+            ("look_every", self.look_every, self.look_every > zero, "> 0"),
+            ("patience", self.patience, self.patience > zero, "> 0"),
+            ("patience_when_stopped", self.patience_when_stopped, self.patience_when_stopped > zero, "> 0"),
+            ("queue", self.queue, self.queue >= 1, ">= 1"),
+        )

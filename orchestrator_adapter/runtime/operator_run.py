@@ -153,7 +153,7 @@ class OperatorRun:
             now,
             acknowledged=self.account.consumed,
             has_input=any(edge.channel.occupancy for edge in self.inputs),
-            waits_for_room=self.waits_for_space,
+            waits_for_space=self.waits_for_space,
         )
 
     def abort_stalled(self, task: Task, straggler_at: float) -> None:

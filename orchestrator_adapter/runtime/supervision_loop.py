@@ -143,7 +143,7 @@ class SupervisionLoop:
             if run.due is not None:
                 due.append(run.due)
             elif run.watch is not None and self._is_watched(run):
-                due.append(run.watch.next_look(now))
+                due.append(run.watch.next_check(now))
         return min(due, default=None)
 
     def _turn(self) -> None:

@@ -18,13 +18,13 @@ class ProgressWatch:
     since: float | None = None
     acknowledged: int = 0
 
-    def next_look(self, now: float) -> float:
+    def next_check(self, now: float) -> float:
         """The latest time of the next check."""
         return now + self.timeout_s / _CHECKS_PER_TIMEOUT
 
-    def stalled(self, now: float, *, acknowledged: int, has_input: bool, waits_for_room: bool) -> bool:
+    def stalled(self, now: float, *, acknowledged: int, has_input: bool, waits_for_space: bool) -> bool:
         """Whether it had input and space for its output, and acknowledged nothing, for the whole timeout."""
-        if acknowledged != self.acknowledged or not has_input or waits_for_room:
+        if acknowledged != self.acknowledged or not has_input or waits_for_space:
             self.since, self.acknowledged = None, acknowledged
             return False
         if self.since is None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
+from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.supervision.task import INSTANCE, TASK_NAME_PREFIX, Task
 
 logger = logging.getLogger("orchestrator_adapter.watchdog")
@@ -68,8 +69,7 @@ class LoopWatchdog:
         threshold: timedelta = timedelta(milliseconds=250),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        if threshold <= timedelta(0):
-            raise ValueError(f"LoopWatchdog: threshold must be > 0, got {threshold}")
+        check_fields("LoopWatchdog", ("threshold", threshold, threshold > timedelta(0), "> 0"))
         self.stalls = 0
         self.max_lag_s = 0.0
         self.threshold_s = threshold.total_seconds()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from orchestrator_adapter import EventLog, Factory, WiredEnds
+from orchestrator_adapter import EventLog, Factory, WiredEnds, check_fields
 from sda_ops.sinks.parquet_store import ParquetStore, Part
 from sda_ops.sinks.parquet_tables import AuditRecord, table_of
 
@@ -43,10 +43,11 @@ class Audit:
     commit_every: timedelta = timedelta(seconds=1)
 
     def __post_init__(self) -> None:
-        if self.max_rows < 1:
-            raise ValueError(f"Audit: max_rows must be >= 1, got {self.max_rows}")
-        if self.commit_every < timedelta(0):
-            raise ValueError(f"Audit: commit_every must be >= 0, got {self.commit_every}")
+        check_fields(
+            "Audit",
+            ("max_rows", self.max_rows, self.max_rows >= 1, ">= 1"),
+            ("commit_every", self.commit_every, self.commit_every >= timedelta(0), ">= 0"),
+        )
 
 
 def audit_sink(audit: Audit) -> Factory:

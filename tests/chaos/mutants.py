@@ -317,8 +317,8 @@ def waiting_for_room_is_a_stall() -> Iterator[None]:
     """An operator with a slow reader is detected as stalled."""
     sound = ProgressWatch.stalled
 
-    def broken(self: ProgressWatch, now: float, *, acknowledged: int, has_input: bool, waits_for_room: bool) -> bool:
-        return sound(self, now, acknowledged=acknowledged, has_input=has_input, waits_for_room=False)
+    def broken(self: ProgressWatch, now: float, *, acknowledged: int, has_input: bool, waits_for_space: bool) -> bool:
+        return sound(self, now, acknowledged=acknowledged, has_input=has_input, waits_for_space=False)
 
     with patch.object(ProgressWatch, "stalled", broken):
         yield

@@ -44,9 +44,12 @@ def test_every_invalid_setting_is_reported_at_once() -> None:
             max_bytes=0,
         )
     assert str(raised.value) == (
-        "bulkhead 'b': workers must be >= 1, got 0; in_flight must be >= 1, got 0; max_bytes must be >= 1, got 0; "
-        "answer_within must be > 0, got 0:00:00; start_within must be > 0, got 0:00:00; "
-        "drain_within must be > 0, got 0:00:00; target must be 'module:name', got 'module'"
+        "bulkhead 'b': workers must be >= 1, got 0; bulkhead 'b': in_flight must be >= 1, got 0; "
+        "bulkhead 'b': max_bytes must be >= 1, got 0; "
+        "bulkhead 'b': answer_within must be > 0, got datetime.timedelta(0); "
+        "bulkhead 'b': start_within must be > 0, got datetime.timedelta(0); "
+        "bulkhead 'b': drain_within must be > 0, got datetime.timedelta(0); "
+        "bulkhead 'b': target must be 'module:name', got 'module'"
     )
 
 

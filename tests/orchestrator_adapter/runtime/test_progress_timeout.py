@@ -23,22 +23,22 @@ from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph
 def test_an_operator_with_input_that_acknowledges_nothing_stalls_after_its_timeout() -> None:
     """It has stalled ten seconds after the first check at which it had work, and not a moment earlier."""
     watch = ProgressWatch(10.0)
-    assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_room=False)
-    assert not watch.stalled(9.999, acknowledged=0, has_input=True, waits_for_room=False)
-    assert watch.stalled(10.0, acknowledged=0, has_input=True, waits_for_room=False)
+    assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_space=False)
+    assert not watch.stalled(9.999, acknowledged=0, has_input=True, waits_for_space=False)
+    assert watch.stalled(10.0, acknowledged=0, has_input=True, waits_for_space=False)
 
 
 @pytest.mark.parametrize(
-    ("acknowledged", "has_input", "waits_for_room"), [(1, True, False), (0, False, False), (0, True, True)]
+    ("acknowledged", "has_input", "waits_for_space"), [(1, True, False), (0, False, False), (0, True, True)]
 )
-def test_an_excuse_starts_the_timeout_again(acknowledged: int, has_input: bool, waits_for_room: bool) -> None:  # noqa: FBT001
+def test_an_excuse_starts_the_timeout_again(acknowledged: int, has_input: bool, waits_for_space: bool) -> None:  # noqa: FBT001
     """After an acknowledgement, an empty input or a full output, the whole timeout starts at the next check."""
     watch = ProgressWatch(10.0)
-    assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_room=False)
-    assert not watch.stalled(9.0, acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room)
-    assert not watch.stalled(11.5, acknowledged=acknowledged, has_input=True, waits_for_room=False)
-    assert not watch.stalled(21.499, acknowledged=acknowledged, has_input=True, waits_for_room=False)
-    assert watch.stalled(21.5, acknowledged=acknowledged, has_input=True, waits_for_room=False)
+    assert not watch.stalled(0.0, acknowledged=0, has_input=True, waits_for_space=False)
+    assert not watch.stalled(9.0, acknowledged=acknowledged, has_input=has_input, waits_for_space=waits_for_space)
+    assert not watch.stalled(11.5, acknowledged=acknowledged, has_input=True, waits_for_space=False)
+    assert not watch.stalled(21.499, acknowledged=acknowledged, has_input=True, waits_for_space=False)
+    assert watch.stalled(21.5, acknowledged=acknowledged, has_input=True, waits_for_space=False)
 
 
 @given(
@@ -51,10 +51,10 @@ def test_only_an_operator_with_work_at_every_check_for_the_whole_timeout_has_sta
     """Compared with a naive search through every earlier check: it never reports a stall too early."""
     watch, now, acknowledged = ProgressWatch(float(timeout_s)), 0, 0
     history: list[tuple[int, bool]] = []
-    for gap, progressed, has_input, waits_for_room in checks:
+    for gap, progressed, has_input, waits_for_space in checks:
         now += gap
         acknowledged += progressed
-        history.append((now, progressed or not has_input or waits_for_room))
+        history.append((now, progressed or not has_input or waits_for_space))
         idle_since = now
         for at, excused in reversed(history):
             if excused:
@@ -62,7 +62,7 @@ def test_only_an_operator_with_work_at_every_check_for_the_whole_timeout_has_sta
             idle_since = at
         expected = not history[-1][1] and now - idle_since >= timeout_s
         stalled = watch.stalled(
-            float(now), acknowledged=acknowledged, has_input=has_input, waits_for_room=waits_for_room
+            float(now), acknowledged=acknowledged, has_input=has_input, waits_for_space=waits_for_space
         )
         assert stalled == expected
 

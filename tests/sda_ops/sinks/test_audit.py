@@ -295,7 +295,10 @@ async def test_metrics_of_the_audit_are_available_while_it_runs(tmp_path: Path) 
     ("options", "message"),
     [
         ({"max_rows": 0}, "Audit: max_rows must be >= 1, got 0"),
-        ({"commit_every": timedelta(seconds=-1)}, "Audit: commit_every must be >= 0, got -1 day, 23:59:59"),
+        (
+            {"commit_every": timedelta(seconds=-1)},
+            "Audit: commit_every must be >= 0, got datetime.timedelta",
+        ),
     ],
 )
 def test_invalid_audit_options_are_rejected_at_once(options: Any, message: str) -> None:

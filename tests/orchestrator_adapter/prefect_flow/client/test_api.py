@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -108,7 +109,7 @@ async def test_the_client_without_retries_does_not_repeat_a_call() -> None:
 def test_a_duration_of_zero_or_less_is_an_error(name: str, value: timedelta) -> None:
     """The message has the field's name and the value."""
     options: dict[str, Any] = {name: value}
-    with pytest.raises(ValueError, match=rf"Reporting: {name} must be > 0, got {value}"):
+    with pytest.raises(ValueError, match=re.escape(f"Reporting: {name} must be > 0, got {value!r}")):
         Reporting(**options)
     Reporting(**{name: timedelta(microseconds=1)})  # type: ignore[arg-type] # the field is a parameter
 
