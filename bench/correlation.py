@@ -1,7 +1,7 @@
 """How often correlations are right: simulated truth on the full catalogue, by sensor and orbit class, with causes of errors.
 
 It only prints figures. It simulates scenes of some minutes at several ages of the element sets, in each of the three truths
-of ``truth_scene``. A share of the objects is removed from the catalogue; observations of them should be UCTs. For every
+of ``tests.scenes.truth``. A share of the objects is removed from the catalogue; observations of them should be UCTs. For every
 observation with another outcome it prints the cause, and it names the objects with the most of them. ``d2/m`` is the mean
 squared Mahalanobis distance of right correlations per measured component: 1 if the assumed covariance is correct, less if it
 is too wide.
@@ -24,7 +24,7 @@ from bench import correlation_speed
 from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog import ElementSet
 from sda_ops.records.observation import SourceKind
-from tests.scenes.truth_scene import (
+from tests.scenes.truth import (
     REAL_CATALOG,
     REAL_EPOCH_NS,
     Evaluated,

@@ -37,7 +37,7 @@ from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import InlinePropagator, PropagatorPool
 from sda_ops.propagation.uncertainty import ElementSetErrors
 from sda_ops.simulate.world import World
-from tests.scenes.truth_scene import (
+from tests.scenes.truth import (
     BATCH,
     REAL_EPOCH_NS,
     SENSORS,

@@ -57,7 +57,7 @@ from sda_ops.propagation.pool import InlinePropagator, PropagatorPool
 from sda_ops.simulate.catalog_file import omm_json
 from tests.helpers.fusion import FusionPlace, all_listen, conducted, go
 from tests.helpers.running import eventually
-from tests.scenes.truth_scene import REAL_CATALOG, REAL_EPOCH_NS, catalog
+from tests.scenes.truth import REAL_CATALOG, REAL_EPOCH_NS, catalog
 
 FACTOR = 100
 START_NS = REAL_EPOCH_NS + 12 * 3_600 * NS_PER_S  # half a day after the catalogue's epochs

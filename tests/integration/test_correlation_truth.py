@@ -1,7 +1,7 @@
 """Simulated truth: observations of catalogued objects are correlated with them, and observations of other objects are not.
 
 One minute of simulated time, 36 hours after the element sets' epoch, for each of the three truths of
-``tests.scenes.truth_scene``. ``python -m bench.correlation`` prints the whole table, for several ages and classes of orbits.
+``tests.scenes.truth``. ``python -m bench.correlation`` prints the whole table, for several ages and classes of orbits.
 The seed is fixed, and the shares are several standard deviations from the bounds.
 """
 
@@ -17,7 +17,7 @@ import pytest
 from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog import ElementSet, synthetic_catalog
 from sda_ops.records.observation import SourceKind
-from tests.scenes.truth_scene import (
+from tests.scenes.truth import (
     REAL_CATALOG,
     REAL_EPOCH_NS,
     Evaluated,

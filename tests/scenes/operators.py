@@ -24,7 +24,7 @@ from sda_ops.propagation.uncertainty import ElementSetErrors, Objects
 from sda_ops.records.correlation import Correlation, CrossSensorUpdate
 from sda_ops.records.observation import Observation
 from tests.helpers.running import NOON_NS
-from tests.scenes.correlate_scenes import Moment, beacon, interval_at, sky
+from tests.scenes.correlation import Moment, beacon, interval_at, sky
 from tests.scenes.tracks import FixedCatalog
 
 RENUMBERED = 1_000_000

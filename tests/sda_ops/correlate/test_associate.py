@@ -22,7 +22,7 @@ from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors
 from sda_ops.records.correlation import Correlation, Residuals
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, SourceKind, Target, Uncertainty
 from tests.helpers.running import NOON_NS
-from tests.scenes.correlate_scenes import (
+from tests.scenes.correlation import (
     SIGMA,
     TEIDE,
     TROMSO,

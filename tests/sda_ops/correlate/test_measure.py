@@ -28,7 +28,7 @@ from sda_ops.propagation.interval import STEP_NS, CatalogInterval, Pairs
 from sda_ops.propagation.uncertainty import Objects
 from tests.helpers.running import NOON_NS
 from tests.helpers.sizes import examples
-from tests.scenes.correlate_scenes import (
+from tests.scenes.correlation import (
     TEIDE,
     TROMSO,
     Moment,

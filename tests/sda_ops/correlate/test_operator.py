@@ -23,7 +23,7 @@ from sda_ops.correlate.fuse import fuse
 from sda_ops.propagation.interval import Placed
 from sda_ops.records.observation import Observation
 from tests.helpers.running import NOON_NS
-from tests.scenes.correlate_scenes import Moment, beacon, interval_at, sky
+from tests.scenes.correlation import Moment, beacon, interval_at, sky
 from tests.scenes.operators import (
     at,
     beacons,

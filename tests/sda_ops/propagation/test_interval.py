@@ -25,7 +25,7 @@ from sda_ops.records.observation import Observation, Uncertainty
 from sda_ops.simulate.places import RADAR_SITES
 from tests.helpers.running import NOON_NS
 from tests.helpers.sizes import examples
-from tests.scenes.correlate_scenes import (
+from tests.scenes.correlation import (
     TROMSO,
     Exhaustive,
     Moment,

@@ -36,7 +36,7 @@ from sda_ops.propagation.operator import Prediction
 from sda_ops.propagation.uncertainty import ElementSetErrors
 from sda_ops.records.observation import Observation
 from tests.helpers.running import NOON_NS, Fault, counter, eventually
-from tests.scenes.correlate_scenes import sky
+from tests.scenes.correlation import sky
 from tests.scenes.operators import (
     RENUMBERED,
     Propagating,

@@ -8,7 +8,7 @@ import pytest
 from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors
 from tests.helpers.running import NOON_NS
-from tests.scenes.correlate_scenes import interval_at, noon, sky
+from tests.scenes.correlation import interval_at, noon, sky
 
 
 def test_the_error_of_an_element_set_grows_before_and_after_its_epoch() -> None:
