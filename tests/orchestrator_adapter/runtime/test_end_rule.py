@@ -33,6 +33,7 @@ from orchestrator_adapter.testing import (
     run_schedule,
     settle,
 )
+from tests.helpers.sizes import small_and_long
 
 pytestmark = pytest.mark.usefixtures("_many_schedules")
 
@@ -81,7 +82,8 @@ async def endless(ends: WiredEnds) -> None:
         await asyncio.sleep(0)
 
 
-def test_two_chains_are_done_when_both_sinks_have_ended_in_any_order() -> None:
+@small_and_long("seeds", 40, 200)
+def test_two_chains_are_done_when_both_sinks_have_ended_in_any_order(seeds: int) -> None:
     """The chain of a sink that is done stops, no budget is exhausted, and the other chain goes on until its own end."""
 
     async def scenario() -> None:
@@ -100,13 +102,14 @@ def test_two_chains_are_done_when_both_sinks_have_ended_in_any_order() -> None:
         assert event.figures.ledger.written == 11
         assert event.figures.ledger.ingested == 11 + len(letters.letters)
 
-    for seed in range(200):
+    for seed in range(seeds):
         run_schedule(seed, scenario)
     run_every_schedule(scenario, preemptions=1)
 
 
 @pytest.mark.parametrize("kind", ["broadcast", "partition", "by hand"])
-def test_a_branch_that_is_done_does_not_end_the_others(kind: str) -> None:
+@small_and_long("seeds", 40, 200)
+def test_a_branch_that_is_done_does_not_end_the_others(kind: str, seeds: int) -> None:
     """Items for a sink that is done are dead-lettered with that reason, and the other sink receives all its items."""
 
     async def by_hand(ends: WiredEnds) -> None:
@@ -135,7 +138,7 @@ def test_a_branch_that_is_done_does_not_end_the_others(kind: str) -> None:
             ("split", "edge 'split -> few': its reader needs no more items")
         }
 
-    for seed in range(200):
+    for seed in range(seeds):
         run_schedule(seed, scenario)
 
 
