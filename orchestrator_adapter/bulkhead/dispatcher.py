@@ -33,8 +33,8 @@ class _ReadyWorker:
     """A worker that can be sent calls.
 
     Attributes:
-        shares: What it was sent to share and has not confirmed, by ticket. ``None`` for shared state of earlier, which no
-            call of ``share`` waits for.
+        shares: The shares that it has not confirmed, by ticket. ``None`` for state that was shared before it was ready: no
+            call of ``share`` waits for its confirmation.
         hung: Its connection was closed because its answer was late.
     """
 
@@ -87,7 +87,7 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        """How many calls a worker has whose caller still waits."""
+        """How many calls a worker has, without the abandoned ones."""
         return self._scheduler.in_flight
 
     async def call(self, method: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
