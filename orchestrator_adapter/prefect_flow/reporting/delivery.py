@@ -1,4 +1,4 @@
-"""Delivers what happened to the server, and checks that the server has it for good. Asynchronous, on one event loop.
+"""Delivers events and log lines to the server, and checks that the server has stored them. Asynchronous, on one event loop.
 
 Delivery is in batches and in order. What the server rejects is logged and dropped; what it does not answer stays queued.
 An answer says only that the server has the items in memory. So task runs are read back until the server shows their latest
@@ -53,7 +53,7 @@ class Delivery:
         self._outboxes = {EVENTS: Outbox(queue), LOGS: Outbox(queue)}
         self._task_runs = TaskRunTracker(identity)
         self._unreachable_since: float | None = None
-        self._reachable_since: float | None = None  # set until events sent since then have been checked once more
+        self._reachable_since: float | None = None  # set until the events sent since then have been checked
         self._events_wait_until = float("-inf")  # by then the server shows every event that it has
         self._uncertain: set[str] = set()  # ids of queued events that the server may have
         self._last_shown_at = float("-inf")  # when the server last showed a task run's latest state
