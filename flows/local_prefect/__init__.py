@@ -1,0 +1,1 @@
+"""A Prefect server and worker as processes on this machine."""

@@ -1,0 +1,1 @@
+"""The settings of the pipelines: shared sections, one model a pipeline, and how they are loaded."""

@@ -1,0 +1,1 @@
+"""From settings to a graph: one module a pipeline, and the stages that they share."""

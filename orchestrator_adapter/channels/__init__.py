@@ -1,0 +1,1 @@
+"""The data plane: channel, edge, the two ends that operators see, and the ledger."""

@@ -1,0 +1,1 @@
+"""A graph as it is declared: vertices, edges, validation, drawing. Nothing here runs."""

@@ -1,0 +1,1 @@
+"""How to call a downstream that fails: retry with jitter, retry budget, circuit breaker, HTTP exchange."""
