@@ -210,7 +210,7 @@ async def with_retry(
                 failed, outcome = Retry(_breaker_open(permit, error)), AttemptOutcome.REJECTED
             else:
                 made += 1
-                token.used()
+                token.spent()
                 timeout_s = _timeout_s(policy, clock.monotonic() - began)
                 try:
                     disposition = await _attempt(op, permit, clock, timeout_s)
@@ -238,7 +238,7 @@ async def with_retry(
             elapsed_s = clock.monotonic() - began
             reason = give_up(policy, attempts=number, elapsed_s=elapsed_s, delay_s=delay_s)
             stopping = shutdown is not None and shutdown.is_set
-            if reason is None and not stopping and made and not token.taken():
+            if reason is None and not stopping and made and not token.take():
                 reason = "budget"
             goes_on = reason is None and not stopping
             call_hook(on_attempt, Attempt(number, outcome, error, timedelta(seconds=delay_s) if goes_on else None))
@@ -286,12 +286,12 @@ class _Token:
         if self._taken and self._budget is not None:
             self._budget.return_token()
 
-    def taken(self) -> bool:
+    def take(self) -> bool:
         """Take a token for the next retry, unless one is taken already. Return whether there is one."""
         self._taken = self._taken or self._budget is None or self._budget.spend()
         return self._taken
 
-    def used(self) -> None:
+    def spent(self) -> None:
         """The retry is made: its token is spent."""
         self._taken = False
 
