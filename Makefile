@@ -63,7 +63,7 @@ PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),$(shell echo $$((2 * $$(getc
 test: $(VENV)/.dev-ready  ## the tests that every change must pass (six minutes on two cores)
 	$(PYTEST) $(ARGS)
 
-test-long: $(VENV)/.dev-ready  ## the same properties with more seeds, schedules and examples (about ten minutes on two cores)
+test-long: $(VENV)/.dev-ready  ## the same properties with more seeds, schedules and examples (minutes)
 	TESTS_LONG=1 $(PYTEST) -m "long or hypothesis" $(ARGS)
 
 explore: $(VENV)/.dev-ready  ## the property tests with new examples: `make test` tries the same ones each time

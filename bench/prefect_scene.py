@@ -85,7 +85,7 @@ async def count_task_runs(client: PrefectClient, flow_run_id: UUID, *states: str
     return int((await client.request("POST", "/task_runs/count", json={"task_runs": asked})).json())
 
 
-# Operators, and how figures are told.
+# Operators, and how figures are reported.
 
 
 def same(item: object) -> object:

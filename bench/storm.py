@@ -65,7 +65,7 @@ class World:
         outage_s: How long the archive is out of reach.
         burst: Tokens that its bucket holds.
         restart_s: How long it is down after a collapse.
-        begins_again: Whether requests during a restart take tokens, and make it begin again if there is none.
+        begins_again: Whether requests during a restart take tokens, and make it begin again if the bucket is empty.
         next_after_s: Least and greatest time from one answer until the same poller has new data.
     """
 
