@@ -316,7 +316,7 @@ async def test_the_control_plane_answers_while_the_graph_runs_and_drains(caplog:
     """The log's first line has the address; health answers during the run and the drain, and not after the end."""
     sink, graphs = GatedSink(), list[BuiltGraph]()
     with caplog.at_level(logging.INFO, logger="orchestrator_adapter"):
-        pipeline = Pipeline(chain(endless, sink), control_plane=ControlPlane(port=0))
+        pipeline = Pipeline(chain(endless, sink), control_plane=ControlPlane(port=0, reuse_for=timedelta(0)))
         running = asyncio.create_task(run_pipeline(pipeline, on_built=graphs.append))
         await eventually(lambda: graphs and graphs[0].ledger().ingested == 1, "it runs")
         lines = [event_of(record.message) for record in caplog.records]
