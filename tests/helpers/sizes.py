@@ -13,7 +13,7 @@ LONG = "TESTS_LONG" in os.environ
 _SHARE = 4  # of a property's examples, one in so many is tried in `make test`
 
 
-def small_and_long(names: str, small: Any, *long: Any) -> pytest.MarkDecorator:
+def small_and_long(names: str | tuple[str, ...], small: Any, *long: Any) -> pytest.MarkDecorator:
     """Parametrize a test twice: ``small`` for ``make test``, and every ``long`` for ``make test-long``."""
     return pytest.mark.parametrize(
         names, [small, *(pytest.param(*_values(each), marks=pytest.mark.long) for each in long)]

@@ -21,6 +21,7 @@ from tests.helpers.outages import (
 )
 from tests.helpers.prefect_runs import Installation
 from tests.helpers.prefect_server import PrefectServer
+from tests.helpers.sizes import small_and_long
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
 
@@ -57,7 +58,7 @@ async def test_a_run_that_ends_while_the_server_is_away_is_recorded_when_it_is_b
     assert over.decisions == decided(tmp_path / "toy" / "decisions.jsonl")
 
 
-@pytest.mark.parametrize(("how", "state", "code"), [("SIGTERM", "COMPLETED", 0), ("budget", "FAILED", 3)])
+@small_and_long(("how", "state", "code"), ("budget", "FAILED", 3), ("SIGTERM", "COMPLETED", 0))
 async def test_a_run_that_ends_without_the_server_has_the_right_exit_code_and_is_reconciled_later(
     how: str, state: str, code: int, killed_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:

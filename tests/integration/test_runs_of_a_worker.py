@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State, StateType
 
 from tests.helpers.outages import decided
 from tests.helpers.prefect_runs import TOY, Installation, start, until, until_over
+from tests.helpers.sizes import small_and_long
 from tests.helpers.support import report_of, wait_until
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
@@ -31,7 +32,7 @@ async def on_the_command_line(installation: Installation, client: PrefectClient,
     await asyncio.to_thread(installation.prefect, "flow-run", "cancel", str(run_id))
 
 
-@pytest.mark.parametrize("cancel", [in_the_ui, on_the_command_line])
+@small_and_long("cancel", on_the_command_line, in_the_ui)
 async def test_a_cancelled_run_of_a_worker_drains_and_ends_cancelled(
     cancel: Callable[..., Any], installation: Installation, client: PrefectClient, tmp_path: Path
 ) -> None:
