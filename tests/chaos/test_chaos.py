@@ -16,8 +16,8 @@ from tests.chaos.schedule import run_seed
 from tests.helpers.sizes import small_and_long
 from tests.helpers.support import ROOT
 
-SEEDS, MORE_SEEDS = 500, int(os.environ.get("CHAOS_SEEDS", "2000"))
-CHUNK = 125
+SEEDS, MORE_SEEDS = 300, int(os.environ.get("CHAOS_SEEDS", "2000"))
+CHUNK = 100
 ENOUGH_FOR_ANY_MUTANT = 1_500
 FOUND_AT = {
     "stalls-go-unseen": 770,
@@ -77,7 +77,7 @@ def test_the_command_fails_for_a_seed_that_fails() -> None:
     assert "FAILED: the ledger does not balance" in output.stdout
 
 
-@small_and_long("seeds", 400, 1_000)
+@small_and_long("seeds", 200, 1_000)
 def test_many_schedules_repeat_items(seeds: int) -> None:
     """Enough runs repeat items (also after an expanding operator), write them twice, and have stragglers."""
     seen = Counter[str]()

@@ -1,6 +1,6 @@
 """Simulated truth: observations of catalogued objects are correlated with them, and observations of other objects are not.
 
-One minute of simulated time, 36 hours after the element sets' epoch, for each of the three truths of
+Half a minute of simulated time (a minute in ``make test-long``), 36 hours after the element sets' epoch, for each of the three truths of
 ``tests.scenes.truth``. ``python -m bench.correlation`` prints the whole table, for several ages and classes of orbits.
 The seed is fixed, and the shares are several standard deviations from the bounds.
 """
@@ -42,13 +42,19 @@ def element_sets(request: pytest.FixtureRequest) -> Sequence[ElementSet]:
     return catalog()[0]
 
 
+@pytest.fixture(scope="module", params=[30.0, pytest.param(60.0, marks=pytest.mark.long)])
+def length_s(request: pytest.FixtureRequest) -> float:
+    length_s: float = request.param
+    return length_s
+
+
 @pytest.fixture(scope="module", params=get_args(Truth))
-def evaluated(element_sets: Sequence[ElementSet], request: pytest.FixtureRequest) -> Scene:
+def evaluated(element_sets: Sequence[ElementSet], length_s: float, request: pytest.FixtureRequest) -> Scene:
     return scene(
         request.param,
         element_sets,
         at_ns=REAL_EPOCH_NS + 3 * NS_PER_DAY // 2,
-        length_s=60.0,
+        length_s=length_s,
         rates=RATES,
         missing=MISSING,
         seed=6,

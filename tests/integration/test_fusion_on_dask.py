@@ -19,7 +19,13 @@ from orchestrator_adapter.supervision.events import ShutDown
 from tests.helpers.fusion import FusionPlace, conducted_run
 from tests.helpers.running import eventually
 
-pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+# `long`: test_bulkhead_dask has the kill of a cluster's process in `make test`.
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.long,
+    pytest.mark.usefixtures("prefect_server"),
+    pytest.mark.timeout(300),
+]
 
 
 async def test_correlations_are_complete_although_a_process_of_the_cluster_is_killed(

@@ -54,7 +54,7 @@ def checkout_in(folder: Path) -> Path:
     """A copy of this checkout."""
     folder.mkdir(parents=True)
     for name in ("flows", "sda_ops", "orchestrator_adapter"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)
     for name in ("prefect.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     return folder

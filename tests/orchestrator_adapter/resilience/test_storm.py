@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from bench.storm import CAP, OUTAGE_AT_S, STRATEGIES, VARIANTS, Storm, World, simulate
+from tests.helpers.sizes import small_and_long
 
 HORIZON_S = 300.0
 TWO_CAPS_S = 2 * CAP.total_seconds()
@@ -39,7 +40,7 @@ def test_recovery_within_two_caps_holds_for_short_and_long_outages(outage_s: flo
     assert recovery_s(storm("decorrelated + breaker", 0, outage_s=outage_s)) <= TWO_CAPS_S
 
 
-@pytest.mark.parametrize("name", ["fixed delay, 1 s", "fixed delay, 5 s", "fixed delay, 15 s"])
+@small_and_long("name", "fixed delay, 1 s", "fixed delay, 5 s", "fixed delay, 15 s")
 def test_a_fixed_delay_does_not_recover(name: str) -> None:
     """Five minutes after an outage of half a minute the fleet is still without data nearly all the time."""
     fixed = storm(name, 0)
