@@ -114,7 +114,7 @@ class Seen:
             (
                 event.event.rpartition(".")[2],
                 event.resource.name or "" if event.event.startswith(OPERATOR) else "",
-                int(event.payload.get("instance", 0)),
+                int(event.payload.get("instance") or 0),  # none where the operator of a loop stall is unknown
             )
             for event in self.events
         )
