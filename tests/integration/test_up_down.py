@@ -18,7 +18,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from flows.local_prefect.processes import default_worker_name, free_ports, marked_processes
 from tests.helpers.support import ROOT, Addresses, environment, listens, wait_until
 
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.long]  # a minute of processor time for one cycle
 
 
 def flows(checkout: Path, *arguments: str, expect: int = 0) -> str:
