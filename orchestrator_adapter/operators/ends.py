@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import copy_context
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar, assert_never
 
@@ -275,10 +276,13 @@ class WiredEnds:
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking ``function`` in the graph's bounded thread pool, so that the event loop stays free.
 
+        It runs in a copy of the operator's context variables.
+
         If it is cancelled, the operator stops waiting, but the thread runs on to its end: a thread cannot be interrupted.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._services.executor(), _contained, partial(function, *args, **kwargs))
+        call = partial(copy_context().run, function, *args, **kwargs)
+        return await loop.run_in_executor(self._services.executor(), _contained, call)
 
     async def acknowledge_after(
         self, count: int, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
@@ -288,7 +292,7 @@ class WiredEnds:
         A write that has begun is completed: if it is cancelled, it acknowledges first and then raises the cancellation, so
         that a durable item is never counted as undelivered. If ``function`` raises, nothing is acknowledged.
         """
-        call = partial(function, *args, **kwargs)
+        call = partial(copy_context().run, function, *args, **kwargs)
         work = asyncio.get_running_loop().run_in_executor(self._services.executor(), _contained, call)
         cancelled: asyncio.CancelledError | None = None
         while not work.done():

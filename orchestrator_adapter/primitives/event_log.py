@@ -29,6 +29,7 @@ from orchestrator_adapter.primitives.decision import Decision, is_alarming
 from orchestrator_adapter.primitives.errors import describe
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 logger = logging.getLogger("orchestrator_adapter.supervisor")
 operator_logger = logging.getLogger("orchestrator_adapter.operator")
@@ -152,14 +153,15 @@ class DecisionLog:
             call_hook(lambda reported: listener(decision, reported), fields)
 
 
-def call_hook(hook: Callable[[T], object] | None, record: T) -> None:
-    """Call ``hook`` with ``record``. What it raises is logged and changes nothing."""
+def call_hook(hook: Callable[[T], R] | None, record: T) -> R | None:
+    """Call ``hook`` with ``record`` and return its answer. What it raises is logged and changes nothing: ``None``."""
     if hook is None:
-        return
+        return None
     try:
-        hook(record)
+        return hook(record)
     except (Exception, asyncio.CancelledError):  # a hook is foreign code
         logger.exception("a hook failed; what it was called for goes on")
+        return None
 
 
 # Bounding lines.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from enum import StrEnum
 from typing import assert_never
 
@@ -122,8 +123,8 @@ class OperatorRun:
 
     # Transitions.
 
-    def start(self, on_exit: Callable[[Task, TaskExit], None]) -> Task:
-        """Start the next instance."""
+    def start(self, on_exit: Callable[[Task, TaskExit], None], context: Context | None = None) -> Task:
+        """Start the next instance, in ``context`` if it is given."""
         self._enter(OperatorState.RUNNING)
         self.ends.instance += 1
         if self.vertex.role is Role.SOURCE and self.services.ingest_rate is None:
@@ -144,7 +145,7 @@ class OperatorRun:
             instance=self.ends.instance,
             expected_errors=self.vertex.expected_errors,
         )
-        self.task.start(on_exit)
+        self.task.start(on_exit, context)
         return self.task
 
     def has_stalled(self, now: float) -> bool:

@@ -166,12 +166,10 @@ class SupervisionLoop:
         return not left
 
     def _spawn(self, run: OperatorRun) -> None:
-        task = run.start(self._on_task_exit)
-        self._log(Decision.SPAWN, operator=run.name, instance=task.instance)
-        call_hook(
-            self.hooks.on_spawn,
-            Spawned(run.name, task.instance, run.vertex.role.value, run.upstream, run.restarted),
-        )
+        spawned = Spawned(run.name, run.ends.instance + 1, run.vertex.role.value, run.upstream, run.restarted)
+        run.start(self._on_task_exit, call_hook(self.hooks.context_for, spawned))
+        self._log(Decision.SPAWN, operator=run.name, instance=spawned.instance)
+        call_hook(self.hooks.on_spawn, spawned)
 
     def _on_task_exit(self, task: Task, exit_: TaskExit) -> None:
         self._exits.append((task, exit_))

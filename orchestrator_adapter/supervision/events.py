@@ -6,6 +6,7 @@ Frozen values only: ``supervisor`` decides which event, and ``runtime`` fills it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -198,6 +199,10 @@ class SupervisionHooks:
     ``on_decision`` receives every decision; the others receive some decisions again, as records of their own. A stall of the
     loop is reported on the watchdog's thread, while the loop is blocked. What a hook raises is logged and changes nothing.
     A hook must not block: the data plane waits for it.
+
+    ``context_for`` is called before an instance starts, and returns the ``contextvars.Context`` in which the instance runs,
+    with the tasks and blocking calls that it starts. ``None``, and a hook that raises: a copy of the context of ``run()``.
+    Return a new one for each instance.
     """
 
     on_spawn: Callable[[Spawned], object] | None = None
@@ -206,3 +211,4 @@ class SupervisionHooks:
     on_escalate: Callable[[Escalated], object] | None = None
     on_shutdown: Callable[[ShuttingDown], object] | None = None
     on_decision: Callable[[Decided], object] | None = None
+    context_for: Callable[[Spawned], Context | None] | None = None

@@ -57,12 +57,17 @@ class Task:
     def __str__(self) -> str:
         return f"{self.name} #{self.instance}"
 
-    def start(self, on_exit: Callable[[Task, TaskExit], None] | None = None) -> None:
-        """Start it on the running loop. ``on_exit`` is called once, on the loop, when it has ended."""
+    def start(self, on_exit: Callable[[Task, TaskExit], None] | None = None, context: Context | None = None) -> None:
+        """Start it on the running loop. ``on_exit`` is called once, on the loop, when it has ended.
+
+        It runs in ``context``, which no other instance may use; ``None``: in a copy of the current one.
+        """
         if self._running is not None:
             raise RuntimeError(f"task {self} was started already")
         self._started_at = self._clock.monotonic()
-        self._running = asyncio.get_running_loop().create_task(self._run(), name=f"{TASK_NAME_PREFIX}{self}")
+        self._running = asyncio.get_running_loop().create_task(
+            self._run(), name=f"{TASK_NAME_PREFIX}{self}", context=context
+        )
 
         def finished(running: asyncio.Task[TaskExit]) -> None:
             self._ended_at = self._clock.monotonic()
