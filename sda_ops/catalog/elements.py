@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import math
 import re
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from sgp4 import alpha5
 from sgp4.api import WGS72, Satrec
 from sgp4.io import compute_checksum
 
-from sda_ops.catalog.omm_fields import SGP4_XP_EPHEMERIS_TYPE, MeanElements, OmmFields
+from sda_ops.catalog.omm_fields import MeanElements, OmmFields, check_ephemeris_type
 
 TLE_LINE_LENGTH = 69
 MAX_SGP4_SATNUM = 339_999
@@ -40,8 +41,14 @@ class ElementSet:
 
     @classmethod
     def from_tle(cls, line1: str, line2: str, *, name: str = "") -> ElementSet:
-        """From the two lines of a TLE. Raises ``ValueError`` that says what is wrong with them."""
-        for number, line, shape in ((1, line1, _TLE_LINE1), (2, line2, _TLE_LINE2)):
+        """From the two lines of a TLE. Raises ``ValueError`` that says what is wrong with them.
+
+        Both lines may lack their checksum, the last character (or have a blank for it).
+        """
+        lines = [line.rstrip() for line in (line1, line2)]
+        if all(map(has_no_checksum, lines)):
+            lines = [f"{line}{compute_checksum(line)}" for line in lines]
+        for number, line, shape in zip((1, 2), lines, (_TLE_LINE1, _TLE_LINE2), strict=True):
             if not line.startswith(f"{number} ") or len(line) != TLE_LINE_LENGTH or not line.isascii():
                 raise ValueError(f"line {number} must be {TLE_LINE_LENGTH} characters beginning '{number} ': {line!r}")
             if not line[-1].isdigit() or int(line[-1]) != compute_checksum(line):
@@ -49,10 +56,11 @@ class ElementSet:
             # The checksum ignores letters and blanks, and sgp4 reads a field as far as it can, without an error.
             if shape.fullmatch(line) is None:
                 raise ValueError(f"line {number} has a field that is not in its columns: {line!r}")
+        line1, line2 = lines
         if line1[2:7] != line2[2:7]:
             raise ValueError(f"both lines must carry one catalogue number, got {line1[2:7]!r} and {line2[2:7]!r}")
-        if line1[62] == str(SGP4_XP_EPHEMERIS_TYPE):
-            raise ValueError("ephemeris type 4 marks elements of SGP4-XP; expected those of SGP4")
+        check_ephemeris_type(int(line1[62].strip() or 0), name="ephemeris type")
+        _check_day(int(line1[18:20]), int(line1[20:23]))
         catalog_number = alpha5.from_alpha5(line1[2:7].replace(" ", "0"))
         if catalog_number == 0:
             raise ValueError(f"the catalogue number must not be 0, got {line1[2:7]!r}")
@@ -102,6 +110,35 @@ _TLE_LINE2 = re.compile(
     r"2 [ 0-9A-HJ-NP-Z][ 0-9]{3}[0-9] [ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9]{6}[0-9] "
     r"[ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9]{2}[0-9]\.[0-9]{4} [ 0-9][0-9]\.[0-9]{8}[ 0-9]{5}[0-9]"
 )
+
+
+# A line of valid elements, of which `begins_like_line` takes what a shorter line lacks.
+_EXAMPLES = {
+    1: "1 00005U 58002B   00179.78495062  .00000023  00000-0  28098-4 0  4753",
+    2: "2 00005  34.2682 348.7242 1859667 331.7664  19.3264 10.82419157413667",
+}
+_COLUMNS = {1: _TLE_LINE1, 2: _TLE_LINE2}
+_TO_CATALOG_NUMBER = 7
+_FIRST_YEAR = 57  # of a two-digit year: 1957, when the first satellite was launched
+
+
+def begins_like_line(number: int, line: str) -> bool:
+    """Whether ``line`` has the columns of line 1 or 2 as far as it goes, which must be beyond its catalogue number."""
+    return (
+        len(line) > _TO_CATALOG_NUMBER and _COLUMNS[number].fullmatch(line + _EXAMPLES[number][len(line) :]) is not None
+    )
+
+
+def has_no_checksum(line: str) -> bool:
+    """Whether a line of a TLE ends one column too early, or has a blank for its checksum."""
+    return len(line.rstrip()) == TLE_LINE_LENGTH - 1
+
+
+def _check_day(year: int, day: int) -> None:
+    """Raise ``ValueError`` for a day that the year does not have: sgp4 would count it into another year."""
+    year += 1900 if year >= _FIRST_YEAR else 2000
+    if not 1 <= day <= 365 + calendar.isleap(year):
+        raise ValueError(f"the epoch of line 1 is wrong: there is no day {day:03} in {year}")
 
 
 def tle_epoch_days(satrec: Satrec) -> float:

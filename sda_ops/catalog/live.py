@@ -33,16 +33,20 @@ class ReplacementLimits:
 
     Attributes:
         max_bad_share: The largest allowed share of bad rows in all rows.
+        bad_rows_allowed: So many bad rows are allowed whatever their share, if they are not more than the good ones: one
+            damaged line must not cost a small file.
         min_size_share: The smallest allowed number of objects, as a share of the objects in the current catalogue.
     """
 
     max_bad_share: float = 0.1
+    bad_rows_allowed: int = 2
     min_size_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_fields(
             "ReplacementLimits",
             ("max_bad_share", self.max_bad_share, 0.0 <= self.max_bad_share <= 1.0, "in [0, 1]"),
+            ("bad_rows_allowed", self.bad_rows_allowed, self.bad_rows_allowed >= 0, ">= 0"),
             ("min_size_share", self.min_size_share, 0.0 <= self.min_size_share <= 1.0, "in [0, 1]"),
         )
 
@@ -111,8 +115,9 @@ def replacement_problem(old: CatalogVersion | None, new: Catalog, limits: Replac
     first_problem = f", the first: {new.problems[0]}" if new.problems else ""
     if objects == 0:
         return f"expected at least one usable row, got none ({bad} bad{first_problem})"
-    if bad > limits.max_bad_share * (objects + bad):
-        return f"expected at most {limits.max_bad_share:.0%} bad rows, got {bad} of {objects + bad}{first_problem}"
+    few = bad <= min(limits.bad_rows_allowed, new.rows - bad)
+    if not few and bad > limits.max_bad_share * new.rows:
+        return f"expected at most {limits.max_bad_share:.0%} bad rows, got {bad} of {new.rows}{first_problem}"
     if old is not None and new.truncated:
         return f"it ends in the middle of a row: {new.problems[-1]}"
     if old is not None and objects < limits.min_size_share * len(old.element_sets):
@@ -305,7 +310,11 @@ def _examine(
     if last is not None and digest == last.digest and last.problem is not None:
         return digest, _Bad(last.problem)
     try:
-        catalog = newest_of_each(parse_catalog(decode_text(body), file=str(source)))
+        text = decode_text(body)
+    except ValueError as error:
+        return digest, _Bad(f"{source}: {error}")
+    try:
+        catalog = newest_of_each(parse_catalog(text, file=str(source)))
     except ValueError as error:
         return digest, _Bad(str(error))
     problem = replacement_problem(current, catalog, limits)

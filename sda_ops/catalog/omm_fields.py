@@ -17,8 +17,9 @@ OmmFields: TypeAlias = Mapping[str, object]
 MAX_CATALOG_NUMBER = 999_999_999
 """Nine digits (CCSDS 502.0-B-3, NORAD_CAT_ID)."""
 
-SGP4_XP_EPHEMERIS_TYPE = 4
-"""Elements of SGP4-XP (US Space Force). Their drag fields have another meaning, so that SGP4 must not use them."""
+SGP4_EPHEMERIS_TYPES = (0, 2)
+"""The only ephemeris types of SGP4's elements: 0 in all that are published, and 2. With the elements of other theories SGP4
+computes wrong orbits: 3 is PPT3, 4 SGP4-XP, 6 special perturbations (CCSDS 502.0-B-3, EPHEMERIS_TYPE)."""
 
 UNITS = {
     "MEAN_MOTION": "rev/day",
@@ -44,10 +45,13 @@ _REQUIRED = (
 )
 _CONVENTIONS = {
     "CENTER_NAME": ("EARTH",),
-    "REF_FRAME": ("TEME",),
+    "REF_FRAME": ("TEME", "TEMEOFDATE"),
     "TIME_SYSTEM": ("UTC",),
-    "MEAN_ELEMENT_THEORY": ("SGP4", "SGP", "SGP/SGP4"),
+    "MEAN_ELEMENT_THEORY": ("SGP4", "SGP", "SGP/SGP4", "SDP4", "SGP4/SDP4", "TLE"),
 }
+"""All names of one thing: the elements of a TLE are those of SGP4, which is SDP4 for deep-space orbits (AIAA 2006-6753), and
+TEMEOFDATE is SANA's name of SGP4's frame. Other frames are rejected: GCRF, EME2000 and ICRF differ from it by precession,
+0.37 deg in 2026, which is 45 km in low orbit."""
 _EPOCH = re.compile(r"(\d{4})-(?:(\d\d)-(\d\d)|(\d{3}))T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?Z?", re.ASCII)
 _MICROSECOND_DIGITS = 6
 _INTEGER = re.compile(r"\d{1,9}", re.ASCII)
@@ -92,8 +96,7 @@ class MeanElements:
             value = fields.get(name)
             if value not in (None, "") and str(value).strip().upper() not in allowed:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
-        if _integer(fields, "EPHEMERIS_TYPE") == SGP4_XP_EPHEMERIS_TYPE:
-            raise ValueError("EPHEMERIS_TYPE 4 marks elements of SGP4-XP; expected those of SGP4")
+        check_ephemeris_type(_integer(fields, "EPHEMERIS_TYPE"), name="EPHEMERIS_TYPE")
         catalog_number = _integer(fields, "NORAD_CAT_ID")
         if catalog_number == 0:
             raise ValueError(f"NORAD_CAT_ID must have one to nine digits and not be 0, got {fields['NORAD_CAT_ID']!r}")
@@ -115,6 +118,18 @@ class MeanElements:
             element_set_number=_integer(fields, "ELEMENT_SET_NO"),
             revolution_number=_integer(fields, "REV_AT_EPOCH"),
         )
+
+
+def check_ephemeris_type(ephemeris_type: int, *, name: str) -> None:
+    """Raise ``ValueError`` for elements of another theory than SGP4."""
+    if ephemeris_type not in SGP4_EPHEMERIS_TYPES:
+        theory = _THEORIES.get(ephemeris_type, "another theory")
+        raise ValueError(
+            f"{name} {ephemeris_type} marks elements of {theory}, which SGP4 cannot propagate; expected 0 or 2"
+        )
+
+
+_THEORIES = {1: "SGP", 3: "PPT3", 4: "SGP4-XP", 6: "special perturbations"}
 
 
 def missing_fields(fields: OmmFields) -> list[str]:

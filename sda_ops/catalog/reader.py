@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
@@ -12,7 +14,7 @@ from sda_ops.catalog.formats.omm_csv import looks_like_omm_csv, omm_csv_rows
 from sda_ops.catalog.formats.omm_json import looks_like_omm_json, omm_json_rows
 from sda_ops.catalog.formats.omm_kvn import looks_like_omm_kvn, omm_kvn_rows
 from sda_ops.catalog.formats.omm_xml import looks_like_omm_xml, omm_xml_rows
-from sda_ops.catalog.formats.rows import Row, Unreadable, read_omm
+from sda_ops.catalog.formats.rows import Remark, Row, Unreadable, read_omm
 from sda_ops.catalog.formats.tle import looks_like_tle, tle_rows
 
 
@@ -44,6 +46,8 @@ class Catalog:
         lines: The line at which each good row begins.
         problems: The bad rows, in file order.
         truncated: Whether the file ends within a row, as one does that is still being written.
+        rows: How many rows were read, good and bad.
+        remarks: What is unusual but costs no row, with the file and the line of its first occurrence; a few at most.
     """
 
     file: str
@@ -51,19 +55,55 @@ class Catalog:
     lines: tuple[int, ...]
     problems: tuple[RowProblem, ...]
     truncated: bool
+    rows: int = 0
+    remarks: tuple[str, ...] = ()
+
+
+MAX_INFLATED_BYTES = 256 * 1024 * 1024
+"""The bound on a compressed file's content: ten times the size of all catalogued objects as JSON."""
 
 
 def read_catalog(path: Path) -> Catalog:
-    """Read a TLE or 3LE file, or OMM as CSV, JSON, XML or KVN (UTF-8).
+    """Read a TLE or 3LE file, or OMM as CSV, JSON, XML or KVN (UTF-8), plain or compressed by gzip.
 
     Raises ``OSError`` if the file cannot be read, and ``ValueError`` if it has none of these formats.
     """
-    return parse_catalog(decode_text(path.read_bytes()), file=str(path))
+    content = path.read_bytes()
+    try:
+        text = decode_text(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return parse_catalog(text, file=str(path))
 
 
 def decode_text(content: bytes) -> str:
-    """The text of a file. Bytes that are not UTF-8 become U+FFFD and affect only the row that they are in."""
+    """The text of a file, which gzip may have compressed. Bytes that are not UTF-8 become U+FFFD and affect only their row.
+
+    Raises ``ValueError`` for a gzip stream that is invalid, truncated or inflates to more than `MAX_INFLATED_BYTES`.
+    """
+    if content.startswith(_GZIP):
+        content = _inflated(content)
     return content.decode("utf-8-sig", errors="replace")
+
+
+_GZIP = b"\x1f\x8b"
+
+
+def _inflated(content: bytes) -> bytes:
+    """The content of a gzip file, of all its members."""
+    inflated = bytearray()
+    try:
+        while content.startswith(_GZIP):
+            inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: with gzip's header
+            inflated += inflater.decompress(content, MAX_INFLATED_BYTES + 1 - len(inflated))
+            if len(inflated) > MAX_INFLATED_BYTES:
+                raise ValueError(f"the gzip file inflates to more than {MAX_INFLATED_BYTES} bytes")
+            if not inflater.eof:
+                raise ValueError("the gzip file is truncated")
+            content = inflater.unused_data
+    except zlib.error as error:
+        raise ValueError(f"the gzip file is invalid: {error}") from error
+    return bytes(inflated)
 
 
 def parse_catalog(text: str, *, file: str) -> Catalog:
@@ -71,18 +111,35 @@ def parse_catalog(text: str, *, file: str) -> Catalog:
     element_sets: list[ElementSet] = []
     lines: list[int] = []
     problems: list[RowProblem] = []
-    last: ElementSet | Unreadable | None = None
+    remarks: dict[str, tuple[int, int]] = {}  # by text: the line of the first, and how many
+    last: ElementSet | Unreadable | Remark | None = None
     try:
         for line, last in _rows(text):
-            if isinstance(last, Unreadable):
-                problems.append(RowProblem(file, line, last.reason))
-            else:
-                element_sets.append(last)
-                lines.append(line)
+            match last:
+                case Unreadable():
+                    problems.append(RowProblem(file, line, last.reason))
+                case Remark():
+                    first, count = remarks.get(last.text, (line, 0))
+                    remarks[last.text] = (first, count + 1)
+                case ElementSet():
+                    element_sets.append(last)
+                    lines.append(line)
+                case _:
+                    assert_never(last)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    truncated = isinstance(last, Unreadable) and (last.truncated or not text.endswith("\n"))
-    return Catalog(file, tuple(element_sets), tuple(lines), tuple(problems), truncated)
+    return Catalog(
+        file,
+        tuple(element_sets),
+        tuple(lines),
+        tuple(problems),
+        truncated=isinstance(last, Unreadable) and (last.truncated or not text.endswith("\n")),
+        rows=len(element_sets) + len(problems),
+        remarks=tuple(
+            f"{file}:{first}: {remark}{f' (and {count - 1} more)' if count > 1 else ''}"
+            for remark, (first, count) in remarks.items()
+        ),
+    )
 
 
 def newest_of_each(catalog: Catalog) -> Catalog:
@@ -112,6 +169,8 @@ def newest_of_each(catalog: Catalog) -> Catalog:
         tuple(catalog.lines[index] for index in indices),
         tuple(problems),
         catalog.truncated,
+        catalog.rows,
+        catalog.remarks,
     )
 
 
@@ -130,5 +189,10 @@ def _rows(text: str) -> Iterator[Row]:
         return read_omm(omm_kvn_rows(text))
     if looks_like_tle(text):
         return tle_rows(text)
-    first_line = text.lstrip().partition("\n")[0]
-    raise ValueError(f"expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got {first_line[:60]!r}")
+    raise ValueError(f"expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got {_shown(text)!r}")
+
+
+def _shown(text: str) -> str:
+    """The first line of a text, as much as fits into a message, without control characters."""
+    first_line = text.lstrip().partition("\n")[0][:60]
+    return "".join(character if character.isprintable() else "?" for character in first_line)

@@ -23,10 +23,17 @@ class Unreadable:
     truncated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something unusual that costs no element set. Remarks with one text are reported once, with their number."""
+
+    text: str
+
+
 OmmRows: TypeAlias = Iterator[tuple[int, OmmFields | Unreadable]]
 """Line numbers count from 1."""
 
-Row: TypeAlias = tuple[int, ElementSet | Unreadable]
+Row: TypeAlias = tuple[int, ElementSet | Unreadable | Remark]
 
 
 def read_omm(rows: OmmRows) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sgp4.io import compute_checksum
 
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.testing import ManualClock, settle
@@ -33,7 +34,7 @@ from sda_ops.catalog.live import (
 from tests.helpers.log_lines import event_of
 from tests.helpers.running import eventually
 from tests.sda_ops.catalog.catalog_server import numbers, text_of
-from tests.sda_ops.catalog.catalog_texts import OMM, csv_of
+from tests.sda_ops.catalog.catalog_texts import LINE1, LINE2, OMM, csv_of
 
 
 def replace_by_rename(path: Path, text: str) -> None:
@@ -349,21 +350,58 @@ OLD = synthetic_catalog(objects=100, epoch_ns=1_790_000_000_000_000_000)
 
 @given(
     objects=st.integers(0, 100),
+    older=st.integers(0, 100),
     bad=st.integers(0, 100),
     truncated=st.booleans(),
-    limits=st.builds(ReplacementLimits, max_bad_share=st.floats(0, 1), min_size_share=st.floats(0, 1)),
+    limits=st.builds(
+        ReplacementLimits,
+        max_bad_share=st.floats(0, 1),
+        bad_rows_allowed=st.integers(0, 9),
+        min_size_share=st.floats(0, 1),
+    ),
 )
-def test_a_replacement_must_be_whole_and_within_both_limits(
-    *, objects: int, bad: int, truncated: bool, limits: ReplacementLimits
+def test_a_replacement_must_be_whole_and_within_the_limits(
+    *, objects: int, older: int, bad: int, truncated: bool, limits: ReplacementLimits
 ) -> None:
-    """It must also have an object. The first catalogue need not be whole."""
+    """It must also have an object. The share counts rows, also those of older sets. The first one need not be whole."""
     problems = tuple(RowProblem("x", line, "bad") for line in range(bad))
-    new = Catalog("x", OLD[:objects], tuple(range(objects)), problems, truncated and bad > 0)
+    good = objects + older if objects else 0
+    new = Catalog("x", OLD[:objects], tuple(range(objects)), problems, truncated and bad > 0, good + bad)
     old = CatalogVersion(1, OLD, None, (), 0, "x", "")  # type: ignore[arg-type] # the check needs no columns
-    rows_good = objects > 0 and bad <= limits.max_bad_share * (objects + bad)
+    few = bad <= limits.bad_rows_allowed and bad <= good
+    rows_good = objects > 0 and (few or bad <= limits.max_bad_share * (good + bad))
     assert (replacement_problem(None, new, limits) is None) == rows_good
     expected = rows_good and not new.truncated and objects >= limits.min_size_share * 100
     assert (replacement_problem(old, new, limits) is None) == expected
+
+
+def tle_of(epoch_day: int, *, bad_checksum: bool = False) -> str:
+    line1 = f"{LINE1[:18]}26{epoch_day:03}{LINE1[23:68]}"
+    checksum = (compute_checksum(line1) + bad_checksum) % 10
+    return f"{line1}{checksum}\n{LINE2}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ("".join(map(tle_of, range(300, 320))) + tle_of(320, bad_checksum=True), True),
+        (tle_of(300) + tle_of(301, bad_checksum=True), True),
+        (tle_of(300) + "end of file\n", True),
+        (tle_of(300) + tle_of(301, bad_checksum=True) * 2, False),
+        (tle_of(300) * 20 + tle_of(301, bad_checksum=True) * 3, False),
+        ("No GP data found", False),
+        ("<html><body>1 moment</body></html>", False),
+        ("503\n1 moment, please\n2 come\n", False),
+    ],
+)
+async def test_a_few_bad_rows_or_a_footer_cost_only_themselves(tmp_path: Path, text: str, *, accepted: bool) -> None:
+    """The share of bad rows is that in the rows read; up to two are allowed in a small file. Nonsense is rejected in one line."""
+    _, catalog = file_catalog(tmp_path, text)
+    if accepted:
+        assert numbers(await catalog.load()) == [25544]
+    else:
+        with pytest.raises(CatalogUnavailable, match=r"\A[^\n]+\Z"):
+            await catalog.load()
 
 
 def test_limits_are_shares() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from sgp4.api import Satrec
 
 from sda_ops.catalog import ElementSet, newest_of_each, parse_catalog, read_catalog
-from tests.sda_ops.catalog.catalog_texts import ALPHA1, ALPHA2, LINE1, LINE2, OMM, data
+from tests.sda_ops.catalog.catalog_texts import ALPHA1, ALPHA2, LINE1, LINE2, OMM, csv_of, data
 
 ONE_METRE_KM = 1e-3
 
@@ -81,10 +82,16 @@ def test_alpha5_numbers_are_read() -> None:
         ({"EPOCH": "2007-366T00:00:00"}, "there is no day 366 in 2007"),
         ({"EPOCH": "2008-000T00:00:00"}, "there is no day 000 in 2008"),
         ({"EPOCH": "9999-12-31T23:59:59.9999999"}, "EPOCH '9999-12-31T23:59:59.9999999': date value out of range"),
-        ({"REF_FRAME": "GCRF"}, "REF_FRAME must be TEME, got 'GCRF'"),
+        ({"REF_FRAME": "GCRF"}, "REF_FRAME must be TEME or TEMEOFDATE, got 'GCRF'"),
         ({"TIME_SYSTEM": "TAI"}, "TIME_SYSTEM must be UTC, got 'TAI'"),
         ({"CENTER_NAME": "MARS"}, "CENTER_NAME must be EARTH, got 'MARS'"),
-        ({"MEAN_ELEMENT_THEORY": "SGP4-XP"}, "MEAN_ELEMENT_THEORY must be SGP4 or SGP or SGP/SGP4, got 'SGP4-XP'"),
+        ({"MEAN_ELEMENT_THEORY": "SGP4-XP"}, "or SDP4 or SGP4/SDP4 or TLE, got 'SGP4-XP'"),
+        (
+            {"EPHEMERIS_TYPE": 3},
+            "EPHEMERIS_TYPE 3 marks elements of PPT3, which SGP4 cannot propagate; expected 0 or 2",
+        ),
+        ({"EPHEMERIS_TYPE": 6}, "EPHEMERIS_TYPE 6 marks elements of special perturbations"),
+        ({"EPHEMERIS_TYPE": 9}, "EPHEMERIS_TYPE 9 marks elements of another theory"),
         ({"EPHEMERIS_TYPE": "4"}, "EPHEMERIS_TYPE 4 marks elements of SGP4-XP"),
         ({"REV_AT_EPOCH": 1e9}, "REV_AT_EPOCH must have one to nine digits, got 1000000000.0"),
         # A perigee 3,000 km below the ground: SGP4's own error, at the epoch.
@@ -102,9 +109,10 @@ def test_an_omm_without_an_orbit_is_rejected_with_the_reason(change: dict[str, o
 
 
 def test_an_omm_may_state_its_conventions() -> None:
-    """TEME, UTC, SGP4 and the Earth, in either case, change nothing; nor do absent, empty or null values."""
+    """TEME, UTC, SGP4 and the Earth, in either case, change nothing; nor do other names of SGP4, absent, empty or null values."""
     stated = {"CENTER_NAME": "Earth", "REF_FRAME": "TEME", "TIME_SYSTEM": "UTC", "MEAN_ELEMENT_THEORY": "SGP/SGP4"}
-    for conventions in (stated, dict.fromkeys(stated, ""), dict.fromkeys(stated)):
+    tle = {"MEAN_ELEMENT_THEORY": "TLE", "REF_FRAME": "TEMEOFDATE", "EPHEMERIS_TYPE": "2"}
+    for conventions in (stated, tle, dict.fromkeys(stated, ""), dict.fromkeys(stated)):
         assert position_km(ElementSet.from_omm({**OMM, **conventions}).satrec) == position_km(
             ElementSet.from_omm(OMM).satrec
         )
@@ -144,7 +152,23 @@ def test_the_satrec_has_the_fields_of_a_tle() -> None:
         # A checksum ignores letters and blanks.
         (LINE1, LINE2.replace("0006703", "OOO67O3"), "line 2 has a field that is not in its columns"),
         (LINE1.replace("00000-0", "O0000-0"), LINE2, "line 1 has a field that is not in its columns"),
-        (with_checksum(LINE1[:62] + "4" + LINE1[63:]), LINE2, "ephemeris type 4 marks elements of SGP4-XP"),
+        *(
+            (
+                with_checksum(LINE1[:62] + digit + LINE1[63:]),
+                LINE2,
+                f"ephemeris type {digit} marks elements of {theory}",
+            )
+            for digit, theory in (
+                ("3", "PPT3"),
+                ("4", "SGP4-XP"),
+                ("6", "special perturbations"),
+                ("9", "another theory"),
+            )
+        ),
+        *(
+            (with_checksum(f"{LINE1[:18]}{day}{LINE1[23:]}"), LINE2, f"there is no day {day[2:]} in {day_of}")
+            for day, day_of in (("26000", 2026), ("26366", 2026), ("24367", 2024), ("26399", 2026), ("57999", 1957))
+        ),
         (with_checksum("1 00000" + LINE1[7:]), with_checksum("2 00000" + LINE2[7:]), "number must not be 0"),
         (LINE1, with_checksum(LINE2.replace("0006703", "9906703")), "SGP4 cannot start from these elements"),
     ],
@@ -191,13 +215,84 @@ def test_a_name_belongs_to_the_lines_below_it_only() -> None:
     assert [elements.name for elements in catalog.element_sets] == ["FIRST", ""]
 
 
-def test_a_name_without_lines_is_reported() -> None:
-    """A last line that is not an element set is not skipped silently."""
-    catalog = parse_catalog(f"{LINE1}\n{LINE2}\n\nISS (ZARYA)\n\n", file="x")
-    assert [str(problem) for problem in catalog.problems] == ["x:4: name 'ISS (ZARYA)' has no lines below it"]
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_text_around_the_sets_costs_no_row(end: str) -> None:
+    """A header, remarks between the sets and a footer are skipped; the footer is remarked on, and no file is truncated by it."""
+    text = f"SB KEPS\n2Line Elements 069\n\nISS\n{LINE1}\n{LINE2}\nand then\n{ALPHA1}\n{ALPHA2}\n\n/EX{end}"
+    catalog = parse_catalog(text, file="x")
+    assert [elements.name for elements in catalog.element_sets] == ["ISS", "and then"]
+    assert (catalog.problems, catalog.truncated, catalog.rows) == ((), False, 2)
+    assert catalog.remarks == ("x:11: the text after the last element set is skipped: '/EX'",)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "a,b,c\n1,2,3", "[{]", "{", "<html/>", "<omm", '"NORAD_CAT_ID,x'])
+def test_text_above_the_header_of_a_csv_costs_no_row() -> None:
+    """The header is found in the first 20 lines; a footer below the rows is one bad row."""
+    catalog = parse_catalog(f"our catalogue\n\n{csv_of([OMM])}\nthe end\n", file="x")
+    assert (len(catalog.element_sets), catalog.lines, catalog.rows) == (1, (4,), 2)
+    assert [problem.line for problem in catalog.problems] == [5]
+
+
+@pytest.mark.parametrize("name", ["2 SCOUTS", "1 OF FEW", "1 2345", "2 12345 AND MORE", "1 25544", "0 2 MANY"])
+def test_a_name_may_begin_like_a_line_of_elements(name: str) -> None:
+    """A line is one of elements by its columns. Such names are kept, above a first set and above a later one."""
+    text = f"{name}\n{LINE1}\n{LINE2}\n" * 2
+    catalog = parse_catalog(text, file="x")
+    assert [elements.name for elements in catalog.element_sets] == [name.removeprefix("0 ")] * 2
+    assert (catalog.problems, catalog.remarks) == ((), ())
+
+
+def test_a_damaged_line_of_elements_is_not_a_name() -> None:
+    """A line 1 with a wrong character, cut off, or without its line 2 is a bad row, and the set below it has no name."""
+    damaged = (LINE1[:3] + "x" + LINE1[4:], LINE1[:40], LINE1[:9], LINE1, LINE2)
+    for line in damaged:
+        catalog = parse_catalog(f"{ALPHA1}\n{ALPHA2}\n{line}\n{LINE1}\n{LINE2}\n", file="x")
+        assert [elements.name for elements in catalog.element_sets] == ["", ""], line
+        assert [problem.line for problem in catalog.problems] == [3], line
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_set_without_checksums_is_accepted_with_a_remark(blank: str) -> None:
+    """As in old archives; the orbit is the same. If only one line has none, the set is rejected."""
+    text = f"{LINE1[:-1]}{blank}\n{LINE2[:-1]}{blank}\n"
+    catalog = parse_catalog(text * 3, file="x")
+    assert catalog.problems == ()
+    assert catalog.remarks == ("x:1: an element set without checksums is accepted (and 2 more)",)
+    assert position_km(catalog.element_sets[0].satrec) == position_km(ElementSet.from_tle(LINE1, LINE2).satrec)
+    (problem,) = parse_catalog(f"{LINE1}\n{LINE2[:-1]}{blank}\n", file="x").problems
+    assert "line 2 must be 69 characters" in problem.reason
+
+
+def test_a_day_that_the_year_does_not_have_displaces_no_good_set() -> None:
+    """Day 366 exists in leap years only. The good set is kept, and the other is a bad row with its line."""
+    wrong = with_checksum(f"{LINE1[:18]}26366{LINE1[23:]}")
+    leap = with_checksum(f"{LINE1[:18]}08366{LINE1[23:]}")
+    catalog = newest_of_each(parse_catalog(f"{leap}\n{LINE2}\n{wrong}\n{LINE2}\n", file="x"))
+    assert [elements.satrec.epochyr for elements in catalog.element_sets] == [8]
+    assert [str(problem) for problem in catalog.problems] == [
+        "x:3: the epoch of line 1 is wrong: there is no day 366 in 2026"
+    ]
+
+
+def test_a_file_compressed_by_gzip_is_read(tmp_path: Path) -> None:
+    """By its content, whatever its name, of several members too. A truncated or damaged one is rejected in one line."""
+    path = tmp_path / "catalog.csv"
+    whole = gzip.compress(f"{LINE1}\n".encode()) + gzip.compress(f"{LINE2}\n".encode())
+    path.write_bytes(whole)
+    assert [elements.catalog_number for elements in read_catalog(path).element_sets] == [25544]
+    for content, problem in (
+        (whole[:-9], "the gzip file is truncated"),
+        (whole[:12] + b"\xff\xff" + whole[14:], "the gzip file is invalid: "),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r".") as raised:
+            read_catalog(path)
+        assert str(raised.value).startswith(f"{path}: {problem}")
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", "a,b,c\n1,2,3", "[{]", "{", "<html/>", "<omm", "503\n1 moment, please\n", '"NORAD_CAT_ID,x']
+)
 def test_a_file_in_an_unknown_format_is_rejected(text: str) -> None:
     """ValueError names the file."""
     with pytest.raises(ValueError, match=r"^catalog\.txt: "):
