@@ -2,6 +2,7 @@
 
 - The event that carries a task run's state. The server's task run recorder makes rows of such events; Prefect's own task
   engine sends the same. The fallback is ``set_state_by_api``, by the documented client methods.
+- The context of a task run, as Prefect's own task engine enters it.
 - How a flow's body ends without the engine proposing a state to the server.
 - How Prefect's queue of events in this process is bounded.
 
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 from uuid import UUID
 
 from prefect import Task
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import Abort
 
 from orchestrator_adapter.prefect_flow.client.text import storable
@@ -81,6 +84,32 @@ async def set_state_by_api(client: PrefectClient, task_run: TaskRun, state: Stat
         state=state,
     )
     await client.set_task_run_state(task_run.id, state, force=True)
+
+
+def enter_task_run(task_run: TaskRun, name: str) -> None:
+    """Make ``task_run`` the current one, for the rest of the current context; ``name`` is the name of its task.
+
+    From then on Prefect's loggers, ``prefect.runtime``, artifacts, events and nested task runs refer to it, and use the
+    client of the flow run. No call to the API is made. Outside a flow run nothing happens.
+    """
+    flow_run = FlowRunContext.get()
+    if flow_run is None:
+        return
+    TaskRunContext(
+        task=_task_named(name, task_run.task_key),
+        task_run=task_run,
+        parameters={},
+        client=flow_run.client,
+        result_store=flow_run.result_store,
+        persist_result=False,
+    ).__enter__()
+
+
+@cache
+def _task_named(name: str, key: str) -> Task[[], None]:
+    task: Task[[], None] = Task(_nothing, name=name)
+    task.task_key = key
+    return task
 
 
 def exit_without_state(why: str) -> NoReturn:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
@@ -26,6 +26,7 @@ from prefect.client.schemas.objects import State, StateType
 from orchestrator_adapter.control_plane.snapshot import Snapshots
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.prefect_flow.client.api import ask, client_without_retries
+from orchestrator_adapter.prefect_flow.client.internals import enter_task_run
 from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.recovery.reconcile import reconcile_run
@@ -33,10 +34,11 @@ from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRec
 from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import ArtifactPublisher
 from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_S, Delivery, SupervisionRecord
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
+from orchestrator_adapter.prefect_flow.reporting.task_runs import task_run_of
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.resilience.retry import RetryOk, RetryPolicy
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
-from orchestrator_adapter.supervision.events import SupervisionHooks
+from orchestrator_adapter.supervision.events import Spawned, SupervisionHooks
 
 _RETRY = RetryPolicy(
     timedelta(milliseconds=200), timedelta(seconds=5), max_attempts=None
@@ -105,8 +107,10 @@ class Reporter:
         self._snapshots: Snapshots | None = None
 
     def hooks(self) -> SupervisionHooks:
-        """The hooks for the supervisor. Each only appends to the inbox."""
-        return SupervisionHooks(on_spawn=self._note, on_exit=self._note, on_decision=self._note)
+        """The hooks for the supervisor. They only append to the inbox, and choose the context of an instance."""
+        return SupervisionHooks(
+            on_spawn=self._note, on_exit=self._note, on_decision=self._note, context_for=self._context_for
+        )
 
     def start(self, built: BuiltGraph) -> None:
         """Start reporting ``built``, which is about to run."""
@@ -144,6 +148,13 @@ class Reporter:
         if not self._wakeup_sent:  # waking another thread costs ten times as much as the append
             self._wakeup_sent = True
             self._call(self._inbox_filled.set)
+
+    def _context_for(self, spawned: Spawned) -> contextvars.Context:
+        """The context of an instance: that of its own task run, which the server may get much later."""
+        context = contextvars.copy_context()
+        task_run = task_run_of(self._identity, spawned, datetime.now(UTC))
+        context.run(enter_task_run, task_run, spawned.operator)
+        return context
 
     def _call(self, action: Callable[[], object]) -> None:
         if (loop := self._loop) is not None:

@@ -76,22 +76,9 @@ class TaskRunTracker:
 
         After a restart, the operators that read from this one are sent again, linked to the new instance.
         """
-        run = TrackedTaskRun(
-            TaskRun(
-                id=self._identity.task_run_id(record.operator, record.instance),
-                name=instance_name(record.operator, record.instance),
-                flow_run_id=self._identity.flow_run_id,
-                task_key=f"{self._identity.pipeline}.{record.operator}",
-                dynamic_key=f"{self._identity.attempt}-{record.instance}",
-                tags=[record.role],
-                task_inputs=self._task_inputs(record),
-                run_count=1,
-                flow_run_run_count=self._identity.attempt,
-                expected_start_time=at,
-                start_time=at,
-            ),
-            record.upstream,
-        )
+        task_run = task_run_of(self._identity, record, at)
+        task_run.task_inputs = self._task_inputs(record)
+        run = TrackedTaskRun(task_run, record.upstream)
         self._alive[record.operator] = run
         items = [self._change_state(run, Running(timestamp=at), now)]
         if record.restarted is not None:
@@ -193,6 +180,22 @@ class TaskRunTracker:
         run.states.append(state)
         run.confirmed, run.sent_at, run.tries, run.sent_again = False, now, 0, False
         return task_run_event(run.task_run, before, state, self._related)
+
+
+def task_run_of(identity: RunIdentity, record: Spawned, at: datetime) -> TaskRun:
+    """The task run of an instance that starts at ``at``, without its inputs. The server need not have it."""
+    return TaskRun(
+        id=identity.task_run_id(record.operator, record.instance),
+        name=instance_name(record.operator, record.instance),
+        flow_run_id=identity.flow_run_id,
+        task_key=f"{identity.pipeline}.{record.operator}",
+        dynamic_key=f"{identity.attempt}-{record.instance}",
+        tags=[record.role],
+        run_count=1,
+        flow_run_run_count=identity.attempt,
+        expected_start_time=at,
+        start_time=at,
+    )
 
 
 def instance_name(operator: str, instance: int) -> str:
