@@ -17,10 +17,12 @@ Knows httpx, and nothing of the content of requests and responses.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -38,6 +40,11 @@ DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 _NS_PER_S = 1_000_000_000
 _MAX_LOCATION = 200  # characters of a redirection's target in messages
 _USERINFO = re.compile("//[^/]*@")
+_MAX_DETAIL_BYTES = 2_048  # read of a refusal's body
+_MAX_DETAIL = 200  # characters of it in messages
+_DETAIL_PATIENCE_S = 1.0  # for it: a refusal is a refusal without a reason, too
+_MIN_SECRET = 4  # characters: shorter ones are in any text
+_TAG = re.compile("<[^>]*>")
 
 
 class HttpFailure(OperatorError):
@@ -54,7 +61,7 @@ async def exchange(
 ) -> RetryDisposition[T]:
     """Send ``request`` once and classify the result. Raises nothing that the network or the peer can cause.
 
-    ``decode`` makes a value of a successful response's body. A ``ValueError`` from it means an invalid body; any other
+    The message of a refusal has the first line of its body, bounded. ``decode`` makes a value of a successful response's body. A ``ValueError`` from it means an invalid body; any other
     exception is a bug, and is passed on. ``now_ns``, UTC, is compared with a ``Retry-After`` that is a date. At most
     ``max_body_bytes`` of the body are read or inflated; the body may be compressed once, by gzip. The client's timeout limits
     each step (connecting, each read). The caller limits the whole exchange (``RetryPolicy.attempt_timeout``), because a peer
@@ -65,7 +72,8 @@ async def exchange(
     try:
         response = await client.send(request, stream=True)
         try:
-            failed = classify_status(where, response.status_code, response.headers, now_ns=now_ns())
+            detail = "" if response.is_success else await _first_line(response)
+            failed = classify_status(where, response.status_code, response.headers, now_ns=now_ns(), detail=detail)
             if failed is not None:
                 return failed
             body = await _read(response, max_body_bytes)
@@ -105,6 +113,37 @@ async def _read(response: httpx.Response, max_bytes: int) -> bytes:
     return bytes(body)
 
 
+async def _first_line(response: httpx.Response) -> str:
+    """The first line of a refusal's body, which often says why: as much as arrives soon and fits into a message.
+
+    Only printable text, no tags, and none of the request's own secrets, which a server may repeat.
+    """
+    body = b""
+    with suppress(httpx.HTTPError, OSError, TimeoutError):
+        async with asyncio.timeout(_DETAIL_PATIENCE_S):
+            async for chunk in response.aiter_raw():
+                body += chunk[:_MAX_DETAIL_BYTES]
+                if len(body) >= _MAX_DETAIL_BYTES:
+                    break
+    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        try:
+            body = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, _MAX_DETAIL_BYTES)
+        except zlib.error:
+            return ""
+    text = _TAG.sub("\n", body[:_MAX_DETAIL_BYTES].decode("utf-8", errors="replace"))
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    for secret in _secrets(response.request):
+        line = line.replace(secret, "***")
+    return "".join(character if character.isprintable() else "?" for character in line[:_MAX_DETAIL])
+
+
+def _secrets(request: httpx.Request) -> set[str]:
+    """What a request's URL has that messages must not have: user, password, and the values of its query."""
+    url = request.url
+    found = {url.username, url.password, url.query.decode("ascii", "replace"), *url.params.values()}
+    return {text for text in found if len(text) >= _MIN_SECRET}
+
+
 def _without_secrets(url: httpx.URL) -> httpx.URL:
     """The URL for messages and logs: without user, password and query, which may contain a token."""
     return url.copy_with(userinfo=b"", query=None, fragment=None)
@@ -118,15 +157,21 @@ def _redirection_target(location: str | None) -> str:
     return f", to {path[:_MAX_LOCATION]!r}"
 
 
-def classify_status(where: str, status: int, headers: Mapping[str, str], *, now_ns: int) -> Retry | Permanent | None:
-    """The class of a status code; ``None`` for a success. ``headers`` by lower-case name (httpx's ignore the case)."""
+def classify_status(
+    where: str, status: int, headers: Mapping[str, str], *, now_ns: int, detail: str = ""
+) -> Retry | Permanent | None:
+    """The class of a status code; ``None`` for a success. ``headers`` by lower-case name (httpx's ignore the case).
+
+    ``detail`` is the server's own text, for the message.
+    """
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return None
     try:
         phrase = f" {HTTPStatus(status).phrase}"
     except ValueError:
         phrase = ""
-    failure = HttpFailure(f"{where} answered {status}{phrase}{_redirection_target(headers.get('location'))}")
+    said = f": {detail!r}" if detail else ""
+    failure = HttpFailure(f"{where} answered {status}{phrase}{_redirection_target(headers.get('location'))}{said}")
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         return Retry(failure, retry_after(headers.get("retry-after"), now_ns=now_ns))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -219,6 +219,39 @@ async def test_a_503_has_its_retry_after() -> None:
     assert disposition.retry_after == timedelta(seconds=30)
 
 
+REFUSAL = b"<!DOCTYPE html>\n<p>GP data has\x07 not updated since your last download of secret-group. " + b"x" * 5_000
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_refusal_shows_the_first_line_of_its_body(compressed: bool) -> None:  # noqa: FBT001 - a table
+    """Without tags, control characters and the request's own secrets, shortened; inflated if the server compresses it."""
+    response = (
+        http(gzip.compress(REFUSAL), "Content-Encoding: gzip", status=403) if compressed else http(REFUSAL, status=403)
+    )
+    async with listening(answering(response)) as port:
+        disposition = await get(f"http://me:password@127.0.0.1:{port}/page?GROUP=secret-group")
+    assert isinstance(disposition, Permanent)
+    told = message(disposition)
+    assert "answered 403 Forbidden: 'GP data has? not updated since your last download of ***. xxx" in told
+    assert len(told) < 300
+
+
+async def test_a_refusal_without_an_end_is_a_refusal() -> None:
+    """Its body is not waited for: what has arrived soon is shown."""
+
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 x\r\nRetry-After: 7\r\nContent-Length: 99\r\n\r\nclosed today")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(half, "127.0.0.1", 0) as server:
+        disposition = await get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    assert isinstance(disposition, Retry)
+    assert disposition.retry_after == timedelta(seconds=7)
+    assert message(disposition).endswith("answered 503 Service Unavailable: 'closed today'")
+
+
 RETRIED = {
     "closed": (close_connection, "RemoteProtocolError: Server disconnected without sending a response."),
     "reset": (reset, "ReadError"),
