@@ -97,19 +97,26 @@ def _simulated_sensors() -> tuple[SensorSettings, ...]:
 class CatalogSettings(Section):
     """The catalogue of element sets: a file, or an address."""
 
-    file: Path | None = Field(_RUN / "catalog.json", description="TLE, 3LE, or OMM in CSV, JSON, XML or KVN")
+    file: Path | None = Field(
+        None,
+        description="TLE, 3LE, or OMM in CSV, JSON, XML or KVN (default: run/sda-fusion/catalog.json, if there is no url)",
+    )
     url: HttpUrl | None = Field(None, description="Its HTTP address, instead of a file")
     refresh_every_s: PositiveSeconds = Field(60.0, description="How often a newer catalogue is looked for")
     max_age_days: float = Field(
         30.0, gt=0, le=_MAX_AGE_DAYS, description="An element set farther from its epoch is not used"
     )
 
+    @property
+    def location(self) -> Path | HttpUrl:
+        """The file or the address that is set; otherwise the default file."""
+        # No default file in the field: a dump would name it beside the url, and would not be valid.
+        return self.url or self.file or _RUN / "catalog.json"
+
     @model_validator(mode="after")
     def _file_or_url(self) -> CatalogSettings:
-        if self.url is not None and "file" in self.model_fields_set and self.file is not None:
-            raise ValueError(f"catalog: expected a file or a url, got both: {self.file} and {self.url}")
-        if self.url is None and self.file is None:
-            raise ValueError("catalog: expected a file or a url, got neither")
+        if self.url is not None and self.file is not None:
+            raise ValueError(f"expected a file or a url, got both: {self.file} and {self.url}")
         return self
 
 

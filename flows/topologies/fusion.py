@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from math import pi
+from pathlib import Path
 from typing import Any
 
 from flows.settings.fusion import ClusterSettings, FusionSettings, SensorSettings
@@ -228,11 +229,8 @@ def _first_catalog(orbits: Orbits) -> Callable[[], Coroutine[Any, Any, None]]:
 
 
 def _source(settings: FusionSettings) -> CatalogFile | CatalogUrl:
-    catalog = settings.catalog
-    if catalog.url is not None:
-        return CatalogUrl(str(catalog.url))
-    assert catalog.file is not None  # the settings check that
-    return CatalogFile(catalog.file)
+    location = settings.catalog.location
+    return CatalogFile(location) if isinstance(location, Path) else CatalogUrl(str(location))
 
 
 def _replay(settings: FusionSettings) -> Factory:

@@ -36,14 +36,17 @@ def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('catalog = {file = "a.csv", url = "http://b"}', "expected a file or a url, got both: a.csv and http://b/"),
-        ("correlation = {min_probability = 0.4}", "correlation.min_probability"),
-        ("correlation = {gate_miss = 1.0}", "correlation.gate_miss"),
-        ("propagator = {workers = 0}", "propagator.workers"),
-        ('propagator = {engine = "sgp8"}', "propagator.engine"),
-        ("replay = {pace = -1.0}", "replay.pace"),
-        ("replay = {doppler_sign = 2}", "replay.doppler_sign"),
-        ("audit = {commit_every_s = 0}", "audit.commit_every_s"),
+        (
+            'catalog = {file = "a.csv", url = "http://b"}',
+            ": [catalog]: expected a file or a url, got both: a.csv and http://b/",
+        ),
+        ("correlation = {min_probability = 0.4}", ": [correlation] min_probability: "),
+        ("correlation = {gate_miss = 1.0}", ": [correlation] gate_miss: "),
+        ("propagator = {workers = 0}", ": [propagator] workers: "),
+        ('propagator = {engine = "sgp8"}', ": [propagator] engine: "),
+        ("replay = {pace = -1.0}", ": [replay] pace: "),
+        ("replay = {doppler_sign = 2}", ": [replay] doppler_sign: "),
+        ("audit = {commit_every_s = 0}", ": [audit] commit_every_s: "),
         (
             'radars = [{name = "a", port = 9}, {name = "b", port = 9}]',
             "radars a and b both listen on udp://127.0.0.1:9",
@@ -57,7 +60,7 @@ def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.
             f"sensors = [{SITE}, {SITE}]",
             "sensors: names must differ, got s more than once",
         ),
-        (f"sensors = [{SITE.replace('= 1', '= 91')}]", "sensors.0.latitude_deg"),
+        (f"sensors = [{SITE.replace('= 1', '= 91')}]", ": [sensors #1] latitude_deg: "),
     ],
 )
 def test_each_mistake_is_one_problem_with_the_expected_value(text: str, expected: str, tmp_path: Path) -> None:
