@@ -16,7 +16,8 @@ The rooms, top-down; a module imports only from rooms below its own:
 operator instance ends.
 """
 
-from orchestrator_adapter.channels.channel import EdgeStatistics, FlowPolicy
+from orchestrator_adapter.channels.channel import EdgeStatistics
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation
 from orchestrator_adapter.channels.receiver import Receiver
 from orchestrator_adapter.channels.sender import Sender

@@ -18,71 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Generic, TypeVar, assert_never
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 _COMPACT_AT = 256  # acknowledged items; a shorter prefix is not worth moving the rest for
-
-
-@dataclass(frozen=True, slots=True)
-class Backpressure:
-    """Suspend the writer until there is room."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shed:
-    """Drop what does not fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """Suspend the writer; once no item has moved for ``deadline``, dead-letter what does not fit, or shed it."""
-
-    deadline: timedelta
-    dead_letter: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FlowPolicy:
-    """What a writer does when its edge is full. No drop is silent: each one is counted, per edge.
-
-    Make one with ``backpressure()``, ``shed()`` or ``timed(...)``.
-    """
-
-    when_full: Backpressure | Shed | Timed
-
-    @classmethod
-    def backpressure(cls) -> FlowPolicy:
-        """Suspend until there is room. The default: pressure travels back to the sources."""
-        return cls(Backpressure())
-
-    @classmethod
-    def shed(cls) -> FlowPolicy:
-        """Drop what does not fit, counted as ``shed``."""
-        return cls(Shed())
-
-    @classmethod
-    def timed(cls, deadline: timedelta, *, dead_letter: bool = True) -> FlowPolicy:
-        """Suspend while full; once no item has moved for ``deadline``, dead-letter what does not fit (or shed it)."""
-        if deadline <= timedelta(0):
-            raise ValueError(f"FlowPolicy.timed: deadline must be > 0, got {deadline}")
-        return cls(Timed(deadline, dead_letter))
-
-    @property
-    def name(self) -> str:
-        """``backpressure``, ``shed`` or ``timed``, as metrics label it."""
-        return type(self.when_full).__name__.lower()
-
-    def __str__(self) -> str:
-        match self.when_full:
-            case Timed(deadline, dead_letter):
-                return f"timed {deadline.total_seconds():g} s, then {'dead-letter' if dead_letter else 'shed'}"
-            case Backpressure() | Shed():
-                return self.name
-            case _:
-                assert_never(self.when_full)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from orchestrator_adapter.channels.channel import Channel, FlowPolicy, Shed, Timed, Undeliverable
+from orchestrator_adapter.channels.channel import Channel, Undeliverable
 from orchestrator_adapter.channels.conflict_detector import ConflictDetector
 from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.primitives.clock import Clock
@@ -57,8 +57,12 @@ Blocked: TypeAlias = YieldToReader | AwaitSpace | RetryAt
 """Why ``Edge.pump`` could not empty the outbox, and when to try again."""
 
 
+DeadLetterDropped: TypeAlias = Callable[[str, Sequence[Undeliverable[Any]]], None]
+"""Writes items that an edge gave up to the dead letters, with the reason, and charges them to the writer's account."""
+
+
 class Edge(Generic[T]):
-    """A channel with its writer and its reader.
+    """A channel with its writer and its reader, and the policies backpressure and shed. ``timed_edge`` has the other one.
 
     The *outbox* holds items that the writer has offered and that did not fit. It outlives the writer's instance.
 
@@ -76,9 +80,8 @@ class Edge(Generic[T]):
     __slots__ = (
         "_clock",
         "_dead_letter",
-        "_full_since",
-        "_policy",
         "_reader_account",
+        "_sheds",
         "_writer_account",
         "channel",
         "items_available",
@@ -93,12 +96,12 @@ class Edge(Generic[T]):
     def __init__(
         self,
         channel: Channel[T],
-        policy: FlowPolicy,
         *,
         writer: Side,
         reader: Side,
         clock: Clock,
-        dead_letter: Callable[[str, Sequence[Undeliverable[T]]], None],
+        dead_letter: DeadLetterDropped,
+        sheds: bool = False,
     ) -> None:
         self.channel = channel
         self.writer = writer
@@ -108,12 +111,11 @@ class Edge(Generic[T]):
         self.reading = ConflictDetector(f"the reading end of edge {channel.edge!r}")
         self.writing = ConflictDetector(f"the writing end of edge {channel.edge!r}")
         self.outbox: list[T] = []
-        self._policy = policy
         self._writer_account = writer.account
         self._reader_account = reader.account
         self._clock = clock
         self._dead_letter = dead_letter
-        self._full_since: float | None = None
+        self._sheds = sheds
         writer.edges.append(self)
         reader.edges.append(self)
 
@@ -175,12 +177,11 @@ class Edge(Generic[T]):
         """See ``Sender.send_many``."""
         if self.outbox:
             await flush((self,), self.space_available, self._clock)
-        if isinstance(self._policy.when_full, Shed):
+        if self._sheds:
             self.enqueue(items)
             await flush((self,), self.space_available, self._clock)
             return
         start = 0
-        self._full_since = None  # these items have not waited yet
         while start < len(items):
             if not self._has_reader():
                 self._writer_account.emit(len(items) - start)
@@ -189,15 +190,8 @@ class Edge(Generic[T]):
             if room := self.channel.room:
                 self.enqueue(items[start : start + room])
                 start += room
-                self._full_since = None
-            elif (give_up_at := self._give_up_at()) is None:
-                await self.space_available.wait()
-            elif self._clock.monotonic() < give_up_at:
-                await self.space_available.wait_until(give_up_at, self._clock)
             else:
-                self._writer_account.emit(len(items) - start)
-                self._give_up(items[start:])
-                return
+                await self.space_available.wait()
 
     def pump(self) -> Blocked | None:
         """Move what fits from the outbox into the channel. ``None`` if the outbox is then empty."""
@@ -209,19 +203,12 @@ class Edge(Generic[T]):
         if accepted := self.channel.push(self.outbox):
             self.items_available.wake()
             del self.outbox[:accepted]
-            self._full_since = None
         if not self.outbox:
             return None
-        if isinstance(self._policy.when_full, Shed):
-            self._give_up(self.withdraw_outbox())
+        if self._sheds:
+            self._drop([Undeliverable(item, ()) for item in self.withdraw_outbox()], dead_letter_because=None)
             return YieldToReader()
-        give_up_at = self._give_up_at()
-        if give_up_at is None:
-            return AwaitSpace()
-        if self._clock.monotonic() < give_up_at:
-            return RetryAt(give_up_at)
-        self._give_up(self.withdraw_outbox())
-        return None
+        return AwaitSpace()
 
     def close(self) -> None:
         """The writer has ended. The reader receives the items that are left, then the end of the stream."""
@@ -233,26 +220,15 @@ class Edge(Generic[T]):
         items, self.outbox = self.outbox, []
         return items
 
-    def _give_up_at(self) -> float | None:
-        """The monotonic time at which the writer of this full edge stops waiting. ``None`` if it waits without limit."""
-        when_full = self._policy.when_full
-        if not isinstance(when_full, Timed):
-            return None
-        if self._full_since is None:
-            self._full_since = self._clock.monotonic()
-        return self._full_since + when_full.deadline.total_seconds()
-
-    def _give_up(self, items: Sequence[T]) -> None:
-        """Dead-letter or shed ``items``, as the flow policy says."""
-        self._full_since = None
+    def _drop(self, items: Sequence[Undeliverable[T]], *, dead_letter_because: str | None) -> None:
+        """The flow policy gives ``items`` up: dead-letter them, or shed them without a reason."""
         self.channel.policy_drops += len(items)
-        when_full = self._policy.when_full
-        if isinstance(when_full, Timed) and when_full.dead_letter:
-            why = f"edge {self.channel.edge!r} was full for {when_full.deadline.total_seconds():g} s"
-            self._dead_letter_items(items, why)
-        else:
+        if dead_letter_because is None:
             self.channel.shed += len(items)
             self._writer_account.shed += len(items)
+        else:
+            self.channel.dead_lettered += len(items)
+            self._dead_letter(dead_letter_because, items)
 
     def _has_reader(self) -> bool:
         """Whether a reader takes items. Raises ``ReaderGone`` if it has ended and the writer has no branch to go on for."""

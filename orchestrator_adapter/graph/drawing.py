@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.graph.plan import DeclaredEdge, Role, Vertex
 
 

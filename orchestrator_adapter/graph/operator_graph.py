@@ -11,7 +11,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
 from orchestrator_adapter.graph import drawing
 from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Role, Vertex, VertexId, make_plan

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 
-from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
 from orchestrator_adapter.operators.ends import Factory
 from orchestrator_adapter.primitives.errors import OrchestratorError

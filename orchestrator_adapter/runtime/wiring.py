@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from orchestrator_adapter.channels.channel import Channel, Undeliverable
+from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.channels.edge import Edge, Side
 from orchestrator_adapter.channels.ledger import OperatorAccount
+from orchestrator_adapter.channels.make_edge import make_edge
 from orchestrator_adapter.graph.plan import Plan, Vertex
 from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.clock import Clock
@@ -45,8 +46,9 @@ def wire(plan: Plan, services: GraphServices) -> tuple[Mapping[str, OperatorRun]
     edges: dict[str, Edge[Any]] = {}
     for declared in plan.edges:
         writer = declared.upstream.name
-        edges[declared.id] = Edge(
-            Channel(declared.id, declared.capacity),
+        edges[declared.id] = make_edge(
+            declared.id,
+            declared.capacity,
             declared.policy,
             writer=outputs[writer],
             reader=inputs[declared.downstream.name],

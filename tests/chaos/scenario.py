@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import NamedTuple
 from zlib import crc32
 
-from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.operators.from_functions import DeadLetterAs, Discard, Duplicate, Reject, Verdict
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind, DeadLetterLimits

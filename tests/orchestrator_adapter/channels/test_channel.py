@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orchestrator_adapter.channels.channel import Channel, EdgeStatistics, FlowPolicy, Undeliverable
+from orchestrator_adapter.channels.channel import Channel, EdgeStatistics, Undeliverable
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from tests.helpers.sizes import examples
 
 

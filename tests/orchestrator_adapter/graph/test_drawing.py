@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.supervision.restart import RestartPolicy
 from tests.orchestrator_adapter.graph.declared import idle, ring, sink, source

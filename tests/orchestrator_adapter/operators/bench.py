@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from orchestrator_adapter.channels.channel import Channel, FlowPolicy, Undeliverable
+from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.channels.edge import Edge, Side
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping, OperatorAccount
+from orchestrator_adapter.channels.make_edge import make_edge
 from orchestrator_adapter.channels.receiver import Receiver
 from orchestrator_adapter.channels.sender import Sender
 from orchestrator_adapter.operators.ends import WiredEnds
@@ -85,8 +87,9 @@ class Bench:
         return self.drains[0]
 
     def _edge(self, name: str, capacity: int, policy: FlowPolicy | None, *, writer: Side, reader: Side) -> Edge[Any]:
-        return Edge(
-            Channel(name, capacity),
+        return make_edge(
+            name,
+            capacity,
             policy or FlowPolicy.backpressure(),
             writer=writer,
             reader=reader,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.operators.ends import Factory
 from orchestrator_adapter.operators.from_functions import (

@@ -7,7 +7,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator_adapter.channels.channel import FlowPolicy
+from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.operators.ends import WiredEnds
 from orchestrator_adapter.operators.from_functions import for_each, map_items, source_of
