@@ -37,8 +37,8 @@ class EdgeStatistics:
         received: Items ever delivered to the reader; redeliveries are not counted again.
         redelivered: How often an item was delivered again after its reader failed.
         shed: Items dropped by the edge's flow policy.
-        dead_lettered: Items that left this edge for the dead letters (poison, timed out, undelivered, panic).
-        policy_drops: Items that the flow policy shed, and those that it dead-lettered at its deadline.
+        dead_lettered: Items that left this edge for the dead letters (poison, too old, undelivered, panic).
+        policy_drops: Items that the flow policy shed, and those that it dead-lettered because they were too old.
         high_water_mark: The highest occupancy so far.
     """
 

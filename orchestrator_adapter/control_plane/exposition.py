@@ -243,7 +243,7 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
     )
     yield _counter(
         "flow_policy_drops_total",
-        "Items that the edge's flow policy shed or dead-lettered because the edge was full",
+        "Items that the edge's flow policy shed or dead-lettered: the edge was full, or they waited too long",
         ["edge", "policy"],
         (((edge.id, edge.policy.name), edges[edge.id].policy_drops) for edge in plan.edges),
     )
