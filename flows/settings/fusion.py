@@ -130,8 +130,12 @@ class ClusterSettings(Section):
     address: str = Field(
         min_length=1, description="Address of its scheduler, e.g. tcp://scheduler:8786 or ray://head:10001"
     )
-    host: str = Field(min_length=1, description="The name or address at which its machines reach this one")
-    bind: str | None = Field(None, description="The address to listen on (default: host)")
+    host: str = Field(
+        min_length=1,
+        pattern="^[!-~]*$",
+        description="The name or address at which its machines reach this one, in ASCII",
+    )
+    bind: str | None = Field(None, min_length=1, description="The address to listen on (default: host)")
     port: int = Field(0, ge=0, le=65_535, description="The port to listen on; 0: any free port")
 
 

@@ -20,6 +20,7 @@ from orchestrator_adapter.bulkhead.errors import (
     BulkheadClosed,
     BulkheadExhausted,
     HandlerFailed,
+    Rejection,
 )
 from orchestrator_adapter.bulkhead.launchers.launcher import Launcher, WorkerHandle
 from orchestrator_adapter.bulkhead.launchers.local import LocalProcesses
@@ -45,5 +46,6 @@ __all__ = [
     "Launcher",
     "LocalProcesses",
     "Network",
+    "Rejection",
     "WorkerHandle",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from orchestrator_adapter.primitives.errors import OperatorError, OrchestratorError
 
 
@@ -46,7 +48,7 @@ class BulkheadClosed(OrchestratorError):
 
 
 class BulkheadCannotStart(OrchestratorError, OSError):
-    """The deployment's fault: a worker did not start when the bulkhead was entered. All other workers were stopped."""
+    """The deployment's fault: the bulkhead cannot listen, or a worker did not start when it was entered. All were stopped."""
 
 
 class Malformed(OrchestratorError):
@@ -55,3 +57,20 @@ class Malformed(OrchestratorError):
 
 class PeerRejected(OrchestratorError):
     """The peer's fault: it did not prove that it knows the invitation's key."""
+
+
+class Rejection(StrEnum):
+    """Why a connection was not admitted. Stable names, for logs and metrics."""
+
+    NOT_ACCEPTED = "not_accepted"
+    """``accept`` failed, for example because the process has no free file descriptor."""
+    OTHER_USER = "other_user"
+    """The peer on this machine is a process of another user."""
+    DISPLACED = "displaced"
+    """There were too many pending handshakes, and it was the oldest."""
+    TIMED_OUT = "timed_out"
+    """It did not finish the handshake in time."""
+    NO_CERTIFICATE = "no_certificate"
+    """It does not speak TLS, or has no certificate of this bulkhead's authority."""
+    NOT_AUTHENTICATED = "not_authenticated"
+    """It has no unused invitation or a wrong key, or it disconnected during the handshake."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from orchestrator_adapter.bulkhead.errors import Rejection
 from orchestrator_adapter.bulkhead.statistics import BulkheadEvent
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.event_log import EventLog, RateLimiter, call_hook
@@ -39,8 +40,8 @@ class BulkheadLog:
         self._log.write(decision, level, fields)
         call_hook(self._on_event, BulkheadEvent(self._bulkhead, decision, fields))
 
-    def connection_rejected(self, reason: str) -> None:
-        """Log at most one rejected connection a second, with the number of those that were not logged since."""
-        suppressed = self._limiter.admit("connection_rejected")
+    def connection_rejected(self, kind: Rejection, reason: str) -> None:
+        """Log at most one rejected connection a second and kind, with the number of those that were not logged since."""
+        suppressed = self._limiter.admit(kind)
         if suppressed is not None:
-            self("connection_rejected", cause=reason, not_logged_since_last=suppressed)
+            self("connection_rejected", kind=kind, cause=reason, not_logged_since_last=suppressed)

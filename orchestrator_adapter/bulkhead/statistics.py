@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from orchestrator_adapter.bulkhead.errors import Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class BulkheadStatistics:
         restarts: How often a worker was started again.
         hung: How often a worker was killed because its answer was late.
         shares: Calls of ``share``.
-        rejected_connections: Connections that were not admitted.
+        rejected: Connections that were not admitted, by the kind of rejection.
         exhausted: Whether the budget ``rebuilds`` is used up.
     """
 
@@ -58,8 +60,13 @@ class BulkheadStatistics:
     restarts: int
     hung: int
     shares: int
-    rejected_connections: int
+    rejected: Mapping[Rejection, int]
     exhausted: bool
+
+    @property
+    def rejected_connections(self) -> int:
+        """Connections that were not admitted."""
+        return sum(self.rejected.values())
 
     @property
     def balanced(self) -> bool:
@@ -82,4 +89,4 @@ class Counters:
     restarts: int = 0
     hung: int = 0
     shares: int = 0
-    rejected_connections: int = 0
+    rejected: dict[Rejection, int] = field(default_factory=dict)

@@ -7,27 +7,34 @@ does not return soon, so that no worker outlives its bulkhead.
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
+import random
 import select
 import signal
 import socket
+import ssl
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from importlib import import_module
 from operator import attrgetter
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from orchestrator_adapter.bulkhead.errors import Malformed, PeerRejected
+from orchestrator_adapter.bulkhead.errors import Malformed
 from orchestrator_adapter.bulkhead.transport.handshake import CHALLENGE_BYTES, PROOF_BYTES, WorkerHandshake
 from orchestrator_adapter.bulkhead.transport.invitation import Invitation
 from orchestrator_adapter.bulkhead.transport.wire import Arrays, Buffer, Failure, Frame, FrameReader, Message, encode
+from orchestrator_adapter.supervision.restart import Backoff
 
-_CONNECT_WITHIN_S = 10.0
+_CONNECT_WITHIN_S = 10.0  # one attempt, handshake included
+_RETRY = Backoff(timedelta(milliseconds=50), timedelta(seconds=1))
 _ENDS_WITHIN_S = 2.0  # after its connection is lost
 _EXIT_CONNECTION_LOST = 75  # EX_TEMPFAIL of sysexits.h
 _READ_AT_ONCE = 4 * 1024 * 1024
@@ -55,8 +62,9 @@ class Handler(Protocol):
 def serve(invitation: Invitation) -> None:
     """Run a worker: connect and answer calls. Blocks until the bulkhead stops the worker.
 
-    Raises ``OSError`` if the bulkhead cannot be reached or the connection is lost, and ``PeerRejected`` or ``Malformed`` if
-    the peer is not the bulkhead. If the target raises, the exception is reported to the bulkhead and raised here. If the
+    While the bulkhead cannot be reached, or closes the connection before the worker has authenticated, the worker tries again
+    for ``start_within_s`` of its invitation. Raises ``OSError`` after that, if nothing listens there, and if the connection is
+    lost later, and ``PeerRejected`` or ``Malformed`` if the peer is not the bulkhead. If the target raises, the exception is reported to the bulkhead and raised here. If the
     connection is lost and the handler does not return within two seconds, the process exits at once.
     """
     with _connected(invitation) as sock, _sender(sock, invitation) as sender:
@@ -122,13 +130,9 @@ def _frames(sock: socket.socket, max_bytes: int) -> Iterator[Frame]:
 @contextmanager
 def _connected(invitation: Invitation) -> Iterator[socket.socket]:
     """A connection on which both sides have authenticated each other."""
-    sock = _connect(invitation)
+    sock = _authenticated(invitation)
     done = threading.Event()
     try:
-        handshake = WorkerHandshake(invitation.token, invitation.key)
-        sock.sendall(handshake.hello(_exactly(sock, CHALLENGE_BYTES)))
-        handshake.check(_exactly(sock, PROOF_BYTES))
-        sock.settimeout(None)
         threading.Thread(target=_exit_after_disconnect, args=(sock.dup(), done), daemon=True).start()
         yield sock
     finally:
@@ -136,6 +140,37 @@ def _connected(invitation: Invitation) -> Iterator[socket.socket]:
         with suppress(OSError):  # it is not connected any more
             sock.shutdown(socket.SHUT_RDWR)
         sock.close()
+
+
+def _authenticated(invitation: Invitation) -> socket.socket:
+    """Connect and authenticate, with a jittered backoff between the attempts."""
+    deadline, rng = time.monotonic() + invitation.start_within_s, random.Random()
+    for attempt in itertools.count(1):
+        try:
+            return _try_to_authenticate(invitation)
+        except (ssl.SSLCertVerificationError, ConnectionRefusedError):  # another listener, or none
+            raise
+        except OSError as error:
+            delay_s = _RETRY.delay_s(attempt, rng)
+            if time.monotonic() + delay_s >= deadline:
+                raise ConnectionError(
+                    f"the bulkhead did not admit this worker within {invitation.start_within_s:g} s: {error}"
+                ) from error
+        time.sleep(delay_s)
+    raise AssertionError("unreachable")
+
+
+def _try_to_authenticate(invitation: Invitation) -> socket.socket:
+    sock = _connect(invitation)
+    try:
+        handshake = WorkerHandshake(invitation.token, invitation.key)
+        sock.sendall(handshake.hello(_exactly(sock, CHALLENGE_BYTES)))
+        handshake.check(_exactly(sock, PROOF_BYTES))
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _connect(invitation: Invitation) -> socket.socket:
@@ -158,7 +193,7 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
     received = bytearray()
     while len(received) < count:
         if not (more := sock.recv(count - len(received))):
-            raise PeerRejected("the bulkhead closed the connection during the handshake")
+            raise ConnectionResetError("the bulkhead closed the connection during the handshake")
         received += more
     return bytes(received)
 

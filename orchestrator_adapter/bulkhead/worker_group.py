@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from orchestrator_adapter.bulkhead.dispatcher import Dispatcher
-from orchestrator_adapter.bulkhead.errors import BulkheadCannotStart, BulkheadExhausted
+from orchestrator_adapter.bulkhead.errors import BulkheadCannotStart, BulkheadExhausted, Rejection
 from orchestrator_adapter.bulkhead.launchers.threads import LauncherThreads
 from orchestrator_adapter.bulkhead.scheduler import RebuildBudget
 from orchestrator_adapter.bulkhead.statistics import Counters
@@ -59,12 +59,17 @@ class WorkerGroup:
 
     async def start(self) -> None:
         """Returns when all workers are ready. Raises ``OSError``, or what the launcher raised; call ``stop`` in any case."""
+        try:
+            address = await self._listener.open()
+        except OSError as error:
+            raise BulkheadCannotStart(f"bulkhead {self._settings.bulkhead!r}: {error}") from error
         context = SlotContext(
             settings=self._settings,
             owner=self,
-            address=await self._listener.open(),
+            address=address,
             threads=self._threads,
             invited=self._invited,
+            displaced=lambda: self._counters.rejected.get(Rejection.DISPLACED, 0),
         )
         self._slots = [WorkerSlot(number, context) for number in range(1, self._workers + 1)]
         for slot in self._slots:
@@ -104,7 +109,10 @@ class WorkerGroup:
         self._dispatcher.remove_worker(worker, reason)
 
     def restart_delay_s(self, worker: WorkerInstance, reason: str) -> float | None:
-        """See ``SlotOwner``. A worker that is lost while the bulkhead starts is an error; later the budget decides."""
+        """See ``SlotOwner``. A worker that is lost while the bulkhead starts is an error; later the budget decides.
+
+        A worker that other peers kept from connecting is not charged: the budget is for what workers do themselves.
+        """
         if self._stopping or self.exhausted is not None:
             return None
         if not self._all_ready.done():
@@ -115,7 +123,9 @@ class WorkerGroup:
             )
             return None
         now = self._clock.monotonic()
-        delay_s = self._budget.next_delay_s(now, now - worker.ready_at if worker.ready_at is not None else 0.0)
+        delay_s: float | None = 0.0  # a worker that was kept out has already waited for its whole start
+        if not worker.kept_out:
+            delay_s = self._budget.next_delay_s(now, now - worker.ready_at if worker.ready_at is not None else 0.0)
         if delay_s is None:
             self._exhaust(f"worker-{worker.number} was lost: {reason}")
             return None
@@ -142,9 +152,10 @@ class WorkerGroup:
     def _on_admitted(self, connection: Connection, token: bytes) -> None:
         self._invited.pop(token).connect(connection)  # an invitation can be used once
 
-    def _on_rejected(self, reason: str) -> None:
-        self._counters.rejected_connections += 1
-        self._log.connection_rejected(reason)
+    def _on_rejected(self, kind: Rejection, reason: str) -> None:
+        rejected = self._counters.rejected
+        rejected[kind] = rejected.get(kind, 0) + 1
+        self._log.connection_rejected(kind, reason)
 
     def _exhaust(self, cause: str) -> None:
         self.exhausted = message = f"bulkhead {self._settings.bulkhead!r}: the budget for rebuilds is used up: {cause}"

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -68,6 +69,7 @@ class SlotContext:
 
     Attributes:
         invited: The instances that have an unused invitation, by its token.
+        displaced: How many pending handshakes were closed because there were too many.
     """
 
     settings: WorkerSettings
@@ -75,6 +77,7 @@ class SlotContext:
     address: Address
     threads: LauncherThreads
     invited: dict[bytes, WorkerInstance]
+    displaced: Callable[[], int]
 
 
 class WorkerInstance:
@@ -87,6 +90,7 @@ class WorkerInstance:
         ready_at: Monotonic seconds; ``None`` before it was ready.
         stopping: The bulkhead has stopped it, so the end of its connection is no loss.
         handle: Set by the launching thread, unless the instance was disowned before.
+        kept_out: It ran and could not connect in time, while other peers' connections displaced pending handshakes.
     """
 
     def __init__(self, number: int, instance: int, context: SlotContext) -> None:
@@ -96,6 +100,7 @@ class WorkerInstance:
         self.ready_at: float | None = None
         self.stopping = False
         self.handle: WorkerHandle | None = None
+        self.kept_out = False
         self.key = secrets.token_bytes(KEY_BYTES)
         self.pid: int | None = None
         self.host = ""
@@ -268,16 +273,21 @@ class WorkerSlot:
             host=address.host,
             port=address.port,
             credentials=address.credentials,
+            start_within_s=settings.start_within_s,
         )
 
     async def _until_ended(self, worker: WorkerInstance, handle: WorkerHandle) -> str:
         clock, start_within_s = self._context.settings.clock, self._context.settings.start_within_s
         deadline = clock.monotonic() + start_within_s
+        displaced_before = self._context.displaced()
         while worker.ready_at is None and not worker.ended.done():
             if not worker.connected and not handle.is_alive():
                 return "it ended before it had connected"
             if clock.monotonic() >= deadline:
-                return f"it was not ready within {start_within_s:g} s"
+                displaced = self._context.displaced() - displaced_before
+                worker.kept_out = displaced > 0 and not worker.connected
+                why = f": {displaced} pending handshakes were displaced by other connections" if worker.kept_out else ""
+                return f"it was not ready within {start_within_s:g} s{why}"
             await asyncio.wait({worker.ended}, timeout=_POLL_S)
         return await asyncio.shield(worker.ended)
 

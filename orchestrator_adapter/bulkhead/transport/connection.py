@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 from orchestrator_adapter.bulkhead.errors import Malformed, PeerRejected
-from orchestrator_adapter.bulkhead.transport.handshake import HELLO_BYTES, ListenerHandshake
+from orchestrator_adapter.bulkhead.transport.handshake import HELLO_BYTES, REJECTION, ListenerHandshake
 from orchestrator_adapter.bulkhead.transport.wire import AT_ONCE, Frame, FrameReader, Message
 
 _WRITTEN_PER_WAKE_UP = 4 * AT_ONCE
@@ -116,8 +116,12 @@ class Connection(asyncio.BufferedProtocol):
         self._hello_received += count
         if self._hello_received < HELLO_BYTES:
             return
-        token, proof = handshake.verify(bytes(self._hello), self._key_of)
         assert self._transport is not None
+        try:
+            token, proof = handshake.verify(bytes(self._hello), self._key_of)
+        except PeerRejected:
+            self._transport.write(REJECTION)
+            raise
         self._transport.write(proof)
         self._handshake = None
         self.admitted.set_result(None)

@@ -5,7 +5,9 @@ is parsed before the peer is authenticated.
 
     listener -> worker     challenge: magic, nonce
     worker   -> listener   hello: token (which invitation), nonce, proof of the key
-    listener -> worker     proof of the key
+    listener -> worker     proof of the key, or a rejection, which has the same length
+
+A worker that gets no answer was not examined, and tries again. A worker that gets a rejection does not.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ PROOF_BYTES = 32
 _MAGIC = b"bulkhd-1"
 CHALLENGE_BYTES = len(_MAGIC) + _NONCE_BYTES
 HELLO_BYTES = TOKEN_BYTES + _NONCE_BYTES + PROOF_BYTES
+REJECTION = b"rejected".ljust(PROOF_BYTES, b"\0")
 
 
 class ListenerHandshake:
@@ -69,6 +72,8 @@ class WorkerHandshake:
 
     def check(self, proof: bytes) -> None:
         """Raise ``PeerRejected`` unless the listener has proved that it knows the key."""
+        if proof == REJECTION:
+            raise PeerRejected("the bulkhead rejected the invitation: it was used before, or is not from this bulkhead")
         if not hmac.compare_digest(
             _proof(self._key, b"listener", self._token, self._nonce, self._listener_nonce), proof
         ):

@@ -34,10 +34,12 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         token: Identifies this invitation.
         key: The shared secret that both sides prove to know.
         max_bytes: The largest payload of a frame.
-        path: The socket's path, for workers on this machine; empty if ``host`` and ``port`` are used.
+        path: The socket's address, for workers on this machine: on Linux a name that begins with NUL and is in no file system,
+            elsewhere a path. Empty if ``host`` and ``port`` are used.
         host: The listener's host, and the name in its certificate.
         port: The listener's port.
         credentials: The worker's TLS credentials; always set together with ``host``.
+        start_within_s: How long the worker tries to connect.
     """
 
     bulkhead: str
@@ -51,6 +53,7 @@ class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = ""
     port: int = 0
     credentials: Credentials | None = None
+    start_within_s: float = 60.0
 
     @property
     def title(self) -> str:

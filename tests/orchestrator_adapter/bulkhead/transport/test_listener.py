@@ -1,19 +1,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
 import ssl
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from orchestrator_adapter.bulkhead import BulkheadEvent, Invitation, LocalProcesses, Network
+from orchestrator_adapter.bulkhead import (
+    BulkheadCannotStart,
+    BulkheadEvent,
+    Invitation,
+    LocalProcesses,
+    Network,
+    Rejection,
+)
 from orchestrator_adapter.bulkhead.errors import Malformed, PeerRejected
 from orchestrator_adapter.bulkhead.transport.certificates import issue, worker_context
 from orchestrator_adapter.bulkhead.transport.connection import Connection
@@ -21,6 +32,7 @@ from orchestrator_adapter.bulkhead.transport.handshake import (
     CHALLENGE_BYTES,
     HELLO_BYTES,
     PROOF_BYTES,
+    REJECTION,
     WorkerHandshake,
 )
 from orchestrator_adapter.bulkhead.transport.listener import Address, Listener
@@ -42,7 +54,7 @@ class Observed:
     address: Address
     clock: ManualClock
     admitted: list[Connection]
-    rejected: list[str]
+    rejected: list[tuple[Rejection, str]]
     frames: list[Frame]
 
     def connect(self) -> socket.socket:
@@ -111,7 +123,7 @@ async def observed(network: Network | None) -> AsyncIterator[Observed]:
         max_bytes=1 << 20,
         key_of={TOKEN: KEY}.get,
         on_admitted=admitted,
-        on_rejected=seen.rejected.append,
+        on_rejected=lambda kind, reason: seen.rejected.append((kind, reason)),
     )
     seen.address = await seen.listener.open()
     try:
@@ -123,10 +135,57 @@ async def observed(network: Network | None) -> AsyncIterator[Observed]:
         assert not await asyncio.to_thread(Path(seen.address.path or "/nowhere").exists)
 
 
-async def test_the_unix_socket_is_in_a_private_folder(local: Observed) -> None:
+async def test_the_unix_socket_is_in_no_file_system(local: Observed, tmp_path: Path) -> None:
+    """No cleaner can remove it, a long ``TMPDIR`` does not matter, and every listener has a name of its own."""
+    assert re.fullmatch(r"\0bulkhead-[0-9a-f]{32}", local.address.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 120)))
+        async for other in observed(None):
+            assert other.address.path != local.address.path
+            (await asyncio.to_thread(other.authenticate)).close()
+
+
+async def test_a_process_of_another_user_is_rejected_before_the_handshake(
+    local: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is closed without a challenge; a process of this user is admitted."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 4711)
+        intruder = local.connect()
+        assert await asyncio.to_thread(exactly, intruder, CHALLENGE_BYTES) == b""
+        intruder.close()
+    assert local.rejected == [(Rejection.OTHER_USER, "a process of another user tried to connect")]
+    (await asyncio.to_thread(local.authenticate)).close()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system other than Linux."""
+    module = "orchestrator_adapter.bulkhead.transport.listener.sys"
+    monkeypatch.setattr(module, SimpleNamespace(platform="other"))
+
+
+@pytest.mark.usefixtures("elsewhere")
+async def test_on_other_systems_the_unix_socket_is_in_a_private_folder() -> None:
     """No other user can reach it, and it is removed at the end."""
-    folder = Path(local.address.path).parent
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    async for other in observed(None):
+        folder = Path(other.address.path).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (await asyncio.to_thread(other.authenticate)).close()
+
+
+@pytest.mark.usefixtures("elsewhere")
+async def test_on_other_systems_a_temporary_folder_with_a_long_path_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the path and ``TMPDIR``."""
+    (long := tmp_path / ("x" * 120)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(
+        BulkheadCannotStart,
+        match=r"^bulkhead 'toy': cannot listen on /.*/socket: AF_UNIX path too long; TMPDIR must name a folder with a short path$",
+    ):
+        await bulkhead().__aenter__()
 
 
 async def test_a_peer_with_an_invitation_is_admitted_and_its_frames_arrive(local: Observed) -> None:
@@ -159,24 +218,27 @@ async def test_a_peer_without_an_invitation_is_rejected_counted_and_affects_no_o
         await local.clock.advance_when_idle(0.1)
     await local.closed(intruder)
     await eventually(lambda: local.rejected, "it is counted")
-    assert len(local.rejected) == 1
+    kind = Rejection.TIMED_OUT if what in {"nothing", "half a hello"} else Rejection.NOT_AUTHENTICATED
+    assert [kind for kind, _ in local.rejected] == [kind]
     worker.sendall(bytes(encode("joined").buffers[0]))
     await eventually(lambda: local.frames, "the other peer's frame has arrived")
     worker.close()
 
 
-async def test_pending_handshakes_are_bounded(local: Observed) -> None:
-    """The 33rd is rejected at once; when the others have timed out, a worker is admitted."""
-    intruders = [local.connect() for _ in range(32)]
-    for intruder in intruders:
-        await asyncio.to_thread(exactly, intruder, CHALLENGE_BYTES)
-    await local.closed(local.connect())
-    assert local.rejected == ["there are 32 other pending handshakes"]
-    await local.clock.advance_when_idle(10.0)
-    for intruder in intruders:
-        await local.closed(intruder)
-    await eventually(lambda: len(local.rejected) == 33, "all are counted")
+async def test_pending_handshakes_are_bounded_and_the_oldest_is_displaced(local: Observed) -> None:
+    """128 silent peers: a worker is admitted at once, the first peer is closed for it, and the others time out."""
+    intruders = []
+    for _ in range(128):
+        intruders.append(local.connect())
+        await asyncio.to_thread(exactly, intruders[-1], CHALLENGE_BYTES)
     (await asyncio.to_thread(local.authenticate)).close()
+    await local.closed(intruders[0])
+    assert local.rejected == [(Rejection.DISPLACED, "it was the oldest of 128 pending handshakes")]
+    await local.clock.advance_when_idle(10.0)
+    for intruder in intruders[1:]:
+        await local.closed(intruder)
+    await eventually(lambda: len(local.rejected) == 128, "all are counted")
+    assert {kind for kind, _ in local.rejected[1:]} == {Rejection.TIMED_OUT}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +346,7 @@ async def test_a_client_without_our_certificate_is_rejected(
     with suppress(OSError):
         assert await asyncio.to_thread(connect) == b""
     await eventually(lambda: networked.rejected, "it is counted")
+    assert networked.rejected[0][0] is Rejection.NO_CERTIFICATE
     assert not networked.admitted
 
 
@@ -323,8 +386,10 @@ async def test_a_valid_certificate_without_the_key_is_rejected(networked: Observ
             tls.sendall(handshake.hello(exactly(tls, CHALLENGE_BYTES)))
             return exactly(tls, PROOF_BYTES)
 
-    assert await asyncio.to_thread(connect, b"x" * 32) == b""
-    await eventually(lambda: networked.rejected == ["it has a wrong key"], "it is counted")
+    assert await asyncio.to_thread(connect, b"x" * 32) == REJECTION
+    await eventually(
+        lambda: networked.rejected == [(Rejection.NOT_AUTHENTICATED, "it has a wrong key")], "it is counted"
+    )
     assert len(await asyncio.to_thread(connect, KEY)) == PROOF_BYTES
     assert len(networked.admitted) == 1
 
@@ -363,7 +428,10 @@ async def test_rejected_connections_are_logged_once_a_second_and_all_counted() -
         await eventually(lambda: pool.statistics().rejected_connections == 10, "all are counted")
         assert (await pool.call("double", numbers(1)))["x"] == 2
         lines = [event.fields for event in events if event.decision == "connection_rejected"]
-        assert lines == [{"cause": "it does not have an unused invitation", "not_logged_since_last": 0}]
+        assert lines == [
+            {"kind": "not_authenticated", "cause": "it does not have an unused invitation", "not_logged_since_last": 0}
+        ]
+        assert pool.statistics().rejected == {Rejection.NOT_AUTHENTICATED: 10}
 
 
 async def test_an_invitation_can_be_used_once() -> None:
@@ -376,7 +444,7 @@ async def test_an_invitation_can_be_used_once() -> None:
             return super().launch(invitation)
 
     async with bulkhead(launcher=Recording()) as pool:
-        with pytest.raises(PeerRejected, match="closed the connection during the handshake"):
+        with pytest.raises(PeerRejected, match="the bulkhead rejected the invitation: it was used before"):
             await asyncio.to_thread(serve, invitations[0])
         await eventually(lambda: pool.statistics().rejected_connections == 1, "it is counted")
         assert pool.statistics().restarts == 0
