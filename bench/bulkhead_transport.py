@@ -42,7 +42,7 @@ class Handler:  # returns what it was sent, or 2 MiB
 async def bulkhead(network: Network | None) -> AsyncIterator[Rig]:
     lost = asyncio.Event()
     limits: dict[str, Any] = {"answer_within": timedelta(minutes=1), "drain_within": timedelta(seconds=0.3)}
-    limits |= {"rebuilds": RestartPolicy.always(), "launcher": LocalProcesses(network=network)}
+    limits |= {"rebuilds": RestartPolicy.always(backoff=None), "launcher": LocalProcesses(network=network)}
     lost_hooks: dict[str, Callable[[], Any]] = {"worker_lost": lost.set}
     limits["on_event"] = lambda event: lost_hooks.get(event.decision, bool)()
     async with Bulkhead("bench", "bench.bulkhead_transport:Handler", **limits) as pool:

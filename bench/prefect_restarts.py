@@ -170,7 +170,7 @@ async def restart_often(restarts: int, *, reporting: Reporting | None, trace: bo
 
     graph = OperatorGraph("flaky")
     source = graph.add_source("source", waiting())
-    operator = graph.add_operator("flaky", flaky, restart_policy=RestartPolicy.always())
+    operator = graph.add_operator("flaky", flaky, restart_policy=RestartPolicy.always(backoff=None))
     sink = graph.add_sink("sink", taking_all())
     graph.connect(source, operator, 64)
     graph.connect(operator, sink, 64)
@@ -288,7 +288,7 @@ async def restart_latencies(
 
     graph = OperatorGraph("latency")
     source = graph.add_source("source", waiting())
-    operator = graph.add_operator("flaky", flaky, restart_policy=RestartPolicy.always())
+    operator = graph.add_operator("flaky", flaky, restart_policy=RestartPolicy.always(backoff=None))
     sink = graph.add_sink("sink", taking_all())
     graph.connect(source, operator, 64)
     graph.connect(operator, sink, 64)

@@ -27,12 +27,19 @@ class Backoff:
 
     def __post_init__(self) -> None:
         in_order = timedelta(0) < self.initial <= self.cap
-        check_fields("Backoff", ("initial", self.initial, in_order, f"> 0 and <= cap ({self.cap!r})"))
+        check_fields(
+            "Backoff",
+            ("initial", self.initial, in_order, f"> 0 and <= cap ({self.cap!r})"),
+            ("healthy_after", self.healthy_after, self.healthy_after > timedelta(0), "> 0"),
+        )
 
     def delay_s(self, consecutive: int, rng: random.Random) -> float:
         """Seconds to wait before the ``consecutive``-th restart, counted from 1."""
         initial, cap = self.initial.total_seconds(), self.cap.total_seconds()
         return rng.uniform(initial, min(cap, initial * pow(3.0, min(consecutive, 64))))
+
+
+DEFAULT_BACKOFF = Backoff(timedelta(milliseconds=50), timedelta(seconds=5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class AlwaysRestart:
     """A failed operator is restarted every time."""
 
     name: ClassVar = "always"
-    backoff: Backoff | None = None
+    backoff: Backoff | None = DEFAULT_BACKOFF
 
     def __str__(self) -> str:
         return self.name
@@ -64,7 +71,7 @@ class BoundedRestart:
     name: ClassVar = "bounded"
     max_restarts: int
     window: timedelta
-    backoff: Backoff | None = None
+    backoff: Backoff | None = DEFAULT_BACKOFF
 
     def __post_init__(self) -> None:
         check_fields(
@@ -83,7 +90,11 @@ RestartRule: TypeAlias = NeverRestart | AlwaysRestart | BoundedRestart
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """What happens when an operator fails operationally. Make one with ``never()``, ``always()`` or ``bounded(...)``."""
+    """What happens when an operator fails operationally. Make one with ``never()``, ``always()`` or ``bounded(...)``.
+
+    Each restart waits for a ``backoff``, 50 ms to 5 s by default. ``backoff=None`` restarts at once: a failure that repeats
+    at once then uses up a budget within milliseconds, or keeps the event loop busy.
+    """
 
     rule: RestartRule
 
@@ -93,12 +104,14 @@ class RestartPolicy:
         return cls(NeverRestart())
 
     @classmethod
-    def always(cls, *, backoff: Backoff | None = None) -> RestartPolicy:
+    def always(cls, *, backoff: Backoff | None = DEFAULT_BACKOFF) -> RestartPolicy:
         """Restart after every failure."""
         return cls(AlwaysRestart(backoff))
 
     @classmethod
-    def bounded(cls, max_restarts: int, window: timedelta, *, backoff: Backoff | None = None) -> RestartPolicy:
+    def bounded(
+        cls, max_restarts: int, window: timedelta, *, backoff: Backoff | None = DEFAULT_BACKOFF
+    ) -> RestartPolicy:
         """Admit ``max_restarts`` in any sliding ``window`` of monotonic time; the next failure exhausts the budget."""
         return cls(BoundedRestart(max_restarts, window, backoff))
 
@@ -108,10 +121,13 @@ class RestartPolicy:
         return self.rule.backoff
 
     def __str__(self) -> str:
-        text = str(self.rule)
-        if (backoff := self.rule.backoff) is not None:
-            text += f", backoff {backoff.initial.total_seconds():g}–{backoff.cap.total_seconds():g} s"
-        return text
+        """The rule, and the backoff if it is not the default."""
+        backoff = self.rule.backoff
+        if isinstance(self.rule, NeverRestart) or backoff == DEFAULT_BACKOFF:
+            return str(self.rule)
+        if backoff is None:
+            return f"{self.rule}, no backoff"
+        return f"{self.rule}, backoff {backoff.initial.total_seconds():g}–{backoff.cap.total_seconds():g} s"
 
 
 def admit(

@@ -34,6 +34,11 @@ from orchestrator_adapter.supervision.events import SupervisionHooks, Supervisor
 _MINUTES_TO_STOP = 1_000  # of a manual clock; a run that has not ended by then never will
 
 
+def _is_jump(callback: object) -> bool:
+    """Whether it is the callback of a ``ManualClock`` that waits for an idle loop: of this clock or another one."""
+    return isinstance(callback, partial) and getattr(callback.func, "__func__", None) is ManualClock._jump_when_idle  # noqa: SLF001 - the class below
+
+
 class ManualClock:
     """A clock whose time only ``advance`` moves, or ``autojump``. Timers fire by their times, then by their creation.
 
@@ -71,7 +76,7 @@ class ManualClock:
         self.timers_made += 1
         if self._autojump and not self._watching:
             self._watching = True
-            asyncio.get_running_loop().call_soon(self._jump_when_idle)
+            asyncio.get_running_loop().call_soon(partial(self._jump_when_idle, idle=False))
         return timer
 
     def advance(self, seconds: float) -> None:
@@ -83,10 +88,11 @@ class ManualClock:
             timer.fire()
         self._monotonic = end
 
-    def _jump_when_idle(self, *, idle: bool = False) -> None:
+    def _jump_when_idle(self, *, idle: bool) -> None:
         """Jump to the next timer if nothing else was ready in two consecutive turns; between them the loop polls its sockets."""
         loop: Any = asyncio.get_running_loop()
-        is_idle = not loop._ready  # noqa: SLF001 - asyncio does not show it otherwise; see `schedules` on its internals
+        # asyncio does not show it otherwise; see `schedules` on its internals.
+        is_idle = all(_is_jump(handle._callback) for handle in loop._ready)  # noqa: SLF001 - as above
         if is_idle and idle:
             pending = self.pending_timers
             if not pending:

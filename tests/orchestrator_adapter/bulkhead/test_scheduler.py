@@ -132,7 +132,7 @@ def test_idle_time_of_a_worker_does_not_count() -> None:
 
 def test_the_budget_admits_a_bounded_number_of_rebuilds_in_its_window() -> None:
     """Two per minute: the third is admitted only when the first is a minute old."""
-    budget = RebuildBudget(RestartPolicy.bounded(2, timedelta(seconds=60)), random.Random(0))
+    budget = RebuildBudget(RestartPolicy.bounded(2, timedelta(seconds=60), backoff=None), random.Random(0))
     assert [budget.next_delay_s(now, 0.0) for now in (0.0, 1.0, 59.9, 60.0, 60.5)] == [0.0, 0.0, None, 0.0, None]
     assert RebuildBudget(RestartPolicy.never(), random.Random(0)).next_delay_s(0.0, 0.0) is None
 

@@ -169,7 +169,7 @@ async def test_the_dead_letters_by_kind_add_up_to_the_ledgers() -> None:
         graph = OperatorGraph("dead")
         source = graph.add_source("source", ListSource(list(range(60)), UntilShutdown()))
         check = graph.add_operator("check", sift(_verdicts(rng)))
-        work = graph.add_operator("work", map_items(_fails(rng)), restart_policy=RestartPolicy.always())
+        work = graph.add_operator("work", map_items(_fails(rng)), restart_policy=RestartPolicy.always(backoff=None))
         graph.connect(source, check, rng.choice([1, 8]))
         graph.connect(check, work, rng.choice([1, 8]))
         policy = rng.choice([FlowPolicy.timed(timedelta(milliseconds=1)), FlowPolicy.shed(), FlowPolicy.backpressure()])
@@ -281,7 +281,8 @@ async def test_the_ingest_rate_counts_all_input_and_continues_across_restarts() 
         before = built.status().operators[0]
         assert before.restarts == 0
         assert before.ingest_rate_per_s == pytest.approx((1 + 2 + 3 + 4) / 10, rel=0.2)
-        await clock.advance_when_idle(10)
+        await clock.advance_when_idle(9)
+        await clock.advance_when_idle(1)  # the failure was seen at 19 s, and a backoff follows it
         after = built.status().operators[0]
         assert after.restarts == 1
         assert after.ingest_rate_per_s == pytest.approx((10 + 10) / 20, rel=0.2)

@@ -42,7 +42,7 @@ async def through(operator: Factory, items: list[Any], *, expanding: bool = Fals
     middle = graph.add_operator("op", operator, expanding=expanding)
     graph.connect(graph.add_source("source", source_of(items)), middle, 64)
     graph.connect(middle, graph.add_sink("sink", sink), 64)
-    event = await run_graph(graph, clock=ManualClock())
+    event = await run_graph(graph, clock=ManualClock(autojump=True))
     assert isinstance(event, events.AllOk)
     assert event.figures.ledger_holds
     assert event.figures.ledger.in_flight == event.figures.ledger.repeated == 0
@@ -86,7 +86,7 @@ class Hiccup:
 async def test_source_of_continues_where_it_was_after_a_failure() -> None:
     """Items taken before the iterator raised are delivered, and no item is taken twice."""
     sink = CollectSink()
-    event = await run_graph(chain(source_of(Hiccup()), sink), clock=ManualClock())
+    event = await run_graph(chain(source_of(Hiccup()), sink), clock=ManualClock(autojump=True))
     assert isinstance(event, events.AllOk)
     assert sink.items == [0, 1, 3, 4]
     assert event.figures.ledger_holds
@@ -105,7 +105,7 @@ async def test_a_generator_that_raised_is_not_the_end_of_the_stream() -> None:
 
     for items in (broken(), broken_stream()):
         sink = CollectSink()
-        event = await run_graph(chain(source_of(items), sink), clock=ManualClock())
+        event = await run_graph(chain(source_of(items), sink), clock=ManualClock(autojump=True))
         assert isinstance(event, events.BudgetExhausted)
         assert event.error is AWAY
         assert sink.items == [0]
@@ -156,7 +156,7 @@ async def test_source_of_keeps_the_items_taken_before_the_iterator_raised_a_canc
         raise asyncio.CancelledError
 
     sink = CollectSink()
-    event = await run_graph(chain(source_of(cancelled()), sink), clock=ManualClock())
+    event = await run_graph(chain(source_of(cancelled()), sink), clock=ManualClock(autojump=True))
     assert isinstance(event, events.Panicked)
     assert sink.items == [0, 1, 2]
     assert event.figures.ledger.ingested == 3

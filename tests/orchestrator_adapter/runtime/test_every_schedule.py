@@ -213,7 +213,9 @@ def test_a_fan_out_delivers_every_item_to_every_reader(router: Callable[[], Fact
         graph, sinks = OperatorGraph("split"), [CollectSink(), CollectSink()]
         split = graph.add_fan_out("split", router())
         graph.connect(graph.add_source("source", source_of(range(3), batch=1)), split, 1)
-        failing = graph.add_operator("failing", map_items(FailAt({2: away()})))
+        failing = graph.add_operator(
+            "failing", map_items(FailAt({2: away()})), restart_policy=RestartPolicy.always(backoff=None)
+        )
         graph.connect(split, failing, 1)
         graph.connect(failing, graph.add_sink("sink-0", sinks[0]), 1)
         graph.connect(split, graph.add_sink("sink-1", sinks[1]), 2)
@@ -269,7 +271,7 @@ def test_a_poison_pill_is_removed_and_the_other_items_arrive(every: Every) -> No
                 raise away()
             return item
 
-        once = RestartPolicy.bounded(1, timedelta(seconds=60))
+        once = RestartPolicy.bounded(1, timedelta(seconds=60), backoff=None)
         graph = OperatorGraph("pill")
         operator = graph.add_operator("operator", map_items(swallow), restart_policy=once)
         graph.connect(graph.add_source("source", source_of(range(4), batch=2)), operator, 2)
@@ -366,7 +368,7 @@ def test_an_exhausted_budget_at_any_moment_loses_nothing(every: Every) -> None:
             "operator",
             flat_map_items(lambda item: [failing(item)]),
             expanding=True,
-            restart_policy=RestartPolicy.bounded(1, timedelta(seconds=60)),
+            restart_policy=RestartPolicy.bounded(1, timedelta(seconds=60), backoff=None),
             max_deliveries=9,
         )
         failing = FailAt({2: away(), 3: away()})

@@ -31,7 +31,7 @@ async def test_hooks_are_called_in_order_with_frozen_records() -> None:
         on_shutdown=lambda it: seen.append(f"shutdown {it.phase} {it.reason} {it.grace_s:g}"),
     )
     graph = chain(source_of("ab"), map_items(FailAt({1: AWAY, 3: KeyError("bug")})), CollectSink())
-    await run_graph(graph, hooks=hooks, clock=ManualClock())
+    await run_graph(graph, hooks=hooks, clock=ManualClock(autojump=True))
     assert seen == [
         "spawn source #1 source ",
         "spawn op-1 #1 operator source",

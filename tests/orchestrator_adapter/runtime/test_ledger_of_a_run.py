@@ -86,7 +86,8 @@ async def test_an_aggregate_emitted_at_the_end_of_the_stream_is_derived() -> Non
 
 async def test_status_is_consistent_at_every_turn() -> None:
     """At every turn of the loop the ledger balances and no edge exceeds its capacity."""
-    graph = three(source_of(range(60)), map_items(FailAt({5: AWAY, 20: AWAY, 21: AWAY})), CollectSink(), capacity=3)
+    failing = map_items(FailAt({5: AWAY, 20: AWAY, 21: AWAY}))
+    graph = three(source_of(range(60)), failing, CollectSink(), capacity=3, policy=RestartPolicy.always(backoff=None))
     built = graph.build(clock=ManualClock())
     running = asyncio.create_task(built.run())
     while not running.done():

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from itertools import pairwise
 
+from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.operators.ends import WiredEnds
 from orchestrator_adapter.operators.from_functions import map_batches, map_items, source_of
 from orchestrator_adapter.primitives.errors import OperatorError
@@ -61,7 +63,9 @@ async def test_a_poison_pill_is_dead_lettered_with_its_history_and_costs_one_res
     sink, letters = CollectSink(), DeadLetterList()
     policy = RestartPolicy.bounded(1, timedelta(seconds=60))
     event = await run_graph(
-        three(source_of(range(6)), map_items(work), sink, policy=policy), dead_letters=letters, clock=ManualClock()
+        three(source_of(range(6)), map_items(work), sink, policy=policy),
+        dead_letters=letters,
+        clock=ManualClock(autojump=True),
     )
     assert isinstance(event, events.AllOk)
     assert sink.items == [0, 1, 2, 4, 5]
@@ -95,7 +99,7 @@ async def test_a_flood_of_poison_pills_exhausts_the_budget() -> None:
         policy=RestartPolicy.bounded(3, timedelta(seconds=60)),
     )
     letters = DeadLetterList()
-    event = await run_graph(graph, clock=ManualClock(), dead_letters=letters)
+    event = await run_graph(graph, clock=ManualClock(autojump=True), dead_letters=letters)
     assert isinstance(event, events.BudgetExhausted)
     assert sum(letter.kind is DeadLetterKind.POISON_PILL for letter in letters.letters) <= 4
     assert event.figures.ledger.dead_lettered == 100
@@ -109,12 +113,48 @@ async def test_an_exhausted_budget_tears_the_graph_down() -> None:
         raise OperatorError("archive away") from ConnectionRefusedError("111")
 
     sink = CollectSink()
-    event = await run_graph(three(live, flaky, sink), clock=ManualClock())
+    event = await run_graph(three(live, flaky, sink), clock=ManualClock(autojump=True))
     assert isinstance(event, events.BudgetExhausted)
     assert event.operator == "op"
     assert event.chain == ("OperatorError: archive away", "ConnectionRefusedError: 111")
     assert event.figures.restarts["op"].total == 5
     assert holds(event)
+
+
+async def test_a_source_that_fails_at_once_for_a_moment_stays_within_the_default_budget() -> None:
+    """Its server is away for 100 ms: the default backoff makes at most three attempts in that time, and the run goes on."""
+    clock = ManualClock(autojump=True)
+
+    async def source(ends: WiredEnds) -> None:
+        if ends.clock.monotonic() < 0.1:
+            raise ConnectionRefusedError(111, "Connection refused")
+        await ends.emit(["a"])
+
+    sink = CollectSink()
+    event = await run_graph(chain(source, sink), clock=clock)
+    assert isinstance(event, events.AllOk)
+    assert sink.items == ["a"]
+    assert 1 <= event.figures.restarts["source"].total <= 2
+    assert holds(event)
+
+
+async def test_an_operator_that_always_fails_is_restarted_at_most_every_five_seconds_in_the_end() -> None:
+    """With ``always()`` the default backoff grows to its cap: an hour of failures is some thousand restarts, not millions."""
+    clock, starts = ManualClock(autojump=True), list[float]()
+    graph = OperatorGraph("away")
+
+    async def source(ends: WiredEnds) -> None:
+        starts.append(ends.clock.monotonic())
+        if ends.clock.monotonic() < 3600:
+            raise AWAY
+
+    source_id = graph.add_source("source", source, restart_policy=RestartPolicy.always())
+    graph.connect(source_id, graph.add_sink("sink", CollectSink()), 1)
+    await run_graph(graph, clock=clock)
+    pauses = [later - earlier for earlier, later in pairwise(starts)]
+    assert min(pauses) >= 0.05
+    assert max(pauses[:3]) < 1.35 < max(pauses[5:]) <= 5.0
+    assert len(starts) < 3600
 
 
 async def test_a_backoff_is_measured_on_the_graphs_clock() -> None:

@@ -156,7 +156,7 @@ async def test_offered_items_are_delivered_without_a_flush() -> None:
 
 async def test_the_outbox_of_an_earlier_instance_is_delivered_before_the_next_one_starts() -> None:
     """The next instance of a source emits nothing yet: the outbox of the first one is delivered."""
-    sink = CollectSink()
+    sink, clock = CollectSink(), ManualClock()
 
     async def source(ends: WiredEnds) -> None:
         if ends.instance == 1:
@@ -165,11 +165,11 @@ async def test_the_outbox_of_an_earlier_instance_is_delivered_before_the_next_on
         await ends.shutdown.wait()
 
     async def check(built: BuiltGraph) -> None:
-        await settle()
+        await clock.advance_when_idle(1)
         assert sink.items == list(range(10))
         built.request_shutdown("enough")
 
-    await run_graph(chain(source, sink, capacity=3), clock=ManualClock(), during=check)
+    await run_graph(chain(source, sink, capacity=3), clock=clock, during=check)
 
 
 # Backoffs in a drain.

@@ -22,7 +22,7 @@ from orchestrator_adapter.supervision.task_exit import Aborted, Errored, Ok, Pan
 
 FAILURE = Errored(OperatorError("the archive is away"))
 BUG = Panicked("KeyError: 'x'", "Traceback …", KeyError("x"))
-FIVE_A_MINUTE = RestartPolicy.bounded(5, timedelta(seconds=60))
+FIVE_A_MINUTE = RestartPolicy.bounded(5, timedelta(seconds=60), backoff=None)
 
 
 class Watched:

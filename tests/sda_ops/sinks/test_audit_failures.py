@@ -133,7 +133,8 @@ async def test_redelivered_rows_are_committed_without_gathering(
     graph = OperatorGraph("again")
     source = graph.add_source("source", ListSource(sent, UntilShutdown()))
     audit = Audit(directory=tmp_path, commit_every=timedelta(seconds=1))
-    sink = graph.add_sink("sink", audit_sink(audit), restart_policy=RestartPolicy.bounded(1, timedelta(seconds=60)))
+    policy = RestartPolicy.bounded(1, timedelta(seconds=60), backoff=None)
+    sink = graph.add_sink("sink", audit_sink(audit), restart_policy=policy)
     graph.connect(source, sink, 64)
 
     async def during(built: BuiltGraph) -> None:
