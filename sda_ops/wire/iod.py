@@ -13,7 +13,8 @@ position in the unit of its angle format.
 Two fields are not used. The object (columns 1-15) is only the observer's belief. The time's uncertainty has no field in our
 records; along the track it adds to the position's uncertainty, by the object's motion.
 
-Right ascension and declination are read (formats 1, 2, 3 and 7), of J2000, B1950 and date. Azimuth and elevation (4, 5, 6)
+Right ascension and declination are read (formats 1, 2, 3 and 7), of J2000 (epoch code 5), B1950 (4) and date (0 or blank, as
+the format's description says for column 46). A time within a leap second is malformed. Azimuth and elevation (4, 5, 6)
 are not: our records have no field for them without a range, and the format does not say whether they are refracted.
 """
 
@@ -28,8 +29,9 @@ from typing import TypeAlias
 import erfa
 import numpy as np
 
+from sda_ops.astro.leap_seconds import UNIX_EPOCH_ORDINAL, utc_ns
 from sda_ops.astro.sites import Site
-from sda_ops.astro.time import NS_PER_S, TT_MINUS_UTC_DAYS, julian_date
+from sda_ops.astro.time import TT_MINUS_UTC_DAYS, julian_date
 from sda_ops.records.ids import observation_id
 from sda_ops.records.observation import Observation, OpticalTarget, Uncertainty
 from sda_ops.wire.malformed import MalformedFrame
@@ -37,7 +39,6 @@ from sda_ops.wire.malformed import MalformedFrame
 _LOOKS_LIKE_ONE = re.compile(rb"^.{16}\d{4} . (19|20)\d{6}", re.MULTILINE)
 _ANGLES = re.compile(r"(\d+) *([+-])(\d+) *", re.ASCII)
 _COLUMNS = 64
-_UNIX_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 _SITE = re.compile(r"\s*(\d+)\s+(\S+)\s+([-+.\d]+)\s+([-+.\d]+)\s+([-+.\d]+)(?:\s+(.*))?", re.ASCII)
 
@@ -132,14 +133,14 @@ def _utc_ns(text: str) -> int:
         raise ValueError(f"columns 24-40: expected a time YYYYMMDDHHMMSSsss, to the second at least, got {text!r}")
     year = int(digits[:4])
     month, day, hour, minute, second = (int(digits[at : at + 2]) for at in range(4, 14, 2))
-    if hour > 23 or minute > 59 or second > 60:  # noqa: PLR2004 - a clock's; the 60th is a leap second
-        raise ValueError(f"columns 24-40: expected a time of day, got {text!r}")
     try:
-        days = date(year, month, day).toordinal() - _UNIX_EPOCH_ORDINAL
+        days = date(year, month, day).toordinal() - UNIX_EPOCH_ORDINAL
     except ValueError as error:
         raise ValueError(f"columns 24-40: expected a date, got {text!r}") from error
-    seconds = days * 86_400 + hour * 3_600 + minute * 60 + second
-    return seconds * NS_PER_S + int(digits[14:].ljust(9, "0"))
+    try:
+        return utc_ns(days, hour=hour, minute=minute, second=second, ns=int(digits[14:].ljust(9, "0")))
+    except ValueError as error:
+        raise ValueError(f"columns 24-40: {error}") from error
 
 
 def _uncertainty(text: str) -> float:
@@ -214,6 +215,11 @@ def _sixtieths(text: str) -> float:
     return value
 
 
+_OLD = {
+    code: f" ({year}), which is not supported" for code, year in (("1", 1855), ("2", 1875), ("3", 1900), ("6", 2050))
+}
+
+
 def _j2000(epoch: str, ascension_rad: float, declination_rad: float, timestamp_ns: int) -> OpticalTarget:
     """The direction relative to the equator and equinox of J2000.
 
@@ -226,10 +232,12 @@ def _j2000(epoch: str, ascension_rad: float, declination_rad: float, timestamp_n
             return OpticalTarget(ascension_rad, declination_rad)
         case "4":
             ascension, declination = erfa.fk45z(ascension_rad, declination_rad, erfa.epb(days, fraction))
-        case "0":
+        case "0" | " ":  # "0 or blank": of date
             of_date = erfa.s2c(ascension_rad, declination_rad)
             to_j2000 = erfa.pmat06(days, fraction + TT_MINUS_UTC_DAYS).T
             ascension, declination = erfa.c2s(to_j2000 @ of_date)
         case _:
-            raise ValueError(f"column 46: expected an epoch of date (0), 1950 (4) or 2000 (5), got {epoch!r}")
+            raise ValueError(
+                f"column 46: expected an epoch of date (0 or blank), 1950 (4) or 2000 (5), got {epoch!r}{_OLD.get(epoch, '')}"
+            )
     return OpticalTarget(float(erfa.anp(ascension)), float(declination))

@@ -4,10 +4,21 @@ The entries of one time tag in one segment are one observation: range, range-rat
 right ascension and declination of a telescope. Other content of a TDM (spacecraft ranging, frequencies, clocks, weather)
 has no field in our records. It is skipped in a segment that also has usable entries; a segment without any is malformed.
 
-**Requirements for a segment.** ``MODE = SEQUENTIAL``, and a ``PATH`` that ends at the one site: ``1,2,1`` (two-way) or
-``2,1`` (from the object). ``TIME_SYSTEM`` UTC, TAI or GPS. Without ``TIMETAG_REF`` a tag is the time of reception. To a tag
-of transmission the signal's travel time is added, so that ``sensor_timestamp`` is the arrival. A range in range units, one
-with an ambiguous modulus, and one with delays that may or may not have been subtracted (3.4.15.2) are rejected.
+**Requirements for a segment.** A ``PATH`` that ends at the one site: ``1,2,1`` (two-way) or ``2,1`` (from the object), and
+``MODE = SEQUENTIAL`` or no ``MODE``, which is optional: a ``PATH`` without an index belongs to the sequential mode (table 3-3).
+``TIME_SYSTEM`` UTC, TAI or GPS; a time within a leap second is rejected. Without ``TIMETAG_REF`` a tag is the time of
+reception. To a tag of transmission the signal's travel time is added, so that ``sensor_timestamp`` is the arrival. A range in
+range units, one with an ambiguous modulus, and one with delays that may or may not have been subtracted (3.4.15.2) are
+rejected.
+
+**Frames.** Right ascension and declination are read in EME2000 and in ICRF, ICRF1 to ICRF3 and GCRF, and used as they are. The
+frame bias between EME2000 and the others is 0.023 arcseconds (IERS Conventions 2010, 5.4.4): 5 m at the geostationary belt,
+0.1 m at 1,000 km. The axes of ICRF1, ICRF2, ICRF3 and GCRF agree within 0.0001 arcseconds (IERS TN 35; Charlot et al. 2020):
+2 cm at the geostationary belt. Frames of date are rejected: they differ by minutes of arc.
+
+**Corrections** (``CORRECTIONS_APPLIED = NO``) are added to the range, the Doppler and the angles, in the unit of the data
+(table 3-3). Corrections of frequencies, magnitudes and cross sections concern nothing that is read. ``DATA_QUALITY = DEGRADED``
+says that there are issues, but not which: the data are used with the feed's uncertainties. `decode` notes each of these.
 
 **Conventions.** What the format leaves to agreements between agencies ("the ICD should specify": 3.5.2.3, 3.5.2.7), and
 the uncertainties, which it does not have, are properties of the feed: `TdmConventions`. The tracked object's name is not
@@ -18,16 +29,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import lru_cache
 from math import isfinite, nan, radians
 from typing import Literal, TypeAlias
 
-import erfa
-
-from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
+from sda_ops.astro.leap_seconds import UNIX_EPOCH_ORDINAL, utc_ns, utc_ns_of_tai
+from sda_ops.astro.time import NS_PER_S
 from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S
 from sda_ops.records.ids import observation_id
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, SourceKind, Uncertainty
@@ -38,13 +47,14 @@ UNAMBIGUOUS_M = 50_000_000.0
 """With a longer range modulus (one way) a range is unambiguous up to the geostationary belt at the horizon (41,700 km)."""
 
 _TAI_MINUS_GPS_S = 19  # IS-GPS-200, 20.3.3.5.2.4, with TAI - UTC = 19 s at GPS's epoch
-_UNIX_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 _INT64 = 2**63
 _FIRST_YEAR, _LAST_YEAR = 1678, 2261  # the whole years that 64 bits of nanoseconds reach
-_DAY_OF_1972 = 730  # of the Unix epoch: leap seconds began
 _KM = 1_000.0  # metres
 
 _TIME_TAG = re.compile(r"(\d{4})-(?:(\d\d)-(\d\d)|(\d{3}))T(\d\d):(\d\d):(\d\d)(?:\.(\d*))?Z?", re.ASCII)
+
+_FRAMES = ("EME2000", "GCRF", "ICRF", "ICRF1", "ICRF2", "ICRF3")
+"""The reference frames (SANA registry) of right ascension and declination that are used without a conversion."""
 
 _COMPONENT = {
     "RANGE": "range",
@@ -95,10 +105,17 @@ def is_tdm(content: bytes) -> bool:
     return head.startswith(b"CCSDS_TDM_VERS") or (head.startswith(b"<") and b"<tdm" in head)
 
 
+def _ignore(_: str) -> None:
+    pass
+
+
 def decode(
-    content: bytes, conventions: TdmConventions, *, ingest_timestamp: int
+    content: bytes, conventions: TdmConventions, *, ingest_timestamp: int, note: Callable[[str], object] = _ignore
 ) -> tuple[list[Observation], list[MalformedFrame]]:
     """A whole file's observations, and the parts of it that give none. Raises nothing.
+
+    ``note`` is called with a sentence for each thing in a segment that is used, but not as its metadata may suggest: no
+    ``MODE``, degraded data, a correction or a clock bias that is not applied.
 
     Both are in the file's order; an observation has the place of the first entry with its time tag. Entries of one segment
     that fail for the same reason are one `MalformedFrame`: its reason begins with the line of the first, its frame has the
@@ -110,6 +127,8 @@ def decode(
     for segment in segments:
         observed, rejects = _observe(segment, conventions, ingest_timestamp)
         observations += observed
+        for remark in _remarks(segment) if observed else ():
+            note(f"TDM line {segment.line}: segment {segment.number}: {remark}")
         malformed += [_malformed(content, reason, entries) for reason, entries in rejects.items()]
     return observations, malformed
 
@@ -156,7 +175,7 @@ class _Geometry:
 def _geometry(metadata: Mapping[str, str], conventions: TdmConventions) -> _Geometry:
     """Raises ``ValueError`` for a segment that cannot have an observation."""
     mode, path = metadata.get("MODE", "none"), metadata.get("PATH", "none")
-    if mode.upper() != "SEQUENTIAL":
+    if mode.upper() != "SEQUENTIAL" and not ("MODE" not in metadata and "PATH" in metadata):
         raise ValueError(f"expected MODE SEQUENTIAL, got {mode}")
     steps = [step.strip() for step in path.split(",")]
     legs = len(steps) - 1
@@ -221,8 +240,8 @@ def _angle_scale(keyword: str, metadata: Mapping[str, str]) -> _Scale:
     kind = metadata.get("ANGLE_TYPE", "none")
     if kind.upper() == "RADEC":
         frame = metadata.get("REFERENCE_FRAME", "none")
-        if frame.upper() not in ("EME2000", "ICRF"):  # 0.02 arcseconds apart
-            raise ValueError(f"ANGLE_TYPE RADEC: expected REFERENCE_FRAME EME2000 or ICRF, got {frame}")
+        if frame.upper() not in _FRAMES:
+            raise ValueError(f"ANGLE_TYPE RADEC: expected REFERENCE_FRAME {', '.join(_FRAMES)}, got {frame}")
         for name in ("CORRECTION_ABERRATION_YEARLY", "CORRECTION_ABERRATION_DIURNAL"):
             if _correction(metadata, name):
                 raise ValueError(f"{name} is not applied to the angles, and not given for each of them")
@@ -240,6 +259,31 @@ def _correction(metadata: Mapping[str, str], name: str) -> float:
     if applied.upper() != "NO":
         raise ValueError(f"{name} = {correction:g}: expected CORRECTIONS_APPLIED YES or NO, got {applied}")
     return correction
+
+
+_UNUSED_CORRECTIONS = ("CORRECTION_RECEIVE", "CORRECTION_TRANSMIT", "CORRECTION_MAG", "CORRECTION_RCS")
+
+
+def _remarks(segment: Segment) -> Iterator[str]:
+    """What a user of the segment's observations has to know."""
+    metadata = segment.metadata
+    if "MODE" not in metadata:
+        yield "no MODE: it is read as SEQUENTIAL, to which its PATH belongs"
+    if metadata.get("DATA_QUALITY", "").upper() == "DEGRADED":
+        yield "DATA_QUALITY is DEGRADED: its data are used with the feed's uncertainties"
+    for name in _UNUSED_CORRECTIONS:
+        text = metadata.get(name, "0")
+        if metadata.get("CORRECTIONS_APPLIED", "").upper() != "YES" and not _is_zero(text):
+            yield f"{name} = {text[:40]} is not applied: no {name.removeprefix('CORRECTION_')} value is used"
+    for keyword in sorted({entry.keyword for entry in segment.entries if entry.keyword.startswith("CLOCK_")}):
+        yield f"{keyword} is not applied to its time tags"
+
+
+def _is_zero(text: str) -> bool:
+    try:
+        return float(text) == 0.0
+    except ValueError:
+        return False
 
 
 def _number(text: str) -> float:
@@ -363,7 +407,7 @@ def _uncertainty(target: RadarTarget | OpticalTarget, given: Uncertainty) -> Unc
 
 
 def _utc_ns(tag: str, time_system: str) -> int:
-    """UTC nanoseconds since the Unix epoch; further digits are dropped. A leap second is read as the second after it."""
+    """UTC nanoseconds since the Unix epoch; further digits are dropped. Raises ``ValueError``, also for a leap second."""
     match = _TIME_TAG.fullmatch(tag)
     if match is None:
         raise ValueError(f"expected a time such as 2016-09-06T08:27:08.66 or 2016-250T08:27:08.66, got {tag[:40]!r}")
@@ -376,20 +420,12 @@ def _utc_ns(tag: str, time_system: str) -> int:
             raise ValueError(f"expected a day of the year {year}, got {day_of_year}")
     else:
         ordinal = date(year, month, day).toordinal()
-    if hour > 23 or minute > 59 or second > 60:  # noqa: PLR2004 - a clock's
-        raise ValueError(f"expected a time of day, got {hour:02}:{minute:02}:{second:02}")
-    seconds = (ordinal - _UNIX_EPOCH_ORDINAL) * 86_400 + hour * 3_600 + minute * 60 + second
-    ns = seconds * NS_PER_S + int((match[8] or "").ljust(9, "0")[:9])
+    fraction_ns = int((match[8] or "").ljust(9, "0")[:9])
+    day_since_epoch = ordinal - UNIX_EPOCH_ORDINAL
     if time_system == "UTC":
-        return ns
-    tai_ns = ns + (_TAI_MINUS_GPS_S * NS_PER_S if time_system == "GPS" else 0)
-    first_guess_ns = tai_ns - _tai_minus_utc_ns(tai_ns // NS_PER_DAY)
-    return tai_ns - _tai_minus_utc_ns(first_guess_ns // NS_PER_DAY)
-
-
-@lru_cache(maxsize=64)
-def _tai_minus_utc_ns(unix_day: int) -> int:
-    if unix_day < _DAY_OF_1972:
-        raise ValueError("expected TIME_SYSTEM UTC before 1972: there were no leap seconds")
-    day = date.fromordinal(_UNIX_EPOCH_ORDINAL + unix_day)
-    return round(float(erfa.dat(day.year, day.month, day.day, 0.0)) * NS_PER_S)
+        return utc_ns(day_since_epoch, hour=hour, minute=minute, second=second, ns=fraction_ns)
+    if hour > 23 or minute > 59 or second > 59:  # noqa: PLR2004 - a clock's, without leap seconds
+        raise ValueError(f"expected a time of day in {time_system}, got {hour:02}:{minute:02}:{second:02}")
+    seconds = day_since_epoch * 86_400 + hour * 3_600 + minute * 60 + second
+    offset_s = _TAI_MINUS_GPS_S if time_system == "GPS" else 0
+    return utc_ns_of_tai((seconds + offset_s) * NS_PER_S + fraction_ns)

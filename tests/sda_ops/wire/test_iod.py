@@ -137,13 +137,29 @@ def test_a_station_has_no_leading_zeros() -> None:
         ("2008112211223344 ", 440_000_000),
         ("200811221122334  ", 400_000_000),
         ("20081122112233   ", 0),
-        ("20081122112260   ", 27_000_000_000),
     ],
 )
 def test_a_time_has_the_written_precision(time: str, ns: int) -> None:
-    """To the millisecond at most, to the second at least; a leap second is read as the second after it."""
+    """To the millisecond at most, to the second at least."""
     observation = decode_one(line().replace("20081122112233444", time))
     assert observation.sensor_timestamp == 1_227_352_953_000_000_000 + ns
+
+
+def test_a_measurement_in_a_leap_second_is_rejected_and_the_next_one_keeps_its_time() -> None:
+    """23:59:60.500 at the end of 2016 has no timestamp; 00:00:00.500 has its own. Other 60th seconds do not exist."""
+    lines = [line().replace("20081122112233444", time) for time in ("20161231235960500", "20170101000000500")]
+    (observation,), (malformed,) = iod.decode("\n".join(lines).encode(), ingest_timestamp=INGEST)
+    assert observation.sensor_timestamp == 1_483_228_800_500_000_000
+    assert malformed.reason.startswith("IOD line 1: columns 24-40: the time is within a leap second")
+    assert malformed.frame == lines[0].encode()
+    assert reason_of(line().replace("20081122112233444", "20081122112260   ")) == (
+        "IOD line 1: columns 24-40: expected a time of day, got 11:22:60, and there is no leap second at that time"
+    )
+
+
+def test_a_blank_epoch_code_means_the_equinox_of_date() -> None:
+    """As 0 does: "0 or blank = of date" in the format's description of column 46."""
+    assert target_of(line(code="2 ")) == target_of(line(code="20")) != target_of(line(code="25"))
 
 
 @pytest.mark.parametrize(("mx", "arcminutes"), [("37", 0.3), ("18", 1.0), ("56", 0.05), ("99", 90.0), ("10", 1e-8)])
@@ -205,8 +221,8 @@ def test_azimuth_and_elevation_are_rejected(code: str) -> None:
     [
         (line(code="85"), "column 45: expected an angle format 1 to 7, got '8'"),
         (line(code=" 5"), "column 45: expected an angle format 1 to 7, got ' '"),
-        (line(code="23"), "column 46: expected an epoch of date (0), 1950 (4) or 2000 (5), got '3'"),
-        (line(code="2 "), "column 46: expected an epoch of date (0), 1950 (4) or 2000 (5), got ' '"),
+        (line(code="23"), "column 46: expected an epoch of date (0 or blank), 1950 (4) or 2000 (5), got '3' (1900), which is not supported"),
+        (line(code="29"), "column 46: expected an epoch of date (0 or blank), 1950 (4) or 2000 (5), got '9'"),
         (line(angles="112 334+112233"), "columns 48-61: expected seven digits, a sign and six digits, got '112 334+112233'"),
         (line(angles="112233+1122333"), "columns 48-61: expected seven digits, a sign and six digits, got '112233+1122333'"),
         (line(angles="1122334 112233"), "columns 48-61: expected seven digits, a sign and six digits, got '1122334 112233'"),
@@ -216,7 +232,7 @@ def test_azimuth_and_elevation_are_rejected(code: str) -> None:
         (line(mx="3x"), "columns 63-64: expected an uncertainty MX, got '3x'"),
         (line().replace(" 2007 ", " 20A7 "), "columns 17-20: expected a station's number, got '20A7'"),
         (line().replace("20081322", "20081122", 1).replace("20081122", "20081322"), "columns 24-40: expected a date, got '20081322112233444'"),
-        (line().replace("20081122112233444", "20081122242233444"), "columns 24-40: expected a time of day, got '20081122242233444'"),
+        (line().replace("20081122112233444", "20081122242233444"), "columns 24-40: expected a time of day, got 24:22:33"),
         (line().replace("20081122112233444", "200811221122     "), "columns 24-40: expected a time YYYYMMDDHHMMSSsss, to the second at least, got '200811221122     '"),
         ("12345 98 123UNK 2007 F 20081122112233444 28                      V+095 05", "columns 45-61: no position"),
         ("                2007 O 20081122", "columns 45-61: no position"),

@@ -102,11 +102,10 @@ def test_a_site_has_the_name_that_the_feed_gives_it() -> None:
         ("2016-09-06T12:00:00.1234567899", NOON_NS + 123_456_789),
         ("2016-09-06T12:00:00.00000001", NOON_NS + 10),
         ("1969-12-31T23:59:59.5", -500_000_000),
-        ("2016-366T23:59:60", 1_483_228_800_000_000_000),
     ],
 )
 def test_a_time_is_read_to_the_nanosecond(tag: str, ns: int) -> None:
-    """Calendar date or day of the year, with any number of digits; a leap second is read as the second after it."""
+    """Calendar date or day of the year, with any number of digits."""
     assert decode_one(kvn(RADAR, f"RANGE = {tag} 0.01")).sensor_timestamp == ns
 
 
@@ -119,6 +118,18 @@ def test_a_time_is_read_to_the_nanosecond(tag: str, ns: int) -> None:
         ("2016-09-06T24:00:00", "RANGE: expected a time of day, got 24:00:00"),
         ("2016-09-06T12:60:00", "RANGE: expected a time of day, got 12:60:00"),
         ("2016-09-06T12:00:61", "RANGE: expected a time of day, got 12:00:61"),
+        (
+            "2016-09-06T12:00:60.5",
+            "RANGE: expected a time of day, got 12:00:60, and there is no leap second at that time",
+        ),
+        (
+            "2016-09-06T23:59:60",
+            "RANGE: expected a time of day, got 23:59:60, and there is no leap second at that time",
+        ),
+        (
+            "2016-366T23:59:60",
+            "RANGE: the time is within a leap second, which a timestamp without leap seconds cannot express",
+        ),
         ("0000-09-06T12:00:00", "RANGE: expected a year from 1678 to 2261, got 0"),
         ("noon", "RANGE: expected a time such as 2016-09-06T08:27:08.66 or 2016-250T08:27:08.66, got 'noon'"),
         ("2262-01-01T00:00:00", "RANGE: expected a year from 1678 to 2261, got 2262"),
@@ -134,7 +145,7 @@ def test_an_invalid_time_is_rejected_with_the_reason(tag: str, reason: str) -> N
 
 
 @pytest.mark.parametrize(
-    "tag", ["1678-01-01T00:00:00", "2261-12-31T23:59:60", "2016-999T00:00:00", "9999-999T00:00:00"]
+    "tag", ["1678-01-01T00:00:00", "2261-12-31T23:59:59.999999999", "2016-999T00:00:00", "9999-999T00:00:00"]
 )
 def test_the_ends_of_the_calendar_raise_no_error(tag: str) -> None:
     """A time that fits into 64 bits of nanoseconds is read; another one is malformed."""
@@ -142,6 +153,36 @@ def test_the_ends_of_the_calendar_raise_no_error(tag: str) -> None:
     assert len(observations) + len(malformed) == 1
     assert all(-(2**63) <= o.sensor_timestamp < 2**63 for o in observations)
     assert bool(observations) == ("-999T" not in tag)
+
+
+@pytest.mark.parametrize(
+    ("time_system", "tags"),
+    [
+        ("UTC", ["2016-12-31T23:59:59.5", "2016-12-31T23:59:60.5", "2017-01-01T00:00:00.5"]),
+        ("TAI", ["2017-01-01T00:00:35.5", "2017-01-01T00:00:36.5", "2017-01-01T00:00:37.5"]),
+        ("GPS", ["2017-01-01T00:00:16.5", "2017-01-01T00:00:17.5", "2017-01-01T00:00:18.5"]),
+    ],
+)
+def test_a_measurement_in_a_leap_second_is_rejected_and_the_next_one_keeps_its_time(
+    time_system: str, tags: list[str]
+) -> None:
+    """At 1 Hz over the leap second at the end of 2016 (IERS Bulletin C 52), the first and the third are observations."""
+    content = kvn(RADAR | {"TIME_SYSTEM": time_system}, *(f"RANGE = {tag} 0.01{n}" for n, tag in enumerate(tags, 1)))
+    observations, (malformed,) = decode(content, PLAIN, ingest_timestamp=INGEST)
+    assert [o.sensor_timestamp - 1_483_228_800_000_000_000 for o in observations] == [-500_000_000, 500_000_000]
+    assert [radar.range_m for o in observations if isinstance(radar := o.target, RadarTarget)] == [
+        pytest.approx(C_M_S * 0.011 / 2),
+        pytest.approx(C_M_S * 0.013 / 2),
+    ]
+    assert malformed.reason.startswith("TDM line 13: RANGE: the time is within a leap second")
+    assert malformed.frame == f"RANGE = {tags[1]} 0.012\n".encode()
+
+
+@pytest.mark.parametrize("time_system", ["TAI", "GPS"])
+def test_a_time_system_without_leap_seconds_has_no_60th_second(time_system: str) -> None:
+    """Only UTC has one."""
+    (reason,) = reasons_of(kvn(RADAR | {"TIME_SYSTEM": time_system}, "RANGE = 2016-12-31T23:59:60 0.01"))
+    assert reason.endswith(f"expected a time of day in {time_system}, got 23:59:60")
 
 
 def test_a_range_with_an_impossible_arrival_is_rejected() -> None:
@@ -305,7 +346,10 @@ def test_a_correction_without_corrections_applied_is_rejected() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"REFERENCE_FRAME": "TOD"}, "ANGLE_TYPE RADEC: expected REFERENCE_FRAME EME2000 or ICRF, got TOD"),
+        (
+            {"REFERENCE_FRAME": "TOD_EARTH"},
+            "ANGLE_TYPE RADEC: expected REFERENCE_FRAME EME2000, GCRF, ICRF, ICRF1, ICRF2, ICRF3, got TOD_EARTH",
+        ),
         (
             {"CORRECTION_ABERRATION_YEARLY": "0.005", "CORRECTIONS_APPLIED": "NO"},
             "CORRECTION_ABERRATION_YEARLY is not applied to the angles, and not given for each of them",
@@ -316,6 +360,60 @@ def test_a_correction_without_corrections_applied_is_rejected() -> None:
 def test_angles_of_another_kind_are_rejected(changes: dict[str, str], reason: str) -> None:
     """Angles of date, along an antenna's axes, or with an aberration that still has to be subtracted."""
     assert reasons_of(kvn(TELESCOPE | changes, *DIRECTION)) == [f"TDM line {13 + len(changes.keys() - TELESCOPE.keys())} and 1 more: {reason}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", ["ICRF", "ICRF1", "ICRF2", "ICRF3", "GCRF", "gcrf"])
+def test_directions_in_the_celestial_reference_frames_are_used_as_they_are(frame: str) -> None:
+    """They differ from EME2000 by 0.023 arcseconds at most, which is far below what any sensor here measures."""
+    assert good(kvn(TELESCOPE | {"REFERENCE_FRAME": frame}, *DIRECTION)) == good(kvn(TELESCOPE, *DIRECTION))
+
+
+# Notes.
+
+
+def notes_of(content: bytes) -> list[str]:
+    notes: list[str] = []
+    decode(content, PLAIN, ingest_timestamp=INGEST, note=notes.append)
+    return notes
+
+
+def test_a_segment_without_a_mode_is_sequential_if_it_has_one_path() -> None:
+    """MODE is optional, and PATH without an index belongs to SEQUENTIAL (503.0-B-2, table 3-3); a note says it."""
+    without = {keyword: value for keyword, value in RADAR.items() if keyword != "MODE"}
+    assert good(kvn(without, *DATA)) == good(kvn(RADAR, *DATA))
+    assert notes_of(kvn(without, *DATA)) == [
+        "TDM line 2: segment 1: no MODE: it is read as SEQUENTIAL, to which its PATH belongs"
+    ]
+    differenced = {k: v for k, v in without.items() if k != "PATH"} | {"PATH_1": "1,2,1", "PATH_2": "3,2,1"}
+    (reason,) = reasons_of(kvn(differenced, *DATA))
+    assert reason.endswith("segment 1: expected MODE SEQUENTIAL, got none")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "note"),
+    [
+        ({"DATA_QUALITY": "DEGRADED"}, "DATA_QUALITY is DEGRADED: its data are used with the feed's uncertainties"),
+        (
+            {"CORRECTION_RECEIVE": "-0.145", "CORRECTIONS_APPLIED": "NO"},
+            "CORRECTION_RECEIVE = -0.145 is not applied: no RECEIVE value is used",
+        ),
+        ({"CORRECTION_MAG": "0.5"}, "CORRECTION_MAG = 0.5 is not applied: no MAG value is used"),
+        ({"DATA_QUALITY": "VALIDATED"}, None),
+        ({"CORRECTION_RECEIVE": "-0.145", "CORRECTIONS_APPLIED": "YES"}, None),
+        ({"CORRECTION_RECEIVE": "-0.00", "CORRECTIONS_APPLIED": "NO"}, None),
+    ],
+)
+def test_what_is_not_applied_to_a_segment_is_noted_once(metadata: dict[str, str], note: str | None) -> None:
+    """The observations are those of the segment without it."""
+    assert notes_of(kvn(RADAR | metadata, *DATA)) == ([] if note is None else [f"TDM line 2: segment 1: {note}"])
+    assert good(kvn(RADAR | metadata, *DATA)) == good(kvn(RADAR, *DATA))
+
+
+def test_a_clock_bias_beside_measurements_is_noted() -> None:
+    """It concerns their time tags, and is not applied."""
+    assert notes_of(kvn(RADAR, *DATA, "CLOCK_BIAS = 2016-09-06T12:00:00 0.5")) == [
+        "TDM line 2: segment 1: CLOCK_BIAS is not applied to its time tags"
+    ]
 
 
 @pytest.mark.parametrize("value", ["nan", "-inf", "", "1.0 2.0", "O.01"])

@@ -54,7 +54,7 @@ def test_a_segment_with_other_metadata_is_rejected_whole(changes: dict[str, str]
     assert [o.track_id for o in observations] == [f"tdm-HILL@2016-09-06T12:00:00#{n}" for n in (1, 3)]
 
 
-@pytest.mark.parametrize("missing", ["MODE", "PATH", "PARTICIPANT_1", "TIME_SYSTEM"])
+@pytest.mark.parametrize("missing", ["PATH", "PARTICIPANT_1", "TIME_SYSTEM"])
 def test_required_metadata_must_be_present(missing: str) -> None:
     """There are no defaults for it."""
     (reason,) = reasons_of(kvn({k: v for k, v in RADAR.items() if k != missing}, *DATA))
