@@ -23,6 +23,7 @@ from orchestrator_adapter.channels.receiver import Receiver
 from orchestrator_adapter.channels.sender import Sender
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.graph.plan import GraphError, GraphProblem, Plan, Role, VertexId
+from orchestrator_adapter.operators.blocking import BlockingPool, BlockingPoolStatistics, HangingCall
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.operators.from_functions import (
     DeadLetterAs,
@@ -44,6 +45,8 @@ from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.primitives.clock import Clock, SystemClock, Timeout, Timer
 from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.errors import (
+    BlockingCallTimedOut,
+    BlockingPoolExhausted,
     BreakerOpen,
     DeadLetterLimitExceeded,
     EdgeMisuse,
@@ -103,6 +106,10 @@ __all__ = [
     "DEFAULT_MAX_FILE_BYTES",
     "Attempt",
     "Backoff",
+    "BlockingCallTimedOut",
+    "BlockingPool",
+    "BlockingPoolExhausted",
+    "BlockingPoolStatistics",
     "BoundedLog",
     "BreakerOpen",
     "BreakerPolicy",
@@ -132,6 +139,7 @@ __all__ = [
     "GraphError",
     "GraphProblem",
     "GraphStatus",
+    "HangingCall",
     "JsonFormatter",
     "LedgerSnapshot",
     "LedgerViolation",

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.graph.plan import Plan, Role
+from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
 from orchestrator_adapter.primitives.metrics import LatencySummary
 from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
@@ -106,6 +107,7 @@ def families(plan: Plan, view: View) -> Iterator[Metric]:
     yield from _of_sinks([operator for operator in operators if operator.role is Role.SINK])
     yield from _of_edges(plan, view.status)
     yield from _of_breakers(view.status)
+    yield from _of_blocking_pools(view.status)
     yield from _of_the_ledger(view.status)
     yield from _of_the_loop(view)
 
@@ -236,6 +238,12 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
         (((edge,), figures.capacity) for edge, figures in edges.items()),
     )
     yield _gauge(
+        "channel_outbox",
+        "Items that the writer has offered and that wait for space in the full edge",
+        ["edge"],
+        (((edge,), items) for edge, items in status.outboxes.items()),
+    )
+    yield _gauge(
         "channel_high_water_mark",
         "The most items that have been in the edge",
         ["edge"],
@@ -274,6 +282,44 @@ def _of_breakers(status: GraphStatus) -> Iterator[Metric]:
         "The total time for which the circuit breaker has been open, seconds; the time half-open is not included",
         ["breaker"],
         (((breaker.name,), breaker.open_s) for breaker in breakers),
+    )
+
+
+def _of_blocking_pools(status: GraphStatus) -> Iterator[Metric]:
+    pools = status.blocking_pools
+
+    def each(figure: Callable[[BlockingPoolStatistics], float]) -> _Samples:
+        return (((name,), figure(pool)) for name, pool in pools.items())
+
+    yield _gauge(
+        "blocking_pool_threads",
+        "Blocking calls that can run at the same time in the pool; fewer than declared if abandoned ones are not replaced",
+        ["pool"],
+        each(lambda pool: pool.threads),
+    )
+    yield _gauge(
+        "blocking_pool_busy",
+        "Blocking calls that run, without the abandoned ones",
+        ["pool"],
+        each(lambda pool: pool.busy),
+    )
+    yield _gauge(
+        "blocking_pool_waiting", "Blocking calls that wait for a thread", ["pool"], each(lambda pool: pool.waiting)
+    )
+    yield _gauge(
+        "blocking_pool_abandoned",
+        "Blocking calls that still run although their operators no longer wait for them",
+        ["pool"],
+        each(lambda pool: pool.abandoned),
+    )
+    yield _counter(
+        "blocking_calls_total", "Blocking calls that have begun", ["pool"], each(lambda pool: pool.calls_total)
+    )
+    yield _counter(
+        "blocking_calls_abandoned_total",
+        "Blocking calls that operators stopped waiting for, after a timeout or a cancellation",
+        ["pool"],
+        each(lambda pool: pool.abandoned_total),
     )
 
 

@@ -14,6 +14,8 @@ class HealthStatus(StrEnum):
 
     OK = "ok"
     """The run works."""
+    DEGRADED = "degraded"
+    """The run works, but something needs attention; the reasons say what."""
     DRAINING = "draining"
     """The run was asked to stop, or its end rule is met. It ends soon; nothing is wrong."""
     FAILING = "failing"
@@ -29,7 +31,7 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong: ``ok`` or ``draining``."""
+        """Whether the run works: anything but ``failing``."""
         return self.status is not HealthStatus.FAILING
 
 
@@ -45,9 +47,11 @@ def health_of(status: GraphStatus, *, silent_s: float = 0.0, threshold_s: float 
         blocker = f"; {blocked_by} blocks it" if blocked_by else ""
         faults.append(f"event loop has not answered for {silent_s:.2f} s{blocker}")
     if faults:
-        return Health(HealthStatus.FAILING, tuple(faults))
+        return Health(HealthStatus.FAILING, (*faults, *_hanging(status)))
     if status.shutting_down is not None:
         return Health(HealthStatus.DRAINING, (f"shutting down: {status.shutting_down}",))
+    if hanging := _hanging(status):
+        return Health(HealthStatus.DEGRADED, hanging)
     return Health(HealthStatus.OK, ())
 
 
@@ -58,6 +62,13 @@ def has_ended_unexpectedly(operator: OperatorStatus) -> bool:
     """
     gone = operator.role is Role.SOURCE and operator.ended_for_good and not operator.has_done_its_part
     return gone and (operator.endless or operator.state != "ok")
+
+
+def _hanging(status: GraphStatus) -> tuple[str, ...]:
+    """One sentence for each operator with blocking calls that are abandoned or overdue: its oldest such call."""
+    calls = [call for pool in status.blocking_pools.values() for call in pool.hanging]
+    oldest = {call.operator: call for call in sorted(calls, key=lambda call: call.running_s)}
+    return tuple(str(call) for call in oldest.values())
 
 
 def _ended(source: OperatorStatus) -> str:

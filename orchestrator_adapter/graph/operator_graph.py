@@ -15,6 +15,7 @@ from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
 from orchestrator_adapter.graph import drawing
 from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Role, Vertex, VertexId, make_plan
+from orchestrator_adapter.operators.blocking import BlockingPool
 from orchestrator_adapter.operators.ends import Factory
 from orchestrator_adapter.operators.routers import broadcast, merge
 from orchestrator_adapter.primitives.clock import Clock
@@ -35,6 +36,7 @@ class VertexOptions(TypedDict, total=False):
     """Options of every vertex; see ``Vertex`` for what they mean."""
 
     expected_errors: tuple[type[BaseException], ...]
+    blocking_pool: BlockingPool | None
     note: str
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 
 from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
+from orchestrator_adapter.operators.blocking import BlockingPool
 from orchestrator_adapter.operators.ends import Factory
 from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.storage.dead_letter import DeadLetterLimits
@@ -62,6 +63,7 @@ class Vertex:
         progress_timeout: With input waiting and room for its output, it must acknowledge an item within this time.
             Otherwise it is aborted and counts as failed with ``Stalled``. ``None`` for no limit.
         dead_letter_limits: Beyond these limits the operator itself counts as faulty; ``None`` for no limit.
+        blocking_pool: The threads for its blocking calls; ``None``: a pool of its own, with the operator's name.
         endless: It is a source that never ends by itself: if it ends before a shutdown, that is a fault.
         note: Why this policy, in one line.
     """
@@ -75,6 +77,7 @@ class Vertex:
     max_deliveries: int = 2
     progress_timeout: timedelta | None = None
     dead_letter_limits: DeadLetterLimits | None = None
+    blocking_pool: BlockingPool | None = None
     endless: bool = False
     note: str = ""
 
@@ -180,8 +183,18 @@ def _declaration_problems(
     if not vertices:
         yield GraphProblem(ProblemKind.EMPTY_GRAPH, (), f"graph {name!r} has no vertices", "call add_source(...) first")
     seen: set[str] = set()
+    pools: dict[str, BlockingPool] = {}
     for vertex in vertices:
         name = vertex.name
+        pool = vertex.blocking_pool or BlockingPool(name or "blocking")
+        if pools.setdefault(pool.name, pool) != pool:
+            yield GraphProblem(
+                ProblemKind.BAD_OPTION,
+                (name,),
+                f"{vertex.role.value} {name!r}: there are two different blocking pools with the name {pool.name!r}",
+                "pass the same BlockingPool to both, or give each a name of its own; a pool without options has its "
+                "operator's name",
+            )
         if name in seen:
             yield GraphProblem(
                 ProblemKind.DUPLICATE_NAME,

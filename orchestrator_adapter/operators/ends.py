@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextvars import copy_context
-from functools import partial
+from datetime import timedelta
 from typing import Any, ParamSpec, TypeAlias, TypeVar, assert_never
 
 from orchestrator_adapter.channels.channel import Undeliverable
@@ -274,33 +273,35 @@ class WiredEnds:
         )
 
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run blocking ``function`` in the graph's bounded thread pool, so that the event loop stays free.
+        """Run blocking ``function`` in a thread of the operator's ``BlockingPool``, so that the event loop stays free.
 
-        It runs in a copy of the operator's context variables.
-
-        If it is cancelled, the operator stops waiting, but the thread runs on to its end: a thread cannot be interrupted.
+        It runs in a copy of the operator's context variables, and may take as long as the pool's ``timeout`` (5 minutes by
+        default). After that ``BlockingCallTimedOut`` is raised, an operational error. In that case, and if it is cancelled,
+        the operator stops waiting, but the thread runs on to its end: a thread cannot be interrupted. It is abandoned,
+        counted, and replaced. Raises ``BlockingPoolExhausted`` when too many threads are abandoned.
         """
-        loop = asyncio.get_running_loop()
-        call = partial(copy_context().run, function, *args, **kwargs)
-        return await loop.run_in_executor(self._services.executor(), _contained, call)
+        blocking = self._services.blocking
+        return await blocking.run(blocking.timeout, function, *args, **kwargs)
+
+    async def run_blocking_within(
+        self, limit: timedelta | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """As ``run_blocking``, with ``limit`` as the timeout; ``None``: no limit. It counts from when a thread begins the call."""
+        return await self._services.blocking.run(limit, function, *args, **kwargs)
 
     async def acknowledge_after(
         self, count: int, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """For sinks: run blocking ``function`` in the thread pool, then acknowledge the oldest ``count`` leased items.
+        """For sinks: run blocking ``function`` in a thread, then acknowledge the oldest ``count`` leased items.
 
         A write that has begun is completed: if it is cancelled, it acknowledges first and then raises the cancellation, so
         that a durable item is never counted as undelivered. If ``function`` raises, nothing is acknowledged.
+
+        A write that takes longer than the pool's ``timeout`` is logged, and ``/health`` reports it, but the sink goes on
+        waiting: nothing is acknowledged that may not be durable, and no second write of the same items begins while the
+        first one may still succeed. If the sink is to end the graph then, give it a ``progress_timeout``.
         """
-        call = partial(copy_context().run, function, *args, **kwargs)
-        work = asyncio.get_running_loop().run_in_executor(self._services.executor(), _contained, call)
-        cancelled: asyncio.CancelledError | None = None
-        while not work.done():
-            try:
-                await asyncio.wait({work})
-            except asyncio.CancelledError as error:
-                cancelled = error
-        work.result()
+        cancelled = await self._services.blocking.complete(function, *args, **kwargs)
         self.receiver.acknowledge(count)
         if cancelled is not None:
             raise cancelled
@@ -322,14 +323,6 @@ class WiredEnds:
                 task.cancel()
             await asyncio.gather(working, stopping, return_exceptions=True)
         return None if given_up and working.cancelled() else working.result()
-
-
-def _contained(call: Callable[[], R]) -> R:
-    """Call it in a thread. A future cannot hold a ``StopIteration``: on Python 3.11 it would never complete."""
-    try:
-        return call()
-    except StopIteration as stop:
-        raise RuntimeError("a blocking function raised StopIteration") from stop
 
 
 Factory: TypeAlias = Callable[[WiredEnds], Coroutine[Any, Any, None]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator_adapter.channels.ledger import OperatorAccount
+from orchestrator_adapter.operators.blocking import BlockingCalls
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.event_log import BoundedLog
 from orchestrator_adapter.primitives.metrics import LatencyHistogram, RateMeter
@@ -60,7 +60,7 @@ class VertexServices:
     shutdown: ShutdownToken
     dead_letter_writer: DeadLetterWriter
     account: OperatorAccount
-    executor: Callable[[], ThreadPoolExecutor]
+    blocking: BlockingCalls
     breakers: Breakers
     gate: DeadLetterGate
     log: BoundedLog

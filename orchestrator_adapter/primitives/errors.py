@@ -33,6 +33,14 @@ class DeadLetterLimitExceeded(OperatorError):
     """Too many of an operator's items became dead letters: the deployment is at fault, not the items."""
 
 
+class BlockingCallTimedOut(OperatorError, TimeoutError):
+    """A blocking call did not return within its timeout. Its thread is abandoned: it runs on until the call returns."""
+
+
+class BlockingPoolExhausted(OperatorError):
+    """Every thread of a pool for blocking calls hangs, and no more of them are replaced. A restart would not help."""
+
+
 class BreakerOpen(OperatorError):
     """The downstream's fault: its circuit breaker rejects calls.
 

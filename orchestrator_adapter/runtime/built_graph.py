@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator_adapter.channels.ledger import LedgerSnapshot, snapshot
 from orchestrator_adapter.graph.plan import Plan, Role
+from orchestrator_adapter.operators.blocking import BlockingPools
 from orchestrator_adapter.primitives.clock import Clock, SystemClock
 from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.errors import DuplicateRun, describe
@@ -31,8 +31,6 @@ from orchestrator_adapter.supervision.events import Decided, RunFigures, Supervi
 from orchestrator_adapter.supervision.watchdog import LoopStall, LoopWatchdog
 
 __all__ = ["BuiltGraph", "SupervisionPolicy"]
-
-_BLOCKING_THREADS = 4
 
 
 class BuiltGraph:
@@ -66,17 +64,17 @@ class BuiltGraph:
         self._dead_letter_writer = DeadLetterWriter(self._log, self.dead_letters, self.clock)
         self._problems: list[str] = []
         self._requests_before_run: list[str] = []  # their reasons
-        self._threads = _BlockingThreads(plan.name)
+        self._pools = BlockingPools(plan.name)
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
         self._breakers = Breakers(self._log, self.clock)
-        services = GraphServices(
-            self.clock, rng, self._token, self._dead_letter_writer, self._threads.executor, self._breakers
-        )
+        services = GraphServices(self.clock, rng, self._token, self._dead_letter_writer, self._pools, self._breakers)
         self._runs, self._edges = wire(plan, services)
         for run in self._runs.values():
             self._supervisor.watch(run.name, run.vertex.restart_policy, is_source=run.vertex.role is Role.SOURCE)
-        self._loop = SupervisionLoop(self._runs, self._supervisor, clock=self.clock, log=self._log, token=self._token)
+        self._loop = SupervisionLoop(
+            self._runs, self._supervisor, clock=self.clock, log=self._log, token=self._token, pools=self._pools
+        )
         self._log.listener = lambda event, fields: call_hook(self._loop.hooks.on_decision, Decided(event, fields))
 
     async def run(
@@ -144,9 +142,11 @@ class BuiltGraph:
                 operator_status(run, self.clock, restarts=restarts.get(run.name, 0)) for run in self._runs.values()
             ),
             edges={edge_id: edge.channel.statistics() for edge_id, edge in self._edges.items()},
+            outboxes={edge_id: len(edge.outbox) for edge_id, edge in self._edges.items()},
             ledger=self.ledger(),
             latency=_merged_latency(self._runs.values()).summary(),
             breakers=self._breakers.statistics(),
+            blocking_pools=self._pools.statistics(),
             restarts=sum(restarts.values()),
             shutting_down=requested if self._loop.shutdown.phase is Phase.RUNNING else self._loop.shutdown.reason,
             verdict=None if self._loop.teardown is None else str(self._loop.teardown),
@@ -178,7 +178,7 @@ class BuiltGraph:
             else:
                 errors = run.services.kept.close_all()
                 self._problems += [f"closing what {run.name!r} kept: {describe(error)}" for error in errors]
-        self._threads.shutdown()
+        self._pools.shutdown()
         figures = self._figures(started_at)
         event = supervisor.name_event(figures, self._loop.teardown, self._loop.shutdown.stopped_because)
         self._log(
@@ -217,24 +217,6 @@ class BuiltGraph:
         self._log(
             Decision.LOOP_STALL, operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack
         )
-
-
-class _BlockingThreads:
-    """The graph's thread pool for blocking calls. Its threads are started at the first call."""
-
-    def __init__(self, graph: str) -> None:
-        self._graph = graph
-        self._executor: ThreadPoolExecutor | None = None
-
-    def executor(self) -> ThreadPoolExecutor:
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix=f"{self._graph}-blocking")
-        return self._executor
-
-    def shutdown(self) -> None:
-        """Does not wait for a call that still runs."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _merged_latency(runs: Iterable[OperatorRun]) -> LatencyHistogram:

@@ -127,6 +127,7 @@ class OperatorRun:
         """Start the next instance, in ``context`` if it is given."""
         self._enter(OperatorState.RUNNING)
         self.ends.instance += 1
+        self.services.blocking.instance = self.ends.instance
         if self.vertex.role is Role.SOURCE and self.services.ingest_rate is None:
             self.services.ingest_rate = RateMeter(self.services.clock.monotonic())
         if self.watch is not None:

@@ -9,6 +9,7 @@ from typing import assert_never
 from orchestrator_adapter.channels.channel import EdgeStatistics
 from orchestrator_adapter.channels.ledger import LedgerSnapshot
 from orchestrator_adapter.graph.plan import Role
+from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.metrics import LatencySummary
 from orchestrator_adapter.resilience.breaker import BreakerStatistics
@@ -69,9 +70,11 @@ class GraphStatus:
     Attributes:
         operators: In topological order.
         edges: By edge id.
+        outboxes: By edge id, the items that were offered to the full edge and wait for space.
         ledger: As it stands.
         latency: Ingest to acknowledgement by the sinks that measure it.
         breakers: By name.
+        blocking_pools: The pools for blocking calls, by name.
         restarts: The sum over all operators.
         shutting_down: Why the graph drains or has drained: a request, the end rule or a teardown; ``None`` while it runs.
         verdict: Which operator caused the teardown, and why; ``None`` if none did.
@@ -81,9 +84,11 @@ class GraphStatus:
 
     operators: tuple[OperatorStatus, ...]
     edges: Mapping[str, EdgeStatistics]
+    outboxes: Mapping[str, int]
     ledger: LedgerSnapshot
     latency: LatencySummary | None
     breakers: Mapping[str, BreakerStatistics]
+    blocking_pools: Mapping[str, BlockingPoolStatistics]
     restarts: int
     shutting_down: str | None
     verdict: str | None

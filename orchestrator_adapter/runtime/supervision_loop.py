@@ -14,9 +14,10 @@ from datetime import timedelta
 from typing import assert_never
 
 from orchestrator_adapter.graph.plan import Role
+from orchestrator_adapter.operators.blocking import BlockingPools
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.decision import Decision
-from orchestrator_adapter.primitives.errors import ReaderGone, RetryCutShort, Stalled, describe
+from orchestrator_adapter.primitives.errors import BlockingPoolExhausted, ReaderGone, RetryCutShort, Stalled, describe
 from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
@@ -75,6 +76,7 @@ class SupervisionLoop:
         clock: Clock,
         log: DecisionLog,
         token: ShutdownToken,
+        pools: BlockingPools,
     ) -> None:
         self.policy = SupervisionPolicy()
         self.hooks = SupervisionHooks()
@@ -86,6 +88,7 @@ class SupervisionLoop:
         self._clock = clock
         self._log = log
         self._token = token
+        self._pools = pools
         self._wakeup = Wakeup()
         self._exits: deque[tuple[Task, TaskExit]] = deque()
 
@@ -101,7 +104,20 @@ class SupervisionLoop:
                 cancelled = error
                 self.request_shutdown("run() was cancelled")
             self._turn()
+        try:
+            await self._pools.wait_until_idle(self._patience_for_threads_s())
+        except BaseException as error:  # noqa: BLE001 - as above; it also ends this wait
+            cancelled = error
+        for operator, instance in self._pools.still_running().items():
+            self._name_straggler(operator, instance, self._pools.stack(operator))
         return cancelled
+
+    def _patience_for_threads_s(self) -> float:
+        """How long blocking calls may run on after the last operator has ended: to the end of the drain's grace period."""
+        patience_s = self.policy.patience.total_seconds()
+        if self.shutdown.phase is not Phase.DRAINING or self.shutdown.deadline is None:
+            return patience_s
+        return max(patience_s, self.shutdown.deadline - self._clock.monotonic())
 
     def request_shutdown(self, reason: str) -> None:
         """See ``BuiltGraph.request_shutdown``."""
@@ -184,11 +200,11 @@ class SupervisionLoop:
         """Abort an operator that hangs. If the abort does not end it, it is a straggler, and the graph is torn down."""
         if run.state is OperatorState.RUNNING:
             if run.has_stalled(now):
-                self._log(Decision.STALLED, operator=run.name, instance=task.instance, stack=task.stack())
+                self._log(Decision.STALLED, operator=run.name, instance=task.instance, stack=self._stack(task))
                 run.abort_stalled(task, straggler_at=now + self.policy.patience.total_seconds())
         elif run.due is not None and now >= run.due:
             run.stop_waiting_for_stalled()
-            self._name_straggler(run, task)
+            self._name_straggler(run.name, task.instance, self._stack(task))
             error = Stalled(f"{run.stall_message}, and it did not stop when it was aborted")
             self._tear_down(supervisor.TeardownCause(supervisor.Exhausted(error), run.name))
 
@@ -251,7 +267,7 @@ class SupervisionLoop:
         """Whether another instance may follow. If not, the failure is not the fault of the leased items."""
         if not isinstance(exit_, task_exit.Errored):
             return False
-        if supervisor.contains(exit_.error, ReaderGone):
+        if supervisor.contains(exit_.error, ReaderGone) or supervisor.contains(exit_.error, BlockingPoolExhausted):
             return False
         return not (self._token.is_set and supervisor.consists_only_of(exit_.error, RetryCutShort))
 
@@ -325,10 +341,12 @@ class SupervisionLoop:
             run.stop_waiting_for_stalled()
             run.task.abort(self.shutdown.reason)
         else:
-            self._name_straggler(run, run.task)
+            self._name_straggler(run.name, run.task.instance, self._stack(run.task))
 
-    def _name_straggler(self, run: OperatorRun, task: Task) -> None:
-        if run.name not in self.stragglers:
-            straggler = Straggler(run.name, task.instance, task.stack())
-            self.stragglers[run.name] = straggler
-            self._log(Decision.STRAGGLER, operator=run.name, instance=task.instance, stack=straggler.stack)
+    def _stack(self, task: Task) -> str:
+        return task.stack() + self._pools.stack(task.name)
+
+    def _name_straggler(self, operator: str, instance: int, stack: str) -> None:
+        if operator not in self.stragglers:
+            self.stragglers[operator] = Straggler(operator, instance, stack)
+            self._log(Decision.STRAGGLER, operator=operator, instance=instance, stack=stack)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from orchestrator_adapter.channels.edge import Edge, Side
 from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.channels.make_edge import make_edge
 from orchestrator_adapter.graph.plan import Plan, Vertex
+from orchestrator_adapter.operators.blocking import BlockingCalls, BlockingPool, BlockingPools
 from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.errors import OrchestratorError
@@ -34,7 +34,7 @@ class GraphServices:
     rng: random.Random
     shutdown: ShutdownToken
     dead_letter_writer: DeadLetterWriter
-    executor: Callable[[], ThreadPoolExecutor]
+    pools: BlockingPools
     breakers: Breakers
 
 
@@ -67,16 +67,18 @@ def wire(plan: Plan, services: GraphServices) -> tuple[Mapping[str, OperatorRun]
 
 
 def _services(vertex: Vertex, services: GraphServices) -> VertexServices:
+    log = BoundedLog(vertex.name, services.clock)
+    pool = services.pools.get(vertex.blocking_pool or BlockingPool(vertex.name))
     return VertexServices(
         clock=services.clock,
         rng=services.rng,
         shutdown=services.shutdown,
         dead_letter_writer=services.dead_letter_writer,
         account=OperatorAccount(vertex.name, vertex.bookkeeping),
-        executor=services.executor,
+        blocking=BlockingCalls(vertex.name, log, pool),
         breakers=services.breakers,
         gate=DeadLetterGate(vertex.dead_letter_limits),
-        log=BoundedLog(vertex.name, services.clock),
+        log=log,
         latency=LatencyHistogram(),
     )
 

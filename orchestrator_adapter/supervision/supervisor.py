@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
 from orchestrator_adapter.primitives.errors import (
+    BlockingPoolExhausted,
     DeadLetterLimitExceeded,
     ReaderDone,
     ReaderGone,
@@ -157,7 +158,7 @@ class Supervisor:
         ``quarantined`` is the number of poison pills that this exit removed from the operator's input after a redelivery.
         Such a restart is not charged if one was charged since the last pill. While ``draining``, sources are not restarted;
         while ``aborting``, nothing is restarted. An operator whose readers are all done is never restarted. A reader that
-        has ended and too many dead letters exhaust the budget at once: a restart would not help.
+        has ended, too many dead letters and an exhausted blocking pool exhaust the budget at once: a restart would not help.
         """
         match exit_:
             case Ok():
@@ -189,7 +190,7 @@ class Supervisor:
             return NoAction()  # it would have ended anyway; the runtime dead-letters what it could not deliver
         if consists_only_of(error, ReaderDone):
             return NoAction()
-        if reader_gone or contains(error, DeadLetterLimitExceeded):
+        if reader_gone or contains(error, DeadLetterLimitExceeded) or contains(error, BlockingPoolExhausted):
             return Exhausted(error)
         backoff, consecutive, delay_s = operator.policy.backoff, 0, 0.0
         if backoff is not None:

@@ -40,7 +40,8 @@ OTHERS = {
     *("operator_up", "operator_items_total", "operator_figure", "source_kernel_drops_total"),
     *("source_last_item_age_seconds", "sink_latency_seconds", "channel_high_water_mark", "circuit_breaker_forced"),
     *("circuit_breaker_rejections_total", "circuit_breaker_open_seconds_total", "event_loop_stalls_total"),
-    "snapshot_age_seconds",
+    *("snapshot_age_seconds", "channel_outbox", "blocking_calls_total", "blocking_calls_abandoned_total"),
+    *("blocking_pool_threads", "blocking_pool_busy", "blocking_pool_waiting", "blocking_pool_abandoned"),
 }
 
 parse_openmetrics: Callable[[str], Any] = openmetrics.text_string_to_metric_families

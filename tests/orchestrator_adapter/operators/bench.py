@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from orchestrator_adapter.channels.channel import Undeliverable
@@ -15,6 +14,7 @@ from orchestrator_adapter.channels.ledger import Bookkeeping, OperatorAccount
 from orchestrator_adapter.channels.make_edge import make_edge
 from orchestrator_adapter.channels.receiver import Receiver
 from orchestrator_adapter.channels.sender import Sender
+from orchestrator_adapter.operators.blocking import BlockingCalls, BlockingPool, BlockingThreads
 from orchestrator_adapter.operators.ends import WiredEnds
 from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.event_log import BoundedLog, DecisionLog
@@ -38,20 +38,21 @@ class Bench:
         policy: FlowPolicy | None = None,
         bookkeeping: Bookkeeping = Bookkeeping.CONSERVING,
         limits: DeadLetterLimits | None = None,
+        pool: BlockingPool | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.account = OperatorAccount("op", bookkeeping)
         self.letters = DeadLetterList()
         self.dead_lettered: list[tuple[str, list[Any]]] = []
         self.shutdown = ShutdownToken()
-        self.pool: ThreadPoolExecutor | None = None
+        self.pool = BlockingThreads(pool or BlockingPool("op"), "bench")
         self.services = VertexServices(
             clock=self.clock,
             rng=random.Random(0),
             shutdown=self.shutdown,
             dead_letter_writer=DeadLetterWriter(DecisionLog("graph"), self.letters, self.clock),
             account=self.account,
-            executor=self._executor,
+            blocking=BlockingCalls("op", BoundedLog("op", self.clock), self.pool),
             breakers=Breakers(DecisionLog("graph"), self.clock),
             gate=DeadLetterGate(limits),
             log=BoundedLog("op", self.clock),
@@ -99,10 +100,6 @@ class Bench:
 
     def _dead_letter(self, why: str, items: Sequence[Undeliverable[Any]]) -> None:
         self.dead_lettered.append((why, [undeliverable.item for undeliverable in items]))
-
-    def _executor(self) -> ThreadPoolExecutor:
-        self.pool = self.pool or ThreadPoolExecutor(1)
-        return self.pool
 
 
 def _side(operator: str) -> Side:
