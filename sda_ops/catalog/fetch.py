@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeAlias, assert_never
+from typing import Protocol, TypeAlias, TypeVar, assert_never
 
 import httpx
 
 from orchestrator_adapter import (
+    BreakerPolicy,
     Clock,
     OperatorError,
+    RetryDiscard,
     RetryDisposition,
     RetryFailure,
     RetryOk,
     RetryPolicy,
     check_fields,
-    with_retry,
 )
 from orchestrator_adapter.resilience.http import exchange
 
 FOUR_ATTEMPTS = RetryPolicy(timedelta(seconds=1), timedelta(seconds=30), max_attempts=4)
+CATALOG_BREAKER = BreakerPolicy(window=timedelta(minutes=10), cooldown=timedelta(minutes=5), min_calls=4)
+"""It opens when all attempts of one refresh fail. Then each later refresh costs the server one request until one succeeds."""
+
 MAX_CATALOG_BYTES = 256 * 1024 * 1024
 """Ten times the size of all catalogued objects as JSON."""
 
@@ -96,8 +99,19 @@ class NotModified:
     """The source has the same content as at the last fetch."""
 
 
+_T = TypeVar("_T")
+
+
+class Retrying(Protocol):
+    """Makes the attempts of one request, with a circuit breaker, like ``ends.with_retry``. Raises ``RetryFailure``."""
+
+    def __call__(
+        self, policy: RetryPolicy, op: Callable[[], Awaitable[RetryDisposition[_T]]], /
+    ) -> Awaitable[RetryOk[_T] | RetryDiscard]: ...
+
+
 async def fetch(
-    source: CatalogLocation, validators: Mapping[str, str], *, clock: Clock, rng: random.Random
+    source: CatalogLocation, validators: Mapping[str, str], *, clock: Clock, retrying: Retrying
 ) -> Content | NotModified:
     """The source's content; ``validators`` are those of the last content, if it had any.
 
@@ -111,7 +125,7 @@ async def fetch(
                 raise CatalogUnavailable(f"{source}: {error.strerror or error}") from error
         case CatalogUrl():
             try:
-                return await _request(source, validators, clock=clock, rng=rng)
+                return await _request(source, validators, clock=clock, retrying=retrying)
             except RetryFailure as failure:
                 raise CatalogUnavailable(str(failure)) from failure
         case _:
@@ -119,7 +133,7 @@ async def fetch(
 
 
 async def _request(
-    source: CatalogUrl, validators: Mapping[str, str], *, clock: Clock, rng: random.Random
+    source: CatalogUrl, validators: Mapping[str, str], *, clock: Clock, retrying: Retrying
 ) -> Content | NotModified:
     try:
         # An empty trust store for plain HTTP, which never uses it: loading the system's certificates takes tens of
@@ -158,7 +172,7 @@ async def _request(
         policy = replace(policy, attempt_timeout=source.timeout)
     async with client:
         client.event_hooks = {"response": [read_headers]}
-        outcome = await with_retry(policy, attempt, clock=clock, rng=rng)
+        outcome = await retrying(policy, attempt)
     assert isinstance(outcome, RetryOk)  # no attempt discards
     return outcome.value
 
