@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from math import degrees
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,9 @@ from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
 
 _RUN = Path("run/sda-fusion")
 _MAX_AGE_DAYS = 3_660.0  # ten years; an older element set is useless
+
+_FILE_EVERY = timedelta(seconds=60)
+_URL_EVERY = timedelta(hours=2)  # celestrak.org's own interval of updates; it answers 403 to more frequent requests
 
 PositiveMetres = Field(gt=0, le=1e8)
 
@@ -102,7 +106,15 @@ class CatalogSettings(Section):
         description="TLE, 3LE, or OMM in CSV, JSON, XML or KVN (default: run/sda-fusion/catalog.json, if there is no url)",
     )
     url: HttpUrl | None = Field(None, description="Its HTTP address, instead of a file")
-    refresh_every_s: PositiveSeconds = Field(60.0, description="How often a newer catalogue is looked for")
+    refresh_every_s: PositiveSeconds | None = Field(
+        None,
+        description="How often a newer catalogue is looked for, seconds (default: 60 for a file, 7200 for a url, because "
+        "publishers reject more frequent requests)",
+    )
+    cache: Path = Field(
+        _RUN / "catalog-cache",
+        description="Folder: the last good catalogue of the url, with which a start begins; without a url it is not used",
+    )
     max_age_days: float = Field(
         30.0, gt=0, le=_MAX_AGE_DAYS, description="An element set farther from its epoch is not used"
     )
@@ -112,6 +124,13 @@ class CatalogSettings(Section):
         """The file or the address that is set; otherwise the default file."""
         # No default file in the field: a dump would name it beside the url, and would not be valid.
         return self.url or self.file or _RUN / "catalog.json"
+
+    @property
+    def refresh_every(self) -> timedelta:
+        """The interval of refreshes."""
+        if self.refresh_every_s is not None:
+            return timedelta(seconds=self.refresh_every_s)
+        return _URL_EVERY if self.url is not None else _FILE_EVERY
 
     @model_validator(mode="after")
     def _file_or_url(self) -> CatalogSettings:

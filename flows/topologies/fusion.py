@@ -44,7 +44,8 @@ from orchestrator_adapter.bulkhead import Bulkhead, Launcher, Network
 from orchestrator_adapter.process import Pipeline
 from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUnavailable, CatalogUrl
-from sda_ops.catalog.live import LiveCatalog, keep_fresh
+from sda_ops.catalog.live import CatalogCache, LiveCatalog
+from sda_ops.catalog.refreshing import keep_fresh_in_graph
 from sda_ops.correlate.associate import AssociationRules, Associator
 from sda_ops.correlate.fuse import fuse
 from sda_ops.correlate.operator import correlate
@@ -204,7 +205,10 @@ def orbits_of(settings: FusionSettings) -> Orbits:
         launcher=_launcher(wanted.cluster) if wanted.cluster is not None else None,
     )
     return Orbits(
-        LiveCatalog(_source(settings)),
+        LiveCatalog(
+            _source(settings),
+            cache=CatalogCache(settings.catalog.cache, fresh_for=settings.catalog.refresh_every),
+        ),
         pool,
         PropagatorPool(pool, engine=wanted.engine, max_age=timedelta(days=settings.catalog.max_age_days)),
     )
@@ -293,5 +297,5 @@ def _windows(settings: FusionSettings) -> WindowLimits:
 
 
 def _keep_fresh(settings: FusionSettings, orbits: Orbits) -> Callable[[WiredEnds], Coroutine[Any, Any, None]]:
-    every = timedelta(seconds=settings.catalog.refresh_every_s)
-    return lambda ends: keep_fresh(orbits.catalog, every, ends.shutdown)
+    every = settings.catalog.refresh_every
+    return lambda ends: keep_fresh_in_graph(orbits.catalog, every, ends)

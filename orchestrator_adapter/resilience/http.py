@@ -40,9 +40,9 @@ DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 _NS_PER_S = 1_000_000_000
 _MAX_LOCATION = 200  # characters of a redirection's target in messages
 _USERINFO = re.compile("//[^/]*@")
-_MAX_DETAIL_BYTES = 2_048  # read of a refusal's body
+_MAX_DETAIL_BYTES = 2_048  # read of an error answer's body
 _MAX_DETAIL = 200  # characters of it in messages
-_DETAIL_PATIENCE_S = 1.0  # for it: a refusal is a refusal without a reason, too
+_DETAIL_PATIENCE_S = 1.0  # for it: the message can do without
 _MIN_SECRET = 4  # characters: shorter ones are in any text
 _TAG = re.compile("<[^>]*>")
 
@@ -61,7 +61,7 @@ async def exchange(
 ) -> RetryDisposition[T]:
     """Send ``request`` once and classify the result. Raises nothing that the network or the peer can cause.
 
-    The message of a refusal has the first line of its body, bounded. ``decode`` makes a value of a successful response's body. A ``ValueError`` from it means an invalid body; any other
+    The message of an error answer has the first line of its body, bounded. ``decode`` makes a value of a successful response's body. A ``ValueError`` from it means an invalid body; any other
     exception is a bug, and is passed on. ``now_ns``, UTC, is compared with a ``Retry-After`` that is a date. At most
     ``max_body_bytes`` of the body are read or inflated; the body may be compressed once, by gzip. The client's timeout limits
     each step (connecting, each read). The caller limits the whole exchange (``RetryPolicy.attempt_timeout``), because a peer
@@ -114,7 +114,7 @@ async def _read(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 async def _first_line(response: httpx.Response) -> str:
-    """The first line of a refusal's body, which often says why: as much as arrives soon and fits into a message.
+    """The first line of an error answer's body, which often says why: as much as arrives soon and fits into a message.
 
     Only printable text, no tags, and none of the request's own secrets, which a server may repeat.
     """

@@ -31,7 +31,6 @@ from orchestrator_adapter import (
     RetryDisposition,
     RetryOk,
     RetryPolicy,
-    ShutdownToken,
     SystemClock,
     call_hook,
     check_fields,
@@ -61,7 +60,7 @@ class ReplacementLimits:
 
     Attributes:
         max_bad_share: The largest allowed share of bad rows in all rows.
-        bad_rows_allowed: So many bad rows are allowed whatever their share, if they are not more than the good ones: one
+        bad_rows_allowed: So many bad rows are allowed regardless of their share, if they are not more than the good ones: one
             damaged line must not cost a small file.
         min_size_share: The smallest allowed number of objects, as a share of the objects in the current catalogue.
     """
@@ -355,45 +354,6 @@ class LiveCatalog:
             call_hook(listener, version)
         return Refreshed(version)
 
-
-async def keep_fresh(
-    live: LiveCatalog,
-    every: timedelta,
-    shutdown: ShutdownToken,
-    *,
-    retrying: Retrying | None = None,
-    on_refresh: Callable[[RefreshOutcome], object] | None = None,
-) -> None:
-    """Refresh ``live`` at this interval, on its clock, until the shutdown, which cancels a refresh that is running.
-
-    The first refresh comes one interval after the source last had the current content: load the catalogue before. After a
-    failed refresh the next one comes after `RETRY_AFTER`, if that is sooner. ``on_refresh`` gets each outcome. A bug in a
-    refresh is raised.
-    """
-    stopping = asyncio.ensure_future(shutdown.wait())
-    try:
-        while not await shutdown.wait_at_most(_until_refresh(live, every).total_seconds(), live.clock):
-            refreshing = asyncio.ensure_future(live.refresh(retrying=retrying))
-            try:
-                await asyncio.wait({refreshing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if refreshing.done():
-                    call_hook(on_refresh, refreshing.result())  # raises what it raised: a bug must not be silent
-            finally:
-                refreshing.cancel()
-                await asyncio.gather(refreshing, return_exceptions=True)
-    finally:
-        stopping.cancel()
-
-
-def _until_refresh(live: LiveCatalog, every: timedelta) -> timedelta:
-    if live.rejection is None:
-        return max(timedelta(0), every - live.age)
-    since_rejection = timedelta(microseconds=(live.clock.now_ns() - live.rejection.at_ns) // 1000)
-    return min(every, max(timedelta(0), min(every, RETRY_AFTER) - since_rejection))
-
-
-RETRY_AFTER = timedelta(minutes=15)
-"""After a failed refresh, which may have made four attempts."""
 
 _AT_START = RetryPolicy(
     timedelta(seconds=1), timedelta(seconds=30), max_attempts=1, attempt_timeout=timedelta(seconds=10)

@@ -72,3 +72,10 @@ def test_each_mistake_is_one_problem_with_the_expected_value(text: str, expected
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     """Three mistakes, three problems."""
     assert len(problems('propagator = {workers = 0}\naudit = {max_rows = 0}\nnonsense = "x"', tmp_path)) == 3
+
+
+def test_a_catalogue_is_refreshed_as_often_as_its_source_allows() -> None:
+    """Every minute from a file, every two hours from an address; a setting wins."""
+    url = "https://celestrak.org/NORAD/elements/gp.php?GROUP=active&FORMAT=csv"
+    for section, seconds in (({}, 60), ({"url": url}, 7200), ({"url": url, "refresh_every_s": 600}, 600)):
+        assert FusionSettings.model_validate({"catalog": section}).catalog.refresh_every.total_seconds() == seconds

@@ -219,24 +219,28 @@ async def test_a_503_has_its_retry_after() -> None:
     assert disposition.retry_after == timedelta(seconds=30)
 
 
-REFUSAL = b"<!DOCTYPE html>\n<p>GP data has\x07 not updated since your last download of secret-group. " + b"x" * 5_000
+ERROR_PAGE = (
+    b"<!DOCTYPE html>\n<p>GP data has\x07 not updated since your last download of secret-group. " + b"x" * 5_000
+)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-async def test_a_refusal_shows_the_first_line_of_its_body(compressed: bool) -> None:  # noqa: FBT001 - a table
+async def test_an_error_answer_shows_the_first_line_of_its_body(compressed: bool) -> None:  # noqa: FBT001 - a table
     """Without tags, control characters and the request's own secrets, shortened; inflated if the server compresses it."""
     response = (
-        http(gzip.compress(REFUSAL), "Content-Encoding: gzip", status=403) if compressed else http(REFUSAL, status=403)
+        http(gzip.compress(ERROR_PAGE), "Content-Encoding: gzip", status=403)
+        if compressed
+        else http(ERROR_PAGE, status=403)
     )
     async with listening(answering(response)) as port:
         disposition = await get(f"http://me:password@127.0.0.1:{port}/page?GROUP=secret-group")
     assert isinstance(disposition, Permanent)
-    told = message(disposition)
-    assert "answered 403 Forbidden: 'GP data has? not updated since your last download of ***. xxx" in told
-    assert len(told) < 300
+    text = message(disposition)
+    assert "answered 403 Forbidden: 'GP data has? not updated since your last download of ***. xxx" in text
+    assert len(text) < 300
 
 
-async def test_a_refusal_without_an_end_is_a_refusal() -> None:
+async def test_an_error_answer_without_an_end_is_an_error() -> None:
     """Its body is not waited for: what has arrived soon is shown."""
 
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -28,9 +28,9 @@ from sda_ops.catalog.live import (
     RefreshOutcome,
     ReplacementLimits,
     Unchanged,
-    keep_fresh,
     replacement_problem,
 )
+from sda_ops.catalog.refreshing import keep_fresh
 from tests.helpers.log_lines import event_of
 from tests.helpers.running import eventually
 from tests.sda_ops.catalog.catalog_server import numbers, text_of
@@ -169,6 +169,8 @@ async def test_a_bad_catalogue_is_rejected_and_the_old_one_stays(
         "objects": 20,
         "bad_rows": 0,
         "digest": "",
+        "from_cache": False,
+        "confirmed_s_ago": 0,
     }
 
 

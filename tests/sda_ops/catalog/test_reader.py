@@ -242,7 +242,7 @@ def test_a_name_may_begin_like_a_line_of_elements(name: str) -> None:
 
 
 def test_a_damaged_line_of_elements_is_not_a_name() -> None:
-    """A line 1 with a wrong character, cut off, or without its line 2 is a bad row, and the set below it has no name."""
+    """A line 1 with a wrong character, shortened, or without its line 2 is a bad row, and the set below it has no name."""
     damaged = (LINE1[:3] + "x" + LINE1[4:], LINE1[:40], LINE1[:9], LINE1, LINE2)
     for line in damaged:
         catalog = parse_catalog(f"{ALPHA1}\n{ALPHA2}\n{line}\n{LINE1}\n{LINE2}\n", file="x")
@@ -274,7 +274,7 @@ def test_a_day_that_the_year_does_not_have_displaces_no_good_set() -> None:
 
 
 def test_a_file_compressed_by_gzip_is_read(tmp_path: Path) -> None:
-    """By its content, whatever its name, of several members too. A truncated or damaged one is rejected in one line."""
+    """By its content and not by its name, of several members too. A truncated or damaged one is rejected in one line."""
     path = tmp_path / "catalog.csv"
     whole = gzip.compress(f"{LINE1}\n".encode()) + gzip.compress(f"{LINE2}\n".encode())
     path.write_bytes(whole)
