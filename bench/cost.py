@@ -221,8 +221,8 @@ class BareChannel(Channel[T]):
         del self._buffer[:max_items]
         return items
 
-    def acknowledge(self, count: int) -> None:
-        pass
+    def acknowledge(self, count: int) -> int:
+        return 0
 
 
 class NoBooks(OperatorAccount):

@@ -17,8 +17,9 @@ operator instance ends.
 """
 
 from orchestrator_adapter.channels.channel import EdgeStatistics
+from orchestrator_adapter.channels.control import Control
 from orchestrator_adapter.channels.flow_policy import FlowPolicy
-from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation
+from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation, SignalsSnapshot
 from orchestrator_adapter.channels.receiver import Receiver
 from orchestrator_adapter.channels.sender import Sender
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
@@ -119,6 +120,7 @@ __all__ = [
     "Bury",
     "CircuitBreaker",
     "Clock",
+    "Control",
     "DeadLetter",
     "DeadLetterAs",
     "DeadLetterFile",
@@ -170,6 +172,7 @@ __all__ = [
     "RotatingJsonLines",
     "Sender",
     "ShutdownToken",
+    "SignalsSnapshot",
     "Stalled",
     "SupervisionHooks",
     "SupervisionPolicy",

@@ -12,17 +12,34 @@ The buffer is one list with two cursors::
 Taking moves ``_taken`` right, acknowledging moves ``_head`` right, and returning the leases is ``_taken = _head``: the
 items are at the head of the channel again, in order, because they never left it. Capacity bounds leased *and* ready items,
 so an edge never contains more than its capacity, redelivery included.
+
+Control items are in the same buffer, in their place in the order. ``_controls`` has their sequence numbers, and these
+invariants hold, so that an edge without control items pays one truth test a step:
+
+- ``_controls`` is ascending, and lists exactly the control items between ``_head`` and the end of the buffer.
+- ``take`` returns data only, or one control item alone: a batch ends before a control item.
+- A control item takes no room: ``capacity`` bounds the data, ``max_signals`` bounds the control items.
+- ``occupancy``, ``sent``, ``received``, ``redelivered`` and ``dead_lettered`` count data only. The cursors, ``ready`` and
+  ``leased`` count both, and so does the argument of ``acknowledge``.
+- A control item has no failures: it is never a poison pill, and ``withdraw`` returns no control item.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from orchestrator_adapter.channels.control import Control
+
 T = TypeVar("T")
 
 _COMPACT_AT = 256  # acknowledged items; a shorter prefix is not worth moving the rest for
+_LEAST_MAX_SIGNALS = (
+    64  # a small edge has room for so many control items, so that a full one seldom makes its writer wait
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,10 @@ class EdgeStatistics:
         dead_lettered: Items that left this edge for the dead letters (poison, too old, undelivered, panic).
         policy_drops: Items that the flow policy shed, and those that it dead-lettered because they were too old.
         high_water_mark: The highest occupancy so far.
+        signals: Control items in the edge now. No other figure counts them.
+        signals_sent: Control items ever sent into the edge, those that wait in its outbox included.
+        signals_received: Control items that the reader has acknowledged.
+        signals_undelivered: Control items that were in the edge or its outbox when its reader or writer ended for good.
     """
 
     occupancy: int
@@ -52,6 +73,10 @@ class EdgeStatistics:
     dead_lettered: int
     policy_drops: int
     high_water_mark: int
+    signals: int = 0
+    signals_sent: int = 0
+    signals_received: int = 0
+    signals_undelivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +96,7 @@ class Channel(Generic[T]):
     __slots__ = (
         "_base",
         "_buffer",
+        "_controls",
         "_failures",
         "_head",
         "_suspects_end",
@@ -80,6 +106,7 @@ class Channel(Generic[T]):
         "dead_lettered",
         "edge",
         "high_water_mark",
+        "max_signals",
         "policy_drops",
         "reader_done",
         "reader_gone",
@@ -87,6 +114,9 @@ class Channel(Generic[T]):
         "redelivered",
         "sent",
         "shed",
+        "signals_received",
+        "signals_sent",
+        "signals_undelivered",
     )
 
     def __init__(self, edge: str, capacity: int) -> None:
@@ -102,7 +132,12 @@ class Channel(Generic[T]):
         self.dead_lettered = 0
         self.policy_drops = 0
         self.high_water_mark = 0
-        self._buffer: list[T] = []
+        self.max_signals = max(capacity, _LEAST_MAX_SIGNALS)
+        self.signals_sent = 0  # counted by the edge, because control items may wait in its outbox
+        self.signals_received = 0
+        self.signals_undelivered = 0
+        self._buffer: list[T] = []  # and control items
+        self._controls: deque[int] = deque()  # the sequence numbers of the control items that are not acknowledged
         self._head = 0
         self._taken = 0
         self._base = 0  # the sequence number of _buffer[0], counted from the first item ever sent
@@ -114,22 +149,53 @@ class Channel(Generic[T]):
     @property
     def occupancy(self) -> int:
         """Items in the edge, leased ones included."""
-        return len(self._buffer) - self._head
+        return len(self._buffer) - self._head - len(self._controls)
+
+    @property
+    def signals(self) -> int:
+        """Control items in the edge, a leased one included."""
+        return len(self._controls)
 
     @property
     def room(self) -> int:
         """How many more items fit."""
-        return self.capacity - len(self._buffer) + self._head
+        return self.capacity - len(self._buffer) + self._head + len(self._controls)
 
     @property
     def ready(self) -> int:
-        """Items that can be taken now."""
+        """Items and control items that can be taken now."""
         return len(self._buffer) - self._taken
 
     @property
+    def ready_items(self) -> int:
+        """Of these, the items that are data."""
+        if not self._controls:
+            return self.ready
+        return self.ready - len(self._controls) + self.leased_signals
+
+    @property
     def leased(self) -> int:
-        """Items taken and not yet acknowledged."""
+        """Items and control items taken and not yet acknowledged."""
         return self._taken - self._head
+
+    @property
+    def leased_signals(self) -> int:
+        """Of these, the control items."""
+        return bisect_left(self._controls, self._base + self._taken) if self._controls else 0
+
+    @property
+    def leased_items(self) -> int:
+        """Of these, the items that are data."""
+        return self._taken - self._head - self.leased_signals
+
+    @property
+    def next_control(self) -> Control | None:
+        """The control item that ``take`` would return now. It stays in the edge."""
+        if self._controls and self._to_next_control() == 0:
+            item = self._buffer[self._taken]
+            assert isinstance(item, Control)
+            return item
+        return None
 
     @property
     def ended(self) -> bool:
@@ -140,7 +206,7 @@ class Channel(Generic[T]):
         """A frozen picture of this edge."""
         return EdgeStatistics(
             occupancy=self.occupancy,
-            leased=self.leased,
+            leased=self.leased_items,
             capacity=self.capacity,
             sent=self.sent,
             received=self.received,
@@ -149,12 +215,16 @@ class Channel(Generic[T]):
             dead_lettered=self.dead_lettered,
             policy_drops=self.policy_drops,
             high_water_mark=self.high_water_mark,
+            signals=self.signals,
+            signals_sent=self.signals_sent,
+            signals_received=self.signals_received,
+            signals_undelivered=self.signals_undelivered,
         )
 
     # The writer's side.
 
     def push(self, items: Sequence[T]) -> int:
-        """Accept as many of ``items`` as fit, from the front; return how many that was."""
+        """Accept as many of ``items``, which are data, as fit, from the front; return how many that was."""
         room = self.room
         accepted = len(items)
         if accepted <= room:
@@ -163,7 +233,7 @@ class Channel(Generic[T]):
             accepted = room
             self._buffer += items[:room]
         self.sent += accepted
-        occupancy = len(self._buffer) - self._head
+        occupancy = len(self._buffer) - self._head - len(self._controls)
         self.high_water_mark = max(self.high_water_mark, occupancy)
         return accepted
 
@@ -174,14 +244,36 @@ class Channel(Generic[T]):
         self.push((item,))
         return True
 
+    def leased_controls(self) -> list[Control]:
+        """The leased control items, oldest first."""
+        leased = [self._buffer[sequence - self._base] for sequence in self._controls][: self.leased_signals]
+        return [item for item in leased if isinstance(item, Control)]
+
+    def push_control(self, control: Control) -> bool:
+        """Accept ``control`` unless the edge has ``max_signals`` already; return whether it did. It takes no item's room."""
+        if len(self._controls) >= self.max_signals:
+            return False
+        self._controls.append(self._base + len(self._buffer))
+        self._buffer.append(control)  # type: ignore[arg-type]  # T is the type of the data; only `take` returns both
+        return True
+
     # The reader's side.
 
     def take(self, max_items: int) -> list[T]:
-        """Lease up to ``max_items`` ready items, in order. Suspects (see ``return_leases``) are delivered one at a time."""
+        """Lease up to ``max_items`` ready items, in order, or one control item alone (see ``next_control``).
+
+        Suspects (see ``return_leases``) are delivered one at a time.
+        """
         if max_items < 1:
             raise ValueError(f"edge {self.edge!r}: expected to take at least one item, got max_items={max_items}")
         taken = self._taken
         sequence = self._base + taken
+        if self._controls:
+            data = self._to_next_control()
+            if data == 0:
+                self._taken = taken + 1
+                return self._buffer[taken : taken + 1]
+            max_items = min(max_items, data)
         if sequence < self._suspects_end:
             max_items = 1
             if sequence in self._failures:
@@ -192,8 +284,8 @@ class Channel(Generic[T]):
         self.received += len(items)
         return items
 
-    def acknowledge(self, count: int) -> None:
-        """Drop the first ``count`` leased items: they are processed."""
+    def acknowledge(self, count: int) -> int:
+        """Drop the first ``count`` leased items and control items: they are processed. Returns how many were control items."""
         if not 0 <= count <= self.leased:
             raise ValueError(f"edge {self.edge!r}: {count} items acknowledged, but {self.leased} are leased")
         if self._failures:
@@ -201,21 +293,29 @@ class Channel(Generic[T]):
             for sequence in range(first, first + count):
                 self._failures.pop(sequence, None)
         self._head += count
+        signals = self._drop_controls() if self._controls else 0
+        self.signals_received += signals
         self._compact()
+        return signals
 
     def return_leases(self, failure: str, max_deliveries: int) -> list[Undeliverable[T]]:
         """The reader has failed: make its leased items ready again, in order, and return the poison pills among them.
 
         ``failure`` is added to the history of every leased item. Items with ``max_deliveries`` failures are poison pills
         and leave the edge. The others are suspects: they are delivered one at a time until they are acknowledged, so
-        that the item at fault becomes known.
+        that the item at fault becomes known. A control item is neither.
         """
         first, last = self._base + self._head, self._base + self._taken
+        controls = {self._controls.popleft() for _ in range(self.leased_signals)}
         survivors: list[T] = []
-        histories: list[tuple[str, ...]] = []
+        histories: list[tuple[str, ...]] = []  # of the survivors; empty for a control item
         poison: list[Undeliverable[T]] = []
         for sequence in range(first, last):
             item = self._buffer[sequence - self._base]
+            if sequence in controls:
+                survivors.append(item)
+                histories.append(())
+                continue
             history = (*self._failures.pop(sequence, ()), failure)
             if len(history) >= max_deliveries:
                 poison.append(Undeliverable(item, history))
@@ -229,22 +329,41 @@ class Channel(Generic[T]):
             self._base += len(poison)
             first += len(poison)
         self._taken = self._head
-        self._failures.update((first + offset, history) for offset, history in enumerate(histories))
+        self._failures.update((first + offset, history) for offset, history in enumerate(histories) if history)
+        self._controls.extendleft(first + offset for offset in reversed(range(len(histories))) if not histories[offset])
         self._suspects_end = max(self._suspects_end, last)
         return poison
 
     def withdraw(self, *, leased_only: bool) -> list[Undeliverable[T]]:
-        """Take the leased items (or all items) out of the edge, in order, to be dead-lettered."""
+        """Take the leased items (or all items) out of the edge, in order, to be dead-lettered.
+
+        Control items between them leave the edge too, as ``signals_undelivered``.
+        """
         end = self._taken if leased_only else len(self._buffer)
+        controls = set(self._controls)
         items = [
             Undeliverable(item, self._failures.pop(self._base + position, ()))
             for position, item in enumerate(self._buffer[self._head : end], self._head)
+            if self._base + position not in controls
         ]
         self.dead_lettered += len(items)
         self._head = end
         self._taken = max(self._taken, end)
+        self.signals_undelivered += self._drop_controls()
         self._compact()
         return items
+
+    def _to_next_control(self) -> int:
+        """How many ready items come before the next control item; the length of the buffer if there is no such one."""
+        taken = self._base + self._taken
+        return next((sequence - taken for sequence in self._controls if sequence >= taken), len(self._buffer))
+
+    def _drop_controls(self) -> int:
+        """Forget the control items before ``_head``. Returns how many these were."""
+        head, before = self._base + self._head, len(self._controls)
+        while self._controls and self._controls[0] < head:
+            self._controls.popleft()
+        return before - len(self._controls)
 
     def _compact(self) -> None:
         head = self._head

@@ -2,6 +2,10 @@
 
 Puts the waiting and the accounting around a ``Channel``, which decides. Operators see an edge only through ``Receiver`` and
 ``Sender``. Knows nothing of operators beyond their accounts.
+
+A control item waits as data does, but on its own: behind everything that was offered before it, and only while the channel
+has as many control items as it may. A full shed or timed edge drops the data in front of it, and never the control item. So
+on an edge whose reader does not read at all, the writer waits once ``Channel.max_signals`` control items are in it.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from orchestrator_adapter.channels.channel import Channel, Undeliverable
 from orchestrator_adapter.channels.conflict_detector import ConflictDetector
+from orchestrator_adapter.channels.control import Control, runs
 from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.errors import ReaderDone, ReaderGone
@@ -29,11 +34,13 @@ class Side:
         account: The operator's account.
         wakeup: Wakes the operator: for its inputs when items are available, for its outputs when space is.
         edges: In the order in which they were connected.
+        outputs: For the inputs of an operator: its outputs, to which its control items are forwarded.
     """
 
     account: OperatorAccount
     wakeup: Wakeup = field(default_factory=Wakeup)
     edges: list[Edge[Any]] = field(default_factory=list)
+    outputs: Side | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,8 @@ class Edge(Generic[T]):
         space_available: Wakes the writer.
         reading: Rejects a second concurrent reader.
         writing: Rejects a second concurrent writer.
-        outbox: Items that wait for space, oldest first.
+        outbox: Items and control items that wait for space, oldest first.
+        outbox_signals: How many of these are control items.
     """
 
     __slots__ = (
@@ -86,6 +94,7 @@ class Edge(Generic[T]):
         "channel",
         "items_available",
         "outbox",
+        "outbox_signals",
         "reader",
         "reading",
         "space_available",
@@ -111,6 +120,7 @@ class Edge(Generic[T]):
         self.reading = ConflictDetector(f"the reading end of edge {channel.edge!r}")
         self.writing = ConflictDetector(f"the writing end of edge {channel.edge!r}")
         self.outbox: list[T] = []
+        self.outbox_signals = 0
         self._writer_account = writer.account
         self._reader_account = reader.account
         self._clock = clock
@@ -119,19 +129,52 @@ class Edge(Generic[T]):
         writer.edges.append(self)
         reader.edges.append(self)
 
+    @property
+    def outbox_items(self) -> int:
+        """Items that wait in the outbox, without the control items."""
+        return len(self.outbox) - self.outbox_signals
+
     # The reader's side.
 
     def acknowledge(self, count: int | None = None) -> None:
-        """Drop the oldest ``count`` leased items (default: all): they are never delivered again."""
+        """Drop the oldest ``count`` leased items and control items (default: all): they are never delivered again."""
         channel = self.channel
         if count is None:
             count = channel.leased
         if count:
-            channel.acknowledge(count)
+            signals = channel.acknowledge(count)
             inputs = self.reader.edges
-            still_leased = channel.leased if len(inputs) == 1 else sum(edge.channel.leased for edge in inputs)
-            self._reader_account.acknowledge(count, still_leased=still_leased)
+            still_leased = (
+                channel.leased_items if len(inputs) == 1 else sum(edge.channel.leased_items for edge in inputs)
+            )
+            self._reader_account.signals_in += signals
+            if count > signals or not still_leased:
+                self._reader_account.acknowledge(count - signals, still_leased=still_leased)
             self.space_available.wake()
+
+    def acknowledge_and_forward(self) -> bool:
+        """Forward the leased control items, and acknowledge all leases, in one step. Returns whether it forwarded any."""
+        controls = self.channel.leased_controls() if self.channel.signals else ()
+        for control in controls:
+            self._forward(control)
+        self.acknowledge()
+        return bool(controls)
+
+    def forward_next(self) -> None:
+        """Take, forward and acknowledge ``channel.next_control`` in one step. Nothing may be leased."""
+        self.channel.take(1)
+        self.acknowledge_and_forward()
+
+    def _forward(self, control: Control) -> None:
+        if self.reader.outputs is not None:
+            for edge in self.reader.outputs.edges:
+                edge.enqueue_control(control)
+
+    async def flush_outputs(self) -> None:
+        """Suspend until the reader's outputs have accepted what was forwarded to them."""
+        outputs = self.reader.outputs
+        if outputs is not None and any(edge.outbox for edge in outputs.edges):
+            await flush(outputs.edges, outputs.wakeup, self._clock)
 
     async def wait_for_items(self) -> bool:
         """Suspend until an item is ready. Returns false at the end of the stream."""
@@ -173,6 +216,16 @@ class Edge(Generic[T]):
             if accepted < len(items):
                 self.outbox.extend(items[accepted:])
 
+    def enqueue_control(self, control: Control) -> None:
+        """Accept ``control`` without suspending, behind everything that was accepted before it."""
+        self._writer_account.signals_out += 1
+        self.channel.signals_sent += 1
+        if self.outbox or self.channel.reader_gone or not self.channel.push_control(control):
+            self.outbox.append(control)  # type: ignore[arg-type]  # T is the type of the data
+            self.outbox_signals += 1
+        else:
+            self.items_available.wake()
+
     async def send_many(self, items: Sequence[T]) -> None:
         """See ``Sender.send_many``."""
         if self.outbox:
@@ -200,14 +253,12 @@ class Edge(Generic[T]):
         if not self._has_reader():
             self._dead_letter_unread(self.withdraw_outbox())
             return None
-        if accepted := self.channel.push(self.outbox):
-            self.items_available.wake()
-            del self.outbox[:accepted]
+        self._push_outbox()
         if not self.outbox:
             return None
-        if self._sheds:
-            self._drop([Undeliverable(item, ()) for item in self.withdraw_outbox()], dead_letter_because=None)
-            return YieldToReader()
+        if self._sheds and self.outbox_items:
+            self._shed_outbox()
+            return AwaitSpace() if self.outbox else YieldToReader()
         return AwaitSpace()
 
     def close(self) -> None:
@@ -216,9 +267,40 @@ class Edge(Generic[T]):
         self.items_available.wake()
 
     def withdraw_outbox(self) -> list[T]:
-        """Take every item out of the outbox."""
-        items, self.outbox = self.outbox, []
+        """Empty the outbox. Returns its items; its control items are counted as undelivered."""
+        self.channel.signals_undelivered += self.outbox_signals
+        items = self.outbox if not self.outbox_signals else [it for it in self.outbox if not isinstance(it, Control)]
+        self.outbox, self.outbox_signals = [], 0
         return items
+
+    def _push_outbox(self) -> int:
+        """Move what fits from the outbox into the channel, in order. Returns how many items and control items that was."""
+        accepted = 0
+        for run in runs(self.outbox) if self.outbox_signals else (self.outbox,):
+            if isinstance(run, Control):
+                pushed, of = int(self.channel.push_control(run)), 1
+                self.outbox_signals -= pushed
+            else:
+                pushed, of = self._push_from_outbox(accepted, run), len(run)
+            accepted += pushed
+            if pushed < of:
+                break
+        if accepted:
+            self.items_available.wake()
+            del self.outbox[:accepted]
+        return accepted
+
+    def _push_from_outbox(self, at: int, items: Sequence[T]) -> int:  # noqa: ARG002 - an edge with deadlines needs the place
+        """Push ``items``, which are in the outbox from the index ``at`` on. Returns how many the channel has accepted."""
+        return self.channel.push(items)
+
+    def _shed_outbox(self) -> None:
+        """Shed the items in the outbox. Its control items stay, and move as far as they fit."""
+        controls = [item for item in self.outbox if isinstance(item, Control)]
+        items = [item for item in self.outbox if not isinstance(item, Control)]
+        self._drop([Undeliverable(item, ()) for item in items], dead_letter_because=None)
+        self.outbox = controls  # type: ignore[assignment]  # T is the type of the data
+        self._push_outbox()
 
     def _drop(self, items: Sequence[Undeliverable[T]], *, dead_letter_because: str | None) -> None:
         """The flow policy gives ``items`` up: dead-letter them, or shed them without a reason."""
@@ -257,3 +339,20 @@ async def flush(edges: Collection[Edge[Any]], space_available: Wakeup, clock: Cl
             await space_available.wait_until(min(deadlines), clock)
         else:
             await space_available.wait()
+
+
+async def wait_for_items(inputs: Side) -> None:
+    """See ``WiredEnds.wait_for_items``."""
+    while True:
+        waiting = False  # a control item behind a lease: the next read forwards it
+        for edge in inputs.edges:
+            while edge.channel.next_control is not None and not edge.channel.leased:
+                edge.forward_next()
+            waiting |= edge.channel.next_control is not None
+        if inputs.outputs is not None and any(edge.outbox for edge in inputs.outputs.edges):
+            await inputs.edges[0].flush_outputs()
+            continue  # meanwhile anything may have arrived
+        channels = [edge.channel for edge in inputs.edges]
+        if waiting or any(channel.ready_items for channel in channels) or all(channel.ended for channel in channels):
+            return
+        await inputs.wakeup.wait()

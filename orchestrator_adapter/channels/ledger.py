@@ -2,6 +2,10 @@
 
 ``ingested + repeated + derived = written + duplicates + rejected + discarded + absorbed + shed + dead_lettered + in_flight``
 
+Control items are no term of it. They are counted apart, as signals, and their own equation is
+
+``sent = received + undelivered + in_flight``
+
 One ``OperatorAccount`` per operator counts what it consumed, emitted and declared, and is balanced at each
 acknowledgement. Knows nothing of channels or tasks: the runtime reports what happened and what is in flight.
 """
@@ -99,6 +103,32 @@ class LedgerSnapshot:
 LEDGER_TERMS: tuple[str, ...] = tuple(LedgerSnapshot.__dataclass_fields__)
 
 
+@dataclass(frozen=True, slots=True)
+class SignalsSnapshot:
+    """The control items of a graph at one moment, counted once for each edge that they were sent into.
+
+    Attributes:
+        sent: Control items that operators have sent. A fan-out sends one for each output.
+        received: Control items that operators have acknowledged.
+        undelivered: Control items whose reader, or whose writer with a full edge, has ended for good before they were read.
+        in_flight: Control items in edges and outboxes.
+    """
+
+    sent: int = 0
+    received: int = 0
+    undelivered: int = 0
+    in_flight: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every control item that was sent is accounted for."""
+        return self.sent == self.received + self.undelivered + self.in_flight
+
+    def as_dict(self) -> dict[str, int]:
+        """Exactly the equation's terms, in its order."""
+        return {name: getattr(self, name) for name in SignalsSnapshot.__dataclass_fields__}
+
+
 @dataclass(slots=True)
 class OperatorAccount:
     """One operator's account. Kept across its restarts; used only on the event loop.
@@ -120,6 +150,8 @@ class OperatorAccount:
     absorbed: int = 0
     shed: int = 0
     dead_lettered: int = 0
+    signals_in: int = 0  # control items that it has acknowledged
+    signals_out: int = 0  # control items that it has sent, one for each output
     violation: LedgerViolation | None = None
     _open: int = field(default=0)
 

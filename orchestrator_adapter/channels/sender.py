@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from orchestrator_adapter.channels.control import Control
 from orchestrator_adapter.channels.edge import Edge
+from orchestrator_adapter.primitives.errors import EdgeMisuse
 
 T = TypeVar("T")
 
@@ -15,6 +17,9 @@ class Sender(Generic[T]):
 
     ``send`` and ``send_many`` suspend while the edge is full. ``offer`` never suspends: what does not fit waits in the
     edge's *outbox*, which outlives the operator's instance, until ``WiredEnds.flush`` has moved it.
+
+    They send data only. They raise ``EdgeMisuse`` if the first or last item is a control item, which an operator sends with
+    ``WiredEnds.emit_control``, or with ``offer_control`` to one output; to look at every item would cost too much.
     """
 
     __slots__ = ("_edge",)
@@ -35,7 +40,13 @@ class Sender(Generic[T]):
     def offer(self, items: Sequence[T]) -> None:
         """Enqueue ``items``, in order, without suspending. From now on the runtime delivers or dead-letters them."""
         self._edge.writing.check()
+        self._refuse_control(items)
         self._edge.enqueue(items)
+
+    def offer_control(self, control: Control) -> None:
+        """Enqueue a control item without suspending, behind everything that was sent or offered before it."""
+        self._edge.writing.check()
+        self._edge.enqueue_control(control)
 
     async def send(self, item: T) -> None:
         """Send one item, suspending while the edge is full, as its flow policy says.
@@ -47,6 +58,7 @@ class Sender(Generic[T]):
             await self.send_many((item,))
         else:
             edge.writing.check()
+            self._refuse_control((item,))
             edge.enqueue((item,))
 
     async def send_many(self, items: Sequence[T]) -> None:
@@ -54,5 +66,13 @@ class Sender(Generic[T]):
 
         On an edge with a deadline, the items that it gives up on are accepted too: they are dead-lettered or shed.
         """
+        self._refuse_control(items)
         with self._edge.writing:
             await self._edge.send_many(items)
+
+    def _refuse_control(self, items: Sequence[T]) -> None:
+        if items and (isinstance(items[0], Control) or isinstance(items[-1], Control)):
+            raise EdgeMisuse(
+                f"edge {self.edge!r}: a control item was sent as data; use `await ends.emit_control(...)`, or "
+                "`sender.offer_control(...)` for one output"
+            )

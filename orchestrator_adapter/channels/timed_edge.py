@@ -1,17 +1,20 @@
 """``TimedEdge``: an edge that bounds the age of each item that waits at it. See ``FlowPolicy.timed``.
 
 Only these edges store times, so the others pay nothing. Each item has a deadline: the moment at which it is too old. It is
-computed once, when the item arrives, so that a later step of the wall clock does not change it.
+computed once, when the item arrives, so that a later step of the wall clock does not change it. A control item is never too
+old: its deadline is infinity.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, TypeVar
 
 from orchestrator_adapter.channels.channel import Channel, Undeliverable
-from orchestrator_adapter.channels.edge import Blocked, DeadLetterDropped, Edge, RetryAt, Side, flush
+from orchestrator_adapter.channels.control import Control
+from orchestrator_adapter.channels.edge import AwaitSpace, Blocked, DeadLetterDropped, Edge, RetryAt, Side, flush
 from orchestrator_adapter.channels.flow_policy import Timed
 from orchestrator_adapter.primitives.clock import Clock
 
@@ -52,6 +55,13 @@ class TimedChannel(Channel[T]):
         self._earliest = min(self._earliest, min(deadlines[:accepted], default=inf))
         return accepted
 
+    def push_control(self, control: Control) -> bool:
+        """As ``Channel.push_control``."""
+        accepted = super().push_control(control)
+        if accepted:
+            self._deadlines.append(inf)
+        return accepted
+
     def expire(self) -> list[Undeliverable[T]]:
         """Remove the ready items that are too old, in order. Leased items never expire."""
         now = self._clock.monotonic()
@@ -66,7 +76,7 @@ class TimedChannel(Channel[T]):
     @property
     def next_deadline(self) -> float:
         """When the next ready item is too old, monotonic seconds; infinity without one."""
-        if self._ingested_ns is None:  # then items are in the order of their deadlines
+        if self._ingested_ns is None and not self._controls:  # then items are in the order of their deadlines
             return self._deadlines[self._taken] if self.ready else inf
         return min(self._deadlines[self._taken :], default=inf)
 
@@ -76,7 +86,7 @@ class TimedChannel(Channel[T]):
         self._deadlines[self._head : self._taken] = [
             deadline
             for sequence, deadline in enumerate(self._deadlines[self._head : self._taken], first)
-            if len(self._failures.get(sequence, ())) + 1 < max_deliveries
+            if len(self._failures.get(sequence, ())) + 1 < max_deliveries or sequence in self._controls
         ]
         poison = super().return_leases(failure, max_deliveries)
         self._earliest = self.next_deadline
@@ -95,6 +105,9 @@ class TimedChannel(Channel[T]):
             if (history := self._failures.pop(base + old, None)) is not None
         }
         self._failures |= failures
+        if self._controls:
+            moved = {base + old: base + new for new, old in enumerate(kept, positions[0])}
+            self._controls = deque(moved.get(sequence, sequence) for sequence in self._controls)
         self._suspects_end -= sum(base + at < self._suspects_end for at in positions)
         self._buffer[positions[0] :] = [self._buffer[at] for at in kept]
         self._deadlines[positions[0] :] = [self._deadlines[at] for at in kept]
@@ -152,6 +165,12 @@ class TimedEdge(Edge[T]):
         self._writer_account.emit(len(items))
         self._accept(items, deadlines)
 
+    def enqueue_control(self, control: Control) -> None:
+        """As ``Edge.enqueue_control``."""
+        super().enqueue_control(control)
+        if len(self.outbox) > len(self._outbox_deadlines):
+            self._outbox_deadlines.append(inf)
+
     async def send_many(self, items: Sequence[T]) -> None:
         """As ``Edge.send_many``. The age of these items counts from the call."""
         waiting, deadlines = list(items), self.channel.deadlines(items)
@@ -183,15 +202,24 @@ class TimedEdge(Edge[T]):
         self._expire_ready()
         late = _take_late(self.outbox, self._outbox_deadlines, self._clock.monotonic())
         self._drop_late([Undeliverable(item, ()) for item in late])
-        if accepted := self.channel.push(self.outbox, self._outbox_deadlines):
-            self.items_available.wake()
-            del self.outbox[:accepted], self._outbox_deadlines[:accepted]
-        return RetryAt(self._next_deadline(self._outbox_deadlines)) if self.outbox else None
+        self._push_outbox()
+        if not self.outbox:
+            return None
+        deadline = self._next_deadline(self._outbox_deadlines)
+        return RetryAt(deadline) if deadline < inf else AwaitSpace()
 
     def withdraw_outbox(self) -> list[T]:
         """As ``Edge.withdraw_outbox``."""
         self._outbox_deadlines.clear()
         return super().withdraw_outbox()
+
+    def _push_outbox(self) -> int:
+        accepted = super()._push_outbox()
+        del self._outbox_deadlines[:accepted]
+        return accepted
+
+    def _push_from_outbox(self, at: int, items: Sequence[T]) -> int:
+        return self.channel.push(items, self._outbox_deadlines[at : at + len(items)])
 
     def _accept(self, items: Sequence[T], deadlines: Sequence[float]) -> None:
         accepted = 0

@@ -9,6 +9,9 @@ The exact way to work has three steps. The first two run without a suspension be
     await ends.flush()                                                 # backpressure; a cancellation loses nothing
 
 ``from_functions`` makes such operators from plain functions.
+
+Control items pass an operator that does not know of them, in their place; see ``Receiver``. An operator sends one of its own
+with ``await ends.emit_control(...)``.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from datetime import timedelta
 from typing import Any, ParamSpec, TypeAlias, TypeVar, assert_never
 
 from orchestrator_adapter.channels.channel import Undeliverable
-from orchestrator_adapter.channels.edge import Side, flush
+from orchestrator_adapter.channels.control import Control, runs
+from orchestrator_adapter.channels.edge import Side, flush, wait_for_items
 from orchestrator_adapter.channels.ledger import OperatorAccount, Outcome
 from orchestrator_adapter.channels.receiver import Receiver
 from orchestrator_adapter.channels.sender import Sender
@@ -69,6 +73,7 @@ class WiredEnds:
         self._services = services
         self._inputs = inputs
         self._outputs = outputs
+        inputs.outputs = outputs
 
     @property
     def receiver(self) -> Receiver[Any]:
@@ -100,15 +105,36 @@ class WiredEnds:
         """For sources: ingest ``items`` and send them, suspending while the edge is full.
 
         They count as ingested from the call on: if the source is cancelled or fails while it waits, its next instance
-        delivers them first. If there is no next instance, they are dead-lettered.
+        delivers them first. If there is no next instance, they are dead-lettered. Control items among them are sent in
+        their place, and not counted.
         """
-        if items:
-            services, now = self._services, self.clock.monotonic()
-            services.last_item_monotonic = now
-            if services.ingest_rate is not None:
-                services.ingest_rate.mark(len(items), now)
-        self.sender.offer(items)
+        self.ingest(items)
         await self.flush()
+
+    def ingest(self, items: Sequence[Any]) -> None:
+        """As ``emit``, but without suspending: what does not fit waits in the outbox until ``flush``."""
+        for run in runs(items):
+            if isinstance(run, Control):
+                self._offer_control(run)
+            else:
+                services, now = self._services, self.clock.monotonic()
+                if run:
+                    services.last_item_monotonic = now
+                    if services.ingest_rate is not None:
+                        services.ingest_rate.mark(len(run), now)
+                self.sender.offer(run)
+
+    async def emit_control(self, control: Control) -> None:
+        """Send ``control`` to every output, behind everything that was sent or offered before it, and flush.
+
+        If it is cancelled while it waits, the control item is in the outbox, and the next flush or instance delivers it.
+        """
+        self._offer_control(control)
+        await self.flush()
+
+    def _offer_control(self, control: Control) -> None:
+        for sender in self.senders:
+            sender.offer_control(control)
 
     def commit(self, outputs: Sequence[Any], *, acknowledge: int) -> None:
         """In one step, offer ``outputs`` to the (one) output and acknowledge the oldest ``acknowledge`` leased inputs.
@@ -131,11 +157,12 @@ class WiredEnds:
                 return
 
     async def wait_for_items(self) -> None:
-        """For fan-ins: suspend until an input has items ready, or all have ended; returns at once if one has items."""
-        while not any(receiver.ready for receiver in self.receivers):
-            if all(receiver.ended for receiver in self.receivers):
-                return
-            await self._inputs.wakeup.wait()
+        """For fan-ins: suspend until an input has items ready, or all have ended; returns at once if one has items.
+
+        Forwards the control items that come next, unless items before them are still leased, and waits for space in the
+        outputs while what was forwarded is not in them.
+        """
+        await wait_for_items(self._inputs)
 
     # Named outcomes, for items that are not passed on. Each one is counted.
 

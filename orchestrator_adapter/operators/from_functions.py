@@ -2,6 +2,9 @@
 
 Each acknowledges exactly the items that it has passed on. If the function raises in the middle of a batch, the items before
 the one at fault are acknowledged and the rest is redelivered: nothing is repeated and nothing is lost.
+
+No function is called with a control item: every operator here forwards them in their place, and every sink acknowledges them.
+Their place is behind what the items before them have become. The functions return data only.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ Verdict: TypeAlias = Reject | Discard | Duplicate | DeadLetterAs | None
 def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BATCH) -> Factory:
     """A source from an iterable (in batches) or an async iterable (item by item). Stops early at shutdown.
 
+    Control items among the items are sent in their place.
+
     The iterator outlives the instance: after a restart the source continues where it was, and repeats nothing. A generator
     that has raised cannot continue. The source then raises the same error again, because the stream has not ended.
     """
@@ -66,7 +71,7 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
                 try:
                     await ends.unless_shutdown(_take_next(stream, taken))
                 except BaseException as error:
-                    ends.sender.offer(taken)  # the item may arrive in the same turn of the loop as the cancellation
+                    ends.ingest(taken)  # the item may arrive in the same turn of the loop as the cancellation
                     failure[:] = [error]
                     raise
                 if not taken:
@@ -81,7 +86,7 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
             try:
                 chunk.extend(islice(iterator, batch))  # keeps the items that were taken before the iterator raised
             except BaseException as error:
-                ends.sender.offer(chunk)
+                ends.ingest(chunk)
                 failure[:] = [error]
                 raise
             if not chunk:

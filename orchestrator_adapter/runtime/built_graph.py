@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-from orchestrator_adapter.channels.ledger import LedgerSnapshot, snapshot
+from orchestrator_adapter.channels.ledger import LedgerSnapshot, SignalsSnapshot, snapshot
 from orchestrator_adapter.graph.plan import Plan, Role
 from orchestrator_adapter.operators.blocking import BlockingPools
 from orchestrator_adapter.primitives.clock import Clock, SystemClock
@@ -144,6 +144,7 @@ class BuiltGraph:
             edges={edge_id: edge.channel.statistics() for edge_id, edge in self._edges.items()},
             outboxes={edge_id: len(edge.outbox) for edge_id, edge in self._edges.items()},
             ledger=self.ledger(),
+            signals=self.signals(),
             latency=_merged_latency(self._runs.values()).summary(),
             breakers=self._breakers.statistics(),
             blocking_pools=self._pools.statistics(),
@@ -156,9 +157,19 @@ class BuiltGraph:
 
     def ledger(self) -> LedgerSnapshot:
         """The ledger as it is now."""
-        pending = sum(edge.channel.occupancy + len(edge.outbox) for edge in self._edges.values())
-        leased = {run.name: sum(edge.channel.leased for edge in run.inputs) for run in self._runs.values()}
+        pending = sum(edge.channel.occupancy + edge.outbox_items for edge in self._edges.values())
+        leased = {run.name: sum(edge.channel.leased_items for edge in run.inputs) for run in self._runs.values()}
         return snapshot((run.account for run in self._runs.values()), pending=pending, leased=leased)
+
+    def signals(self) -> SignalsSnapshot:
+        """The control items as they are now. They are no part of the ledger."""
+        accounts = [run.account for run in self._runs.values()]
+        return SignalsSnapshot(
+            sent=sum(account.signals_out for account in accounts),
+            received=sum(account.signals_in for account in accounts),
+            undelivered=sum(edge.channel.signals_undelivered for edge in self._edges.values()),
+            in_flight=sum(edge.channel.signals + edge.outbox_signals for edge in self._edges.values()),
+        )
 
     # The end.
 
@@ -201,6 +212,7 @@ class BuiltGraph:
             exits={run.name: run.exit for run in runs if run.exit is not None},
             stragglers=tuple(self._loop.stragglers.values()),
             ledger=self.ledger(),
+            signals=self.signals(),
             violations=tuple(run.account.violation for run in runs if run.account.violation is not None),
             undelivered=self._dead_letter_writer.undelivered,
             problems=(*self._dead_letter_writer.problems, *self._problems),

@@ -153,8 +153,8 @@ class OperatorRun:
         """Whether the running instance has made no progress for its progress timeout."""
         return self.watch is not None and self.watch.stalled(
             now,
-            acknowledged=self.account.consumed,
-            has_input=any(edge.channel.occupancy for edge in self.inputs),
+            acknowledged=self.account.consumed + self.account.signals_in,
+            has_input=any(edge.channel.occupancy or edge.channel.signals for edge in self.inputs),
             waits_for_space=self.waits_for_space,
         )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from orchestrator_adapter.channels.channel import EdgeStatistics
-from orchestrator_adapter.channels.ledger import LedgerSnapshot
+from orchestrator_adapter.channels.ledger import LedgerSnapshot, SignalsSnapshot
 from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
 from orchestrator_adapter.primitives.clock import Clock
@@ -42,6 +42,8 @@ class OperatorStatus:
         latency: From ingest to acknowledgement, for a sink that measures it.
         dead_letters: Its dead-lettered items, by kind; see ``DeadLetterWriter.counts``.
         counters: The figures that it counts itself.
+        signals_in: Control items that it has acknowledged. No other figure counts control items.
+        signals_out: Control items that it has sent, one for each output.
     """
 
     name: str
@@ -61,6 +63,8 @@ class OperatorStatus:
     latency: LatencySummary | None
     dead_letters: Mapping[DeadLetterKind, int]
     counters: Mapping[str, int]
+    signals_in: int = 0
+    signals_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class GraphStatus:
         verdict: Which operator caused the teardown, and why; ``None`` if none did.
         loop_lag_s: How late the event loop is, seconds; 0 where no watchdog runs.
         loop_stalls: How often it was blocked for longer than the watchdog's threshold.
+        signals: The control items, which the ledger does not count.
     """
 
     operators: tuple[OperatorStatus, ...]
@@ -94,6 +99,7 @@ class GraphStatus:
     verdict: str | None
     loop_lag_s: float
     loop_stalls: int
+    signals: SignalsSnapshot = field(default_factory=SignalsSnapshot)
 
 
 def operator_status(run: OperatorRun, clock: Clock, *, restarts: int) -> OperatorStatus:
@@ -118,6 +124,8 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int) -> Operato
         latency=services.latency.summary(),
         dead_letters=services.dead_letter_writer.counts(run.name),
         counters=dict(services.counters),
+        signals_in=run.account.signals_in,
+        signals_out=run.account.signals_out,
     )
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
-from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation
+from orchestrator_adapter.channels.ledger import LedgerSnapshot, LedgerViolation, SignalsSnapshot
 from orchestrator_adapter.primitives.metrics import LatencySummary
 from orchestrator_adapter.resilience.breaker import BreakerStatistics
 from orchestrator_adapter.supervision.task_exit import TaskExit
@@ -63,6 +63,7 @@ class RunFigures:
         elapsed_s: Seconds from the first spawn to the end.
         loop_stalls: How often the event loop was blocked for longer than the watchdog's threshold.
         max_loop_lag_s: The longest such time, seconds.
+        signals: The control items, which the ledger does not count.
     """
 
     restarts: Mapping[str, RestartHistory]
@@ -78,11 +79,12 @@ class RunFigures:
     elapsed_s: float
     loop_stalls: int = 0
     max_loop_lag_s: float = 0.0
+    signals: SignalsSnapshot = field(default_factory=SignalsSnapshot)
 
     @property
     def ledger_holds(self) -> bool:
-        """Whether the equation balances, for the graph and for every operator."""
-        return self.ledger.balanced and not self.violations
+        """Whether the equation balances, for the graph and for every operator, and that of the control items for the graph."""
+        return self.ledger.balanced and self.signals.balanced and not self.violations
 
 
 @dataclass(frozen=True, slots=True)
