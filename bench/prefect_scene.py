@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from flows.local_prefect.processes import free_ports
 from orchestrator_adapter import BuiltGraph, Factory, OperatorGraph, WiredEnds
 from orchestrator_adapter.prefect_flow import Reporting, compile_flow, run_flow
-from orchestrator_adapter.process import Pipeline, RunOutcome, run_pipeline
+from orchestrator_adapter.process import Pipeline, RunOutcome, StopRequests, run_pipeline
 from tests.helpers.prefect_server import PrefectServer
 
 PATIENT = Reporting(patience_when_stopped=timedelta(seconds=60))
@@ -70,7 +70,7 @@ async def run(
 
     pipeline = Pipeline(graph)
     if reporting is None:
-        outcome = await run_pipeline(pipeline, on_built=built, handle_signals=False)
+        outcome = await run_pipeline(pipeline, on_built=built, stop=StopRequests())
     else:
         options = reporting
         flow = compile_flow("bench", Nothing, lambda _: pipeline, description="Bench.", reporting=lambda _: options)

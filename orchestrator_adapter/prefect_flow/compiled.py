@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prefect import Flow
@@ -29,7 +29,7 @@ from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
 from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
-from orchestrator_adapter.process.signals import stop_on_signals
+from orchestrator_adapter.process.stop_requests import StopRequests
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.supervision import events
 
@@ -47,6 +47,8 @@ class _Caller:
     """Hands the outcome of the run to a caller in the same process; see ``run_flow``."""
 
     on_built: Callable[[BuiltGraph], object] | None
+    on_forced_end: Callable[[RunOutcome], object] | None = None
+    stop: StopRequests | None = None
     outcome: RunOutcome | None = None
     error: Exception | None = None  # why the run did not start; Prefect keeps only its message, in a state
 
@@ -98,15 +100,23 @@ def compile_flow(
 
 
 async def run_flow(
-    flow: Flow[..., Any], settings: BaseModel, *, on_built: Callable[[BuiltGraph], object] | None = None
+    flow: Flow[..., Any],
+    settings: BaseModel,
+    *,
+    on_built: Callable[[BuiltGraph], object] | None = None,
+    on_forced_end: Callable[[RunOutcome], object] | None = None,
+    stop: StopRequests | None = None,
 ) -> RunOutcome:
     """Run a compiled flow in this process and return its ``RunOutcome``, independent of the state that Prefect records.
 
     It needs a Prefect API at the start, and not after that. ``on_built`` is called with the built graph before the graph
-    starts. If the run does not start, the original exception is raised: an API that cannot be reached, an invalid graph, a
+    starts. ``stop`` has the requests to stop that were made before the flow's body listens to signals itself;
+    ``on_forced_end`` is called if the process is ended because the loop does not turn (see ``run_pipeline``).
+
+    If the run does not start, the original exception is raised: an API that cannot be reached, an invalid graph, a
     port in use.
     """
-    caller = _Caller(on_built)
+    caller = _Caller(on_built, on_forced_end, stop)
     token = _caller.set(caller)
     state: State[Any] | None = None
     try:
@@ -135,7 +145,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     caller = _caller.get() or _Caller(None)
     identity = _identity(pipeline.graph.name, flow_name)
     bound_event_queue(options.queue)
-    requests = _StopRequests()
+    requests = _StopRequests(earlier=caller.stop.reasons if caller.stop is not None else ())
     reporter = Reporter(identity, pipeline.graph, options, on_cancel=requests.cancelled)
     record_file = RunRecordFile(identity, options.directory)
     for bulkhead in pipeline.bulkheads:
@@ -143,12 +153,17 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
 
     def built(graph: BuiltGraph) -> None:
         record_file.open()
-        requests.attach(graph, reporter)
+        requests.reporter = reporter
         reporter.start(graph)
         if caller.on_built is not None:
             caller.on_built(graph)
 
-    with stop_on_signals(requests.signalled), record_file.claimed(pipeline.graph.name), frozen_heap():
+    def forced_end(outcome: RunOutcome) -> None:
+        record_file.record_outcome(flow_state(outcome, cancelled=requests.by_prefect), int(outcome.exit_code))
+        if caller.on_forced_end is not None:
+            caller.on_forced_end(outcome)
+
+    with requests.listen(), record_file.claimed(pipeline.graph.name), frozen_heap():
         try:
             outcome = await run_pipeline(
                 pipeline,
@@ -156,7 +171,8 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
                 on_built=built,
                 run_label=identity.label,
                 run_id=str(identity.flow_run_id),
-                handle_signals=False,
+                stop=requests,
+                on_forced_end=forced_end,
             )
         except BaseException as error:
             reporter.abandon()
@@ -188,9 +204,8 @@ def _identity(pipeline: str, flow_name: str) -> RunIdentity:
     return RunIdentity.of(context.flow_run, pipeline=pipeline, flow_name=flow_name)
 
 
-@dataclass
-class _StopRequests:
-    """Counts the requests to stop the run: by signals, and by Prefect through the state of the flow run.
+class _StopRequests(StopRequests):
+    """The requests to stop the run: by signals, and by Prefect through the state of the flow run.
 
     Under a worker, a cancellation arrives twice: as a state and as the worker's SIGTERM. Together they are one request. Two
     signals are two requests, except two different ones within a second: a terminal's Ctrl-C, and the worker passing it on.
@@ -198,25 +213,23 @@ class _StopRequests:
     Attributes:
         by_prefect: Prefect has asked.
         graph_ended: The graph has ended. A signal now ends the wait for Prefect.
+        reporter: Reports to Prefect, once the graph is built.
     """
 
-    by_prefect: bool = False
-    graph_ended: bool = False
-    _signals: list[tuple[float, str]] = field(default_factory=list)
-    _graph: BuiltGraph | None = None
-    _reporter: Reporter | None = None
-    _before_start: list[str] = field(default_factory=list)
-
-    def attach(self, graph: BuiltGraph, reporter: Reporter) -> None:
-        self._graph, self._reporter = graph, reporter
-        for reason in self._before_start:
-            graph.request_shutdown(reason)
+    def __init__(self, *, earlier: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.by_prefect = False
+        self.graph_ended = False
+        self.reporter: Reporter | None = None
+        self._signals: list[tuple[float, str]] = []
+        for reason in earlier:
+            self.signalled(reason)
 
     def cancelled(self, reason: str) -> None:
         """The flow run is being cancelled in Prefect."""
         self.by_prefect = True
         if not self._signals:
-            self._request(reason)
+            self.request(reason)
 
     def signalled(self, name: str) -> None:
         """The process received a signal."""
@@ -225,13 +238,7 @@ class _StopRequests:
         first = not self._signals
         self._signals.append((now, name))
         if self.graph_ended:
-            if self._reporter is not None:
-                self._reporter.stop_waiting()
+            if self.reporter is not None:
+                self.reporter.stop_waiting()
         elif again or (first and not self.by_prefect):
-            self._request(name)
-
-    def _request(self, reason: str) -> None:
-        if self._graph is None:
-            self._before_start.append(reason)
-        else:
-            self._graph.request_shutdown(reason)
+            self.request(name)

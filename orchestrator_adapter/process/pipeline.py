@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from orchestrator_adapter.bulkhead import Bulkhead
@@ -16,11 +19,13 @@ from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.event_log import EventLog, current_run, in_run, new_run_id
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap
 from orchestrator_adapter.process.report import ExitCode, exit_code, write_report
-from orchestrator_adapter.process.signals import stop_on_signals
+from orchestrator_adapter.process.signals import ForcedEnd
+from orchestrator_adapter.process.stop_requests import StopRequested, StopRequests
 from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
 from orchestrator_adapter.storage.claims import Owner, claim
 from orchestrator_adapter.storage.dead_letter import DeadLetterStore
 from orchestrator_adapter.supervision.events import SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.supervision.watchdog import inspect_loop
 
 logger = logging.getLogger("orchestrator_adapter.pipeline")
 
@@ -71,44 +76,55 @@ async def run_pipeline(
     on_built: Callable[[BuiltGraph], object] | None = None,
     run_label: str = "",
     run_id: str = "",
-    handle_signals: bool = True,
+    stop: StopRequests | None = None,
+    on_forced_end: Callable[[RunOutcome], object] | None = None,
 ) -> RunOutcome:
     """Build the graph, run it to its end, close the store and write the report. All of it is done when this returns.
 
-    The first SIGTERM or SIGINT requests the drain, a second one the abort. The previous handlers are installed again when
-    this returns; ``handle_signals=False`` leaves signals to the caller. ``on_built`` gets the built graph before it starts,
-    for example to show progress. ``run_label`` is this run's name in the errors of other runs that claim the same things.
-    ``run_id`` is the field ``run`` of its log lines: the flow run's id under Prefect; a new one if it is empty.
+    The first SIGTERM, SIGINT or SIGHUP requests the drain, a second one the abort. Signals are requests from the first
+    statement on: one that arrives during the preparations, or while bulkheads start, cancels them, and the run ends as
+    ``ShutDown`` with its report, without having started an operator. The previous handlers are installed again when this
+    returns. With ``stop`` the requests come from there, and signals are left to the caller (``stop.listen()``).
+
+    If the loop does not turn for grace + patience after a signal (for the patience after a second one), a thread writes the
+    report, with the operator that blocks the loop as a straggler, calls ``on_forced_end`` with the outcome, and ends the
+    process with the outcome's exit code. ``on_forced_end`` must not use the loop.
+
+    ``on_built`` gets the built graph before it starts, for example to show progress. ``run_label`` is this run's name in the
+    errors of other runs that claim the same things. ``run_id`` is the field ``run`` of its log lines: the flow run's id under
+    Prefect; a new one if it is empty.
 
     Raises ``GraphError`` before anything is opened; the error of a preparation; ``OSError`` if another run has claimed
     the same socket or folder, a bulkhead cannot start, the dead-letter store cannot be opened or the control plane cannot
     listen. If it is cancelled, the run drains and writes its report as usual, and then the cancellation is passed on.
     """
-    pipeline.graph.validate()
     problems: list[str] = []
     run_id = run_id or current_run() or new_run_id(pipeline.graph.name)
     async with AsyncExitStack() as resources:
+        if stop is None:
+            # Until the report is written, so that a second Ctrl-C cannot lose it.
+            resources.enter_context((stop := StopRequests()).listen())
+        pipeline.graph.validate()
         resources.enter_context(in_run(run_id))
+        forced = _ForcedEnd(pipeline, run_id, on_forced_end)
+        policy = pipeline.policy
+        stop.forced = ForcedEnd(policy.grace.total_seconds(), policy.patience.total_seconds(), forced.end)
         resources.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))
-        for prepare in pipeline.preparations:
-            await prepare()
+        prepared = await _prepare(pipeline, stop, resources)
         freeze_heap()
-        for bulkhead in pipeline.bulkheads:
-            await resources.enter_async_context(bulkhead)
         run_resources = resources.enter_context(ExitStack())
-        dead_letters = pipeline.dead_letters() if pipeline.dead_letters is not None else None
+        dead_letters = pipeline.dead_letters() if prepared and pipeline.dead_letters is not None else None
         try:
             built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
-            run_resources.enter_context(_control_plane(built, pipeline.control_plane))
+            run_resources.enter_context(_control_plane(built, pipeline.control_plane if prepared else None))
             if on_built is not None:
                 on_built(built)
         except BaseException:
             if dead_letters is not None:
                 _try("closing the dead-letter store", dead_letters.close, problems)
             raise
-        if handle_signals:
-            # Installed until the report is written, so that a second Ctrl-C cannot lose it.
-            run_resources.enter_context(stop_on_signals(built.request_shutdown))
+        forced.built = built
+        stop.attach(built)
         try:
             event = await built.run(pipeline.policy, hooks=hooks)
         finally:
@@ -116,7 +132,59 @@ async def run_pipeline(
                 _try("closing the dead-letter store", dead_letters.close, problems)
             if pipeline.report is not None:
                 _report(built, pipeline.report, problems)
-    return RunOutcome(event, exit_code(event), tuple(problems))
+        forced.outcome = RunOutcome(event, exit_code(event), tuple(problems))
+    return forced.outcome
+
+
+async def _prepare(pipeline: Pipeline, stop: StopRequests, resources: AsyncExitStack) -> bool:
+    """Whether the preparations are done and the bulkheads started; ``False`` if the run was asked to stop."""
+    grace = pipeline.policy.grace
+    try:
+        for prepare in pipeline.preparations:
+            what = f"preparation {getattr(prepare, '__name__', prepare)}"
+            await stop.unless_requested(what, prepare, cancel_within=grace)
+        for bulkhead in pipeline.bulkheads:
+            start = partial(resources.enter_async_context, bulkhead)
+            await stop.unless_requested(f"bulkhead {bulkhead.name}", start, cancel_within=grace)
+    except StopRequested:
+        return False
+    return True
+
+
+class _ForcedEnd:
+    """Reports a run whose loop does not turn, on another thread.
+
+    Attributes:
+        built: The run's graph, once it is built.
+        outcome: How the run has ended, once its report is written.
+    """
+
+    def __init__(self, pipeline: Pipeline, run_id: str, on_end: Callable[[RunOutcome], object] | None) -> None:
+        self.built: BuiltGraph | None = None
+        self.outcome: RunOutcome | None = None
+        self._pipeline = pipeline
+        self._run_id = run_id
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+
+    def end(self, signal_name: str, silent_s: float) -> int:
+        """Write the report, log and pass on how the run ended; returns the exit code."""
+        if self.outcome is not None:
+            return self.outcome.exit_code
+        problems: list[str] = []
+        with in_run(self._run_id):
+            stall = inspect_loop(self._loop, self._loop_thread, silent_s)
+            built = self.built or self._pipeline.graph.build(clock=self._pipeline.clock)
+            event = built.event_of_forced_end(stall, signal_name)
+            if self._pipeline.report is not None:
+                path = self._pipeline.report
+                _try(f"writing the report {path}", lambda: write_report(event, path), problems)
+            outcome = RunOutcome(event, exit_code(event), tuple(problems))
+            if self._on_end is not None:
+                self._on_end(outcome)
+            built.log_forced_end(event)
+        return outcome.exit_code
 
 
 def _control_plane(built: BuiltGraph, control_plane: ControlPlane | None) -> AbstractContextManager[object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 from orchestrator_adapter.channels.ledger import LedgerSnapshot, SignalsSnapshot, snapshot
 from orchestrator_adapter.graph.plan import Plan, Role
@@ -27,7 +28,7 @@ from orchestrator_adapter.runtime.wiring import GraphServices, wire
 from orchestrator_adapter.storage.dead_letter import DeadLetterList, DeadLetterStore
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision import supervisor
-from orchestrator_adapter.supervision.events import Decided, RunFigures, SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.supervision.events import Decided, RunFigures, Straggler, SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.supervision.watchdog import LoopStall, LoopWatchdog
 
 __all__ = ["BuiltGraph", "SupervisionPolicy"]
@@ -67,6 +68,7 @@ class BuiltGraph:
         self._pools = BlockingPools(plan.name)
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
+        self._closing: OperatorRun | None = None  # its kept resources are being closed
         self._breakers = Breakers(self._log, self.clock)
         services = GraphServices(self.clock, rng, self._token, self._dead_letter_writer, self._pools, self._breakers)
         self._runs, self._edges = wire(plan, services)
@@ -118,8 +120,8 @@ class BuiltGraph:
         """Request the two-phase shutdown. A second request starts its second phase at once.
 
         If the graph drains already for another reason (its budget is exhausted, its sinks are done), the first request
-        lets the drain go on. Call it on the event loop, at any time: a request before the run means that nothing is
-        ingested; a request after the run has no effect.
+        lets the drain go on. Call it on the event loop, at any time: after a request before the run no operator is started;
+        a request after the run has no effect.
         """
         if self.event is not None:
             return
@@ -187,11 +189,45 @@ class BuiltGraph:
                 # It may still use them, and closing them could block this thread too (a disk that does not answer).
                 self._problems.append(f"what {run.name!r} kept was not closed: it has not stopped")
             else:
+                self._closing = run
                 errors = run.services.kept.close_all()
                 self._problems += [f"closing what {run.name!r} kept: {describe(error)}" for error in errors]
+        self._closing = None
         self._pools.shutdown()
         figures = self._figures(started_at)
         event = supervisor.name_event(figures, self._loop.teardown, self._loop.shutdown.stopped_because)
+        self._log_ended(event)
+        for violation in figures.violations:
+            self._log(Decision.LEDGER_VIOLATION, operator=violation.operator, message=str(violation))
+        return event
+
+    def event_of_forced_end(self, stall: LoopStall, reason: str) -> SupervisorEvent:
+        """How the run is reported if its process is ended because the loop does not turn. Called on another thread.
+
+        The operator that blocks the loop is a straggler. What is in flight stays in flight: it is neither written nor
+        dead-lettered. The event of a run that has ended is that of its end.
+        """
+        if self.event is not None:
+            return self.event
+        straggler = Straggler(stall.operator or "the event loop", stall.instance or 0, stall.stack)
+        if (closing := self._closing) is not None and stall.instance is None:
+            straggler = replace(straggler, operator=closing.name, instance=closing.ends.instance)
+        figures = self._figures(self.clock.monotonic() if self._started_at is None else self._started_at)
+        others = (each for each in figures.stragglers if each.operator != straggler.operator)
+        ended = f"{reason}: the event loop did not turn for {stall.lag_s:.1f} s, so the process was ended"
+        figures = replace(figures, stragglers=(*others, straggler), problems=(*figures.problems, ended))
+        return supervisor.name_event(figures, self._loop.teardown, self._loop.shutdown.stopped_because or reason)
+
+    def log_forced_end(self, event: SupervisorEvent) -> None:
+        """Log an event of ``event_of_forced_end``, after it was written to disk: a log may not answer either."""
+        for straggler in event.figures.stragglers:
+            self._log(
+                Decision.STRAGGLER, operator=straggler.operator, instance=straggler.instance, stack=straggler.stack
+            )
+        self._log_ended(event)
+
+    def _log_ended(self, event: SupervisorEvent) -> None:
+        figures = event.figures
         self._log(
             Decision.ENDED,
             outcome=event.name,
@@ -200,9 +236,6 @@ class BuiltGraph:
             undelivered=figures.undelivered,
             problems=figures.problems,
         )
-        for violation in figures.violations:
-            self._log(Decision.LEDGER_VIOLATION, operator=violation.operator, message=str(violation))
-        return event
 
     def _figures(self, started_at: float) -> RunFigures:
         runs = self._runs.values()

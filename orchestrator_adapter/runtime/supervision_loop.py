@@ -93,9 +93,15 @@ class SupervisionLoop:
         self._exits: deque[tuple[Task, TaskExit]] = deque()
 
     async def run(self) -> BaseException | None:
-        """Supervise until every operator has ended. Returns the cancellation that arrived while it ran, if one did."""
+        """Supervise until every operator has ended. Returns the cancellation that arrived while it ran, if one did.
+
+        After a request to stop no operator is started.
+        """
         for run in self._runs.values():
-            self._spawn(run)
+            if self.shutdown.phase is Phase.RUNNING:
+                self._spawn(run)
+            else:
+                run.finish(done=False)
         cancelled: BaseException | None = None
         while not self._is_finished():
             try:

@@ -83,7 +83,6 @@ class LoopWatchdog:
         )
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
 
@@ -105,17 +104,17 @@ class LoopWatchdog:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._heartbeat()
-        self._thread = threading.Thread(target=self._watch, name="event-loop-watchdog", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._watch, name="event-loop-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching. The thread ends within a quarter of the threshold."""
+        """Stop watching. Returns at once; the thread ends within a quarter of the threshold.
+
+        It may still be writing the line of a stall to a log that does not answer, and the loop must not wait for that.
+        """
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._thread is not None:
-            self._thread.join()
 
     def _heartbeat(self) -> None:
         assert self._loop is not None
@@ -130,24 +129,27 @@ class LoopWatchdog:
                 self._reported_heartbeat = heartbeat
                 self.stalls += 1
                 try:
-                    stall = self._inspect(lag_s)
+                    assert self._loop is not None
+                    stall = inspect_loop(self._loop, self._loop_thread, lag_s)
                     self._reported = (heartbeat, stall)
                     self._on_stall(stall)
                 except Exception:  # on_stall is foreign code, and the watchdog must outlive it
                     logger.exception("a stall of the event loop could not be reported; the watchdog goes on")
 
-    def _inspect(self, lag_s: float) -> LoopStall:
-        running = asyncio.current_task(self._loop)
-        frames = _with_callers(sys._current_frames().get(self._loop_thread))  # noqa: SLF001 - the documented way to a thread's stack
-        instance = _instance(frames)
-        stack = "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in reversed(frames)).format())
-        if instance is not None:
-            return LoopStall(instance.name, instance.instance, lag_s, stack)
-        name = running.get_name() if running is not None else ""
-        operator, _, number = name.removeprefix(TASK_NAME_PREFIX).rpartition(" #")
-        if name.startswith(TASK_NAME_PREFIX) and number.isdecimal():
-            return LoopStall(operator, int(number), lag_s, stack)
-        return LoopStall(name, None, lag_s, stack)
+
+def inspect_loop(loop: asyncio.AbstractEventLoop, thread: int, lag_s: float) -> LoopStall:
+    """On whose behalf ``loop`` runs now, and the stack of its ``thread``. Call it on another thread."""
+    running = asyncio.current_task(loop)
+    frames = _with_callers(sys._current_frames().get(thread))  # noqa: SLF001 - the documented way to a thread's stack
+    instance = _instance(frames)
+    stack = "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in reversed(frames)).format())
+    if instance is not None:
+        return LoopStall(instance.name, instance.instance, lag_s, stack)
+    name = running.get_name() if running is not None else ""
+    operator, _, number = name.removeprefix(TASK_NAME_PREFIX).rpartition(" #")
+    if name.startswith(TASK_NAME_PREFIX) and number.isdecimal():
+        return LoopStall(operator, int(number), lag_s, stack)
+    return LoopStall(name, None, lag_s, stack)
 
 
 def _with_callers(frame: FrameType | None) -> list[FrameType]:

@@ -20,7 +20,7 @@ from flows.pipelines import FUSION
 from flows.settings.fusion import FusionSettings, SensorSettings
 from orchestrator_adapter import BuiltGraph
 from orchestrator_adapter.bulkhead import Bulkhead
-from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
+from orchestrator_adapter.process import Pipeline, RunOutcome, StopRequests, run_pipeline
 from orchestrator_adapter.storage.jsonl import read_lines
 from sda_ops.catalog import synthetic_catalog
 from sda_ops.simulate.catalog_file import omm_json
@@ -194,7 +194,7 @@ async def stopped_at_work(pool: Bulkhead) -> int:
 
 async def conducted(pipeline: Pipeline, conduct: Conduct) -> RunOutcome:
     """Run the pipeline without Prefect, as in `conducted_run`."""
-    return await conducted_run(partial(run_pipeline, pipeline, handle_signals=False), conduct)
+    return await conducted_run(partial(run_pipeline, pipeline, stop=StopRequests()), conduct)
 
 
 async def conducted_run(run: Callable[..., Awaitable[RunOutcome]], conduct: Conduct) -> RunOutcome:

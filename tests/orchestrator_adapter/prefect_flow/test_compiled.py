@@ -10,7 +10,6 @@ import pytest
 from orchestrator_adapter.prefect_flow import compiled
 from orchestrator_adapter.prefect_flow.compiled import _StopRequests
 from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
-from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.testing import run_schedule
 
 TERM, INT, CANCEL = "SIGTERM", "SIGINT", "cancelled in Prefect: by hand"
@@ -37,7 +36,8 @@ class FakeReporter:
 
 
 def attach(requests: _StopRequests, graph: Graph, reporter: FakeReporter) -> None:
-    requests.attach(cast("BuiltGraph", graph), cast("Reporter", reporter))
+    requests.reporter = cast("Reporter", reporter)
+    requests.attach(graph)
 
 
 def asked(*script: tuple[float, str]) -> list[str]:

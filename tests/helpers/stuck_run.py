@@ -1,0 +1,90 @@
+"""A small run that gets stuck in a chosen way, as a process: ``python -m tests.helpers.stuck_run WHERE REPORT GRACE_S``.
+
+It prints ``stuck`` once it is. Each way blocks the event loop for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import itertools
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from orchestrator_adapter import OperatorGraph, SupervisionPolicy, WiredEnds, for_each, source_of
+from orchestrator_adapter.process import Pipeline, RunOutcome, run_pipeline
+
+_ITEMS = 20  # before it gets stuck
+_DAY_S = 86_400.0
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def spin() -> NoReturn:
+    """Compute without awaiting."""
+    say("stuck")
+    while True:
+        pass
+
+
+def sleep() -> None:
+    """A blocking call that Python continues after each signal."""
+    say("stuck")
+    time.sleep(_DAY_S)
+
+
+def in_c() -> None:
+    """A call of C code that no signal interrupts: no Python handler runs. It does not hold the interpreter lock."""
+    lock = (ctypes.c_char * 64)()  # a POSIX mutex that is locked twice
+    libc = ctypes.CDLL(None)
+    libc.pthread_mutex_lock(lock)
+    say("stuck")
+    libc.pthread_mutex_lock(lock)
+
+
+WAYS: dict[str, Callable[[], None]] = {"spin": spin, "sleep": sleep, "in_c": in_c}
+
+
+async def numbers() -> AsyncIterator[int]:
+    for number in itertools.count():
+        yield number
+        await asyncio.sleep(0)
+
+
+def main(where: str, report: Path, grace_s: float) -> int:
+    async def work(ends: WiredEnds) -> None:
+        if where == "close":
+            ends.keep("resource", object, lambda _: sleep())
+            say("running")
+        async for number in ends.receiver:
+            if number == _ITEMS and where in WAYS:
+                WAYS[where]()
+            ends.commit([number], acknowledge=1)
+            await ends.flush()
+
+    async def prepare() -> None:
+        if where == "prepare":
+            sleep()
+
+    graph = OperatorGraph("stuck")
+    source = graph.add_source("numbers", source_of(numbers(), batch=1))
+    operator = graph.add_operator("work", work)
+    graph.connect(source, operator, 8)
+    graph.connect(operator, graph.add_sink("sink", for_each(lambda _: None)), 8)
+    policy = SupervisionPolicy(grace=timedelta(seconds=grace_s), patience=timedelta(seconds=0.1))
+
+    def ended(outcome: RunOutcome) -> None:
+        say(f"ended by force: {outcome.event.name} {int(outcome.exit_code)}")
+
+    pipeline = Pipeline(graph, report=report, policy=policy, preparations=(prepare,))
+    return asyncio.run(run_pipeline(pipeline, on_forced_end=ended)).exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])))
