@@ -25,6 +25,7 @@ from orchestrator_adapter.channels.sender import Sender
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.graph.plan import GraphError, GraphProblem, Plan, Role, VertexId
 from orchestrator_adapter.operators.blocking import BlockingPool, BlockingPoolStatistics, HangingCall
+from orchestrator_adapter.operators.combiners import Aligned, Combined, Combiner, Head, InputEnded, LeastOfInputs
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.operators.from_functions import (
     DeadLetterAs,
@@ -105,6 +106,7 @@ Bury = DeadLetterAs
 
 __all__ = [
     "DEFAULT_MAX_FILE_BYTES",
+    "Aligned",
     "Attempt",
     "Backoff",
     "BlockingCallTimedOut",
@@ -120,6 +122,8 @@ __all__ = [
     "Bury",
     "CircuitBreaker",
     "Clock",
+    "Combined",
+    "Combiner",
     "Control",
     "DeadLetter",
     "DeadLetterAs",
@@ -142,7 +146,10 @@ __all__ = [
     "GraphProblem",
     "GraphStatus",
     "HangingCall",
+    "Head",
+    "InputEnded",
     "JsonFormatter",
+    "LeastOfInputs",
     "LedgerSnapshot",
     "LedgerViolation",
     "MissingExtra",

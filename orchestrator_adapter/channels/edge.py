@@ -351,7 +351,7 @@ async def wait_for_items(inputs: Side) -> None:
             waiting |= edge.channel.next_control is not None
         if inputs.outputs is not None and any(edge.outbox for edge in inputs.outputs.edges):
             await inputs.edges[0].flush_outputs()
-            continue  # meanwhile anything may have arrived
+            continue  # in the meantime anything may have arrived
         channels = [edge.channel for edge in inputs.edges]
         if waiting or any(channel.ready_items for channel in channels) or all(channel.ended for channel in channels):
             return

@@ -73,6 +73,18 @@ class Receiver(Generic[T]):
         """The writer has finished and everything has been taken."""
         return self._channel.ended
 
+    def take_control(self) -> None:
+        """Take and acknowledge ``next_control``, without forwarding it. Acknowledges the previous items."""
+        self._edge.reading.check()
+        self._edge.acknowledge()
+        if self._channel.next_control is not None:
+            self._channel.take(1)
+            self._edge.acknowledge()
+
+    async def wait_for_arrival(self) -> None:
+        """Suspend until something arrives at any input of the operator, or an input ends."""
+        await self._edge.items_available.wait()
+
     def acknowledge(self, count: int | None = None) -> None:
         """Mark the oldest ``count`` leased items (default: all) as processed: they are never delivered again."""
         self._edge.acknowledge(count)
@@ -115,7 +127,7 @@ class Receiver(Generic[T]):
         edge.reading.check()
         if edge.acknowledge_and_forward():
             await edge.flush_outputs()
-            edge.acknowledge()  # nothing is leased; a timed edge drops what has become too old meanwhile
+            edge.acknowledge()  # nothing is leased; a timed edge drops what has become too old
         while channel.ready or await edge.wait_for_items():
             control = channel.next_control
             if control is None:

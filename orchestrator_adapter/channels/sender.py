@@ -19,7 +19,7 @@ class Sender(Generic[T]):
     edge's *outbox*, which outlives the operator's instance, until ``WiredEnds.flush`` has moved it.
 
     They send data only. They raise ``EdgeMisuse`` if the first or last item is a control item, which an operator sends with
-    ``WiredEnds.emit_control``, or with ``offer_control`` to one output; to look at every item would cost too much.
+    ``WiredEnds.emit_control``, or with ``offer_control`` to one output; to check every item would cost too much.
     """
 
     __slots__ = ("_edge",)

@@ -23,6 +23,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
+from orchestrator_adapter.channels.control import Control
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.operators.ends import Factory, WiredEnds
 from orchestrator_adapter.primitives.clock import Clock, sleep
@@ -154,7 +155,7 @@ Step: TypeAlias = Sequence[Any] | Pause | Fail | UntilShutdown
 
 
 class ListSource:
-    """A source that follows a script of items to emit, pauses and failures. It ends after the last step.
+    """A source that follows a script of items (and control items) to emit, pauses and failures. It ends after the last step.
 
     It is a factory: pass the object itself to ``add_source``. Each step is taken once: after a ``Fail`` the next instance
     continues with the following step. After a shutdown request it emits no more::
@@ -179,14 +180,22 @@ class ListSource:
 
 
 class CollectSink:
-    """A sink that collects its input in ``items``. It is a factory: pass the object itself to ``add_sink``."""
+    """A sink that collects its input in ``items``. It is a factory: pass the object itself to ``add_sink``.
 
-    def __init__(self) -> None:
+    With ``controls=True`` it collects the control items too, in their place among the items.
+    """
+
+    def __init__(self, *, controls: bool = False) -> None:
         self.items: list[Any] = []
+        self._controls = controls
 
     async def __call__(self, ends: WiredEnds) -> None:
-        async for batch in ends.receiver.batches():
-            self.items.extend(batch)
+        if not self._controls:
+            async for batch in ends.receiver.batches():
+                self.items.extend(batch)
+            return
+        async for part in ends.receiver.batches(controls=True):
+            self.items.extend([part] if isinstance(part, Control) else part)
 
 
 class FailAt:
