@@ -110,6 +110,7 @@ class Channel(Generic[T]):
         "policy_drops",
         "reader_done",
         "reader_gone",
+        "reader_ignored",
         "received",
         "redelivered",
         "sent",
@@ -125,6 +126,7 @@ class Channel(Generic[T]):
         self.closed = False  # the writer has finished
         self.reader_gone = False  # the reader has ended for good
         self.reader_done = False  # it needs no more items, and no fault made it end
+        self.reader_ignored = False  # it has failed, and its policy ignores that
         self.sent = 0
         self.received = 0
         self.redelivered = 0

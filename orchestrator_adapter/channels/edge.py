@@ -193,14 +193,16 @@ class Edge(Generic[T]):
             self.space_available.wake()
         return poison
 
-    def finish(self, *, done: bool = False) -> None:
+    def finish(self, *, done: bool = False, ignored: bool = False) -> None:
         """The reader has ended for good: from now on the writer's calls raise ``ReaderGone``.
 
         If the reader is ``done`` (it needs no more items), they raise ``ReaderDone`` once all readers of the writer are
-        done. Until then items for this edge are dead-lettered, so that the other branches go on.
+        done. Until then items for this edge are dead-lettered, so that the other branches go on. If it is ``ignored``
+        (it has failed, and its restart policy ignores that), the writer's calls raise nothing, and the items are shed.
         """
         self.channel.reader_gone = True
         self.channel.reader_done = done
+        self.channel.reader_ignored = ignored
         self.space_available.wake()
 
     # The writer's side.
@@ -238,7 +240,8 @@ class Edge(Generic[T]):
         while start < len(items):
             if not self._has_reader():
                 self._writer_account.emit(len(items) - start)
-                self._dead_letter_unread(items[start:])
+                if self._drop_unread(items[start:]):
+                    await asyncio.sleep(0)
                 return
             if room := self.channel.room:
                 self.enqueue(items[start : start + room])
@@ -251,8 +254,7 @@ class Edge(Generic[T]):
         if not self.outbox:
             return None
         if not self._has_reader():
-            self._dead_letter_unread(self.withdraw_outbox())
-            return None
+            return self._drop_unread(self.withdraw_outbox())
         self._push_outbox()
         if not self.outbox:
             return None
@@ -306,28 +308,42 @@ class Edge(Generic[T]):
         """The flow policy gives ``items`` up: dead-letter them, or shed them without a reason."""
         self.channel.policy_drops += len(items)
         if dead_letter_because is None:
-            self.channel.shed += len(items)
-            self._writer_account.shed += len(items)
+            self._shed(items)
         else:
             self.channel.dead_lettered += len(items)
             self._dead_letter(dead_letter_because, items)
+
+    def _shed(self, items: Sequence[object]) -> None:
+        self.channel.shed += len(items)
+        self._writer_account.shed += len(items)
 
     def _has_reader(self) -> bool:
         """Whether a reader takes items. Raises ``ReaderGone`` if it has ended and the writer has no branch to go on for."""
         if not self.channel.reader_gone:
             return True
-        if not self.channel.reader_done:
+        if not (self.channel.reader_done or self.channel.reader_ignored):
             raise ReaderGone(f"edge {self.channel.edge!r}: its reader has ended for good")
-        if all(edge.channel.reader_done for edge in self.writer.edges):
+        if readers_are_done(self.writer.edges):
             raise ReaderDone(f"edge {self.channel.edge!r}: its reader needs no more items")
         return False
 
-    def _dead_letter_unread(self, items: Sequence[T]) -> None:
+    def _drop_unread(self, items: Sequence[T]) -> YieldToReader | None:
+        """Shed or dead-letter ``items``, which no reader takes. Where they are shed, nothing else makes the writer wait."""
+        if self.channel.reader_ignored:
+            self._shed(items)
+            return YieldToReader()
         self._dead_letter_items(items, f"edge {self.channel.edge!r}: its reader needs no more items")
+        return None
 
     def _dead_letter_items(self, items: Sequence[T], why: str) -> None:
         self.channel.dead_lettered += len(items)
         self._dead_letter(why, [Undeliverable(item, ()) for item in items])
+
+
+def readers_are_done(edges: Collection[Edge[Any]]) -> bool:
+    """Whether no reader of ``edges`` needs more items, and at least one of them has ended without a fault."""
+    channels = [edge.channel for edge in edges]
+    return all(it.reader_done or it.reader_ignored for it in channels) and any(it.reader_done for it in channels)
 
 
 async def flush(edges: Collection[Edge[Any]], space_available: Wakeup, clock: Clock) -> None:

@@ -7,6 +7,7 @@ old: its deadline is infinity.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
@@ -179,7 +180,8 @@ class TimedEdge(Edge[T]):
         while waiting:
             if not self._has_reader():
                 self._writer_account.emit(len(waiting))
-                self._dead_letter_unread(waiting)
+                if self._drop_unread(waiting):
+                    await asyncio.sleep(0)
                 return
             self._expire_ready()
             if late := _take_late(waiting, deadlines, self._clock.monotonic()):
@@ -197,8 +199,7 @@ class TimedEdge(Edge[T]):
         if not self.outbox:
             return None
         if not self._has_reader():
-            self._dead_letter_unread(self.withdraw_outbox())
-            return None
+            return self._drop_unread(self.withdraw_outbox())
         self._expire_ready()
         late = _take_late(self.outbox, self._outbox_deadlines, self._clock.monotonic())
         self._drop_late([Undeliverable(item, ()) for item in late])

@@ -22,6 +22,8 @@ class Decision(StrEnum):
     """An operator failed once more than its restart policy admits: the pipeline ends, Failed."""
     ESCALATE = "escalate"
     """An operator panicked (a bug): it is never restarted, and the pipeline ends, Crashed."""
+    IGNORED = "ignored"
+    """An operator failed for good or panicked, and its policy ignores that: the pipeline goes on without it."""
     STALLED = "stalled"
     """An operator made no progress for its ``progress_timeout`` and is aborted."""
     ABORT = "abort"
@@ -60,6 +62,7 @@ _ALARMING = frozenset(
         Decision.DEAD_LETTER,
         Decision.DEAD_LETTERS_LOST,
         Decision.ESCALATE,
+        Decision.IGNORED,
         Decision.LEDGER_VIOLATION,
         Decision.LOOP_STALL,
         Decision.STALLED,

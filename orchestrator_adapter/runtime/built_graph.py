@@ -183,7 +183,7 @@ class BuiltGraph:
                 run.finish(done=self._loop.needs_no_more(run))
         for edge in self._edges.values():
             # The accounts are final: a straggler that goes on gets ReaderGone everywhere, and dead-letters nothing.
-            edge.channel.reader_done = False
+            edge.channel.reader_done = edge.channel.reader_ignored = False
         for run in reversed(tuple(self._runs.values())):
             if run.name in self._loop.stragglers:
                 # It may still use them, and closing them could block this thread too (a disk that does not answer).
@@ -248,7 +248,7 @@ class BuiltGraph:
             signals=self.signals(),
             violations=tuple(run.account.violation for run in runs if run.account.violation is not None),
             undelivered=self._dead_letter_writer.undelivered,
-            problems=(*self._dead_letter_writer.problems, *self._problems),
+            problems=(*self._dead_letter_writer.problems, *_ignored(runs), *self._problems),
             latency=_merged_latency(runs).summary(),
             counters={run.name: dict(run.services.counters) for run in runs if run.services.counters},
             breakers=self._breakers.statistics(),
@@ -262,6 +262,10 @@ class BuiltGraph:
         self._log(
             Decision.LOOP_STALL, operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack
         )
+
+
+def _ignored(runs: Iterable[OperatorRun]) -> list[str]:
+    return [f"operator {run.name!r} has failed and was ignored: {run.exit}" for run in runs if run.ignored]
 
 
 def _merged_latency(runs: Iterable[OperatorRun]) -> LatencyHistogram:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from orchestrator_adapter.channels.channel import Undeliverable
-from orchestrator_adapter.channels.edge import Side, flush
+from orchestrator_adapter.channels.edge import Side, flush, readers_are_done
 from orchestrator_adapter.channels.ledger import Bookkeeping, OperatorAccount
 from orchestrator_adapter.graph.plan import Role, Vertex
 from orchestrator_adapter.operators.ends import WiredEnds
@@ -71,6 +71,7 @@ class OperatorRun:
         task: Its latest task.
         exit: How its latest ended instance ended.
         restarted: Why it is being restarted.
+        ignored: It has failed for good, and its policy ignores that: later items for it are shed.
     """
 
     def __init__(self, vertex: Vertex, *, inputs: Side, outputs: Side, services: VertexServices) -> None:
@@ -86,6 +87,7 @@ class OperatorRun:
         self.task: Task | None = None
         self.exit: TaskExit | None = None
         self.restarted: Restarted | None = None
+        self.ignored = False
         self._space_available = outputs.wakeup
 
     @property
@@ -115,7 +117,7 @@ class OperatorRun:
     @property
     def readers_are_done(self) -> bool:
         """It has readers, and none of them needs more items."""
-        return bool(self.outputs) and all(edge.channel.reader_done for edge in self.outputs)
+        return readers_are_done(self.outputs)
 
     def is_alive(self) -> bool:
         """Its latest task runs."""
@@ -266,7 +268,7 @@ class OperatorRun:
             unread = edge.channel.withdraw(leased_only=False)
             self.account.withdrawn(len(unread))
             self.services.dead_letter_writer.write_undelivered(self.name, unread, self._why_ended)
-            edge.finish(done=done)
+            edge.finish(done=done, ignored=self.ignored)
 
     async def _deliver(self) -> None:
         """Flush every outbox whose reader has not ended."""

@@ -258,6 +258,10 @@ class SupervisionLoop:
                 run.restart_at(restarted, self._clock.monotonic() + restarted.backoff_s)
                 if self._token.is_set:
                     self._cut_backoff_short(run, self.policy.grace.total_seconds() * _BACKOFF_OF_GRACE)
+            case supervisor.Ignore(error):
+                self._log(Decision.IGNORED, **who, cause=describe(error))
+                run.ignored = True
+                self._release(run)
             case supervisor.Exhausted(error):
                 self._log(Decision.BUDGET_EXHAUSTED, **who, cause=describe(error))
                 self._tear_down(supervisor.TeardownCause(action, run.name))

@@ -90,13 +90,14 @@ RestartRule: TypeAlias = NeverRestart | AlwaysRestart | BoundedRestart
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """What happens when an operator fails operationally. Make one with ``never()``, ``always()`` or ``bounded(...)``.
+    """What happens when an operator fails. Make one with ``never()``, ``always()``, ``bounded(...)`` or ``ignore(...)``.
 
     Each restart waits for a ``backoff``, 50 ms to 5 s by default. ``backoff=None`` restarts at once: a failure that repeats
     at once then uses up a budget within milliseconds, or keeps the event loop busy.
     """
 
     rule: RestartRule
+    ignores: bool = False
 
     @classmethod
     def never(cls) -> RestartPolicy:
@@ -115,19 +116,36 @@ class RestartPolicy:
         """Admit ``max_restarts`` in any sliding ``window`` of monotonic time; the next failure exhausts the budget."""
         return cls(BoundedRestart(max_restarts, window, backoff))
 
+    @classmethod
+    def ignore(cls, restarts: RestartPolicy | None = None) -> RestartPolicy:
+        """For an operator that the pipeline can do without, such as a metrics exporter beside the stream.
+
+        It is restarted as ``restarts`` says (by default never). The failure that its budget does not admit, and a panic,
+        end this operator only, and the graph goes on:
+
+        - The items that it had leased and those that wait for it are dead-lettered.
+        - Later items for it are shed at its input edges and counted there; the other branches of a fan-out go on.
+        - Its outputs end: their readers receive the end of the stream.
+
+        The failure is logged as ``ignored`` and is a problem of the run's report. The run's event and exit code do not
+        change. An operator that hangs and does not stop when it is aborted ends the graph as under any policy, because its
+        code still runs.
+        """
+        return cls((restarts or cls.never()).rule, ignores=True)
+
     @property
     def backoff(self) -> Backoff | None:
         """The delay before a restart; ``None`` for none."""
         return self.rule.backoff
 
     def __str__(self) -> str:
-        """The rule, and the backoff if it is not the default."""
-        backoff = self.rule.backoff
-        if isinstance(self.rule, NeverRestart) or backoff == DEFAULT_BACKOFF:
-            return str(self.rule)
-        if backoff is None:
-            return f"{self.rule}, no backoff"
-        return f"{self.rule}, backoff {backoff.initial.total_seconds():g}–{backoff.cap.total_seconds():g} s"
+        """The rule, the backoff if it is not the default, and whether the last failure is ignored."""
+        text, backoff = str(self.rule), self.rule.backoff
+        if backoff is not None and backoff != DEFAULT_BACKOFF:
+            text += f", backoff {backoff.initial.total_seconds():g}–{backoff.cap.total_seconds():g} s"
+        elif backoff is None and not isinstance(self.rule, NeverRestart):
+            text += ", no backoff"
+        return f"{text}, then ignored" if self.ignores else text
 
 
 def admit(

@@ -62,6 +62,13 @@ class Escalate:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignore:
+    """The operator's budget is used up, or it panicked, and its policy ignores that: the graph goes on without it."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
 class NoAction:
     """The exit is recorded, and nothing follows from it."""
 
@@ -106,7 +113,7 @@ def name_event(figures: RunFigures, teardown: TeardownCause | None, stopped_beca
 
 _REMEMBERED = 100  # restarts kept in full per operator; older ones are only counted, so that memory stays flat
 
-Action: TypeAlias = CloseOutputs | Restart | Exhausted | Escalate | NoAction
+Action: TypeAlias = CloseOutputs | Restart | Exhausted | Escalate | Ignore | NoAction
 """What follows from an exit."""
 
 
@@ -159,6 +166,7 @@ class Supervisor:
         Such a restart is not charged if one was charged since the last pill. While ``draining``, sources are not restarted;
         while ``aborting``, nothing is restarted. An operator whose readers are all done is never restarted. A reader that
         has ended, too many dead letters and an exhausted blocking pool exhaust the budget at once: a restart would not help.
+        If the operator's policy ignores failures, no exit brings the graph down.
         """
         match exit_:
             case Ok():
@@ -166,7 +174,7 @@ class Supervisor:
             case Aborted():
                 return NoAction()
             case Panicked():
-                return Escalate(exit_)
+                return Ignore(exit_.error) if self._operators[operator].policy.ignores else Escalate(exit_)
             case Errored() if aborting:
                 return NoAction()
             case Errored(error):
@@ -191,7 +199,7 @@ class Supervisor:
         if consists_only_of(error, ReaderDone):
             return NoAction()
         if reader_gone or contains(error, DeadLetterLimitExceeded) or contains(error, BlockingPoolExhausted):
-            return Exhausted(error)
+            return _exhausted(operator.policy, error)
         backoff, consecutive, delay_s = operator.policy.backoff, 0, 0.0
         if backoff is not None:
             consecutive = 1 if uptime_s >= backoff.healthy_after.total_seconds() else operator.consecutive_restarts + 1
@@ -200,7 +208,7 @@ class Supervisor:
         if not free:
             admitted, operator.charged = admit(operator.policy, operator.charged, now, begins_at=now + delay_s)
             if not admitted:
-                return Exhausted(error)
+                return _exhausted(operator.policy, error)
         operator.consecutive_restarts = consecutive
         # A pill costs one restart, not two: the failure that made it a suspect is charged, its quarantine is not. If one
         # batch has several pills, only the first one had such a failure; the quarantine of each other pill is charged.
@@ -209,6 +217,10 @@ class Supervisor:
         operator.restarts += 1
         operator.recent.append(restarted)
         return Restart(restarted)
+
+
+def _exhausted(policy: RestartPolicy, error: BaseException) -> Exhausted | Ignore:
+    return Ignore(error) if policy.ignores else Exhausted(error)
 
 
 def contains(error: BaseException, kind: type[BaseException]) -> bool:
