@@ -20,7 +20,12 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from pydantic import BaseModel
 
-from orchestrator_adapter.prefect_flow.client.internals import ENGINE_ABORTED, bound_event_queue, exit_without_state
+from orchestrator_adapter.prefect_flow.client.internals import (
+    ENGINE_ABORTED,
+    bound_event_queue,
+    exit_without_state,
+    ignore_suspension,
+)
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
@@ -145,6 +150,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     caller = _caller.get() or _Caller(None)
     identity = _identity(pipeline.graph.name, flow_name)
     bound_event_queue(options.queue)
+    ignore_suspension()
     requests = _StopRequests(earlier=caller.stop.reasons if caller.stop is not None else ())
     reporter = Reporter(identity, pipeline.graph, options, on_cancel=requests.cancelled)
     record_file = RunRecordFile(identity, options.directory)

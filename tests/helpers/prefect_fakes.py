@@ -13,7 +13,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import Artifact, FlowRun, State, StateType, TaskRun
+from prefect.client.schemas.objects import Artifact, FlowRun, FlowRunPolicy, State, StateType, TaskRun
 from prefect.events.filters import EventFilter
 from prefect.exceptions import ObjectNotFound
 
@@ -191,7 +191,15 @@ class FakePrefect:
     async def set_flow_run_state(self, flow_run_id: UUID, state: State[Any], *, force: bool = False) -> None:
         self._called("set_flow_run_state")
         assert force, "otherwise the server's rules may reject the state"
-        self.flow_runs[flow_run_id].state = state
+        run = self.flow_runs[flow_run_id]
+        if state.type is StateType.RUNNING:  # as the server counts
+            run.run_count += not run.empirical_policy.resuming
+            run.empirical_policy.resuming = False
+        run.state = state
+
+    async def update_flow_run(self, flow_run_id: UUID, *, empirical_policy: FlowRunPolicy) -> None:
+        self._called("update_flow_run")
+        self.flow_runs[flow_run_id].empirical_policy = empirical_policy
 
     async def set_task_run_state(self, task_run_id: UUID, state: State[Any], *, force: bool = False) -> None:
         self._called("set_task_run_state")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
+from prefect.states import Completed, Crashed, Failed, Paused, Scheduled
 
 from tests.helpers.outages import decided, ingesting
-from tests.helpers.prefect_runs import newest_run_id, until, until_over
+from tests.helpers.prefect_runs import log_of, newest_run_id, until, until_over
 from tests.helpers.prefect_server import PrefectServer
 from tests.helpers.support import ROOT, Addresses, flows_process, report_of, send_detections, wait_until
 from tests.integration.toy_flow import give
@@ -83,6 +85,29 @@ async def test_a_run_without_a_runner_notices_its_cancellation(
     assert (over.state, set(over.states.values())) == ("CANCELLED", {"COMPLETED"})
     assert over.message.startswith("ShutDown: cancelled in Prefect")
     assert over.decisions == decided(folder / "decisions.jsonl")
+
+
+async def test_states_that_do_not_stop_a_run_are_set_back_to_running(
+    shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+) -> None:
+    """Paused, rescheduled or set to an end by hand, the pipeline streams on, is shown as Running, and can be cancelled."""
+    folder = tmp_path / "toy"
+    failed: State[Any] = Failed(message="by hand")
+    by_hand: list[State[Any]] = [Paused(), Scheduled(name="Resuming"), Completed(), failed, Crashed()]
+    async with running_toy(shared_prefect_server, client, folder) as (process, run_id):
+        for state in by_hand:
+            await client.set_flow_run_state(run_id, state, force=True)
+            seen = await until(client, run_id, lambda seen: seen.state == "RUNNING", f"{state.name} is set back")
+            assert seen.message.endswith("cancel the run to stop it")
+            assert seen.flow_run.run_count == 1
+        assert process.poll() is None
+        await client.set_flow_run_state(run_id, CANCELLING)
+        assert await asyncio.to_thread(process.wait, 120) == 0
+    over = await until(client, run_id, lambda seen: seen.over, "it has ended")
+    assert (over.state, set(over.states.values())) == ("CANCELLED", {"COMPLETED"})
+    warnings = [line.message for line in await log_of(client, run_id) if line.level == logging.WARNING]
+    assert [line.split(" in Prefect")[0] for line in warnings] == [f"the run was set {state.name}" for state in by_hand]
+    assert "(by hand)" in warnings[3]
 
 
 async def test_reconcile_rejects_a_folder_in_use_and_names_the_run(

@@ -1,4 +1,4 @@
-"""Two ways to stop the run of a worker: cancel the run, stop the worker. Real processes and signals."""
+"""Ways to stop the run of a worker: cancel the run, stop the worker; suspending it is none. Real processes and signals."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.states import Suspended
 
 from tests.helpers.outages import decided
 from tests.helpers.prefect_runs import TOY, Installation, start, until, until_over
 from tests.helpers.sizes import small_and_long
 from tests.helpers.support import report_of, wait_until
+from tests.integration.toy_flow import give
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
 
@@ -70,3 +73,22 @@ async def test_a_stopped_worker_waits_until_its_run_has_drained_and_reported(
     assert over.message.startswith("ShutDown: SIGTERM; ")
     assert over.decisions == decided(folder / "decisions.jsonl")
     assert report_of(folder)["ledger"]["written"] == len((folder / "kept").read_text().splitlines()) > 0
+
+
+async def test_a_suspended_run_of_a_worker_streams_on_and_ends_as_its_stream_does(
+    installation: Installation, client: PrefectClient, tmp_path: Path
+) -> None:
+    """It is shown as Running again, in the same attempt. Prefect's engine, which knows of the suspension, records the end."""
+    folder = tmp_path / "toy"
+    run_id = await start(client, TOY, {"folder": str(folder)})
+    await until(client, run_id, lambda seen: set(seen.states.values()) == {"RUNNING"}, "it runs")
+    suspended: State[None] = Suspended(timeout_seconds=300)
+    assert (await client.set_flow_run_state(run_id, suspended)).status is SetStateStatus.ACCEPT
+    seen = await until(client, run_id, lambda seen: seen.message.startswith("a stream cannot be paused"), "set back")
+    assert (seen.state, seen.flow_run.run_count) == ("RUNNING", 1)
+    assert (await client.resume_flow_run(run_id)).status is SetStateStatus.ABORT
+    give(folder, "end")
+    over = await until(client, run_id, lambda seen: seen.over, "it has ended")
+    assert (over.state, set(over.states.values())) == ("COMPLETED", {"COMPLETED"})
+    assert over.message.startswith("AllOk; ")
+    assert over.flow_run.run_count == 1

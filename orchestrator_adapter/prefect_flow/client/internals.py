@@ -4,6 +4,7 @@
   engine sends the same. The fallback is ``set_state_by_api``, by the documented client methods.
 - The context of a task run, as Prefect's own task engine enters it.
 - How a flow's body ends without the engine proposing a state to the server.
+- How a flow run's engine learns that the run was suspended, and is prevented from ending the run for it.
 - How Prefect's queue of events in this process is bounded.
 
 ``test_internals_shape.py`` fails when one of them changes.
@@ -122,6 +123,29 @@ def exit_without_state(why: str) -> NoReturn:
 
 ENGINE_ABORTED = Abort
 """What the caller of the flow gets then. Prefect's runner treats it as a run that the orchestrator has ended."""
+
+
+def ignore_suspension() -> bool:
+    """Let Prefect's engine ignore that the current flow run is suspended, for the rest of the run.
+
+    It would raise ``Pause`` in every nested task run, and at the end of the flow instead of recording how the run ended. A
+    stream cannot be suspended; ``reporting.flow_run_watch`` sets such a run Running again. Returns False if it cannot be
+    ignored.
+    """
+    try:
+        context = FlowRunContext.get()
+        if context is not None:
+            request = context.flow_run_suspension_request
+            assert callable(request.mark_requested)
+            request.mark_requested = _ignored  # type: ignore[method-assign] # it has no switch
+    except Exception:
+        logger.exception("Prefect's engine could not be made to ignore a suspension of this run")
+        return False
+    return True
+
+
+def _ignored(state: State[Any]) -> None:
+    """The flow run was suspended: nothing follows."""
 
 
 def bound_event_queue(limit: int) -> bool:

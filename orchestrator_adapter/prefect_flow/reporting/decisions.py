@@ -60,6 +60,17 @@ def log_line(identity: RunIdentity, decided: Decided, at: datetime) -> ReportIte
     return line
 
 
+def warning_line(identity: RunIdentity, message: str, at: datetime) -> ReportItem:
+    """A line of the flow run's log that is not a decision of the supervisor."""
+    return {
+        "name": "supervisor",
+        "level": logging.WARNING,
+        "message": message,
+        "timestamp": at.isoformat(),
+        "flow_run_id": str(identity.flow_run_id),
+    }
+
+
 def sentence(decided: Decided) -> str:
     """``restart radar-01 #2: cause ConnectionError: …, charged True, backoff_s 0.5``."""
     operator, instance = decided.operator, decided.fields.get("instance")

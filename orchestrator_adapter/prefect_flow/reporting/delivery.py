@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 from orchestrator_adapter.prefect_flow.client.api import ask
 from orchestrator_adapter.prefect_flow.client.internals import set_state_by_api
 from orchestrator_adapter.prefect_flow.client.posting import BATCH, EVENTS, LOGS, ReportItem, missing_events, post
-from orchestrator_adapter.prefect_flow.reporting.decisions import decision_event, log_line
+from orchestrator_adapter.prefect_flow.reporting.decisions import decision_event, log_line, warning_line
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.outbox import Outbox
 from orchestrator_adapter.prefect_flow.reporting.task_runs import TaskRunTracker, TrackedTaskRun
@@ -72,6 +72,10 @@ class Delivery:
             case Decided():
                 self._outboxes[EVENTS].put(decision_event(self._identity, record, at))
                 self._outboxes[LOGS].put(log_line(self._identity, record, at))
+
+    def warn(self, message: str) -> None:
+        """Queue a line for the flow run's log."""
+        self._outboxes[LOGS].put(warning_line(self._identity, message, datetime.now(UTC)))
 
     def end_run(self, at_ns: int) -> None:
         """The run is over: every instance that has not ended is a straggler."""

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import State, StateType
 
 from orchestrator_adapter.control_plane.snapshot import Snapshots
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
-from orchestrator_adapter.prefect_flow.client.api import ask, client_without_retries
+from orchestrator_adapter.prefect_flow.client.api import client_without_retries
 from orchestrator_adapter.prefect_flow.client.internals import enter_task_run
 from orchestrator_adapter.prefect_flow.client.posting import ReportItem
 from orchestrator_adapter.prefect_flow.options import Reporting
@@ -33,10 +32,11 @@ from orchestrator_adapter.prefect_flow.recovery.reconcile import reconcile_run
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.prefect_flow.reporting.artifact_publisher import ArtifactPublisher
 from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_S, Delivery, SupervisionRecord
+from orchestrator_adapter.prefect_flow.reporting.flow_run_watch import FlowRunWatch
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.task_runs import task_run_of
 from orchestrator_adapter.process.pipeline import RunOutcome
-from orchestrator_adapter.resilience.retry import RetryOk, RetryPolicy
+from orchestrator_adapter.resilience.retry import RetryPolicy
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.supervision.events import Spawned, SupervisionHooks
 
@@ -87,6 +87,7 @@ class Reporter:
         self._on_cancel = on_cancel
         self._delivery = Delivery(identity, queue=options.queue, monotonic=time.monotonic)
         self._publisher = ArtifactPublisher(identity, graph)
+        self._flow_run = FlowRunWatch(identity.flow_run_id, on_cancel=self._pass_on_cancel, log=self._warn)
         self._records = RunRecords(options.directory) if options.directory is not None else None
         self._inbox: deque[tuple[int, SupervisionRecord]] = deque()
         self._data_loop = asyncio.get_running_loop()
@@ -99,7 +100,6 @@ class Reporter:
         self._patience_s = 0.0
         self._stop_waiting = asyncio.Event()
         self._stopped_waiting = False
-        self._cancelled = False
         self._abandoned = False
         self._failed = False
         self._outcome: RunOutcome | None = None
@@ -128,7 +128,7 @@ class Reporter:
                 return await asyncio.wrap_future(self._result)
         except TimeoutError:
             logger.exception("the Prefect reporter does not end and is abandoned")
-            return DeliveryReport(complete=False, cancelled=self._cancelled, api_answers=False)
+            return DeliveryReport(complete=False, cancelled=self._flow_run.cancelled, api_answers=False)
 
     def abandon(self) -> None:
         """The run ended without an outcome (it was cancelled, or did not start): deliver what is there, and end."""
@@ -172,7 +172,10 @@ class Reporter:
             self._failed = True
             self._result.set_result(
                 DeliveryReport(
-                    complete=False, cancelled=self._cancelled, api_answers=True, undelivered=self._undelivered()
+                    complete=False,
+                    cancelled=self._flow_run.cancelled,
+                    api_answers=True,
+                    undelivered=self._undelivered(),
                 )
             )
 
@@ -262,25 +265,15 @@ class Reporter:
         await _repeat("checking the flow run", step)
 
     async def _check_flow_run(self, client: PrefectClient) -> None:
-        """Pass a cancellation on to the data plane; set a run back to Running that was taken for dead."""
-        answer = await ask(client.read_flow_run(self._identity.flow_run_id))
-        self._delivery.on_response(answer)
-        if not isinstance(answer, RetryOk) or (state := answer.value.state) is None:
-            return
-        if state.type in {StateType.CANCELLING, StateType.CANCELLED} and not self._cancelled:
-            self._cancelled = True
-            with suppress(RuntimeError):  # the data plane's loop is closed: the run has ended
-                self._data_loop.call_soon_threadsafe(
-                    self._on_cancel, f"cancelled in Prefect: {state.message or state.name}"
-                )
-        elif state.type is StateType.CRASHED and self._outcome is None:
-            logger.warning(
-                "Prefect has set this run Crashed (%s), but it is alive; it is set Running again", state.message
-            )
-            alive: State[None] = State(type=StateType.RUNNING, name="Running", message="the run is alive")
-            self._delivery.on_response(
-                await ask(client.set_flow_run_state(self._identity.flow_run_id, alive, force=True))
-            )
+        self._delivery.on_response(await self._flow_run.check(client, has_ended=self._outcome is not None))
+
+    def _pass_on_cancel(self, reason: str) -> None:
+        with suppress(RuntimeError):  # the data plane's loop is closed: the run has ended
+            self._data_loop.call_soon_threadsafe(self._on_cancel, reason)
+
+    def _warn(self, message: str) -> None:
+        self._delivery.warn(message)
+        self._has_work.set()
 
     async def _reconcile_earlier_runs(self, client: PrefectClient) -> None:
         """Reconcile earlier runs; try again while the server is unreachable."""
@@ -333,7 +326,9 @@ class Reporter:
         if given_up := self._delivery.given_up:
             logger.error("%d events, log lines and task runs were never delivered to Prefect", given_up)
         left = tuple(self._delivery.undelivered())
-        return DeliveryReport(complete=not left, cancelled=self._cancelled, api_answers=answers, undelivered=left)
+        return DeliveryReport(
+            complete=not left, cancelled=self._flow_run.cancelled, api_answers=answers, undelivered=left
+        )
 
     async def _final_update(self, client: PrefectClient) -> None:
         await _run_bounded("checking the flow run", self._check_flow_run(client))

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-import pytest
-from prefect.client.schemas.objects import StateType
+from typing import Any
 
-from orchestrator_adapter.prefect_flow.states import flow_state, task_state
+import pytest
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import (
+    AwaitingRetry,
+    Cancelled,
+    Cancelling,
+    Completed,
+    Crashed,
+    Failed,
+    Late,
+    Paused,
+    Pending,
+    Running,
+    Scheduled,
+    Suspended,
+)
+
+from orchestrator_adapter.prefect_flow.states import (
+    KeepRunning,
+    Reaction,
+    SetBack,
+    StopRun,
+    flow_state,
+    reaction_to,
+    task_state,
+)
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.process.report import ExitCode, exit_code
 from orchestrator_adapter.supervision import events, task_exit
@@ -13,6 +37,7 @@ from orchestrator_adapter.supervision.events import SupervisorEvent
 from orchestrator_adapter.supervision.task_exit import TaskExit
 from tests.helpers.figures import BALANCED, FIGURES, STUCK, UNBALANCED, VIOLATED, all_ok, exhausted, panicked, shut_down
 
+CANNOT_PAUSE = "a stream cannot be paused, so it runs on; cancel the run to stop it"
 CHAIN = "poll: OSError: down <- ValueError: no"
 
 
@@ -101,3 +126,49 @@ def test_a_character_that_cannot_be_stored_is_replaced_in_a_message() -> None:
         assert "\N{REPLACEMENT CHARACTER}" in (state.message or "")
         assert state.message
         state.message.encode()
+
+
+STATES: dict[str, State[Any]] = {
+    "Resuming": Scheduled(name="Resuming"),
+    "Late": Late(),
+    "AwaitingRetry": AwaitingRetry(),
+    "Pending": Pending(),
+    "Failed": Failed(),
+    "TimedOut": Failed(name="TimedOut"),
+    "Completed": Completed(),
+    "Crashed": Crashed(),
+}
+
+
+def alive(name: str) -> str:
+    return f"the run is alive, and {name} does not stop it; cancel the run to stop it"
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (Running(), KeepRunning()),
+        (Running(name="Custom"), KeepRunning()),
+        (Cancelling(message="by hand"), StopRun("cancelled in Prefect: by hand")),
+        (Cancelled(), StopRun("cancelled in Prefect: Cancelled")),
+        (
+            Suspended(message="tea"),
+            SetBack(
+                CANNOT_PAUSE, f"the run was set Suspended in Prefect (tea) and is set Running again: {CANNOT_PAUSE}"
+            ),
+        ),
+        (
+            Paused(),
+            SetBack(CANNOT_PAUSE, f"the run was set Paused in Prefect and is set Running again: {CANNOT_PAUSE}"),
+        ),
+        *(
+            (seen, SetBack(alive(name), f"the run was set {name} in Prefect and is set Running again: {alive(name)}"))
+            for name, seen in STATES.items()
+        ),
+    ],
+)
+def test_only_a_cancellation_stops_a_live_run_and_any_other_state_than_running_is_set_back(
+    state: State[Any], expected: Reaction
+) -> None:
+    """Prefect's client and its UI can set each of them; a run that is alive is shown as Running."""
+    assert reaction_to(state) == expected

@@ -7,18 +7,29 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect import Flow
+from prefect._flow_run_suspension import (
+    mark_flow_run_suspension_requested,
+    raise_if_flow_run_suspension_requested,
+    register_flow_run_suspension_request,
+)
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType, TaskRun, TaskRunResult
+from prefect.context import FlowRunContext
 from prefect.events import Event
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import Abort
-from prefect.states import Cancelled, Completed, Crashed, Failed, Running
+from prefect.results import ResultStore
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running, Suspended
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from orchestrator_adapter.prefect_flow.client.internals import (
     ENGINE_ABORTED,
     bound_event_queue,
     exit_without_state,
+    ignore_suspension,
     set_state_by_api,
     task_run_event,
 )
@@ -134,3 +145,20 @@ def test_prefects_real_event_worker_has_the_queue_that_is_bounded() -> None:
     """The attribute that this package relies on exists. The worker is never started, so nothing is sent."""
     worker = EventsWorker(AssertingEventsClient, client_options=(("unused", None),))
     assert isinstance(worker._queue.maxsize, int)
+
+
+def test_a_suspension_of_the_run_is_ignored_by_prefects_engine() -> None:
+    """The engine's observer marks the run as suspended, and the engine would raise ``Pause`` at the end of the flow."""
+    flow: Flow[[], None] = Flow(no_body, name="any")
+    runner: ThreadPoolTaskRunner[object] = ThreadPoolTaskRunner()
+    client = PrefectClient("http://127.0.0.1:1/api")
+    with FlowRunContext(flow=flow, client=client, task_runner=runner, result_store=ResultStore()) as context:
+        request = context.flow_run_suspension_request
+        with register_flow_run_suspension_request(IDENTITY.flow_run_id, request):
+            assert ignore_suspension()
+            assert mark_flow_run_suspension_requested(IDENTITY.flow_run_id, Suspended())
+        raise_if_flow_run_suspension_requested()
+
+
+def no_body() -> None:
+    """The body of a flow that is never run."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
 
@@ -145,13 +147,46 @@ async def test_a_cancellation_at_the_very_end_is_detected(monkeypatch: pytest.Mo
     assert (await run.finish()).cancelled
 
 
-async def test_a_live_run_that_was_set_crashed_is_set_running_again(run: Run) -> None:
-    """An automation set it Crashed while its heartbeat was delayed."""
-    run.prefect.has_flow_run(RUN, state(StateType.CRASHED, "Reaped"))
+NEITHER_RUNNING_NOR_CANCELLED = [*({*StateType} - {StateType.RUNNING, StateType.CANCELLING, StateType.CANCELLED})]
+
+
+@pytest.mark.parametrize("kind", sorted(NEITHER_RUNNING_NOR_CANCELLED))
+async def test_a_live_run_that_was_set_to_another_state_is_set_running_again(kind: StateType, run: Run) -> None:
+    """The state's message and a line of the run's log say so; no attempt is counted; the pipeline is not stopped."""
+    run.prefect.has_flow_run(RUN, state(kind, "by hand"))
     run.start()
     await eventually(lambda: run.prefect.flow_run_state(RUN).type is StateType.RUNNING, "it is Running again")
-    assert run.prefect.flow_run_state(RUN).message == "the run is alive"
-    assert (await run.finish()).cancelled is False
+    assert run.prefect.flow_runs[RUN].run_count == 1
+    message = run.prefect.flow_run_state(RUN).message or ""
+    assert message.endswith("cancel the run to stop it")
+    assert not (await run.finish()).cancelled
+    assert run.cancelled == []
+    (line,) = [line["message"] for line in run.prefect.items(LOGS) if line["level"] == logging.WARNING]
+    name = kind.value.capitalize()
+    assert line == f"the run was set {name} in Prefect (by hand) and is set Running again: {message}"
+
+
+async def test_a_state_is_set_back_again_if_the_server_did_not_answer(run: Run) -> None:
+    """The run is found in the same state at the next look, and set back then."""
+    run.prefect.has_flow_run(RUN, state(StateType.PAUSED))
+    run.prefect.raises["set_flow_run_state"] = httpx.ReadTimeout("no answer")
+    run.start()
+    await eventually(lambda: run.prefect.calls.count("set_flow_run_state") > 2, "it is tried several times")
+    del run.prefect.raises["set_flow_run_state"]
+    await eventually(lambda: run.prefect.flow_run_state(RUN).type is StateType.RUNNING, "it is Running again")
+    await run.finish()
+
+
+async def test_a_cancelled_run_is_not_set_running_again(run: Run) -> None:
+    """While it drains, its worker may set it Crashed."""
+    run.prefect.has_flow_run(RUN, state(StateType.CANCELLING))
+    run.start()
+    await eventually(lambda: run.cancelled, "the cancellation is passed on")
+    run.prefect.has_flow_run(RUN, state(StateType.CRASHED))
+    seen = run.prefect.calls.count("read_flow_run")
+    await eventually(lambda: run.prefect.calls.count("read_flow_run") > seen + 2, "the flow run is read again")
+    assert (await run.finish()).cancelled
+    assert run.prefect.flow_run_state(RUN).type is StateType.CRASHED
 
 
 async def test_a_run_that_has_ended_is_not_set_running_again(run: Run) -> None:
@@ -163,8 +198,8 @@ async def test_a_run_that_has_ended_is_not_set_running_again(run: Run) -> None:
     assert run.prefect.flow_run_state(RUN).message == "Reaped"
 
 
-async def test_a_flow_run_without_a_state_changes_nothing(run: Run) -> None:
-    """Nor does a flow run that the server does not know."""
+async def test_a_flow_run_without_a_state_changes_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does a flow run that was deleted; this is logged once."""
     run.prefect.has_flow_run(RUN, None)
     run.start()
     await eventually(lambda: run.prefect.calls.count("read_flow_run") > 2, "the flow run is read")
@@ -172,6 +207,8 @@ async def test_a_flow_run_without_a_state_changes_nothing(run: Run) -> None:
     seen = run.prefect.calls.count("read_flow_run")
     await eventually(lambda: run.prefect.calls.count("read_flow_run") > seen + 2, "the flow run is read again")
     assert (await run.finish()) == DeliveryReport(complete=True, cancelled=False, api_answers=True, undelivered=())
+    deleted = f"flow run {RUN} was deleted in Prefect; the pipeline runs on and is not shown"
+    assert caplog.messages.count(deleted) == 1
 
 
 # Earlier runs.
