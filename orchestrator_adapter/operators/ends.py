@@ -240,7 +240,9 @@ class WiredEnds:
     def keep(self, name: str, make: Callable[[], T], close: Callable[[T], object] | None = None) -> T:
         """A resource that outlives the instance: made once, the same for every later instance, closed when the run ends.
 
-        For what a source listens on (socket, ``since`` watermark) and what a sink has open. Closed in reverse order.
+        For what a source listens on (socket, ``since`` watermark) and what a sink has open. Closed in reverse order. If
+        ``close`` returns an awaitable, it is awaited, at most for the run's patience. What it raises is a problem of the
+        run; an exception that is no operational error is a panic of the operator.
         """
         return self._services.kept.keep(name, make, close)
 

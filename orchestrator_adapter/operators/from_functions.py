@@ -10,7 +10,17 @@ Their place is behind what the items before them have become. The functions retu
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -60,12 +70,16 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
 
     The iterator outlives the instance: after a restart the source continues where it was, and repeats nothing. A generator
     that has raised cannot continue. The source then raises the same error again, because the stream has not ended.
+
+    A generator is closed at the end of the run, so its ``finally`` runs before the report is written. What it raises then
+    is a problem of the run, and if it is no operational error, a panic of the source (see ``WiredEnds.keep``).
     """
 
     async def run(ends: WiredEnds) -> None:
         failure: list[BaseException] = ends.keep("failure", list)
+        raised_at_shutdown: list[BaseException] = ends.keep("raised at shutdown", list, _raise_first)
         if isinstance(items, AsyncIterable):
-            stream = ends.keep("iterator", lambda: aiter(items))
+            stream = ends.keep("iterator", lambda: aiter(items), _close_async)
             while not ends.shutdown.is_set:
                 taken: list[Any] = []
                 try:
@@ -73,6 +87,8 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
                 except BaseException as error:
                     ends.ingest(taken)  # the item may arrive in the same turn of the loop as the cancellation
                     failure[:] = [error]
+                    if ends.shutdown.is_set:  # the cancellation closes the generator: this is what its `finally` raises
+                        raised_at_shutdown[:] = [error]
                     raise
                 if not taken:
                     if failure and inspect.isasyncgen(stream) and not ends.shutdown.is_set:
@@ -80,7 +96,7 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, batch: int = MAX_BAT
                     return
                 await ends.emit(taken)
             return
-        iterator = ends.keep("iterator", lambda: iter(items))
+        iterator = ends.keep("iterator", lambda: iter(items), _close)
         while not ends.shutdown.is_set:
             chunk: list[Any] = []
             try:
@@ -220,3 +236,18 @@ async def _take_next(stream: Any, taken: list[Any]) -> None:
     """Append the next item to ``taken``. A returned item would be lost if the caller were cancelled at that moment."""
     with suppress(StopAsyncIteration):
         taken.append(await anext(stream))
+
+
+def _close(iterator: Iterator[Any]) -> None:
+    if isinstance(iterator, Generator):
+        iterator.close()
+
+
+async def _close_async(stream: AsyncIterator[Any]) -> None:
+    if isinstance(stream, AsyncGenerator):
+        await stream.aclose()
+
+
+def _raise_first(errors: list[BaseException]) -> None:
+    if errors and isinstance(errors[0], Exception):
+        raise errors[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -38,17 +40,34 @@ class KeptResources:
         kept: T = self._kept[name][0]
         return kept
 
-    def close_all(self) -> list[Exception]:
-        """Close every resource, the last made first. Returns the errors; an error does not stop the others."""
+    async def close_all(self, limit_s: float) -> list[Exception]:
+        """Close every resource, the last made first. Returns the errors; an error does not stop the others.
+
+        A ``close`` that returns an awaitable is awaited, for ``limit_s`` seconds of real time at most.
+        """
         errors: list[Exception] = []
         while self._kept:
-            _, (_, close) = self._kept.popitem()
+            name, (_, close) = self._kept.popitem()
             if close is not None:
                 try:
-                    close()
+                    closing = close()
+                    if inspect.isawaitable(closing):
+                        await _await_at_most(closing, limit_s, name)
                 except Exception as error:  # noqa: BLE001 - the others must be closed too; the runtime reports it
                     errors.append(error)
         return errors
+
+
+async def _await_at_most(closing: Awaitable[object], limit_s: float, name: str) -> None:
+    task = asyncio.ensure_future(closing)
+    await asyncio.wait({task}, timeout=limit_s)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=limit_s)
+        raise TimeoutError(f"closing {name!r} did not end within {limit_s:g} s")
+    if task.cancelled():
+        raise RuntimeError(f"closing {name!r} was cancelled")
+    task.result()
 
 
 @dataclass(slots=True)

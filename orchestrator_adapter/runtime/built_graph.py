@@ -6,6 +6,7 @@ of Prefect.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,6 +30,7 @@ from orchestrator_adapter.storage.dead_letter import DeadLetterList, DeadLetterS
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision import supervisor
 from orchestrator_adapter.supervision.events import Decided, RunFigures, Straggler, SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.supervision.task_exit import Panicked, classify
 from orchestrator_adapter.supervision.watchdog import LoopStall, LoopWatchdog
 
 __all__ = ["BuiltGraph", "SupervisionPolicy"]
@@ -111,6 +113,13 @@ class BuiltGraph:
         finally:
             if self._watchdog is not None:
                 self._watchdog.stop()
+        closing = asyncio.ensure_future(self._close(policy.patience.total_seconds()))
+        while not closing.done():
+            try:
+                await asyncio.wait({closing})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        closing.result()
         self.event = self._settle(self._started_at)
         if cancelled is not None:
             raise cancelled
@@ -144,7 +153,7 @@ class BuiltGraph:
                 operator_status(run, self.clock, restarts=restarts.get(run.name, 0)) for run in self._runs.values()
             ),
             edges={edge_id: edge.channel.statistics() for edge_id, edge in self._edges.items()},
-            outboxes={edge_id: len(edge.outbox) for edge_id, edge in self._edges.items()},
+            outboxes={edge_id: edge.outbox_items for edge_id, edge in self._edges.items()},
             ledger=self.ledger(),
             signals=self.signals(),
             latency=_merged_latency(self._runs.values()).summary(),
@@ -175,8 +184,8 @@ class BuiltGraph:
 
     # The end.
 
-    def _settle(self, started_at: float) -> SupervisorEvent:
-        """Dead-letter what is left, close the kept resources, and name the event."""
+    async def _close(self, limit_s: float) -> None:
+        """Dead-letter what is left, and close the kept resources."""
         for run in self._runs.values():
             if not run.has_ended:
                 run.account.lease_lost()
@@ -190,10 +199,16 @@ class BuiltGraph:
                 self._problems.append(f"what {run.name!r} kept was not closed: it has not stopped")
             else:
                 self._closing = run
-                errors = run.services.kept.close_all()
-                self._problems += [f"closing what {run.name!r} kept: {describe(error)}" for error in errors]
+                for error in await run.services.kept.close_all(limit_s):
+                    self._problems.append(f"closing what {run.name!r} kept: {describe(error)}")
+                    exit_ = classify(error, run.vertex.expected_errors)
+                    if isinstance(exit_, Panicked) and self._loop.teardown is None:
+                        self._loop.escalate(run.name, run.ends.instance, exit_)
         self._closing = None
         self._pools.shutdown()
+
+    def _settle(self, started_at: float) -> SupervisorEvent:
+        """Name the event, and log it."""
         figures = self._figures(started_at)
         event = supervisor.name_event(figures, self._loop.teardown, self._loop.shutdown.stopped_because)
         self._log_ended(event)

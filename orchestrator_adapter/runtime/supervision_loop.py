@@ -33,7 +33,7 @@ from orchestrator_adapter.supervision.events import (
     SupervisionHooks,
 )
 from orchestrator_adapter.supervision.task import Task
-from orchestrator_adapter.supervision.task_exit import TaskExit
+from orchestrator_adapter.supervision.task_exit import Panicked, TaskExit
 
 _BACKOFF_OF_GRACE = 0.1  # the longest backoff in a drain, as a share of the grace period: it allows several attempts
 
@@ -267,11 +267,16 @@ class SupervisionLoop:
                 self._tear_down(supervisor.TeardownCause(action, run.name))
                 self._release(run)
             case supervisor.Escalate(panicked):
-                self._log(Decision.ESCALATE, **who, cause=panicked.message, traceback=panicked.traceback)
-                self._tear_down(supervisor.TeardownCause(action, run.name, leased=leased))
+                self.escalate(run.name, task.instance, panicked, leased)
                 self._release(run)
             case _:
                 assert_never(action)
+
+    def escalate(self, operator: str, instance: int, panicked: Panicked, leased: tuple[str, ...] = ()) -> None:
+        """``operator`` has a bug: tear the graph down."""
+        cause, trace = panicked.message, panicked.traceback
+        self._log(Decision.ESCALATE, operator=operator, instance=instance, cause=cause, traceback=trace)
+        self._tear_down(supervisor.TeardownCause(supervisor.Escalate(panicked), operator, leased=leased))
 
     def _is_restartable(self, exit_: TaskExit) -> bool:
         """Whether another instance may follow. If not, the failure is not the fault of the leased items."""

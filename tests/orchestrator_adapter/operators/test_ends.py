@@ -73,10 +73,10 @@ async def test_kept_resources_are_made_once_and_closed_in_reverse(bench: Bench) 
     assert bench.ends.keep("a", lambda: "second", closed.append) == "first"
     bench.ends.keep("b", lambda: "b", failing)
     bench.ends.keep("c", lambda: "c", closed.append)
-    problems = bench.services.kept.close_all()
+    problems = await bench.services.kept.close_all(20)
     assert closed == ["c", "b", "first"]
     assert [str(problem) for problem in problems] == ["busy"]
-    assert bench.services.kept.close_all() == []
+    assert await bench.services.kept.close_all(20) == []
 
 
 async def test_a_resource_whose_make_failed_is_made_at_the_next_call(bench: Bench) -> None:
