@@ -65,6 +65,7 @@ from orchestrator_adapter.primitives.errors import (
     Stalled,
 )
 from orchestrator_adapter.primitives.event_log import BoundedLog, EventLog, JsonFormatter, call_hook
+from orchestrator_adapter.primitives.forked_children import close_in_forked_children
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap, frozen_heap
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
@@ -92,8 +93,9 @@ from orchestrator_adapter.storage.dead_letter import (
     DeadLetterList,
     DeadLetterStore,
 )
-from orchestrator_adapter.storage.durable import lock_for_writing, make_directory, sync_directory
+from orchestrator_adapter.storage.durable import make_directory, sync_directory
 from orchestrator_adapter.storage.jsonl import DEFAULT_MAX_FILE_BYTES, RotatingJsonLines, WriteFailedError, read_lines
+from orchestrator_adapter.storage.locks import StoreInUseError, lock_for_writing
 from orchestrator_adapter.supervision import events, task_exit
 from orchestrator_adapter.supervision.events import SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
@@ -181,6 +183,7 @@ __all__ = [
     "ShutdownToken",
     "SignalsSnapshot",
     "Stalled",
+    "StoreInUseError",
     "SupervisionHooks",
     "SupervisionPolicy",
     "Supervisor",
@@ -199,6 +202,7 @@ __all__ = [
     "call_hook",
     "check_fields",
     "claim",
+    "close_in_forked_children",
     "events",
     "filter_items",
     "flat_map_items",

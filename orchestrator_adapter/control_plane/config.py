@@ -15,7 +15,7 @@ class ControlPlane:
     """Where and how to serve. It is read-only and asks for no password: everyone who reaches the address can read it.
 
     Attributes:
-        host: The address to listen on.
+        host: The address to listen on. ``0.0.0.0`` is every IPv4 address, ``::`` every address, IPv4 and IPv6.
         port: The TCP port; with 0 the system chooses one, and the log line ``control_plane`` names it.
         patience: How long a request waits for the graph's event loop. After that it is answered with the last figures,
             and the loop counts as stalled once it has not answered for the watchdog's threshold (without a watchdog:

@@ -32,6 +32,8 @@ from orchestrator_adapter.control_plane.snapshot import Snapshots, View
 from orchestrator_adapter.graph.plan import Plan
 from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.primitives.event_log import EventLog
+from orchestrator_adapter.primitives.forked_children import close_in_forked_children
+from orchestrator_adapter.primitives.listening import listen_tcp
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 
 logger = logging.getLogger("orchestrator_adapter.control_plane")
@@ -252,15 +254,14 @@ def _connection(settings: ControlPlane) -> type[H11Protocol]:
 def _listen(settings: ControlPlane) -> socket.socket:
     where = f"http://{_host(settings.host)}:{settings.port}"
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address, family=family, backlog=_BACKLOG)
-    except (OSError, UnicodeError) as error:
+        listening = listen_tcp(settings.host, settings.port, backlog=_BACKLOG)
+    except OSError as error:
         raise CannotListen(
-            f"control plane: cannot listen on {where}: {error}; "
-            "control_plane.host and control_plane.port say where, and port 0 takes any that is free"
+            f"control plane: cannot listen on {where}: {error.strerror} "
+            "(control_plane.host and control_plane.port say where)"
         ) from error
+    close_in_forked_children(listening)  # the port must be free when this process ends
+    return listening
 
 
 def _url(listening: socket.socket) -> str:

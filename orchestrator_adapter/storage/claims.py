@@ -5,6 +5,9 @@ ends, however it ends, so a leftover file blocks no other run. The files are in 
 it is set, else ``orchestrator-claims-<uid>`` in the folder for temporary files (not ``$XDG_RUNTIME_DIR``, which a service
 does not have: it would not see the claims of its user's shell). The folder must be on a local disk and belong to the user.
 
+A cleaner may remove the files. Therefore each claim also has a reservation, which cannot be removed (``storage.reservation``),
+and a thread touches the files, so that they never are old, and restores them.
+
 A process locks the folder while it claims. Claims are therefore made one after the other: of two runs that want the same
 resources one gets all of them, a file that is only being read does not count as claimed, and leftover files can be removed.
 
@@ -14,31 +17,39 @@ socket addresses overlap: ``http://`` and ``tcp://`` are both TCP, ``0.0.0.0`` i
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
-from orchestrator_adapter.primitives.errors import OrchestratorError
+from orchestrator_adapter.primitives.errors import OrchestratorError, describe
+from orchestrator_adapter.primitives.event_log import EventLog
+from orchestrator_adapter.primitives.forked_children import belongs_here
+from orchestrator_adapter.storage.locks import lock, open_for_lock, unlock
+from orchestrator_adapter.storage.reservation import Taken, reserve
+
+logger = logging.getLogger("orchestrator_adapter.claims")
 
 FOLDER_VARIABLE = "ORCHESTRATOR_CLAIMS_DIR"
 
 _FOLDER_TIMEOUT_S = 10.0  # a claim takes a millisecond; a process that is stopped (SIGSTOP) must not block us for ever
 _FOLDER_POLL_S = 0.01
+_CHECK_EVERY = timedelta(minutes=1)  # cleaners remove files that are days old
 _COMMAND_LENGTH = 120  # characters; enough to recognise the command
 _NAME_LENGTH = 80  # characters of a file name that are for people
 _FILE_BYTES = 65_536
@@ -90,17 +101,22 @@ class Owner:
 
 
 @contextmanager
-def claim(resources: Sequence[str], owner: Owner) -> Iterator[None]:
+def claim(resources: Sequence[str], owner: Owner, *, check_every: timedelta = _CHECK_EVERY) -> Iterator[None]:
     """Within this context ``owner`` has all ``resources``; no other claim for one of them succeeds, in any process.
 
-    Child processes do not inherit them. Raises ``Claimed`` if one of them is taken, and then claims none of them, and
-    ``OSError`` if the folder cannot be used. May block while other processes claim.
+    Child processes do not inherit them. A thread touches the claims' files ``check_every`` and restores them if they were
+    removed. Raises ``Claimed`` if one of them is taken, and then claims none of them, and ``OSError`` if the folder cannot be
+    used. May block while other processes claim.
     """
-    claimed = _claim_all(resources, owner) if resources else {}
+    if not resources:
+        yield
+        return
+    folder = _folder()
+    guard = _FileGuard(folder, _claim_all(folder, resources, owner), check_every.total_seconds())
     try:
         yield
     finally:
-        _release(claimed)
+        guard.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,48 +127,124 @@ class _ClaimFile:
     owner: Owner
 
 
-# Open files that may be locked. A forked child that runs no other program would keep them locked.
-_locked_files: set[int] = set()
+@dataclass(slots=True)
+class _Held:
+    """A claim of this process: its locked file, and its reservation, which lasts if the file is removed."""
+
+    content: _ClaimFile
+    path: Path
+    file: int
+    reservation: socket.socket | None
+    fault: str = ""
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the locked file is the one that other processes find."""
+        try:
+            return os.path.samestat(os.fstat(self.file), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Remove the file, then release the lock: a file without a lock is always a leftover of a process that died."""
+        if belongs_here(self.file):  # it does not in a forked child
+            with suppress(OSError):
+                if self.is_in_place:
+                    self.path.unlink()
+            unlock(self.file)
+            if self.reservation is not None:
+                self.reservation.close()
 
 
-def _close_in_child() -> None:
-    for file in _locked_files:
-        os.close(file)  # the child's copy only; the parent keeps the lock
-    _locked_files.clear()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
-def _claim_all(resources: Sequence[str], owner: Owner) -> dict[int, Path]:
-    """The locked files, with their paths."""
-    folder = _folder()
-    lock = _lock_folder(folder)
+def _claim_all(folder: Path, resources: Sequence[str], owner: Owner) -> list[_Held]:
+    folder_lock = _lock_folder(folder)
     try:
         paths = {resource: folder / _file_name(resource) for resource in resources}
         if taken := _taken(paths, list(_existing_claims(folder))):
             raise Claimed(_message(taken))
-        claimed: dict[int, Path] = {}
+        held: list[_Held] = []
         try:
             for resource, path in paths.items():
-                file = _opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-                claimed[file] = path
-                _write(file, _ClaimFile(resource, owner))
+                held.append(_claim_one(folder, _ClaimFile(resource, owner), path))
         except BaseException:
-            _release(claimed)
+            for each in held:
+                each.release()
             raise
-        return claimed
+        return held
     finally:
-        _close(lock)
+        unlock(folder_lock)
 
 
-def _release(claimed: dict[int, Path]) -> None:
-    """Remove the file, then release the lock: a file without a lock is always a leftover of a process that died."""
-    for file, path in claimed.items():
-        if file in _locked_files:  # it is not in a forked child
-            with suppress(OSError):
-                path.unlink()
-            _close(file)
+def _claim_one(folder: Path, content: _ClaimFile, path: Path) -> _Held:
+    """Claim a resource that no file claims. Only with the folder locked."""
+    reservation = reserve(f"{os.path.realpath(folder)}\0{content.resource}")
+    if isinstance(reservation, Taken):
+        process = "another process" if reservation.pid is None else f"process {reservation.pid}"
+        raise Claimed(f"{content.resource} is in use by {process}, whose file {path} was removed")
+    try:
+        return _Held(content, path, _new_file(content, path), reservation)
+    except BaseException:
+        if reservation is not None:
+            reservation.close()
+        raise
+
+
+class _FileGuard:
+    """Keeps the files of this process's claims in place until ``release``, on a thread of its own.
+
+    A cleaner of temporary files removes what is old: a touched file never is. A file that was removed nevertheless is restored.
+    """
+
+    def __init__(self, folder: Path, claims: list[_Held], check_every_s: float) -> None:
+        self._folder = folder
+        self._claims = claims
+        self._check_every_s = check_every_s
+        self._released = threading.Event()
+        self._checking = threading.Lock()
+        self._log = EventLog(logger)
+        threading.Thread(target=self._run, name="claims", daemon=True).start()
+
+    def release(self) -> None:
+        """Release every claim. In a forked child, where no thread runs, this does nothing."""
+        self._released.set()
+        if any(belongs_here(each.file) for each in self._claims):
+            with self._checking:
+                for each in self._claims:
+                    each.release()
+
+    def _run(self) -> None:
+        while not self._released.wait(self._check_every_s):
+            with self._checking:
+                if not self._released.is_set():
+                    for each in self._claims:
+                        self._check(each)
+
+    def _check(self, held: _Held) -> None:
+        fault = ""
+        try:
+            os.utime(held.file)
+            if not held.is_in_place:
+                fault = self._restore(held)
+        except OSError as error:
+            fault = describe(error)
+        if fault and fault != held.fault:
+            self._log("claim_lost", level=logging.ERROR, resource=held.content.resource, cause=fault)
+        held.fault = fault
+
+    def _restore(self, held: _Held) -> str:
+        """Make the file again. Returns why that is not possible; an empty text if it is."""
+        folder_lock = _lock_folder(self._folder)
+        try:
+            for path, its in _existing_claims(self._folder):  # removes leftovers
+                if path == held.path:
+                    return f"its file was removed, and is now that of {its.owner if its else _UNKNOWN_OWNER}"
+            restored = _new_file(held.content, held.path)
+        finally:
+            unlock(folder_lock)
+        unlock(held.file)
+        held.file = restored
+        self._log("claim_restored", level=logging.WARNING, resource=held.content.resource, file=str(held.path))
+        return ""
 
 
 def _folder() -> Path:
@@ -163,25 +255,25 @@ def _folder() -> Path:
 
 def _lock_folder(folder: Path) -> int:
     """Lock the folder and return it, open: until it is closed, no other process claims."""
-    lock = -1
+    opened = -1
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _opened(folder, os.O_RDONLY | os.O_DIRECTORY)
-        if why := _not_private(os.fstat(lock)):
+        opened = open_for_lock(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        if why := _not_private(os.fstat(opened)):
             raise PermissionError(why)
         deadline = time.monotonic() + _FOLDER_TIMEOUT_S
-        while not _lock(lock):
+        while not lock(opened):
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"another process has locked it for {_FOLDER_TIMEOUT_S:g} s")
             time.sleep(_FOLDER_POLL_S)
     except OSError as error:
-        if lock >= 0:
-            _close(lock)
+        if opened >= 0:
+            unlock(opened)
         why = "it is a symbolic link" if folder.is_symlink() else str(error)
         raise OSError(
             f"the folder of claims, {folder}, cannot be used: {why} ({FOLDER_VARIABLE} sets another)"
         ) from error
-    return lock
+    return opened
 
 
 def _not_private(folder: os.stat_result) -> str | None:
@@ -196,16 +288,16 @@ def _existing_claims(folder: Path) -> Iterator[tuple[Path, _ClaimFile | None]]:
     """Every claim; ``None`` if its file cannot be read. Removes the leftovers of processes that died."""
     for path in sorted(folder.glob("*.claim")):
         try:
-            file = _opened(path, os.O_RDWR)
+            file = open_for_lock(path, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue  # released since
         try:
-            if _lock(file):
+            if lock(file):
                 path.unlink(missing_ok=True)
             else:
                 yield path, _read(file)
         finally:
-            _close(file)
+            unlock(file)
 
 
 def _taken(
@@ -272,8 +364,21 @@ def _file_name(resource: str) -> str:
     return f"{readable}-{hashlib.sha256(os.fsencode(resource)).hexdigest()[:16]}.claim"
 
 
+def _new_file(content: _ClaimFile, path: Path) -> int:
+    """The locked file of a claim. Only with the folder locked, and if there is no such file."""
+    file = open_for_lock(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
+    try:
+        _write(file, content)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        unlock(file)
+        raise
+    return file
+
+
 def _write(file: int, content: _ClaimFile) -> None:
-    if not _lock(file):  # it is new, and the folder is locked
+    if not lock(file):  # it is new, and the folder is locked
         raise OSError("a claim's file is locked by a process that has not locked the folder")
     with os.fdopen(file, "wb", closefd=False) as out:
         out.write(json.dumps(asdict(content)).encode())
@@ -284,25 +389,3 @@ def _read(file: int) -> _ClaimFile | None:
         return msgspec.convert(json.loads(os.pread(file, _FILE_BYTES, 0)), _ClaimFile)
     except ValueError:  # torn, or written by another program
         return None
-
-
-def _opened(path: Path, flags: int) -> int:
-    """Open a file that neither other programs (PEP 446) nor forked children inherit."""
-    file = os.open(path, flags | os.O_NOFOLLOW, 0o600)
-    _locked_files.add(file)
-    return file
-
-
-def _lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _close(file: int) -> None:
-    """Release the lock, also if a child that is just being forked has a copy of the file."""
-    _locked_files.discard(file)
-    fcntl.flock(file, fcntl.LOCK_UN)
-    os.close(file)

@@ -1,8 +1,7 @@
-"""Durable writes, which survive a power cut; and a lock that gives a directory one writer at a time."""
+"""Durable writes, which survive a power cut."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
@@ -38,26 +37,3 @@ def make_directory(directory: Path) -> None:
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
-
-
-class StoreInUseError(OSError):
-    """Another process writes to the directory; the message names it."""
-
-
-def lock_for_writing(lock_file: Path, directory: Path) -> int:
-    """Lock ``directory`` and return the open lock file; closing it releases the lock. Raises ``StoreInUseError``.
-
-    The lock file is never removed: a lock on a removed file excludes no other process.
-    """
-    file = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(file, 32, 0).decode().strip() or "unknown"
-        os.close(file)
-        raise StoreInUseError(
-            f"{directory} is being written by process {owner} (lock file {lock_file.name})"
-        ) from error
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-    return file

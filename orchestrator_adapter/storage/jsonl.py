@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator_adapter.primitives.check_fields import check_fields
-from orchestrator_adapter.storage.durable import lock_for_writing, make_directory, sync_directory
+from orchestrator_adapter.storage.durable import make_directory, sync_directory
+from orchestrator_adapter.storage.locks import lock_for_writing
 
 DEFAULT_MAX_FILE_BYTES = 64 * 1024 * 1024
 
@@ -87,7 +88,7 @@ class RotatingJsonLines:
                 if path.suffix == _PART:
                     self._repair(path)
         except BaseException:
-            os.close(self._lock)
+            self._lock.release()
             raise
 
     @property
@@ -118,7 +119,7 @@ class RotatingJsonLines:
             return
         if not data.endswith(b"\n"):
             raise ValueError(f"RotatingJsonLines '{self._stem}': data must end in a newline, got {data[-20:]!r}")
-        if self._lock < 0:
+        if not self._lock.held:
             raise ValueError(f"RotatingJsonLines '{self._stem}': written to after close")
         accepted = 0
         try:
@@ -152,7 +153,7 @@ class RotatingJsonLines:
         Raises:
             OSError: The file could not be finished. It stays a ``.part``, which the next writer repairs.
         """
-        if self._lock < 0:
+        if not self._lock.held:
             return
         try:
             self._finish()
@@ -160,8 +161,7 @@ class RotatingJsonLines:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
-            os.close(self._lock)
-            self._lock = -1
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -89,7 +89,7 @@ class ParquetStore:
         Raises:
             OSError: The disk is full or broken. The rows can be committed again.
         """
-        if self._lock < 0:
+        if not self._lock.held:
             raise ValueError(f"ParquetStore {self.directory}: written to after close")
         drafts: list[Path] = []
         finals: list[Path] = []
@@ -122,9 +122,7 @@ class ParquetStore:
 
     def close(self) -> None:
         """Unlocks the directory; a second call does nothing."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
 
 def _encoded(part: Part) -> pa.Buffer:

@@ -15,7 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, Timer, Wakeup, WiredEnds, check_fields
+from orchestrator_adapter import (
+    DeadLetterKind,
+    Factory,
+    OperatorError,
+    Timer,
+    Wakeup,
+    WiredEnds,
+    check_fields,
+    close_in_forked_children,
+)
 from sda_ops.sources.addresses import bracketed, local_address
 from sda_ops.wire import radar
 
@@ -148,6 +157,7 @@ def _bind(feed: RadarFeed) -> socket.socket:
 
 def _bound(family: socket.AddressFamily, address: Any, receive_buffer_bytes: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
+    close_in_forked_children(sock)  # the port must be free when this process ends
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)

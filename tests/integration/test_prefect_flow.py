@@ -26,7 +26,7 @@ from orchestrator_adapter.prefect_flow import compile_flow, run_flow
 from orchestrator_adapter.process.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.storage.dead_letter import DeadLetterFile
-from orchestrator_adapter.storage.durable import StoreInUseError
+from orchestrator_adapter.storage.locks import StoreInUseError
 from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, FailAt
 from sda_ops.sinks.event_log import read_event_log

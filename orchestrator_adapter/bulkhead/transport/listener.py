@@ -28,6 +28,7 @@ from orchestrator_adapter.bulkhead.transport.connection import Connection
 from orchestrator_adapter.bulkhead.transport.invitation import Credentials
 from orchestrator_adapter.bulkhead.transport.network import Network
 from orchestrator_adapter.primitives.clock import Clock, Timeout, sleep
+from orchestrator_adapter.primitives.forked_children import close_in_forked_children
 from orchestrator_adapter.primitives.listening import listen_tcp
 
 _HANDSHAKE_WITHIN_S = 10.0
@@ -78,6 +79,8 @@ class Listener:
     async def open(self) -> Address:
         """Listen. Raises ``OSError``, whose text is one plain line."""
         address = self._listen_unix() if self._network is None else self._listen_tcp(self._network)
+        assert self._socket is not None
+        close_in_forked_children(self._socket)
         self._accepting = asyncio.create_task(self._accept(), name="bulkhead-listener")
         return address
 
@@ -136,6 +139,7 @@ class Listener:
                 self._on_rejected(Rejection.NOT_ACCEPTED, f"a connection could not be accepted: {error}")
                 await sleep(self._clock, _PAUSE_AFTER_ERROR_S)
                 continue
+            close_in_forked_children(sock)  # the worker ends when it loses its connection
             if not self._may_connect(sock):
                 sock.close()
                 self._on_rejected(Rejection.OTHER_USER, "a process of another user tried to connect")

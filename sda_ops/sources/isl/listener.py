@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-from orchestrator_adapter import BoundedLog, Clock, OperatorError, Timer, Wakeup
+from orchestrator_adapter import BoundedLog, Clock, OperatorError, Timer, Wakeup, close_in_forked_children
 from sda_ops.sources.addresses import bracketed, local_address
 from sda_ops.sources.isl.connection import BeaconConnection, ConnectionFault
 from sda_ops.sources.isl.feed import IslFeed
@@ -224,6 +224,7 @@ def _listen(feed: IslFeed) -> socket.socket:
     except (OSError, UnicodeError) as error:
         where = f"tcp://{bracketed(feed.host)}:{feed.port}"
         raise OperatorError(f"isl feed: cannot listen on {where}: {error}") from error
+    close_in_forked_children(sock)  # the port must be free when this process ends
     sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
     # On Linux every accepted connection inherits these options.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

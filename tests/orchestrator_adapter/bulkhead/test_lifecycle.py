@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -227,28 +228,45 @@ async def test_a_cancelled_close_still_ends_every_process() -> None:
 
 
 ORPHANS = """
-import asyncio, sys
+import asyncio, os, signal, sys
 from datetime import timedelta
 from functools import partial
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import bulkhead
 
 async def main():
     async with bulkhead(workers=2, in_flight=1) as pool:
-        print(*pool.statistics().pids.values(), flush=True)
+        children = []
+        if sys.argv[1] == "forked":
+            if (child := os.fork()) == 0:
+                os.close(1)
+                signal.pause()
+            children = [child]
+        print(*pool.statistics().pids.values(), *children, flush=True)
         await pool.call("hang", {})
 
 asyncio.run(main())
 """
 
 
-async def test_workers_end_when_the_pools_process_is_killed() -> None:
-    """After SIGKILL of the pool's process, the idle worker and the one that hangs end by themselves."""
+@pytest.mark.parametrize("children", ["none", "forked"])
+async def test_workers_end_when_the_pools_process_is_killed(children: str) -> None:
+    """After SIGKILL of the pool's process, the idle worker and the one that hangs end by themselves.
+
+    So they do while a child that the pool's process has forked lives.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ORPHANS), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, cwd=ROOT
+        *(sys.executable, "-c", ORPHANS, children),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd=ROOT,
     )
     assert process.stdout is not None
     pids = [int(word) for word in (await process.stdout.readline()).split()]
-    assert len(pids) == 2
+    workers, forked = pids[:2], pids[2:]
+    assert len(forked) == (children == "forked")
     process.kill()
     await process.wait()
-    await eventually(lambda: all(process_ended(pid) for pid in pids), "both workers have ended")
+    await eventually(lambda: all(process_ended(pid) for pid in workers), "both workers have ended")
+    for pid in forked:
+        assert not process_ended(pid)
+        os.kill(pid, signal.SIGKILL)

@@ -50,6 +50,20 @@ async def test_an_ipv6_address_is_written_in_brackets() -> None:
         assert (await fetch(f"{server.url}/health")).status_code == 200
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_two_colons_are_every_ipv4_and_ipv6_address() -> None:
+    """One server answers at 127.0.0.1 and at ::1; 0.0.0.0 answers by IPv4 only."""
+    with ControlPlaneServer(waiting(), ControlPlane(host="::", port=0)) as server:
+        port = server.url.rpartition(":")[2]
+        for address in ("127.0.0.1", "[::1]"):
+            assert (await fetch(f"http://{address}:{port}/health")).status_code == 200
+    with ControlPlaneServer(waiting(), ControlPlane(host="0.0.0.0", port=0)) as server:
+        port = server.url.rpartition(":")[2]
+        assert (await fetch(f"http://127.0.0.1:{port}/health")).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            await fetch(f"http://[::1]:{port}/health")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "203.0.113.1", "no.such.host.invalid", "x" * 300])
 async def test_an_address_that_cannot_be_bound_is_an_error_that_names_it(host: str) -> None:
     """An ``OSError`` that names the address and the settings; no thread has been started."""

@@ -38,8 +38,8 @@ from orchestrator_adapter.process.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.storage.claims import Claimed, Owner, claim
 from orchestrator_adapter.storage.dead_letter import DeadLetterFile
-from orchestrator_adapter.storage.durable import StoreInUseError
 from orchestrator_adapter.storage.jsonl import RotatingJsonLines
+from orchestrator_adapter.storage.locks import StoreInUseError
 from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, chain
 from tests.helpers.log_lines import event_of

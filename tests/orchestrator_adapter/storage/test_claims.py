@@ -5,21 +5,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from orchestrator_adapter.storage import claims
+from orchestrator_adapter.primitives import forked_children
+from orchestrator_adapter.storage import claims, reservation
 from orchestrator_adapter.storage.claims import FOLDER_VARIABLE, Claimed, Owner, claim
+from tests.helpers.log_lines import event_of
+from tests.helpers.running import eventually
 from tests.helpers.support import ROOT
 
 HERE = socket.gethostname()
@@ -207,7 +214,7 @@ def test_a_failed_write_claims_nothing(folder: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="No space left"), claim([RADAR, "file:///a", "file:///b"], OTTER):
         pass
     assert not list(folder.iterdir())
-    assert not claims._locked_files
+    assert not forked_children._files
     monkeypatch.undo()
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
     assert not conflict(RADAR, "file:///a")
@@ -219,7 +226,7 @@ def test_a_child_between_fork_and_exec_keeps_nothing_locked(monkeypatch: pytest.
 
     def copying(file: int, content: claims._ClaimFile) -> None:
         write(file, content)
-        copies.extend(os.dup(each) for each in claims._locked_files)
+        copies.extend(os.dup(each) for each in forked_children._files)
 
     monkeypatch.setattr(claims, "_FOLDER_TIMEOUT_S", 0.0)
     with monkeypatch.context() as patched:
@@ -290,6 +297,91 @@ def test_children_neither_keep_nor_release_a_claim() -> None:
         assert not conflict(RADAR)
 
 
+# What a cleaner removes.
+
+
+def claim_files(folder: Path) -> list[Path]:
+    return list(folder.glob("*.claim"))
+
+
+def remove_files(folder: Path) -> None:
+    for path in claim_files(folder):
+        path.unlink()
+
+
+@pytest.mark.parametrize("remove", [remove_files, shutil.rmtree])
+def test_a_claim_holds_although_its_file_was_removed(remove: Callable[[Path], object], folder: Path) -> None:
+    """Also if the whole folder was removed, in this process and between processes. The message names the process."""
+    with claiming_process("alone", RADAR) as process, claim(["file:///a"], OTTER):
+        remove(folder)
+        removed = rf"whose file {folder}/.*\.claim was removed"
+        assert re.fullmatch(f"{RADAR} is in use by process {process.pid}, {removed}", conflict(RADAR))
+        assert re.fullmatch(f"file:///a is in use by process {os.getpid()}, {removed}", conflict("file:///a"))
+        process.kill()
+        process.wait()
+        assert not conflict(RADAR)
+    assert not conflict("file:///a")
+
+
+@pytest.mark.parametrize("remove", [remove_files, shutil.rmtree])
+async def test_a_removed_file_is_restored(
+    remove: Callable[[Path], object], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The owner is named again, the log says so, and nothing is left after the claim."""
+    with claim([RADAR], OTTER, check_every=timedelta(milliseconds=5)):
+        remove(folder)
+        await eventually(lambda: claim_files(folder), "the file is restored")
+        await eventually(lambda: caplog.messages, "the log says so")
+        assert "pid 4711, flow run 'brave-otter'" in conflict(RADAR)
+    assert not claim_files(folder)
+    assert [(event_of(line)["event"], event_of(line)["resource"]) for line in caplog.messages] == [
+        ("claim_restored", RADAR)
+    ]
+
+
+async def test_the_files_of_claims_are_never_old(folder: Path) -> None:
+    """A file whose times are years old is touched, so that no cleaner finds it."""
+    with claim([RADAR], OTTER, check_every=timedelta(milliseconds=5)):
+        (path,) = claim_files(folder)
+        os.utime(path, (0, 0))
+        await eventually(lambda: min(path.stat().st_mtime, path.stat().st_atime) > 0, "it is touched")
+
+
+async def test_without_reservations_the_loss_of_a_claim_is_logged_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another run claimed the resource after the file was removed: the log names it, and its file is not removed."""
+    monkeypatch.setattr(claims, "reserve", lambda _: None)
+    with claim([RADAR], OTTER, check_every=timedelta(milliseconds=200)):
+        remove_files(folder)
+        with claim([RADAR], HARE):
+            await eventually(lambda: caplog.messages, "the loss is logged")
+            lost = event_of(caplog.messages[0])
+            assert (lost["event"], lost["resource"]) == ("claim_lost", RADAR)
+            assert lost["cause"] == f"its file was removed, and is now that of {HARE}"
+            (theirs,) = claim_files(folder)
+        await eventually(lambda: len(caplog.messages) == 2, "the claim is restored when the other run has ended")
+        assert event_of(caplog.messages[1])["event"] == "claim_restored"
+    assert theirs not in claim_files(folder)
+
+
+def test_a_reservation_of_another_user_does_not_count(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Every user could take the name, which is no secret: the files decide."""
+    with claim([RADAR], OTTER):
+        remove_files(folder)
+        monkeypatch.setattr(reservation, "_holder", lambda _: (1, os.geteuid() + 1))
+        assert not conflict(RADAR)
+
+
+def test_on_other_systems_there_are_no_reservations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims work with files only."""
+    monkeypatch.setattr(reservation, "sys", SimpleNamespace(platform="other"))
+    assert reservation.reserve("key") is None
+    with claim([RADAR], OTTER):
+        assert conflict(RADAR)
+    assert not conflict(RADAR)
+
+
 # The owner.
 
 
@@ -352,7 +444,7 @@ def test_a_folder_that_others_could_change_is_rejected(make: object, why: str, f
     make(folder)
     with pytest.raises(OSError, match=f"^the folder of claims, {folder}, cannot be used: .*{why}.*{FOLDER_VARIABLE}"):
         conflict(RADAR)
-    assert not claims._locked_files
+    assert not forked_children._files
     assert not folder.is_dir() or not list(folder.iterdir())
 
 

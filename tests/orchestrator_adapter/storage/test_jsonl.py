@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_adapter.storage.durable import StoreInUseError
 from orchestrator_adapter.storage.jsonl import RotatingJsonLines, WriteFailedError, read_lines
+from orchestrator_adapter.storage.locks import StoreInUseError
 
 STEM = "events"
 
@@ -206,6 +208,65 @@ def test_a_second_process_is_rejected_and_the_error_names_the_first(tmp_path: Pa
     assert second.returncode == 1
     assert f"StoreInUseError: {tmp_path} is being written by process {os.getpid()} (lock file" in second.stderr
     assert contents(tmp_path) == {"events-000001.jsonl": b"mine\n"}
+
+
+def test_a_lock_of_a_process_that_has_ended_is_not_reported_as_its(tmp_path: Path) -> None:
+    """Something else has the lock file locked, for example a child that was forked outside Python: the message says so."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    with (tmp_path / f"{STEM}.lock").open("w") as lock_file:
+        print(ended.pid, file=lock_file, flush=True)
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
+        with pytest.raises(StoreInUseError) as raised:
+            RotatingJsonLines(tmp_path, stem=STEM)
+    assert str(raised.value) == (
+        f"{tmp_path} is being written by an unknown process: process {ended.pid}, which locked it, has left a child, "
+        "or runs in another container (lock file events.lock)"
+    )
+
+
+def test_close_releases_the_directory_although_a_forked_child_lives(tmp_path: Path) -> None:
+    """The child neither keeps the lock nor releases it when it closes its copy of the store."""
+    writer = RotatingJsonLines(tmp_path, stem=STEM)
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        writer.close()
+        os.write(writing, b".")
+        signal.pause()
+        os._exit(0)
+    try:
+        os.read(reading, 1)
+        with pytest.raises(StoreInUseError):
+            RotatingJsonLines(tmp_path, stem=STEM)
+        writer.close()
+        RotatingJsonLines(tmp_path, stem=STEM).close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_cleaner_that_respects_locks_leaves_the_directory_alone(tmp_path: Path) -> None:
+    """systemd-tmpfiles cleans a directory only if it can lock it (tmpfiles.d(5)); after ``close`` it can."""
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with (
+        RotatingJsonLines(tmp_path, stem=STEM),
+        RotatingJsonLines(tmp_path, stem="other"),
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(directory)
+
+
+def test_a_directory_may_be_a_symbolic_link(tmp_path: Path) -> None:
+    """The store is where the link points to."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with RotatingJsonLines(tmp_path / "link", stem=STEM) as writer:
+        write(writer, b"mine")
+    assert contents(tmp_path / "there") == {"events-000001.jsonl": b"mine\n"}
 
 
 def test_close_releases_the_directory(tmp_path: Path) -> None:

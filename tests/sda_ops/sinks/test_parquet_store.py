@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator_adapter.storage.durable import StoreInUseError
+from orchestrator_adapter.storage.locks import StoreInUseError
 from sda_ops.sinks import parquet_store
 from sda_ops.sinks.parquet_store import ParquetStore
 from tests.helpers.running import observations
