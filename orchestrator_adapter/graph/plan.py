@@ -5,6 +5,7 @@ Checks the roles, then orders by Kahn's algorithm. Reports every problem in one 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
 from orchestrator_adapter.operators.blocking import BlockingPool
 from orchestrator_adapter.operators.ends import Factory
+from orchestrator_adapter.primitives.check_fields import is_duration
 from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.storage.dead_letter import DeadLetterLimits
 from orchestrator_adapter.supervision.restart import RestartPolicy
@@ -102,6 +104,7 @@ class ProblemKind(Enum):
     """What is wrong with a graph, as a stable name."""
 
     EMPTY_GRAPH = "empty_graph"
+    BAD_NAME = "bad_name"
     DUPLICATE_NAME = "duplicate_name"
     UNKNOWN_VERTEX = "unknown_vertex"
     BAD_CAPACITY = "bad_capacity"
@@ -180,6 +183,8 @@ def _known_links(vertices: Sequence[Vertex], edges: Sequence[DeclaredEdge]) -> l
 def _declaration_problems(
     name: str, vertices: Sequence[Vertex], edges: Sequence[DeclaredEdge]
 ) -> Iterable[GraphProblem]:
+    if problem := _name_problem(name):
+        yield GraphProblem(ProblemKind.BAD_NAME, (name,), f"the graph's name {name!r} {problem}", _NAME_REMEDY)
     if not vertices:
         yield GraphProblem(ProblemKind.EMPTY_GRAPH, (), f"graph {name!r} has no vertices", "call add_source(...) first")
     seen: set[str] = set()
@@ -203,20 +208,7 @@ def _declaration_problems(
                 f"give this {vertex.role.value} a name of its own",
             )
         seen.add(name)
-        if vertex.max_deliveries < 1:
-            yield GraphProblem(
-                ProblemKind.BAD_OPTION,
-                (name,),
-                f"{vertex.role.value} {name!r}: max_deliveries must be >= 1, got {vertex.max_deliveries}",
-                "an item must be delivered once at least",
-            )
-        if vertex.progress_timeout is not None and vertex.progress_timeout <= timedelta(0):
-            yield GraphProblem(
-                ProblemKind.BAD_OPTION,
-                (vertex.name,),
-                f"{vertex.role.value} {vertex.name!r}: progress_timeout must be > 0, got {vertex.progress_timeout}",
-                "leave it out for no limit",
-            )
+        yield from _vertex_problems(vertex)
     for edge in edges:
         for vertex_id in (edge.upstream, edge.downstream):
             if not _known(vertices, vertex_id):
@@ -233,6 +225,53 @@ def _declaration_problems(
                 f"edge {edge.id!r}: capacity must be a positive integer, got {edge.capacity!r}",
                 "there are no unbounded edges: say how many items it may hold",
             )
+
+
+def _vertex_problems(vertex: Vertex) -> Iterable[GraphProblem]:
+    """What is wrong with one vertex, whatever the others are."""
+    role, name = vertex.role.value, vertex.name
+    if problem := _name_problem(name):
+        yield GraphProblem(ProblemKind.BAD_NAME, (name,), f"{role}: the name {name!r} {problem}", _NAME_REMEDY)
+    deliveries, timeout = vertex.max_deliveries, vertex.progress_timeout
+    expected: object = vertex.expected_errors
+    options = (
+        (
+            type(deliveries) is int and deliveries >= 1,
+            f"max_deliveries must be >= 1, got {deliveries!r}",
+            "an item must be delivered once at least",
+        ),
+        (
+            timeout is None or is_duration(timeout, above=timedelta(0)),
+            f"progress_timeout must be a timedelta > 0, got {timeout!r}",
+            "leave it out for no limit",
+        ),
+        (
+            isinstance(expected, tuple) and all(isinstance(it, type) and issubclass(it, Exception) for it in expected),
+            f"expected_errors must be a tuple of exception types, got {expected!r}",
+            "write expected_errors=(SomeError,) with a comma",
+        ),
+    )
+    for good, problem, remedy in options:
+        if not good:
+            yield GraphProblem(ProblemKind.BAD_OPTION, (name,), f"{role} {name!r}: {problem}", remedy)
+
+
+_NAME_REMEDY = "names appear in edge ids, metrics, logs and Prefect: choose one such as 'radar-north'"
+
+
+def _name_problem(name: object) -> str | None:
+    """Why ``name`` cannot be a vertex's or a graph's name. An edge's id must say which vertices it connects."""
+    if not isinstance(name, str):
+        return "is not a string"
+    if not name.strip():
+        return "is empty"
+    if name != name.strip() or not name.isprintable():
+        return "has white space around it, or a character that cannot be printed"
+    if "->" in name:
+        return "contains '->', as the id of an edge does"
+    if re.search(r" \(\d+\)$", name):
+        return "ends with a number in parentheses, as the id of a second edge between two vertices does"
+    return None
 
 
 def _arity_problems(vertices: Sequence[Vertex], edges: Sequence[DeclaredEdge]) -> Iterable[GraphProblem]:

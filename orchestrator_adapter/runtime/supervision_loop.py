@@ -15,9 +15,10 @@ from typing import assert_never
 
 from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.operators.blocking import BlockingPools
+from orchestrator_adapter.primitives.check_fields import check_fields, is_duration
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.decision import Decision
-from orchestrator_adapter.primitives.errors import BlockingPoolExhausted, ReaderGone, RetryCutShort, Stalled, describe
+from orchestrator_adapter.primitives.errors import Stalled, describe
 from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
@@ -55,6 +56,16 @@ class SupervisionPolicy:
     patience: timedelta = timedelta(seconds=1)
     loop_stall: timedelta | None = timedelta(milliseconds=250)
     done_when: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        stall, done_when = self.loop_stall, self.done_when
+        check_fields(
+            "SupervisionPolicy",
+            ("grace", self.grace, is_duration(self.grace), "a timedelta >= 0"),
+            ("patience", self.patience, is_duration(self.patience), "a timedelta >= 0"),
+            ("loop_stall", stall, stall is None or is_duration(stall, above=timedelta(0)), "a timedelta > 0, or None"),
+            ("done_when", done_when, not isinstance(done_when, str), "a set of the names of sinks"),
+        )
 
 
 class SupervisionLoop:
@@ -224,7 +235,8 @@ class SupervisionLoop:
         # A named straggler may still end. The graph is already being torn down because of it.
         was_straggler = self.stragglers.pop(run.name, None) is not None
         call_hook(self.hooks.on_exit, Exited(run.name, task.instance, exit_, task.uptime()))
-        repeated_pills, leased = run.settle_leases(exit_, returns=self._is_restartable(exit_))
+        restartable = supervisor.is_restartable(exit_, draining=self._token.is_set)
+        repeated_pills, leased = run.settle_leases(exit_, returns=restartable)
         action = self._supervisor.decide(
             run.name,
             exit_,
@@ -277,14 +289,6 @@ class SupervisionLoop:
         cause, trace = panicked.message, panicked.traceback
         self._log(Decision.ESCALATE, operator=operator, instance=instance, cause=cause, traceback=trace)
         self._tear_down(supervisor.TeardownCause(supervisor.Escalate(panicked), operator, leased=leased))
-
-    def _is_restartable(self, exit_: TaskExit) -> bool:
-        """Whether another instance may follow. If not, the failure is not the fault of the leased items."""
-        if not isinstance(exit_, task_exit.Errored):
-            return False
-        if supervisor.contains(exit_.error, ReaderGone) or supervisor.contains(exit_.error, BlockingPoolExhausted):
-            return False
-        return not (self._token.is_set and supervisor.consists_only_of(exit_.error, RetryCutShort))
 
     def _release(self, run: OperatorRun) -> None:
         deliver = self.shutdown.phase < Phase.ABORTING

@@ -219,6 +219,15 @@ class Supervisor:
         return Restart(restarted)
 
 
+def is_restartable(exit_: TaskExit, *, draining: bool) -> bool:
+    """Whether another instance may follow. If not, the failure is not the fault of the leased items."""
+    if not isinstance(exit_, Errored):
+        return False
+    if contains(exit_.error, ReaderGone) or contains(exit_.error, BlockingPoolExhausted):
+        return False
+    return not (draining and consists_only_of(exit_.error, RetryCutShort))
+
+
 def _exhausted(policy: RestartPolicy, error: BaseException) -> Exhausted | Ignore:
     return Ignore(error) if policy.ignores else Exhausted(error)
 

@@ -197,6 +197,67 @@ def test_a_duplicate_name_is_rejected() -> None:
     assert problems_of(graph) == ["the name 'radar' is given to more than one vertex; give this sink a name of its own"]
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "is empty"),
+        ("  ", "is empty"),
+        (" log", "has white space around it, or a character that cannot be printed"),
+        ("two\nlines", "has white space around it, or a character that cannot be printed"),
+        ("radar -> log", "contains '->', as the id of an edge does"),
+        ("log (2)", "ends with a number in parentheses, as the id of a second edge between two vertices does"),
+        (7, "is not a string"),
+    ],
+)
+def test_a_name_that_an_edge_id_cannot_contain_is_rejected(name: Any, problem: str) -> None:
+    """Empty names, and names with which two edges could have one id. The same for the graph's own name."""
+    graph = OperatorGraph("small")
+    graph.connect(source(graph), sink(graph, name), 1)
+    assert any(text.startswith(f"sink: the name {name!r} {problem}; ") for text in problems_of(graph))
+    graph = OperatorGraph(name)
+    graph.connect(source(graph), sink(graph), 1)
+    assert any(text.startswith(f"the graph's name {name!r} {problem}; ") for text in problems_of(graph))
+
+
+def test_every_edge_has_an_id_of_its_own() -> None:
+    """Routers with several edges between them, and names with spaces and parentheses: as many ids as edges."""
+    graph = OperatorGraph("small graph (new)")
+    split, join = graph.add_fan_out("split (a)"), graph.add_fan_in("join 2")
+    graph.connect(source(graph), split, 1)
+    for _ in range(3):
+        graph.connect(split, join, 1)
+    graph.connect(join, sink(graph), 1)
+    assert [edge.id for edge in graph.validate().edges] == [
+        "radar -> split (a)",
+        "split (a) -> join 2",
+        "split (a) -> join 2 (2)",
+        "split (a) -> join 2 (3)",
+        "join 2 -> log",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("max_deliveries", 0, "max_deliveries must be >= 1, got 0"),
+        ("max_deliveries", 1.5, "max_deliveries must be >= 1, got 1.5"),
+        ("progress_timeout", timedelta(0), "progress_timeout must be a timedelta > 0, got datetime.timedelta(0)"),
+        ("progress_timeout", 5, "progress_timeout must be a timedelta > 0, got 5"),
+        ("expected_errors", ValueError, "expected_errors must be a tuple of exception types, got <class 'ValueError'>"),
+        ("expected_errors", ("x",), "expected_errors must be a tuple of exception types, got ('x',)"),
+    ],
+)
+def test_an_option_of_a_vertex_that_is_out_of_bounds_is_rejected(option: str, value: Any, message: str) -> None:
+    """One sentence that names the vertex, the option and the bounds; wrong types too, such as seconds as a number."""
+    graph = OperatorGraph()
+    options: Any = {option: value}
+    work = graph.add_operator("work", idle, **options)
+    graph.connect(source(graph), work, 1)
+    graph.connect(work, sink(graph), 1)
+    (problem,) = problems_of(graph)
+    assert problem.startswith(f"operator 'work': {message}; ")
+
+
 @pytest.mark.parametrize("capacity", [0, -1, True, 1.5, None, "8"])
 def test_a_capacity_that_is_not_a_positive_integer_is_rejected(capacity: Any) -> None:
     """Zero, a negative number, a boolean, a fraction, ``None``, text: an unbounded edge is impossible."""
@@ -225,15 +286,6 @@ def test_a_vertex_of_another_graph_is_rejected() -> None:
             "edge 'nowhere -> log': vertex 'nowhere' is not of this graph;"
             " connect only ids that this graph's add_… calls returned"
         ),
-    ]
-
-
-def test_max_deliveries_below_one_is_rejected() -> None:
-    """An item must be delivered at least once."""
-    graph = OperatorGraph()
-    graph.connect(source(graph), graph.add_sink("log", idle, max_deliveries=0), 1)
-    assert problems_of(graph) == [
-        "sink 'log': max_deliveries must be >= 1, got 0; an item must be delivered once at least"
     ]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator_adapter import SupervisionPolicy
 from orchestrator_adapter.runtime.shutdown import Phase, Shutdown
 
 GRACE_S, PATIENCE_S = 5.0, 1.0
@@ -96,3 +100,26 @@ def test_the_phase_never_goes_back_and_never_skips(steps: list[tuple[str, float]
                 history.append(last.advance(now, patience_s=PATIENCE_S))
     assert all(0 <= after.phase - before.phase <= 1 for before, after in pairwise(history))
     assert all((state.next_deadline is None) is (state.phase in {Phase.RUNNING, Phase.ABANDONING}) for state in history)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "bounds"),
+    [
+        ("grace", timedelta(seconds=-1), "a timedelta >= 0"),
+        ("grace", 5, "a timedelta >= 0"),
+        ("patience", timedelta(seconds=-1), "a timedelta >= 0"),
+        ("loop_stall", timedelta(0), "a timedelta > 0, or None"),
+        ("loop_stall", 0, "a timedelta > 0, or None"),
+        ("done_when", "sink", "a set of the names of sinks"),
+    ],
+)
+def test_a_supervision_policy_out_of_bounds_is_rejected_when_it_is_made(field: str, value: Any, bounds: str) -> None:
+    """Before a graph is built or started. A number of seconds is no duration, and a name is no set of names."""
+    with pytest.raises(ValueError, match="SupervisionPolicy") as raised:
+        SupervisionPolicy(**{field: value})
+    assert str(raised.value) == f"SupervisionPolicy: {field} must be {bounds}, got {value!r}"
+
+
+def test_durations_of_zero_are_within_bounds() -> None:
+    """No grace: a request to stop aborts at once. No patience: what does not stop at once is a straggler."""
+    SupervisionPolicy(grace=timedelta(0), patience=timedelta(0))
