@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import PurePath
 from typing import Literal, TypeAlias
 
 GiveUpReason: TypeAlias = Literal["attempts", "deadline", "budget"]
@@ -143,22 +144,40 @@ class MissingExtra(OrchestratorError, ImportError):
     """The feature needs an optional dependency that is not installed. The message says how to install it."""
 
 
+_LONGEST_TEXT = 2_000  # characters; an error's text may contain the body of an answer, and goes into logs and reports
+_LONGEST_CHAIN = 20
+
+
 def describe(error: BaseException) -> str:
-    """``TypeName: text`` of an exception; only its type if it has no text."""
+    """``TypeName: text`` of an exception; only its type if it has no text. A long text is shortened to 2,000 characters."""
     try:
         text = str(error)
     except Exception as broken:  # noqa: BLE001 - an exception whose text cannot be made must still be named
         text = f"<its text raised {type(broken).__name__}>"
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}… ({len(text)} characters)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def cause_chain(error: BaseException) -> tuple[str, ...]:
-    """``error`` and its causes, outermost first, chained as in Python's traceback."""
+    """``error`` and its causes, outermost first, chained as in Python's traceback. At most 20; the last one says if there are more."""
     chain: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
+        if len(chain) == _LONGEST_CHAIN:
+            return (*chain[:-1], f"{chain[-1]}, and further causes")
         seen.add(id(current))
         chain.append(describe(current))
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return tuple(chain)
+
+
+def raised_at(error: BaseException) -> str:
+    """Where ``error`` was raised, as ``file.py:12``; empty if it was not."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        place = f"{PurePath(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place

@@ -35,6 +35,8 @@ logger = logging.getLogger("orchestrator_adapter.supervisor")
 operator_logger = logging.getLogger("orchestrator_adapter.operator")
 
 _PERIOD_S = 1.0  # at most one line per operator and kind in this time
+_MOST_KEYS = 1_000
+_FURTHER_KEYS = object()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMPLETE = "is_json_line"  # marks the records whose message is a complete line
 
@@ -168,7 +170,10 @@ def call_hook(hook: Callable[[T], R] | None, record: T) -> R | None:
 
 
 class RateLimiter:
-    """Admits at most one line a second for each key, and counts those that it suppresses."""
+    """Admits at most one line a second for each key, and counts those that it suppresses.
+
+    It knows at most 1,000 keys: all further ones count as one key, in case a key contains a text that differs each time.
+    """
 
     def __init__(self, clock: Clock, *, period_s: float = _PERIOD_S) -> None:
         self._clock = clock
@@ -178,6 +183,8 @@ class RateLimiter:
     def admit(self, key: Hashable) -> int | None:
         """The number suppressed since the last admitted line of this key; ``None`` if this line is suppressed, too."""
         now = self._clock.monotonic()
+        if key not in self._last and len(self._last) >= _MOST_KEYS:
+            key = _FURTHER_KEYS
         last, suppressed = self._last.get(key, (float("-inf"), 0))
         if now - last < self._period_s:
             self._last[key] = (last, suppressed + 1)

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.decision import Decision
-from orchestrator_adapter.primitives.errors import describe
+from orchestrator_adapter.primitives.errors import describe, raised_at
 from orchestrator_adapter.primitives.event_log import DecisionLog
 from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
+
+
+@dataclass(slots=True)
+class _Loss:
+    """Items that the store did not accept, for one kind of failure: the first failure stands for all of them."""
+
+    first: str
+    items: int = 0
+    failures: int = 0
 
 
 class DeadLetterWriter:
@@ -27,7 +37,7 @@ class DeadLetterWriter:
     def __init__(self, log: DecisionLog, store: DeadLetterStore, clock: Clock) -> None:
         self.undelivered = 0
         self._counts: dict[str, Counter[DeadLetterKind]] = {}
-        self._lost: dict[tuple[str, str], int] = {}
+        self._lost: dict[tuple[str, DeadLetterKind, type[Exception], str], _Loss] = {}
         self._log = log
         self._store = store
         self._clock = clock
@@ -41,10 +51,15 @@ class DeadLetterWriter:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What the store did not accept: one sentence for each operator and cause."""
+        """What the store did not accept: one sentence for each kind of failure.
+
+        A kind is the operator, the kind of the dead letters, and the type and place of the exception. Its text does not matter:
+        it may differ each time, for example by the id of a request.
+        """
         return tuple(
-            f"{items} items of {operator!r} could not be kept as dead letters: {cause}"
-            for (operator, cause), items in self._lost.items()
+            f"{loss.items} items of {operator!r} could not be kept as dead letters: {loss.first}"
+            + (f" (the first of {loss.failures} such failures)" if loss.failures > 1 else "")
+            for (operator, *_), loss in self._lost.items()
         )
 
     def write(self, operator: str, items: Sequence[Undeliverable[Any]], kind: DeadLetterKind, message: str) -> None:
@@ -71,10 +86,19 @@ class DeadLetterWriter:
         try:
             self.write_unlogged_or_raise(operator, items, kind, message, attempts=attempts)
         except Exception as error:  # noqa: BLE001 - a store is foreign code; its failure must not stop the runtime
-            key = (operator, describe(error))
-            if key not in self._lost:
-                self._log(Decision.DEAD_LETTERS_LOST, operator=operator, items=len(items), cause=key[1])
-            self._lost[key] = self._lost.get(key, 0) + len(items)
+            failure = (operator, kind, type(error), raised_at(error))
+            if (loss := self._lost.get(failure)) is None:
+                loss = self._lost[failure] = _Loss(describe(error))
+                self._log(
+                    Decision.DEAD_LETTERS_LOST,
+                    operator=operator,
+                    kind=str(kind),
+                    items=len(items),
+                    cause=loss.first,
+                    raised_at=failure[3],
+                )
+            loss.items += len(items)
+            loss.failures += 1
             self._count(operator, kind, len(items))
 
     def write_unlogged_or_raise(

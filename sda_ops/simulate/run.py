@@ -31,6 +31,8 @@ from sda_ops.simulate.world import World
 
 logger = logging.getLogger(__name__)
 
+_SHOWN_PROBLEMS = 10  # rows; a file of another format has one in every row
+
 PROGRESS_EVERY_S = 1.0
 GRACE_S = 2.0
 """How long a peer that does not read may delay the end."""
@@ -121,8 +123,10 @@ def _element_sets(config: SimulatorConfig, epoch_ns: int) -> Sequence[ElementSet
     if config.catalog is None:
         return synthetic_catalog(objects=config.objects, epoch_ns=epoch_ns, seed=config.seed)
     catalog = read_catalog(config.catalog)
-    for problem in catalog.problems:
+    for problem in catalog.problems[:_SHOWN_PROBLEMS]:
         logger.warning("catalog row skipped: %s", problem)
+    if (more := len(catalog.problems) - _SHOWN_PROBLEMS) > 0:
+        logger.warning("%d more catalog rows skipped", more)
     if not catalog.element_sets:
         raise ConfigurationError([f"catalog: no usable element set in {config.catalog}"])
     return catalog.element_sets

@@ -179,3 +179,13 @@ def test_the_limiter_admits_one_line_a_second_for_each_key() -> None:
     assert limiter.admit("a") is None
     clock.advance(0.001)
     assert [limiter.admit("a"), limiter.admit("b")] == [3, 0]
+
+
+def test_the_limiter_counts_keys_beyond_the_first_thousand_as_one() -> None:
+    """A key that contains a text that differs each time neither fills the log nor the memory."""
+    clock = ManualClock()
+    limiter = RateLimiter(clock)
+    assert sum(limiter.admit(f"request {number}") is not None for number in range(20_000)) == 1_001
+    assert limiter.admit("request 0") is None
+    clock.advance(1.0)
+    assert limiter.admit("request 30000") == 18_999

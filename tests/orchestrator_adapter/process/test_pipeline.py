@@ -22,6 +22,7 @@ import pytest
 from orchestrator_adapter import (
     BuiltGraph,
     DeadLetter,
+    DeadLetterKind,
     DeadLetterList,
     GraphError,
     OperatorError,
@@ -41,7 +42,7 @@ from orchestrator_adapter.storage.dead_letter import DeadLetterFile
 from orchestrator_adapter.storage.jsonl import RotatingJsonLines
 from orchestrator_adapter.storage.locks import StoreInUseError
 from orchestrator_adapter.supervision import events
-from orchestrator_adapter.testing import CollectSink, chain
+from orchestrator_adapter.testing import CollectSink, ManualClock, chain
 from tests.helpers.log_lines import event_of
 from tests.helpers.pipelines import Store, endless, stubborn
 from tests.helpers.running import GatedSink, eventually
@@ -160,6 +161,61 @@ async def test_dead_letters_that_could_not_be_stored_are_a_problem_of_the_event(
     assert outcome.event.figures.ledger.dead_lettered == 1
     assert outcome.event.figures.ledger_holds
     assert outcome.event.figures.problems == ("1 items of 'sink' could not be kept as dead letters: OSError: full",)
+
+
+class Throttled(DeadLetterList):
+    """A remote store that rejects every letter, each time with another text; each third one at another place."""
+
+    def append(self, letters: Sequence[DeadLetter]) -> None:
+        self.total += len(letters)
+        if self.total % 3 == 0:
+            raise ConnectionError(f"reset (request {self.total})")
+        raise OSError(f"503 Slow Down (request {self.total})")
+
+
+async def test_losses_with_different_texts_are_one_problem_for_each_kind(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """20,000 texts of two errors: two problems with their numbers, two log lines, and a report of a few kilobytes."""
+
+    async def source(ends: WiredEnds) -> None:
+        for number in range(20_000):
+            ends.dead_letter(b"x", DeadLetterKind.DESERIALIZATION, f"no frame {number}", must_keep=False)
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+
+    report = tmp_path / "report.json"
+    outcome = await run_pipeline(Pipeline(chain(source, CollectSink()), dead_letters=Throttled, report=report))
+    assert outcome.event.figures.ledger_holds
+    assert outcome.event.figures.ledger.dead_lettered == 20_000
+    lost_items = "items of 'source' could not be kept as dead letters"
+    assert outcome.event.figures.problems == (
+        f"13334 {lost_items}: OSError: 503 Slow Down (request 1) (the first of 13334 such failures)",
+        f"6666 {lost_items}: ConnectionError: reset (request 3) (the first of 6666 such failures)",
+    )
+    lost = [line for line in map(event_of, caplog.messages) if line["event"] == "dead_letters_lost"]
+    assert [(line["operator"], line["kind"]) for line in lost] == [("source", "Deserialization")] * 2
+    assert len(report.read_bytes()) < 10_000
+
+
+async def test_a_very_long_error_does_not_make_the_report_long(tmp_path: Path) -> None:
+    """Its text has a megabyte, and a chain of 100 causes: the report has the beginning of both."""
+
+    async def failing(ends: WiredEnds) -> None:
+        error: Exception = OperatorError("x" * 1_000_000)
+        for number in range(100):
+            cause, error = error, OperatorError(f"failure {number}")
+            error.__cause__ = cause
+        raise OperatorError("y" * 1_000_000) from error
+
+    report = tmp_path / "report.json"
+    outcome = await run_pipeline(
+        Pipeline(chain(failing, CollectSink()), report=report, clock=ManualClock(autojump=True))
+    )
+    assert isinstance(outcome.event, events.BudgetExhausted)
+    assert outcome.event.chain[0] == f"OperatorError: {'y' * 2_000}… (1000000 characters)"
+    assert (len(outcome.event.chain), outcome.event.chain[-1]) == (20, "OperatorError: failure 81, and further causes")
+    assert len(report.read_bytes()) < 10_000
 
 
 # Claims.
