@@ -143,6 +143,16 @@ def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:
         ),
     )
     yield _counter(
+        "operator_signals_total",
+        "Control items that the operator has acknowledged (in), or sent, one for each output (out); no other figure has them",
+        ["operator", "direction"],
+        (
+            sample
+            for operator in operators
+            for sample in (((operator.name, "in"), operator.signals_in), ((operator.name, "out"), operator.signals_out))
+        ),
+    )
+    yield _counter(
         "retry_attempts_total",
         "Attempts that the operator made after the first, of calls with retry",
         ["operator"],
@@ -248,6 +258,26 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
         "The most items that have been in the edge",
         ["edge"],
         (((edge,), figures.high_water_mark) for edge, figures in edges.items()),
+    )
+    yield _gauge(
+        "channel_signals_pending",
+        "Control items in the edge, which take no space from the items",
+        ["edge"],
+        (((edge,), figures.signals) for edge, figures in edges.items()),
+    )
+    yield _counter(
+        "channel_signals_total",
+        "Control items sent into the edge, those that its reader received, and those left in it when one end ended for good",
+        ["edge", "fate"],
+        (
+            sample
+            for edge, figures in edges.items()
+            for sample in (
+                ((edge, "sent"), figures.signals_sent),
+                ((edge, "received"), figures.signals_received),
+                ((edge, "undelivered"), figures.signals_undelivered),
+            )
+        ),
     )
     yield _counter(
         "flow_policy_drops_total",

@@ -1,6 +1,6 @@
 """Combiners: how a fan-in makes one stream of control items out of those of its inputs. Pure; ``merge`` carries them out.
 
-A combiner looks at the *head* of every input: the control item that comes next, that the input has ended, or neither. It says
+A combiner examines the *head* of every input: the control item that comes next, that the input has ended, or neither. It says
 which heads to take and what to send. A head that it does not take holds its input: nothing behind it is read.
 """
 
@@ -46,7 +46,7 @@ class Combiner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    latest: tuple[Head, ...]
+    latest: tuple[Control | None, ...]
     sent: Control | None = None  # the last one that was not idle
     idle: bool = False
 
@@ -55,7 +55,8 @@ class _Marks:
 class LeastOfInputs:
     """For watermarks: sends the least of the inputs' latest control items, and only when that advances.
 
-    Nothing is sent before every input has had one. An input that has ended leaves the minimum. So does an input whose
+    Nothing is sent before every input has had one. An input that has ended leaves the minimum; when all have, the greatest of
+    their last ones is sent, so that the result does not depend on which of them ended last. An input also leaves the minimum when its
     latest one is idle (its ``key`` is ``None``), until its next one; when all are idle, the idle one is sent. Afterwards the
     first one that is sent may repeat the last one, which ends the idleness downstream, and is never less. Of one input, a
     control item that is less than its latest one is taken and ignored.
@@ -72,24 +73,26 @@ class LeastOfInputs:
         latest = tuple(map(self._later, before.latest, heads))
         marks = replace(before, latest=latest)
         take = frozenset(at for at, head in enumerate(heads) if isinstance(head, Control))
-        if None in latest:
+        going_on = [mark for mark, head in zip(latest, heads, strict=True) if not isinstance(head, InputEnded)]
+        if None in going_on:
             return Combined(marks, take)
-        inputs = [head for head in latest if isinstance(head, Control)]
-        live = [control for control in inputs if self.key(control) is not None]
+        live = [mark for mark in going_on or latest if mark is not None and self.key(mark) is not None]
         if live:
-            least = min(live, key=self.key)
+            least = min(live, key=self.key) if going_on else max(live, key=self.key)
             if before.sent is None or self.key(least) > self.key(before.sent):
                 return Combined(replace(marks, sent=least, idle=False), take, (least,))
-            if before.idle:
+            if before.idle and going_on:
                 return Combined(replace(marks, idle=False), take, (before.sent,))
-        elif inputs and not before.idle:
-            return Combined(replace(marks, idle=True), take, (inputs[0],))
+        elif going_on and not before.idle:
+            idle = tuple(mark for mark in going_on[:1] if mark is not None)
+            return Combined(replace(marks, idle=True), take, idle)
         return Combined(marks, take)
 
-    def _later(self, latest: Head, head: Head) -> Head:
-        if not (isinstance(latest, Control) and isinstance(head, Control)):
-            return latest if head is None else head
-        before, now = self.key(latest), self.key(head)
+    def _later(self, latest: Control | None, head: Head) -> Control | None:
+        if not isinstance(head, Control):
+            return latest
+        before = None if latest is None else self.key(latest)
+        now = self.key(head)
         return latest if before is not None and now is not None and now < before else head
 
 

@@ -69,6 +69,7 @@ def report(event: SupervisorEvent) -> dict[str, Any]:
         "cause": cause(event),
         "ledger": figures.ledger.as_dict(),
         "ledger_holds": figures.ledger_holds,
+        "signals": figures.signals.as_dict(),
         "ledger_violations": [str(violation) for violation in figures.violations],
         "restarts": {operator: history.total for operator, history in figures.restarts.items()},
         "exits": {operator: str(exit_) for operator, exit_ in figures.exits.items()},

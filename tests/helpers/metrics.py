@@ -41,6 +41,7 @@ OTHERS = {
     *("source_last_item_age_seconds", "sink_latency_seconds", "channel_high_water_mark", "circuit_breaker_forced"),
     *("circuit_breaker_rejections_total", "circuit_breaker_open_seconds_total", "event_loop_stalls_total"),
     *("snapshot_age_seconds", "channel_outbox", "blocking_calls_total", "blocking_calls_abandoned_total"),
+    *("operator_signals_total", "channel_signals_pending", "channel_signals_total"),
     *("blocking_pool_threads", "blocking_pool_busy", "blocking_pool_waiting", "blocking_pool_abandoned"),
 }
 

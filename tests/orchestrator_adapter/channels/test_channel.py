@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchestrator_adapter.channels.channel import Channel, EdgeStatistics, Undeliverable
+from orchestrator_adapter.channels.control import Control
 from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from tests.helpers.sizes import examples
 
@@ -207,8 +209,21 @@ def test_a_policy_has_a_text(policy: FlowPolicy, text: str) -> None:
 
 @dataclass
 class Entry:
-    item: int
+    item: int | Mark
     failures: list[str] = field(default_factory=list)
+
+    @property
+    def is_control(self) -> bool:
+        return isinstance(self.item, Mark)
+
+
+def data_in(entries: Sequence[Entry]) -> int:
+    return sum(not entry.is_control for entry in entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark(Control):
+    number: int
 
 
 class ChannelAgainstOracle(RuleBasedStateMachine):
@@ -217,8 +232,10 @@ class ChannelAgainstOracle(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.channel: Channel[int] = Channel("up -> down", 7)
+        self.channel.max_signals = 4
         self.entries: list[Entry] = []
-        self.leased = 0
+        self.leased = 0  # control items included
+        self.signals_received = self.signals_undelivered = 0
         self.numbers = count()
         self.sent = self.received = self.redelivered = self.acknowledged = self.dead = self.highest = 0
 
@@ -226,35 +243,52 @@ class ChannelAgainstOracle(RuleBasedStateMachine):
     def push(self, how_many: int) -> None:
         items = [next(self.numbers) for _ in range(how_many)]
         accepted = self.channel.push(items)
-        assert accepted == min(how_many, 7 - len(self.entries))
+        assert accepted == min(how_many, 7 - data_in(self.entries))
         self.entries += [Entry(item) for item in items[:accepted]]
         self.sent += accepted
-        self.highest = max(self.highest, len(self.entries))
+        self.highest = max(self.highest, data_in(self.entries))
+
+    @rule()
+    def push_control(self) -> None:
+        mark = Mark(next(self.numbers))
+        fits = len(self.entries) - data_in(self.entries) < 4
+        assert self.channel.push_control(mark) == fits
+        if fits:
+            self.entries.append(Entry(mark))
 
     @rule(how_many=st.integers(1, 9))
     def take(self, how_many: int) -> None:
         ready = self.entries[self.leased :]
-        expected = ready[:1] if ready and ready[0].failures else ready[:how_many]
+        data = next((at for at, entry in enumerate(ready) if entry.is_control), len(ready))
+        expected = ready[:1] if ready and ready[0].failures else ready[: min(how_many, data) or 1]
+        control = ready[0].item if ready and ready[0].is_control else None
+        assert self.channel.next_control == control
         assert self.channel.take(how_many) == [entry.item for entry in expected]
         self.leased += len(expected)
         again = sum(bool(entry.failures) for entry in expected)
         self.redelivered += again
-        self.received += len(expected) - again
+        self.received += data_in(expected) - again
 
     @precondition(lambda self: self.leased > 0)
     @rule(data=st.data())
     def acknowledge(self, data: st.DataObject) -> None:
         how_many = data.draw(st.integers(0, self.leased))
-        self.channel.acknowledge(how_many)
+        done = self.entries[:how_many]
+        assert self.channel.acknowledge(how_many) == how_many - data_in(done)
         del self.entries[:how_many]
         self.leased -= how_many
-        self.acknowledged += how_many
+        self.acknowledged += data_in(done)
+        self.signals_received += how_many - data_in(done)
 
     @rule(max_deliveries=st.integers(1, 3), number=st.integers(0, 99))
     def fail(self, max_deliveries: int, number: int) -> None:
-        for entry in self.entries[: self.leased]:
+        leased = [entry for entry in self.entries[: self.leased] if not entry.is_control]
+        assert self.channel.leased_controls() == [
+            entry.item for entry in self.entries[: self.leased] if entry.is_control
+        ]
+        for entry in leased:
             entry.failures.append(f"failure {number}")
-        poison = [entry for entry in self.entries[: self.leased] if len(entry.failures) >= max_deliveries]
+        poison = [entry for entry in leased if len(entry.failures) >= max_deliveries]
         assert self.channel.return_leases(f"failure {number}", max_deliveries) == [
             Undeliverable(entry.item, tuple(entry.failures)) for entry in poison
         ]
@@ -267,16 +301,17 @@ class ChannelAgainstOracle(RuleBasedStateMachine):
         gone = self.entries[: self.leased] if leased_only else self.entries
         self.entries = self.entries[len(gone) :]
         assert self.channel.withdraw(leased_only=leased_only) == [
-            Undeliverable(entry.item, tuple(entry.failures)) for entry in gone
+            Undeliverable(entry.item, tuple(entry.failures)) for entry in gone if not entry.is_control
         ]
         self.leased = 0
-        self.dead += len(gone)
+        self.dead += data_in(gone)
+        self.signals_undelivered += len(gone) - data_in(gone)
 
     @invariant()
     def figures_agree(self) -> None:
         assert self.channel.statistics() == EdgeStatistics(
-            occupancy=len(self.entries),
-            leased=self.leased,
+            occupancy=data_in(self.entries),
+            leased=data_in(self.entries[: self.leased]),
             capacity=7,
             sent=self.sent,
             received=self.received,
@@ -285,13 +320,17 @@ class ChannelAgainstOracle(RuleBasedStateMachine):
             dead_lettered=self.dead,
             policy_drops=0,
             high_water_mark=self.highest,
+            signals=len(self.entries) - data_in(self.entries),
+            signals_received=self.signals_received,
+            signals_undelivered=self.signals_undelivered,
         )
-        assert self.channel.room == 7 - len(self.entries)
+        assert self.channel.room == 7 - data_in(self.entries)
         assert self.channel.ready == len(self.entries) - self.leased
+        assert self.channel.ready_items == data_in(self.entries[self.leased :])
 
     @invariant()
     def nothing_vanishes(self) -> None:
-        assert self.sent == self.acknowledged + self.dead + len(self.entries)
+        assert self.sent == self.acknowledged + self.dead + data_in(self.entries)
 
 
 ChannelAgainstOracle.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40)

@@ -80,6 +80,7 @@ def test_the_report_has_exactly_these_fields() -> None:
             "in_flight": 0,
         },
         "ledger_holds": True,
+        "signals": {"sent": 0, "received": 0, "undelivered": 0, "in_flight": 0},
         "ledger_violations": [],
         "restarts": {"poll": 2},
         "exits": {"poll": "Ok", "log": "Aborted(SIGTERM)"},

@@ -1,4 +1,4 @@
-"""Control items in random graphs, in virtual time: every sink sees each of them once, in its place, whatever fails."""
+"""Control items in random graphs, in virtual time: every sink sees each of them once, in its place, although operators fail."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _no_decisions_kept() -> Iterator[None]:
 
 
 def script(rng: random.Random, source: str) -> list[Item | Mark]:
-    """Some items with control items between them, at random places: in front, at the end, several in a row."""
+    """Some items with control items between them, at random places: in front, at the end, several without items between them."""
     items = [(source, number) for number in range(rng.randrange(0, 30))]
     script: list[Item | Mark] = list(items)
     for number in range(rng.randrange(0, 8)):
