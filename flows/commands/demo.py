@@ -34,6 +34,7 @@ from flows.local_prefect.processes import (
 )
 from orchestrator_adapter import BuiltGraph, JsonFormatter, Role
 from orchestrator_adapter.process import RunOutcome
+from sda_ops.simulate import ConfigurationError
 
 EPILOG = EXIT_CODES
 _SIMULATOR_START_S = 60.0
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
             url = f"http://{HOST}:{stage.control_port}"
             announce("demo", "control_plane_address", f"health and metrics at {url}/metrics", url=url)
             outcome = asyncio.run(_perform(stage, args, simulator))
+    except ConfigurationError as error:
+        return report_problems("demo", error.problems)
     except (ProcessFailed, OSError) as error:
         return report_problems("demo", [str(error)])
     print(summary(outcome, stage.kind.outputs(stage.settings())))

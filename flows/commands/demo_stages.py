@@ -16,9 +16,10 @@ from flows.local_prefect.processes import HOST, LocalServer
 from flows.pipelines import FUSION, INGEST, PipelineKind
 from flows.settings.fusion import FusionSettings, SensorSettings
 from flows.settings.ingest import IngestSettings
+from flows.settings.simulated import simulated_sensors
 from orchestrator_adapter.process import ExitCode, RunOutcome
-from sda_ops.catalog import read_catalog, synthetic_catalog
-from sda_ops.simulate.catalog_file import omm_json
+from sda_ops.catalog import synthetic_catalog
+from sda_ops.simulate.catalog_file import omm_json, usable_element_sets
 from sda_ops.simulate.config import Noise
 from sda_ops.simulate.places import RADAR_SITES
 from sda_ops.simulate.tracks import track_tdm
@@ -153,7 +154,7 @@ class FusionStage(Stage):
             element_sets = synthetic_catalog(objects=args.objects, epoch_ns=now_ns)
             (self.folder / "catalog.json").write_bytes(omm_json(element_sets))
         else:
-            element_sets = read_catalog(args.catalog).element_sets
+            element_sets = usable_element_sets(args.catalog)
             (self.folder / "catalog.json").write_bytes(args.catalog.read_bytes())
         track = track_tdm(
             World(element_sets),
@@ -171,7 +172,7 @@ class FusionStage(Stage):
         return ["--catalog", str(self.folder / "catalog.json")]
 
     def settings(self) -> FusionSettings:
-        stations = FusionSettings().sensors
+        stations = simulated_sensors()
         replayed = next(sensor for sensor in stations if sensor.source_id == "radar-4")
         track = SensorSettings(**{**dict(replayed), "source_id": f"tdm-{self._participant}", "replayed": True})
         opticals = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from math import degrees
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, HttpUrl, model_validator
+from pydantic import BeforeValidator, Field, HttpUrl, model_validator
 
 from flows.settings.sections import (
     NAME_PATTERN,
@@ -25,7 +25,7 @@ from flows.settings.sections import (
     ValidationSettings,
     check_shared_ports,
 )
-from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
+from sda_ops.wire.iod import read_sites
 
 _RUN = Path("run/sda-fusion")
 _MAX_AGE_DAYS = 3_660.0  # ten years; an older element set is useless
@@ -48,23 +48,59 @@ class NamedIslSettings(IslSettings):
     name: str = Field(min_length=1, pattern=NAME_PATTERN, description="The operator's name, e.g. isl-01")
 
 
+_SigmaRange = Annotated[float, Field(gt=0, le=1e6)]
+_SigmaRangeRate = Annotated[float, Field(gt=0, le=1e4)]
+_SigmaAngle = Annotated[float, Field(gt=0, le=36_000)]
+_DopplerSign = Literal[1, -1]
+
+
+class ReplayFileSettings(Section):
+    """One file of a replay; what is not set here is as in [replay]."""
+
+    path: Path = Field(description="The file, or a folder of files; gzip may have compressed them")
+    sigma_range_m: _SigmaRange | None = Field(None, description="One standard deviation of its ranges")
+    sigma_range_rate_m_s: _SigmaRangeRate | None = Field(None, description="One standard deviation of its range rates")
+    sigma_angle_arcsec: _SigmaAngle | None = Field(None, description="One standard deviation of its angles")
+    range_is_round_trip: bool | None = Field(None, description="Whether its ranges are round trip")
+    doppler_is_round_trip: bool | None = Field(None, description="Whether its range rates are round trip")
+    doppler_sign: _DopplerSign | None = Field(
+        None, description="-1 if its DOPPLER is positive for an approaching object"
+    )
+
+
+def _with_path(value: object) -> object:
+    """A path alone is a file without conventions of its own."""
+    return {"path": value} if isinstance(value, str | Path) else value
+
+
+_ReplayFile = Annotated[
+    ReplayFileSettings, BeforeValidator(_with_path, json_schema_input_type=Path | ReplayFileSettings)
+]
+
+
 class ReplaySettings(Section):
     """Tracking data from files: CCSDS TDM and IOD lines."""
 
-    files: tuple[Path, ...] = Field(
-        (), description="The files, merged in time order; without files the source ends at once"
+    files: tuple[_ReplayFile, ...] = Field(
+        (),
+        description="The files, merged in time order, each a path or a table with its own conventions; "
+        "without files the source ends at once",
     )
     pace: float = Field(1.0, ge=0, le=1e6, description="Speed, as a multiple of real time; 0: as fast as possible")
-    sigma_range_m: float = Field(100.0, gt=0, le=1e6, description="One standard deviation of ranges; TDMs have none")
-    sigma_range_rate_m_s: float = Field(25.0, gt=0, le=1e4, description="One standard deviation of range rates")
-    sigma_angle_arcsec: float = Field(60.0, gt=0, le=36_000, description="One standard deviation of angles in TDMs")
+    sigma_range_m: _SigmaRange = Field(100.0, description="One standard deviation of ranges; TDMs have none")
+    sigma_range_rate_m_s: _SigmaRangeRate = Field(25.0, description="One standard deviation of range rates")
+    sigma_angle_arcsec: _SigmaAngle = Field(60.0, description="One standard deviation of angles in TDMs")
     range_is_round_trip: bool = Field(
         default=True, description="Whether ranges in TDMs are round trip, as the agencies agreed; False: one way"
     )
     doppler_is_round_trip: bool = Field(default=False, description="Whether range rates in TDMs are round trip")
-    doppler_sign: Literal[1, -1] = Field(
+    doppler_sign: _DopplerSign = Field(
         1, description="-1 if DOPPLER is positive for an approaching object, as in files of EISCAT"
     )
+
+    def of_file(self, file: ReplayFileSettings) -> ReplaySettings:
+        """The same settings, with those of one of the files where it has its own."""
+        return self.model_copy(update=file.model_dump(exclude={"path"}, exclude_none=True))
 
 
 class SensorSettings(Section):
@@ -80,22 +116,49 @@ class SensorSettings(Section):
     replayed: bool = Field(default=False, description="It is a replay: do not compare its timestamps with the clock")
 
 
-def _simulated_sensors() -> tuple[SensorSettings, ...]:
-    """The positions of the simulator's sensors."""
-    numbered = [
-        *((f"radar-{number}", site, 103.0) for number, site in enumerate(RADAR_SITES, 1)),
-        *((f"optical-{number}", site, None) for number, site in enumerate(TELESCOPE_SITES, 1)),
-    ]
-    return tuple(
-        SensorSettings(
-            source_id=source_id,
-            latitude_deg=degrees(site.latitude_rad),
-            longitude_deg=degrees(site.longitude_rad),
-            height_m=site.height_m,
-            sigma_angle_arcsec=sigma_arcsec,
-        )
-        for source_id, site, sigma_arcsec in numbered
+class StationSettings(Section):
+    """A file with the positions of many observers, as users of IOD lines exchange it."""
+
+    file: Path | None = Field(
+        None,
+        description="Lines 'number code latitude longitude height observer' (degrees, east positive; metres); station "
+        "4172 is the sensor optical-4172. A table in [[sensors]] wins over a line of the file",
     )
+    sigma_angle_arcsec: _SigmaAngle | None = Field(
+        None, description="One standard deviation of their angles, if the observations have none"
+    )
+    replayed: bool = Field(default=False, description="They are replays, as in [[sensors]]")
+
+    def sensors(self) -> tuple[SensorSettings, ...]:
+        """One sensor for each station. Raises ``ValueError``."""
+        if self.file is None:
+            return ()
+        try:
+            text = self.file.read_bytes().decode("utf-8", "replace")
+        except OSError as error:
+            raise ValueError(f"file {self.file} cannot be read: {error.strerror or error}") from error
+        try:
+            sites = read_sites(text)
+        except ValueError as error:
+            raise ValueError(f"{self.file}: {error}") from error
+        if not sites:
+            raise ValueError(f"{self.file}: expected lines that begin with a station's number, got none")
+        return tuple(
+            SensorSettings(
+                source_id=f"optical-{number}",
+                latitude_deg=degrees(site.latitude_rad),
+                longitude_deg=degrees(site.longitude_rad),
+                height_m=site.height_m,
+                sigma_angle_arcsec=self.sigma_angle_arcsec,
+                replayed=self.replayed,
+            )
+            for number, site in sites.items()
+        )
+
+    @model_validator(mode="after")
+    def _file_has_stations(self) -> StationSettings:
+        self.sensors()
+        return self
 
 
 class CatalogSettings(Section):
@@ -235,8 +298,10 @@ class FusionSettings(Section):
     )
     replay: ReplaySettings = ReplaySettings()
     sensors: tuple[SensorSettings, ...] = Field(
-        default_factory=_simulated_sensors, description="The positions of the sensors (default: the simulator's)"
+        (),
+        description="The positions of the sensors; observations of other sensors are not compared with the catalogue",
     )
+    stations: StationSettings = StationSettings()
     catalog: CatalogSettings = CatalogSettings()
     propagator: PropagatorSettings = PropagatorSettings()
     correlation: CorrelationSettings = CorrelationSettings()
@@ -248,6 +313,12 @@ class FusionSettings(Section):
     control_plane: ControlPlaneSettings = ControlPlaneSettings(port=9101)
     prefect: PrefectSettings = PrefectSettings(directory=_RUN / "prefect")
     report: Path = Field(_RUN / "report.json", description="The file of the run's report")
+
+    @property
+    def known_sensors(self) -> tuple[SensorSettings, ...]:
+        """The sensors, and those stations of the file that are not among them. Reads the file."""
+        own = {sensor.source_id for sensor in self.sensors}
+        return (*self.sensors, *(station for station in self.stations.sensors() if station.source_id not in own))
 
     @model_validator(mode="after")
     def _names_and_ports_differ(self) -> FusionSettings:

@@ -16,7 +16,7 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
-from flows.settings.fusion import ClusterSettings, FusionSettings, SensorSettings
+from flows.settings.fusion import ClusterSettings, FusionSettings, ReplaySettings, SensorSettings
 from flows.topologies.from_settings import (
     FIVE_A_MINUTE,
     PATIENT,
@@ -241,7 +241,16 @@ def _replay(settings: FusionSettings) -> Factory:
     replay = settings.replay
     if not replay.files:
         return source_of(())
-    conventions = TdmConventions(
+    feed = ReplayFeed(
+        paths=tuple(file.path for file in replay.files),
+        pace=replay.pace or None,
+        conventions_of={file.path: _conventions(replay.of_file(file)) for file in replay.files},
+    )
+    return replay_source(feed)
+
+
+def _conventions(replay: ReplaySettings) -> TdmConventions:
+    return TdmConventions(
         range_is_round_trip=replay.range_is_round_trip,
         doppler_is_round_trip=replay.doppler_is_round_trip,
         doppler_sign=replay.doppler_sign,
@@ -251,11 +260,10 @@ def _replay(settings: FusionSettings) -> Factory:
             sigma_angle_rad=replay.sigma_angle_arcsec * _RAD_PER_ARCSEC,
         ),
     )
-    return replay_source(ReplayFeed(paths=replay.files, pace=replay.pace or None, conventions=conventions))
 
 
 def _replayed(settings: FusionSettings) -> frozenset[str]:
-    return frozenset(sensor.source_id for sensor in settings.sensors if sensor.replayed)
+    return frozenset(sensor.source_id for sensor in settings.known_sensors if sensor.replayed)
 
 
 def _audit(settings: FusionSettings, part: str) -> Factory:
@@ -277,7 +285,7 @@ def _prediction(settings: FusionSettings) -> Prediction:
 def _associator(settings: FusionSettings) -> Associator:
     wanted = settings.correlation
     rules = AssociationRules(gate_miss=wanted.gate_miss, min_probability=wanted.min_probability)
-    return Associator({sensor.source_id: _sensor(sensor) for sensor in settings.sensors}, rules)
+    return Associator({sensor.source_id: _sensor(sensor) for sensor in settings.known_sensors}, rules)
 
 
 def _sensor(sensor: SensorSettings) -> Sensor:

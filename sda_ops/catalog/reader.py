@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from sda_ops.catalog.formats.omm_kvn import looks_like_omm_kvn, omm_kvn_rows
 from sda_ops.catalog.formats.omm_xml import looks_like_omm_xml, omm_xml_rows
 from sda_ops.catalog.formats.rows import Remark, Row, Unreadable, read_omm
 from sda_ops.catalog.formats.tle import looks_like_tle, tle_rows
+from sda_ops.gzipped import inflated
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,6 @@ class Catalog:
     remarks: tuple[str, ...] = ()
 
 
-MAX_INFLATED_BYTES = 256 * 1024 * 1024
-"""The bound on a compressed file's content: ten times the size of all catalogued objects as JSON."""
-
-
 def read_catalog(path: Path) -> Catalog:
     """Read a TLE or 3LE file, or OMM as CSV, JSON, XML or KVN (UTF-8), plain or compressed by gzip.
 
@@ -79,31 +75,9 @@ def read_catalog(path: Path) -> Catalog:
 def decode_text(content: bytes) -> str:
     """The text of a file, which gzip may have compressed. Bytes that are not UTF-8 become U+FFFD and affect only their row.
 
-    Raises ``ValueError`` for a gzip stream that is invalid, truncated or inflates to more than `MAX_INFLATED_BYTES`.
+    Raises ``ValueError`` as `inflated` does.
     """
-    if content.startswith(_GZIP):
-        content = _inflated(content)
-    return content.decode("utf-8-sig", errors="replace")
-
-
-_GZIP = b"\x1f\x8b"
-
-
-def _inflated(content: bytes) -> bytes:
-    """The content of a gzip file, of all its members."""
-    inflated = bytearray()
-    try:
-        while content.startswith(_GZIP):
-            inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: with gzip's header
-            inflated += inflater.decompress(content, MAX_INFLATED_BYTES + 1 - len(inflated))
-            if len(inflated) > MAX_INFLATED_BYTES:
-                raise ValueError(f"the gzip file inflates to more than {MAX_INFLATED_BYTES} bytes")
-            if not inflater.eof:
-                raise ValueError("the gzip file is truncated")
-            content = inflater.unused_data
-    except zlib.error as error:
-        raise ValueError(f"the gzip file is invalid: {error}") from error
-    return bytes(inflated)
+    return inflated(content).decode("utf-8-sig", errors="replace")
 
 
 def parse_catalog(text: str, *, file: str) -> Catalog:

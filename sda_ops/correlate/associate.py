@@ -63,6 +63,11 @@ class Associator:
         self._gate = np.array([0.0, *(chdtri(m, rules.gate_miss) for m in range(1, _MAX_COMPONENTS + 1))])
         self._gate_sigmas = float(np.sqrt(self._gate[-1]))
 
+    def knows_site_of(self, source_id: str) -> bool:
+        """Whether the sensor has a position; without one its observations are unpredicted."""
+        sensor = self._sensors.get(source_id)
+        return sensor is not None and sensor.site is not None
+
     def correlate(self, placed: Sequence[Placed], *, now_ns: int) -> list[Correlation]:
         """One correlation for each observation, in order; ``now_ns`` is the UTC time of the correlation."""
         found: list[Correlation | None] = [None] * len(placed)

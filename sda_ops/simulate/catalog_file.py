@@ -1,18 +1,43 @@
-"""A catalogue as a file for pipelines and simulators: OMM in JSON, in CelesTrak's format."""
+"""A catalogue as a file for pipelines and simulators: read in any format, written as OMM in JSON, in CelesTrak's format."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from math import degrees, pi
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from sda_ops.astro.time import NS_PER_S, utc_ns
-from sda_ops.catalog import ElementSet
+from sda_ops.catalog import ElementSet, read_catalog
+from sda_ops.simulate.config import ConfigurationError
 
+logger = logging.getLogger(__name__)
+
+_SHOWN_PROBLEMS = 10  # rows; a file of another format has one in every row
 _MIN_PER_DAY = 1440.0
+
+
+def usable_element_sets(path: Path) -> Sequence[ElementSet]:
+    """The element sets of a catalogue file; rows that cannot be used are logged.
+
+    Raises ``OSError`` if the file cannot be read, and ``ConfigurationError`` if it has no usable element set.
+    """
+    try:
+        catalog = read_catalog(path)
+    except ValueError as error:
+        raise ConfigurationError([f"catalog: {error}"]) from error
+    if not catalog.element_sets:
+        first = f", the first: {catalog.problems[0]}" if catalog.problems else ""
+        raise ConfigurationError([f"catalog: no usable element set in {path}: {len(catalog.problems)} bad rows{first}"])
+    for problem in catalog.problems[:_SHOWN_PROBLEMS]:
+        logger.warning("catalog row skipped: %s", problem)
+    if (more := len(catalog.problems) - _SHOWN_PROBLEMS) > 0:
+        logger.warning("%d more catalog rows skipped", more)
+    return catalog.element_sets
 
 
 def omm_json(element_sets: Iterable[ElementSet]) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -14,9 +13,10 @@ from typing import TypeAlias
 import numpy as np
 
 from sda_ops.astro.time import NS_PER_S
-from sda_ops.catalog import ElementSet, read_catalog, synthetic_catalog
+from sda_ops.catalog import ElementSet, synthetic_catalog
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.archive import Archive, ArchiveServer
+from sda_ops.simulate.catalog_file import usable_element_sets
 from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Outage, OutageStyle, SimulatorConfig
 from sda_ops.simulate.faults import FaultRates, Schedule, Window
 from sda_ops.simulate.frames import SimulatedSensor
@@ -28,10 +28,6 @@ from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
 from sda_ops.simulate.radar import RadarArray
 from sda_ops.simulate.truth import SimulationSummary, TruthLog
 from sda_ops.simulate.world import World
-
-logger = logging.getLogger(__name__)
-
-_SHOWN_PROBLEMS = 10  # rows; a file of another format has one in every row
 
 PROGRESS_EVERY_S = 1.0
 GRACE_S = 2.0
@@ -122,14 +118,7 @@ def _clock(start_time_ns: int | None) -> Callable[[], int]:
 def _element_sets(config: SimulatorConfig, epoch_ns: int) -> Sequence[ElementSet]:
     if config.catalog is None:
         return synthetic_catalog(objects=config.objects, epoch_ns=epoch_ns, seed=config.seed)
-    catalog = read_catalog(config.catalog)
-    for problem in catalog.problems[:_SHOWN_PROBLEMS]:
-        logger.warning("catalog row skipped: %s", problem)
-    if (more := len(catalog.problems) - _SHOWN_PROBLEMS) > 0:
-        logger.warning("%d more catalog rows skipped", more)
-    if not catalog.element_sets:
-        raise ConfigurationError([f"catalog: no usable element set in {config.catalog}"])
-    return catalog.element_sets
+    return usable_element_sets(config.catalog)
 
 
 def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> Iterator[Feed]:

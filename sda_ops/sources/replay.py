@@ -1,7 +1,9 @@
 """Replay of recorded observations: CCSDS TDM and IOD files, merged in time order, in real time or faster.
 
-All files are read into memory when the source starts (about half a kilobyte for each observation): a missing or unreadable
-file is reported before anything is emitted. The first observation is emitted at once, every later one after the time
+All files, plain or compressed by gzip, are read into memory when the source starts (about half a kilobyte for each
+observation). A file that is missing, unreadable or in no known format costs only itself: it is logged
+(``replay_file_skipped``) and counted (``files_skipped``) once, and the others are replayed. What is used of a file, but not as
+its metadata may suggest, is logged as ``replay_note`` and counted as ``replay_notes``. The first observation is emitted at once, every later one after the time
 between their measurements, divided by the pace. A source that was delayed, by a full edge or a restart, catches up as fast
 as the graph accepts it.
 
@@ -15,23 +17,28 @@ checks the age must compare with the observation's own time.
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from orchestrator_adapter import DeadLetterKind, Factory, OperatorError, WiredEnds, check_fields
+from orchestrator_adapter import DeadLetterKind, EventLog, Factory, WiredEnds, check_fields
+from sda_ops.gzipped import inflated
 from sda_ops.records.observation import Observation
 from sda_ops.wire import iod, tdm
 from sda_ops.wire.malformed import MalformedFrame
 from sda_ops.wire.tdm import TdmConventions
 
+logger = logging.getLogger(__name__)
+
 _BATCH = 512  # observations that are emitted together, at most
 _DEAD_LETTERS_A_TURN = 256  # malformed entries, before other tasks run
+_NOTES_A_FILE = 10  # that are logged; a file may have thousands of segments
 _SLACK_S = 0.001  # an observation that is due this soon is emitted now: no timer is worth less
 
 
@@ -46,12 +53,14 @@ class ReplayFeed:
         pace: Speed relative to the measurement: 1 is real time, 60 is a minute in a second, ``None`` is as fast as the
             graph accepts.
         conventions: What the TDM files leave open. Its ``sigma_angle_rad`` is also used for IOD lines without one.
+        conventions_of: The same for the files of single ``paths``, which then do not have the common ones.
     """
 
     paths: tuple[Path, ...]
     pattern: str = "*"
     pace: float | None = 1.0
     conventions: TdmConventions = field(default_factory=TdmConventions)
+    conventions_of: Mapping[Path, TdmConventions] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(
@@ -69,12 +78,16 @@ class Playback:
     Attributes:
         observations: All observations, in time order.
         malformed: Entries that are still to be dead-lettered.
+        skipped: The files without any observation that could be read, each with the reason.
+        notes: What a user of the observations has to know, by file.
         position: How many observations have been emitted.
         started_s: When the first was emitted, on the graph's monotonic clock.
     """
 
     observations: list[Observation]
     malformed: deque[MalformedFrame]
+    skipped: Sequence[str] = ()
+    notes: Mapping[Path, Sequence[str]] = field(default_factory=dict)
     position: int = 0
     started_s: float | None = None
 
@@ -107,7 +120,7 @@ def _time_ns(observation: Observation) -> int:
 
 
 def replay_source(feed: ReplayFeed) -> Factory:
-    """A source for recorded files. A file that cannot be read is an ``OperatorError`` that names it."""
+    """A source for recorded files. A file that cannot be read is logged and counted; the others are replayed."""
 
     async def run(ends: WiredEnds) -> None:
         kept: list[Playback] = ends.keep("playback", list)
@@ -116,6 +129,7 @@ def replay_source(feed: ReplayFeed) -> Factory:
             if playback is None:
                 return
             kept.append(playback)
+            _report(playback, ends)
         await _replay(kept[0], feed.pace, ends)
 
     return run
@@ -132,6 +146,20 @@ async def _replay(playback: Playback, pace: float | None, ends: WiredEnds) -> No
             await ends.shutdown.wait_at_most(wait_s, clock)
 
 
+def _report(playback: Playback, ends: WiredEnds) -> None:
+    """Log and count, once, what was not read and what has to be known of the rest."""
+    log = EventLog(logger, clock=ends.clock, operator=ends.name, instance=ends.instance)
+    for problem in playback.skipped:
+        log("replay_file_skipped", level=logging.ERROR, reason=problem)
+    for path, notes in playback.notes.items():
+        for note in notes[:_NOTES_A_FILE]:
+            log("replay_note", level=logging.WARNING, file=str(path), note=note)
+        if (others := len(notes) - _NOTES_A_FILE) > 0:
+            log("replay_note", level=logging.WARNING, file=str(path), note=f"{others} more notes on this file")
+    ends.count("files_skipped", len(playback.skipped))
+    ends.count("replay_notes", sum(map(len, playback.notes.values())))
+
+
 async def _dead_letter(malformed: deque[MalformedFrame], ends: WiredEnds) -> None:
     """Dead-letter each entry once. One that the store fails to keep remains for the next instance."""
     for number in range(len(malformed)):
@@ -143,38 +171,52 @@ async def _dead_letter(malformed: deque[MalformedFrame], ends: WiredEnds) -> Non
 
 
 def read_files(feed: ReplayFeed) -> Playback:
-    """The content of all files of the feed. Blocking: run it in a thread.
-
-    Raises ``OperatorError`` for a file that is missing, unreadable or in neither format, and for a folder without a match.
-    """
+    """The content of all files of the feed. Blocking: run it in a thread. Raises nothing: see `Playback.skipped`."""
     observations: list[Observation] = []
     malformed: deque[MalformedFrame] = deque()
-    for path in _files(feed):
-        good, bad = _decode(path, feed.conventions)
+    skipped: list[str] = []
+    notes: dict[Path, list[str]] = {}
+    for path, conventions in _files(feed, skipped):
+        remarks: list[str] = []
+        try:
+            good, bad = _decode(path, conventions, remarks.append)
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path, and our own
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            skipped.append(f"{path}: {reason}")
+            continue
         observations += good
         malformed.extend(MalformedFrame(f"{path}: {frame.reason}", frame.frame) for frame in bad)
+        if remarks:
+            notes[path] = remarks
     observations.sort(key=_time_ns)  # stable: equal times stay in the order of the files
-    return Playback(observations, malformed)
+    return Playback(observations, malformed, skipped, notes)
 
 
-def _files(feed: ReplayFeed) -> Iterator[Path]:
+def _files(feed: ReplayFeed, skipped: list[str]) -> Iterator[tuple[Path, TdmConventions]]:
+    """Each file with its conventions. A folder without a match goes to ``skipped``."""
     for path in feed.paths:
-        if not path.is_dir():
-            yield path
-        elif matching := sorted(each for each in path.glob(feed.pattern) if each.is_file()):
-            yield from matching
-        else:
-            raise OperatorError(f"replay feed: expected files {feed.pattern} in {path}, got none")
+        conventions = feed.conventions_of.get(path, feed.conventions)
+        matching = [path]
+        try:
+            if path.is_dir():
+                matching = sorted(each for each in path.glob(feed.pattern) if each.is_file())
+                if not matching:
+                    skipped.append(f"{path}: expected files {feed.pattern} in this folder, got none")
+        except (OSError, ValueError):
+            pass  # reading it has the reason
+        for each in matching:
+            yield each, conventions
 
 
-def _decode(path: Path, conventions: TdmConventions) -> tuple[list[Observation], list[MalformedFrame]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise OperatorError(f"replay feed: cannot read {path}: {error}") from error
+def _decode(
+    path: Path, conventions: TdmConventions, note: Callable[[str], object]
+) -> tuple[list[Observation], list[MalformedFrame]]:
+    """Raises ``OSError``, and ``ValueError`` for content that is neither format."""
+    content = inflated(path.read_bytes())
     if tdm.is_tdm(content):
-        return tdm.decode(content, conventions, ingest_timestamp=0)
+        return tdm.decode(content, conventions, ingest_timestamp=0, note=note)
     if iod.is_iod(content):
         sigma_angle_rad = conventions.uncertainty.sigma_angle_rad
         return iod.decode(content, ingest_timestamp=0, sigma_angle_rad=sigma_angle_rad)
-    raise OperatorError(f"replay feed: expected a TDM or IOD lines in {path}, got {content[:40]!r}")
+    first_line = content.lstrip().partition(b"\n")[0][:60].decode("utf-8", "replace").rstrip()
+    raise ValueError(f"expected a TDM or IOD lines, got {first_line!r}")

@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 
 from flows.local_prefect.processes import free_ports
 from flows.pipelines import FUSION
-from flows.settings.fusion import FusionSettings, SensorSettings
+from flows.settings.fusion import SensorSettings
+from flows.settings.simulated import simulated_sensors
 from orchestrator_adapter import BuiltGraph
 from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.process import Pipeline, RunOutcome, StopRequests, run_pipeline
@@ -79,7 +80,7 @@ class FusionPlace:
 
     def settings(self, **others: Any) -> dict[str, Any]:
         """Settings of a pipeline at this place, updated with ``others``."""
-        stations = [dict(sensor) for sensor in FusionSettings().sensors]
+        stations = [dict(sensor) for sensor in simulated_sensors()]
         tracker = next(station for station in stations if station["source_id"] == "radar-4")
         archive = {"poll_interval_s": 0.05, "retry": {"initial_s": 0.05, "cap_s": 0.5}, "breaker": {"cooldown_s": 0.5}}
         return {

@@ -140,10 +140,11 @@ def test_every_problem_of_the_settings_is_named(
     assert main([*command, "--config", str(path)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert sorted(line.split(": ")[1] for line in printed.err.splitlines()) == [
-        "isl.port",
-        "shutdown.grace_s",
-        "unknown",
+    prefix = f"sda-ingest: {path}"
+    assert sorted(line.rsplit(": ", 1)[0] for line in printed.err.splitlines()) == [
+        f"{prefix}: [isl] port",
+        f"{prefix}: unknown",
+        "sda-ingest: environment variable SDA_INGEST__SHUTDOWN__GRACE_S: [shutdown] grace_s",
     ]
     assert [each.name for each in tmp_path.iterdir()] == ["settings.toml"]
 
@@ -262,3 +263,20 @@ def test_a_report_that_cannot_be_written_is_a_problem_in_the_summary(
     """With its path; the exit code is still 0."""
     assert ingest(config(tmp_path), "--duration", "0.01", "--report", "/dev/null/report.json") == 0
     assert "  problem  writing the report /dev/null/report.json failed: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["simulate", "--duration", "0.1"], ["demo", "--no-api", "--quiet", "--pipeline", "sda-fusion"]],
+    ids=lambda command: command[0],
+)
+def test_a_command_that_gets_no_catalogue_writes_one_line(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it fails."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gp.csv").write_text("No GP data found\n")
+    assert main([*command, "--catalog", "gp.csv"]) != 0
+    assert capsys.readouterr().err == (
+        f"{command[0]}: catalog: gp.csv: expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got 'No GP data found'\n"
+    )

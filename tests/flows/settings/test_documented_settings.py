@@ -86,6 +86,8 @@ def test_every_documented_example_is_valid_on_the_command_line_and_in_prefect(
 ) -> None:
     """Both have the same settings, and the topology is valid."""
     kind = example.kind
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sites.txt").write_text("4171 CB 52.8344 6.3785 10 Cees Bassa\n")  # the examples' file of stations
     if example.form == "parameters":
         (word,) = (word for word in shlex.split(example.text) if word.startswith("settings="))
         settings = sent_to_prefect(kind, {"settings": json.loads(word.removeprefix("settings="))})

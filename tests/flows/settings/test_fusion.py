@@ -60,6 +60,9 @@ def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.
             f"sensors = [{SITE}, {SITE}]",
             "sensors: names must differ, got s more than once",
         ),
+        ('stations = {file = "none.txt"}', ": [stations]: file none.txt cannot be read: No such file or directory"),
+        ('replay = {files = [{path = "a", pace = 3}]}', ": [replay.files #1] pace: there is no such setting"),
+        ("replay = {files = [5]}", ": [replay.files #1]: expected a table, got 5"),
         (f"sensors = [{SITE.replace('= 1', '= 91')}]", ": [sensors #1] latitude_deg: "),
     ],
 )
@@ -79,3 +82,14 @@ def test_a_catalogue_is_refreshed_as_often_as_its_source_allows() -> None:
     url = "https://celestrak.org/NORAD/elements/gp.php?GROUP=active&FORMAT=csv"
     for section, seconds in (({}, 60), ({"url": url}, 7200), ({"url": url, "refresh_every_s": 600}, 600)):
         assert FusionSettings.model_validate({"catalog": section}).catalog.refresh_every.total_seconds() == seconds
+
+
+def test_a_station_file_with_a_bad_line_is_a_problem_with_the_line(tmp_path: Path) -> None:
+    """As is one without any station, such as a catalogue."""
+    file = tmp_path / "sites.txt"
+    file.write_text("4171 CB 52.8344 6.3785 10 Cees Bassa\n4172 LB 99 0 0\n")
+    (problem,) = problems(f'stations = {{file = "{file}"}}', tmp_path)
+    assert f": [stations]: {file}: sites line 2: expected a latitude within +-90" in problem
+    file.write_text("STARLINK-1\n")
+    (problem,) = problems(f'stations = {{file = "{file}"}}', tmp_path)
+    assert problem.endswith(f": [stations]: {file}: expected lines that begin with a station's number, got none")

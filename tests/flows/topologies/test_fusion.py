@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,10 +10,20 @@ from pathlib import Path
 import pytest
 
 from flows.settings.fusion import FusionSettings
-from flows.topologies.fusion import _associator, _prediction, _replayed, build_topology, fusion_pipeline, orbits_of
+from flows.settings.simulated import simulated_sensors
+from flows.topologies.fusion import (
+    _associator,
+    _conventions,
+    _prediction,
+    _replayed,
+    build_topology,
+    fusion_pipeline,
+    orbits_of,
+)
 from orchestrator_adapter.bulkhead import Launcher, LocalProcesses, Network
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.prefect_flow import workers
+from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
 from sda_ops.simulate.places import RADAR_SITES
 
@@ -116,15 +127,59 @@ def test_the_catalogue_is_a_file_or_an_address() -> None:
     assert orbits_of(by_http).catalog.source == CatalogUrl("https://example.org/gp.php?GROUP=active")
 
 
-def test_the_positions_of_the_sensors_are_the_simulators_by_default() -> None:
+def test_there_are_no_sensors_by_default() -> None:
+    """A real radar-1 is never compared at the place of a simulated one."""
+    assert _associator(SETTINGS)._sensors == {}
+
+
+def test_the_simulators_sensors_have_the_simulators_positions() -> None:
     """By source id, with the deviation of angles if it is given."""
-    sensors = _associator(SETTINGS)._sensors
+    sensors = _associator(FusionSettings(sensors=simulated_sensors()))._sensors
     assert set(sensors) == {*(f"radar-{n}" for n in range(1, 7)), *(f"optical-{n}" for n in range(1, 5))}
     site = sensors["radar-2"].site
     assert site is not None
     assert site.r_fixed_m == pytest.approx(RADAR_SITES[1].r_fixed_m, abs=0.01)
     assert sensors["radar-2"].sigma.sigma_angle_rad == pytest.approx(5e-4, rel=2e-3)
     assert sensors["optical-1"].sigma.sigma_angle_rad is None
+
+
+def test_the_stations_of_a_file_are_sensors(tmp_path: Path) -> None:
+    """By their numbers; a table in [[sensors]] wins, and all of the file are replays if the settings say so."""
+    file = tmp_path / "sites.txt"
+    file.write_text("# IOD sites\n4171 CB 52.8344 6.3785 10 Cees Bassa\n0433 GR -33.9406 18.5129 10\n")
+    settings = FusionSettings.model_validate(
+        {
+            "stations": {"file": file, "replayed": True, "sigma_angle_arcsec": 60},
+            "sensors": [{"source_id": "optical-433", "latitude_deg": 1, "longitude_deg": 2, "height_m": 3}],
+        }
+    )
+    sensors = _associator(settings)._sensors
+    assert set(sensors) == {"optical-4171", "optical-433"}
+    expected = Site.from_degrees("x", latitude_deg=52.8344, longitude_deg=6.3785, height_m=10)
+    site, own = sensors["optical-4171"].site, sensors["optical-433"].site
+    assert site is not None
+    assert own is not None
+    assert site.r_fixed_m == pytest.approx(expected.r_fixed_m, abs=0.01)
+    assert sensors["optical-4171"].sigma.sigma_angle_rad == pytest.approx(60 * math.radians(1 / 3600))
+    assert math.degrees(own.latitude_rad) == pytest.approx(1)
+    assert _replayed(settings) == {"optical-4171"}
+
+
+def test_a_file_of_a_replay_has_its_own_conventions_where_they_are_set() -> None:
+    """A path alone has those of [replay]."""
+    settings = FusionSettings.model_validate(
+        {
+            "replay": {
+                "files": ["a.tdm", {"path": "b.tdm", "doppler_sign": -1, "sigma_range_m": 5}],
+                "sigma_range_m": 30,
+                "range_is_round_trip": False,
+            }
+        }
+    )
+    plain, own = (_conventions(settings.replay.of_file(file)) for file in settings.replay.files)
+    assert [file.path for file in settings.replay.files] == [Path("a.tdm"), Path("b.tdm")]
+    assert (plain.doppler_sign, plain.uncertainty.sigma_range_m, plain.range_is_round_trip) == (1, 30.0, False)
+    assert (own.doppler_sign, own.uncertainty.sigma_range_m, own.range_is_round_trip) == (-1, 5.0, False)
 
 
 def test_element_set_errors_are_the_built_in_ones_by_default() -> None:

@@ -19,11 +19,13 @@ from orchestrator_adapter.testing import (
     chain,
     run_graph,
 )
+from sda_ops.correlate import operator
 from sda_ops.correlate.fuse import fuse
 from sda_ops.propagation.interval import Placed
-from sda_ops.records.observation import Observation
+from sda_ops.records.observation import Observation, RadarTarget
+from tests.helpers.log_lines import event_of
 from tests.helpers.running import NOON_NS
-from tests.scenes.correlation import Moment, beacon, interval_at, sky
+from tests.scenes.correlation import Moment, beacon, interval_at, observation, sky
 from tests.scenes.operators import (
     at,
     beacons,
@@ -58,7 +60,7 @@ async def test_every_observation_arrives_once_and_in_order_and_updates_are_deriv
     assert ledger.absorbed == 0
     assert event.figures.counters == {
         "op-1": {"catalog_objects": 600, "catalog_version": 1, "intervals": 3},
-        "op-2": {"correlated": 600, "ambiguous": 0, "uct": 0, "unpredicted": 0},
+        "op-2": {"correlated": 600, "ambiguous": 0, "uct": 0, "unpredicted": 0, "unknown_sensors": 0},
         "fuse": {"updates": 300, "open_windows": 0, "closed_early": 0},
     }
 
@@ -77,7 +79,7 @@ async def test_a_restart_at_any_stage_loses_and_repeats_nothing(stage: int, call
         last = graph.add_operator(f"op-{number}", factory, expanding=is_fuse, stateful=is_fuse)
         graph.connect(last_but_one, last, 16)
     graph.connect(last, graph.add_sink("sink", sink), 16)
-    event = await run_graph(graph, clock=ManualClock())
+    event = await run_graph(graph, clock=ManualClock(autojump=True))
     assert isinstance(event, events.AllOk)
     assert event.figures.restarts[f"op-{stage}"].total == 1
     assert event.figures.ledger_holds
@@ -96,7 +98,13 @@ async def test_correlations_have_the_time_of_the_graphs_clock_and_counters_start
     await run_graph(chain(source_of(beacons([1.0])), propagate(), correlate(), sink), clock=clock)
     assert sink.items[0].correlated_timestamp == NOON_NS + 77
     event = await run_graph(chain(source_of([]), correlate(), CollectSink()), clock=clock)
-    assert event.figures.counters["op-1"] == {"correlated": 0, "ambiguous": 0, "uct": 0, "unpredicted": 0}
+    assert event.figures.counters["op-1"] == {
+        "correlated": 0,
+        "ambiguous": 0,
+        "uct": 0,
+        "unpredicted": 0,
+        "unknown_sensors": 0,
+    }
 
 
 async def test_each_kind_of_association_is_counted() -> None:
@@ -108,7 +116,30 @@ async def test_each_kind_of_association_is_counted() -> None:
     placed = [Placed(good, interval), Placed(nowhere, interval), Placed(late, interval_at((), at(3.0)))]
     event = await run_graph(chain(source_of(placed), correlate(), sink))
     assert [each.association for each in sink.items] == ["correlated", "uct", "unpredicted"]
-    assert event.figures.counters["op-1"] == {"correlated": 1, "ambiguous": 0, "uct": 1, "unpredicted": 1}
+    assert event.figures.counters["op-1"] == {
+        "correlated": 1,
+        "ambiguous": 0,
+        "uct": 1,
+        "unpredicted": 1,
+        "unknown_sensors": 0,
+    }
+
+
+async def test_a_sensor_without_a_position_is_logged_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Its observations are unpredicted; a beacon, whose position is its own, is not such a sensor."""
+    interval = interval_at(sky(), at(1.0))
+    unknown = [observation("radar", f"radar-{number % 2}", at(1.0), RadarTarget(1e6)) for number in range(600)]
+    placed = [Placed(each, interval) for each in (*unknown, *beacons([1.0]))]
+    sink = CollectSink()
+    event = await run_graph(chain(source_of(placed), correlate(), sink))
+    assert [each.association for each in sink.items] == ["unpredicted"] * 600 + ["correlated"]
+    lines = [event_of(record.getMessage()) for record in caplog.records if record.name == operator.__name__]
+    assert [(line["event"], line["source_id"]) for line in lines] == [
+        ("sensor_unknown", "radar-0"),
+        ("sensor_unknown", "radar-1"),
+    ]
+    assert event.figures.counters["op-1"]["unknown_sensors"] == 2
+    assert event.figures.ledger_holds
 
 
 def replace_target(observation: Observation) -> Observation:

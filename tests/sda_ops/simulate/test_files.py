@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sgp4.api import SatrecArray
@@ -12,7 +15,7 @@ from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import synthetic_catalog
 from sda_ops.catalog.reader import parse_catalog
 from sda_ops.records.observation import RadarTarget
-from sda_ops.simulate.catalog_file import omm_json
+from sda_ops.simulate.catalog_file import omm_json, usable_element_sets
 from sda_ops.simulate.config import ConfigurationError, Endpoint, Noise, SimulatorConfig
 from sda_ops.simulate.places import RADAR_SITES
 from sda_ops.simulate.tracks import track_tdm
@@ -96,3 +99,39 @@ def test_archives_and_rings_need_telescopes_and_satellites(settings: dict[str, o
     with pytest.raises(ConfigurationError, match=problem):
         SimulatorConfig(**settings)  # type: ignore[arg-type] # by name, from the table above
     SimulatorConfig(**{**settings, "optical_rate_hz": 0.0, "isl_rate_hz": 0.0, "isl_connections": 1})  # type: ignore[arg-type] # as above
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<!DOCTYPE html>\n<html><body>503</body></html>\n", "(<!DOCTYPE html>)"),
+        (b"<html>\n<body>503</body></html>\n", "<html>"),
+        (b"No GP data found\n", "got 'No GP data found'"),
+        (b"", "got ''"),
+        (gzip.compress(b"No GP data found\n"), "got 'No GP data found'"),
+        (gzip.compress(omm_json(CATALOG[:2]))[:-9], "the gzip file is truncated"),
+        (b"\x1f\x8bnot gzip", "the gzip file is invalid: "),
+        (b"\x89PNG\r\n\x1a\n\x00", "got "),
+    ],
+    ids=["page", "page without a doctype", "answer", "empty", "gzip of a answer", "cut gzip", "bad gzip", "picture"],
+)
+def test_a_file_that_is_no_catalogue_is_one_problem_with_its_first_line(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    """The problem names the file."""
+    file = tmp_path / "catalog.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as raised:
+        usable_element_sets(file)
+    (problem,) = raised.value.problems
+    assert problem.startswith("catalog: ")
+    assert str(file) in problem
+    assert reason in problem
+    assert "\n" not in problem
+
+
+def test_a_catalogue_compressed_by_gzip_is_read(tmp_path: Path) -> None:
+    """By its content; the name says nothing."""
+    file = tmp_path / "catalog.json"
+    file.write_bytes(gzip.compress(omm_json(CATALOG[:2])))
+    assert len(usable_element_sets(file)) == 2
