@@ -85,7 +85,7 @@ def drawn(model: type[BaseModel], data: st.DataObject) -> Any:
 
 
 @pytest.mark.parametrize("model", models(), ids=lambda model: model.__name__)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_dump_of_valid_settings_is_valid_and_means_the_same(model: type[BaseModel], data: st.DataObject) -> None:
     """Prefect stores settings as JSON with all defaults, and validates them again when the run starts."""
@@ -98,7 +98,7 @@ def test_a_dump_of_valid_settings_is_valid_and_means_the_same(model: type[BaseMo
 @pytest.mark.parametrize(
     ("kind", "model"), [(INGEST, IngestSettings), (FUSION, FusionSettings)], ids=lambda each: getattr(each, "name", "")
 )
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_valid_settings_make_a_pipeline_or_problems_that_commands_report(
     kind: PipelineKind, model: type[BaseModel], data: st.DataObject
