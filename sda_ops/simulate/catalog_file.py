@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from math import degrees, pi
 from pathlib import Path
@@ -21,7 +21,7 @@ _SHOWN_PROBLEMS = 10  # rows; a file of another format has one in every row
 _MIN_PER_DAY = 1440.0
 
 
-def usable_element_sets(path: Path) -> Sequence[ElementSet]:
+def usable_element_sets(path: Path) -> tuple[ElementSet, ...]:
     """The element sets of a catalogue file; rows that cannot be used are logged.
 
     Raises ``OSError`` if the file cannot be read, and ``ConfigurationError`` if it has no usable element set.
