@@ -67,6 +67,7 @@ from orchestrator_adapter.primitives.errors import (
 from orchestrator_adapter.primitives.event_log import BoundedLog, EventLog, JsonFormatter, call_hook
 from orchestrator_adapter.primitives.forked_children import close_in_forked_children
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap, frozen_heap
+from orchestrator_adapter.primitives.listening import listen_tcp
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
 from orchestrator_adapter.resilience import retry
@@ -210,6 +211,7 @@ __all__ = [
     "for_each_batch",
     "freeze_heap",
     "frozen_heap",
+    "listen_tcp",
     "lock_for_writing",
     "make_directory",
     "map_batches",

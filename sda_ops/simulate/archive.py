@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator
 
@@ -19,8 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from orchestrator_adapter import listen_tcp
 from sda_ops.simulate.config import Endpoint, OutageStyle
 from sda_ops.simulate.frames import Batch
+
+_BACKLOG = 100
 
 DEFAULT_LIMIT = 5000
 MAX_WAIT_MS = 60_000
@@ -141,9 +143,11 @@ class ArchiveServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def up(self) -> None:
-        """Listen. Raises ``OSError`` if the address is not available."""
-        family = socket.getaddrinfo(self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((self.endpoint.host, self.endpoint.port), family=family)
+        """Listen. Raises ``OSError``, which names the address, if it is not available."""
+        try:
+            listener = listen_tcp(self.endpoint.host, self.endpoint.port, backlog=_BACKLOG)
+        except OSError as error:
+            raise OSError(f"an archive cannot listen on {self.endpoint} (--archive): {error.strerror}") from error
         self.endpoint = Endpoint(self.endpoint.host, listener.getsockname()[1])
         self._archive.in_service = True
         config = uvicorn.Config(

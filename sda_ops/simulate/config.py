@@ -43,7 +43,14 @@ class Endpoint:
         host, colon, port = text.rpartition(":")
         if not (host and colon and port.isdecimal() and int(port) <= MAX_PORT):
             raise ValueError(f"expected HOST:PORT, got {text!r}")
+        try:
+            host.encode("idna")
+        except UnicodeError:  # a label that is empty or too long
+            raise ValueError(f"expected HOST:PORT, and {host!r} is no host name") from None
         return cls(host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

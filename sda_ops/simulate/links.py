@@ -36,7 +36,11 @@ class UdpLink:
     """Datagrams to one address, with or without a receiver there. Lost datagrams are not detected."""
 
     def __init__(self, target: Endpoint) -> None:
-        family, _, _, _, address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)[0]
+        """Raises ``OSError``, which names the target, if its name cannot be resolved."""
+        try:
+            family, _, _, _, address = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_DGRAM)[0]
+        except OSError as error:
+            raise OSError(f"a radar cannot send to {target} (--radar): {error.strerror}") from error
         self._address = address
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.settimeout(0.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context, copy_context
 
 import pytest
 
@@ -94,6 +95,21 @@ async def test_a_second_reader_is_rejected(bench: Bench) -> None:
         await bench.ends.receiver.recv()
     bench.feed.offer(["a"])
     assert await receiving == "a"
+
+
+async def test_an_end_that_passes_from_task_to_task_keeps_nothing_of_the_earlier_ones(bench: Bench) -> None:
+    """Each of 200 tasks reads an item and starts the next one: the last one's context is that of the first."""
+
+    async def read_and_pass_on(following: int) -> Context:
+        bench.feed.offer(["a"])
+        assert await bench.ends.receiver.recv() == "a"
+        if following == 0:
+            return copy_context()
+        return await asyncio.create_task(read_and_pass_on(following - 1))
+
+    before = copy_context()
+    after = await asyncio.create_task(read_and_pass_on(199))
+    assert dict(after.items()) == dict(before.items())
 
 
 async def test_a_cancelled_reader_frees_its_end(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flows.__main__ import main
 from flows.local_prefect.processes import free_ports
 from sda_ops.simulate import (
     Burst,
@@ -315,11 +317,30 @@ async def test_satellites_connect_when_there_is_a_listener_and_reconnect() -> No
 
 
 async def test_an_address_in_use_is_an_error() -> None:
-    """With the archive's port in use, simulate raises OSError and sends nothing."""
+    """With the archive's port in use, simulate raises OSError, which names the option and the address, and sends nothing."""
     with socket.create_server((LOCAL, 0)) as taken:
         config = SimulatorConfig(archives=(Endpoint(LOCAL, taken.getsockname()[1]),), objects=10)
-        with pytest.raises(OSError, match=r"in use"):
+        with pytest.raises(OSError, match="another socket listens there") as raised:
             await simulate(config, stop=asyncio.Event())
+    assert str(raised.value).startswith(f"an archive cannot listen on {config.archives[0]} (--archive): ")
+
+
+@pytest.mark.parametrize("option", ["--archive", "--radar"])
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("no-such-host.invalid", r"\(--{}\): .*"),
+        ("x" * 80, "--{}: expected HOST:PORT, and '" + "x" * 80 + "' is no host name"),
+    ],
+)
+def test_a_name_without_an_address_is_one_plain_line(
+    option: str, host: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown name and a name that is too long: the line names the option."""
+    archive = ["--archive", "127.0.0.1:0"] if option == "--radar" else []
+    assert main(["simulate", *archive, option, f"{host}:9999", "--objects", "10", "--count", "1"]) in {1, 2}
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "sending" not in each]
+    assert re.search(why.format(option[2:]), line), line
 
 
 def test_every_problem_of_a_configuration_is_reported_at_once() -> None:
