@@ -16,13 +16,14 @@ from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.daemon_threads import DaemonThreads
 from orchestrator_adapter.primitives.event_log import EventLog, current_run, in_run, new_run_id
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap
 from orchestrator_adapter.process.report import ExitCode, exit_code, write_report
 from orchestrator_adapter.process.signals import ForcedEnd
 from orchestrator_adapter.process.stop_requests import StopRequested, StopRequests
 from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
-from orchestrator_adapter.storage.claims import Owner, claim
+from orchestrator_adapter.storage.claims import Owner, claim, with_addresses
 from orchestrator_adapter.storage.dead_letter import DeadLetterStore
 from orchestrator_adapter.supervision.events import SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.supervision.watchdog import inspect_loop
@@ -109,8 +110,8 @@ async def run_pipeline(
         forced = _ForcedEnd(pipeline, run_id, on_forced_end)
         policy = pipeline.policy
         stop.forced = ForcedEnd(policy.grace.total_seconds(), policy.patience.total_seconds(), forced.end)
-        resources.enter_context(claim(pipeline.claims, Owner.this_process(pipeline.graph.name, run=run_label)))
-        prepared = await _prepare(pipeline, stop, resources)
+        owner = Owner.this_process(pipeline.graph.name, run=run_label)
+        prepared = await _prepare(pipeline, stop, resources, owner)
         freeze_heap()
         run_resources = resources.enter_context(ExitStack())
         dead_letters = pipeline.dead_letters() if prepared and pipeline.dead_letters is not None else None
@@ -136,10 +137,14 @@ async def run_pipeline(
     return forced.outcome
 
 
-async def _prepare(pipeline: Pipeline, stop: StopRequests, resources: AsyncExitStack) -> bool:
-    """Whether the preparations are done and the bulkheads started; ``False`` if the run was asked to stop."""
+async def _prepare(pipeline: Pipeline, stop: StopRequests, resources: AsyncExitStack, owner: Owner) -> bool:
+    """Claim, prepare, start the bulkheads. ``False`` if the run was asked to stop meanwhile."""
     grace = pipeline.policy.grace
+    names = DaemonThreads("host-names")
     try:
+        resolve = partial(asyncio.get_running_loop().run_in_executor, names, with_addresses, pipeline.claims)
+        claims = await stop.unless_requested("resolving host names", resolve, cancel_within=grace)
+        resources.enter_context(claim(claims, owner))
         for prepare in pipeline.preparations:
             what = f"preparation {getattr(prepare, '__name__', prepare)}"
             await stop.unless_requested(what, prepare, cancel_within=grace)
@@ -148,6 +153,8 @@ async def _prepare(pipeline: Pipeline, stop: StopRequests, resources: AsyncExitS
             await stop.unless_requested(f"bulkhead {bulkhead.name}", start, cancel_within=grace)
     except StopRequested:
         return False
+    finally:
+        names.shutdown()
     return True
 
 

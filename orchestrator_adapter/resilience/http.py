@@ -61,16 +61,22 @@ async def exchange(
 ) -> RetryDisposition[T]:
     """Send ``request`` once and classify the result. Raises nothing that the network or the peer can cause.
 
-    The message of an error answer has the first line of its body, bounded. ``decode`` makes a value of a successful response's body. A ``ValueError`` from it means an invalid body; any other
-    exception is a bug, and is passed on. ``now_ns``, UTC, is compared with a ``Retry-After`` that is a date. At most
-    ``max_body_bytes`` of the body are read or inflated; the body may be compressed once, by gzip. The client's timeout limits
-    each step (connecting, each read). The caller limits the whole exchange (``RetryPolicy.attempt_timeout``), because a peer
-    could send its response endlessly slowly. Cancelled, it closes the connection.
+    ``request`` is not changed: the header ``Accept-Encoding`` of what is sent is ``gzip``. The message of an error answer has
+    the first line of its body, bounded. ``decode`` makes a value of a successful response's body. A ``ValueError`` from it
+    means an invalid body; any other exception is a bug, and is passed on. ``now_ns``, UTC, is compared with a ``Retry-After``
+    that is a date. At most ``max_body_bytes`` of the body are read or inflated; the body may be compressed once, by gzip. The
+    client's timeout limits each step (connecting, each read). The caller limits the whole exchange
+    (``RetryPolicy.attempt_timeout``), because a peer could send its response endlessly slowly. Cancelled, it closes the
+    connection.
     """
     where = f"{request.method} {_without_secrets(request.url)}"
-    request.headers["Accept-Encoding"] = "gzip"
+    headers = httpx.Headers(request.headers)
+    headers["Accept-Encoding"] = "gzip"
+    sent = httpx.Request(
+        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+    )
     try:
-        response = await client.send(request, stream=True)
+        response = await client.send(sent, stream=True)
         try:
             detail = "" if response.is_success else await _first_line(response)
             failed = classify_status(where, response.status_code, response.headers, now_ns=now_ns(), detail=detail)

@@ -100,6 +100,24 @@ class Owner:
         return f"pipeline {self.pipeline!r}, pid {self.pid}{host}{run}, since {self.started}: {self.command}"
 
 
+def with_addresses(resources: Sequence[str]) -> tuple[str, ...]:
+    """``resources`` with the names of hosts replaced by addresses: as a listener on a name does it, IPv4 first.
+
+    A name that has no address stays. Asking a name server may block for long: call this in a thread.
+    """
+    return tuple(_with_address(resource) for resource in resources)
+
+
+def _with_address(resource: str) -> str:
+    with suppress(OSError, ValueError):  # ValueError: not a URL, or a name that IDNA cannot encode
+        parts = urlsplit(resource)
+        if parts.scheme in _TRANSPORTS and parts.hostname and parts.port:
+            found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+            host = str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
+            return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{parts.port}"
+    return resource
+
+
 @contextmanager
 def claim(resources: Sequence[str], owner: Owner, *, check_every: timedelta = _CHECK_EVERY) -> Iterator[None]:
     """Within this context ``owner`` has all ``resources``; no other claim for one of them succeeds, in any process.

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from orchestrator_adapter import OperatorError
+
+Binding: TypeAlias = tuple[socket.AddressFamily, Any]
+"""Where a socket is bound: the family and the address, as the standard library has it."""
 
 
-def local_address(host: str, port: int, kind: socket.SocketKind) -> tuple[socket.AddressFamily, Any]:
+def local_address(host: str, port: int, kind: socket.SocketKind) -> Binding:
     """Family and address to bind for ``host``, an address or a name; empty for every IPv4 address.
 
     A name with both kinds of address means IPv4, because every sender can reach it. Raises ``OSError``, and
@@ -20,3 +27,12 @@ def local_address(host: str, port: int, kind: socket.SocketKind) -> tuple[socket
 def bracketed(host: str) -> str:
     """``host`` as in a URL: an IPv6 address has brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def failures_named(what: str) -> Iterator[None]:
+    """A failure to resolve a name or to open a socket becomes an ``OperatorError`` that begins with ``what``."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise OperatorError(f"{what}: {error}") from error

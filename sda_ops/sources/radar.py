@@ -18,14 +18,13 @@ from typing import Any
 from orchestrator_adapter import (
     DeadLetterKind,
     Factory,
-    OperatorError,
     Timer,
     Wakeup,
     WiredEnds,
     check_fields,
     close_in_forked_children,
 )
-from sda_ops.sources.addresses import bracketed, local_address
+from sda_ops.sources.addresses import Binding, bracketed, failures_named, local_address
 from sda_ops.wire import radar
 
 _DRAIN_BATCH = 512  # datagrams; PERFORMANCE: 270-285k datagrams/s with "drain up to 512 per wake"
@@ -68,7 +67,8 @@ def radar_source(feed: RadarFeed) -> Factory:
     """A source for one radar array. A port that is in use or forbidden is an ``OperatorError`` that names it."""
 
     async def run(ends: WiredEnds) -> None:
-        sock = ends.keep("socket", lambda: _bind(feed), socket.socket.close)
+        binding = await ends.run_blocking(_resolve, feed)
+        sock = ends.keep("socket", lambda: _bind(feed, *binding), socket.socket.close)
         wakeup = ends.keep("wakeup", lambda: _wakeup_at_shutdown(ends))
         ends.gauge("port", sock.getsockname()[1])
         ends.gauge("receive_buffer_bytes", sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
@@ -146,13 +146,19 @@ async def _readable(sock: socket.socket, wakeup: Wakeup) -> None:
         loop.remove_reader(sock)
 
 
-def _bind(feed: RadarFeed) -> socket.socket:
-    try:
-        family, address = local_address(feed.host, feed.port, socket.SOCK_DGRAM)
+def _resolve(feed: RadarFeed) -> Binding:
+    """Blocks, because a name server may take long."""
+    with failures_named(_cannot_receive(feed)):
+        return local_address(feed.host, feed.port, socket.SOCK_DGRAM)
+
+
+def _bind(feed: RadarFeed, family: socket.AddressFamily, address: Any) -> socket.socket:
+    with failures_named(_cannot_receive(feed)):
         return _bound(family, address, feed.receive_buffer_bytes)
-    except (OSError, UnicodeError) as error:
-        where = f"udp://{bracketed(feed.host)}:{feed.port}"
-        raise OperatorError(f"radar feed: cannot receive on {where}: {error}") from error
+
+
+def _cannot_receive(feed: RadarFeed) -> str:
+    return f"radar feed: cannot receive on udp://{bracketed(feed.host)}:{feed.port}"
 
 
 def _bound(family: socket.AddressFamily, address: Any, receive_buffer_bytes: int) -> socket.socket:

@@ -11,8 +11,8 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
-from orchestrator_adapter import BoundedLog, Clock, OperatorError, Timer, Wakeup, close_in_forked_children
-from sda_ops.sources.addresses import bracketed, local_address
+from orchestrator_adapter import BoundedLog, Clock, Timer, Wakeup, close_in_forked_children
+from sda_ops.sources.addresses import Binding, bracketed, failures_named, local_address
 from sda_ops.sources.isl.connection import BeaconConnection, ConnectionFault
 from sda_ops.sources.isl.feed import IslFeed
 from sda_ops.wire.isl import Assembled
@@ -40,7 +40,7 @@ class IslListener:
         wakeup: Woken when any of these changes.
     """
 
-    def __init__(self, feed: IslFeed, clock: Clock, operator: str) -> None:
+    def __init__(self, feed: IslFeed, binding: Binding, clock: Clock, operator: str) -> None:
         self.feed = feed
         self.inbox: list[tuple[int, Assembled]] = []
         self.connections: set[BeaconConnection] = set()
@@ -49,7 +49,7 @@ class IslListener:
         self._clock = clock
         self._log = BoundedLog(operator, clock)
         self._loop = asyncio.get_running_loop()
-        self._socket = _listen(feed)
+        self._socket = _listen(feed, binding)
         self.port = int(self._socket.getsockname()[1])
         self._closed_to_new = False
         self._accept_timer: Timer | None = None
@@ -212,18 +212,25 @@ def _cancel(timer: Timer | None) -> None:
         timer.cancel()
 
 
-def _listen(feed: IslFeed) -> socket.socket:
-    try:
-        family, address = local_address(feed.host, feed.port, socket.SOCK_STREAM)
+def resolve(feed: IslFeed) -> Binding:
+    """Where to listen. Blocks, because a name server may take long. A name without an address is an ``OperatorError``."""
+    with failures_named(_cannot_listen(feed)):
+        return local_address(feed.host, feed.port, socket.SOCK_STREAM)
+
+
+def _cannot_listen(feed: IslFeed) -> str:
+    return f"isl feed: cannot listen on tcp://{bracketed(feed.host)}:{feed.port}"
+
+
+def _listen(feed: IslFeed, binding: Binding) -> socket.socket:
+    family, address = binding
+    with failures_named(_cannot_listen(feed)):
         sock = socket.create_server(
             address,
             family=family,
             backlog=min(feed.max_connections, _MAX_BACKLOG),
             dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
         )
-    except (OSError, UnicodeError) as error:
-        where = f"tcp://{bracketed(feed.host)}:{feed.port}"
-        raise OperatorError(f"isl feed: cannot listen on {where}: {error}") from error
     close_in_forked_children(sock)  # the port must be free when this process ends
     sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
     # On Linux every accepted connection inherits these options.

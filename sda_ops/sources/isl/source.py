@@ -10,8 +10,9 @@ import asyncio
 
 from orchestrator_adapter import DeadLetterKind, Factory, WiredEnds
 from sda_ops.records.observation import Observation
+from sda_ops.sources.addresses import Binding
 from sda_ops.sources.isl.feed import IslFeed
-from sda_ops.sources.isl.listener import IslListener
+from sda_ops.sources.isl.listener import IslListener, resolve
 from sda_ops.wire import isl
 from sda_ops.wire.malformed import MalformedFrame
 
@@ -23,7 +24,8 @@ def isl_source(feed: IslFeed) -> Factory:
     """A source for all beacons of one listener. A port that is in use or forbidden is an ``OperatorError``."""
 
     async def run(ends: WiredEnds) -> None:
-        listener = ends.keep("listener", lambda: _open_listener(feed, ends), IslListener.close)
+        binding = await ends.run_blocking(resolve, feed)
+        listener = ends.keep("listener", lambda: _open_listener(feed, binding, ends), IslListener.close)
         try:
             await _receive(listener, ends)
         finally:
@@ -33,8 +35,8 @@ def isl_source(feed: IslFeed) -> Factory:
     return run
 
 
-def _open_listener(feed: IslFeed, ends: WiredEnds) -> IslListener:
-    listener = IslListener(feed, ends.clock, ends.name)
+def _open_listener(feed: IslFeed, binding: Binding, ends: WiredEnds) -> IslListener:
+    listener = IslListener(feed, binding, ends.clock, ends.name)
     ends.shutdown.on_set(listener.wakeup.wake)
     return listener
 

@@ -249,6 +249,33 @@ async def test_a_second_run_with_the_same_claim_is_rejected_before_it_opens_anyt
     assert (await run_pipeline(second)).exit_code is ExitCode.OK
 
 
+async def test_the_loop_turns_while_the_host_of_a_claim_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name server answers only after a task of the loop has run. The claim is then on the address."""
+    asked, answer = threading.Event(), threading.Event()
+    found = socket.getaddrinfo("127.0.0.1", 9201, type=socket.SOCK_STREAM)
+
+    def name_server(host: str, *_: object, **__: object) -> list[object]:
+        assert host == "radar.example"
+        asked.set()
+        assert answer.wait(20)
+        return list(found)
+
+    monkeypatch.setattr(socket, "getaddrinfo", name_server)
+    sink, graphs = CollectSink(), list[BuiltGraph]()
+    pipeline = Pipeline(chain(endless, sink), claims=("udp://radar.example:9201", "file:///log"))
+    running = asyncio.create_task(run_pipeline(pipeline, on_built=graphs.append))
+    await eventually(asked.is_set, "the name server is asked")
+    answer.set()
+    await eventually(lambda: sink.items, "it runs")
+    with (
+        pytest.raises(Claimed, match="9201"),
+        claim(("udp://127.0.0.1:9201",), Owner.this_process("b")),
+    ):
+        pass
+    graphs[0].request_shutdown("enough")
+    assert (await running).exit_code is ExitCode.OK
+
+
 async def test_a_claim_lasts_until_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot be claimed while the store is closed and the report written; it can after the run has returned."""
     path, another, checked = tmp_path / "report.json", Owner.this_process("another"), list[str]()

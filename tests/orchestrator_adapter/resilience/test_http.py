@@ -169,6 +169,18 @@ async def test_gzip_is_requested_and_inflated() -> None:
     assert offered[0].lower().count(b"accept-encoding: gzip\r\n") == 1
 
 
+async def test_the_callers_request_is_not_changed() -> None:
+    """It can be sent again by other means: its headers, and its body, are as before."""
+    async with listening(answering(http(b"1"))) as port, httpx.AsyncClient() as client:
+        request = client.build_request(
+            "POST", f"http://127.0.0.1:{port}/", content=b"body", headers={"Accept-Encoding": "br"}
+        )
+        before = dict(request.headers)
+        for _ in range(2):
+            assert await exchange(client, request, decode=json.loads, now_ns=lambda: NOW_NS) == RetryOk(1)
+        assert dict(request.headers) == before
+
+
 async def test_a_body_is_not_inflated_beyond_its_limit() -> None:
     """A small body that would inflate to 64 MiB takes little memory: inflating stops at the limit."""
     async with listening(answering(http(BOMB, "Content-Encoding: gzip"))) as port:

@@ -24,7 +24,7 @@ import pytest
 
 from orchestrator_adapter.primitives import forked_children
 from orchestrator_adapter.storage import claims, reservation
-from orchestrator_adapter.storage.claims import FOLDER_VARIABLE, Claimed, Owner, claim
+from orchestrator_adapter.storage.claims import FOLDER_VARIABLE, Claimed, Owner, claim, with_addresses
 from tests.helpers.log_lines import event_of
 from tests.helpers.running import eventually
 from tests.helpers.support import ROOT
@@ -138,6 +138,22 @@ def test_resources_that_do_not_overlap_can_be_claimed_together(one: str, other: 
     for first, second in permutations((one, other)):
         with claim([first], OTTER):
             assert not conflict(second)
+
+
+@pytest.mark.parametrize(
+    ("resource", "claimed"),
+    [
+        ("udp://localhost:9201", "udp://127.0.0.1:9201"),
+        ("udp://[0:0::1]:9201", "udp://[::1]:9201"),
+        ("http://0.0.0.0:9100", "http://0.0.0.0:9100"),
+        ("tcp://no such host:9400", "tcp://no such host:9400"),
+        ("file:///run/log", "file:///run/log"),
+        ("any text", "any text"),
+    ],
+)
+def test_names_of_hosts_become_addresses(resource: str, claimed: str) -> None:
+    """A claim on a name is one on its address, IPv4 first. A name without an address, and anything else, stays."""
+    assert with_addresses([resource]) == (claimed,)
 
 
 def test_a_wildcard_address_names_every_conflicting_owner() -> None:

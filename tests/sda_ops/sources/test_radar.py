@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -129,8 +130,30 @@ def test_a_name_with_both_kinds_of_address_means_ipv4(monkeypatch: pytest.Monkey
         (socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", 0)),
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
-    with radar_module._bind(RadarFeed("localhost", 0)) as sock:
+    feed = RadarFeed("localhost", 0)
+    with radar_module._bind(feed, *radar_module._resolve(feed)) as sock:
         assert sock.getsockname()[0] == "127.0.0.1"
+
+
+async def test_the_loop_turns_while_the_host_of_a_feed_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name server answers only after a task of the loop has run."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def name_server(*_: object, **__: object) -> list[object]:
+        asked.set()
+        assert answer.wait(20)
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", name_server)
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(asked.is_set, "the name server is asked")
+        answer.set()
+        assert await port_of(built)
+        built.request_shutdown("test")
+
+    event = await run_graph(fed_by(radar_source(RadarFeed("radar.example", 0)), CollectSink()), during=during)
+    assert isinstance(event, events.ShutDown)
 
 
 def test_all_problems_of_a_feed_are_reported_together() -> None:

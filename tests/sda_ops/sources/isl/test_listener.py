@@ -17,7 +17,7 @@ from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, se
 from sda_ops.sources.isl import IslFeed, isl_source
 from sda_ops.sources.isl import listener as listener_module
 from sda_ops.sources.isl.connection import ConnectionFault
-from sda_ops.sources.isl.listener import IslListener, _origin
+from sda_ops.sources.isl.listener import IslListener, _origin, resolve
 from tests.helpers.log_lines import event_of
 from tests.helpers.running import GatedSink, counter, eventually, fed_by, port_of
 from tests.sda_ops.sources.isl.beacons import (
@@ -143,7 +143,8 @@ def test_a_name_with_both_kinds_of_address_means_ipv4(monkeypatch: pytest.Monkey
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
-    with listener_module._listen(IslFeed("localhost", 0)) as sock:
+    feed = IslFeed("localhost", 0)
+    with listener_module._listen(feed, resolve(feed)) as sock:
         assert sock.getsockname()[0] == "127.0.0.1"
 
 
@@ -287,7 +288,7 @@ async def test_the_listener_survives_running_out_of_descriptors(peers: Peers) ->
 async def test_a_listener_that_is_closed_while_it_cannot_accept_disconnects_no_timer(peers: Peers) -> None:
     """The next attempt is cancelled, and the port is closed."""
     clock = ManualClock()
-    listener = IslListener(FEED, clock, "isl")
+    listener = IslListener(FEED, resolve(FEED), clock, "isl")
     listener.accept()
     waiting = socket.socket()
     with no_more_descriptors():
@@ -316,7 +317,7 @@ def no_more_descriptors() -> Iterator[None]:
 async def test_a_connection_accepted_during_the_close_is_closed(peers: Peers, turns: int) -> None:
     """The connection is closed at any point of its acceptance, and no timer is left."""
     clock = ManualClock()
-    listener = IslListener(FEED, clock, "isl")
+    listener = IslListener(FEED, resolve(FEED), clock, "isl")
     listener.accept()
     beacon = peers.connect(listener.port)
     for _ in range(turns):
