@@ -50,7 +50,7 @@ class EdgeStatistics:
         occupancy: Items in the edge now, leased ones included; never above ``capacity``.
         leased: Those of them that the reader has taken and not acknowledged.
         capacity: The bound, in items.
-        sent: Items ever accepted from the writer.
+        sent: Items ever accepted from the writer, spilled ones included.
         received: Items ever delivered to the reader; redeliveries are not counted again.
         redelivered: How often an item was delivered again after its reader failed.
         shed: Items dropped by the edge's flow policy.
@@ -61,6 +61,9 @@ class EdgeStatistics:
         signals_sent: Control items ever sent into the edge, those that wait in its outbox included.
         signals_received: Control items that the reader has acknowledged.
         signals_undelivered: Control items that were in the edge or its outbox when its reader or writer ended for good.
+        spilled: Items on disk now, behind those in the edge; 0 unless its policy is ``spill``, as the next two.
+        spilled_bytes: Bytes on disk now.
+        spilled_total: Items ever written to disk.
     """
 
     occupancy: int
@@ -77,6 +80,9 @@ class EdgeStatistics:
     signals_sent: int = 0
     signals_received: int = 0
     signals_undelivered: int = 0
+    spilled: int = 0
+    spilled_bytes: int = 0
+    spilled_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

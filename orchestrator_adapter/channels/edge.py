@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from orchestrator_adapter.channels.channel import Channel, Undeliverable
+from orchestrator_adapter.channels.channel import Channel, EdgeStatistics, Undeliverable
 from orchestrator_adapter.channels.conflict_detector import ConflictDetector
 from orchestrator_adapter.channels.control import Control, runs
 from orchestrator_adapter.channels.ledger import OperatorAccount
@@ -68,8 +69,22 @@ DeadLetterDropped: TypeAlias = Callable[[str, Sequence[Undeliverable[Any]]], Non
 """Writes items that an edge gave up to the dead letters, with the reason, and charges them to the writer's account."""
 
 
+@dataclass(frozen=True, slots=True)
+class SpilledLeft:
+    """Spilled items that their reader did not take: ``items`` in memory, then those in ``files``, with their numbers."""
+
+    items: tuple[Any, ...]
+    files: tuple[tuple[Path, int], ...]
+
+    @property
+    def count(self) -> int:
+        """All items."""
+        return len(self.items) + sum(count for _, count in self.files)
+
+
 class Edge(Generic[T]):
-    """A channel with its writer and its reader, and the policies backpressure and shed. ``timed_edge`` has the other one.
+    """A channel with its writer and its reader, and the policies backpressure and shed. ``timed_edge`` and ``spilling_edge``
+    have the others.
 
     The *outbox* holds items that the writer has offered and that did not fit. It outlives the writer's instance.
 
@@ -133,6 +148,27 @@ class Edge(Generic[T]):
     def outbox_items(self) -> int:
         """Items that wait in the outbox, without the control items."""
         return len(self.outbox) - self.outbox_signals
+
+    @property
+    def spilled(self) -> int:
+        """Items on disk, behind those in the channel and before those in the outbox."""
+        return 0
+
+    @property
+    def spilled_signals(self) -> int:
+        """Control items between them."""
+        return 0
+
+    def statistics(self) -> EdgeStatistics:
+        """A frozen picture of this edge."""
+        return self.channel.statistics()
+
+    def open(self) -> None:
+        """Open what the edge needs for a run. Raises ``OSError``."""
+
+    def leave_spilled(self) -> SpilledLeft | None:
+        """The reader has ended for good: what is left behind the channel leaves the edge."""
+        return None
 
     # The reader's side.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, assert_never
 
 Since: TypeAlias = Literal["edge", "ingest"] | Callable[[Any], int]
@@ -12,6 +13,8 @@ Since: TypeAlias = Literal["edge", "ingest"] | Callable[[Any], int]
 
 Attribute and function give UTC nanoseconds since the Unix epoch.
 """
+
+DEFAULT_SPILL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +37,23 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True)
+class Spill:
+    """Write what does not fit to a bounded file; once that is full, do as ``when_full`` says."""
+
+    folder: Path
+    max_bytes: int
+    when_full: Backpressure | Shed
+
+
+@dataclass(frozen=True, slots=True)
 class FlowPolicy:
     """What an edge does with items that its reader does not take in time. No drop is silent: each one is counted, per edge.
 
-    Make one with ``backpressure()``, ``shed()`` or ``timed(...)``. Each branch of a fan-out has its own:
+    Make one with ``backpressure()``, ``shed()``, ``timed(...)`` or ``spill(...)``. Each branch of a fan-out has its own:
     the fan-out waits for a branch only as long as that branch's policy makes its writer wait.
     """
 
-    when_full: Backpressure | Shed | Timed
+    when_full: Backpressure | Shed | Timed | Spill
 
     @classmethod
     def backpressure(cls) -> FlowPolicy:
@@ -74,9 +86,31 @@ class FlowPolicy:
             raise ValueError(f"FlowPolicy.timed: since must be 'edge', 'ingest' or a function, got {since!r}")
         return cls(Timed(deadline, dead_letter, since))
 
+    @classmethod
+    def spill(
+        cls,
+        folder: Path | str,
+        *,
+        max_bytes: int = DEFAULT_SPILL_BYTES,
+        when_full: Literal["backpressure", "shed"] = "backpressure",
+    ) -> FlowPolicy:
+        """Write what does not fit to files in ``folder``, in order, and deliver it as the reader makes room.
+
+        The writer never waits, until the files have ``max_bytes`` or cannot be written (a full disk, an item that cannot be
+        pickled): then ``when_full`` says what happens to what does not fit. Items are pickled, so a spilled item is
+        delivered as a copy. The files are read and written on the event loop, in batches: use a local disk. What is not
+        delivered when the reader ends for good counts as undelivered and stays there (``spilled_items`` reads it). Two runs
+        cannot use one folder at the same time.
+        """
+        if max_bytes < 1:
+            raise ValueError(f"FlowPolicy.spill: max_bytes must be >= 1, got {max_bytes}")
+        if when_full not in ("backpressure", "shed"):
+            raise ValueError(f"FlowPolicy.spill: when_full must be 'backpressure' or 'shed', got {when_full!r}")
+        return cls(Spill(Path(folder), max_bytes, Shed() if when_full == "shed" else Backpressure()))
+
     @property
     def name(self) -> str:
-        """``backpressure``, ``shed`` or ``timed``, as metrics label it."""
+        """``backpressure``, ``shed``, ``timed`` or ``spill``, as metrics label it."""
         return type(self.when_full).__name__.lower()
 
     def __str__(self) -> str:
@@ -84,7 +118,16 @@ class FlowPolicy:
             case Timed(deadline, dead_letter, since):
                 age = f"timed {deadline.total_seconds():g} s{'' if since == 'edge' else ' since ingest'}"
                 return f"{age}, then {'dead-letter' if dead_letter else 'shed'}"
+            case Spill(folder, max_bytes, when_full):
+                return f"spill to {folder}, at most {_size(max_bytes)}, then {type(when_full).__name__.lower()}"
             case Backpressure() | Shed():
                 return self.name
             case _:
                 assert_never(self.when_full)
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"

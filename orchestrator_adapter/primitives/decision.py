@@ -50,6 +50,12 @@ class Decision(StrEnum):
     """The dead-letter store failed, and items are lost."""
     CIRCUIT_BREAKER = "circuit_breaker"
     """A circuit breaker changed its state."""
+    SPILLING = "spilling"
+    """An edge with the flow policy spill writes to disk, because its reader is late."""
+    SPILL_FULL = "spill_full"
+    """The files of an edge are full or cannot be written: what does not fit waits or is shed; ``cause`` says why."""
+    SPILL_LEFT = "spill_left"
+    """Earlier runs have left items in the files of an edge. They are not delivered."""
     LEDGER_VIOLATION = "ledger_violation"
     """An operator's ledger does not balance: items are unaccounted for."""
     ENDED = "ended"
@@ -65,6 +71,8 @@ _ALARMING = frozenset(
         Decision.IGNORED,
         Decision.LEDGER_VIOLATION,
         Decision.LOOP_STALL,
+        Decision.SPILL_FULL,
+        Decision.SPILL_LEFT,
         Decision.STALLED,
         Decision.STRAGGLER,
     }

@@ -72,7 +72,9 @@ class BuiltGraph:
         self._started_at: float | None = None
         self._closing: OperatorRun | None = None  # its kept resources are being closed
         self._breakers = Breakers(self._log, self.clock)
-        services = GraphServices(self.clock, rng, self._token, self._dead_letter_writer, self._pools, self._breakers)
+        services = GraphServices(
+            self.clock, rng, self._token, self._dead_letter_writer, self._pools, self._breakers, self._log
+        )
         self._runs, self._edges = wire(plan, services)
         for run in self._runs.values():
             self._supervisor.watch(run.name, run.vertex.restart_policy, is_source=run.vertex.role is Role.SOURCE)
@@ -88,7 +90,8 @@ class BuiltGraph:
 
         Returns once every task has ended or is named as a straggler, and every item is accounted for. Cancelling the
         caller requests the shutdown (a second time: the abort). The run then ends as usual, ``event`` is set, and the
-        cancellation is raised. Raises ``ValueError`` if ``done_when`` names anything but sinks of this graph.
+        cancellation is raised. Raises ``ValueError`` if ``done_when`` names anything but sinks of this graph, and
+        ``OSError`` if the folder of a spilling edge cannot be used.
         """
         if self._started_at is not None:
             raise DuplicateRun(f"graph {self.plan.name!r} has run already; build() it again")
@@ -96,6 +99,7 @@ class BuiltGraph:
         sinks = {run.name for run in self._runs.values() if run.vertex.role is Role.SINK}
         if not policy.done_when <= sinks:
             raise ValueError(f"done_when: expected sinks of {sorted(sinks)}, got {sorted(policy.done_when - sinks)}")
+        self._open_edges()
         self._loop.policy = policy
         self._loop.hooks = hooks or SupervisionHooks()
         self._started_at = self.clock.monotonic()
@@ -152,7 +156,7 @@ class BuiltGraph:
             operators=tuple(
                 operator_status(run, self.clock, restarts=restarts.get(run.name, 0)) for run in self._runs.values()
             ),
-            edges={edge_id: edge.channel.statistics() for edge_id, edge in self._edges.items()},
+            edges={edge_id: edge.statistics() for edge_id, edge in self._edges.items()},
             outboxes={edge_id: edge.outbox_items for edge_id, edge in self._edges.items()},
             ledger=self.ledger(),
             signals=self.signals(),
@@ -168,19 +172,28 @@ class BuiltGraph:
 
     def ledger(self) -> LedgerSnapshot:
         """The ledger as it is now."""
-        pending = sum(edge.channel.occupancy + edge.outbox_items for edge in self._edges.values())
+        pending = sum(edge.channel.occupancy + edge.spilled + edge.outbox_items for edge in self._edges.values())
         leased = {run.name: sum(edge.channel.leased_items for edge in run.inputs) for run in self._runs.values()}
         return snapshot((run.account for run in self._runs.values()), pending=pending, leased=leased)
 
     def signals(self) -> SignalsSnapshot:
         """The control items as they are now. They are no part of the ledger."""
-        accounts = [run.account for run in self._runs.values()]
+        accounts, edges = [run.account for run in self._runs.values()], self._edges.values()
         return SignalsSnapshot(
             sent=sum(account.signals_out for account in accounts),
             received=sum(account.signals_in for account in accounts),
-            undelivered=sum(edge.channel.signals_undelivered for edge in self._edges.values()),
-            in_flight=sum(edge.channel.signals + edge.outbox_signals for edge in self._edges.values()),
+            undelivered=sum(edge.channel.signals_undelivered for edge in edges),
+            in_flight=sum(edge.channel.signals + edge.spilled_signals + edge.outbox_signals for edge in edges),
         )
+
+    def _open_edges(self) -> None:
+        try:
+            for edge in self._edges.values():
+                edge.open()
+        except OSError:
+            for edge in self._edges.values():
+                edge.leave_spilled()
+            raise
 
     # The end.
 

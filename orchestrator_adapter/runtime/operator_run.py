@@ -268,6 +268,11 @@ class OperatorRun:
             unread = edge.channel.withdraw(leased_only=False)
             self.account.withdrawn(len(unread))
             self.services.dead_letter_writer.write_undelivered(self.name, unread, self._why_ended)
+            if spilled := edge.leave_spilled():
+                self.account.withdrawn(spilled.count)
+                in_memory = [Undeliverable(item, ()) for item in spilled.items]
+                self.services.dead_letter_writer.write_undelivered(self.name, in_memory, self._why_ended)
+                self.services.dead_letter_writer.write_undelivered_files(self.name, spilled.files, self._why_ended)
             edge.finish(done=done, ignored=self.ignored)
 
     async def _deliver(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.channels.edge import Edge, Side
+from orchestrator_adapter.channels.flow_policy import Spill
 from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.channels.make_edge import make_edge
 from orchestrator_adapter.graph.plan import Plan, Vertex
@@ -17,13 +18,14 @@ from orchestrator_adapter.operators.blocking import BlockingCalls, BlockingPool,
 from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.errors import OrchestratorError
-from orchestrator_adapter.primitives.event_log import BoundedLog
+from orchestrator_adapter.primitives.event_log import BoundedLog, DecisionLog
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.runtime.operator_run import OperatorRun
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
+from orchestrator_adapter.storage.spill import SpillFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class GraphServices:
     dead_letter_writer: DeadLetterWriter
     pools: BlockingPools
     breakers: Breakers
+    log: DecisionLog
 
 
 def wire(plan: Plan, services: GraphServices) -> tuple[Mapping[str, OperatorRun], Mapping[str, Edge[Any]]]:
@@ -54,6 +57,8 @@ def wire(plan: Plan, services: GraphServices) -> tuple[Mapping[str, OperatorRun]
             reader=inputs[declared.downstream.name],
             clock=services.clock,
             dead_letter=partial(_dead_letter_dropped, lent[writer]),
+            make_queue=_make_queue,
+            log=services.log,
         )
     runs = {
         vertex.name: OperatorRun(
@@ -64,6 +69,10 @@ def wire(plan: Plan, services: GraphServices) -> tuple[Mapping[str, OperatorRun]
     if inputs or outputs:
         raise OrchestratorError(f"unused ends after wiring: {sorted({*inputs, *outputs})}")
     return runs, edges
+
+
+def _make_queue(edge: str, spill: Spill) -> SpillFiles:
+    return SpillFiles(spill.folder, edge, spill.max_bytes)
 
 
 def _services(vertex: Vertex, services: GraphServices) -> VertexServices:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator_adapter.channels.channel import Undeliverable
@@ -72,6 +73,17 @@ class DeadLetterWriter:
         """As ``write``, for items that have no reader left."""
         self.undelivered += len(items)
         self.write(operator, items, DeadLetterKind.UNDELIVERED, message)
+
+    def write_undelivered_files(self, operator: str, files: Sequence[tuple[Path, int]], message: str) -> None:
+        """As ``write_undelivered``, for items that stay in files: one letter for each file, with its path and its items.
+
+        The counts are those of the items.
+        """
+        for path, items in files:
+            letter = Undeliverable({"spill_file": str(path), "items": items}, ())
+            self.write_undelivered(operator, [letter], message)
+            self.undelivered += items - 1
+            self._count(operator, DeadLetterKind.UNDELIVERED, items - 1)
 
     def write_unlogged(
         self,

@@ -23,6 +23,7 @@ from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterLimits, DeadLetterList
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
+from orchestrator_adapter.storage.spill import SpillFiles
 from orchestrator_adapter.testing import ManualClock
 
 
@@ -41,6 +42,7 @@ class Bench:
         pool: BlockingPool | None = None,
     ) -> None:
         self.clock = ManualClock()
+        self.log: list[tuple[str, dict[str, Any]]] = []
         self.account = OperatorAccount("op", bookkeeping)
         self.letters = DeadLetterList()
         self.dead_lettered: list[tuple[str, list[Any]]] = []
@@ -96,6 +98,8 @@ class Bench:
             reader=reader,
             clock=self.clock,
             dead_letter=self._dead_letter,
+            make_queue=lambda edge_id, spill: SpillFiles(spill.folder, edge_id, spill.max_bytes),
+            log=lambda decision, **fields: self.log.append((decision, fields)),
         )
 
     def _dead_letter(self, why: str, items: Sequence[Undeliverable[Any]]) -> None:
