@@ -97,6 +97,7 @@ from orchestrator_adapter.storage.dead_letter import (
 from orchestrator_adapter.storage.durable import make_directory, sync_directory
 from orchestrator_adapter.storage.jsonl import DEFAULT_MAX_FILE_BYTES, RotatingJsonLines, WriteFailedError, read_lines
 from orchestrator_adapter.storage.locks import StoreInUseError, lock_for_writing
+from orchestrator_adapter.storage.spill import spilled_items
 from orchestrator_adapter.supervision import events, task_exit
 from orchestrator_adapter.supervision.events import SupervisionHooks, SupervisorEvent
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
@@ -222,6 +223,7 @@ __all__ = [
     "retry",
     "sift",
     "source_of",
+    "spilled_items",
     "sync_directory",
     "task_exit",
     "with_retry",

@@ -15,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from orchestrator_adapter.channels.flow_policy import Spill
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.graph.plan import Plan, Role
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
@@ -106,6 +107,7 @@ def families(plan: Plan, view: View) -> Iterator[Metric]:
     yield from _of_sources([operator for operator in operators if operator.role is Role.SOURCE])
     yield from _of_sinks([operator for operator in operators if operator.role is Role.SINK])
     yield from _of_edges(plan, view.status)
+    yield from _of_spills(plan, view.status)
     yield from _of_breakers(view.status)
     yield from _of_blocking_pools(view.status)
     yield from _of_the_ledger(view.status)
@@ -284,6 +286,28 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
         "Items that the edge's flow policy shed or dead-lettered: the edge was full, or they waited too long",
         ["edge", "policy"],
         (((edge.id, edge.policy.name), edges[edge.id].policy_drops) for edge in plan.edges),
+    )
+
+
+def _of_spills(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
+    spilling = {edge.id: status.edges[edge.id] for edge in plan.edges if isinstance(edge.policy.when_full, Spill)}
+    yield _gauge(
+        "spill_items",
+        "Items of the edge that are on disk, behind those in the channel",
+        ["edge"],
+        (((edge,), figures.spilled) for edge, figures in spilling.items()),
+    )
+    yield _gauge(
+        "spill_bytes",
+        "What the edge has on disk, bytes",
+        ["edge"],
+        (((edge,), figures.spilled_bytes) for edge, figures in spilling.items()),
+    )
+    yield _counter(
+        "spilled_items_total",
+        "Items that the edge has written to disk",
+        ["edge"],
+        (((edge,), figures.spilled_total) for edge, figures in spilling.items()),
     )
 
 

@@ -43,6 +43,7 @@ OTHERS = {
     *("snapshot_age_seconds", "channel_outbox", "blocking_calls_total", "blocking_calls_abandoned_total"),
     *("operator_signals_total", "channel_signals_pending", "channel_signals_total"),
     *("blocking_pool_threads", "blocking_pool_busy", "blocking_pool_waiting", "blocking_pool_abandoned"),
+    *("spill_items", "spill_bytes", "spilled_items_total"),
 }
 
 parse_openmetrics: Callable[[str], Any] = openmetrics.text_string_to_metric_families
