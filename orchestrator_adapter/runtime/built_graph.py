@@ -99,9 +99,9 @@ class BuiltGraph:
         sinks = {run.name for run in self._runs.values() if run.vertex.role is Role.SINK}
         if not policy.done_when <= sinks:
             raise ValueError(f"done_when: expected sinks of {sorted(sinks)}, got {sorted(policy.done_when - sinks)}")
-        self._open_edges()
         self._loop.policy = policy
         self._loop.hooks = hooks or SupervisionHooks()
+        self._open_edges()
         self._started_at = self.clock.monotonic()
         for reason in self._requests_before_run:
             self.request_shutdown(reason)

@@ -80,9 +80,17 @@ class DeadLetterWriter:
         The counts are those of the items.
         """
         for path, items in files:
+            self._log(
+                Decision.DEAD_LETTER,
+                operator=operator,
+                kind=str(DeadLetterKind.UNDELIVERED),
+                items=items,
+                message=message,
+                file=str(path),
+            )
             letter = Undeliverable({"spill_file": str(path), "items": items}, ())
-            self.write_undelivered(operator, [letter], message)
-            self.undelivered += items - 1
+            self.write_unlogged(operator, [letter], DeadLetterKind.UNDELIVERED, message)
+            self.undelivered += items
             self._count(operator, DeadLetterKind.UNDELIVERED, items - 1)
 
     def write_unlogged(

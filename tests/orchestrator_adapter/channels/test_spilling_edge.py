@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator_adapter.channels.control import Control
 from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
 from orchestrator_adapter.primitives.decision import Decision
@@ -32,7 +34,7 @@ def balance(bench: Bench) -> bool:
     """What was emitted is processed, in the edge, on disk, in the outbox, shed or dead-lettered."""
     edge, figures = bench.output, bench.output.statistics()
     processed = edge.reader.account.consumed
-    waiting = figures.occupancy + figures.spilled + len(edge.outbox)
+    waiting = figures.occupancy + figures.spilled + edge.outbox_items
     return bench.account.emitted == processed + waiting + figures.shed + figures.dead_lettered
 
 
@@ -89,7 +91,7 @@ async def test_a_full_queue_makes_the_writer_wait_and_says_so_once(tmp_path: Pat
     assert arrived == list(range(5_000))
     full = [fields for decision, fields in bench.log if decision == Decision.SPILL_FULL]
     assert len(full) == 1
-    assert full[0]["cause"].endswith("of at most 4,000 bytes: the writer waits")  # type: ignore[attr-defined]
+    assert full[0]["cause"].endswith("of at most 4,000 bytes: the writer waits")
 
 
 async def test_a_full_queue_can_shed(tmp_path: Path) -> None:
@@ -188,13 +190,18 @@ def test_a_spill_policy_checks_its_values(options: dict[str, object], message: s
         FlowPolicy.spill("folder", **options)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class Mark(Control):
+    after: int
+
+
 @settings(max_examples=examples(100))
 @given(
     capacity=st.integers(1, 5),
     sheds=st.booleans(),
     max_bytes=st.sampled_from([100, 300, 100_000]),
     seed=st.integers(0, 9_999),
-    steps=st.lists(st.sampled_from(["emit", "send", "offer", "take", "take", "fail", "cancel"]), max_size=25),
+    steps=st.lists(st.sampled_from(["emit", "send", "offer", "mark", "take", "take", "fail", "cancel"]), max_size=25),
 )
 def test_every_item_is_delivered_once_and_in_order_or_shed(
     capacity: int,
@@ -203,17 +210,28 @@ def test_every_item_is_delivered_once_and_in_order_or_shed(
     seed: int,
     steps: list[str],
 ) -> None:
-    """For any order of sends, takes, failures of the reader and cancellations of the writer; the balance always holds."""
+    """For any order of sends, takes, failures and cancellations: the balance always holds, and control items keep their place."""
     rng = random.Random(seed)
 
     async def scenario(folder: Path) -> None:
         policy = FlowPolicy.spill(folder, max_bytes=max_bytes, when_full="shed" if sheds else "backpressure")
         bench = Bench(capacity=capacity, policy=policy, bookkeeping=Bookkeeping.SOURCE)
-        edge = bench.output
+        edge, channel = bench.output, bench.output.channel
         edge.open()
-        made = 0
-        arrived: list[int] = []
+        channel.max_signals = 2
+        made = marks = 0
+        arrived: list[int | Mark] = []
         writing: asyncio.Task[None] | None = None
+
+        def take() -> None:
+            edge.acknowledge()
+            if taken := channel.take(rng.randint(1, 40)) if channel.ready else []:
+                arrived.extend(taken)
+
+        def fail() -> None:
+            del arrived[len(arrived) - channel.leased :]
+            edge.return_leases("failed", 1_000)
+
         for step in steps:
             idle = writing is None or writing.done()
             match step:
@@ -223,12 +241,13 @@ def test_every_item_is_delivered_once_and_in_order_or_shed(
                     writing = asyncio.create_task(send(items))
                 case "offer" if idle:
                     bench.ends.sender.offer(range(made, made := made + rng.randint(1, 40)))
+                case "mark" if idle:
+                    marks += 1
+                    bench.ends.sender.offer_control(Mark(made - 1))
                 case "take":
-                    leased = edge.channel._buffer[edge.channel._head : edge.channel._taken]
-                    arrived += leased
-                    bench.drain.try_recv_many(rng.randint(1, 40))
+                    take()
                 case "fail":
-                    edge.return_leases("failed", 1_000)
+                    fail()
                 case "cancel" if writing is not None:
                     writing.cancel()
                     await asyncio.gather(writing, return_exceptions=True)
@@ -236,20 +255,20 @@ def test_every_item_is_delivered_once_and_in_order_or_shed(
                     pass
             await settle(rng.randrange(4))
             assert balance(bench)
-            assert edge.channel.occupancy <= capacity
-        turns = 0
-        while not (writing is None or writing.done()) or edge.outbox or edge.statistics().occupancy:
-            turns += 1
-            assert turns < 3_000, (edge.statistics(), len(edge.outbox))
-            arrived += edge.channel._buffer[edge.channel._head : edge.channel._taken]
-            bench.drain.try_recv_many()
+            assert channel.occupancy <= capacity
+        while not (writing is None or writing.done()) or edge.outbox or channel.ready or channel.leased:
+            take()
             await settle(3)
             if edge.outbox and (writing is None or writing.done()):
                 writing = asyncio.create_task(bench.ends.flush())
         assert balance(bench)
-        assert arrived == sorted(set(arrived))
-        assert len(arrived) == bench.account.emitted - bench.account.shed
+        data = [item for item in arrived if not isinstance(item, Mark)]
+        assert data == sorted(set(data))
+        assert len(data) == bench.account.emitted - bench.account.shed
         assert sheds or bench.account.shed == 0
+        assert len(arrived) - len(data) == marks == channel.signals_received
+        place = [item.after + 0.5 if isinstance(item, Mark) else item for item in arrived]
+        assert place == sorted(place)
         assert files_in(folder) == []
         edge.leave_spilled()
 

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_adapter.channels.spilling_edge import SpillUnreadable
-from orchestrator_adapter.storage import spill
 from orchestrator_adapter.storage.durable import StoreInUseError
 from orchestrator_adapter.storage.spill import SpillFiles, spilled_items
 from tests.helpers.sizes import examples
@@ -91,7 +90,7 @@ def test_a_full_disk_accepts_nothing_and_loses_nothing(files: SpillFiles, monkey
         return write(file, data[:90], position)
 
     with monkeypatch.context() as patch:
-        patch.setattr(spill.os, "pwrite", half)
+        patch.setattr(os, "pwrite", half)
         assert files.append(["x" * 1_000]) == 0
         assert files.full_because == "[Errno 28] No space left on device"
         assert files.append(["y"]) == 0
@@ -110,7 +109,7 @@ def test_a_disk_that_is_full_from_the_beginning_leaves_no_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(spill.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         assert files.append(["first"]) == 0
     assert list(tmp_path.rglob("*.spill")) == []
     assert files.bytes == 0
