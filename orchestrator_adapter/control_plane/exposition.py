@@ -15,7 +15,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from orchestrator_adapter.channels.flow_policy import Spill
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.graph.plan import Plan, Role
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
@@ -290,7 +289,7 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
 
 
 def _of_spills(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
-    spilling = {edge.id: status.edges[edge.id] for edge in plan.edges if isinstance(edge.policy.when_full, Spill)}
+    spilling = {edge.id: status.edges[edge.id] for edge in plan.edges if edge.policy.name == "spill"}
     yield _gauge(
         "spill_items",
         "Items of the edge that are on disk, behind those in the channel",

@@ -31,7 +31,8 @@ from zlib import crc32
 
 from orchestrator_adapter.channels.spilling_edge import SpillUnreadable
 from orchestrator_adapter.primitives.errors import describe
-from orchestrator_adapter.storage.durable import lock_for_writing, make_directory
+from orchestrator_adapter.storage.durable import make_directory
+from orchestrator_adapter.storage.locks import WriterLock, lock_for_writing
 
 _MAGIC = b"SPILL1\0\0"
 _HEADER = struct.Struct("<8sQ")  # magic, position of the first unread frame
@@ -76,7 +77,7 @@ class SpillFiles:
         self._folder = folder / f"{re.sub('[^0-9A-Za-z_.]+', '-', edge)}-{crc32(edge.encode()):08x}"
         self._run_folder = self._folder / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{os.getpid()}"
         self._max_bytes = max_bytes
-        self._lock: int | None = None
+        self._lock: WriterLock | None = None
         self._files: deque[_OpenFile] = deque()
         self._full_until_file_is_read = False
         self._made = 0
@@ -133,8 +134,7 @@ class SpillFiles:
         if not left and self._made:
             self._remove_folder()
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.release()
         return items, left
 
     def _append_frame(self, items: Sequence[Any]) -> int:

@@ -32,7 +32,7 @@ from orchestrator_adapter import (
 )
 from orchestrator_adapter.primitives.clock import sleep
 from orchestrator_adapter.primitives.decision import Decision
-from orchestrator_adapter.storage.durable import StoreInUseError
+from orchestrator_adapter.storage.locks import StoreInUseError
 from orchestrator_adapter.testing import CollectSink, FailAt, ManualClock, run_graph, settle
 from tests.helpers.support import ROOT
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator_adapter.channels.spilling_edge import SpillUnreadable
-from orchestrator_adapter.storage.durable import StoreInUseError
+from orchestrator_adapter.storage.locks import StoreInUseError
 from orchestrator_adapter.storage.spill import SpillFiles, spilled_items
 from tests.helpers.sizes import examples
 
@@ -163,7 +163,8 @@ def test_what_a_killed_run_left_is_found_and_not_delivered(tmp_path: Path) -> No
     assert killed.take(15) == list(range(10))
     (path,) = tmp_path.rglob("*.spill")
     os.truncate(path, path.stat().st_size - 1)
-    os.close(killed._lock)  # type: ignore[arg-type]  # as the kernel does
+    assert killed._lock is not None
+    killed._lock.release()  # as the kernel does
     following = SpillFiles(tmp_path, "a -> b", 1 << 20)
     left = following.open()
     assert [(file.path, file.items) for file in left] == [(path, 980)]
