@@ -12,6 +12,8 @@ from orchestrator_adapter.primitives.errors import (
 from orchestrator_adapter.testing import settle
 from tests.orchestrator_adapter.operators.bench import Bench, cancel
 
+pytestmark = pytest.mark.timeout(30)  # seconds: a reader that is not rejected would wait for ever
+
 
 @pytest.fixture
 def bench() -> Bench:

@@ -19,6 +19,8 @@ from orchestrator_adapter.testing import settle
 from tests.helpers.sizes import examples
 from tests.orchestrator_adapter.operators.bench import Bench, cancel
 
+pytestmark = pytest.mark.timeout(30)  # seconds: a writer that is not rejected would wait for ever
+
 
 @pytest.fixture
 def bench() -> Bench:
