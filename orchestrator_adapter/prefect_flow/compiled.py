@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from prefect import Flow
@@ -26,14 +27,18 @@ from orchestrator_adapter.prefect_flow.client.internals import (
     exit_without_state,
     ignore_suspension,
 )
+from orchestrator_adapter.prefect_flow.client.retries import retries_left, withdraw_retries
 from orchestrator_adapter.prefect_flow.options import Reporting
+from orchestrator_adapter.prefect_flow.pipeline_flow import PARAMETER, PipelineFlow, default_of
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
 from orchestrator_adapter.prefect_flow.reporting.run_record_file import RunRecordFile
 from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
+from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
 from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
+from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.process.stop_requests import StopRequests
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.supervision import events
@@ -70,11 +75,19 @@ def compile_flow(
     version: str | None = None,
     reporting: Callable[[Settings], Reporting] | None = None,
     run_name: str | None = None,
+    retries: int = 0,
+    retry_delay: timedelta = timedelta(0),
 ) -> Flow[..., Any]:
     """Compile a pipeline into a flow with one parameter, ``settings``: the model, which the Prefect UI shows as a form.
 
     Assign the flow to a module-level name: ``prefect deploy``, ``flow.serve()`` and a direct call all accept it. ``reporting``
-    says what is reported to Prefect beside the stream; ``run_name`` is Prefect's ``flow_run_name``, a template.
+    says what is reported to Prefect beside the stream; ``run_name`` is Prefect's ``flow_run_name``, a template. The parameter
+    is required if a field of the model is. Raises ``ValueError`` if the model's defaults are not valid.
+
+    ``retries`` is how often a run that ended in ``BudgetExhausted``, or that did not start, is run again: in the same flow run
+    and process, ``retry_delay`` later, with a new pipeline and new task runs. A bug, stragglers, a violated ledger, and a
+    run that was asked to stop are not retried. Operators are restarted by their own policies, so the default is no retry,
+    also if ``PREFECT_FLOWS_DEFAULT_RETRIES`` is set.
 
     The flow run ends *Completed* on ``AllOk`` and ``ShutDown`` (*Cancelled* if Prefect asked for it), *Failed* on
     ``BudgetExhausted``, stragglers and ledger violations, and *Crashed* on ``Panicked``. SIGTERM, SIGINT, a cancellation in
@@ -87,13 +100,13 @@ def compile_flow(
 
     # Prefect reads the schema of the parameters from the signature, and the model is known only here.
     parameter = inspect.Parameter(
-        "settings", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=settings(), annotation=settings
+        PARAMETER, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default_of(settings, name), annotation=settings
     )
     run.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined] # functions may carry one (PEP 362)
-    run.__annotations__ = {"settings": settings}
+    run.__annotations__ = {PARAMETER: settings}
     run.__name__ = run.__qualname__ = name.replace("-", "_")
     run.__doc__ = description
-    return Flow(
+    flow = PipelineFlow(
         run,
         name=name,
         description=description,
@@ -101,7 +114,11 @@ def compile_flow(
         flow_run_name=run_name,
         validate_parameters=True,
         persist_result=False,
+        retries=retries,
+        retry_delay_seconds=retry_delay.total_seconds(),
     )
+    flow.settings_model = settings
+    return flow
 
 
 async def run_flow(
@@ -148,6 +165,7 @@ async def run_flow(
 async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[Any]:
     """The flow's body."""
     caller = _caller.get() or _Caller(None)
+    caller.outcome = caller.error = None  # of an earlier attempt in this process
     identity = _identity(pipeline.graph.name, flow_name)
     bound_event_queue(options.queue)
     ignore_suspension()
@@ -185,6 +203,8 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
             if isinstance(error, Exception):  # not a cancellation: the run did not start, which Prefect itself records
                 caller.error = error
                 record_file.discard()
+                if requests.reasons and retries_left():
+                    await withdraw_retries()
             raise
         caller.outcome = outcome
         requests.graph_ended = True
@@ -200,7 +220,15 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
             if options.directory is not None
             else "Prefect does not answer, and no folder is configured that could keep how the run ended"
         )
+    if state.is_failed() and retries_left():
+        if outcome.exit_code is ExitCode.BUDGET_EXHAUSTED and not (requests.reasons or delivered.cancelled):
+            raise PipelineFailed(state.message)  # Prefect's engine retries a flow that raises, and only that
+        await withdraw_retries()
     return state
+
+
+class PipelineFailed(OrchestratorError):
+    """The pipeline failed and is run again, as a retry of the flow run."""
 
 
 def _identity(pipeline: str, flow_name: str) -> RunIdentity:
