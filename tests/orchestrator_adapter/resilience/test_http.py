@@ -8,13 +8,11 @@ import gzip
 import json
 import socket
 import ssl
-import struct
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any
 
 import httpx
 import pytest
@@ -25,61 +23,18 @@ from orchestrator_adapter.resilience.http import HttpFailure, classify_error, cl
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryDisposition, RetryOk
 from orchestrator_adapter.testing import ManualClock, settle
 from tests.helpers.running import eventually
+from tests.orchestrator_adapter.resilience.http_peers import (
+    Peer,
+    answering,
+    close_connection,
+    http,
+    listening,
+    reset,
+    send_endlessly,
+    send_nothing,
+)
 
 NOW_NS = ManualClock().now_ns()  # 2026-01-01T00:00:00Z
-
-Peer: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def answering(raw: bytes) -> Peer:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(raw)
-        await writer.drain()
-
-    return peer
-
-
-def http(body: bytes, *headers: str, status: int = 200) -> bytes:
-    head = [f"HTTP/1.1 {status} Scripted", f"Content-Length: {len(body)}", "Connection: close", *headers]
-    return "\r\n".join([*head, "", ""]).encode() + body
-
-
-async def close_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-
-
-async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close sends RST
-    writer.transport.abort()
-
-
-async def send_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-
-
-async def send_endlessly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        writer.write(b"400\r\n" + b" " * 1024 + b"\r\n")
-        await writer.drain()
-
-
-@asynccontextmanager
-async def listening(peer: Peer, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await peer(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
 
 
 async def get(
