@@ -113,7 +113,10 @@ class SensorSettings(Section):
     sigma_angle_arcsec: float | None = Field(
         None, gt=0, le=36_000, description="One standard deviation of its angles, if its observations have none"
     )
-    replayed: bool = Field(default=False, description="It is a replay: do not compare its timestamps with the clock")
+    replayed: bool = Field(
+        default=False,
+        description="It is a replay: do not compare its timestamps with the clock; those of files in [replay] never are",
+    )
 
 
 class StationSettings(Section):

@@ -62,7 +62,7 @@ def load_settings(model: type[Model], file: Path | None, *, prefix: str) -> Mode
 def _read(file: Path) -> Values:
     """The content of a TOML file. Raises ``SettingsError``."""
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8"))
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         why = "no such file"
     except OSError as error:

@@ -9,7 +9,7 @@ replay (files) ────┘                                                  
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from math import pi
@@ -101,19 +101,16 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
         source = graph.add_source(radar.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
         graph.connect(source, merge, 4_096, note="8 s of one array at 500 Hz, plus the kernel's buffer")
     for optical in settings.opticals:
-        factory, note = (
-            optical_source(optical_feed(optical)),
-            "it retries through an outage; permanent errors restart it, with jitter",
-        )
+        factory, note = optical_source(optical_feed(optical)), "it retries through an outage; other errors restart it"
         source = graph.add_source(optical.name, factory, restart_policy=PATIENT, endless=True, note=note)
         graph.connect(source, merge, 2_048, note="a backlog comes in pages and can wait at the archive")
     for isl in settings.isls:
         factory, note = isl_source(isl_feed(isl)), "its connections survive a restart"
         source = graph.add_source(isl.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
         graph.connect(source, merge, 2_048, note="TCP buffers the rest")
-    replay = graph.add_source(
-        "replay", _replay(settings), restart_policy=FIVE_A_MINUTE, note="a restart continues where it was"
-    )
+    replayed = _replayed(settings)
+    factory, note = _replay(settings, replayed.update), "a restart continues where it was"
+    replay = graph.add_source("replay", factory, restart_policy=FIVE_A_MINUTE, note=note)
     graph.connect(replay, merge, 1_024, note="its files can wait")
 
     normalizer = map_items(Normalizer(clock_offset_ns=settings.validation.clock_offset_ns))
@@ -121,7 +118,7 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
     graph.connect(merge, normalize, 1_024, note=_MICRO_BATCHES)
     check = graph.add_operator(
         "validate",
-        sift(validation(settings.validation, replayed=_replayed(settings).__contains__)),
+        sift(validation(settings.validation, replayed=replayed.__contains__)),
         restart_policy=FIVE_A_MINUTE,
         dead_letter_limits=dead_letter_limits(settings.dead_letters),
         note="stateless; if it rejects most of the stream, the deployment is wrong",
@@ -237,7 +234,7 @@ def _source(settings: FusionSettings) -> CatalogFile | CatalogUrl:
     return CatalogFile(location) if isinstance(location, Path) else CatalogUrl(str(location))
 
 
-def _replay(settings: FusionSettings) -> Factory:
+def _replay(settings: FusionSettings, on_sensors: Callable[[Collection[str]], None]) -> Factory:
     replay = settings.replay
     if not replay.files:
         return source_of(())
@@ -246,7 +243,7 @@ def _replay(settings: FusionSettings) -> Factory:
         pace=replay.pace or None,
         conventions_of={file.path: _conventions(replay.of_file(file)) for file in replay.files},
     )
-    return replay_source(feed)
+    return replay_source(feed, on_sensors=on_sensors)
 
 
 def _conventions(replay: ReplaySettings) -> TdmConventions:
@@ -262,8 +259,9 @@ def _conventions(replay: ReplaySettings) -> TdmConventions:
     )
 
 
-def _replayed(settings: FusionSettings) -> frozenset[str]:
-    return frozenset(sensor.source_id for sensor in settings.known_sensors if sensor.replayed)
+def _replayed(settings: FusionSettings) -> set[str]:
+    """The sensors that are validated at their own time; the replay adds those of its files."""
+    return {sensor.source_id for sensor in settings.known_sensors if sensor.replayed}
 
 
 def _audit(settings: FusionSettings, part: str) -> Factory:

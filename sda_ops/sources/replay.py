@@ -20,7 +20,7 @@ import asyncio
 import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -115,12 +115,20 @@ class Playback:
         return max(0.0, self.started_s + since_first_ns / 1e9 / pace - now_s)
 
 
+def _ignore(_: Collection[str]) -> None:
+    pass
+
+
 def _time_ns(observation: Observation) -> int:
     return observation.sensor_timestamp
 
 
-def replay_source(feed: ReplayFeed) -> Factory:
-    """A source for recorded files. A file that cannot be read is logged and counted; the others are replayed."""
+def replay_source(feed: ReplayFeed, *, on_sensors: Callable[[Collection[str]], object] = _ignore) -> Factory:
+    """A source for recorded files. A file that cannot be read is logged and counted; the others are replayed.
+
+    ``on_sensors`` is called once with the source ids of all observations, before the first is emitted: a validation has to
+    compare their timestamps with their own time.
+    """
 
     async def run(ends: WiredEnds) -> None:
         kept: list[Playback] = ends.keep("playback", list)
@@ -129,6 +137,7 @@ def replay_source(feed: ReplayFeed) -> Factory:
             if playback is None:
                 return
             kept.append(playback)
+            on_sensors({observation.source_id for observation in playback.observations})
             _report(playback, ends)
         await _replay(kept[0], feed.pace, ends)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -354,6 +354,27 @@ async def test_a_restart_does_not_report_a_skipped_file_again(tmp_path: Path, ca
     assert event.figures.restarts["source"].total == 1
     assert len(logged(caplog, "replay_file_skipped")) == 1
     assert event.figures.counters["source"]["files_skipped"] == 1
+
+
+async def test_the_sensors_of_the_files_are_reported_once_before_the_first_observation(tmp_path: Path) -> None:
+    """A validation that follows knows them in time, and a restart does not report them again."""
+    sink, calls = GatedSink(), []
+    feed = ReplayFeed(paths=(tdm(tmp_path / "a.tdm", *range(20)), iod(tmp_path / "b.dat", 1)), pace=None)
+
+    def record(source_ids: Collection[str]) -> None:
+        calls.append((set(source_ids), len(sink.items)))
+
+    source = Fault(replay_source(feed, on_sensors=record))
+
+    async def during(built: BuiltGraph) -> None:
+        await eventually(lambda: built._runs["source"].waits_for_space, "the source waits for room")
+        source.strike()
+        await settle()
+        sink.gate.set()
+
+    event = await run_graph(fed_by(source, sink, capacity=4), during=during)
+    assert event.figures.restarts["source"].total == 1
+    assert calls == [({"tdm-HILL", "optical-4172"}, 0)]
 
 
 async def test_files_compressed_by_gzip_are_read(tmp_path: Path) -> None:
