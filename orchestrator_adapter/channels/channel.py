@@ -13,10 +13,10 @@ Taking moves ``_taken`` right, acknowledging moves ``_head`` right, and returnin
 items are at the head of the channel again, in order, because they never left it. Capacity bounds leased *and* ready items,
 so an edge never contains more than its capacity, redelivery included.
 
-Control items are in the same buffer, in their place in the order. ``_controls`` has their sequence numbers, and these
+Control items are in the same buffer, in their place in the order. ``controls`` has their sequence numbers, and these
 invariants hold, so that an edge without control items pays one truth test a step:
 
-- ``_controls`` is ascending, and lists exactly the control items between ``_head`` and the end of the buffer.
+- ``controls`` is ascending, and lists exactly the control items between ``_head`` and the end of the buffer.
 - ``take`` returns data only, or one control item alone: a batch ends before a control item.
 - A control item takes no room: ``capacity`` bounds the data, ``max_signals`` bounds the control items.
 - ``occupancy``, ``sent``, ``received``, ``redelivered`` and ``dead_lettered`` count data only. The cursors, ``ready`` and
@@ -102,13 +102,13 @@ class Channel(Generic[T]):
     __slots__ = (
         "_base",
         "_buffer",
-        "_controls",
         "_failures",
         "_head",
         "_suspects_end",
         "_taken",
         "capacity",
         "closed",
+        "controls",
         "dead_lettered",
         "edge",
         "high_water_mark",
@@ -145,7 +145,7 @@ class Channel(Generic[T]):
         self.signals_received = 0
         self.signals_undelivered = 0
         self._buffer: list[T] = []  # and control items
-        self._controls: deque[int] = deque()  # the sequence numbers of the control items that are not acknowledged
+        self.controls: deque[int] = deque()  # the sequence numbers of the control items that are not acknowledged
         self._head = 0
         self._taken = 0
         self._base = 0  # the sequence number of _buffer[0], counted from the first item ever sent
@@ -157,17 +157,17 @@ class Channel(Generic[T]):
     @property
     def occupancy(self) -> int:
         """Items in the edge, leased ones included."""
-        return len(self._buffer) - self._head - len(self._controls)
+        return len(self._buffer) - self._head - len(self.controls)
 
     @property
     def signals(self) -> int:
         """Control items in the edge, a leased one included."""
-        return len(self._controls)
+        return len(self.controls)
 
     @property
     def room(self) -> int:
         """How many more items fit."""
-        return self.capacity - len(self._buffer) + self._head + len(self._controls)
+        return self.capacity - len(self._buffer) + self._head + len(self.controls)
 
     @property
     def ready(self) -> int:
@@ -177,9 +177,9 @@ class Channel(Generic[T]):
     @property
     def ready_items(self) -> int:
         """Of these, the items that are data."""
-        if not self._controls:
+        if not self.controls:
             return self.ready
-        return self.ready - len(self._controls) + self.leased_signals
+        return self.ready - len(self.controls) + self.leased_signals
 
     @property
     def leased(self) -> int:
@@ -189,17 +189,17 @@ class Channel(Generic[T]):
     @property
     def leased_signals(self) -> int:
         """Of these, the control items."""
-        return bisect_left(self._controls, self._base + self._taken) if self._controls else 0
+        return bisect_left(self.controls, self._base + self._taken) if self.controls else 0
 
     @property
     def leased_items(self) -> int:
         """Of these, the items that are data."""
-        return self._taken - self._head - self.leased_signals
+        return self._taken - self._head - (self.leased_signals if self.controls else 0)
 
     @property
     def next_control(self) -> Control | None:
         """The control item that ``take`` would return now. It stays in the edge."""
-        if self._controls and self._to_next_control() == 0:
+        if self.controls and self._to_next_control() == 0:
             item = self._buffer[self._taken]
             assert isinstance(item, Control)
             return item
@@ -241,7 +241,7 @@ class Channel(Generic[T]):
             accepted = room
             self._buffer += items[:room]
         self.sent += accepted
-        occupancy = len(self._buffer) - self._head - len(self._controls)
+        occupancy = len(self._buffer) - self._head - len(self.controls)
         self.high_water_mark = max(self.high_water_mark, occupancy)
         return accepted
 
@@ -254,14 +254,14 @@ class Channel(Generic[T]):
 
     def leased_controls(self) -> list[Control]:
         """The leased control items, oldest first."""
-        leased = [self._buffer[sequence - self._base] for sequence in self._controls][: self.leased_signals]
+        leased = [self._buffer[sequence - self._base] for sequence in self.controls][: self.leased_signals]
         return [item for item in leased if isinstance(item, Control)]
 
     def push_control(self, control: Control) -> bool:
         """Accept ``control`` unless the edge has ``max_signals`` already; return whether it did. It takes no item's room."""
-        if len(self._controls) >= self.max_signals:
+        if len(self.controls) >= self.max_signals:
             return False
-        self._controls.append(self._base + len(self._buffer))
+        self.controls.append(self._base + len(self._buffer))
         self._buffer.append(control)  # type: ignore[arg-type]  # T is the type of the data; only `take` returns both
         return True
 
@@ -276,7 +276,7 @@ class Channel(Generic[T]):
             raise ValueError(f"edge {self.edge!r}: expected to take at least one item, got max_items={max_items}")
         taken = self._taken
         sequence = self._base + taken
-        if self._controls:
+        if self.controls:
             data = self._to_next_control()
             if data == 0:
                 self._taken = taken + 1
@@ -301,7 +301,7 @@ class Channel(Generic[T]):
             for sequence in range(first, first + count):
                 self._failures.pop(sequence, None)
         self._head += count
-        signals = self._drop_controls() if self._controls else 0
+        signals = self._drop_controls() if self.controls else 0
         self.signals_received += signals
         self._compact()
         return signals
@@ -314,7 +314,7 @@ class Channel(Generic[T]):
         that the item at fault becomes known. A control item is neither.
         """
         first, last = self._base + self._head, self._base + self._taken
-        controls = {self._controls.popleft() for _ in range(self.leased_signals)}
+        controls = {self.controls.popleft() for _ in range(self.leased_signals)}
         survivors: list[T] = []
         histories: list[tuple[str, ...]] = []  # of the survivors; empty for a control item
         poison: list[Undeliverable[T]] = []
@@ -338,7 +338,7 @@ class Channel(Generic[T]):
             first += len(poison)
         self._taken = self._head
         self._failures.update((first + offset, history) for offset, history in enumerate(histories) if history)
-        self._controls.extendleft(first + offset for offset in reversed(range(len(histories))) if not histories[offset])
+        self.controls.extendleft(first + offset for offset in reversed(range(len(histories))) if not histories[offset])
         self._suspects_end = max(self._suspects_end, last)
         return poison
 
@@ -348,7 +348,7 @@ class Channel(Generic[T]):
         Control items between them leave the edge too, as ``signals_undelivered``.
         """
         end = self._taken if leased_only else len(self._buffer)
-        controls = set(self._controls)
+        controls = set(self.controls)
         items = [
             Undeliverable(item, self._failures.pop(self._base + position, ()))
             for position, item in enumerate(self._buffer[self._head : end], self._head)
@@ -364,14 +364,14 @@ class Channel(Generic[T]):
     def _to_next_control(self) -> int:
         """How many ready items come before the next control item; the length of the buffer if there is no such one."""
         taken = self._base + self._taken
-        return next((sequence - taken for sequence in self._controls if sequence >= taken), len(self._buffer))
+        return next((sequence - taken for sequence in self.controls if sequence >= taken), len(self._buffer))
 
     def _drop_controls(self) -> int:
         """Forget the control items before ``_head``. Returns how many these were."""
-        head, before = self._base + self._head, len(self._controls)
-        while self._controls and self._controls[0] < head:
-            self._controls.popleft()
-        return before - len(self._controls)
+        head, before = self._base + self._head, len(self.controls)
+        while self.controls and self.controls[0] < head:
+            self.controls.popleft()
+        return before - len(self.controls)
 
     def _compact(self) -> None:
         head = self._head

@@ -190,7 +190,7 @@ class Edge(Generic[T]):
 
     def acknowledge_and_forward(self) -> bool:
         """Forward the leased control items, and acknowledge all leases, in one step. Returns whether it forwarded any."""
-        controls = self.channel.leased_controls() if self.channel.signals else ()
+        controls = self.channel.leased_controls()
         for control in controls:
             self._forward(control)
         self.acknowledge()

@@ -103,6 +103,9 @@ class Receiver(Generic[T]):
         """
         edge, channel = self._edge, self._channel
         edge.reading.check()
+        if not channel.controls:
+            edge.acknowledge()
+            return channel.take(max_items)
         edge.acknowledge_and_forward()
         while (control := channel.next_control) is not None:
             if controls:
@@ -125,12 +128,13 @@ class Receiver(Generic[T]):
         """
         edge, channel = self._edge, self._channel
         edge.reading.check()
-        if edge.acknowledge_and_forward():
+        if not channel.controls:
+            edge.acknowledge()
+        elif edge.acknowledge_and_forward():
             await edge.flush_outputs()
             edge.acknowledge()  # nothing is leased; a timed edge drops what has become too old
         while channel.ready or await edge.wait_for_items():
-            control = channel.next_control
-            if control is None:
+            if not channel.controls or (control := channel.next_control) is None:
                 return channel.take(max_items)
             if controls:
                 channel.take(1)

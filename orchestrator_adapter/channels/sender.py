@@ -40,7 +40,8 @@ class Sender(Generic[T]):
     def offer(self, items: Sequence[T]) -> None:
         """Enqueue ``items``, in order, without suspending. From now on the runtime delivers or dead-letters them."""
         self._edge.writing.check()
-        self._refuse_control(items)
+        if items and (isinstance(items[-1], Control) or isinstance(items[0], Control)):
+            raise self._misuse
         self._edge.enqueue(items)
 
     def offer_control(self, control: Control) -> None:
@@ -58,7 +59,8 @@ class Sender(Generic[T]):
             await self.send_many((item,))
         else:
             edge.writing.check()
-            self._refuse_control((item,))
+            if isinstance(item, Control):
+                raise self._misuse
             edge.enqueue((item,))
 
     async def send_many(self, items: Sequence[T]) -> None:
@@ -66,13 +68,14 @@ class Sender(Generic[T]):
 
         On an edge with a deadline, the items that it gives up on are accepted too: they are dead-lettered or shed.
         """
-        self._refuse_control(items)
+        if items and (isinstance(items[-1], Control) or isinstance(items[0], Control)):
+            raise self._misuse
         with self._edge.writing:
             await self._edge.send_many(items)
 
-    def _refuse_control(self, items: Sequence[T]) -> None:
-        if items and (isinstance(items[0], Control) or isinstance(items[-1], Control)):
-            raise EdgeMisuse(
-                f"edge {self.edge!r}: a control item was sent as data; use `await ends.emit_control(...)`, or "
-                "`sender.offer_control(...)` for one output"
-            )
+    @property
+    def _misuse(self) -> EdgeMisuse:
+        return EdgeMisuse(
+            f"edge {self.edge!r}: a control item was sent as data; use `await ends.emit_control(...)`, or "
+            "`sender.offer_control(...)` for one output"
+        )

@@ -77,7 +77,7 @@ class TimedChannel(Channel[T]):
     @property
     def next_deadline(self) -> float:
         """When the next ready item is too old, monotonic seconds; infinity without one."""
-        if self._ingested_ns is None and not self._controls:  # then items are in the order of their deadlines
+        if self._ingested_ns is None and not self.controls:  # then items are in the order of their deadlines
             return self._deadlines[self._taken] if self.ready else inf
         return min(self._deadlines[self._taken :], default=inf)
 
@@ -87,7 +87,7 @@ class TimedChannel(Channel[T]):
         self._deadlines[self._head : self._taken] = [
             deadline
             for sequence, deadline in enumerate(self._deadlines[self._head : self._taken], first)
-            if len(self._failures.get(sequence, ())) + 1 < max_deliveries or sequence in self._controls
+            if len(self._failures.get(sequence, ())) + 1 < max_deliveries or sequence in self.controls
         ]
         poison = super().return_leases(failure, max_deliveries)
         self._earliest = self.next_deadline
@@ -106,9 +106,9 @@ class TimedChannel(Channel[T]):
             if (history := self._failures.pop(base + old, None)) is not None
         }
         self._failures |= failures
-        if self._controls:
+        if self.controls:
             moved = {base + old: base + new for new, old in enumerate(kept, positions[0])}
-            self._controls = deque(moved.get(sequence, sequence) for sequence in self._controls)
+            self.controls = deque(moved.get(sequence, sequence) for sequence in self.controls)
         self._suspects_end -= sum(base + at < self._suspects_end for at in positions)
         self._buffer[positions[0] :] = [self._buffer[at] for at in kept]
         self._deadlines[positions[0] :] = [self._deadlines[at] for at in kept]
