@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+from flows.output import flush_output, prepare_output
 
 # Each command's help and its module, which has `add_arguments(parser)`, `run(args) -> exit code` and perhaps an `EPILOG`.
 COMMANDS = {
@@ -25,6 +30,8 @@ COMMANDS = {
 }
 
 _INTERRUPTED = 1
+_RUNS = ("ingest", "fusion")
+"""The commands that turn a signal from before their start into a request to stop, so that even this run leaves a report."""
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -49,15 +56,49 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the process's exit code."""
+def main(
+    arguments: Sequence[str] | None = None, *, ends_process: bool = False, early_signals: Sequence[str] = ()
+) -> int:
+    """Run one command and return the process's exit code.
+
+    ``ends_process`` says that the process ends with it: when a run's outcome is on disk, nothing may keep the process alive.
+    ``early_signals`` has the signals that arrive before the command handles them; it may still grow.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         args = parser(words[0] if words else None).parse_args(words)
+        args.ends_process, args.early_signals = ends_process, early_signals
         return int(args.run(args))
     except KeyboardInterrupt:  # before or after the time in which the command handles signals itself
         return _INTERRUPTED
 
 
+def run_process() -> NoReturn:
+    """Run the command of this process's command line.
+
+    Signals are handled from the first statement on: process 1 of a container ignores them otherwise. A run keeps them until it
+    can handle them; any other command is interrupted, as by Ctrl-C.
+    """
+    early: list[str] = []
+
+    def keep(number: int, _frame: FrameType | None) -> None:
+        early.append(signal.Signals(number).name)
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    on_signal = keep if sys.argv[1:2] and sys.argv[1] in _RUNS else interrupt
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if (
+            signal.getsignal(number) is not signal.SIG_IGN
+        ):  # nohup ignores SIGHUP, and a shell SIGINT of a job in the background
+            signal.signal(number, on_signal)
+    prepare_output()
+    try:
+        sys.exit(main(ends_process=True, early_signals=early))
+    finally:
+        flush_output()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process()

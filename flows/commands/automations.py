@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import httpx
 from flows.commands.messages import announce, report_problems
 from flows.commands.options import add_api_wait_argument
 from flows.local_prefect.api_health import wait_for_api
+from flows.output import print_line, print_problem
 from orchestrator_adapter.process import ExitCode
 
 if TYPE_CHECKING:  # importing Prefect takes a second
@@ -168,7 +168,7 @@ async def _act(args: argparse.Namespace, heartbeat_s: int | None) -> int:
                 for automation in installed:
                     _print_described(automation)
                 if not installed:
-                    print(f"automations: none for {args.flow}; install them without --list", file=sys.stderr)
+                    print_problem(f"automations: none for {args.flow}; install them without --list")
                 return ExitCode.OK
             if args.remove:
                 await _remove(client, args.flow, keep=())
@@ -177,7 +177,7 @@ async def _act(args: argparse.Namespace, heartbeat_s: int | None) -> int:
             wanted = _wanted(args, await _target(client, args), heartbeat_s)
             for done in await ready.install(client, wanted):
                 note = "" if done.enabled else "  (disabled in Prefect; stays disabled)"
-                print(f"{done.what:9} {done.name}{note}")
+                print_line(f"{done.what:9} {done.name}{note}")
             await _remove(client, args.flow, keep={automation.name for automation in wanted})
             if args.webhook is None:
                 await ready.remove_webhook(client, args.flow)
@@ -202,7 +202,7 @@ async def _remove(client: PrefectClient, flow: str, *, keep: Collection[str]) ->
     from orchestrator_adapter.prefect_flow import automations as ready  # noqa: PLC0415 - see above
 
     for done in await ready.uninstall(client, flow, keep=keep):
-        print(f"{done.what:9} {done.name}")
+        print_line(f"{done.what:9} {done.name}")
 
 
 def _wanted(
@@ -240,12 +240,12 @@ def _placeholder(args: argparse.Namespace) -> NotificationBlock | None:
 def _print_described(automation: AutomationCore) -> None:
     from orchestrator_adapter.prefect_flow.automations import describe  # noqa: PLC0415 - see above
 
-    print(describe(automation))
+    print_line(describe(automation))
 
 
 def _done(args: argparse.Namespace, heartbeat_s: int | None) -> int:
     for sentence in unmet(args, heartbeat_s):
-        print(f"automations: {sentence}", file=sys.stderr)
+        print_problem(f"automations: {sentence}")
     return ExitCode.OK
 
 

@@ -7,6 +7,7 @@ import argparse
 from flows.commands.messages import report_problems
 from flows.commands.options import add_pipeline_argument, add_settings_argument
 from flows.commands.running import UNUSABLE, problems_of
+from flows.output import print_line
 from flows.pipelines import PIPELINES
 from orchestrator_adapter.process import ExitCode
 
@@ -28,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
         graph.validate()
     except UNUSABLE as error:
         return report_problems(kind.name, problems_of(error))
-    print(graph.to_mermaid() if args.mermaid else graph.describe())
+    print_line(graph.to_mermaid() if args.mermaid else graph.describe())
     return ExitCode.OK

@@ -32,8 +32,9 @@ from flows.local_prefect.processes import (
     listens,
     wait_for,
 )
+from flows.output import print_line
 from orchestrator_adapter import BuiltGraph, JsonFormatter, Role
-from orchestrator_adapter.process import RunOutcome
+from orchestrator_adapter.process import RunOutcome, StopRequests
 from sda_ops.simulate import ConfigurationError
 
 EPILOG = EXIT_CODES
@@ -81,12 +82,12 @@ def run(args: argparse.Namespace) -> int:
             _wait_for_archive(stage, simulator)
             url = f"http://{HOST}:{stage.control_port}"
             announce("demo", "control_plane_address", f"health and metrics at {url}/metrics", url=url)
-            outcome = asyncio.run(_perform(stage, args, simulator))
+            outcome = asyncio.run(_perform(stage, args, simulator, processes))
     except ConfigurationError as error:
         return report_problems("demo", error.problems)
     except (ProcessFailed, OSError) as error:
         return report_problems("demo", [str(error)])
-    print(summary(outcome, stage.kind.outputs(stage.settings())))
+    print_line(summary(outcome, stage.kind.outputs(stage.settings())))
     return _compare(stage, outcome)
 
 
@@ -98,17 +99,31 @@ def _stage(make: type[Stage], folder: Path, radars: int) -> Stage:
     return make(folder, radar_ports, archive_ports, isl_ports, server_port=next(ports), control_port=next(ports))
 
 
-async def _perform(stage: Stage, args: argparse.Namespace, simulator: subprocess.Popen[bytes]) -> RunOutcome:
-    settings = stage.settings()
+async def _perform(
+    stage: Stage, args: argparse.Namespace, simulator: subprocess.Popen[bytes], processes: ExitStack
+) -> RunOutcome:
+    settings, stop = stage.settings(), StopRequests()
     conducting: list[asyncio.Task[None]] = []
 
     def built(graph: BuiltGraph) -> None:
         conducting.append(asyncio.get_running_loop().create_task(_conduct(graph, simulator, args.seconds)))
 
+    def forced_end(outcome: RunOutcome) -> None:
+        print_line(summary(outcome, stage.kind.outputs(settings)))
+        processes.close()
+
     try:
-        return await perform(
-            stage.kind, settings, prefect=not args.no_api, duration_s=None, quiet=args.quiet, on_built=built
-        )
+        with stop.listen():
+            return await perform(
+                stage.kind,
+                settings,
+                prefect=not args.no_api,
+                duration_s=None,
+                quiet=args.quiet,
+                stop=stop,
+                on_forced_end=forced_end,
+                on_built=built,
+            )
     finally:
         for task in conducting:
             task.cancel()
@@ -216,6 +231,6 @@ def _compare(stage: Stage, outcome: RunOutcome) -> int:
             if missed
             else ""
         )
-        print(f"  sent     {sent:,} frames by the simulator; {taken_in:,} were taken in{why}")
-    print(f"  all in   {stage.folder.resolve()}")
+        print_line(f"  sent     {sent:,} frames by the simulator; {taken_in:,} were taken in{why}")
+    print_line(f"  all in   {stage.folder.resolve()}")
     return stage.check_output(outcome)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from flows.local_prefect.processes import HOST, LocalServer
+from flows.output import print_line
 from flows.pipelines import FUSION, INGEST, PipelineKind
 from flows.settings.fusion import FusionSettings, SensorSettings
 from flows.settings.ingest import IngestSettings
@@ -129,9 +130,9 @@ class IngestStage(Stage):
     def check_output(self, outcome: RunOutcome) -> int:
         observations = sum(1 for _ in read_event_log(self.folder / "log"))
         written = outcome.event.figures.ledger.written
-        print(f"  read     {observations:,} lines of the log parse back; the ledger says {written:,} were written")
+        print_line(f"  read     {observations:,} lines of the log parse back; the ledger says {written:,} were written")
         if observations != written:
-            print("demo: the log and the ledger disagree")
+            print_line("demo: the log and the ledger disagree")
             return ExitCode.LEDGER_VIOLATION
         return outcome.exit_code
 
@@ -205,8 +206,8 @@ class FusionStage(Stage):
         updates = _read(self.folder / "audit/correlations/cross_sensor_updates", "update_id")
         written = outcome.event.figures.ledger.written
         rows = len(observations) + len(correlations) + len(updates)
-        print(f"  read     {rows:,} rows of the audit read back; the ledger says {written:,} were written")
-        print(
+        print_line(f"  read     {rows:,} rows of the audit read back; the ledger says {written:,} were written")
+        print_line(
             f"           {len(observations):,} observations, {len(correlations):,} correlations, {len(updates):,} updates"
         )
         true_numbers = dict(_sent(self.truth))
@@ -216,9 +217,9 @@ class FusionStage(Stage):
             if row["observation_id"] in true_numbers
         )
         shares = ", ".join(f"{what} {count / found.total():.2%}" for what, count in found.most_common())
-        print(f"  truth    of {found.total():,} simulated observations: {shares or 'none'}")
+        print_line(f"  truth    of {found.total():,} simulated observations: {shares or 'none'}")
         if rows != written:
-            print("demo: the audit and the ledger disagree")
+            print_line("demo: the audit and the ledger disagree")
             return ExitCode.LEDGER_VIOLATION
         return outcome.exit_code
 

@@ -10,6 +10,7 @@ from flows.commands.messages import report_problems
 from flows.commands.options import add_folder_argument
 from flows.local_prefect.processes import ProcessFailed, marked_processes
 from flows.local_prefect.stopping import locked, stop
+from flows.output import print_line
 from orchestrator_adapter.process import ExitCode
 
 
@@ -37,4 +38,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"down: {text}", flush=True)
+    print_line(f"down: {text}")

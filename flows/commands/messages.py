@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterable
 
+from flows.output import print_problem
 from orchestrator_adapter import EventLog, JsonFormatter
 from orchestrator_adapter.process import ExitCode
 
@@ -17,13 +18,13 @@ logger = logging.getLogger("flows.commands")
 
 def on_terminal() -> bool:
     """Whether standard error is a terminal."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def announce(command: str, event: str, text: str, **fields: object) -> None:
     """Write one message: ``command: text`` on a terminal, elsewhere the JSON line ``event`` with ``message`` and ``fields``."""
     if on_terminal():
-        print(f"{command}: {text}", file=sys.stderr, flush=True)
+        print_problem(f"{command}: {text}")
         return
     log_as_json_lines()
     EventLog(logger).write(event, logging.INFO, {"command": command, "message": text, **fields})
@@ -32,7 +33,7 @@ def announce(command: str, event: str, text: str, **fields: object) -> None:
 def report_problems(command: str, problems: Iterable[str]) -> ExitCode:
     """Write each problem as one line of plain text. Returns the exit code of a command that did not start."""
     for problem in problems:
-        print(f"{command}: {problem}", file=sys.stderr)
+        print_problem(f"{command}: {problem}")
     return ExitCode.FAILED
 
 

@@ -6,8 +6,6 @@ A table that redraws itself; on a terminal that cannot move its cursor (``TERM=d
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
 import time
 
 from rich.console import Console, Group
@@ -15,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from flows.output import print_problem
 from orchestrator_adapter import BreakerState, BuiltGraph, GraphStatus, Role
 
 _PERIOD_S = 1.0
@@ -38,8 +37,7 @@ class Progress:
             self._task.cancel()
             await asyncio.wait({self._task})
             if not self._task.cancelled() and (error := self._task.exception()) is not None:
-                with contextlib.suppress(OSError):  # standard error is closed: that is the error
-                    print(f"progress: {type(error).__name__}: {error}", file=sys.stderr)
+                print_problem(f"progress: {type(error).__name__}: {error}")
 
     async def _show(self, built: BuiltGraph) -> None:
         console = _Terminal(stderr=True)

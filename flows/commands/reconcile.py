@@ -16,6 +16,7 @@ from pathlib import Path
 from flows.commands.messages import announce, log_as_json_lines, on_terminal, report_problems
 from flows.commands.options import add_api_wait_argument, add_pipeline_argument, add_settings_argument
 from flows.local_prefect.api_health import wait_for_api
+from flows.output import print_line
 from flows.pipelines import PIPELINES
 from flows.settings.load import SettingsError
 from orchestrator_adapter import Owner, claim
@@ -75,12 +76,12 @@ async def _reconcile(folder: Path) -> list[str]:
             if done is None:
                 left.append(f"{run}: Prefect does not answer correctly; the record is kept for the next time")
             elif done.flow_run_state is None and not done.task_runs:
-                print(f"{run}: its state was correct")
+                print_line(f"{run}: its state was correct")
             else:
                 state = done.flow_run_state or "its state was correct"
-                print(f"{run}: {state}; {done.task_runs} task runs set Crashed")
+                print_line(f"{run}: {state}; {done.task_runs} task runs set Crashed")
     if not found and not left:
-        print(f"nothing to reconcile in {folder}")
+        print_line(f"nothing to reconcile in {folder}")
     return left
 
 

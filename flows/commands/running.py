@@ -19,10 +19,20 @@ from flows.commands.messages import (
 from flows.commands.options import add_api_wait_argument, add_settings_argument
 from flows.commands.progress import Progress
 from flows.local_prefect.api_health import wait_for_api
+from flows.output import print_line
 from flows.pipelines import PipelineKind
 from flows.settings.load import SettingsError
 from orchestrator_adapter import BuiltGraph, GraphError, MissingExtra, OperatorError, frozen_heap
-from orchestrator_adapter.process import RunOutcome, cause, run_pipeline
+from orchestrator_adapter.process import (
+    RunOutcome,
+    StopRequested,
+    StopRequests,
+    cause,
+    end_process,
+    run_pipeline,
+)
+
+_PREFECT_EXIT_S = 10.0  # Prefect's own threads send their last lines and events when the process ends
 
 UNUSABLE = (SettingsError, GraphError, MissingExtra)
 
@@ -49,26 +59,60 @@ def add_run_arguments(kind: PipelineKind, parser: argparse.ArgumentParser) -> No
 
 def run_here(kind: PipelineKind, args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes. ``--help`` explains the exit codes."""
-    try:
-        settings = kind.load(args.config)
-        if args.report is not None:
-            settings = settings.model_copy(update={"report": args.report})
-        kind.pipeline(settings).graph.validate()
-    except UNUSABLE as error:
-        return report_problems(kind.name, problems_of(error))
-    api_url = None if args.no_api else os.environ.get("PREFECT_API_URL")
-    if api_url and (why := asyncio.run(wait_for_api(api_url, args.api_wait, _announce_wait(kind, api_url, args)))):
-        problem = f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}; start it, or run with --no-api"
-        return report_problems(kind.name, [problem])
-    log_as_json_lines()
-    try:
-        outcome = asyncio.run(
-            perform(kind, settings, prefect=bool(api_url), duration_s=args.duration, quiet=args.quiet)
-        )
-    except (OSError, OperatorError) as error:  # raised before the graph starts
-        return report_problems(kind.name, [str(error)])
-    print(summary(outcome, kind.outputs(settings)))
-    return outcome.exit_code
+    return asyncio.run(_run_here(kind, args))
+
+
+async def _run_here(kind: PipelineKind, args: argparse.Namespace) -> int:
+    stop = StopRequests()
+    with stop.listen():  # first of all: a signal during any step below ends the run with its report
+        for name in args.early_signals:
+            stop.request(name)
+        try:
+            settings = kind.load(args.config)
+            if args.report is not None:
+                settings = settings.model_copy(update={"report": args.report})
+            pipeline = kind.pipeline(settings)
+            pipeline.graph.validate()
+        except UNUSABLE as error:
+            return report_problems(kind.name, problems_of(error))
+        api_url = None if args.no_api else os.environ.get("PREFECT_API_URL")
+        try:
+            if api_url and (why := await _wait_for_api(kind, api_url, args, stop)):
+                problem = (
+                    f"no Prefect API answers at {api_url} (PREFECT_API_URL): {why}; start it, or run with --no-api"
+                )
+                return report_problems(kind.name, [problem])
+        except StopRequested:
+            api_url = None  # there is no flow run yet, and none is made for a run that ends at once
+
+        def finish(outcome: RunOutcome) -> None:
+            print_line(summary(outcome, kind.outputs(settings)))
+
+        log_as_json_lines()
+        try:
+            outcome = await perform(
+                kind,
+                settings,
+                prefect=bool(api_url),
+                duration_s=args.duration,
+                quiet=args.quiet,
+                stop=stop,
+                on_forced_end=finish,
+            )
+        except (OSError, OperatorError) as error:  # raised before the graph starts
+            return report_problems(kind.name, [str(error)])
+        if args.ends_process:
+            patience_s = pipeline.policy.patience.total_seconds()
+            end_process(outcome.exit_code, within_s=max(patience_s, _PREFECT_EXIT_S) if api_url else patience_s)
+        finish(outcome)
+        return outcome.exit_code
+
+
+async def _wait_for_api(kind: PipelineKind, api_url: str, args: argparse.Namespace, stop: StopRequests) -> str | None:
+    return await stop.unless_requested(
+        "waiting for the Prefect API",
+        lambda: wait_for_api(api_url, args.api_wait, _announce_wait(kind, api_url, args)),
+    )
 
 
 async def perform(
@@ -78,9 +122,14 @@ async def perform(
     prefect: bool,
     duration_s: float | None,
     quiet: bool,
+    stop: StopRequests,
+    on_forced_end: Callable[[RunOutcome], object],
     on_built: Callable[[BuiltGraph], object] | None = None,
 ) -> RunOutcome:
-    """Run the pipeline here, as a Prefect flow or without Prefect. ``on_built`` gets the graph before it starts."""
+    """Run the pipeline here, as a Prefect flow or without Prefect. ``on_built`` gets the graph before it starts.
+
+    ``stop`` has the requests to stop; ``on_forced_end`` is called if the process is ended because the loop does not turn.
+    """
     progress = Progress(kind.name)
 
     def built(graph: BuiltGraph) -> None:
@@ -94,7 +143,9 @@ async def perform(
     try:
         if not prefect:
             with frozen_heap():
-                return await run_pipeline(kind.pipeline(settings), on_built=built)
+                return await run_pipeline(
+                    kind.pipeline(settings), on_built=built, stop=stop, on_forced_end=on_forced_end
+                )
         # Imported here: Prefect takes a second.
         from prefect import tags  # noqa: PLC0415
 
@@ -104,7 +155,7 @@ async def perform(
         if not on_terminal():
             log_prefect_as_json_lines()
         with tags("sda", "streaming"):  # as in prefect.yaml
-            return await run_flow(flow, settings, on_built=built)
+            return await run_flow(flow, settings, on_built=built, stop=stop, on_forced_end=on_forced_end)
     finally:
         await progress.close()
 
@@ -115,7 +166,7 @@ def summary(outcome: RunOutcome, outputs: Mapping[str, Path]) -> str:
     figures, why = event.figures, cause(event)
     latency = figures.latency
     lines = [
-        f"{event.name}{f': {why}' if why else ''} after {figures.elapsed_s:.1f} s (exit code {outcome.exit_code})",
+        f"{event.name} after {figures.elapsed_s:.1f} s{f': {why}' if why else ''} (exit code {outcome.exit_code})",
         f"  ledger   {figures.ledger}",
     ]
     lines += [f"  ledger   {violation}" for violation in figures.violations]

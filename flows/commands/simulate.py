@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar, cast, get_args
 
+from flows.output import print_line, print_problem
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate import (
@@ -172,12 +173,12 @@ def run(args: argparse.Namespace) -> int:
             args.summary.write_text(summary.to_json() + "\n", encoding="utf-8")
     except ConfigurationError as error:
         for problem in error.problems:
-            print(f"simulate: {problem}", file=sys.stderr)
+            print_problem(f"simulate: {problem}")
         return EXIT_CONFIGURATION
     except OSError as error:
-        print(f"simulate: {error}", file=sys.stderr)
+        print_problem(f"simulate: {error}")
         return EXIT_FAILED
-    print(summary.to_json(), flush=True)
+    print_line(summary.to_json())
     return EXIT_OK
 
 
@@ -262,10 +263,10 @@ def _utc_ns(text: str) -> int | None:
 
 
 async def _until_stopped(config: SimulatorConfig, *, progress: bool, hold: bool) -> SimulationSummary:
-    """Simulate until SIGTERM or SIGINT, or until it ends by itself."""
+    """Simulate until SIGTERM, SIGINT or SIGHUP, or until it ends by itself."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(signum, stop.set)
     go = asyncio.Event() if hold else None
     if go is not None:
@@ -282,10 +283,10 @@ def _on_line(go: asyncio.Event) -> None:
 
 def _announce(ready: Ready) -> None:
     archives = "".join(f", archive at http://{each.host}:{each.port}/observations" for each in ready.archives)
-    print(f"simulate: sending, {ready.objects} objects{archives}", file=sys.stderr, flush=True)
+    print_problem(f"simulate: sending, {ready.objects} objects{archives}")
 
 
 def _show(summary: SimulationSummary) -> None:
     kinds = ", ".join(f"{kind} {sum(by_fault.values())}" for kind, by_fault in summary.sent.items())
     skipped = sum(summary.skipped.values())
-    print(f"simulate: {summary.elapsed_s:.0f} s: {kinds}, skipped {skipped}", file=sys.stderr, flush=True)
+    print_problem(f"simulate: {summary.elapsed_s:.0f} s: {kinds}, skipped {skipped}")

@@ -42,6 +42,7 @@ from flows.local_prefect.processes import (
     wait_for,
 )
 from flows.local_prefect.stopping import locked, stop
+from flows.output import print_line, print_problem
 from orchestrator_adapter.process import ExitCode
 
 if TYPE_CHECKING:
@@ -106,9 +107,9 @@ def _up(folder: Path, args: argparse.Namespace) -> None:
     )
     deployments = asyncio.run(_deployments(server))
     _record(folder, server)
-    print(_addresses(folder, server, deployments))
+    print_line(_addresses(folder, server, deployments))
     if args.with_run:
-        print(f"  this run     {asyncio.run(_start_run(server))}")
+        print_line(f"  this run     {asyncio.run(_start_run(server))}")
 
 
 def _server(folder: Path, args: argparse.Namespace, running: MarkedProcess | None) -> LocalServer:
@@ -272,4 +273,4 @@ def _command(command: str, folder: Path) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"up: {text}", file=sys.stderr, flush=True)
+    print_problem(f"up: {text}")

@@ -32,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run Prefect's worker until a SIGTERM or SIGINT (a second one does not wait for the drain), or until it ends by itself."""
+    """Run Prefect's worker until a SIGTERM, SIGINT or SIGHUP (a second one does not wait for the drain), or until it ends by itself."""
     signals: list[str] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         signals.append(signal.Signals(number).name)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
     worker = subprocess.Popen(  # noqa: S603 - our own command
         [

@@ -83,9 +83,9 @@ def serve(invitation: Invitation) -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT and SIGTERM, which stop the pipeline: its drain still needs the workers. Call it in the main thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ignore SIGINT, SIGTERM and SIGHUP, which stop the pipeline: its drain still needs the workers. Call it in the main thread."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def lower_priority() -> None:

@@ -252,8 +252,12 @@ async def main():
         running = asyncio.create_task(run_pipeline(Pipeline(chain(endless, sink)), stop=stop))
         while not sink.items:
             await asyncio.sleep(0)
+        reader, writer = os.pipe()
         if (child := os.fork()) == 0:
-            time.sleep(600)
+            os.write(writer, b"!")
+            time.sleep(60)
+            os._exit(0)
+        os.read(reader, 1)  # it has left fork(), which drops the signals of its first moments
         os.kill(child, signal.SIGTERM)
         _, status = await asyncio.to_thread(os.waitpid, child, 0)
         print(f"child ended by signal {os.WTERMSIG(status)}, run asked to stop: {bool(stop.reasons)}", flush=True)
