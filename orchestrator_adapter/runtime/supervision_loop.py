@@ -104,10 +104,7 @@ class SupervisionLoop:
         self._exits: deque[tuple[Task, TaskExit]] = deque()
 
     async def run(self) -> BaseException | None:
-        """Supervise until every operator has ended. Returns the cancellation that arrived while it ran, if one did.
-
-        After a request to stop no operator is started.
-        """
+        """Supervise until every operator has ended; none is started after a request to stop. Returns a cancellation, if one came."""
         for run in self._runs.values():
             if self.shutdown.phase is Phase.RUNNING:
                 self._spawn(run)
