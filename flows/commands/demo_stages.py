@@ -155,7 +155,7 @@ class FusionStage(Stage):
             element_sets = synthetic_catalog(objects=args.objects, epoch_ns=now_ns)
             (self.folder / "catalog.json").write_bytes(omm_json(element_sets))
         else:
-            element_sets = usable_element_sets(args.catalog)
+            element_sets = usable_element_sets(args.catalog, at_ns=now_ns)
             (self.folder / "catalog.json").write_bytes(args.catalog.read_bytes())
         track = track_tdm(
             World(element_sets),

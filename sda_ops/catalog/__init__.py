@@ -5,14 +5,26 @@
 
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
-from sda_ops.catalog.reader import Catalog, RowProblem, newest_of_each, parse_catalog, read_catalog
+from sda_ops.catalog.history import ElementHistory
+from sda_ops.catalog.reader import (
+    Catalog,
+    RowProblem,
+    all_of_each,
+    nearest_of_each,
+    newest_of_each,
+    parse_catalog,
+    read_catalog,
+)
 from sda_ops.catalog.synthetic import synthetic_catalog
 
 __all__ = [
     "Catalog",
     "ElementColumns",
+    "ElementHistory",
     "ElementSet",
     "RowProblem",
+    "all_of_each",
+    "nearest_of_each",
     "newest_of_each",
     "parse_catalog",
     "read_catalog",

@@ -16,11 +16,13 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias, TypeVar, assert_never
+
+import numpy as np
 
 from orchestrator_adapter import (
     CircuitBreaker,
@@ -36,6 +38,7 @@ from orchestrator_adapter import (
     check_fields,
     with_retry,
 )
+from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog.cache import CachedContent, CacheError, read_cache, write_cache
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
@@ -49,7 +52,8 @@ from sda_ops.catalog.fetch import (
     Retrying,
     fetch,
 )
-from sda_ops.catalog.reader import Catalog, RowProblem, decode_text, newest_of_each, parse_catalog
+from sda_ops.catalog.history import newest_age_hours, selected, without_future
+from sda_ops.catalog.reader import Catalog, RowProblem, all_of_each, decode_text, parse_catalog
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +88,14 @@ class CatalogVersion:
 
     Attributes:
         number: 1 for the first version, then 2, and so on.
-        element_sets: For each object its newest element set.
+        element_sets: Object by object, those of one object sorted by epoch: of several, the nearest to an observation's
+            time is used (`sda_ops.catalog.history`). Sets of the future are left out.
         columns: The same element sets, in the same order.
         problems: The rows without a usable element set.
         loaded_ns: When it became the current version, UTC nanoseconds.
         source: Its file or URL, without secrets.
         digest: SHA-256 of the content, in hexadecimal.
+        remarks: What is unusual in the content, but costs no row.
     """
 
     number: int
@@ -99,6 +105,7 @@ class CatalogVersion:
     loaded_ns: int
     source: str
     digest: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,7 @@ def replacement_problem(old: CatalogVersion | None, new: Catalog, limits: Replac
 
     Without an ``old`` one, only the rows are checked: a truncated catalogue is better than none.
     """
-    objects, bad = len(new.element_sets), len(new.problems)
+    objects, bad = _objects(new.element_sets), len(new.problems)
     first_problem = f", the first: {new.problems[0]}" if new.problems else ""
     if objects == 0:
         return f"expected at least one usable row, got none ({bad} bad{first_problem})"
@@ -147,9 +154,13 @@ def replacement_problem(old: CatalogVersion | None, new: Catalog, limits: Replac
         return f"expected at most {limits.max_bad_share:.0%} bad rows, got {bad} of {new.rows}{first_problem}"
     if old is not None and new.truncated:
         return f"it ends in the middle of a row: {new.problems[-1]}"
-    if old is not None and objects < limits.min_size_share * len(old.element_sets):
-        return f"expected at least {limits.min_size_share:.0%} of the {len(old.element_sets)} objects before, got {objects}"
+    if old is not None and objects < limits.min_size_share * (before := _objects(old.element_sets)):
+        return f"expected at least {limits.min_size_share:.0%} of the {before} objects before, got {objects}"
     return None
+
+
+def _objects(element_sets: Sequence[ElementSet]) -> int:
+    return len({element_set.catalog_number for element_set in element_sets})
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,19 +347,38 @@ class LiveCatalog:
         if not from_cache:
             self.confirmed_ns = self.clock.now_ns()
         number = 1 if self._current is None else self._current.number + 1
+        now_ns = self.clock.now_ns()
+        kept = without_future(columns.catalog_number, columns.epoch_ns, now_ns=now_ns)
+        future = len(columns) - len(kept)
+        if future:
+            columns = selected(columns, kept)
         version = CatalogVersion(
-            number, catalog.element_sets, columns, catalog.problems, self.clock.now_ns(), catalog.file, digest
+            number,
+            tuple(catalog.element_sets[row] for row in kept.tolist()) if future else catalog.element_sets,
+            columns,
+            catalog.problems,
+            now_ns,
+            catalog.file,
+            digest,
+            catalog.remarks,
         )
         self._current, self.rejection = version, None
+        ages_h = newest_age_hours(columns, now_ns=now_ns)
         self._log(
             "catalog_refreshed",
             source=version.source,
             version=number,
-            objects=len(columns),
-            bad_rows=len(version.problems),
-            digest=digest,
             from_cache=from_cache,
             confirmed_s_ago=round(self.age.total_seconds()),
+            objects=len(ages_h),
+            element_sets=len(columns),
+            future_sets_left_out=future,
+            epochs=[_utc(int(columns.epoch_ns.min())), _utc(int(columns.epoch_ns.max()))],
+            median_age_h=round(float(np.median(ages_h)), 1),
+            oldest_age_h=round(float(ages_h.max()), 1),
+            bad_rows=len(version.problems),
+            remarks=[*map(str, version.problems[:_PROBLEMS_LOGGED]), *version.remarks[:_PROBLEMS_LOGGED]],
+            digest=digest,
         )
         for (listener,) in self._listeners:
             call_hook(listener, version)
@@ -359,6 +389,11 @@ _AT_START = RetryPolicy(
     timedelta(seconds=1), timedelta(seconds=30), max_attempts=1, attempt_timeout=timedelta(seconds=10)
 )
 _T = TypeVar("_T")
+_PROBLEMS_LOGGED = 3
+
+
+def _utc(timestamp_ns: int) -> str:
+    return f"{datetime.fromtimestamp(timestamp_ns // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _keep(directory: Path, source: CatalogUrl, content: Content | None, confirmed_ns: int) -> None:
@@ -423,7 +458,7 @@ def _examine(
     except ValueError as error:
         return digest, _Bad(f"{source}: {error}")
     try:
-        catalog = newest_of_each(parse_catalog(text, file=str(source)))
+        catalog = all_of_each(parse_catalog(text, file=str(source)))
     except ValueError as error:
         return digest, _Bad(str(error))
     problem = replacement_problem(current, catalog, limits)

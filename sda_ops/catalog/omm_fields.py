@@ -53,6 +53,7 @@ _CONVENTIONS = {
 TEMEOFDATE is SANA's name of SGP4's frame. Other frames are rejected: GCRF, EME2000 and ICRF differ from it by precession,
 0.37 deg in 2026, which is 45 km in low orbit."""
 _EPOCH = re.compile(r"(\d{4})-(?:(\d\d)-(\d\d)|(\d{3}))T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?Z?", re.ASCII)
+_FIRST_YEAR, _END_YEAR = 1957, 2200  # the first satellite; nanoseconds since 1970 overflow in 2262
 _MICROSECOND_DIGITS = 6
 _INTEGER = re.compile(r"\d{1,9}", re.ASCII)
 _DESIGNATOR = re.compile(r"\d\d(\d\d)-(\d{3}[A-Z]{1,3})", re.ASCII)
@@ -157,6 +158,8 @@ def epoch_days(text: str) -> float:
         raise ValueError(f"EPOCH {text!r}: {error}") from error
     if day_of_year is not None and (int(day_of_year) < 1 or moment.year != int(year)):
         raise ValueError(f"EPOCH {text!r}: there is no day {day_of_year} in {year}")
+    if not _FIRST_YEAR <= moment.year < _END_YEAR:
+        raise ValueError(f"EPOCH {text!r}: the year must be {_FIRST_YEAR} to {_END_YEAR - 1}")
     return (moment - _SGP4_EPOCH).total_seconds() / 86_400.0
 
 

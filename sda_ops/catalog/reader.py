@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -15,6 +15,7 @@ from sda_ops.catalog.formats.omm_kvn import looks_like_omm_kvn, omm_kvn_rows
 from sda_ops.catalog.formats.omm_xml import looks_like_omm_xml, omm_xml_rows
 from sda_ops.catalog.formats.rows import Remark, Row, Unreadable, read_omm
 from sda_ops.catalog.formats.tle import looks_like_tle, tle_rows
+from sda_ops.catalog.history import MAX_SETS_PER_OBJECT, ElementHistory
 from sda_ops.gzipped import inflated
 
 
@@ -116,35 +117,75 @@ def parse_catalog(text: str, *, file: str) -> Catalog:
     )
 
 
-def newest_of_each(catalog: Catalog) -> Catalog:
-    """For each object the element set of the newest epoch, at the place of the object's first one.
+def all_of_each(catalog: Catalog) -> Catalog:
+    """All element sets, object by object, in the order of their first ones; those of one object sorted by epoch.
 
     Equal element sets of one epoch count as one. Different ones of one epoch cannot both be true: the first in the file is
-    kept, and the other is a problem.
+    kept, and the other is a problem. Of more than `MAX_SETS_PER_OBJECT` the newest are kept, with a remark.
     """
-    chosen: dict[int, int] = {}
+    by_object, problems = _sorted_sets(catalog)
+    dropped = sum(max(0, len(indices) - MAX_SETS_PER_OBJECT) for indices in by_object)
+    remark = f"{catalog.file}: {dropped} element sets are dropped: an object may have {MAX_SETS_PER_OBJECT}, the newest"
+    return _picked(
+        catalog,
+        [index for indices in by_object for index in indices[-MAX_SETS_PER_OBJECT:]],
+        problems,
+        (*catalog.remarks, remark) if dropped else catalog.remarks,
+    )
+
+
+def newest_of_each(catalog: Catalog) -> Catalog:
+    """For each object the element set of the newest epoch, at the place of the object's first one; else as `all_of_each`."""
+    by_object, problems = _sorted_sets(catalog)
+    return _picked(catalog, [indices[-1] for indices in by_object], problems, catalog.remarks)
+
+
+def nearest_of_each(catalog: Catalog, timestamp_ns: int) -> Catalog:
+    """For each object the element set whose epoch is nearest to this UTC time; else as `newest_of_each`."""
+    every = all_of_each(catalog)
+    rows = ElementHistory(ElementColumns.of(every.element_sets)).rows_at(timestamp_ns)
+    return _picked(every, rows.tolist(), every.problems, every.remarks)
+
+
+def _sorted_sets(catalog: Catalog) -> tuple[list[list[int]], tuple[RowProblem, ...]]:
+    """For each object the indices of its element sets by epoch, each epoch once; and all problems."""
+    by_object: dict[int, list[int]] = {}
+    for index, element_set in enumerate(catalog.element_sets):
+        by_object.setdefault(element_set.catalog_number, []).append(index)
     problems = list(catalog.problems)
+    if len(by_object) == len(catalog.element_sets):
+        return list(by_object.values()), catalog.problems
     columns = ElementColumns.of(catalog.element_sets)
     epochs_ns = columns.epoch_ns.tolist()
     elements = list(
         zip(*(column.tolist() for name, column in columns.arrays().items() if name in _ELEMENTS), strict=True)
     )
-    for index, element_set in enumerate(catalog.element_sets):
-        kept = chosen.setdefault(element_set.catalog_number, index)
-        if epochs_ns[index] > epochs_ns[kept]:
-            chosen[element_set.catalog_number] = index
-        elif epochs_ns[index] == epochs_ns[kept] and elements[index] != elements[kept]:
-            reason = f"object {element_set.catalog_number} has other elements of the same epoch in line {catalog.lines[kept]}"
-            problems.append(RowProblem(catalog.file, catalog.lines[index], reason))
-    indices = chosen.values()
+    conflicts: list[tuple[int, int]] = []
+    for number, indices in by_object.items():
+        of_epoch: dict[int, int] = {}
+        for index in indices:
+            kept = of_epoch.setdefault(epochs_ns[index], index)
+            if elements[index] != elements[kept]:
+                conflicts.append((index, kept))
+        by_object[number] = [of_epoch[epoch_ns] for epoch_ns in sorted(of_epoch)]
+    for index, kept in sorted(conflicts):
+        number = catalog.element_sets[index].catalog_number
+        reason = f"object {number} has other elements of the same epoch in line {catalog.lines[kept]}"
+        problems.append(RowProblem(catalog.file, catalog.lines[index], reason))
+    return list(by_object.values()), tuple(problems)
+
+
+def _picked(
+    catalog: Catalog, indices: Sequence[int], problems: tuple[RowProblem, ...], remarks: tuple[str, ...]
+) -> Catalog:
     return Catalog(
         catalog.file,
         tuple(catalog.element_sets[index] for index in indices),
         tuple(catalog.lines[index] for index in indices),
-        tuple(problems),
+        problems,
         catalog.truncated,
         catalog.rows,
-        catalog.remarks,
+        remarks,
     )
 
 

@@ -19,6 +19,7 @@ from orchestrator_adapter.bulkhead import BatchLost
 from sda_ops.astro.propagation import States
 from sda_ops.astro.time import Nanoseconds
 from sda_ops.catalog.columns import ElementColumns
+from sda_ops.catalog.history import ElementHistory, selected
 from sda_ops.propagation.interval import STEP_NS, CatalogFacts, CatalogInterval, Placed, knots_of
 from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors, Objects
 
@@ -56,7 +57,7 @@ class LoadedCatalog(Protocol):
 
     @property
     def columns(self) -> ElementColumns:
-        """Its element sets."""
+        """Its element sets; an object may have several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,79 @@ class Prediction:
     max_intervals: int = 16
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """One element set of each object.
+
+    Attributes:
+        number: Identifies it within one catalogue.
+        rows: Their rows in the catalogue; ``None`` means all.
+        facts: Of these element sets.
+    """
+
+    number: int
+    rows: Objects | None
+    facts: CatalogFacts
+
+
+class _Choices:
+    """For each time one element set of each object: that of the nearest epoch.
+
+    A choice is made for the middle of each ten minutes, so that the intervals in it share their knots, and all knots of an
+    interval are of the same sets. So a set may be used five minutes before or after the time at which it is the nearest.
+    """
+
+    def __init__(self, version: LoadedCatalog, errors: ElementSetErrors) -> None:
+        self._columns = version.columns
+        self._version = version.number
+        self._errors = errors
+        self._history = ElementHistory(version.columns)
+        self._made = 0
+        self._by_block: OrderedDict[int, _Choice] = OrderedDict()
+        if self._history.is_flat:
+            self._only: _Choice | None = self._make(None)
+        else:
+            self._only = None
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    @property
+    def objects(self) -> int:
+        return self._history.objects
+
+    def at(self, timestamp_ns: int) -> _Choice:
+        """The choice for this time."""
+        if self._only is not None:
+            return self._only
+        block = timestamp_ns // _BLOCK_NS
+        choice = self._by_block.get(block)
+        if choice is None:
+            rows = self._history.rows_at(block * _BLOCK_NS + _BLOCK_NS // 2)
+            # Often the sets are those of a neighbouring block; then its knots are those of this one, too.
+            made = (choice for choice in self._by_block.values() if _same(choice.rows, rows))
+            choice = next(made, None) or self._make(rows)
+            self._by_block[block] = choice
+            _shrink(self._by_block, _MAX_BLOCKS)
+        self._by_block.move_to_end(block)
+        return choice
+
+    def _make(self, rows: Objects | None) -> _Choice:
+        columns = self._columns if rows is None else selected(self._columns, rows)
+        self._made += 1
+        errors = CatalogErrors(self._errors, epoch_ns=columns.epoch_ns, mean_motion_rad_s=columns.no_kozai / _S_PER_MIN)
+        return _Choice(self._made, rows, CatalogFacts(self._version, columns.catalog_number, columns.epoch_ns, errors))
+
+
+def _same(one: Objects | None, other: Objects) -> bool:
+    return one is not None and np.array_equal(one, other)
+
+
+_BLOCK_NS = 30 * STEP_NS
+_MAX_BLOCKS = 16
+
+
 class _IntervalCache:
     """Intervals of the catalogue in use, and the knots that they share.
 
@@ -82,43 +156,40 @@ class _IntervalCache:
     def __init__(self, propagator: CatalogPropagator, prediction: Prediction) -> None:
         self._propagator = propagator
         self._prediction = prediction
-        self._facts: CatalogFacts | None = None
-        self._knots: OrderedDict[int, States] = OrderedDict()
+        self._choices: _Choices | None = None
+        self._knots: OrderedDict[tuple[int, int], States] = OrderedDict()  # by the numbers of choice and knot
         self._intervals: OrderedDict[int, CatalogInterval] = OrderedDict()
         self.lost: dict[int, BatchLost] = {}
 
     def __len__(self) -> int:
         return len(self._intervals)
 
+    @property
+    def objects(self) -> int:
+        """How many objects the catalogue has."""
+        return 0 if self._choices is None else self._choices.objects
+
     async def use(self, version: LoadedCatalog) -> None:
         """Switch to this catalogue and drop what was computed with another one."""
-        if self._facts is not None and self._facts.version == version.number:
+        if self._choices is not None and self._choices.version == version.number:
             return
-        columns = version.columns
-        await self._propagator.use_catalog(columns)
+        await self._propagator.use_catalog(version.columns)
         self._knots.clear()
         self._intervals.clear()
-        self._facts = CatalogFacts(
-            version.number,
-            columns.catalog_number,
-            columns.epoch_ns,
-            CatalogErrors(
-                self._prediction.errors,
-                epoch_ns=columns.epoch_ns,
-                mean_motion_rad_s=columns.no_kozai / _S_PER_MIN,
-            ),
-        )
+        self._choices = _Choices(version, self._prediction.errors)
         freeze_heap()  # otherwise each garbage collection scans the catalogue: a stall of 4 to 17 ms
 
     async def at(self, timestamp_ns: int) -> CatalogInterval:
         """The interval that contains this time; it is computed if it is not cached."""
-        assert self._facts is not None
+        assert self._choices is not None
         number = timestamp_ns // STEP_NS
         interval = self._intervals.get(number)
         if interval is None:
+            choice = self._choices.at(timestamp_ns)
             numbers = knots_of(timestamp_ns)
-            await self._propagate([knot for knot in numbers if knot not in self._knots])
-            interval = CatalogInterval(self._facts, number * STEP_NS, [self._knots[knot] for knot in numbers])
+            await self._propagate(choice, [knot for knot in numbers if (choice.number, knot) not in self._knots])
+            knots = [self._knots[choice.number, knot] for knot in numbers]
+            interval = CatalogInterval(choice.facts, number * STEP_NS, knots)
             self._intervals[number] = interval
             _shrink(self._intervals, self._prediction.max_intervals)
             _shrink(self._knots, self._prediction.max_intervals + len(numbers))
@@ -138,13 +209,13 @@ class _IntervalCache:
                 self.lost[number] = error
         return self.lost[number]
 
-    async def _propagate(self, knots: list[int]) -> None:
+    async def _propagate(self, choice: _Choice, knots: list[int]) -> None:
         if not knots:
             return
-        states = await self._propagator.propagate(None, np.array(knots, dtype=np.int64) * STEP_NS)
+        states = await self._propagator.propagate(choice.rows, np.array(knots, dtype=np.int64) * STEP_NS)
         for column, knot in enumerate(knots):
             of_knot = slice(column, column + 1)
-            self._knots[knot] = States(
+            self._knots[choice.number, knot] = States(
                 states.r_teme_m[:, of_knot], states.v_teme_m_s[:, of_knot], states.error[:, of_knot]
             )
 
@@ -163,8 +234,10 @@ def propagate(
     (``BatchLost``), the observation is dead-lettered as ``ProcessingException``. Any other error of the propagator fails the
     operator. ``keep_fresh`` (to reload the catalogue, for example) runs beside each instance and is cancelled with it.
 
-    Metrics, as of the last batch: ``catalog_objects``, ``catalog_version``, ``intervals``, and those that ``figures``
-    returns.
+    If an object has several element sets, the one whose epoch is nearest to the observation's time is used.
+
+    Metrics, as of the last batch: ``catalog_objects``, ``catalog_element_sets``, ``catalog_version``, ``intervals``, and
+    those that ``figures`` returns.
     """
 
     async def run(ends: WiredEnds) -> None:
@@ -182,7 +255,8 @@ def propagate(
                         ends.dead_letter(observation, DeadLetterKind.PROCESSING_EXCEPTION, str(interval), attempts=2)
                     else:
                         placed.append(Placed(observation, interval))
-                ends.gauge("catalog_objects", len(version.columns))
+                ends.gauge("catalog_objects", intervals.objects)
+                ends.gauge("catalog_element_sets", len(version.columns))
                 ends.gauge("catalog_version", version.number)
                 ends.gauge("intervals", len(intervals))
                 for name, value in (figures() if figures is not None else {}).items():
@@ -210,6 +284,6 @@ async def _running_beside(work: Coroutine[Any, Any, None] | None) -> AsyncIterat
         raise failures.exceptions[0] from None
 
 
-def _shrink(cache: OrderedDict[int, Any], max_items: int) -> None:
+def _shrink(cache: OrderedDict[Any, Any], max_items: int) -> None:
     while len(cache) > max_items:
         cache.popitem(last=False)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from sda_ops.astro.time import NS_PER_S, utc_ns
-from sda_ops.catalog import ElementSet, read_catalog
+from sda_ops.catalog import ElementSet, nearest_of_each, read_catalog
 from sda_ops.simulate.config import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ _SHOWN_PROBLEMS = 10  # rows; a file of another format has one in every row
 _MIN_PER_DAY = 1440.0
 
 
-def usable_element_sets(path: Path) -> tuple[ElementSet, ...]:
-    """The element sets of a catalogue file; rows that cannot be used are logged.
+def usable_element_sets(path: Path, *, at_ns: int) -> tuple[ElementSet, ...]:
+    """One element set of each object of a catalogue file, the nearest to this UTC time; rows that cannot be used are logged.
 
     Raises ``OSError`` if the file cannot be read, and ``ConfigurationError`` if it has no usable element set.
     """
@@ -37,7 +37,7 @@ def usable_element_sets(path: Path) -> tuple[ElementSet, ...]:
         logger.warning("catalog row skipped: %s", problem)
     if (more := len(catalog.problems) - _SHOWN_PROBLEMS) > 0:
         logger.warning("%d more catalog rows skipped", more)
-    return catalog.element_sets
+    return nearest_of_each(catalog, at_ns).element_sets
 
 
 def omm_json(element_sets: Iterable[ElementSet]) -> bytes:

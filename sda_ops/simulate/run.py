@@ -118,7 +118,7 @@ def _clock(start_time_ns: int | None) -> Callable[[], int]:
 def _element_sets(config: SimulatorConfig, epoch_ns: int) -> Sequence[ElementSet]:
     if config.catalog is None:
         return synthetic_catalog(objects=config.objects, epoch_ns=epoch_ns, seed=config.seed)
-    return usable_element_sets(config.catalog)
+    return usable_element_sets(config.catalog, at_ns=epoch_ns)
 
 
 def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> Iterator[Feed]:

@@ -106,8 +106,7 @@ def envisat() -> Track:
         ingest_timestamp=0,
     )
     assert not malformed
-    text = (EISCAT_FOLDER / "tles.txt").read_text(encoding="utf-8")
-    element_sets = parse_catalog(text[: text.index("IRIDIUM")], file="tles.txt").element_sets
+    element_sets = envisat_sets()
     seen_ns = observations[0].sensor_timestamp
     columns = ElementColumns.of(element_sets)
     nearest = int(np.argmin(np.abs(columns.epoch_ns - seen_ns)))
@@ -117,6 +116,12 @@ def envisat() -> Track:
         catalog_at(seen_ns),
         ElementColumns.of(element_sets[nearest : nearest + 1]),
     )
+
+
+def envisat_sets() -> tuple[ElementSet, ...]:
+    """ENVISAT's five element sets of those days, in the order of their epochs."""
+    text = (EISCAT_FOLDER / "tles.txt").read_text(encoding="utf-8")
+    return parse_catalog(text[: text.index("IRIDIUM")], file="tles.txt").element_sets
 
 
 def noss() -> Track:

@@ -81,6 +81,8 @@ def test_alpha5_numbers_are_read() -> None:
         ({"EPOCH": "2016-12-31T23:59:60"}, "EPOCH '2016-12-31T23:59:60': second must be in 0..59"),
         ({"EPOCH": "2007-366T00:00:00"}, "there is no day 366 in 2007"),
         ({"EPOCH": "2008-000T00:00:00"}, "there is no day 000 in 2008"),
+        ({"EPOCH": "2200-01-01T00:00:00"}, "EPOCH '2200-01-01T00:00:00': the year must be 1957 to 2199"),
+        ({"EPOCH": "1956-12-31T00:00:00"}, "the year must be 1957 to 2199"),
         ({"EPOCH": "9999-12-31T23:59:59.9999999"}, "EPOCH '9999-12-31T23:59:59.9999999': date value out of range"),
         ({"REF_FRAME": "GCRF"}, "REF_FRAME must be TEME or TEMEOFDATE, got 'GCRF'"),
         ({"TIME_SYSTEM": "TAI"}, "TIME_SYSTEM must be UTC, got 'TAI'"),

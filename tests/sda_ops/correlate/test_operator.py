@@ -59,7 +59,7 @@ async def test_every_observation_arrives_once_and_in_order_and_updates_are_deriv
     assert (ledger.ingested, ledger.repeated, ledger.derived, ledger.written) == (600, 0, 300, 900)
     assert ledger.absorbed == 0
     assert event.figures.counters == {
-        "op-1": {"catalog_objects": 600, "catalog_version": 1, "intervals": 3},
+        "op-1": {"catalog_objects": 600, "catalog_element_sets": 600, "catalog_version": 1, "intervals": 3},
         "op-2": {"correlated": 600, "ambiguous": 0, "uct": 0, "unpredicted": 0, "unknown_sensors": 0},
         "fuse": {"updates": 300, "open_windows": 0, "closed_early": 0},
     }

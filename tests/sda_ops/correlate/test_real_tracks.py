@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sda_ops.astro.propagation import Propagator
+from sda_ops.catalog import ElementColumns
 from sda_ops.records.correlation import Correlation
 from tests.scenes import tracks
 from tests.scenes.tracks import ENVISAT, NOSS_3_5_A, RangeTable, Track, nights_of
@@ -45,6 +47,20 @@ def test_every_point_of_the_real_radar_track_is_correlated_with_envisat(
     assert Counter((each.association, each.candidates) for each in found) == {("correlated", (ENVISAT,)): 913}
     assert {each.catalog_number for each in found} == {ENVISAT}
     assert [each.observation_id for each in found] == [each.observation_id for each in track.observations]
+
+
+def test_a_replay_uses_the_element_set_that_was_the_nearest_then(envisat: tuple[Track, list[Correlation]]) -> None:
+    """With all five sets of those days in the catalogue, and one 40 days later: the one that is 5.5 hours old, as with it alone."""
+    track, found = envisat
+    sets = ElementColumns.of(tracks.envisat_sets())
+    days = np.array([0.0] * (len(sets) - 1) + [40.0])
+    later = replace(sets, jdsatepoch=sets.jdsatepoch + days, sgp4_epoch_days=sets.sgp4_epoch_days + days)
+    for history in (sets, later):
+        again = asyncio.run(replace(track, object=history).correlated())
+        assert {each.reference_orbit_id for each in again} == {found[0].reference_orbit_id}
+        assert [(each.association, each.residuals) for each in again] == [
+            (each.association, each.residuals) for each in found
+        ]
 
 
 def test_residuals_of_the_radar_track_match_its_documentation(envisat: tuple[Track, list[Correlation]]) -> None:

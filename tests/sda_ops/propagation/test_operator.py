@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 
+import numpy as np
+from sgp4.api import SatrecArray
+
 from orchestrator_adapter import (
     BuiltGraph,
     DeadLetterKind,
@@ -30,7 +33,9 @@ from orchestrator_adapter.testing import (
     chain,
     run_graph,
 )
-from sda_ops.catalog import ElementColumns
+from sda_ops.astro.propagation import sgp4_states
+from sda_ops.astro.time import NS_PER_DAY
+from sda_ops.catalog import ElementColumns, synthetic_catalog
 from sda_ops.propagation.interval import STEP_NS, Placed, knots_of
 from sda_ops.propagation.operator import Prediction
 from sda_ops.propagation.uncertainty import ElementSetErrors
@@ -161,7 +166,7 @@ async def test_a_lost_request_is_not_repeated_within_a_batch_but_in_the_next_one
 async def test_the_propagators_figures_are_metrics_of_the_operator() -> None:
     """They are updated with every batch."""
     _, event = await placed_by(propagate(figures=lambda: {"workers": 3}), beacons([1.0]))
-    expected = {"catalog_objects": 600, "catalog_version": 1, "intervals": 1, "workers": 3}
+    expected = {"catalog_objects": 600, "catalog_element_sets": 600, "catalog_version": 1, "intervals": 1, "workers": 3}
     assert event.figures.counters["op-1"] == expected
 
 
@@ -192,6 +197,43 @@ async def test_a_newer_catalogue_is_used_from_the_next_batch_on() -> None:
     ]
     assert event.figures.counters["op-1"]["catalog_version"] == 2
     assert (propagator.catalogs, len(propagator.knots)) == (2, 8)
+
+
+def with_history(days: float, *, objects: int) -> ElementColumns:
+    """The catalogue at noon, and so many of its objects with a second set, whose epoch is later."""
+    epoch_ns = NOON_NS + round(days * NS_PER_DAY)
+    later = synthetic_catalog(objects=600, epoch_ns=epoch_ns)[:objects]
+    return ElementColumns.of([*sky(), *later])
+
+
+async def test_of_several_element_sets_of_an_object_the_nearest_to_the_observation_is_used() -> None:
+    """To the middle of each ten minutes. The others are not propagated, and both sides of the change are right at once."""
+    columns = with_history(1.0, objects=200)
+    first_ns, second_ns = columns.epoch_ns[0], columns.epoch_ns[-1]
+    seconds = [43_140.0, 43_199.0, 43_201.0, 43_261.0, 43_150.0, 86_400.0]
+    observations = beacons(seconds)
+    placed, event = await placed_by(propagate(FixedCatalog(columns), Propagating()), observations)
+    assert [each.observation for each in placed] == observations
+    for (_, interval), second in zip(placed, seconds, strict=True):
+        assert interval.facts.catalog_number.tolist() == columns.catalog_number[:600].tolist()
+        assert set(interval.facts.epoch_ns[:200].tolist()) == {first_ns if second < 43_200.0 else second_ns}
+        assert set(interval.facts.epoch_ns[200:].tolist()) == {first_ns}
+        numbers = np.arange(600)
+        r_m, _ = interval.states(numbers, np.full(600, interval.start_ns))
+        satrecs = SatrecArray(columns.satrecs())
+        rows = np.where((numbers < 200) & (second >= 43_200.0), 600 + numbers, numbers)
+        expected_m = sgp4_states(satrecs, np.array([interval.start_ns])).r_teme_m[rows, 0]
+        np.testing.assert_allclose(r_m, expected_m, atol=1e-3, rtol=0.0)
+    counters = event.figures.counters["op-1"]
+    assert (counters["catalog_objects"], counters["catalog_element_sets"]) == (600, 800)
+
+
+async def test_intervals_with_the_same_element_sets_share_their_knots() -> None:
+    """Also across the ten minutes, so that a history far away costs no propagation."""
+    propagator = Propagating()
+    columns = with_history(-9.0, objects=200)
+    await placed_by(propagate(FixedCatalog(columns), propagator), beacons([599.0, 601.0, 621.0]))
+    assert len(propagator.knots) == len(set(propagator.knots)) == 6
 
 
 async def test_a_newer_catalogue_is_frozen_so_that_garbage_collections_skip_it() -> None:

@@ -122,7 +122,7 @@ def test_a_file_that_is_no_catalogue_is_one_problem_with_its_first_line(
     file = tmp_path / "catalog.json"
     file.write_bytes(content)
     with pytest.raises(ConfigurationError) as raised:
-        usable_element_sets(file)
+        usable_element_sets(file, at_ns=0)
     (problem,) = raised.value.problems
     assert problem.startswith("catalog: ")
     assert str(file) in problem
@@ -134,4 +134,4 @@ def test_a_catalogue_compressed_by_gzip_is_read(tmp_path: Path) -> None:
     """By its content; the name says nothing."""
     file = tmp_path / "catalog.json"
     file.write_bytes(gzip.compress(omm_json(CATALOG[:2])))
-    assert len(usable_element_sets(file)) == 2
+    assert len(usable_element_sets(file, at_ns=0)) == 2
