@@ -41,6 +41,11 @@ WGS72_MU_KM3_S2 = 398600.8
 """The gravitational parameter that identifies a WGS-72 ``Satrec`` (AIAA 2006-6753)."""
 
 
+LARGE_SELECTION = 1_000
+"""Objects. A selection of this size gets a propagator of its own when it is requested again: `sda_ops.propagation.operator`
+requests one set of each object, and the same ones for ten minutes of observations."""
+
+
 class PropagationError(IntEnum):
     """Why an object has no state at a time. 1 to 6 are SGP4's codes (AIAA 2006-6753; sgp4's ``SGP4_ERRORS``)."""
 
@@ -108,6 +113,8 @@ class Propagator:
         Raises ``ModuleNotFoundError`` for the engine ``heyoka`` if it is not installed.
         """
         self._satrecs = satrecs
+        self._max_age = max_age
+        self._selection: tuple[npt.NDArray[np.intp], Propagator | None] = (np.empty(0, dtype=np.intp), None)
         self._max_age_ns = None if max_age is None else round(max_age.total_seconds() * NS_PER_S)
         self._epoch_jd = np.array([satrec.jdsatepoch for satrec in satrecs], dtype=np.float64)
         self._epoch_fraction = np.array([satrec.jdsatepochF for satrec in satrecs], dtype=np.float64)
@@ -128,9 +135,12 @@ class Propagator:
     def propagate(self, timestamp_ns: Nanoseconds, *, objects: npt.NDArray[np.intp] | None = None) -> States:
         """States of these rows of the catalogue (all, if ``None``) at every UTC time ``(times,)``.
 
-        A selection is always computed by sgp4: compiling heyoka for it would cost more than it gains. Raises
+        A selection is computed by sgp4: compiling heyoka for it would cost more than it gains. But a large one that is
+        requested again gets a propagator of its own, with this engine, until another one is requested again. Raises
         ``IndexError`` for a row outside the catalogue.
         """
+        if objects is not None and (selected := self._selected(objects)) is not None:
+            return selected.propagate(timestamp_ns)
         if objects is None:
             states = self._all_objects(timestamp_ns)
             epoch_ns, limit_m2 = self._epoch_ns, self._limit_m2
@@ -148,6 +158,20 @@ class Propagator:
             if stale.any():
                 _fail(states, stale, PropagationError.STALE)
         return states
+
+    def _selected(self, objects: npt.NDArray[np.intp]) -> Propagator | None:
+        """The propagator of a large selection that was requested before."""
+        if objects.size < LARGE_SELECTION:
+            return None
+        last, propagator = self._selection
+        if not np.array_equal(last, objects):
+            self._selection = (objects.copy(), None)
+            return None
+        if propagator is None:
+            satrecs = [self._satrecs[index] for index in objects.tolist()]
+            propagator = Propagator(satrecs, engine=self.engine, max_age=self._max_age)
+            self._selection = (last, propagator)
+        return propagator
 
     def _all_objects(self, timestamp_ns: Nanoseconds) -> States:
         if self._compiled is None:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator_adapter import OperatorError
-from sda_ops.astro.propagation import DEFAULT_MAX_AGE, Engine, States
+from sda_ops.astro.propagation import DEFAULT_MAX_AGE, LARGE_SELECTION, Engine, States
 from sda_ops.astro.time import Nanoseconds
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.propagation.worker import CATALOG_KEYS, ENGINE, ENGINES, MAX_AGE_S, VERSION, Arrays, PropagationWorker
@@ -127,9 +127,10 @@ class PropagatorPool:
         rows = np.arange(self._objects) if objects is None else np.asarray(objects, dtype=np.intp)
         if rows.size and not 0 <= rows.min() <= rows.max() < self._objects:
             raise IndexError(f"rows must be in 0..{self._objects - 1}, got {rows.min()}..{rows.max()}")
-        # heyoka is compiled for the whole catalogue; sgp4 is fastest with few objects at many times.
+        # heyoka is compiled for the whole catalogue or a large selection of it; sgp4 is fastest with few objects at many times.
         shape = (rows.size, timestamp_ns.size)
-        pieces = split_request(*shape, chunk_bytes=self._chunk_bytes, keep_objects=objects is None and self._by_times)
+        keep_objects = self._by_times and (objects is None or rows.size >= LARGE_SELECTION)
+        pieces = split_request(*shape, chunk_bytes=self._chunk_bytes, keep_objects=keep_objects)
         version = self.catalog_version
         states = States(np.empty((*shape, 3)), np.empty((*shape, 3)), np.empty(shape, dtype=np.uint8))
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sgp4.api import WGS72, WGS84, Satrec, SatrecArray
 
-from sda_ops.astro.propagation import Engine, PropagationError, Propagator, States, one_thread
+from sda_ops.astro.propagation import LARGE_SELECTION, Engine, PropagationError, Propagator, States, one_thread
 from sda_ops.astro.time import NS_PER_DAY, Nanoseconds, julian_date
 from sda_ops.catalog import read_catalog, synthetic_catalog
 from tests.helpers.sizes import examples
@@ -161,6 +161,20 @@ def test_a_selection_has_the_same_states_as_the_whole_catalogue(engine: Engine) 
     np.testing.assert_array_equal(some.error, whole.error[[40, 3, 3]])
     with pytest.raises(IndexError):
         propagator.propagate(days_later(0.5), objects=np.array([50]))
+
+
+@both_engines
+def test_a_large_selection_that_is_requested_again_has_the_same_states(engine: Engine) -> None:
+    """Its own propagator is made at the second request, and another selection in between does not change it."""
+    satrecs = [element_set.satrec for element_set in synthetic_catalog(objects=LARGE_SELECTION + 50, epoch_ns=NOW_NS)]
+    propagator, by_sgp4 = Propagator(satrecs, engine=engine), Propagator(satrecs, engine="sgp4")
+    one, other = np.arange(LARGE_SELECTION), np.arange(LARGE_SELECTION) + 50
+    timestamp_ns = np.array([NOW_NS, NOW_NS + 10**12])
+    everything = by_sgp4.propagate(timestamp_ns)
+    for objects in (one, one, one, other, one, other, other, other):
+        states = propagator.propagate(timestamp_ns, objects=objects)
+        np.testing.assert_array_equal(states.error, everything.error[objects])
+        np.testing.assert_allclose(states.r_teme_m, everything.r_teme_m[objects], atol=ONE_MILLIONTH_KILOMETRE, rtol=0)
 
 
 @both_engines
