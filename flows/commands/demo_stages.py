@@ -192,6 +192,7 @@ class FusionStage(Stage):
                 "sensors": [dict(sensor) for sensor in (*stations, track)],
                 "catalog": {"file": self.folder / "catalog.json"},
                 "audit": {"directory": self.folder / "audit"},
+                "spill": {"directory": self.folder / "spill"},
             }
         )
 

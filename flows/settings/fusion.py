@@ -268,6 +268,20 @@ class CorrelationSettings(Section):
     max_contributions: int = Field(256, ge=2, description="The most observations in one update")
 
 
+class SpillSettings(Section):
+    """Where observations wait for the propagator when it is slow or stuck, so that the audit does not wait with them."""
+
+    directory: Path = Field(_RUN / "spill", description="Folder, on a local disk; only one run at a time uses it")
+    max_mib: PositiveInt = Field(
+        1_024, le=1 << 30, description="The most MiB on disk; 1,024 are about seven million observations"
+    )
+    when_full: Literal["shed", "backpressure"] = Field(
+        "shed",
+        description="shed: observations that do not fit have no correlation, are counted as shed, and are in the audit; "
+        "backpressure: the audit and the sources wait",
+    )
+
+
 class AuditSettings(Section):
     """Where the audit is written, in Parquet."""
 
@@ -311,6 +325,7 @@ class FusionSettings(Section):
     validation: ValidationSettings = ValidationSettings()
     dedup: DedupSettings = DedupSettings()
     audit: AuditSettings = AuditSettings()
+    spill: SpillSettings = SpillSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings(directory=_RUN / "dead-letters")
     shutdown: ShutdownSettings = ShutdownSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings(port=9101)

@@ -16,7 +16,7 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
-from flows.settings.fusion import ClusterSettings, FusionSettings, ReplaySettings, SensorSettings
+from flows.settings.fusion import ClusterSettings, FusionSettings, ReplaySettings, SensorSettings, SpillSettings
 from flows.topologies.from_settings import (
     FIVE_A_MINUTE,
     PATIENT,
@@ -33,6 +33,7 @@ from flows.topologies.from_settings import (
 from orchestrator_adapter import (
     DeadLetterFile,
     Factory,
+    FlowPolicy,
     OperatorGraph,
     RestartPolicy,
     WiredEnds,
@@ -69,6 +70,8 @@ NEVER = RestartPolicy.never()
 _RAD_PER_ARCSEC = pi / (180 * 3600)
 _STATELESS = "stateless: a restart loses nothing"
 _MICRO_BATCHES = "four micro-batches keep both ends busy"
+_NO_GAPS = "the items that wait for one file; a slow disk holds both branches, because the audit must be complete"
+_ASIDE = "a stuck propagator holds nothing: what waits for it is on disk, and the audit has what is shed"
 _IRREPLACEABLE = "the audit must be complete: if it cannot be written, the run ends"
 
 
@@ -132,7 +135,7 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
     tee = graph.add_fan_out("tee", restart_policy=FIVE_A_MINUTE, note=_STATELESS)
     graph.connect(dedup, tee, 1_024, note=_MICRO_BATCHES)
     audit = graph.add_sink("audit", _audit(settings, "observations"), restart_policy=NEVER, note=_IRREPLACEABLE)
-    graph.connect(tee, audit, 16_384, note="the items that wait for one file")
+    graph.connect(tee, audit, 16_384, note=_NO_GAPS)
 
     predict = graph.add_operator(
         "propagate",
@@ -148,9 +151,7 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
         max_deliveries=5,  # a failure here comes from the pool, not from an item: the budget must be exhausted first
         note="its propagated states survive a restart; the pool itself is a bulkhead",
     )
-    graph.connect(
-        tee, predict, 16_384, note="the items that arrive while a worker is replaced: the audit does not wait for it"
-    )
+    graph.connect(tee, predict, 16_384, policy=_spill(settings.spill), note=_ASIDE)
     associate = correlate(_associator(settings))
     find = graph.add_operator("correlate", associate, restart_policy=FIVE_A_MINUTE, note=_STATELESS)
     graph.connect(predict, find, 1_024, note=_MICRO_BATCHES)
@@ -183,7 +184,12 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
             radars=settings.radars,
             isls=settings.isls,
             control=settings.control_plane,
-            places=(settings.audit.directory, settings.dead_letters.directory, settings.report),
+            places=(
+                settings.audit.directory,
+                settings.spill.directory,
+                settings.dead_letters.directory,
+                settings.report,
+            ),
         ),
         preparations=(_first_catalog(orbits),),
         bulkheads=(orbits.pool,),
@@ -209,6 +215,10 @@ def orbits_of(settings: FusionSettings) -> Orbits:
         pool,
         PropagatorPool(pool, engine=wanted.engine, max_age=timedelta(days=settings.catalog.max_age_days)),
     )
+
+
+def _spill(spill: SpillSettings) -> FlowPolicy:
+    return FlowPolicy.spill(spill.directory, max_bytes=spill.max_mib << 20, when_full=spill.when_full)
 
 
 def _launcher(cluster: ClusterSettings) -> Launcher:

@@ -167,7 +167,7 @@ class Edge(Generic[T]):
         """Open what the edge needs for a run. Raises ``OSError``."""
 
     def leave_spilled(self) -> SpilledLeft | None:
-        """The reader has ended for good: what is left behind the channel leaves the edge."""
+        """The reader has ended for good: the spilled items leave the edge."""
         return None
 
     # The reader's side.

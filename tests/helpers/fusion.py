@@ -96,6 +96,7 @@ class FusionPlace:
             ],
             "catalog": {"file": str(self.catalog)},
             "audit": {"directory": str(self.folder / "audit"), "commit_every_s": 0.1},
+            "spill": {"directory": str(self.folder / "spill")},
             "dead_letters": {"directory": str(self.folder / "dead-letters")},
             "control_plane": {"enabled": False},
             "prefect": {"directory": str(self.folder / "prefect")},

@@ -38,6 +38,7 @@ def settings(folder: Path) -> dict[str, Any]:
         "isls": [{"name": f"isl-{n:02}", "port": port} for n, port in enumerate(ports[5:], 1)],
         "catalog": {"file": str(catalog)},
         "audit": {"directory": str(folder / "audit"), "commit_every_s": 0.2},
+        "spill": {"directory": str(folder / "spill")},
         "dead_letters": {"directory": str(folder / "dead-letters")},
         "control_plane": {"port": 0},
         "prefect": {"directory": str(folder / "prefect"), "look_every_s": 1},

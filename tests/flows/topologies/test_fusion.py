@@ -55,6 +55,20 @@ def test_every_vertex_and_every_edge_of_fusion_has_a_reason() -> None:
     assert not [reason for reason in reasons if "\n" in reason]
 
 
+def test_the_propagator_has_a_spilling_edge_and_every_other_edge_has_backpressure() -> None:
+    """What does not fit on disk is shed, because the audit has it. The settings name folder, size and what else may happen."""
+    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    policies = {edge.id: str(edge.policy) for edge in plan.edges}
+    assert policies.pop("tee -> propagate") == "spill to run/sda-fusion/spill, at most 1 GiB, then shed"
+    assert set(policies.values()) == {"backpressure"}
+    settings = FusionSettings.model_validate(
+        {"spill": {"directory": "elsewhere", "max_mib": 10, "when_full": "backpressure"}}
+    )
+    plan = build_topology(settings, orbits_of(settings)).validate()
+    (edge,) = [edge for edge in plan.edges if edge.id == "tee -> propagate"]
+    assert str(edge.policy) == "spill to elsewhere, at most 10 MiB, then backpressure"
+
+
 def test_fusions_restart_policies_are_those_of_the_specification() -> None:
     """Five a minute for sources and stateless operators, three for stateful ones, always for archives, never for the audit."""
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
@@ -79,7 +93,7 @@ def test_the_default_claims_of_fusion_and_ingest_do_not_overlap(tmp_path: Path) 
     from flows.topologies.ingest import ingest_pipeline  # noqa: PLC0415 - the same
 
     ours = set(fusion_pipeline(SETTINGS).claims)
-    assert len(ours) == 9  # three radars, two rings, control plane, audit, dead letters, report
+    assert len(ours) == 10  # three radars, two rings, control plane, audit, spill, dead letters, report
     assert not ours & set(ingest_pipeline(IngestSettings()).claims)
     moved = SETTINGS.model_copy(update={"report": tmp_path / "report.json"})
     assert f"file://{os.path.realpath(tmp_path)}/report.json" in fusion_pipeline(moved).claims

@@ -136,13 +136,13 @@ async def test_a_timed_branch_with_capacity_for_its_deadline_holds_no_other() ->
     graph.connect(split, graph.add_sink("other", record), 4)
     built: list[BuiltGraph] = []
 
-    async def let_go(graph: BuiltGraph) -> None:
+    async def release_stuck(graph: BuiltGraph) -> None:
         built.append(graph)
         while len(other) < 100:
             await sleep(clock, 1.0)
         stuck.go.set()
 
-    event = await run_graph(graph, clock=clock, during=let_go, dead_letters=letters)
+    event = await run_graph(graph, clock=clock, during=release_stuck, dead_letters=letters)
     assert event.figures.ledger_holds
     assert other == [0.0] * 100
     assert letters.total == event.figures.ledger.dead_lettered
@@ -248,7 +248,7 @@ async def test_spilled_items_that_are_left_at_the_end_are_counted_and_stay_in_th
     assert collected.items == list(range(ITEMS))
 
 
-async def test_a_folder_that_another_run_uses_is_refused_before_the_start(tmp_path: Path) -> None:
+async def test_a_folder_that_another_run_uses_is_rejected_before_the_start(tmp_path: Path) -> None:
     """The message names the owner, and nothing has been started."""
     stuck = Stuck()
     graph = two_branches(broadcast(), stuck, CollectSink(), FlowPolicy.spill(tmp_path))

@@ -186,7 +186,7 @@ def test_items_left_at_the_end_stay_in_their_files(files: SpillFiles) -> None:
 
 
 def test_two_runs_cannot_use_one_folder(files: SpillFiles, tmp_path: Path) -> None:
-    """The second is refused with the owner; another edge may use the folder, also one with a similar name."""
+    """The second is rejected with the owner; another edge may use the folder, also one with a similar name."""
     with pytest.raises(StoreInUseError, match=rf"is being written by process {os.getpid()}"):
         SpillFiles(tmp_path, "a -> b", 1).open()
     other = SpillFiles(tmp_path, "a > b", 1)
