@@ -65,6 +65,12 @@ class Shutdown:
         """When ``advance`` will change the phase; ``None`` if no phase follows."""
         return self.deadline if self.phase < Phase.ABANDONING else None
 
+    def drain_left_s(self, now: float, *, at_least_s: float) -> float:
+        """How long the drain's grace period still lasts, seconds; ``at_least_s`` if that is longer, and outside a drain."""
+        if self.phase is not Phase.DRAINING or self.deadline is None:
+            return at_least_s
+        return max(at_least_s, self.deadline - now)
+
     @property
     def stopped_because(self) -> str | None:
         """Why the run was stopped; ``None`` if it was not, or ended by the end rule."""

@@ -119,19 +119,15 @@ class SupervisionLoop:
                 self.request_shutdown("run() was cancelled")
             self._turn()
         try:
-            await self._pools.wait_until_idle(self._patience_for_threads_s())
+            patience_s = self.policy.patience.total_seconds()
+            await self._pools.wait_until_idle(
+                self.shutdown.drain_left_s(self._clock.monotonic(), at_least_s=patience_s)
+            )
         except BaseException as error:  # noqa: BLE001 - as above; it also ends this wait
             cancelled = error
         for operator, instance in self._pools.still_running().items():
             self._name_straggler(operator, instance, self._pools.stack(operator))
         return cancelled
-
-    def _patience_for_threads_s(self) -> float:
-        """How long blocking calls may run on after the last operator has ended: to the end of the drain's grace period."""
-        patience_s = self.policy.patience.total_seconds()
-        if self.shutdown.phase is not Phase.DRAINING or self.shutdown.deadline is None:
-            return patience_s
-        return max(patience_s, self.shutdown.deadline - self._clock.monotonic())
 
     def request_shutdown(self, reason: str) -> None:
         """See ``BuiltGraph.request_shutdown``."""
