@@ -7,7 +7,7 @@ from math import degrees
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, HttpUrl, model_validator
+from pydantic import BeforeValidator, Field, HttpUrl, ValidationError, model_validator
 
 from flows.settings.sections import (
     NAME_PATTERN,
@@ -25,6 +25,7 @@ from flows.settings.sections import (
     ValidationSettings,
     check_shared_ports,
 )
+from sda_ops.astro.sites import Site
 from sda_ops.wire.iod import read_sites
 
 _RUN = Path("run/sda-fusion")
@@ -146,8 +147,11 @@ class StationSettings(Section):
             raise ValueError(f"{self.file}: {error}") from error
         if not sites:
             raise ValueError(f"{self.file}: expected lines that begin with a station's number, got none")
-        return tuple(
-            SensorSettings(
+        return tuple(self._sensor(number, site) for number, site in sites.items())
+
+    def _sensor(self, number: int, site: Site) -> SensorSettings:
+        try:
+            return SensorSettings(
                 source_id=f"optical-{number}",
                 latitude_deg=degrees(site.latitude_rad),
                 longitude_deg=degrees(site.longitude_rad),
@@ -155,8 +159,10 @@ class StationSettings(Section):
                 sigma_angle_arcsec=self.sigma_angle_arcsec,
                 replayed=self.replayed,
             )
-            for number, site in sites.items()
-        )
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"{first['loc'][0]}: {first['msg']}, got {first['input']}"
+            raise ValueError(f"{self.file}: station {number}: {problem}") from None
 
     @model_validator(mode="after")
     def _file_has_stations(self) -> StationSettings:

@@ -26,6 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 Values: TypeAlias = dict[str, Any]
 
 _SHOWN = 200  # characters of a wrong value in a message
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _PASSWORD = re.compile(r"//[^/@\s]*@")
 
 
@@ -197,7 +198,7 @@ def _has(values: Any, location: Location) -> bool:
 
 def _place(model: type[BaseModel], location: Location) -> str:
     """``[table] key``, as in the file; the second entry of a list is ``#2``."""
-    parts = [f" #{part + 1}" if isinstance(part, int) else f".{part}" for part in location]
+    parts = [f" #{part + 1}" if isinstance(part, int) else f".{_quoted(part)}" for part in location]
     annotation = annotation_at(model, location)
     in_table = parts if annotation is not None and is_section(annotation) else parts[:-1]
     key = parts[len(in_table) :]
@@ -205,6 +206,10 @@ def _place(model: type[BaseModel], location: Location) -> str:
         key.insert(0, in_table.pop())
     table = f"[{''.join(in_table).lstrip('.')}]" if in_table else ""
     return " ".join(part for part in (table, "".join(key).lstrip(".")) if part)
+
+
+def _quoted(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name)
 
 
 def _shown(value: Any) -> str:

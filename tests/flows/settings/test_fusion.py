@@ -90,6 +90,9 @@ def test_a_station_file_with_a_bad_line_is_a_problem_with_the_line(tmp_path: Pat
     file.write_text("4171 CB 52.8344 6.3785 10 Cees Bassa\n4172 LB 99 0 0\n")
     (problem,) = problems(f'stations = {{file = "{file}"}}', tmp_path)
     assert f": [stations]: {file}: sites line 2: expected a latitude within +-90" in problem
+    file.write_text("4171 CB 52.8344 6.3785 20000 Cees Bassa\n")
+    (problem,) = problems(f'stations = {{file = "{file}"}}', tmp_path)
+    assert f": [stations]: {file}: station 4171: height_m: Input should be less than or equal to 10000" in problem
     file.write_text("STARLINK-1\n")
     (problem,) = problems(f'stations = {{file = "{file}"}}', tmp_path)
     assert problem.endswith(f": [stations]: {file}: expected lines that begin with a station's number, got none")

@@ -128,6 +128,21 @@ def test_a_rule_about_several_settings_is_reported_with_all_places_that_set_them
     ]
 
 
+def test_a_key_that_is_not_a_bare_word_is_quoted(tmp_path: Path) -> None:
+    """So that a problem is one line, and an empty key is visible."""
+    file = written(tmp_path, '"" = 1\n[isl]\n"a\\nb" = 1\n')
+    in_section, empty = problems(file)
+    assert in_section.startswith(f'{file}: [isl] "a\\nb": there is no such setting')
+    assert empty.startswith(f'{file}: "": there is no such setting')
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    """Some editors write one."""
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xef\xbb\xbf[isl]\nport = 5\n")
+    assert load_settings(IngestSettings, file, prefix=INGEST.prefix).isl.port == 5
+
+
 def test_a_password_in_a_wrong_address_is_not_shown(tmp_path: Path) -> None:
     """Messages go to logs."""
     (problem,) = problems(written(tmp_path, '[optical]\nurl = "ftp://me:secret@archive"\n'))
