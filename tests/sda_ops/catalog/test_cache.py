@@ -40,7 +40,7 @@ def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object
 
 
 async def test_a_restart_within_the_interval_needs_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A publisher refuses a second download until its next update: the restart asks for none, and says how old its data are."""
+    """A publisher rejects a second download until its next update: the restart asks for none, and logs how old its data are."""
     caplog.set_level(logging.INFO, live.__name__)
     clock = ManualClock()
     async with Server.serving(text_of(1, 2)) as server:
@@ -58,7 +58,7 @@ async def test_a_restart_within_the_interval_needs_no_server(tmp_path: Path, cap
 
 
 async def test_a_later_restart_asks_once_and_goes_on_with_the_cache_if_that_fails(tmp_path: Path) -> None:
-    """The request is conditional. The rejection has the first line of the refusal's body."""
+    """The request is conditional. The rejection has the first line of the error answer's body."""
     clock = ManualClock()
     async with Server.serving(text_of(1), headers={"ETag": '"v1"', "Last-Modified": "then"}) as server:
         await started(server, tmp_path, clock).load()
@@ -108,12 +108,12 @@ async def test_the_cache_has_no_credentials(tmp_path: Path) -> None:
     """Neither user nor password nor query; and other users cannot read it."""
     clock = ManualClock()
     async with Server.serving(text_of(1)) as server:
-        url = server.url.replace("http://", "http://somebody:pass-word@") + "&token=t0k-en"
+        url = server.url.replace("http://", "http://a-user:pass-word@") + "&token=t0k-en"
         await started(server, tmp_path, clock, url=url).load()
     (file,) = (tmp_path / "cache").iterdir()
     content = file.read_bytes()
     assert server.url.partition("?")[0].encode() in content
-    for secret in (b"somebody", b"pass-word", b"t0k-en", b"secret"):
+    for secret in (b"a-user", b"pass-word", b"t0k-en", b"secret"):
         assert secret not in content
     assert file.stat().st_mode & 0o077 == 0
 
@@ -158,7 +158,7 @@ async def test_a_cache_that_cannot_be_written_costs_no_catalogue(
 
 
 async def test_the_next_refresh_is_due_one_interval_after_the_last_download(tmp_path: Path) -> None:
-    """Whichever process made that; after a failure it is due after 15 minutes."""
+    """A download of an earlier process counts, too. After a failure the next refresh is due after 15 minutes."""
     clock, shutdown = ManualClock(), ShutdownToken()
     async with Server.serving(text_of(1)) as server:
         await started(server, tmp_path, clock).load()
@@ -170,7 +170,7 @@ async def test_the_next_refresh_is_due_one_interval_after_the_last_download(tmp_
         assert len(server.requests) == 1
         server.answers = [FORBIDDEN]
         await clock.advance_when_idle(1.0)
-        await eventually(lambda: again.rejection, "the refusal")
+        await eventually(lambda: again.rejection, "the rejection")
         server.body = text_of(2).encode()
         await clock.advance_when_idle(RETRY_AFTER.total_seconds() - 1.0)
         assert len(server.requests) == 2

@@ -116,6 +116,7 @@ async def test_the_windows_outlive_the_instance() -> None:
     async def strike(_: BuiltGraph) -> None:
         await eventually(lambda: len(sink.items) == 3, "the first sensor's correlations arrive")
         fault.strike()
+        await clock.advance_when_idle(5.0)  # the longest backoff
         await eventually(lambda: fault.instances == 2, "the operator is restarted")
         await clock.advance_when_idle(60.0)
 
