@@ -89,4 +89,4 @@ class Counters:
     restarts: int = 0
     hung: int = 0
     shares: int = 0
-    rejected: dict[Rejection, int] = field(default_factory=dict)
+    rejected: dict[Rejection, int] = field(default_factory=lambda: dict.fromkeys(Rejection, 0))

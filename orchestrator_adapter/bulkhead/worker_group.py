@@ -69,7 +69,7 @@ class WorkerGroup:
             address=address,
             threads=self._threads,
             invited=self._invited,
-            displaced=lambda: self._counters.rejected.get(Rejection.DISPLACED, 0),
+            displaced=lambda: self._counters.rejected[Rejection.DISPLACED],
         )
         self._slots = [WorkerSlot(number, context) for number in range(1, self._workers + 1)]
         for slot in self._slots:
@@ -153,8 +153,7 @@ class WorkerGroup:
         self._invited.pop(token).connect(connection)  # an invitation can be used once
 
     def _on_rejected(self, kind: Rejection, reason: str) -> None:
-        rejected = self._counters.rejected
-        rejected[kind] = rejected.get(kind, 0) + 1
+        self._counters.rejected[kind] += 1
         self._log.connection_rejected(kind, reason)
 
     def _exhaust(self, cause: str) -> None:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from orchestrator_adapter.control_plane.families import Samples as _Samples
+from orchestrator_adapter.control_plane.families import counter as _counter
+from orchestrator_adapter.control_plane.families import gauge as _gauge
 from orchestrator_adapter.control_plane.snapshot import View
+from orchestrator_adapter.control_plane.worker_pools import of_worker_pools
 from orchestrator_adapter.graph.plan import Plan, Role
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
 from orchestrator_adapter.primitives.metrics import LatencySummary
@@ -23,8 +27,6 @@ from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 
 JSON = "application/json"
-
-_Samples: TypeAlias = Iterable[tuple[Sequence[str], float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ def families(plan: Plan, view: View) -> Iterator[Metric]:
     yield from _of_spills(plan, view.status)
     yield from _of_breakers(view.status)
     yield from _of_blocking_pools(view.status)
+    yield from of_worker_pools(view.pools)
     yield from _of_the_ledger(view.status)
     yield from _of_the_loop(view)
 
@@ -418,17 +421,3 @@ def _counted(operators: Iterable[OperatorStatus], name: str) -> _Samples:
 
 def _quantiles(latency: LatencySummary) -> tuple[tuple[str, float], ...]:
     return ("0.5", latency.p50_ms), ("0.99", latency.p99_ms), ("1", latency.max_ms)
-
-
-def _gauge(name: str, meaning: str, labels: Sequence[str], samples: _Samples) -> Metric:
-    family = GaugeMetricFamily(name, meaning, labels=labels)
-    for values, figure in samples:
-        family.add_metric(values, figure)
-    return family
-
-
-def _counter(name: str, meaning: str, labels: Sequence[str], samples: _Samples) -> Metric:
-    family = CounterMetricFamily(name, meaning, labels=labels)
-    for values, figure in samples:
-        family.add_metric(values, figure)
-    return family

@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from email.utils import formatdate
@@ -29,6 +29,7 @@ from orchestrator_adapter.control_plane.config import ControlPlane
 from orchestrator_adapter.control_plane.exposition import JSON, as_json, text_format, wants_json
 from orchestrator_adapter.control_plane.health import health_of
 from orchestrator_adapter.control_plane.snapshot import Snapshots, View
+from orchestrator_adapter.control_plane.worker_pools import WorkerPool
 from orchestrator_adapter.graph.plan import Plan
 from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.primitives.event_log import EventLog
@@ -49,7 +50,7 @@ class CannotListen(OrchestratorError, OSError):
 
 
 class ControlPlaneServer:
-    """Serves one graph inside ``with``. Enter it on the graph's loop, before the run.
+    """Serves one graph, and the figures of ``pools``, inside ``with``. Enter it on the graph's loop, before the run.
 
     Entering raises ``CannotListen``; nothing has been started then. Exiting takes milliseconds and raises nothing.
 
@@ -57,16 +58,17 @@ class ControlPlaneServer:
         url: The address with the real port; empty before ``__enter__``.
     """
 
-    def __init__(self, built: BuiltGraph, settings: ControlPlane) -> None:
+    def __init__(self, built: BuiltGraph, settings: ControlPlane, *, pools: Sequence[WorkerPool] = ()) -> None:
         self.url = ""
         self._built = built
         self._settings = settings
+        self._pools = pools
         self._log = EventLog(logger, clock=built.clock, run=built.run_id, graph=built.plan.name)
         self._stopping = threading.Event()
         self._serving: tuple[asyncio.AbstractEventLoop, _Server] | None = None
 
     def __enter__(self) -> Self:
-        self._snapshots = Snapshots(self._built, patience=self._settings.patience)
+        self._snapshots = Snapshots(self._built, patience=self._settings.patience, pools=self._pools)
         self._socket = _listen(self._settings)
         self.url = _url(self._socket)
         self._thread = threading.Thread(target=self._run, name="control-plane", daemon=True)

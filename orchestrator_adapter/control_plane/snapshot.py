@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
+from orchestrator_adapter.control_plane.worker_pools import PoolFigures, WorkerPool
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.runtime.status import GraphStatus
 
@@ -28,6 +30,7 @@ class View:
         lag_s: How late the loop is now, seconds.
         stalls: How often the loop has stalled, the present stall included.
         blocked_by: The operator instance that blocks the silent loop; empty if that is not known.
+        pools: The figures of the run's worker pools, of the same moment as ``status``.
     """
 
     status: GraphStatus
@@ -37,11 +40,13 @@ class View:
     lag_s: float
     stalls: int
     blocked_by: str
+    pools: tuple[PoolFigures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     status: GraphStatus
+    pools: tuple[PoolFigures, ...]
     taken_at: float
 
 
@@ -59,8 +64,9 @@ class _Query:
 class Snapshots:
     """Takes statuses of ``built`` on its loop. Created on that loop, before the run; used on another loop after that."""
 
-    def __init__(self, built: BuiltGraph, *, patience: timedelta) -> None:
+    def __init__(self, built: BuiltGraph, *, patience: timedelta, pools: Sequence[WorkerPool] = ()) -> None:
         self._built = built
+        self._pools = pools
         self._patience_s = patience.total_seconds()
         self._graph_loop = asyncio.get_running_loop()
         self._latest = self._take()
@@ -100,7 +106,8 @@ class Snapshots:
             if silent_since is not None:
                 silent_s = max(silent_s, lag_s)
                 blocked_by = stall.label if (stall := watchdog.current_stall) is not None else ""
-        return View(snapshot.status, now - snapshot.taken_at, silent_s, threshold_s, lag_s, stalls, blocked_by)
+        age_s = now - snapshot.taken_at
+        return View(snapshot.status, age_s, silent_s, threshold_s, lag_s, stalls, blocked_by, snapshot.pools)
 
     def _ask(self) -> None:
         here = asyncio.get_running_loop()
@@ -127,4 +134,4 @@ class Snapshots:
             query.answered.set_result(None)
 
     def _take(self) -> _Snapshot:
-        return _Snapshot(self._built.status(), time.monotonic())
+        return _Snapshot(self._built.status(), tuple(pool.statistics() for pool in self._pools), time.monotonic())

@@ -117,7 +117,7 @@ async def run_pipeline(
         dead_letters = pipeline.dead_letters() if prepared and pipeline.dead_letters is not None else None
         try:
             built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
-            run_resources.enter_context(_control_plane(built, pipeline.control_plane if prepared else None))
+            run_resources.enter_context(_control_plane(built, pipeline, prepared=prepared))
             if on_built is not None:
                 on_built(built)
         except BaseException:
@@ -194,13 +194,13 @@ class _ForcedEnd:
         return outcome.exit_code
 
 
-def _control_plane(built: BuiltGraph, control_plane: ControlPlane | None) -> AbstractContextManager[object]:
-    if control_plane is None:
+def _control_plane(built: BuiltGraph, pipeline: Pipeline, *, prepared: bool) -> AbstractContextManager[object]:
+    if pipeline.control_plane is None or not prepared:
         return nullcontext()
     # Imported here: a web server takes a tenth of a second to import.
     from orchestrator_adapter.control_plane.server import ControlPlaneServer  # noqa: PLC0415
 
-    return ControlPlaneServer(built, control_plane)
+    return ControlPlaneServer(built, pipeline.control_plane, pools=pipeline.bulkheads)
 
 
 def _report(built: BuiltGraph, path: Path, problems: list[str]) -> None:

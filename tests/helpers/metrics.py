@@ -42,6 +42,9 @@ OTHERS = {
     *("circuit_breaker_rejections_total", "circuit_breaker_open_seconds_total", "event_loop_stalls_total"),
     *("snapshot_age_seconds", "channel_outbox", "blocking_calls_total", "blocking_calls_abandoned_total"),
     *("operator_signals_total", "channel_signals_pending", "channel_signals_total"),
+    *("bulkhead_workers", "bulkhead_workers_ready", "bulkhead_calls_waiting", "bulkhead_calls_in_flight"),
+    *("bulkhead_exhausted", "bulkhead_calls_total", "bulkhead_calls_lost_total", "bulkhead_worker_restarts_total"),
+    *("bulkhead_workers_hung_total", "bulkhead_rejected_connections_total"),
     *("blocking_pool_threads", "blocking_pool_busy", "blocking_pool_waiting", "blocking_pool_abandoned"),
     *("spill_items", "spill_bytes", "spilled_items_total"),
 }

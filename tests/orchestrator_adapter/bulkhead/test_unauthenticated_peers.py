@@ -62,7 +62,7 @@ async def test_a_crowd_of_idle_peers_does_not_cost_a_rebuild() -> None:
     launcher = Recording(network=Network("127.0.0.1"))
     async with bulkhead(launcher=launcher, rebuilds=ONE) as pool:
         crowd = [asyncio.create_task(idle_peer(launcher.invitations[0].port)) for _ in range(150)]
-        await eventually(lambda: pool.statistics().rejected, "the bound of pending handshakes is reached")
+        await eventually(lambda: pool.statistics().rejected_connections, "the bound of pending handshakes is reached")
         os.kill(pool.statistics().pids[1], signal.SIGKILL)
         assert (await pool.call("double", numbers(2)))["x"] == 4
         figures = pool.statistics()
@@ -110,7 +110,7 @@ async def test_only_a_worker_that_other_peers_kept_out_is_not_charged(displaced:
             peers[-1].connect(launcher.invitations[0].path)
             await asyncio.sleep(0)
         await eventually(
-            lambda: pool.statistics().rejected.get(Rejection.DISPLACED, 0) == displaced, "the oldest are displaced"
+            lambda: pool.statistics().rejected[Rejection.DISPLACED] == displaced, "the oldest are displaced"
         )
         await clock.advance_when_idle(61.0)
         if displaced:

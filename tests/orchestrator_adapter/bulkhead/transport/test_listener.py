@@ -431,7 +431,7 @@ async def test_rejected_connections_are_logged_once_a_second_and_all_counted() -
         assert lines == [
             {"kind": "not_authenticated", "cause": "it does not have an unused invitation", "not_logged_since_last": 0}
         ]
-        assert pool.statistics().rejected == {Rejection.NOT_AUTHENTICATED: 10}
+        assert pool.statistics().rejected[Rejection.NOT_AUTHENTICATED] == 10
 
 
 async def test_an_invitation_can_be_used_once() -> None:

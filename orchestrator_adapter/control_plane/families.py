@@ -1,0 +1,27 @@
+"""Metric families from a function of the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+Samples: TypeAlias = Iterable[tuple[Sequence[str], float]]
+"""The values of the labels, and the figure."""
+
+
+def gauge(name: str, meaning: str, labels: Sequence[str], samples: Samples) -> Metric:
+    """A figure that goes up and down."""
+    family = GaugeMetricFamily(name, meaning, labels=labels)
+    for values, figure in samples:
+        family.add_metric(values, figure)
+    return family
+
+
+def counter(name: str, meaning: str, labels: Sequence[str], samples: Samples) -> Metric:
+    """A figure that only grows during a run; its name ends in ``_total``."""
+    family = CounterMetricFamily(name, meaning, labels=labels)
+    for values, figure in samples:
+        family.add_metric(values, figure)
+    return family
