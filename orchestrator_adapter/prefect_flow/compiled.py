@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from orchestrator_adapter.prefect_flow.states import flow_state
 from orchestrator_adapter.prefect_flow.workers import TaskRunnerLauncher
 from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
+from orchestrator_adapter.process.ending import end_process
 from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
 from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.process.stop_requests import StopRequests
@@ -48,6 +50,9 @@ Settings = TypeVar("Settings", bound=BaseModel)
 _SAME_REQUEST_S = (
     1.0  # a Ctrl-C reaches the child of a worker twice: as the terminal's SIGINT and as the worker's SIGTERM
 )
+
+_FLOW_RUN_OF_PROCESS = "PREFECT__FLOW_RUN_ID"  # set by Prefect's workers and runners in the processes of flow runs
+_ENGINE_EXIT_S = 60.0  # for Prefect's engine to record the state and to end
 
 logger = logging.getLogger("orchestrator_adapter.prefect")
 
@@ -214,6 +219,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
         state = flow_state(outcome, cancelled=requests.by_prefect or delivered.cancelled)
         record_file.record_outcome(state, int(outcome.exit_code))
         record_file.write_undelivered(delivered.undelivered)
+    _end_own_process(outcome, identity)
     if not delivered.api_answers:
         exit_without_state(
             "Prefect does not answer: how the run ended is on disk and is reported at the next start"
@@ -225,6 +231,17 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
             raise PipelineFailed(state.message)  # Prefect's engine retries a flow that raises, and only that
         await withdraw_retries()
     return state
+
+
+def _end_own_process(outcome: RunOutcome, identity: RunIdentity) -> None:
+    """See that the process of a worker's or runner's flow run ends, although an operator of the run does not.
+
+    asyncio and Python wait for tasks and threads at their exit, and the worker for the process. In any other process its owner
+    decides.
+    """
+    made_for_this_run = os.environ.get(_FLOW_RUN_OF_PROCESS) == str(identity.flow_run_id)
+    if made_for_this_run and outcome.event.figures.stragglers:
+        end_process(outcome.exit_code, within_s=_ENGINE_EXIT_S)
 
 
 class PipelineFailed(OrchestratorError):

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -138,12 +138,13 @@ async def run_pipeline(
 
 
 async def _prepare(pipeline: Pipeline, stop: StopRequests, resources: AsyncExitStack, owner: Owner) -> bool:
-    """Claim, prepare, start the bulkheads. ``False`` if the run was asked to stop meanwhile."""
+    """Claim, prepare, start the bulkheads. ``False`` if a request to stop came first."""
     grace = pipeline.policy.grace
-    names = DaemonThreads("host-names")
+    names, claims = DaemonThreads("host-names"), pipeline.claims
     try:
-        resolve = partial(asyncio.get_running_loop().run_in_executor, names, with_addresses, pipeline.claims)
-        claims = await stop.unless_requested("resolving host names", resolve, cancel_within=grace)
+        with suppress(StopRequested):  # it claims by name then: the report that it writes is claimed as well
+            resolve = partial(asyncio.get_running_loop().run_in_executor, names, with_addresses, claims)
+            claims = await stop.unless_requested("resolving host names", resolve, cancel_within=grace)
         resources.enter_context(claim(claims, owner))
         for prepare in pipeline.preparations:
             what = f"preparation {getattr(prepare, '__name__', prepare)}"
@@ -155,7 +156,7 @@ async def _prepare(pipeline: Pipeline, stop: StopRequests, resources: AsyncExitS
         return False
     finally:
         names.shutdown()
-    return True
+    return not stop.reasons
 
 
 class _ForcedEnd:

@@ -73,6 +73,36 @@ async def test_the_second_ctrl_c_starts_the_second_phase(
     assert report_of(folder)["ledger_holds"]
 
 
+@pytest.mark.long
+async def test_a_run_that_blocks_its_loop_is_ended_by_a_signal_and_reconciled(
+    shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
+) -> None:
+    """Exit code 5; its report and its record say so on disk; `reconcile` sets the run Failed and its task runs Crashed."""
+    folder = tmp_path / "toy"
+    async with running_toy(shared_prefect_server, client, folder, grace_s=0.5) as (process, run_id):
+        give(folder, "spin")
+        wait_until(lambda: not (folder / "order").exists(), "the order is taken")
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 120) == 5
+    assert [straggler["operator"] for straggler in report_of(folder)["stragglers"]] == ["work"]
+    assert report_of(folder)["ledger_holds"]
+    (record,) = [json.loads(path.read_text()) for path in (folder / "prefect").glob("*.json")]
+    assert (record["state_type"], record["exit_code"]) == ("FAILED", 5)
+    reconcile = flows_process(
+        ["reconcile", "--folder", str(folder / "prefect")],
+        {},
+        extra=shared_prefect_server.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    output, errors = await asyncio.to_thread(reconcile.communicate, timeout=120)
+    assert reconcile.returncode == 0, errors
+    assert b": Failed; " in output
+    over = await until(client, run_id, lambda seen: seen.over, "it has ended")
+    assert over.state == "FAILED"
+    assert over.states["work"] == "CRASHED"
+
+
 async def test_a_run_without_a_runner_notices_its_cancellation(
     shared_prefect_server: PrefectServer, client: PrefectClient, tmp_path: Path
 ) -> None:

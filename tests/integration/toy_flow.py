@@ -23,8 +23,8 @@ from orchestrator_adapter import Factory, OperatorGraph, RestartPolicy, Supervis
 from orchestrator_adapter.prefect_flow import Reporting, compile_flow, run_flow
 from orchestrator_adapter.process.pipeline import Pipeline
 
-ORDERS = ("fail", "panic", "exhaust", "hang", "end")
-"""One fault; a bug; a fault in every instance from now on; work that never ends; the stream's end."""
+ORDERS = ("fail", "panic", "exhaust", "hang", "spin", "end")
+"""One fault; a bug; a fault in every instance from now on; work that never ends, or that never awaits; the stream's end."""
 
 
 class Toy(BaseModel):
@@ -78,6 +78,8 @@ class _Work:
             raise KeyError("a bug")
         if order == "hang":
             await asyncio.Event().wait()
+        while order == "spin":
+            pass
 
     def _note(self, ends: WiredEnds, what: str) -> None:
         line = json.dumps({"instance": ends.instance, "what": what, "at_ns": time.monotonic_ns()})

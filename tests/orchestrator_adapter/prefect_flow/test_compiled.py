@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from typing import cast
+from uuid import UUID, uuid4
 
 import pytest
 
 from orchestrator_adapter.prefect_flow import compiled
 from orchestrator_adapter.prefect_flow.compiled import _StopRequests
+from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
+from orchestrator_adapter.process import RunOutcome, exit_code
+from orchestrator_adapter.supervision.events import RunFigures
 from orchestrator_adapter.testing import run_schedule
+from tests.helpers.figures import FIGURES, STUCK, shut_down
 
 TERM, INT, CANCEL = "SIGTERM", "SIGINT", "cancelled in Prefect: by hand"
+
+MINE = RunIdentity("toy", "toy-stream", uuid4(), "radar-net", uuid4())
 
 
 class Graph:
@@ -133,3 +140,25 @@ def test_a_flow_called_outside_a_flow_run_says_what_to_call() -> None:
     """The flow's function alone has no flow run to report to."""
     with pytest.raises(RuntimeError, match="called outside a flow run; call the flow, or run_pipeline"):
         compiled._identity("radar-net", "sda-ingest")
+
+
+@pytest.mark.parametrize(
+    ("figures", "run_of_process", "ended"),
+    [(STUCK, MINE.flow_run_id, [5]), (FIGURES, MINE.flow_run_id, []), (STUCK, uuid4(), []), (STUCK, None, [])],
+)
+def test_only_the_process_of_a_workers_flow_run_is_ended_and_only_for_a_straggler(
+    figures: RunFigures, run_of_process: UUID | None, ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that does more than this flow run decides itself when it ends."""
+    codes: list[int] = []
+
+    def end(exit_code: int, *, within_s: float) -> None:
+        codes.append(exit_code)
+
+    monkeypatch.setattr(compiled, "end_process", end)
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
+    if run_of_process is not None:
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(run_of_process))
+    event = shut_down(figures)
+    compiled._end_own_process(RunOutcome(event, exit_code(event), ()), MINE)
+    assert codes == ended

@@ -27,6 +27,7 @@ from orchestrator_adapter.process.pipeline import Pipeline, run_pipeline
 from orchestrator_adapter.process.report import ExitCode, write_report
 from orchestrator_adapter.process.signals import STOP_SIGNALS
 from orchestrator_adapter.process.stop_requests import StopRequests
+from orchestrator_adapter.storage.claims import Claimed
 from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, chain
 from tests.helpers.pipelines import Store, endless, stubborn
@@ -231,6 +232,24 @@ async def test_a_host_asks_a_run_to_stop_without_signals() -> None:
     assert event.reason == "the host closes"
     outcome = await run_pipeline(Pipeline(chain(endless, CollectSink())), stop=stop)
     assert outcome.event.figures.ledger.ingested == 0
+
+
+async def test_a_run_that_is_stopped_before_its_start_does_not_replace_the_report_of_a_run_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    """It claims its report before it writes it, and so it is rejected."""
+    path, sink, stop = tmp_path / "report.json", CollectSink(), StopRequests()
+    claims = (f"file://{path}",)
+    first = asyncio.create_task(
+        run_pipeline(Pipeline(chain(endless, sink), report=path, claims=claims), stop=(first_stop := StopRequests()))
+    )
+    await eventually(lambda: sink.items, "it runs")
+    stop.request("at once")
+    with pytest.raises(Claimed):
+        await run_pipeline(Pipeline(chain(endless, CollectSink()), report=path, claims=claims), stop=stop)
+    assert not path.exists()
+    first_stop.request("enough")
+    assert (await first).exit_code is ExitCode.OK
 
 
 def test_a_child_that_is_forked_during_a_run_has_the_previous_handlers() -> None:
