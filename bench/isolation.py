@@ -197,7 +197,7 @@ class Stage:
         from_ns, answered, skipped, busy_s = time.time_ns(), load.answered, load.skipped, _busy_s()
         own_s, workers = time.process_time(), self._workers_cpu_s()
         with _collecting() as collections_s:
-            async with _beating() as lags_s:
+            async with beating() as lags_s:
                 await working
         to_ns = time.time_ns()
         elapsed_s = (to_ns - from_ns) / NS_PER_S
@@ -442,7 +442,7 @@ def _progress(what: str) -> None:
 
 
 @asynccontextmanager
-async def _beating() -> AsyncIterator[list[float]]:
+async def beating() -> AsyncIterator[list[float]]:
     """A list of the loop's lags (how late it wakes a sleeping task), which grows until the end of the block."""
     lags_s: list[float] = []
 
