@@ -119,6 +119,7 @@ class IslListener:
             sock.close()
             self.record(ConnectionFault.REJECTED, reason, peer)
             return
+        close_in_forked_children(sock)  # the beacon must notice the end of this process
         connection = BeaconConnection(self, sock, origin, peer)
         self.connections.add(connection)
         if not self.paused:
