@@ -175,7 +175,9 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     bound_event_queue(options.queue)
     ignore_suspension()
     requests = _StopRequests(earlier=caller.stop.reasons if caller.stop is not None else ())
-    reporter = Reporter(identity, pipeline.graph, options, on_cancel=requests.cancelled)
+    reporter = Reporter(
+        identity, pipeline.graph, options, on_cancel=requests.cancelled, on_cancel_noticed=requests.noticed
+    )
     record_file = RunRecordFile(identity, options.directory)
     for bulkhead in pipeline.bulkheads:
         bulkhead.launch_with(TaskRunnerLauncher())

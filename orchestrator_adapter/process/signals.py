@@ -34,7 +34,8 @@ _SAME_REQUEST_S = (
 )
 _CHECK_S = 0.05
 _WRITE_S = 5.0  # for the report of a forced end, if the disk or the log does not answer
-_NO_SIGNAL = 0  # ends the thread; no signal has this number
+_END = 0  # written to the socket, it ends the thread; no signal has this number
+_CHECK = 255  # nor this one: it makes the thread check the loops
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
@@ -44,7 +45,7 @@ _Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A signal: its name, and when it was noticed, monotonic seconds."""
+    """A signal, or another request to stop: its name, and when it was noticed, monotonic seconds."""
 
     name: str
     at: float
@@ -119,7 +120,7 @@ class _Listener:
 @contextmanager
 def stop_on_signals(
     request: Callable[[str], object], *, forced: Callable[[], ForcedEnd | None] = lambda: None
-) -> Iterator[None]:
+) -> Iterator[Callable[[str], object]]:
     """Inside, each SIGTERM, SIGINT and SIGHUP calls ``request`` with its name, on the running loop.
 
     Any number of these may be open in one process, each on its own loop: each gets every signal. When the last one is closed,
@@ -129,12 +130,13 @@ def stop_on_signals(
     Python handles signals in the main thread only. Outside of it this installs nothing, and gets the signals only while
     another one is open in the main thread.
 
-    ``forced`` returns what happens if the loop does not turn after a signal; ``None`` for no forced end.
+    ``forced`` returns what happens if the loop does not turn after a signal; ``None`` for no forced end. The function that this
+    yields counts as a signal in that respect; it takes the reason, and any thread may call it.
     """
     listener = _Listener(asyncio.get_running_loop(), request, forced)
     _SIGNALS.add(listener)
     try:
-        yield
+        yield lambda reason: _SIGNALS.notice(listener, reason)
     finally:
         _SIGNALS.remove(listener)
 
@@ -185,6 +187,12 @@ class _Signals:
             self._thread.stop()
             self._thread = None
 
+    def notice(self, listener: _Listener, reason: str) -> None:
+        """A request to stop that is not a signal, from any thread."""
+        listener.received.append(Received(reason, time.monotonic()))
+        if (thread := self._thread) is not None:
+            thread.check_loops()
+
     def forget(self) -> None:
         """In a forked child: its signals are no requests to stop the parent's runs."""
         self.listeners = ()
@@ -233,7 +241,12 @@ class _SignalThread:
         with suppress(OSError, ValueError):  # it is closed
             signal.set_wakeup_fd(self._previous)
         with suppress(OSError):
-            self._writer.send(bytes([_NO_SIGNAL]))
+            self._writer.send(bytes([_END]))
+
+    def check_loops(self) -> None:
+        """Check from now on whether the loops turn. Any thread may call it."""
+        with suppress(OSError):
+            self._writer.send(bytes([_CHECK]))
 
     def ensure_wakeup(self, number: int) -> None:
         """Called by the handler: if something has taken the wakeup descriptor since the start, take it back."""
@@ -253,13 +266,15 @@ class _SignalThread:
                 except TimeoutError:
                     numbers = b""
                 for number in numbers:
-                    if number == _NO_SIGNAL:
+                    if number == _END:
                         return
                     signalled = self._note(number) or signalled
                 if signalled:
                     self._check()
 
     def _note(self, number: int) -> bool:
+        if number == _CHECK:
+            return True
         if number not in STOP_SIGNALS:
             if self._previous != -1:
                 with suppress(OSError):

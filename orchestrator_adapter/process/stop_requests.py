@@ -39,6 +39,7 @@ class StopRequests:
         self.forced: ForcedEnd | None = None
         self._graph: Stoppable | None = None
         self._arrived = asyncio.Event()
+        self._notice: Callable[[str], object] = lambda _: None
 
     def request(self, reason: str) -> None:
         """Ask the run to stop. The first request starts the drain, a second one the abort."""
@@ -54,8 +55,12 @@ class StopRequests:
     @contextmanager
     def listen(self) -> Iterator[None]:
         """Inside, SIGTERM, SIGINT and SIGHUP are requests; see ``stop_on_signals``."""
-        with stop_on_signals(self.signalled, forced=lambda: self.forced):
+        with stop_on_signals(self.signalled, forced=lambda: self.forced) as self._notice:
             yield
+
+    def noticed(self, reason: str) -> None:
+        """A request is on its way to the loop. Any thread may call it; while listening, it counts if the loop is blocked."""
+        self._notice(reason)
 
     def attach(self, graph: Stoppable) -> None:
         """Pass the requests on to ``graph``, the earlier ones at once."""

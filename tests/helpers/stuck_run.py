@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 import itertools
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from orchestrator_adapter import OperatorGraph, SupervisionPolicy, WiredEnds, for_each, source_of
-from orchestrator_adapter.process import Pipeline, RunOutcome, run_pipeline
+from orchestrator_adapter.process import Pipeline, RunOutcome, StopRequests, run_pipeline
 
 _ITEMS = 20  # before it gets stuck
 _DAY_S = 86_400.0
@@ -69,7 +70,7 @@ def main(where: str, report: Path, grace_s: float) -> int:
             await ends.flush()
 
     async def prepare() -> None:
-        if where == "prepare":
+        if where in {"prepare", "asked"}:
             sleep()
 
     graph = OperatorGraph("stuck")
@@ -79,11 +80,18 @@ def main(where: str, report: Path, grace_s: float) -> int:
     graph.connect(operator, graph.add_sink("sink", for_each(lambda _: None)), 8)
     policy = SupervisionPolicy(grace=timedelta(seconds=grace_s), patience=timedelta(seconds=0.1))
 
+    async def run() -> int:
+        stop = StopRequests()
+        if where == "asked":  # another thread asks it to stop, while the loop is blocked
+            threading.Timer(0.1, stop.noticed, ["asked by a thread"]).start()
+        with stop.listen():
+            return (await run_pipeline(pipeline, stop=stop, on_forced_end=ended)).exit_code
+
     def ended(outcome: RunOutcome) -> None:
         say(f"ended by force: {outcome.event.name} {int(outcome.exit_code)}")
 
     pipeline = Pipeline(graph, report=report, policy=policy, preparations=(prepare,))
-    return asyncio.run(run_pipeline(pipeline, on_forced_end=ended)).exit_code
+    return asyncio.run(run())
 
 
 if __name__ == "__main__":

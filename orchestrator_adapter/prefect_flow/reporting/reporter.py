@@ -72,7 +72,10 @@ class DeliveryReport:
 
 
 class Reporter:
-    """Reports one run. Created and used on the data plane's loop; ``on_cancel`` is called there."""
+    """Reports one run. Created and used on the data plane's loop; ``on_cancel`` is called there.
+
+    ``on_cancel_noticed`` is called before it, on the reporter's own thread, also while the data plane's loop is blocked.
+    """
 
     def __init__(
         self,
@@ -81,10 +84,12 @@ class Reporter:
         options: Reporting,
         *,
         on_cancel: Callable[[str], object],
+        on_cancel_noticed: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._identity = identity
         self._options = options
         self._on_cancel = on_cancel
+        self._on_cancel_noticed = on_cancel_noticed
         self._delivery = Delivery(identity, queue=options.queue, monotonic=time.monotonic)
         self._publisher = ArtifactPublisher(identity, graph)
         self._flow_run = FlowRunWatch(identity.flow_run_id, on_cancel=self._pass_on_cancel, log=self._warn)
@@ -268,6 +273,7 @@ class Reporter:
         self._delivery.on_response(await self._flow_run.check(client, has_ended=self._outcome is not None))
 
     def _pass_on_cancel(self, reason: str) -> None:
+        self._on_cancel_noticed(reason)
         with suppress(RuntimeError):  # the data plane's loop is closed: the run has ended
             self._data_loop.call_soon_threadsafe(self._on_cancel, reason)
 

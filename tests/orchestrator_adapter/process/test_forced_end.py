@@ -105,6 +105,15 @@ def test_a_process_whose_loop_is_blocked_ends_after_a_signal_with_its_report(
         assert ledger["written"] == written
 
 
+def test_a_request_of_another_thread_ends_a_blocked_process_without_a_signal(tmp_path: Path) -> None:
+    """As the cancellation of a flow run does: Prefect's state is read on a thread."""
+    path = tmp_path / "report.json"
+    with stuck_run("asked", path, grace_s=0.1) as process:
+        process.communicate(timeout=_ENDS_S)
+    assert process.returncode == 5
+    assert json.loads(path.read_text())["cause"] == "asked by a thread"
+
+
 def test_a_second_signal_ends_a_blocked_process_after_its_patience(tmp_path: Path) -> None:
     """The grace of an hour does not matter then."""
     path = tmp_path / "report.json"
