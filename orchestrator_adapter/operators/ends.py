@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeAlias, TypeVar, assert_never
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.channels.control import Control, runs
@@ -27,14 +27,13 @@ from orchestrator_adapter.channels.edge import Side, flush, wait_for_items
 from orchestrator_adapter.channels.ledger import OperatorAccount, Outcome
 from orchestrator_adapter.channels.receiver import Receiver
 from orchestrator_adapter.channels.sender import Sender
+from orchestrator_adapter.operators.attempts import recorded
 from orchestrator_adapter.operators.services import VertexServices
-from orchestrator_adapter.primitives.errors import EdgeMisuse, describe
-from orchestrator_adapter.primitives.event_log import call_hook
+from orchestrator_adapter.primitives.errors import EdgeMisuse
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
 from orchestrator_adapter.resilience.breaker import BreakerPolicy, CircuitBreaker
 from orchestrator_adapter.resilience.retry import (
     Attempt,
-    AttemptOutcome,
     RetryDiscard,
     RetryDisposition,
     RetryOk,
@@ -268,28 +267,6 @@ class WiredEnds:
         Counts ``retry_attempts``: the attempts after the first. Logs one line when the downstream begins to fail, and one
         when it answers again.
         """
-        downstream = breaker.name if breaker is not None else self.name
-        self.count("retry_attempts", 0)
-        attempts = 0
-
-        def record(attempt: Attempt) -> None:
-            nonlocal attempts
-            if attempt.outcome is not AttemptOutcome.REJECTED:
-                attempts += 1
-                self.count("retry_attempts", int(attempts > 1))
-            log = self._services.log
-            match attempt.outcome:
-                case AttemptOutcome.OK | AttemptOutcome.DISCARDED:
-                    log.downstream(downstream, failing=False, attempt=attempt.number)
-                case AttemptOutcome.FAILED | AttemptOutcome.REJECTED:
-                    assert attempt.error is not None
-                    log.downstream(downstream, failing=True, attempt=attempt.number, error=describe(attempt.error))
-                case AttemptOutcome.PERMANENT:
-                    pass  # the downstream works, and rejects this one call; the caller receives the error
-                case _:
-                    assert_never(attempt.outcome)
-            call_hook(on_attempt, attempt)
-
         return await with_retry(
             policy,
             op,
@@ -298,7 +275,7 @@ class WiredEnds:
             clock=self.clock,
             rng=self.rng,
             shutdown=self.shutdown,
-            on_attempt=record,
+            on_attempt=recorded(self._services, breaker.name if breaker is not None else self.name, on_attempt),
         )
 
     async def run_blocking(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -334,6 +311,20 @@ class WiredEnds:
         self.receiver.acknowledge(count)
         if cancelled is not None:
             raise cancelled
+
+    def start(self, coroutine: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Start ``coroutine`` as a helper task that belongs to this instance, and return the task.
+
+        If it raises, the instance fails with its exception: an operational error or a panic, as if the operator had raised
+        it. The operator is cancelled then. When the instance ends, the helper is cancelled, and the instance waits for its
+        end. A task that is started otherwise (``asyncio.create_task``) and outlives the instance is a *stray*: it is
+        cancelled as well, and named in the report's ``problems``. Tasks that a kept resource starts while it is made are
+        cancelled after the resource was closed.
+        """
+        if (start_helper := self._services.start_helper) is None:
+            coroutine.close()
+            raise EdgeMisuse(f"operator {self.name!r}: ends.start can be called only while an instance runs")
+        return start_helper(coroutine, name)
 
     async def unless_shutdown(self, work: Coroutine[Any, Any, T]) -> T | None:
         """For sources: await ``work``, but cancel it and return ``None`` when shutdown is requested.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.operators.blocking import BlockingCalls
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.event_log import BoundedLog
+from orchestrator_adapter.primitives.kept import KEPT
 from orchestrator_adapter.primitives.metrics import LatencyHistogram, RateMeter
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.resilience.breaker import Breakers
@@ -35,7 +36,11 @@ class KeptResources:
     def keep(self, name: str, make: Callable[[], T], close: Callable[[T], object] | None) -> T:
         """The resource of that name. Made by ``make`` at the first call."""
         if name not in self._kept:
-            value = make()
+            token = KEPT.set(True)  # tasks that `make` starts outlive the instance, too
+            try:
+                value = make()
+            finally:
+                KEPT.reset(token)
             self._kept[name] = (value, None if close is None else partial(close, value))
         kept: T = self._kept[name][0]
         return kept
@@ -72,7 +77,10 @@ async def _await_at_most(closing: Awaitable[object], limit_s: float, name: str) 
 
 @dataclass(slots=True)
 class VertexServices:
-    """What the runtime lends to one vertex. A source has an ``ingest_rate`` from its first start on."""
+    """What the runtime lends to one vertex. A source has an ``ingest_rate`` from its first start on.
+
+    ``start_helper`` starts a task that belongs to the present instance; see ``WiredEnds.start``.
+    """
 
     clock: Clock
     rng: random.Random
@@ -88,3 +96,4 @@ class VertexServices:
     counters: dict[str, int] = field(default_factory=dict)
     last_item_monotonic: float | None = None
     ingest_rate: RateMeter | None = None
+    start_helper: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]] | None = None

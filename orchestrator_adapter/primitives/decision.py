@@ -32,6 +32,8 @@ class Decision(StrEnum):
     """An operator ended after its abort."""
     STRAGGLER = "straggler"
     """An operator was asked to stop and did not."""
+    STRAY_TASKS = "stray_tasks"
+    """An operator instance has ended and left tasks running, which were cancelled."""
     SHUTDOWN = "shutdown"
     """The graph begins to drain."""
     SHUTDOWN_AGAIN = "shutdown_again"
@@ -75,6 +77,7 @@ _ALARMING = frozenset(
         Decision.SPILL_LEFT,
         Decision.STALLED,
         Decision.STRAGGLER,
+        Decision.STRAY_TASKS,
     }
 )
 

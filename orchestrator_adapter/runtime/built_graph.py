@@ -21,6 +21,7 @@ from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook, cu
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.resilience.breaker import Breakers
+from orchestrator_adapter.runtime.leftovers import Leftovers
 from orchestrator_adapter.runtime.operator_run import OperatorRun
 from orchestrator_adapter.runtime.shutdown import Phase
 from orchestrator_adapter.runtime.status import GraphStatus, operator_status
@@ -68,6 +69,7 @@ class BuiltGraph:
         self._problems: list[str] = []
         self._requests_before_run: list[str] = []  # their reasons
         self._pools = BlockingPools(plan.name)
+        self._leftovers = Leftovers(self._token, self._pools, self.clock)
         self._watchdog: LoopWatchdog | None = None
         self._started_at: float | None = None
         self._closing: OperatorRun | None = None  # its kept resources are being closed
@@ -79,7 +81,7 @@ class BuiltGraph:
         for run in self._runs.values():
             self._supervisor.watch(run.name, run.vertex.restart_policy, is_source=run.vertex.role is Role.SOURCE)
         self._loop = SupervisionLoop(
-            self._runs, self._supervisor, clock=self.clock, log=self._log, token=self._token, pools=self._pools
+            self._runs, self._supervisor, clock=self.clock, log=self._log, token=self._token, leftovers=self._leftovers
         )
         self._log.listener = lambda event, fields: call_hook(self._loop.hooks.on_decision, Decided(event, fields))
 
@@ -198,7 +200,10 @@ class BuiltGraph:
     # The end.
 
     async def _close(self, limit_s: float) -> None:
-        """Dead-letter what is left, and close the kept resources."""
+        """Wait for blocking calls, dead-letter what is left, and close the kept resources."""
+        left_s = self._loop.shutdown.drain_left_s(self.clock.monotonic(), at_least_s=limit_s)
+        for straggler in await self._leftovers.wait_for_threads(left_s):
+            self._loop.name_straggler(straggler)
         for run in self._runs.values():
             if not run.has_ended:
                 run.account.lease_lost()
@@ -219,6 +224,8 @@ class BuiltGraph:
                         self._loop.escalate(run.name, run.ends.instance, exit_)
         self._closing = None
         self._pools.shutdown()
+        for straggler in await self._leftovers.end_tasks(limit_s):
+            self._loop.name_straggler(straggler)
 
     def _settle(self, started_at: float) -> SupervisorEvent:
         """Name the event, and log it."""
@@ -276,7 +283,7 @@ class BuiltGraph:
             signals=self.signals(),
             violations=tuple(run.account.violation for run in runs if run.account.violation is not None),
             undelivered=self._dead_letter_writer.undelivered,
-            problems=(*self._dead_letter_writer.problems, *_ignored(runs), *self._problems),
+            problems=(*self._dead_letter_writer.problems, *_ignored(runs), *self._leftovers.problems, *self._problems),
             latency=_merged_latency(runs).summary(),
             counters={run.name: dict(run.services.counters) for run in runs if run.services.counters},
             breakers=self._breakers.statistics(),

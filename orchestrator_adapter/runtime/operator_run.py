@@ -125,8 +125,10 @@ class OperatorRun:
 
     # Transitions.
 
-    def start(self, on_exit: Callable[[Task, TaskExit], None], context: Context | None = None) -> Task:
-        """Start the next instance, in ``context`` if it is given."""
+    def start(
+        self, on_exit: Callable[[Task, TaskExit], None], context: Context | None = None, *, patience_s: float = 1.0
+    ) -> Task:
+        """Start the next instance, in ``context`` if it is given. Its tasks must end within ``patience_s`` of its end."""
         self._enter(OperatorState.RUNNING)
         self.ends.instance += 1
         self.services.blocking.instance = self.ends.instance
@@ -147,7 +149,10 @@ class OperatorRun:
             restart_policy=self.vertex.restart_policy,
             instance=self.ends.instance,
             expected_errors=self.vertex.expected_errors,
+            patience_s=patience_s,
+            owner=self.services.shutdown,
         )
+        self.services.start_helper = self.task.start_helper
         self.task.start(on_exit, context)
         return self.task
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import assert_never
 
 from orchestrator_adapter.graph.plan import Role
-from orchestrator_adapter.operators.blocking import BlockingPools
 from orchestrator_adapter.primitives.check_fields import check_fields, is_duration
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.decision import Decision
@@ -22,6 +21,7 @@ from orchestrator_adapter.primitives.errors import Stalled, describe
 from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.primitives.wakeup import Wakeup
+from orchestrator_adapter.runtime.leftovers import Leftovers
 from orchestrator_adapter.runtime.operator_run import OperatorRun, OperatorState
 from orchestrator_adapter.runtime.shutdown import Phase, Shutdown
 from orchestrator_adapter.supervision import supervisor, task_exit
@@ -87,7 +87,7 @@ class SupervisionLoop:
         clock: Clock,
         log: DecisionLog,
         token: ShutdownToken,
-        pools: BlockingPools,
+        leftovers: Leftovers,
     ) -> None:
         self.policy = SupervisionPolicy()
         self.hooks = SupervisionHooks()
@@ -99,7 +99,7 @@ class SupervisionLoop:
         self._clock = clock
         self._log = log
         self._token = token
-        self._pools = pools
+        self._leftovers = leftovers
         self._wakeup = Wakeup()
         self._exits: deque[tuple[Task, TaskExit]] = deque()
 
@@ -118,15 +118,6 @@ class SupervisionLoop:
                 cancelled = error
                 self.request_shutdown("run() was cancelled")
             self._turn()
-        try:
-            patience_s = self.policy.patience.total_seconds()
-            await self._pools.wait_until_idle(
-                self.shutdown.drain_left_s(self._clock.monotonic(), at_least_s=patience_s)
-            )
-        except BaseException as error:  # noqa: BLE001 - as above; it also ends this wait
-            cancelled = error
-        for operator, instance in self._pools.still_running().items():
-            self._name_straggler(operator, instance, self._pools.stack(operator))
         return cancelled
 
     def request_shutdown(self, reason: str) -> None:
@@ -193,7 +184,8 @@ class SupervisionLoop:
 
     def _spawn(self, run: OperatorRun) -> None:
         spawned = Spawned(run.name, run.ends.instance + 1, run.vertex.role.value, run.upstream, run.restarted)
-        run.start(self._on_task_exit, call_hook(self.hooks.context_for, spawned))
+        context = call_hook(self.hooks.context_for, spawned)
+        run.start(self._on_task_exit, context, patience_s=self.policy.patience.total_seconds())
         self._log(Decision.SPAWN, operator=run.name, instance=spawned.instance)
         call_hook(self.hooks.on_spawn, spawned)
 
@@ -210,11 +202,13 @@ class SupervisionLoop:
         """Abort an operator that hangs. If the abort does not end it, it is a straggler, and the graph is torn down."""
         if run.state is OperatorState.RUNNING:
             if run.has_stalled(now):
-                self._log(Decision.STALLED, operator=run.name, instance=task.instance, stack=self._stack(task))
+                self._log(
+                    Decision.STALLED, operator=run.name, instance=task.instance, stack=self._leftovers.stack(task)
+                )
                 run.abort_stalled(task, straggler_at=now + self.policy.patience.total_seconds())
         elif run.due is not None and now >= run.due:
             run.stop_waiting_for_stalled()
-            self._name_straggler(run.name, task.instance, self._stack(task))
+            self.name_straggler(self._leftovers.straggler(task))
             error = Stalled(f"{run.stall_message}, and it did not stop when it was aborted")
             self._tear_down(supervisor.TeardownCause(supervisor.Exhausted(error), run.name))
 
@@ -225,6 +219,9 @@ class SupervisionLoop:
             run.finish(done=self.needs_no_more(run))  # its exit is recorded; this task only delivered its outboxes
             return
         exit_ = run.record_exit(exit_)
+        if task.strays:
+            self._leftovers.record_strays(task)
+            self._log(Decision.STRAY_TASKS, operator=run.name, instance=task.instance, tasks=task.strays)
         # A named straggler may still end. The graph is already being torn down because of it.
         was_straggler = self.stragglers.pop(run.name, None) is not None
         call_hook(self.hooks.on_exit, Exited(run.name, task.instance, exit_, task.uptime()))
@@ -353,12 +350,10 @@ class SupervisionLoop:
             run.stop_waiting_for_stalled()
             run.task.abort(self.shutdown.reason)
         else:
-            self._name_straggler(run.name, run.task.instance, self._stack(run.task))
+            self.name_straggler(self._leftovers.straggler(run.task))
 
-    def _stack(self, task: Task) -> str:
-        return task.stack() + self._pools.stack(task.name)
-
-    def _name_straggler(self, operator: str, instance: int, stack: str) -> None:
-        if operator not in self.stragglers:
-            self.stragglers[operator] = Straggler(operator, instance, stack)
-            self._log(Decision.STRAGGLER, operator=operator, instance=instance, stack=stack)
+    def name_straggler(self, straggler: Straggler) -> None:
+        """Log and report it, once an operator."""
+        if straggler.operator not in self.stragglers:
+            self.stragglers[straggler.operator] = straggler
+            self._log(Decision.STRAGGLER, **asdict(straggler))

@@ -11,14 +11,24 @@ import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from types import AsyncGeneratorType, CoroutineType, FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.errors import describe
+from orchestrator_adapter.primitives.kept import KEPT
+from orchestrator_adapter.supervision.helpers import (
+    TASK_NAME_PREFIX,
+    Helpers,
+    cancel_and_wait,
+    is_closing_generator,
+    label,
+    raised_by,
+    tasks_in,
+)
 from orchestrator_adapter.supervision.restart import RestartPolicy
 from orchestrator_adapter.supervision.task_exit import Aborted, Ok, TaskExit, classify
 
-TASK_NAME_PREFIX = "operator:"
-"""The prefix of the names of asyncio tasks that run operators; the instance follows, e.g. ``normalize #2``."""
+T = TypeVar("T")
 
 INSTANCE: ContextVar[Task] = ContextVar("instance")
 """The operator instance on whose behalf code runs: in its own task, in a task it started, or in a callback it scheduled."""
@@ -31,6 +41,8 @@ class Task:
         name: The operator's name.
         instance: 1 for the operator's first instance, one more at each restart.
         restart_policy: What happens when it fails.
+        owner: What it belongs to: equal for all instances of one graph.
+        strays: The names of tasks that it started without ``start_helper``, and that had to be cancelled at its end.
     """
 
     def __init__(
@@ -42,10 +54,17 @@ class Task:
         restart_policy: RestartPolicy,
         instance: int = 1,
         expected_errors: tuple[type[BaseException], ...] = (),
+        patience_s: float = 1.0,
+        owner: object = None,
     ) -> None:
         self.name = name
         self.instance = instance
         self.restart_policy = restart_policy
+        self.owner = owner
+        self.strays: list[str] = []
+        self._patience_s = patience_s
+        self._helpers = Helpers(self._stop_body)
+        self._body_ended = False
         self._body = body
         self._clock = clock
         self._expected_errors = expected_errors
@@ -94,6 +113,10 @@ class Task:
             self._abort_reason = reason
             self._running.cancel()
 
+    def start_helper(self, coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """See ``WiredEnds.start``."""
+        return self._helpers.start(coroutine, name)
+
     async def join(self) -> TaskExit:
         """Wait until it has ended, however long that takes, and return how it ended.
 
@@ -111,25 +134,69 @@ class Task:
         """
         if self._running is None or self._running.done():
             return ""
-        stacks = traceback.format_list(_await_chain(self._running.get_coro()))
-        for task in sorted(asyncio.all_tasks(self._running.get_loop()) - {self._running}, key=asyncio.Task.get_name):
-            if (context := _context_of(task)) is not None and context.get(INSTANCE) is self:
-                stacks.append(f"in its task {task.get_name()!r}:\n")
-                stacks += traceback.format_list(_await_chain(task.get_coro()))
+        return "".join(traceback.format_list(_await_chain(self._running.get_coro()))) + self.tasks_stack()
+
+    def tasks_stack(self) -> str:
+        """The stacks of the tasks that it started, also after its end."""
+        stacks: list[str] = []
+        for task in sorted(tasks_in(lambda context: context.get(INSTANCE) is self), key=label):
+            stacks.append(f"in its task {task.get_name()!r}:\n")
+            stacks += traceback.format_list(_await_chain(task.get_coro()))
         return "".join(stacks)
 
     async def _run(self) -> TaskExit:
         # This coroutine returns a TaskExit and raises nothing, also for SystemExit and KeyboardInterrupt: asyncio would
         # let those two stop the event loop, and with it every other operator.
         INSTANCE.set(self)
+        errors: list[BaseException] = []
+        cancelled: BaseException | None = None
         try:
             await self._body()
-        except asyncio.CancelledError as cancelled:
-            return Aborted(self._abort_reason) if self._abort_reason is not None else classify(cancelled)
+        except asyncio.CancelledError as error:
+            cancelled = error
         except BaseException as error:  # noqa: BLE001 - this is the one place that classifies every exception
-            return classify(error, self._expected_errors)
-        # It may have swallowed the cancellation and returned: it has stopped all the same because it was asked to.
-        return Aborted(self._abort_reason) if self._abort_reason is not None else Ok()
+            errors.append(error)
+        self._body_ended = True
+        try:
+            errors += await self._end_tasks()
+            if cancelled is not None and not errors and self._abort_reason is None:
+                errors.append(cancelled)  # by no request of the orchestrator
+            if errors:
+                return classify(_together(errors), self._expected_errors)
+            # It may have swallowed the cancellation and returned: it has stopped all the same because it was asked to.
+            return Aborted(self._abort_reason) if self._abort_reason is not None else Ok()
+        finally:
+            del errors, cancelled  # their tracebacks refer to this frame
+
+    def _stop_body(self) -> None:
+        """A helper has failed: the instance fails."""
+        if not self._body_ended and self._running is not None:
+            self._running.cancel()
+
+    async def _end_tasks(self) -> list[BaseException]:
+        """Cancel the tasks that this instance has started, and wait for them. Returns what its helpers and strays raised."""
+        errors: list[BaseException] = []
+        while tasks := self._tasks():
+            strays = tasks - self._helpers.alive
+            alive = {task for task in tasks if not task.done()}
+            self.strays += [label(task) for task in strays & alive if not is_closing_generator(task)]
+            left = await cancel_and_wait(alive, self._clock, self._patience_s)
+            while left and self._abort_reason is not None:  # the runtime names it as a straggler
+                left = await cancel_and_wait(left, self._clock, self._patience_s)
+            errors += raised_by(strays)
+            if left:
+                names = ", ".join(sorted(repr(label(task)) for task in left))
+                errors.append(RuntimeError(f"its tasks did not stop within {self._patience_s:g} s: {names}"))
+                break
+        return [*self._helpers.all_failures(), *errors]
+
+    def _tasks(self) -> set[asyncio.Task[Any]]:
+        """The tasks that this instance has started, if they run or have failed. Not those of its kept resources."""
+
+        def is_own(context: Context) -> bool:
+            return context.get(INSTANCE) is self and not context.get(KEPT, False)
+
+        return self._helpers.alive | tasks_in(is_own)
 
     def _settle(self, running: asyncio.Task[TaskExit]) -> TaskExit:
         if running.cancelled():  # cancelled before its first step: the body never ran
@@ -138,12 +205,10 @@ class Task:
         return running.result()
 
 
-def _context_of(task: asyncio.Task[Any]) -> Context | None:
-    """The context that a task runs in. Python 3.11 has no ``get_context``; there the garbage collector finds the context."""
-    if hasattr(task, "get_context"):
-        context: Context = task.get_context()
-        return context
-    return next((referent for referent in gc.get_referents(task) if isinstance(referent, Context)), None)
+def _together(errors: list[BaseException]) -> BaseException:
+    if len(errors) == 1:
+        return errors[0]
+    return BaseExceptionGroup("; ".join(describe(error) for error in errors), errors)
 
 
 _SUSPENDABLE = (CoroutineType, AsyncGeneratorType)

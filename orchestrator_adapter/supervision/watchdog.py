@@ -20,7 +20,8 @@ from datetime import timedelta
 from types import FrameType
 
 from orchestrator_adapter.primitives.check_fields import check_fields
-from orchestrator_adapter.supervision.task import INSTANCE, TASK_NAME_PREFIX, Task
+from orchestrator_adapter.supervision.helpers import TASK_NAME_PREFIX
+from orchestrator_adapter.supervision.task import INSTANCE, Task
 
 logger = logging.getLogger("orchestrator_adapter.watchdog")
 

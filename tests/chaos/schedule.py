@@ -25,7 +25,7 @@ from orchestrator_adapter.primitives.gc_freeze import frozen_heap
 from orchestrator_adapter.runtime.built_graph import BuiltGraph, SupervisionPolicy
 from orchestrator_adapter.supervision import task_exit
 from orchestrator_adapter.supervision.events import Exited, SupervisionHooks
-from orchestrator_adapter.supervision.task import TASK_NAME_PREFIX
+from orchestrator_adapter.supervision.helpers import TASK_NAME_PREFIX
 from orchestrator_adapter.testing import LoopClock, ScheduleFault, run_schedule
 from tests.chaos.behaviour import make
 from tests.chaos.faulty import Declared, World

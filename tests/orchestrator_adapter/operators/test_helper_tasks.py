@@ -1,0 +1,319 @@
+"""Tasks that an operator starts end with its instance, and what they raise is its failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from orchestrator_adapter import (
+    BuiltGraph,
+    EdgeMisuse,
+    OperatorError,
+    OperatorGraph,
+    RestartPolicy,
+    SupervisionPolicy,
+    WiredEnds,
+    events,
+    source_of,
+    task_exit,
+)
+from orchestrator_adapter.process import ExitCode, exit_code
+from orchestrator_adapter.testing import CollectSink, ListSource, ManualClock, UntilShutdown, chain, run_graph
+from tests.helpers.log_lines import event_of
+from tests.helpers.running import eventually
+from tests.orchestrator_adapter.operators.bench import Bench
+
+
+class Beat:
+    """A helper without end. ``alive`` are the instances whose helper runs."""
+
+    def __init__(self) -> None:
+        self.alive: set[int] = set()
+
+    async def __call__(self, instance: int) -> None:
+        self.alive.add(instance)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            self.alive.discard(instance)
+
+
+async def fails(error: BaseException) -> None:
+    raise error
+
+
+async def waits() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def ignores_cancellation(end: asyncio.Event) -> None:
+    while not end.is_set():
+        try:
+            await end.wait()
+        except asyncio.CancelledError:
+            continue
+
+
+async def pass_all_on(ends: WiredEnds) -> None:
+    async for item in ends.receiver:
+        ends.commit([item], acknowledge=1)
+        await ends.flush()
+
+
+async def run(
+    operator: Callable[[WiredEnds], Any],
+    *,
+    policy: RestartPolicy | None = None,
+    during: Callable[[BuiltGraph], Any] | None = None,
+    items: Any = (1, 2, 3),
+    **options: Any,
+) -> events.SupervisorEvent:
+    graph = OperatorGraph("helpers")
+    work = graph.add_operator("work", operator, restart_policy=policy or RestartPolicy.always(backoff=None))
+    graph.connect(graph.add_source("source", items if callable(items) else source_of(items)), work, 8)
+    graph.connect(work, graph.add_sink("sink", CollectSink()), 8)
+    event = await run_graph(graph, during=during, **options)
+    assert event.figures.ledger_holds
+    return event
+
+
+async def test_a_helper_ends_with_its_instance_and_the_instance_waits_for_it() -> None:
+    """Before the next instance starts, and before the run returns. No problem is reported."""
+    beat = Beat()
+
+    async def work(ends: WiredEnds) -> None:
+        assert beat.alive == set()
+        ends.start(beat(ends.instance), name="beat")
+        await asyncio.sleep(0)
+        assert beat.alive == {ends.instance}
+        if ends.instance < 3:
+            raise OperatorError("cable")
+        await pass_all_on(ends)
+
+    event = await run(work)
+    assert isinstance(event, events.AllOk)
+    assert event.figures.restarts["work"].total == 2
+    assert beat.alive == set()
+    assert event.figures.problems == ()
+
+
+async def test_an_operational_error_of_a_helper_restarts_the_operator() -> None:
+    """The operator is cancelled where it waits, and its exit is the helper's error."""
+    cancelled: list[int] = []
+
+    async def work(ends: WiredEnds) -> None:
+        if ends.instance == 1:
+            ends.start(fails(OSError("heartbeat lost")), name="beat")
+            try:
+                await waits()
+            finally:
+                cancelled.append(ends.instance)
+        await pass_all_on(ends)
+
+    event = await run(work)
+    assert isinstance(event, events.AllOk)
+    assert cancelled == [1]
+    (restarted,) = event.figures.restarts["work"].recent
+    assert restarted.cause == "OSError: heartbeat lost"
+
+
+@pytest.mark.parametrize("error", [TypeError("bug"), SystemExit(3)], ids=str)
+async def test_a_bug_in_a_helper_is_a_panic_of_the_operator(error: BaseException) -> None:
+    """At once, although the operator itself would wait for ever; the exit code is 4."""
+
+    async def work(ends: WiredEnds) -> None:
+        ends.start(fails(error), name="beat")
+        await waits()
+
+    event = await run(work)
+    assert isinstance(event, events.Panicked)
+    assert event.operator == "work"
+    assert type(error).__name__ in event.chain[0]
+    assert exit_code(event) == ExitCode.PANICKED
+
+
+async def test_two_failures_are_reported_together() -> None:
+    """An operational error of the operator and a bug of its helper are a panic whose message names both."""
+
+    async def work(ends: WiredEnds) -> None:
+        ends.start(fails(TypeError("bug")), name="beat")
+        try:
+            await waits()
+        except asyncio.CancelledError:
+            raise OperatorError("cable") from None
+
+    event = await run(work)
+    assert isinstance(event, events.Panicked)
+    assert "OperatorError: cable; TypeError: bug" in event.chain[0]
+
+
+async def test_a_helper_that_was_cancelled_or_has_returned_is_no_failure() -> None:
+    """Its result can be awaited."""
+
+    async def answer() -> int:
+        return 42
+
+    async def work(ends: WiredEnds) -> None:
+        ends.start(waits(), name="wait").cancel()
+        assert await ends.start(answer(), name="answer") == 42
+        await pass_all_on(ends)
+
+    assert isinstance(await run(work), events.AllOk)
+
+
+async def test_a_helper_is_cancelled_when_the_operator_is_aborted() -> None:
+    """The exit of the operator is still its abort."""
+    beat = Beat()
+
+    async def work(ends: WiredEnds) -> None:
+        ends.start(beat(ends.instance), name="beat")
+        await waits()
+
+    async def stop(built: BuiltGraph) -> None:
+        await eventually(lambda: beat.alive, "the helper")
+        built.request_shutdown("first")
+        built.request_shutdown("second")
+
+    event = await run(work, during=stop, items=ListSource([1], UntilShutdown()))
+    assert event.figures.exits["work"] == task_exit.Aborted("first")
+    assert beat.alive == set()
+    assert event.figures.stragglers == ()
+
+
+async def test_a_helper_that_ignores_its_cancellation_is_a_panic_and_a_straggler() -> None:
+    """No second instance starts beside it. It is named with its stack, and the exit code is 5."""
+    end, clock = asyncio.Event(), ManualClock(autojump=True)
+    instances: list[int] = []
+
+    async def work(ends: WiredEnds) -> None:
+        instances.append(ends.instance)
+        ends.start(ignores_cancellation(end), name="stubborn")
+        await asyncio.sleep(0)
+        raise OperatorError("cable")
+
+    try:
+        event = await run(work, clock=clock)
+    finally:
+        end.set()
+        await asyncio.sleep(0)
+    assert instances == [1]
+    assert isinstance(event, events.Panicked)
+    assert "its tasks did not stop within 1 s: 'stubborn'" in event.chain[0]
+    (straggler,) = event.figures.stragglers
+    assert straggler.operator == "work"
+    assert "in its task 'stubborn'" in straggler.stack
+    assert exit_code(event) == ExitCode.STRAGGLERS
+
+
+async def test_a_stray_task_is_cancelled_with_its_instance_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """One log line an instance, and one problem an operator, with the number of tasks and their names."""
+    beat, kept = Beat(), list[asyncio.Task[None]]()
+
+    async def work(ends: WiredEnds) -> None:
+        assert beat.alive == set()
+        kept.append(asyncio.create_task(beat(ends.instance)))
+        await asyncio.sleep(0)
+        if ends.instance < 3:
+            raise OperatorError("cable")
+        await pass_all_on(ends)
+
+    with caplog.at_level(logging.ERROR, "orchestrator_adapter.supervisor"):
+        event = await run(work)
+    assert isinstance(event, events.AllOk)
+    assert beat.alive == set()
+    assert all(task.cancelled() for task in kept)
+    (problem,) = event.figures.problems
+    assert problem == (
+        "operator 'work' left 3 tasks running, which had to be cancelled (Beat.__call__); "
+        "start helper tasks with ends.start"
+    )
+    lines = [event_of(record.getMessage()) for record in caplog.records]
+    assert [line["instance"] for line in lines if line["event"] == "stray_tasks"] == [1, 2, 3]
+
+
+async def test_a_stray_task_that_has_failed_fails_its_instance() -> None:
+    """At the end of the instance, if no other task has received the exception."""
+    kept = list[asyncio.Task[None]]()
+
+    async def work(ends: WiredEnds) -> None:
+        kept.append(asyncio.create_task(fails(TypeError("the silent panic"))))
+        await pass_all_on(ends)
+
+    event = await run(work)
+    assert isinstance(event, events.Panicked)
+    assert event.chain[0] == "TypeError: the silent panic"
+
+
+async def test_a_task_that_is_awaited_is_no_stray() -> None:
+    """Nor one whose exception was handled, nor a task group's."""
+
+    async def work(ends: WiredEnds) -> None:
+        task = asyncio.create_task(fails(TypeError("handled")))
+        with pytest.raises(TypeError):
+            await task
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0))
+        await pass_all_on(ends)
+
+    event = await run(work)
+    assert isinstance(event, events.AllOk)
+    assert event.figures.problems == ()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_a_task_of_a_kept_resource_outlives_the_instance_but_not_the_run(closes: bool) -> None:  # noqa: FBT001
+    """It ends when the resource is closed. If it does not, it is a stray of the run."""
+    beat = Beat()
+
+    def close(task: asyncio.Task[None]) -> Awaitable[object] | None:
+        if not closes:
+            return None
+        task.cancel()
+        return asyncio.wait({task})
+
+    async def work(ends: WiredEnds) -> None:
+        ends.keep("beat", lambda: asyncio.ensure_future(beat(1)), close)
+        await asyncio.sleep(0)
+        assert beat.alive == {1}
+        if ends.instance < 3:
+            raise OperatorError("cable")
+        await pass_all_on(ends)
+
+    event = await run(work)
+    assert isinstance(event, events.AllOk)
+    assert beat.alive == set()
+    assert [problem.split(" running")[0] for problem in event.figures.problems] == (
+        [] if closes else ["operator 'work' left 1 task"]
+    )
+
+
+async def test_start_outside_an_instance_is_a_misuse() -> None:
+    """The coroutine is closed, so that Python does not warn."""
+    bench = Bench()
+    with pytest.raises(EdgeMisuse, match=r"ends\.start can be called only while an instance runs"):
+        bench.ends.start(waits(), name="x")
+
+
+async def test_the_policy_says_how_long_tasks_may_take_to_end() -> None:
+    """``SupervisionPolicy.patience``, on the graph's clock."""
+    end, clock = asyncio.Event(), ManualClock(autojump=True)
+
+    async def work(ends: WiredEnds) -> None:
+        ends.start(ignores_cancellation(end), name="stubborn")
+        await asyncio.sleep(0)
+
+    try:
+        event = await run_graph(
+            chain(source_of([1]), work), clock=clock, policy=SupervisionPolicy(patience=timedelta(seconds=7))
+        )
+    finally:
+        end.set()
+        await asyncio.sleep(0)
+    assert isinstance(event, events.Panicked)
+    assert "did not stop within 7 s" in event.chain[0]
