@@ -1,7 +1,7 @@
 """Blocking calls: each operator has a pool of threads for them, and the pool keeps account of every call.
 
 The accounts are kept on the event loop, so they need no lock; a thread only calls the function. A thread cannot be
-interrupted: a call that nobody waits for any more is *abandoned*. Its thread runs on, and another thread takes its place, up to
+interrupted: a call that no operator waits for any more is *abandoned*. Its thread runs on, and another thread takes its place, up to
 a bound.
 """
 
@@ -73,7 +73,7 @@ class HangingCall:
         instance: That operator's instance.
         function: The function, such as ``time.sleep``.
         running_s: For how long it has run, seconds.
-        abandoned: Nobody waits for it any more. If false, it is overdue: a sink waits for its write.
+        abandoned: Its operator no longer waits for it. If false, it is overdue: a sink waits for its write.
     """
 
     operator: str
@@ -214,7 +214,7 @@ class BlockingThreads:
             raise
 
     def begin(self, call: _Call[R]) -> asyncio.Future[R]:
-        """Start ``call``, which has entered. Never cancel the future: nobody would learn that the thread is free again."""
+        """Start ``call``, which has entered. Never cancel the future: the pool would not learn that the thread is free again."""
         loop = asyncio.get_running_loop()
         call.began_at = loop.time()
         self.calls_total += 1
@@ -228,7 +228,7 @@ class BlockingThreads:
         return work
 
     def abandon(self, call: _Call[Any], why: str) -> None:
-        """Nobody waits for ``call`` any more: another thread may take the place of its thread."""
+        """The caller of ``call`` no longer waits: another thread may take the place of its thread."""
         if call not in self._running:
             return  # it has just ended
         del self._running[call]
@@ -294,7 +294,7 @@ class BlockingThreads:
         if call.abandoned:
             del self._abandoned[call]
             if not work.cancelled():
-                work.exception()  # retrieved: nobody waits for the result
+                work.exception()  # retrieved: its caller no longer waits for the result
         else:
             del self._running[call]
         if call.over is not None:
@@ -375,7 +375,7 @@ class BlockingCalls:
     async def complete(
         self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.CancelledError | None:
-        """Call ``function``. Once it has begun, wait for its end in any case; return the cancellation that came meanwhile."""
+        """Call ``function``. Once it has begun, wait for its end in any case; return the cancellation that arrived while it ran."""
         pool, call = self.pool, self._call(function, args, kwargs)
         await pool.enter(call)
         work = pool.begin(call)
@@ -416,7 +416,7 @@ class BlockingPools:
         return {name: pool.statistics() for name, pool in self._pools.items() if pool.calls_total}
 
     def stack(self, operator: str) -> str:
-        """The stacks of the threads that run calls of ``operator``; empty if there are none."""
+        """The stacks of the threads that run calls of ``operator``; empty without such a thread."""
         stacks = [
             f"in its thread, in {call.function_name}:\n{call.stack()}"
             for pool in self._pools.values()

@@ -17,7 +17,7 @@ class DaemonThreads(Executor):
     """Runs calls in daemon threads, for ``loop.run_in_executor``.
 
     Python waits at its exit for the threads of a ``ThreadPoolExecutor``: one call that hangs then keeps the process alive.
-    It does not wait for these threads: a call that still runs when the process ends is cut off. A thread is started when
+    It does not wait for these threads: a call that still runs when the process ends does not finish. A thread is started when
     no thread is idle, up to ``max_threads``; further calls are queued. Threads end with ``shutdown``.
     """
 

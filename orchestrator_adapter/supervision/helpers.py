@@ -72,18 +72,23 @@ def tasks_in(matches: Callable[[Context], bool]) -> set[asyncio.Task[Any]]:
 
     With those that have failed, and whose exception no other task has received.
     """
-    # A task that has failed is not in `all_tasks()`. Up to Python 3.13 asyncio's own set has it while it is referenced.
-    every: Iterable[Any] = getattr(asyncio.tasks, "_all_tasks", getattr(asyncio.tasks, "_scheduled_tasks", ()))
-    failed = {task for task in list(every) if task.done() and getattr(task, "_log_traceback", False)}
     loop = asyncio.get_running_loop()
     return {
         task
-        for task in asyncio.all_tasks(loop) | failed
-        if not task.get_name().startswith(TASK_NAME_PREFIX)
+        for task in list(_every_task(loop))
+        if not task.get_name().startswith(TASK_NAME_PREFIX)  # first: a graph may have a thousand operators
+        and (not task.done() or getattr(task, "_log_traceback", False))
         and task.get_loop() is loop
         and (context := context_of(task)) is not None
         and matches(context)
     }
+
+
+def _every_task(loop: asyncio.AbstractEventLoop) -> Iterable[asyncio.Task[Any]]:
+    """Every task that is referenced, done ones included. Python 3.14 keeps no set with the done ones."""
+    every: Iterable[asyncio.Task[Any]] | None
+    every = getattr(asyncio.tasks, "_all_tasks", getattr(asyncio.tasks, "_scheduled_tasks", None))
+    return every or asyncio.all_tasks(loop)
 
 
 def raised_by(tasks: Iterable[asyncio.Task[Any]]) -> list[BaseException]:

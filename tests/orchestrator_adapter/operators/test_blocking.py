@@ -111,7 +111,7 @@ async def test_a_call_with_a_limit_of_its_own_ignores_the_timeout_of_the_pool() 
 
 
 async def test_a_pool_whose_threads_all_hang_says_which_calls_hang(hung: Hung) -> None:
-    """One thread and one replacement: the third call is refused at once, and so is a call that waits."""
+    """One thread and one replacement: the third call is rejected at once, and so is a call that waits."""
     bench = Bench(pool=BlockingPool("op", threads=1, replacements=1, timeout=None))
     with pytest.raises(BlockingCallTimedOut):
         await bench.ends.run_blocking_within(SHORT, hung)
