@@ -38,7 +38,7 @@ from orchestrator_adapter import (
     check_fields,
     with_retry,
 )
-from sda_ops.astro.time import NS_PER_S
+from sda_ops.astro.time import NS_PER_S, Floats
 from sda_ops.catalog.cache import CachedContent, CacheError, read_cache, write_cache
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
@@ -263,7 +263,7 @@ class LiveCatalog:
                     return self._reject(last.problem)
                 return await self._confirm(None)
             digest, examined = await asyncio.to_thread(
-                _examine, content.body, self.source, self._current, last, self._limits
+                _examine, content.body, self.source, self._current, last, self._limits, self.clock.now_ns()
             )
             problem = examined.problem if isinstance(examined, _Bad) else None
             self._last_fetch = _LastFetch(digest, content.validators, problem)
@@ -272,8 +272,8 @@ class LiveCatalog:
                     return self._reject(problem)
                 case _Same():
                     return await self._confirm(content)
-                case _New(catalog, columns):
-                    outcome = self._replace(digest, catalog, columns)
+                case _New():
+                    outcome = self._replace(digest, examined)
                     await self._confirm(content)
                     return outcome
                 case _:
@@ -304,7 +304,9 @@ class LiveCatalog:
         version = self.current
         if self._cache is not None and isinstance(self.source, CatalogUrl):
             try:
-                await asyncio.to_thread(_keep, self._cache.directory, self.source, content, self.confirmed_ns)
+                kept = await asyncio.to_thread(_keep, self._cache.directory, self.source, content, self.confirmed_ns)
+                if not kept and self._last_fetch is not None:
+                    self._last_fetch = replace(self._last_fetch, validators={})  # the next answer has the content
             except CacheError as error:
                 self._log_cache(str(error))
         return Unchanged(version)
@@ -322,14 +324,16 @@ class LiveCatalog:
                 return
             if cached is None:
                 return
-            digest, examined = await asyncio.to_thread(_examine, cached.body, source, None, None, self._limits)
+            digest, examined = await asyncio.to_thread(
+                _examine, cached.body, source, None, None, self._limits, self.clock.now_ns()
+            )
             if isinstance(examined, _Bad):
                 self._log_cache(f"the cached content is bad: {examined.problem}")
                 return
             assert isinstance(examined, _New)  # there is no current version
             self.confirmed_ns = cached.confirmed_ns
             self._last_fetch = _LastFetch(digest, cached.validators, None)
-            self._replace(digest, examined.catalog, examined.columns, from_cache=True)
+            self._replace(digest, examined, from_cache=True)
 
     def _reject(self, reason: str) -> CatalogRejected:
         """Keep the current version. The same reason is logged once, however often it recurs."""
@@ -341,41 +345,34 @@ class LiveCatalog:
         self.rejection = CatalogRejected(reason, self.clock.now_ns(), self._current)
         return self.rejection
 
-    def _replace(
-        self, digest: str, catalog: Catalog, columns: ElementColumns, *, from_cache: bool = False
-    ) -> Refreshed:
+    def _replace(self, digest: str, new: _New, *, from_cache: bool = False) -> Refreshed:
         if not from_cache:
             self.confirmed_ns = self.clock.now_ns()
         number = 1 if self._current is None else self._current.number + 1
-        now_ns = self.clock.now_ns()
-        kept = without_future(columns.catalog_number, columns.epoch_ns, now_ns=now_ns)
-        future = len(columns) - len(kept)
-        if future:
-            columns = selected(columns, kept)
+        catalog, columns = new.catalog, new.columns
         version = CatalogVersion(
             number,
-            tuple(catalog.element_sets[row] for row in kept.tolist()) if future else catalog.element_sets,
+            catalog.element_sets,
             columns,
             catalog.problems,
-            now_ns,
+            self.clock.now_ns(),
             catalog.file,
             digest,
             catalog.remarks,
         )
         self._current, self.rejection = version, None
-        ages_h = newest_age_hours(columns, now_ns=now_ns)
         self._log(
             "catalog_refreshed",
             source=version.source,
             version=number,
             from_cache=from_cache,
             confirmed_s_ago=round(self.age.total_seconds()),
-            objects=len(ages_h),
+            objects=len(new.ages_h),
             element_sets=len(columns),
-            future_sets_left_out=future,
+            future_sets_left_out=new.future,
             epochs=[_utc(int(columns.epoch_ns.min())), _utc(int(columns.epoch_ns.max()))],
-            median_age_h=round(float(np.median(ages_h)), 1),
-            oldest_age_h=round(float(ages_h.max()), 1),
+            median_age_h=round(float(np.median(new.ages_h)), 1),
+            oldest_age_h=round(float(new.ages_h.max()), 1),
             bad_rows=len(version.problems),
             remarks=[*map(str, version.problems[:_PROBLEMS_LOGGED]), *version.remarks[:_PROBLEMS_LOGGED]],
             digest=digest,
@@ -396,16 +393,17 @@ def _utc(timestamp_ns: int) -> str:
     return f"{datetime.fromtimestamp(timestamp_ns // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _keep(directory: Path, source: CatalogUrl, content: Content | None, confirmed_ns: int) -> None:
-    """Write the content to the cache; without ``content``, only the new time."""
+def _keep(directory: Path, source: CatalogUrl, content: Content | None, confirmed_ns: int) -> bool:
+    """Write the content to the cache; without ``content``, only the new time. False if there is no content to write."""
     if content is not None:
         kept = CachedContent(content.body, content.validators, confirmed_ns)
     else:
         cached = read_cache(directory, source)
         if cached is None:
-            return  # another run has replaced it by that of another URL
+            return False  # it was removed, or another run has replaced it by that of another URL
         kept = replace(cached, confirmed_ns=confirmed_ns)
     write_cache(directory, source, kept)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,10 +429,19 @@ class _Same:
 
 @dataclass(frozen=True, slots=True)
 class _New:
-    """The content is a good catalogue, and another one than the current."""
+    """The content is a good catalogue, and another one than the current.
+
+    Attributes:
+        catalog: Without the element sets of the future.
+        columns: Of its element sets.
+        ages_h: The age of each object's newest set, hours.
+        future: How many sets were left out.
+    """
 
     catalog: Catalog
     columns: ElementColumns
+    ages_h: Floats
+    future: int
 
 
 _Examined: TypeAlias = _Bad | _Same | _New
@@ -446,6 +453,7 @@ def _examine(
     current: CatalogVersion | None,
     last: _LastFetch | None,
     limits: ReplacementLimits,
+    now_ns: int,
 ) -> tuple[str, _Examined]:
     """The content's digest, and what it is. Content that was rejected before is not parsed again."""
     digest = hashlib.sha256(body).hexdigest()
@@ -464,4 +472,10 @@ def _examine(
     problem = replacement_problem(current, catalog, limits)
     if problem is not None:
         return digest, _Bad(f"{source}: {problem}")
-    return digest, _New(catalog, ElementColumns.of(catalog.element_sets))
+    columns = ElementColumns.of(catalog.element_sets)
+    kept = without_future(columns.catalog_number, columns.epoch_ns, now_ns=now_ns)
+    future = len(columns) - len(kept)
+    if future:
+        columns = selected(columns, kept)
+        catalog = replace(catalog, element_sets=tuple(catalog.element_sets[row] for row in kept.tolist()))
+    return digest, _New(catalog, columns, newest_age_hours(columns, now_ns=now_ns), future)

@@ -90,6 +90,19 @@ async def test_an_unchanged_catalogue_makes_the_cache_fresh_again(tmp_path: Path
         assert isinstance(await third.refresh(), Unchanged)
 
 
+async def test_a_cache_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    """The first refresh after that finds no change, and the next one asks for the content."""
+    clock = ManualClock()
+    async with Server.serving(text_of(1), headers={"ETag": '"v1"'}) as server:
+        catalog = started(server, tmp_path, clock)
+        await catalog.load()
+        cache_path(tmp_path / "cache").unlink()
+        for _ in range(2):
+            assert isinstance(await catalog.refresh(), Unchanged)
+        assert ["if-none-match" in request for request in server.requests] == [False, True, False]
+        assert cache_path(tmp_path / "cache").exists()
+
+
 async def test_the_cache_of_another_url_is_not_used(tmp_path: Path) -> None:
     """Also if only the query differs, which selects the group of objects."""
     clock = ManualClock()
