@@ -276,7 +276,12 @@ def run_random_graph(seed: int) -> None:
 
     async def scenario() -> None:
         built = random_graph.graph.build(clock=LoopClock(), dead_letters=letters, rng=random.Random(seed))
-        event = await built.run()
+        running = asyncio.create_task(built.run())
+        for _ in range(random_graph.rng.randrange(500)):
+            await asyncio.sleep(0)
+            assert built.ledger().balanced, built.ledger()
+            assert built.signals().balanced, built.signals()
+        event = await running
         assert isinstance(event, events.AllOk), event
         random_graph.check(built, event.figures)
         assert not any(isinstance(letter.payload, Control) for letter in letters.letters)
@@ -284,7 +289,50 @@ def run_random_graph(seed: int) -> None:
     run_schedule(seed, scenario)
 
 
-@small_and_long("seeds", range(200), range(200, 4_000))
+def stop_random_graph(seed: int) -> None:
+    """A shutdown, or a cancellation of the run, in the middle."""
+    random_graph = RandomGraph(random.Random(seed))
+    letters = DeadLetterList()
+
+    async def scenario() -> None:
+        built = random_graph.graph.build(clock=LoopClock(), dead_letters=letters, rng=random.Random(seed))
+        running = asyncio.create_task(built.run())
+        for _ in range(random_graph.rng.randrange(3, 200)):
+            await asyncio.sleep(0)
+        if random_graph.rng.random() < 0.3:
+            running.cancel()
+            await asyncio.sleep(0)
+            running.cancel()
+        else:
+            built.request_shutdown("asked")
+        await asyncio.wait({running})
+        event = built.event
+        assert event is not None
+        assert event.figures.ledger_holds
+        assert (event.figures.ledger.in_flight, event.figures.signals.in_flight) == (0, 0)
+        assert not any(isinstance(letter.payload, Control) for letter in letters.letters)
+        for sink, sources in random_graph.sinks.values():
+            for source in sources:
+                marks = [entry for entry in random_graph.scripts[source] if isinstance(entry, Mark)]
+                seen = [entry for entry in sink.items if isinstance(entry, Mark) and entry.source == source]
+                assert seen == marks[: len(seen)]
+
+    run_schedule(seed, scenario)
+
+
+@small_and_long("seeds", range(60), range(60, 2_000))
+def test_a_graph_that_is_stopped_accounts_for_every_control_item(seeds: range) -> None:
+    """After a shutdown or an abort at any moment: received or undelivered, no dead letter, and those that arrived in order."""
+    with frozen_heap():
+        for seed in seeds:
+            try:
+                stop_random_graph(seed)
+            except BaseException as error:
+                error.add_note(f"stop_random_graph({seed})")
+                raise
+
+
+@small_and_long("seeds", range(40), range(40, 4_000))
 def test_every_sink_sees_every_control_item_once_in_its_place(seeds: range) -> None:
     """In graphs of any operators, policies and failures, each control item keeps its place on each path."""
     with frozen_heap():
