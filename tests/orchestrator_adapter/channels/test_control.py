@@ -169,6 +169,30 @@ async def test_poison_between_control_items_leaves_them_in_place() -> None:
     assert seen == [Mark(1), ["b"], Mark(2)]
 
 
+async def test_what_was_sent_for_a_control_item_is_derived_when_it_is_acknowledged() -> None:
+    """A failure at the next item does not count it as repeated."""
+    bench = fed(Mark(), "a", bench=Bench(bookkeeping=Bookkeeping.EXPANDING))
+    await bench.ends.receiver.recv_many(controls=True)
+    bench.ends.commit(["summary"], acknowledge=0)
+    await bench.ends.receiver.recv_many(controls=True)
+    assert (bench.account.derived, bench.account.open) == (1, 0)
+
+
+async def test_an_operator_that_reads_control_items_waits_for_space_too() -> None:
+    """Its next call forwards the control item, and takes nothing before that is in the output."""
+    bench = fed(Mark(1), Mark(2), "a")
+    bench.output.channel.max_signals = 1
+    receiver = bench.ends.receiver
+    assert await receiver.recv_many(controls=True) == Mark(1)
+    assert await receiver.recv_many(controls=True) == Mark(2)
+    reading = asyncio.create_task(receiver.recv_many(controls=True))
+    await settle()
+    assert not reading.done()
+    bench.drain.try_recv_many(controls=True)
+    bench.drain.acknowledge()
+    assert await reading == ["a"]
+
+
 # Fan-ins by hand.
 
 
@@ -182,6 +206,21 @@ async def test_waiting_for_items_forwards_the_control_items_that_come_next() -> 
     assert (bench.output.channel.signals, waiting.done()) == (1, False)
     bench.feeds[0].offer(["a"])
     await waiting
+
+
+async def test_a_control_item_that_arrives_while_a_fan_in_waits_for_space_is_forwarded() -> None:
+    """It is not overlooked, although its reader was not waiting for it."""
+    bench = Bench(inputs=2)
+    bench.output.channel.max_signals = 1
+    fed(Mark(1), Mark(2), bench=bench)
+    waiting = asyncio.create_task(bench.ends.wait_for_items())
+    await settle()
+    bench.feeds[1].offer_control(Mark(3))
+    for number in (1, 2, 3):
+        await settle()
+        assert bench.drain.try_recv_many(controls=True) == Mark(number)
+        bench.drain.acknowledge()
+    await cancel(waiting)
 
 
 async def test_waiting_for_items_does_not_pass_a_lease() -> None:
@@ -271,6 +310,32 @@ async def test_an_item_that_is_too_old_moves_no_control_item() -> None:
     await bench.ends.emit(["new", Mark(3), "last"])
     assert await drained(bench) == [Mark(1), Mark(2), "new", Mark(3), "last"]
     assert bench.output.channel.dead_lettered == 2
+
+
+async def test_a_control_item_that_waits_at_a_timed_edge_has_no_deadline() -> None:
+    """Its writer waits without a timer."""
+    bench = Bench(policy=FlowPolicy.timed(timedelta(seconds=1)))
+    bench.output.channel.max_signals = 0
+    sending = asyncio.create_task(bench.ends.emit_control(Mark()))
+    await settle()
+    assert (sending.done(), bench.clock.pending_timers) == (False, [])
+    await cancel(sending)
+
+
+async def test_items_behind_a_control_item_of_a_timed_edge_have_their_deadlines() -> None:
+    """A full edge gives up the item behind a control item at its deadline, and a returned control item keeps its place."""
+    bench = Bench(capacity=1, policy=FlowPolicy.timed(timedelta(seconds=1)), bookkeeping=Bookkeeping.SOURCE)
+    await bench.ends.emit([Mark(1), "old"])
+    sending = asyncio.create_task(bench.ends.emit(["new"]))
+    await settle()
+    assert bench.drain.try_recv_many(controls=True) == Mark(1)
+    bench.output.return_leases("away", 1)
+    await settle()
+    assert bench.clock.pending_timers == [1.0]
+    bench.clock.advance(1)
+    await sending
+    assert bench.output.channel.dead_lettered == 2
+    assert await drained(bench) == [Mark(1)]
 
 
 async def test_control_items_that_cannot_be_delivered_are_counted_and_are_no_dead_letters() -> None:
