@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +166,7 @@ class RandomGraph:
     """A random graph in which each source has one path to each sink at most, so that the place of a control item is one."""
 
     rng: random.Random
+    folder: Path
     graph: OperatorGraph = field(default_factory=lambda: OperatorGraph("random"))
     scripts: dict[str, list[Item | Mark]] = field(default_factory=dict)
     sinks: dict[str, tuple[CollectSink, frozenset[str]]] = field(default_factory=dict)
@@ -199,6 +201,7 @@ class RandomGraph:
                 FlowPolicy.backpressure(),
                 FlowPolicy.shed(),
                 FlowPolicy.timed(timedelta(seconds=1)),
+                FlowPolicy.spill(self.folder, max_bytes=self.rng.choice((300, 100_000))),
             )
         )
         self.graph.connect(up, down, self.rng.choice((1, 1, 2, 5, 64)), policy=policy)
@@ -270,8 +273,8 @@ class RandomGraph:
         assert all(edge.high_water_mark <= edge.capacity for edge in edges.values())
 
 
-def run_random_graph(seed: int) -> None:
-    random_graph = RandomGraph(random.Random(seed))
+def run_random_graph(seed: int, folder: Path) -> None:
+    random_graph = RandomGraph(random.Random(seed), folder)
     letters = DeadLetterList()
 
     async def scenario() -> None:
@@ -289,9 +292,9 @@ def run_random_graph(seed: int) -> None:
     run_schedule(seed, scenario)
 
 
-def stop_random_graph(seed: int) -> None:
+def stop_random_graph(seed: int, folder: Path) -> None:
     """A shutdown, or a cancellation of the run, in the middle."""
-    random_graph = RandomGraph(random.Random(seed))
+    random_graph = RandomGraph(random.Random(seed), folder)
     letters = DeadLetterList()
 
     async def scenario() -> None:
@@ -321,24 +324,24 @@ def stop_random_graph(seed: int) -> None:
 
 
 @small_and_long("seeds", range(60), range(60, 2_000))
-def test_a_graph_that_is_stopped_accounts_for_every_control_item(seeds: range) -> None:
+def test_a_graph_that_is_stopped_accounts_for_every_control_item(seeds: range, tmp_path: Path) -> None:
     """After a shutdown or an abort at any moment: received or undelivered, no dead letter, and those that arrived in order."""
     with frozen_heap():
         for seed in seeds:
             try:
-                stop_random_graph(seed)
+                stop_random_graph(seed, tmp_path / str(seed))
             except BaseException as error:
                 error.add_note(f"stop_random_graph({seed})")
                 raise
 
 
 @small_and_long("seeds", range(40), range(40, 4_000))
-def test_every_sink_sees_every_control_item_once_in_its_place(seeds: range) -> None:
+def test_every_sink_sees_every_control_item_once_in_its_place(seeds: range, tmp_path: Path) -> None:
     """In graphs of any operators, policies and failures, each control item keeps its place on each path."""
     with frozen_heap():
         for seed in seeds:
             try:
-                run_random_graph(seed)
+                run_random_graph(seed, tmp_path / str(seed))
             except BaseException as error:
                 error.add_note(f"run_random_graph({seed})")
                 raise
