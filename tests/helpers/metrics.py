@@ -44,7 +44,8 @@ OTHERS = {
     *("operator_signals_total", "channel_signals_pending", "channel_signals_total"),
     *("bulkhead_workers", "bulkhead_workers_ready", "bulkhead_calls_waiting", "bulkhead_calls_in_flight"),
     *("bulkhead_exhausted", "bulkhead_calls_total", "bulkhead_calls_lost_total", "bulkhead_worker_restarts_total"),
-    *("bulkhead_workers_hung_total", "bulkhead_rejected_connections_total"),
+    *("process_resident_memory_bytes", "process_open_fds", "process_max_fds", "process_threads"),
+    *("process_cpu_seconds_total", "bulkhead_workers_hung_total", "bulkhead_rejected_connections_total"),
     *("blocking_pool_threads", "blocking_pool_busy", "blocking_pool_waiting", "blocking_pool_abandoned"),
     *("spill_items", "spill_bytes", "spilled_items_total"),
 }

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import random
 import re
+import resource
+import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +17,7 @@ from typing import Any
 import pytest
 
 from orchestrator_adapter import (
+    BlockingPool,
     BuiltGraph,
     DeadLetterAs,
     DeadLetterKind,
@@ -155,6 +160,71 @@ def test_the_documentation_lists_exactly_these_families_with_their_types() -> No
     built = chain(source_of([1]), CollectSink()).build()
     assert dict(lines) == {family["name"]: family["type"] for family in as_json(built.plan, view(built))["metrics"]}
     assert len(lines) == len(SECTION_13 | OTHERS)
+
+
+# The process, threads, and what waits.
+
+
+def test_the_figures_of_the_process_are_those_of_the_system() -> None:
+    """Memory, file descriptors, threads and processor time; opened files and started threads are counted."""
+    built = chain(source_of([1]), CollectSink()).build()
+    gc.collect()  # so that it closes nothing in between
+    before, end = scraped(built), threading.Event()
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
+    threads = [threading.Thread(target=end.wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    try:
+        after = scraped(built)
+    finally:
+        end.set()
+        for file in files:
+            os.close(file)
+        for thread in threads:
+            thread.join()
+    assert after["process_open_fds"][()] - before["process_open_fds"][()] == 10
+    assert after["process_threads"][()] - before["process_threads"][()] == 5
+    assert after["process_max_fds"][()] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert after["process_resident_memory_bytes"][()] > 1_000_000
+    assert after["process_cpu_seconds_total"][()] >= before["process_cpu_seconds_total"][()] > 0
+
+
+async def test_a_full_edge_shows_what_waits_beyond_it_and_a_pool_its_calls() -> None:
+    """Ten items for an edge of two: eight wait in the outbox. One blocking call runs, and one waits for a thread."""
+    begun, end = threading.Event(), threading.Event()
+
+    def call() -> None:
+        begun.set()
+        assert end.wait(60)
+
+    async def sink(ends: WiredEnds) -> None:
+        await asyncio.gather(ends.run_blocking(call), ends.run_blocking(call))
+        async for _ in ends.receiver:
+            pass
+
+    async def observe(built: BuiltGraph) -> None:
+        await eventually(lambda: begun.is_set() and built.ledger().ingested == 10, "the items and the call")
+        seen.append(scraped(built))
+        end.set()
+        built.request_shutdown("enough")
+
+    seen: list[dict[str, Figures]] = []
+    graph = OperatorGraph("waits")
+    source = graph.add_source("source", ListSource(list(range(10)), UntilShutdown()))
+    last = graph.add_sink("sink", sink, blocking_pool=BlockingPool("disk", threads=1))
+    graph.connect(source, last, 2)
+    await run_graph(graph, during=observe)
+    (metrics,) = seen
+    assert metrics["channel_occupancy"] == {("source -> sink",): 2}
+    assert metrics["channel_outbox"] == {("source -> sink",): 8}
+    assert {name: metrics[name] for name in metrics if name.startswith("blocking_")} == {
+        "blocking_pool_threads": {("disk",): 1},
+        "blocking_pool_busy": {("disk",): 1},
+        "blocking_pool_waiting": {("disk",): 1},
+        "blocking_pool_abandoned": {("disk",): 0},
+        "blocking_calls_total": {("disk",): 1},
+        "blocking_calls_abandoned_total": {("disk",): 0},
+    }
 
 
 # Dead letters by operator and kind.
