@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flows.settings.addresses import with_secrets
 from flows.settings.fusion import FusionSettings
 from flows.topologies.fusion import fusion_pipeline
 from flows.topologies.reporting import reporting
@@ -10,7 +11,7 @@ from orchestrator_adapter.prefect_flow import compile_flow
 sda_fusion = compile_flow(
     "sda-fusion",
     FusionSettings,
-    fusion_pipeline,
+    lambda settings: fusion_pipeline(with_secrets(settings)),
     reporting=reporting,
     description="Radar, optical, inter-satellite link and replayed observations, correlated with a catalogue, into an audit.",
 )

@@ -43,8 +43,17 @@ class PipelineKind:
         return load_settings(_imported(self.settings_place), file, prefix=self.prefix)
 
     def pipeline(self, settings: Any) -> Pipeline:
-        """The pipeline with these settings. Opens nothing."""
-        pipeline: Pipeline = _imported(self.pipeline_place)(settings)
+        """The pipeline with these settings, to look at: references to secrets are not resolved. Opens nothing."""
+        from flows.settings.addresses import without_secrets  # noqa: PLC0415 - imported when it is used
+
+        pipeline: Pipeline = _imported(self.pipeline_place)(without_secrets(settings))
+        return pipeline
+
+    def pipeline_to_run(self, settings: Any) -> Pipeline:
+        """The pipeline with these settings, to run without Prefect. Raises ``SecretUnavailable``, an ``OSError``."""
+        from flows.settings.addresses import with_secrets  # noqa: PLC0415 - imported when it is used
+
+        pipeline: Pipeline = _imported(self.pipeline_place)(with_secrets(settings))
         return pipeline
 
     def load_flow(self) -> Flow[..., Any]:

@@ -144,7 +144,7 @@ async def perform(
         if not prefect:
             with frozen_heap():
                 return await run_pipeline(
-                    kind.pipeline(settings), on_built=built, stop=stop, on_forced_end=on_forced_end
+                    kind.pipeline_to_run(settings), on_built=built, stop=stop, on_forced_end=on_forced_end
                 )
         # Imported here: Prefect takes a second.
         from prefect import tags  # noqa: PLC0415

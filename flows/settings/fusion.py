@@ -7,8 +7,9 @@ from math import degrees
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, HttpUrl, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from flows.settings.addresses import Address, SchedulerAddress
 from flows.settings.sections import (
     NAME_PATTERN,
     ControlPlaneSettings,
@@ -177,7 +178,10 @@ class CatalogSettings(Section):
         None,
         description="TLE, 3LE, or OMM in CSV, JSON, XML or KVN (default: run/sda-fusion/catalog.json, if there is no url)",
     )
-    url: HttpUrl | None = Field(None, description="Its HTTP address, instead of a file")
+    url: Address | None = Field(
+        None,
+        description="Its HTTP address, instead of a file; with credentials: secret:NAME, env:NAME or file:PATH, where it is",
+    )
     refresh_every_s: PositiveSeconds | None = Field(
         None,
         description="How often a newer catalogue is looked for, seconds (default: 60 for a file, 7200 for a url, because "
@@ -192,7 +196,7 @@ class CatalogSettings(Section):
     )
 
     @property
-    def location(self) -> Path | HttpUrl:
+    def location(self) -> Path | Address:
         """The file or the address that is set; otherwise the default file."""
         # No default file in the field: a dump would name it beside the url, and would not be valid.
         return self.url or self.file or _RUN / "catalog.json"
@@ -218,8 +222,8 @@ class ClusterSettings(Section):
     """
 
     kind: Literal["dask", "ray"] = Field(description="The kind of cluster; each needs the extra of its name")
-    address: str = Field(
-        min_length=1, description="Address of its scheduler, e.g. tcp://scheduler:8786 or ray://head:10001"
+    address: SchedulerAddress = Field(
+        description="Address of its scheduler, e.g. tcp://scheduler:8786 or ray://head:10001, or where it is, as in a url"
     )
     host: str = Field(
         min_length=1,
@@ -308,7 +312,7 @@ class FusionSettings(Section):
     )
     opticals: tuple[NamedOpticalSettings, ...] = Field(
         default_factory=lambda: tuple(
-            NamedOpticalSettings(name=f"optical-{n:02}", url=HttpUrl(f"http://127.0.0.1:{9299 + n}/observations"))
+            NamedOpticalSettings(name=f"optical-{n:02}", url=Address(f"http://127.0.0.1:{9299 + n}/observations"))
             for n in (1, 2)
         ),
         min_length=1,

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, HttpUrl, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
+
+from flows.settings.addresses import Address
 
 Port = Annotated[int, Field(ge=0, le=65_535, description="Port; 0 lets the system choose")]
 _YEAR_S = 366 * 86_400.0  # a longer duration is a mistake; much longer ones overflow `timedelta`
@@ -71,7 +73,10 @@ class BreakerSettings(Section):
 class OpticalSettings(Section):
     """The optical archive that is polled."""
 
-    url: HttpUrl = Field(HttpUrl("http://127.0.0.1:9300/observations"), description="The address of its pages")
+    url: Address = Field(
+        Address("http://127.0.0.1:9300/observations"),
+        description="The address of its pages; with credentials: secret:NAME, env:NAME or file:PATH, where it is",
+    )
     poll_interval_s: PositiveSeconds = Field(0.2, description="Pause between polls, seconds")
     long_poll_s: float = Field(
         0.0,

@@ -101,7 +101,13 @@ def compile_flow(
     """
 
     async def run(settings: Settings) -> State[Any]:
-        return await _run(pipeline(settings), reporting(settings) if reporting is not None else Reporting(), name)
+        try:
+            made, options = pipeline(settings), reporting(settings) if reporting is not None else Reporting()
+        except Exception as error:  # as when the run does not start
+            if (caller := _caller.get()) is not None:
+                caller.error = error
+            raise
+        return await _run(made, options, name)
 
     # Prefect reads the schema of the parameters from the signature, and the model is known only here.
     parameter = inspect.Parameter(

@@ -55,7 +55,7 @@ class CatalogUrl:
         ca_file: Certificates (PEM) to trust instead of the system's.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may have credentials
     timeout: timedelta = timedelta(seconds=60)
     retry: RetryPolicy = FOUR_ATTEMPTS
     max_body_bytes: int = MAX_CATALOG_BYTES

@@ -77,7 +77,7 @@ class OpticalFeed:
         ca_file: Certificates (PEM) to trust instead of the system's, for an archive with its own certificate authority.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may have credentials
     poll_interval: timedelta = timedelta(milliseconds=200)
     long_poll: timedelta = timedelta(0)
     timeout: timedelta = timedelta(seconds=5)

@@ -11,11 +11,12 @@ import annotated_types
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, HttpUrl, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from flows.commands.running import UNUSABLE
 from flows.pipelines import FUSION, INGEST, PipelineKind
+from flows.settings.addresses import Address, SchedulerAddress
 from flows.settings.fusion import FusionSettings
 from flows.settings.ingest import IngestSettings
 from flows.settings.sections import Section
@@ -58,7 +59,8 @@ def values(annotation: Any, field: FieldInfo | None = None) -> st.SearchStrategy
         bool: st.booleans(),
         str: st.sampled_from(["127.0.0.1", "127.0.0.2", "localhost"]),  # names of operators and hosts
         Path: st.sampled_from([Path("a"), Path("/b/c.tle")]),
-        HttpUrl: st.sampled_from(ADDRESSES),
+        Address: st.sampled_from([*ADDRESSES, "secret:archive", "env:ARCHIVE_URL", "file:/run/secrets/archive"]),
+        SchedulerAddress: st.sampled_from(["tcp://scheduler:8786", "ray://head:10001", "secret:cluster"]),
         type(None): st.none(),
     }
     return plain.get(annotation, st.none())  # other types need a file or a secret; they are optional

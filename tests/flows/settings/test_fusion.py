@@ -37,7 +37,7 @@ def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.
     ("text", "expected"),
     [
         (
-            'catalog = {file = "a.csv", url = "http://b"}',
+            'catalog = {file = "a.csv", url = "http://b/"}',
             ": [catalog]: expected a file or a url, got both: a.csv and http://b/",
         ),
         ("correlation = {min_probability = 0.4}", ": [correlation] min_probability: "),

@@ -77,7 +77,10 @@ def test_all_errors_are_reported_together_with_their_paths(tmp_path: Path, monke
             f"{file}: [radars #1] name: String should match pattern '^[A-Za-z0-9_.-]+$', got 'radar 1'",
             f"{file}: [radars #1] port: Input should be less than or equal to 65535, got 70000",
             f"{file}: [radars #2] name: is missing, and has no default",
-            f"{file}: [optical] url: URL scheme should be 'http' or 'https', got 'ftp://archive'",
+            (
+                f"{file}: [optical] url: expected http://…, https://…, or secret:NAME (a Secret block of Prefect), "
+                "env:NAME or file:PATH, got 'ftp://archive'"
+            ),
             f"{file}: [optical] poll_interval_s: Input should be greater than or equal to 0.001, got 0",
             f"{file}: [optical] interval_s: there is no such setting; did you mean poll_interval_s?",
             (
@@ -146,7 +149,9 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 def test_a_password_in_a_wrong_address_is_not_shown(tmp_path: Path) -> None:
     """Messages go to logs."""
     (problem,) = problems(written(tmp_path, '[optical]\nurl = "ftp://me:secret@archive"\n'))
-    assert problem.endswith("got 'ftp://…@archive'")
+    assert problem.endswith(
+        "url: expected http://…, https://…, or secret:NAME (a Secret block of Prefect), env:NAME or file:PATH"
+    )
 
 
 def test_variables_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
