@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import itertools
+import signal
 import sys
 import threading
 import time
@@ -49,7 +50,18 @@ def in_c() -> None:
     libc.pthread_mutex_lock(lock)
 
 
-WAYS: dict[str, Callable[[], None]] = {"spin": spin, "sleep": sleep, "in_c": in_c}
+def spin_without_wakeup() -> NoReturn:
+    """Compute, after asyncio has taken the signals' wakeup descriptor for a handler of its own."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, say, "another signal")
+    spin()
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "spin": spin,
+    "sleep": sleep,
+    "in_c": in_c,
+    "spin_without_wakeup": spin_without_wakeup,
+}
 
 
 async def numbers() -> AsyncIterator[int]:

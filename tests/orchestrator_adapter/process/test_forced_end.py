@@ -71,6 +71,7 @@ def line(process: subprocess.Popen[str]) -> str:
     ("where", "operator", "frame", "written"),
     [
         ("spin", "work", "in spin", 20),
+        ("spin_without_wakeup", "work", "in spin_without_wakeup", 20),
         ("sleep", "work", "in sleep", 20),
         ("in_c", "work", "in in_c", 20),
         ("close", "work", "in close_all", None),
