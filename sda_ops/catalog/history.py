@@ -32,7 +32,7 @@ class ElementHistory:
     """
 
     def __init__(self, columns: ElementColumns) -> None:
-        """The rows of one object may be anywhere. Objects are in the order of their first rows. 60 ms for 73,000 rows."""
+        """The rows of one object may be anywhere. Objects are in the order of their first rows. 30 ms for 73,000 rows."""
         epoch_ns = columns.epoch_ns
         self.objects = len(np.unique(columns.catalog_number))
         self.is_flat = self.objects == len(columns)

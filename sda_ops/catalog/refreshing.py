@@ -43,7 +43,9 @@ async def keep_fresh(
             try:
                 await asyncio.wait({refreshing, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if refreshing.done():
-                    call_hook(on_refresh, refreshing.result())  # raises what it raised: a bug must not be silent
+                    outcome = refreshing.result()  # raises what it raised: a bug must not be silent
+                    if not shutdown.is_set:  # a shutdown ends retries, which is no rejection
+                        call_hook(on_refresh, outcome)
             finally:
                 refreshing.cancel()
                 await asyncio.gather(refreshing, return_exceptions=True)

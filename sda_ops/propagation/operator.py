@@ -96,7 +96,7 @@ class _Choices:
     """
 
     def __init__(self, version: LoadedCatalog, errors: ElementSetErrors) -> None:
-        """Takes 60 ms for 73,000 element sets: not for the event loop."""
+        """Takes 30 ms for 73,000 element sets: not for the event loop."""
         columns = version.columns
         self._catalog_number = columns.catalog_number
         self._epoch_ns = columns.epoch_ns
