@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -25,8 +26,9 @@ from orchestrator_adapter import (
     merge,
     source_of,
 )
-from orchestrator_adapter.testing import CollectSink, LoopClock, run_schedule
+from orchestrator_adapter.testing import CollectSink, LoopClock, run_schedule, settle
 from tests.helpers.sizes import examples
+from tests.orchestrator_adapter.operators.bench import Bench, cancel
 
 pytestmark = pytest.mark.usefixtures("_many_schedules")
 
@@ -132,6 +134,21 @@ def test_a_held_input_is_not_taken() -> None:
 
 
 # In a graph.
+
+
+async def test_a_merge_delivers_what_it_has_combined_although_nothing_more_arrives() -> None:
+    """It waits for space for a combined control item, and then delivers it."""
+    bench = Bench(inputs=2)
+    bench.output.channel.max_signals = 1
+    for feed in bench.feeds:
+        feed.offer_control(Mark(1))
+        feed.offer_control(Mark(2))
+    merging = asyncio.create_task(merge(combine={Mark: LEAST})(bench.ends))
+    for time in (1, 2):
+        await settle()
+        assert bench.drain.try_recv_many(controls=True) == Mark(time)
+        bench.drain.acknowledge()
+    await cancel(merging)
 
 
 Entry = tuple[str, int]

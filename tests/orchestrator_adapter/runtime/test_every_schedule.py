@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
 import pytest
 
 from orchestrator_adapter import (
+    Aligned,
     BuiltGraph,
+    Control,
     DeadLetterList,
     Factory,
     FlowPolicy,
@@ -19,6 +22,7 @@ from orchestrator_adapter import (
     OperatorGraph,
     Receiver,
     RestartPolicy,
+    SignalsSnapshot,
     SupervisorEvent,
     WiredEnds,
     broadcast,
@@ -168,6 +172,43 @@ def test_a_stream_arrives_complete_and_in_order(
         assert sink.items == [0, 1, 2]
 
     every(scenario, preemptions=(preemptions - 1, preemptions), at_least=at_least)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark(Control):
+    number: int
+
+
+def test_control_items_keep_their_place(every: Every) -> None:
+    """Over edges of one item, with an operator that fails and is restarted, each control item arrives once, in its place."""
+    stream = [Mark(0), 0, Mark(1), Mark(2), 1, Mark(3)]
+
+    async def scenario() -> None:
+        sink = CollectSink(controls=True)
+        scene = Scene(chain(source_of(stream, batch=4), map_items(FailAt({2: away()})), sink, capacity=1), sink)
+        event = await scene.run()
+        assert isinstance(event, events.AllOk)
+        assert sink.items == stream
+        assert event.figures.signals == SignalsSnapshot(sent=8, received=8)
+
+    every(scenario, preemptions=(3, 5), at_least=(50, 200))
+
+
+def test_a_barrier_is_aligned(every: Every) -> None:
+    """What is in front of a barrier in any input is sent before it, what is behind it in any input after it."""
+
+    async def scenario() -> None:
+        graph, sink = OperatorGraph("join"), CollectSink(controls=True)
+        join = graph.add_fan_in("join", merge(combine={Mark: Aligned(lambda mark: mark.number)}, max_batch=1))
+        for tens in (0, 10):
+            source = graph.add_source(f"source-{tens}", source_of([tens, Mark(1), tens + 1], batch=1))
+            graph.connect(source, join, 1)
+        graph.connect(join, graph.add_sink("sink", sink), 1)
+        assert isinstance(await Scene(graph, sink).run(), events.AllOk)
+        at = sink.items.index(Mark(1))
+        assert (set(sink.items[:at]), set(sink.items[at + 1 :])) == ({0, 10}, {1, 11})
+
+    every(scenario, preemptions=(2, 3), at_least=(50, 200))
 
 
 def test_a_failure_after_sending_repeats_and_counts_what_it_repeats(every: Every) -> None:
