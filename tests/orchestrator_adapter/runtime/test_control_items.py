@@ -24,6 +24,7 @@ from orchestrator_adapter import (
     OperatorGraph,
     RestartPolicy,
     SignalsSnapshot,
+    SupervisionHooks,
     VertexId,
     WiredEnds,
     broadcast,
@@ -300,9 +301,9 @@ def stop_random_graph(seed: int, folder: Path) -> None:
 
     async def scenario() -> None:
         built = random_graph.graph.build(clock=LoopClock(), dead_letters=letters, rng=random.Random(seed))
-        running = asyncio.create_task(built.run())
-        while not any(operator.instance for operator in built.status().operators):
-            await asyncio.sleep(0)  # a run that is cancelled before its first step does not begin
+        started = asyncio.Event()
+        running = asyncio.create_task(built.run(hooks=SupervisionHooks(on_spawn=lambda _: started.set())))
+        await started.wait()  # a run that is cancelled before its first step does not begin
         for _ in range(random_graph.rng.randrange(200)):
             await asyncio.sleep(0)
         if random_graph.rng.random() < 0.3:
