@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
 from orchestrator_adapter.primitives.clock import Clock, Timeout
+from orchestrator_adapter.primitives.daemon_threads import DaemonThreads
 
 T = TypeVar("T")
 
@@ -23,8 +23,8 @@ class LauncherThreads:
 
     def __init__(self, bulkhead: str, *, workers: int) -> None:
         self._bulkhead = bulkhead
-        self._threads = ThreadPoolExecutor(workers + 1, thread_name_prefix=f"bulkhead-{bulkhead}")
-        self._reapers = ThreadPoolExecutor(_REAPER_THREADS, thread_name_prefix=f"bulkhead-{bulkhead}-reaper")
+        self._threads = DaemonThreads(f"bulkhead-{bulkhead}", max_threads=workers + 1)
+        self._reapers = DaemonThreads(f"bulkhead-{bulkhead}-reaper", max_threads=_REAPER_THREADS)
         self._reaping: set[asyncio.Task[None]] = set()
 
     async def run(self, action: Callable[[], T]) -> T:
@@ -38,13 +38,13 @@ class LauncherThreads:
         task.add_done_callback(self._reaping.discard)
 
     async def close(self, clock: Clock, *, within_s: float) -> None:
-        """Wait ``within_s`` for what is being reaped. A launcher that takes longer finishes on its own thread."""
+        """Wait ``within_s`` for what is being reaped. A launcher that takes longer does not keep the process alive."""
         with suppress(TimeoutError):
             async with Timeout(clock, within_s):
                 if self._reaping:
                     await asyncio.wait(self._reaping)
-        self._threads.shutdown(wait=False)
-        self._reapers.shutdown(wait=False)
+        self._threads.shutdown()
+        self._reapers.shutdown()
 
     async def _reap(self, stopped: Callable[[], None], after: asyncio.Future[None] | None) -> None:
         try:
