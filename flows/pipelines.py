@@ -43,7 +43,7 @@ class PipelineKind:
         return load_settings(_imported(self.settings_place), file, prefix=self.prefix)
 
     def pipeline(self, settings: Any) -> Pipeline:
-        """The pipeline with these settings, to look at: references to secrets are not resolved. Opens nothing."""
+        """The pipeline with these settings, to examine: references to secrets are not resolved. Opens nothing."""
         from flows.settings.addresses import without_secrets  # noqa: PLC0415 - imported when it is used
 
         pipeline: Pipeline = _imported(self.pipeline_place)(without_secrets(settings))

@@ -104,7 +104,7 @@ def with_secrets(settings: Model, look_up: Callable[[Address], str] | None = Non
 
 
 def without_secrets(settings: Model) -> Model:
-    """The settings with a stand-in for each reference, to look at the pipeline without running it."""
+    """The settings with a stand-in for each reference, to examine the pipeline without running it."""
     return with_secrets(settings, lambda _: "https://from-a-secret.invalid/")
 
 
@@ -184,7 +184,7 @@ def _block(name: str) -> str:
             answer.append(block.get())
         except ValueError:
             answer.append(OSError("Prefect has no Secret block of this name"))
-        except Exception as error:  # noqa: BLE001 - whatever the client raises: the run does not start without the secret
+        except Exception as error:  # noqa: BLE001 - every error of the client: the run does not start without the secret
             answer.append(OSError(f"Prefect does not answer: {type(error).__name__}"))
 
     # A thread: a loop runs in this one, and the client of another loop cannot be used.

@@ -1,4 +1,4 @@
-"""Ways to stop the run of a worker: cancel the run, stop the worker; suspending it is none. Real processes and signals."""
+"""Ways to stop the run of a worker: cancel the run, stop the worker; a suspension does not stop it. Real processes and signals."""
 
 from __future__ import annotations
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from prefect.utilities.schema_tools import validate
 from pydantic import TypeAdapter, ValidationError
 
+from flows.ingest import sda_ingest
 from flows.pipelines import FUSION, INGEST
 from flows.settings.addresses import Address, SchedulerAddress, SecretUnavailable, value_of, with_secrets
 from flows.settings.fusion import FusionSettings
@@ -69,10 +71,14 @@ def test_a_scheduler_may_have_any_scheme() -> None:
         TypeAdapter(SchedulerAddress).validate_python(f"tls://me:{PASSWORD}@scheduler:8786")
 
 
-def test_the_schema_rejects_credentials_before_prefect_stores_them() -> None:
-    """A Prefect server checks the parameters of a run against the schema, and rejects a run before it is created."""
-    schema = IngestSettings.model_json_schema()["$defs"]["OpticalSettings"]["properties"]["url"]
-    assert schema["pattern"] == "^(?![^/?#]*//[^/?#]*@)"
+@pytest.mark.parametrize(
+    ("url", "is_stored"),
+    [(f"http://me:{PASSWORD}@archive/", False), ("http://archive:1/x@y?a=b", True), ("secret:archive", True)],
+)
+def test_prefect_s_check_of_parameters_rejects_credentials_before_a_run_is_created(url: str, is_stored: bool) -> None:  # noqa: FBT001 - parametrized
+    """A Prefect server validates the parameters of a deployment's run against this schema before it stores them."""
+    schema = sda_ingest.parameters.model_dump_for_openapi()
+    assert (not validate({"settings": {"optical": {"url": url}}}, schema)) is is_stored
 
 
 def test_a_reference_is_resolved_for_the_pipeline_and_the_settings_keep_it(
