@@ -103,8 +103,8 @@ def partition(
     """Fan-out: each item goes to one output, chosen by ``key``. Items with equal keys go to the same output, in order.
 
     The output is chosen by a checksum of the key's ``repr``, not by ``hash``, which for a string differs between
-    processes. Items without a key that concern every reader (a watermark, a checkpoint barrier) are those for which
-    ``everywhere`` is true: each output gets a copy, in order with the other items.
+    processes. Data without a key that concerns every reader is that for which ``everywhere`` is true: each output gets a copy,
+    in order with the other items. Control items are copied to every output in any case, and ``key`` does not get them.
     """
 
     async def run(ends: WiredEnds) -> None:
