@@ -87,7 +87,7 @@ def test_the_least_of_the_inputs_is_sent_when_it_advances() -> None:
 
 
 def test_an_input_that_ends_leaves_the_minimum() -> None:
-    """Also if it has never had one. When all have ended the greatest is sent, whichever ended last."""
+    """Also if it has never had one. When all have ended the greatest is sent, in any order of ends."""
     steps = ((0, Mark(100)), (1, ENDED), (2, Mark(50)), (2, ENDED))
     assert sent(LEAST, *steps, inputs=3) == [[], [], [Mark(50)], [Mark(100)]]
     assert sent(LEAST, (0, Mark(9)), (1, Mark(4)), (0, ENDED), (1, ENDED), inputs=2)[1:] == [[Mark(4)], [], [Mark(9)]]
