@@ -71,8 +71,8 @@ def line(process: subprocess.Popen[str]) -> str:
     ("where", "operator", "frame", "written"),
     [
         ("spin", "work", "in spin", 20),
-        ("spin_without_wakeup", "work", "in spin_without_wakeup", 20),
-        ("sleep", "work", "in sleep", 20),
+        pytest.param("spin_without_wakeup", "work", "in spin_without_wakeup", 20, marks=pytest.mark.long),
+        pytest.param("sleep", "work", "in sleep", 20, marks=pytest.mark.long),
         ("in_c", "work", "in in_c", 20),
         ("close", "work", "in close_all", None),
         ("prepare", "preparation prepare", "in prepare", 0),

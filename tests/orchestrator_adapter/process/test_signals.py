@@ -32,6 +32,7 @@ from orchestrator_adapter.supervision import events
 from orchestrator_adapter.testing import CollectSink, chain
 from tests.helpers.pipelines import Store, endless, stubborn
 from tests.helpers.running import eventually
+from tests.helpers.sizes import small_and_long
 from tests.helpers.support import ROOT
 
 
@@ -317,7 +318,7 @@ sys.exit(asyncio.run(main()).exit_code)
 """
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS)
+@small_and_long("number", *STOP_SIGNALS)
 def test_a_process_drains_writes_its_report_and_exits_with_zero_after_a_signal(
     tmp_path: Path, number: signal.Signals
 ) -> None:
