@@ -89,9 +89,8 @@ class DeadLetterWriter:
                 file=str(path),
             )
             letter = Undeliverable({"spill_file": str(path), "items": items}, ())
-            self.write_unlogged(operator, [letter], DeadLetterKind.UNDELIVERED, message)
+            self.write_unlogged(operator, [letter], DeadLetterKind.UNDELIVERED, message, stands_for=items)
             self.undelivered += items
-            self._count(operator, DeadLetterKind.UNDELIVERED, items - 1)
 
     def write_unlogged(
         self,
@@ -101,10 +100,15 @@ class DeadLetterWriter:
         message: str,
         *,
         attempts: int | None = None,
+        stands_for: int | None = None,
     ) -> None:
-        """Write the items without a log line for them. If the store fails, that is a problem of the run, and does not end it."""
+        """Write the items without a log line for them. If the store fails, that is a problem of the run, and does not end it.
+
+        ``stands_for`` is how many items count, if they are more than the letters.
+        """
+        count = len(items) if stands_for is None else stands_for
         try:
-            self.write_unlogged_or_raise(operator, items, kind, message, attempts=attempts)
+            self.write_unlogged_or_raise(operator, items, kind, message, attempts=attempts, stands_for=stands_for)
         except Exception as error:  # noqa: BLE001 - a store is foreign code; its failure must not stop the runtime
             failure = (operator, kind, type(error), raised_at(error))
             if (loss := self._lost.get(failure)) is None:
@@ -113,13 +117,13 @@ class DeadLetterWriter:
                     Decision.DEAD_LETTERS_LOST,
                     operator=operator,
                     kind=str(kind),
-                    items=len(items),
+                    items=count,
                     cause=loss.first,
                     raised_at=failure[3],
                 )
-            loss.items += len(items)
+            loss.items += count
             loss.failures += 1
-            self._count(operator, kind, len(items))
+            self._count(operator, kind, count)
 
     def write_unlogged_or_raise(
         self,
@@ -129,6 +133,7 @@ class DeadLetterWriter:
         message: str,
         *,
         attempts: int | None = None,
+        stands_for: int | None = None,
     ) -> None:
         """As ``write_unlogged``, but raises what the store raises. ``attempts``: by default the length of an item's history."""
         now_ns = self._clock.now_ns()
@@ -145,7 +150,7 @@ class DeadLetterWriter:
             for item in items
         ]
         self._store.append(letters)
-        self._count(operator, kind, len(items))
+        self._count(operator, kind, len(items) if stands_for is None else stands_for)
 
     def _count(self, operator: str, kind: DeadLetterKind, items: int) -> None:
         self._counts.setdefault(operator, Counter())[kind] += items

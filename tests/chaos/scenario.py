@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
@@ -15,6 +16,8 @@ from orchestrator_adapter.storage.dead_letter import DeadLetterKind, DeadLetterL
 from orchestrator_adapter.supervision.restart import Backoff, RestartPolicy
 
 MAX_VERTICES = 12
+SPILL_FOLDER = Path("spill")
+"""A schedule has another one, of its own."""
 
 
 class Item(NamedTuple):
@@ -294,6 +297,9 @@ def _shape(rng: random.Random) -> tuple[list[Part], list[tuple[str, str]]]:
 
 def _policy(rng: random.Random) -> FlowPolicy:
     draw = rng.random()
+    if draw < 0.08:
+        max_bytes = (150, 600, 100_000)[int(draw * 1_000) % 3]  # a few items, some dozen, all
+        return FlowPolicy.spill(SPILL_FOLDER, max_bytes=max_bytes, when_full="shed" if draw < 0.03 else "backpressure")
     if draw < 0.75:
         return FlowPolicy.backpressure()
     if draw < 0.85:

@@ -15,10 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from orchestrator_adapter.channels.flow_policy import Spill
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.graph.plan import Role, VertexId
 from orchestrator_adapter.primitives.gc_freeze import frozen_heap
@@ -62,7 +65,10 @@ def run_seed(seed: int) -> ScheduleResult:
     event, problems = "no event", []
     with _decisions() as trace:
         try:
-            record = run_schedule(seed, lambda: _run(scenario), limit=LIMIT, max_callbacks=MAX_CALLBACKS)
+            with TemporaryDirectory() as folder:
+                record = run_schedule(
+                    seed, lambda: _run(scenario, Path(folder)), limit=LIMIT, max_callbacks=MAX_CALLBACKS
+                )
         except ScheduleFault as fault:
             problems = [f"{type(fault).__name__}: {fault}"]
         except Exception as error:  # noqa: BLE001 - a failure of the orchestrator itself is a problem, too
@@ -74,10 +80,10 @@ def run_seed(seed: int) -> ScheduleResult:
     return ScheduleResult(seed, event, tuple(problems), tuple(trace), text)
 
 
-async def _run(scenario: Scenario) -> RunRecord:
+async def _run(scenario: Scenario, spill: Path) -> RunRecord:
     world = World()
     store = Store(random.Random(f"store {scenario.seed}"), scenario.store_fails)
-    built = _build(scenario, world, store)
+    built = _build(scenario, world, store, spill)
     record = RunRecord(scenario, world, store, built)
     clock = LoopClock()
 
@@ -169,11 +175,14 @@ async def _audit(record: RunRecord, running: asyncio.Task[Any]) -> None:
                 raise AssertionError(f"in the middle of the run: edge {edge!r}: {figures}")
 
 
-def _build(scenario: Scenario, world: World, store: Store) -> BuiltGraph:
+def _build(scenario: Scenario, world: World, store: Store, spill: Path) -> BuiltGraph:
     graph = OperatorGraph(f"chaos-{scenario.seed}")
     ids = {part.name: _add(graph, part, world) for part in scenario.parts}
     for link in scenario.links:
-        graph.connect(ids[link.upstream], ids[link.downstream], link.capacity, policy=link.policy)
+        policy = link.policy
+        if isinstance(policy.when_full, Spill):
+            policy = replace(policy, when_full=replace(policy.when_full, folder=spill))
+        graph.connect(ids[link.upstream], ids[link.downstream], link.capacity, policy=policy)
     rng = random.Random(f"graph {scenario.seed}")
     return graph.build(clock=LoopClock(), rng=rng, dead_letters=store)
 
@@ -249,7 +258,7 @@ def _decisions() -> Iterator[list[str]]:
         logger.setLevel(before[0])
 
 
-_EVERY_LINE = {"time", "level", "run", "graph", "traceback", "stack"}
+_EVERY_LINE = {"time", "level", "run", "graph", "traceback", "stack", "file", "first"}
 
 
 def _short(line: str) -> str:

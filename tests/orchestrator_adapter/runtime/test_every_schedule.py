@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -269,9 +270,15 @@ def test_a_fan_out_delivers_every_item_to_every_reader(router: Callable[[], Fact
 
 
 @pytest.mark.parametrize(
-    "policy", [FlowPolicy.shed(), FlowPolicy.timed(timedelta(milliseconds=1)), FlowPolicy.timed(timedelta(seconds=1))]
+    "policy",
+    [
+        FlowPolicy.shed(),
+        FlowPolicy.timed(timedelta(milliseconds=1)),
+        FlowPolicy.timed(timedelta(seconds=1)),
+        FlowPolicy.spill("unused"),
+    ],
 )
-def test_an_edge_counts_what_it_drops(policy: FlowPolicy) -> None:
+def test_an_edge_counts_what_it_drops(policy: FlowPolicy, tmp_path: Path) -> None:
     """At a full edge an item waits, is shed or is dead-lettered, as the policy says. No item is dropped uncounted."""
 
     async def scenario() -> None:
@@ -284,13 +291,14 @@ def test_an_edge_counts_what_it_drops(policy: FlowPolicy) -> None:
 
         graph = OperatorGraph("full")
         source = graph.add_source("source", source_of(range(4), batch=1))
-        graph.connect(source, graph.add_sink("sink", slow), 1, policy=policy)
+        here = FlowPolicy.spill(tmp_path) if policy.name == "spill" else policy
+        graph.connect(source, graph.add_sink("sink", slow), 1, policy=here)
         event = await graph.build(clock=LoopClock(), dead_letters=letters).run()
         ledger = event.figures.ledger
         assert event.figures.ledger_holds
         assert ledger.written == len(sink.items)
         assert ledger.ingested == 4 == len(sink.items) + ledger.shed + len(letters.letters)
-        if policy == FlowPolicy.timed(timedelta(seconds=1)):
+        if policy in {FlowPolicy.timed(timedelta(seconds=1)), FlowPolicy.spill("unused")}:
             assert sink.items == [0, 1, 2, 3]
         else:
             assert sink.items[0] == 0
