@@ -16,7 +16,7 @@ from orchestrator_adapter.bulkhead import Arrays, Bulkhead
 from orchestrator_adapter.supervision.restart import RestartPolicy
 
 TOY = f"{__name__}:Toy"
-PLENTY = RestartPolicy.bounded(50, timedelta(minutes=5))
+PLENTY = RestartPolicy.bounded(50, timedelta(minutes=5), backoff=None)
 
 
 class Toy:

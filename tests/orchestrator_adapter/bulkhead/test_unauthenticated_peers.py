@@ -29,7 +29,7 @@ from orchestrator_adapter.testing import ManualClock
 from tests.helpers.running import eventually
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import TOY, bulkhead, numbers
 
-ONE = RestartPolicy.bounded(1, timedelta(minutes=5))
+ONE = RestartPolicy.bounded(1, timedelta(minutes=5), backoff=None)
 TOKEN, KEY = b"t" * 16, b"k" * 32
 
 
