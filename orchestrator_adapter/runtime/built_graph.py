@@ -111,7 +111,7 @@ class BuiltGraph:
             self._watchdog = LoopWatchdog(self._on_loop_stall, threshold=policy.loop_stall)
             self._watchdog.start()
         try:
-            with in_run(self.run_id):
+            with in_run(self.run_id), self._leftovers.noticing_failures():
                 cancelled = await self._loop.run()
         except BaseException:
             await self._loop.abort_all()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import Context
+from typing import Any
 
 from orchestrator_adapter.operators.blocking import BlockingPools
 from orchestrator_adapter.primitives.clock import Clock
@@ -32,6 +35,34 @@ class Leftovers:
             f"({_some(names)}); start helper tasks with ends.start"
             for operator, (count, names) in self._strays.items()
         ]
+
+    @contextmanager
+    def noticing_failures(self) -> Iterator[None]:
+        """Inside, a stray whose exception no task will receive fails its instance: asyncio would only log it."""
+        loop = asyncio.get_running_loop()
+        before = loop.get_exception_handler()
+
+        def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            task, error = context.get("future"), context.get("exception")
+            if isinstance(task, asyncio.Task) and error is not None:
+                found = context_of(task)
+                instance = None if found is None else found.get(INSTANCE)
+                if instance is not None and instance.owner is self._graph and instance.is_alive():
+                    instance.fail(error)
+                    return
+            if before is not None:
+                before(loop, context)
+            else:
+                loop.default_exception_handler(context)
+
+        loop.set_exception_handler(handle)
+        try:
+            yield
+        finally:
+            if (
+                loop.get_exception_handler() is handle
+            ):  # else another run of this loop has set its own, which calls this
+                loop.set_exception_handler(before)
 
     def stack(self, task: Task) -> str:
         """The stack of an instance, of the tasks that it has started and of the threads that run its blocking calls."""

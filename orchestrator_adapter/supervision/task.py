@@ -117,6 +117,11 @@ class Task:
         """See ``WiredEnds.start``."""
         return self._helpers.start(coroutine, name)
 
+    def fail(self, error: BaseException) -> None:
+        """A task that it has started has failed: the instance fails with ``error``."""
+        self._helpers.failures.append(error)
+        self._stop_body()
+
     async def join(self) -> TaskExit:
         """Wait until it has ended, however long that takes, and return how it ended.
 

@@ -250,6 +250,20 @@ async def test_a_stray_task_that_has_failed_fails_its_instance() -> None:
     assert event.chain[0] == "TypeError: the silent panic"
 
 
+async def test_a_stray_task_that_fails_unreferenced_fails_its_instance_at_once() -> None:
+    """The operator itself would wait for ever. The handler of the loop is the previous one again after the run."""
+    handler = asyncio.get_running_loop().get_exception_handler()
+
+    async def work(_: WiredEnds) -> None:
+        asyncio.create_task(fails(TypeError("the silent panic")))  # noqa: RUF006 - this is the fault under test
+        await waits()
+
+    event = await run(work)
+    assert isinstance(event, events.Panicked)
+    assert event.chain[0] == "TypeError: the silent panic"
+    assert asyncio.get_running_loop().get_exception_handler() is handler
+
+
 async def test_a_task_that_is_awaited_is_no_stray() -> None:
     """Nor one whose exception was handled, nor a task group's."""
 
