@@ -107,6 +107,7 @@ def test_a_control_item_that_goes_back_is_ignored() -> None:
     """Of one input the latest one counts unless it is less than the one before."""
     steps = ((0, Mark(10)), (1, Mark(20)), (0, Mark(5)), (0, Mark(15)))
     assert sent(LEAST, *steps, inputs=2) == [[], [Mark(10)], [], [Mark(15)]]
+    assert sent(LEAST, (0, Mark(10)), (0, Mark(5)), (1, Mark(20)), inputs=2) == [[], [], [Mark(10)]]
 
 
 # Alignment.
