@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from orchestrator_adapter.control_plane.families import Samples as _Samples
 from orchestrator_adapter.control_plane.families import counter as _counter
 from orchestrator_adapter.control_plane.families import gauge as _gauge
-from orchestrator_adapter.control_plane.process_figures import ProcessFigures, of_the_process
+from orchestrator_adapter.control_plane.process_figures import of_the_process
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.control_plane.worker_pools import of_worker_pools
 from orchestrator_adapter.graph.plan import Plan, Role
@@ -115,7 +115,7 @@ def families(plan: Plan, view: View) -> Iterator[Metric]:
     yield from of_worker_pools(view.pools)
     yield from _of_the_ledger(view.status)
     yield from _of_the_loop(view)
-    yield from of_the_process(ProcessFigures.now())
+    yield from of_the_process(view.process)
 
 
 def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""The figures of the process in which a graph runs. Read when they are asked for, so they are current while the loop stalls."""
+"""The figures of the process in which a graph runs."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+from orchestrator_adapter.control_plane.process_figures import ProcessFigures
 from orchestrator_adapter.control_plane.worker_pools import PoolFigures, WorkerPool
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
 from orchestrator_adapter.runtime.status import GraphStatus
@@ -31,6 +32,7 @@ class View:
         stalls: How often the loop has stalled, the present stall included.
         blocked_by: The operator instance that blocks the silent loop; empty if that is not known.
         pools: The figures of the run's worker pools, of the same moment as ``status``.
+        process: The figures of the process, of the moment of the request: current also while the loop is silent.
     """
 
     status: GraphStatus
@@ -41,6 +43,7 @@ class View:
     stalls: int
     blocked_by: str
     pools: tuple[PoolFigures, ...] = ()
+    process: ProcessFigures = field(default_factory=ProcessFigures.now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from typing import Any
 from zlib import crc32
@@ -123,7 +124,7 @@ def test_a_shutdown_ends_the_graph_from_its_sources_on(seed: int, length: int, s
     async def scenario() -> SupervisorEvent:
         built = graph.build(clock=LoopClock())
         if stop:
-            built.request_shutdown("before it began")
+            asyncio.get_running_loop().call_soon(built.request_shutdown, "at once")  # `run` starts every operator first
         return await built.run(hooks=SupervisionHooks(on_exit=note))
 
     event = run_schedule(seed, scenario)

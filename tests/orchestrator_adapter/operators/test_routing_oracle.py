@@ -185,13 +185,10 @@ def test_operators_end_in_topological_order(
             graph.connect(end, graph.add_sink(f"sink-{number}", CollectSink()), 1)
         built = graph.build(clock=LoopClock())
         ended: list[str] = []
-        running = asyncio.create_task(
-            built.run(hooks=SupervisionHooks(on_exit=lambda exited: ended.append(exited.operator)))
-        )
         if stopped:
-            await asyncio.sleep(0)
-            built.request_shutdown("test")
-        event = await running
+            # `run` starts every operator before it waits for the first time.
+            asyncio.get_running_loop().call_soon(built.request_shutdown, "at once")
+        event = await built.run(hooks=SupervisionHooks(on_exit=lambda exited: ended.append(exited.operator)))
         assert isinstance(event, events.ShutDown if stopped else events.AllOk)
         assert event.figures.ledger_holds
         assert not event.figures.undelivered
