@@ -372,8 +372,9 @@ class Edge(Generic[T]):
         return None
 
     def _dead_letter_items(self, items: Sequence[T], why: str) -> None:
-        self.channel.dead_lettered += len(items)
-        self._dead_letter(why, [Undeliverable(item, ()) for item in items])
+        if items:  # there may have been control items only
+            self.channel.dead_lettered += len(items)
+            self._dead_letter(why, [Undeliverable(item, ()) for item in items])
 
 
 def readers_are_done(edges: Collection[Edge[Any]]) -> bool:

@@ -177,8 +177,10 @@ class _ForcedEnd:
         self._loop_thread = threading.get_ident()
 
     def end(self, signal_name: str, silent_s: float) -> int:
-        """Write the report, log and pass on how the run ended; returns the exit code."""
+        """Write the report, log and pass on how the run ended; returns the exit code. A run that has ended has its report."""
         if self.outcome is not None:
+            if self._on_end is not None:
+                self._on_end(self.outcome)
             return self.outcome.exit_code
         problems: list[str] = []
         with in_run(self._run_id):

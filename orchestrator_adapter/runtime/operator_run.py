@@ -153,7 +153,12 @@ class OperatorRun:
             owner=self.services.shutdown,
         )
         self.services.start_helper = self.task.start_helper
-        self.task.start(on_exit, context)
+
+        def ended(task: Task, exit_: TaskExit) -> None:
+            self.services.start_helper = None
+            on_exit(task, exit_)
+
+        self.task.start(ended, context)
         return self.task
 
     def has_stalled(self, now: float) -> bool:

@@ -49,7 +49,8 @@ class SupervisionPolicy:
         loop_stall: An event loop that blocks for longer is logged and counted, with the operator that blocks it; ``None``
             for no watchdog. There is no watchdog on a clock other than the system's.
         done_when: Names of sinks: once all of them have ended by themselves, the graph is done (``AllOk``), whether or not
-            the sources have ended. Empty: the graph is done when every operator has ended.
+            the sources have ended. One whose failure is ignored counts as ended. Empty: the graph is done when every
+            operator has ended.
     """
 
     grace: timedelta = timedelta(seconds=5)
@@ -264,6 +265,7 @@ class SupervisionLoop:
                 self._log(Decision.IGNORED, **who, cause=describe(error))
                 run.ignored = True
                 self._release(run)
+                self._apply_end_rule()
             case supervisor.Exhausted(error):
                 self._log(Decision.BUDGET_EXHAUSTED, **who, cause=describe(error))
                 self._tear_down(supervisor.TeardownCause(action, run.name))

@@ -97,10 +97,11 @@ class SpillFiles:
     def append(self, items: Sequence[Any]) -> int:
         """Write as many of ``items`` as fit, from the front, and return how many that was; ``full_because`` says why not all.
 
-        After that it accepts nothing until items have been read.
+        After that it accepts nothing until items have been read, or the queue is empty.
         """
-        if self.full_because is not None:
+        if self.full_because is not None and self.items:
             return 0
+        self.full_because, self._full_until_file_is_read = None, False
         accepted = 0
         while written := self._append_frame(items[accepted : accepted + _FRAME_ITEMS]):
             accepted += written
@@ -193,7 +194,9 @@ class SpillFiles:
             self.full_because = None
         try:
             length, count = _FRAME.unpack(os.pread(file.file, _FRAME.size, file.position))
-        except (OSError, struct.error) as error:
+            if not 0 < count <= file.items or file.position + _FRAME.size + length > file.size:
+                raise ValueError("the head of a frame is damaged")
+        except (OSError, struct.error, ValueError) as error:
             length, count = 0, file.items  # no later frame of the file can be found
             items: Any = error
         else:
@@ -214,7 +217,8 @@ class SpillFiles:
         self.bytes -= file.size
         self.full_because, self._full_until_file_is_read = None, False
         os.close(file.file)
-        file.path.unlink(missing_ok=True)
+        with suppress(OSError):  # its head says that everything in it was read
+            file.path.unlink()
 
     def _remove_folder(self) -> None:
         with suppress(OSError):  # it is gone, or something else is in it

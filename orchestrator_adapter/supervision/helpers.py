@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -44,6 +45,11 @@ class Helpers:
         return task
 
     @property
+    def unnoticed(self) -> set[asyncio.Task[Any]]:
+        """Those whose end has not been noticed."""
+        return set(self._tasks)
+
+    @property
     def alive(self) -> set[asyncio.Task[Any]]:
         """Those that have not ended."""
         return {task for task in self._tasks if not task.done()}
@@ -75,7 +81,7 @@ def tasks_in(matches: Callable[[Context], bool]) -> set[asyncio.Task[Any]]:
     loop = asyncio.get_running_loop()
     return {
         task
-        for task in list(_every_task(loop))
+        for task in _every_task(loop)
         if not task.get_name().startswith(TASK_NAME_PREFIX)  # first: a graph may have a thousand operators
         and (not task.done() or getattr(task, "_log_traceback", False))
         and task.get_loop() is loop
@@ -88,7 +94,10 @@ def _every_task(loop: asyncio.AbstractEventLoop) -> Iterable[asyncio.Task[Any]]:
     """Every task that is referenced, done ones included. Python 3.14 keeps no set with the done ones."""
     every: Iterable[asyncio.Task[Any]] | None
     every = getattr(asyncio.tasks, "_all_tasks", getattr(asyncio.tasks, "_scheduled_tasks", None))
-    return every or asyncio.all_tasks(loop)
+    while every is not None:
+        with suppress(RuntimeError):  # the set is that of all loops: another thread has just started a task
+            return list(every)
+    return asyncio.all_tasks(loop)
 
 
 def raised_by(tasks: Iterable[asyncio.Task[Any]]) -> list[BaseException]:
@@ -121,7 +130,7 @@ def is_closing_generator(task: asyncio.Task[Any]) -> bool:
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]], clock: Clock, limit_s: float) -> set[asyncio.Task[Any]]:
     """Cancel ``tasks`` and wait for their end, at most ``limit_s`` seconds of ``clock``'s time. Returns those that run on.
 
-    A cancellation of the caller cancels them again.
+    Waits for one turn of the event loop at least. A cancellation of the caller cancels them again.
     """
     pending = {task for task in tasks if not task.done()}
     wakeup = Wakeup()
@@ -129,10 +138,11 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]], clock: Clock, limi
         task.add_done_callback(lambda _: wakeup.wake())
         if not is_closing_generator(task):
             task.cancel()
-    until = clock.monotonic() + limit_s
-    while pending and clock.monotonic() < until:
+    until, in_time = clock.monotonic() + limit_s, True
+    while pending and in_time:
+        in_time = clock.monotonic() < until
         try:
-            await wakeup.wait_until(until, clock)
+            await (wakeup.wait_until(until, clock) if in_time else asyncio.sleep(0))
         except asyncio.CancelledError:
             for task in pending:
                 task.cancel()

@@ -201,7 +201,7 @@ class Task:
         def is_own(context: Context) -> bool:
             return context.get(INSTANCE) is self and not context.get(KEPT, False)
 
-        return self._helpers.alive | tasks_in(is_own)
+        return self._helpers.alive | (tasks_in(is_own) - self._helpers.unnoticed)
 
     def _settle(self, running: asyncio.Task[TaskExit]) -> TaskExit:
         if running.cancelled():  # cancelled before its first step: the body never ran

@@ -84,6 +84,8 @@ def main(where: str, report: Path, grace_s: float) -> int:
     async def prepare() -> None:
         if where in {"prepare", "asked"}:
             sleep()
+        if where == "after":
+            stop.request("enough")
 
     graph = OperatorGraph("stuck")
     source = graph.add_source("numbers", source_of(numbers(), batch=1))
@@ -92,12 +94,16 @@ def main(where: str, report: Path, grace_s: float) -> int:
     graph.connect(operator, graph.add_sink("sink", for_each(lambda _: None)), 8)
     policy = SupervisionPolicy(grace=timedelta(seconds=grace_s), patience=timedelta(seconds=0.1))
 
+    stop = StopRequests()
+
     async def run() -> int:
-        stop = StopRequests()
         if where == "asked":  # another thread asks it to stop, while the loop is blocked
             threading.Timer(0.1, stop.noticed, ["asked by a thread"]).start()
         with stop.listen():
-            return (await run_pipeline(pipeline, stop=stop, on_forced_end=ended)).exit_code
+            outcome = await run_pipeline(pipeline, stop=stop, on_forced_end=ended)
+            if where == "after":  # its caller goes on, for example to report the outcome elsewhere
+                sleep()
+            return outcome.exit_code
 
     def ended(outcome: RunOutcome) -> None:
         say(f"ended by force: {outcome.event.name} {int(outcome.exit_code)}")

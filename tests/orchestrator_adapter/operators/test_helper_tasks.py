@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from orchestrator_adapter import (
+    Backoff,
     BuiltGraph,
     EdgeMisuse,
     OperatorError,
@@ -23,7 +24,8 @@ from orchestrator_adapter import (
     task_exit,
 )
 from orchestrator_adapter.process import ExitCode, exit_code
-from orchestrator_adapter.testing import CollectSink, ListSource, ManualClock, UntilShutdown, chain, run_graph
+from orchestrator_adapter.supervision.helpers import tasks_in
+from orchestrator_adapter.testing import CollectSink, ListSource, ManualClock, UntilShutdown, chain, run_graph, settle
 from tests.helpers.log_lines import event_of
 from tests.helpers.running import eventually
 from tests.orchestrator_adapter.operators.bench import Bench
@@ -72,13 +74,14 @@ async def run(
     policy: RestartPolicy | None = None,
     during: Callable[[BuiltGraph], Any] | None = None,
     items: Any = (1, 2, 3),
+    graph_policy: SupervisionPolicy | None = None,
     **options: Any,
 ) -> events.SupervisorEvent:
     graph = OperatorGraph("helpers")
     work = graph.add_operator("work", operator, restart_policy=policy or RestartPolicy.always(backoff=None))
     graph.connect(graph.add_source("source", items if callable(items) else source_of(items)), work, 8)
     graph.connect(work, graph.add_sink("sink", CollectSink()), 8)
-    event = await run_graph(graph, during=during, **options)
+    event = await run_graph(graph, during=during, policy=graph_policy, **options)
     assert event.figures.ledger_holds
     return event
 
@@ -312,6 +315,109 @@ async def test_start_outside_an_instance_is_a_misuse() -> None:
     bench = Bench()
     with pytest.raises(EdgeMisuse, match=r"ends\.start can be called only while an instance runs"):
         bench.ends.start(waits(), name="x")
+
+
+async def test_start_after_the_end_of_an_instance_is_a_misuse() -> None:
+    """A kept resource may call it between two instances: no instance would notice a failure of the helper."""
+    ended = asyncio.Event()
+
+    async def work(ends: WiredEnds) -> None:
+        if ends.instance == 1:
+            asyncio.current_task().add_done_callback(lambda _: ended.set())  # type: ignore[union-attr] # it runs in one
+            raise OperatorError("cable")
+        await pass_all_on(ends)
+
+    async def start_one(built: BuiltGraph) -> None:
+        await ended.wait()
+        with pytest.raises(EdgeMisuse, match=r"ends\.start can be called only while an instance runs"):
+            built._runs["work"].ends.start(waits(), name="x")  # noqa: SLF001 - as an operator's callback has it
+        built.request_shutdown("enough")
+
+    source = ListSource([1], UntilShutdown())
+    backoff = Backoff(timedelta(hours=1), timedelta(hours=1))
+    event = await run(
+        work, policy=RestartPolicy.always(backoff=backoff), during=start_one, items=source, clock=ManualClock()
+    )
+    assert isinstance(event, events.ShutDown)
+
+
+async def test_a_helper_that_fails_as_the_operator_returns_is_reported_once() -> None:
+    """The operator ends in the turn of the event loop in which the helper does, before its failure is noticed."""
+
+    async def work(ends: WiredEnds) -> None:
+        returns = asyncio.Event()
+
+        async def release_and_fail() -> None:
+            returns.set()
+            raise TypeError("bug")
+
+        ends.start(release_and_fail(), name="helper")
+        await returns.wait()
+
+    event = await run(work)
+    assert isinstance(event, events.Panicked)
+    assert event.chain == ("TypeError: bug",)
+
+
+async def test_a_patience_of_zero_gives_a_helper_one_turn_of_the_loop() -> None:
+    """A helper that ends when it is cancelled is no fault."""
+
+    async def work(ends: WiredEnds) -> None:
+        ends.start(waits(), name="helper")
+        await pass_all_on(ends)
+
+    event = await run(work, graph_policy=SupervisionPolicy(patience=timedelta(0)))
+    assert isinstance(event, events.AllOk)
+
+
+async def test_an_abort_with_a_patience_of_zero_ends_the_run() -> None:
+    """The instance that waits for its helper is a straggler at once, and does not block the event loop."""
+    end = asyncio.Event()
+
+    async def work(ends: WiredEnds) -> None:
+        ends.start(ignores_cancellation(end), name="stubborn")
+        await waits()
+
+    async def stop(built: BuiltGraph) -> None:
+        await settle(20)
+        built.request_shutdown("stop")
+
+    try:
+        event = await run(
+            work, during=stop, graph_policy=SupervisionPolicy(grace=timedelta(0), patience=timedelta(0))
+        )
+        assert [straggler.operator for straggler in event.figures.stragglers] == ["work"]
+    finally:
+        end.set()
+        await settle(20)
+
+
+def test_tasks_that_another_thread_starts_do_not_disturb_the_search_for_strays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """asyncio has one set with the tasks of all threads. While it is read it may grow, which is an error in Python."""
+
+    class Growing(set[Any]):
+        reads = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.reads += 1
+            if self.reads < 3:
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    async def search() -> int:
+        task = asyncio.create_task(waits())
+        growing = Growing({task})
+        attribute = "_all_tasks" if hasattr(asyncio.tasks, "_all_tasks") else "_scheduled_tasks"
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.tasks, attribute, growing)
+            found = tasks_in(lambda _: True)
+        task.cancel()
+        assert found == {task}
+        return growing.reads
+
+    assert asyncio.run(search()) == 3
 
 
 async def test_the_policy_says_how_long_tasks_may_take_to_end() -> None:

@@ -106,6 +106,19 @@ def test_a_process_whose_loop_is_blocked_ends_after_a_signal_with_its_report(
         assert ledger["written"] == written
 
 
+def test_a_loop_that_is_blocked_after_the_run_passes_on_how_the_run_has_ended(tmp_path: Path) -> None:
+    """The exit code is that of the run, and its caller can still record the outcome. The report is not written again."""
+    path = tmp_path / "report.json"
+    with stuck_run("after", path, grace_s=0.1) as process:
+        assert line(process) == "stuck"
+        before = path.read_bytes()
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=_ENDS_S)
+    assert process.returncode == 0
+    assert output == "ended by force: ShutDown 0\n"
+    assert path.read_bytes() == before
+
+
 def test_a_request_of_another_thread_ends_a_blocked_process_without_a_signal(tmp_path: Path) -> None:
     """As the cancellation of a flow run does: Prefect's state is read on a thread."""
     path = tmp_path / "report.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import timedelta
 
@@ -15,12 +16,14 @@ from orchestrator_adapter import (
     OperatorError,
     OperatorGraph,
     RestartPolicy,
+    SupervisionPolicy,
+    WiredEnds,
     events,
     for_each,
     map_items,
     source_of,
 )
-from orchestrator_adapter.testing import CollectSink, FailAt, ManualClock, run_graph
+from orchestrator_adapter.testing import CollectSink, FailAt, ListSource, ManualClock, UntilShutdown, run_graph
 from tests.orchestrator_adapter.runtime.scenes import AWAY, holds
 
 
@@ -83,4 +86,32 @@ async def test_the_readers_of_an_ignored_operator_receive_the_end_of_the_stream(
     assert sink.items == [0, 1]
     assert {letter.kind for letter in letters.letters} == {DeadLetterKind.UNDELIVERED}
     assert event.figures.ledger.shed + len(letters.letters) == 18
+    assert holds(event)
+
+
+@pytest.mark.parametrize("fails_last", [True, False])
+async def test_an_ignored_sink_counts_as_ended_for_the_end_rule(fails_last: bool) -> None:  # noqa: FBT001
+    """An endless graph is done when the sink has ended and the sidecar has failed, in whichever order."""
+    graph, ended = OperatorGraph("rule"), {"sink": asyncio.Event(), "sidecar": asyncio.Event()}
+
+    async def sink(ends: WiredEnds) -> None:
+        await ends.receiver.recv()
+        if not fails_last:
+            await ended["sidecar"].wait()
+        asyncio.current_task().add_done_callback(lambda _: ended["sink"].set())  # type: ignore[union-attr] # it runs in one
+
+    async def sidecar(ends: WiredEnds) -> None:
+        await ends.receiver.recv()
+        if fails_last:
+            await ended["sink"].wait()
+        ended["sidecar"].set()
+        raise AWAY
+
+    split = graph.add_fan_out("split")
+    graph.connect(graph.add_source("source", ListSource([1], UntilShutdown())), split, 4)
+    graph.connect(split, graph.add_sink("sink", sink), 4)
+    graph.connect(split, graph.add_sink("sidecar", sidecar, restart_policy=RestartPolicy.ignore()), 4)
+    policy = SupervisionPolicy(done_when=frozenset({"sink", "sidecar"}))
+    event = await run_graph(graph, clock=ManualClock(autojump=True), policy=policy)
+    assert isinstance(event, events.AllOk)
     assert holds(event)

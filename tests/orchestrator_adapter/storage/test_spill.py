@@ -113,6 +113,8 @@ def test_a_disk_that_is_full_from_the_beginning_leaves_no_file(
         assert files.append(["first"]) == 0
     assert list(tmp_path.rglob("*.spill")) == []
     assert files.bytes == 0
+    assert files.append(["second"]) == 1  # there is space again, and nothing is in the queue that would have to be read
+    assert files.full_because is None
 
 
 def test_the_items_before_one_that_cannot_be_pickled_are_accepted(files: SpillFiles) -> None:
@@ -122,6 +124,8 @@ def test_the_items_before_one_that_cannot_be_pickled_are_accepted(files: SpillFi
     assert files.full_because is not None
     assert files.full_because.startswith("an item cannot be pickled: TypeError: cannot pickle '_thread.lock' object")
     assert all_of(files) == [1, 2, 3]
+    assert files.append([threading.Lock()]) == 0  # now nothing is in the queue
+    assert files.append([6]) == 1
 
 
 def test_a_folder_that_a_cleaner_removed_is_made_again(files: SpillFiles, tmp_path: Path) -> None:
@@ -152,6 +156,37 @@ def test_damaged_items_are_reported_with_their_number(files: SpillFiles, tmp_pat
     with pytest.raises(SpillUnreadable) as unreadable:
         files.take(1)
     assert (unreadable.value.items, files.items) == (2, 0)
+
+
+def test_a_damaged_number_of_items_loses_no_more_than_the_file_has(files: SpillFiles, tmp_path: Path) -> None:
+    """The counts of the queue stay right: two items are lost, and later ones are read."""
+    files.append([1, 2])
+    (path,) = tmp_path.rglob("*.spill")
+    with path.open("r+b") as file:
+        file.seek(20)  # the head of the file has 16 bytes; the head of a frame has its length and its number of items
+        file.write(b"\x07")
+    with pytest.raises(SpillUnreadable) as unreadable:
+        files.take(1)
+    assert (unreadable.value.items, files.items, files.bytes) == (2, 0, 0)
+    files.append([3])
+    assert files.take(1) == [3]
+
+
+def test_a_read_file_that_cannot_be_removed_disturbs_nothing(
+    files: SpillFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example in a folder that has become read-only. It counts as read: the next run finds no items in it."""
+
+    def fails(_: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    files.append([1, 2])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        assert files.take(2) == [1, 2]
+    assert (files.items, files.bytes) == (0, 0)
+    (path,) = tmp_path.rglob("*.spill")
+    assert list(spilled_items(path)) == []
 
 
 def test_what_a_killed_run_left_is_found_and_not_delivered(tmp_path: Path) -> None:
