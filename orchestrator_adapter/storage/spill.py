@@ -194,11 +194,13 @@ class SpillFiles:
             self.full_because = None
         try:
             length, count = _FRAME.unpack(os.pread(file.file, _FRAME.size, file.position))
-            if not 0 < count <= file.items or file.position + _FRAME.size + length > file.size:
-                raise ValueError("the head of a frame is damaged")
-        except (OSError, struct.error, ValueError) as error:
-            length, count = 0, file.items  # no later frame of the file can be found
+        except (OSError, struct.error) as error:
+            length, count = 0, 0
             items: Any = error
+        else:
+            items = ValueError("the head of a frame is damaged")
+        if not 0 < count <= file.items or file.position + _FRAME.size + length > file.size:
+            length, count = 0, file.items  # no later frame of the file can be found
         else:
             items = _unpickled(file.file, length, file.position + _FRAME.size, count)
         file.position += _FRAME.size + length

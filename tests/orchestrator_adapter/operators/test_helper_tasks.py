@@ -330,7 +330,7 @@ async def test_start_after_the_end_of_an_instance_is_a_misuse() -> None:
     async def start_one(built: BuiltGraph) -> None:
         await ended.wait()
         with pytest.raises(EdgeMisuse, match=r"ends\.start can be called only while an instance runs"):
-            built._runs["work"].ends.start(waits(), name="x")  # noqa: SLF001 - as an operator's callback has it
+            built._runs["work"].ends.start(waits(), name="x")  # as an operator's callback has it
         built.request_shutdown("enough")
 
     source = ListSource([1], UntilShutdown())
@@ -383,9 +383,7 @@ async def test_an_abort_with_a_patience_of_zero_ends_the_run() -> None:
         built.request_shutdown("stop")
 
     try:
-        event = await run(
-            work, during=stop, graph_policy=SupervisionPolicy(grace=timedelta(0), patience=timedelta(0))
-        )
+        event = await run(work, during=stop, graph_policy=SupervisionPolicy(grace=timedelta(0), patience=timedelta(0)))
         assert [straggler.operator for straggler in event.figures.stragglers] == ["work"]
     finally:
         end.set()
