@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
 
 from orchestrator_adapter.operators.blocking import BlockingPools
 from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.kept import KEPT
 from orchestrator_adapter.supervision.events import Straggler
 from orchestrator_adapter.supervision.helpers import cancel_and_wait, context_of, is_closing_generator, label, tasks_in
 from orchestrator_adapter.supervision.task import INSTANCE, Task
 
 _NAMED = 3  # tasks that a problem names
+
+
+class _FailureHandler:
+    """An exception handler of the event loop: a stray that fails fails its instance, and ``before`` gets everything else."""
+
+    def __init__(
+        self, graph: object, before: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
+    ) -> None:
+        self.before = before
+        self.active = True
+        self._graph = graph
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Asyncio calls it for an exception that no task will receive."""
+        task, error = context.get("future"), context.get("exception")
+        if self.active and isinstance(task, asyncio.Task) and error is not None:
+            found = context_of(task)
+            instance = None if found is None or found.get(KEPT, False) else found.get(INSTANCE)
+            if instance is not None and instance.owner is self._graph and instance.is_alive():
+                instance.fail(error)
+                return
+        if self.before is not None:
+            self.before(loop, context)
+        else:
+            loop.default_exception_handler(context)
 
 
 class Leftovers:
@@ -40,29 +66,16 @@ class Leftovers:
     def noticing_failures(self) -> Iterator[None]:
         """Inside, a stray whose exception no task will receive fails its instance: asyncio would only log it."""
         loop = asyncio.get_running_loop()
-        before = loop.get_exception_handler()
-
-        def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-            task, error = context.get("future"), context.get("exception")
-            if isinstance(task, asyncio.Task) and error is not None:
-                found = context_of(task)
-                instance = None if found is None else found.get(INSTANCE)
-                if instance is not None and instance.owner is self._graph and instance.is_alive():
-                    instance.fail(error)
-                    return
-            if before is not None:
-                before(loop, context)
-            else:
-                loop.default_exception_handler(context)
-
-        loop.set_exception_handler(handle)
+        handler = _FailureHandler(self._graph, loop.get_exception_handler())
+        loop.set_exception_handler(handler)
         try:
             yield
         finally:
-            if (
-                loop.get_exception_handler() is handle
-            ):  # else another run of this loop has set its own, which calls this
-                loop.set_exception_handler(before)
+            handler.active = False
+            present = loop.get_exception_handler()
+            while isinstance(present, _FailureHandler) and not present.active:  # several runs may overlap on one loop
+                present = present.before
+            loop.set_exception_handler(present)
 
     def stack(self, task: Task) -> str:
         """The stack of an instance, of the tasks that it has started and of the threads that run its blocking calls."""

@@ -165,7 +165,7 @@ class Task:
         try:
             errors += await self._end_tasks()
             if cancelled is not None and not errors and self._abort_reason is None:
-                return classify(cancelled)  # by no request of the orchestrator: a bug, whatever errors are expected
+                return classify(cancelled)  # by no request of the orchestrator: a bug; it is no expected error
             if errors:
                 return classify(_together(errors), self._expected_errors)
             # It may have swallowed the cancellation and returned: it has stopped all the same because it was asked to.

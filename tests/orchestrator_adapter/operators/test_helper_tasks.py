@@ -267,6 +267,30 @@ async def test_a_stray_task_that_fails_unreferenced_fails_its_instance_at_once()
     assert asyncio.get_running_loop().get_exception_handler() is handler
 
 
+async def test_runs_that_overlap_on_one_loop_leave_no_handler() -> None:
+    """The first run ends while the second one still runs."""
+    handler = asyncio.get_running_loop().get_exception_handler()
+    first, second = (chain(ListSource([1], UntilShutdown()), CollectSink()).build() for _ in range(2))
+    runs = [asyncio.create_task(first.run()), asyncio.create_task(second.run())]
+    for built, running in zip((first, second), runs, strict=True):
+        await settle(20)
+        built.request_shutdown("enough")
+        assert isinstance(await running, events.ShutDown)
+    assert asyncio.get_running_loop().get_exception_handler() is handler
+
+
+async def test_a_task_of_a_kept_resource_that_fails_unreferenced_fails_no_instance() -> None:
+    """The resource belongs to no instance. asyncio logs the failure."""
+
+    async def work(ends: WiredEnds) -> None:
+        ends.keep("resource", lambda: asyncio.ensure_future(fails(TypeError("of the resource"))) and None)
+        await settle(5)
+        await pass_all_on(ends)
+
+    event = await run(work)
+    assert isinstance(event, events.AllOk)
+
+
 async def test_a_task_that_is_awaited_is_no_stray() -> None:
     """Nor one whose exception was handled, nor a task group's."""
 

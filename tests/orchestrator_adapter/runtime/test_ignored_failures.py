@@ -91,7 +91,7 @@ async def test_the_readers_of_an_ignored_operator_receive_the_end_of_the_stream(
 
 @pytest.mark.parametrize("fails_last", [True, False])
 async def test_an_ignored_sink_counts_as_ended_for_the_end_rule(fails_last: bool) -> None:  # noqa: FBT001
-    """An endless graph is done when the sink has ended and the sidecar has failed, in whichever order."""
+    """An endless graph is done when the sink has ended and the sidecar has failed, in either order."""
     graph, ended = OperatorGraph("rule"), {"sink": asyncio.Event(), "sidecar": asyncio.Event()}
 
     async def sink(ends: WiredEnds) -> None:
