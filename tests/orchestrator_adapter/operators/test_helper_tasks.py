@@ -283,7 +283,7 @@ async def test_a_task_of_a_kept_resource_that_fails_unreferenced_fails_no_instan
     """The resource belongs to no instance. asyncio logs the failure."""
 
     async def work(ends: WiredEnds) -> None:
-        ends.keep("resource", lambda: asyncio.ensure_future(fails(TypeError("of the resource"))) and None)
+        ends.keep("resource", lambda: asyncio.ensure_future(fails(TypeError("of the resource"))).get_name())
         await settle(5)
         await pass_all_on(ends)
 
