@@ -60,11 +60,13 @@ class KeptResources:
                         await _await_at_most(closing, limit_s, name)
                 except Exception as error:  # noqa: BLE001 - the others must be closed too; the runtime reports it
                     errors.append(error)
+                except (SystemExit, KeyboardInterrupt) as error:  # asyncio would stop the loop, and lose the report
+                    errors.append(_as_error(error, name))
         return errors
 
 
 async def _await_at_most(closing: Awaitable[object], limit_s: float, name: str) -> None:
-    task = asyncio.ensure_future(closing)
+    task = asyncio.create_task(_completed(closing, name), name=f"closing {name!r}")
     await asyncio.wait({task}, timeout=limit_s)
     if not task.done():
         task.cancel()
@@ -73,6 +75,17 @@ async def _await_at_most(closing: Awaitable[object], limit_s: float, name: str) 
     if task.cancelled():
         raise RuntimeError(f"closing {name!r} was cancelled")
     task.result()
+
+
+async def _completed(closing: Awaitable[object], name: str) -> None:
+    try:
+        await closing
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _as_error(error, name) from error
+
+
+def _as_error(error: BaseException, name: str) -> RuntimeError:
+    return RuntimeError(f"closing {name!r} raised {type(error).__name__}")
 
 
 @dataclass(slots=True)

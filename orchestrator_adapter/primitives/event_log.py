@@ -14,7 +14,6 @@ each: ``RateLimiter`` bounds what they cause.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import traceback
@@ -161,7 +160,7 @@ def call_hook(hook: Callable[[T], R] | None, record: T) -> R | None:
         return None
     try:
         return hook(record)
-    except (Exception, asyncio.CancelledError):  # a hook is foreign code
+    except BaseException:  # a hook is foreign code; asyncio would stop the loop for its SystemExit
         logger.exception("a hook failed; what it was called for goes on")
         return None
 

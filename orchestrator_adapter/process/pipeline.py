@@ -190,10 +190,17 @@ class _ForcedEnd:
             if self._pipeline.report is not None:
                 path = self._pipeline.report
                 _try(f"writing the report {path}", lambda: write_report(event, path), problems)
+            if built.event is not None:  # the run had ended: its event says nothing of this
+                problems.append(
+                    f"{signal_name}: the event loop did not turn for {silent_s:.1f} s while the run closed its dead-letter "
+                    "store or wrote its report, so the process was ended"
+                )
             outcome = RunOutcome(event, exit_code(event), tuple(problems))
             if self._on_end is not None:
                 self._on_end(outcome)
             built.log_forced_end(event)
+            if built.event is not None:
+                EventLog(logger)("finishing_failed", level=logging.ERROR, what=problems[-1], stack=stall.stack)
         return outcome.exit_code
 
 

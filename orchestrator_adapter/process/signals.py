@@ -33,6 +33,7 @@ _SAME_REQUEST_S = (
     1.0  # a Ctrl-C may arrive twice: as the terminal's SIGINT, and as the SIGTERM of a parent that passes it on
 )
 _CHECK_S = 0.05
+_LONGEST_GAP_S = 1.0  # between two checks: what is longer was no silence of the loop alone, see `RunningTime`
 _WRITE_S = 5.0  # for the report of a forced end, if the disk or the log does not answer
 _END = 0  # written to the socket, it ends the thread; no signal has this number
 _CHECK = 255  # nor this one: it makes the thread check the loops
@@ -65,6 +66,30 @@ def force_end_at(received: Sequence[Received], last_turn: float, *, grace_s: flo
         if later.name == first.name or later.at - first.at > _SAME_REQUEST_S:
             return min(at, max(later.at, last_turn) + patience_s)
     return at
+
+
+class RunningTime:
+    """Monotonic seconds without those in which the whole process stood still (SIGSTOP, a suspended machine or container).
+
+    A loop cannot turn while its process is stopped, so that time is not its silence. The signal thread, which is stopped
+    together with the loop, sees it as a long gap between two checks.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._stopped_s = 0.0
+        self._checked_at: float | None = None
+
+    def now(self) -> float:
+        """Any thread may call it."""
+        return self._monotonic() - self._stopped_s
+
+    def check(self, *, first: bool) -> None:
+        """Called at every check, by one thread. Of a longer gap since the last check ``_LONGEST_GAP_S`` counts."""
+        now = self._monotonic()
+        if not first and self._checked_at is not None:
+            self._stopped_s += max(0.0, now - self._checked_at - _LONGEST_GAP_S)
+        self._checked_at = now
 
 
 # Listening.
@@ -107,7 +132,7 @@ class _Listener:
                 self.loop.call_soon_threadsafe(self._turned)
 
     def _turned(self) -> None:
-        self.last_turn = time.monotonic()
+        self.last_turn = _TIME.now()
         self.asked = False
 
     def due(self, last_turn: float) -> float | None:
@@ -189,7 +214,7 @@ class _Signals:
 
     def notice(self, listener: _Listener, reason: str) -> None:
         """A request to stop that is not a signal, from any thread."""
-        listener.received.append(Received(reason, time.monotonic()))
+        listener.received.append(Received(reason, _TIME.now()))
         if (thread := self._thread) is not None:
             thread.check_loops()
 
@@ -265,6 +290,7 @@ class _SignalThread:
                     numbers = self._reader.recv(4096)
                 except TimeoutError:
                     numbers = b""
+                _TIME.check(first=not signalled)
                 for number in numbers:
                     if number == _END:
                         return
@@ -280,14 +306,14 @@ class _SignalThread:
                 with suppress(OSError):
                     os.write(self._previous, bytes([number]))
             return False
-        received = Received(signal.Signals(number).name, time.monotonic())
+        received = Received(signal.Signals(number).name, _TIME.now())
         for listener in self._signals.listeners:
             listener.received.append(received)
         return True
 
     def _check(self) -> None:
         listeners = self._signals.listeners
-        now = time.monotonic()
+        now = _TIME.now()
         for listener in listeners:
             listener.check_turn()
         due = [each for each in listeners if (at := each.due(each.last_turn)) is not None and now >= at]
@@ -310,5 +336,6 @@ def _force_end(due: Sequence[_Listener], now: float) -> None:
     exit_now(max(codes, default=ExitCode.STRAGGLERS))
 
 
+_TIME = RunningTime()
 _SIGNALS = _Signals()
 os.register_at_fork(after_in_child=_SIGNALS.forget)

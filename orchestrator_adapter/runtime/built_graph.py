@@ -31,6 +31,7 @@ from orchestrator_adapter.storage.dead_letter import DeadLetterList, DeadLetterS
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
 from orchestrator_adapter.supervision import supervisor
 from orchestrator_adapter.supervision.events import Decided, RunFigures, Straggler, SupervisionHooks, SupervisorEvent
+from orchestrator_adapter.supervision.task import INSTANCE
 from orchestrator_adapter.supervision.task_exit import Panicked, classify
 from orchestrator_adapter.supervision.watchdog import LoopStall, LoopWatchdog
 
@@ -217,7 +218,14 @@ class BuiltGraph:
                 self._problems.append(f"what {run.name!r} kept was not closed: it has not stopped")
             else:
                 self._closing = run
-                for error in await run.services.kept.close_all(limit_s):
+                # What a close starts, and itself if it ignores its cancellation, is ended below, or named as a straggler.
+                token = None if run.task is None else INSTANCE.set(run.task)
+                try:
+                    errors = await run.services.kept.close_all(limit_s)
+                finally:
+                    if token is not None:
+                        INSTANCE.reset(token)
+                for error in errors:
                     self._problems.append(f"closing what {run.name!r} kept: {describe(error)}")
                     exit_ = classify(error, run.vertex.expected_errors)
                     if isinstance(exit_, Panicked) and self._loop.teardown is None:

@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
-from orchestrator_adapter import OperatorGraph, SupervisionPolicy, WiredEnds, for_each, source_of
+from orchestrator_adapter import DeadLetterList, OperatorGraph, SupervisionPolicy, WiredEnds, for_each, source_of
 from orchestrator_adapter.process import Pipeline, RunOutcome, StopRequests, run_pipeline
 
 _ITEMS = 20  # before it gets stuck
@@ -74,6 +74,7 @@ def main(where: str, report: Path, grace_s: float) -> int:
     async def work(ends: WiredEnds) -> None:
         if where == "close":
             ends.keep("resource", object, lambda _: sleep())
+        if where.startswith("close"):
             say("running")
         async for number in ends.receiver:
             if number == _ITEMS and where in WAYS:
@@ -107,8 +108,17 @@ def main(where: str, report: Path, grace_s: float) -> int:
 
     def ended(outcome: RunOutcome) -> None:
         say(f"ended by force: {outcome.event.name} {int(outcome.exit_code)}")
+        for problem in outcome.problems:
+            say(problem)
 
-    pipeline = Pipeline(graph, report=report, policy=policy, preparations=(prepare,))
+    class Store(DeadLetterList):
+        """A store whose close hangs, as an fsync on a disk that does not answer."""
+
+        def close(self) -> None:
+            if where == "close_store":
+                sleep()
+
+    pipeline = Pipeline(graph, report=report, policy=policy, preparations=(prepare,), dead_letters=Store)
     return asyncio.run(run())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -197,3 +199,41 @@ async def test_a_run_that_is_cancelled_while_it_closes_closes_everything() -> No
         await running
     assert closed == ["kept"]
     assert isinstance(built.event, events.AllOk)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+async def test_a_close_that_exits_the_process_is_a_bug_of_its_operator(awaited: bool) -> None:  # noqa: FBT001 - a case
+    """Asyncio would stop the event loop for a ``SystemExit``: the report would be lost, and the other resources left open."""
+    closed: list[str] = []
+
+    async def later(_: object) -> None:
+        sys.exit(9)
+
+    async def keeps(ends: WiredEnds) -> None:
+        ends.keep("first", lambda: "first", closed.append)
+        ends.keep("second", lambda: "second", later if awaited else lambda _: sys.exit(9))
+
+    event = await run_graph(chain(keeps, CollectSink()))
+    assert exit_code(event) is ExitCode.PANICKED
+    assert closed == ["first"]
+    assert event.figures.problems == ("closing what 'source' kept: RuntimeError: closing 'second' raised SystemExit",)
+
+
+async def test_a_close_that_ignores_its_cancellation_is_a_straggler() -> None:
+    may_end = asyncio.Event()
+
+    async def stubborn(_: str) -> None:
+        while not may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    async def keeps(ends: WiredEnds) -> None:
+        ends.keep("kept", lambda: "kept", stubborn)
+
+    policy = SupervisionPolicy(patience=timedelta(milliseconds=20))
+    event = await run_graph(chain(keeps, CollectSink()), policy=policy)
+    may_end.set()
+    assert exit_code(event) is ExitCode.STRAGGLERS
+    (straggler,) = event.figures.stragglers
+    assert straggler.operator == "source"
+    assert "in stubborn" in straggler.stack

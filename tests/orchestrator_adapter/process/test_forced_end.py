@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_adapter.process.signals import Received, force_end_at
+from orchestrator_adapter.process.signals import Received, RunningTime, force_end_at
 from tests.helpers.support import ROOT, wait_until
 
 _ENDS_S = 60  # a busy machine; what it waits for takes a few tenths of a second
@@ -45,6 +45,21 @@ def test_a_silent_loop_has_grace_and_patience_after_the_first_signal_and_the_pat
     """The later of signal and last turn counts: a loop that turns is never ended by force."""
     signals = [Received(name, when) for name, when in received]
     assert force_end_at(signals, last_turn, grace_s=5.0, patience_s=1.0) == at
+
+
+def test_the_time_in_which_the_process_is_stopped_is_no_silence_of_its_loop() -> None:
+    """A process that is stopped (SIGSTOP) after a signal is not ended when it continues. A gap of a second is a slow check."""
+    now = [100.0]
+    time = RunningTime(lambda: now[0])
+    time.check(first=True)
+    for gap, counted in [(0.05, 0.05), (1.0, 1.0), (60.0, 1.0), (0.05, 0.05)]:
+        before = time.now()
+        now[0] += gap
+        time.check(first=False)
+        assert time.now() - before == pytest.approx(counted)
+    now[0] += 3600.0  # no signal for an hour: the next check is the first one again
+    time.check(first=True)
+    assert time.now() == pytest.approx(100.0 + 2.1 + 3600.0)
 
 
 @contextmanager
@@ -142,3 +157,17 @@ def test_a_second_signal_ends_a_blocked_process_after_its_patience(tmp_path: Pat
         wait_until(ended_after_another, "it ends")
     assert process.returncode == 5
     assert json.loads(path.read_text())["stragglers"][0]["operator"] == "work"
+
+
+def test_a_store_that_hangs_when_it_is_closed_does_not_keep_the_process_alive(tmp_path: Path) -> None:
+    """The run has ended by then, so its event and exit code stay; the outcome says what hung."""
+    path = tmp_path / "report.json"
+    with stuck_run("close_store", path, grace_s=0.1) as process:
+        assert line(process) == "running"
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=_ENDS_S)
+    assert process.returncode == 0
+    assert json.loads(path.read_text())["exit_code"] == 0
+    said, problem = output.splitlines()[-2:]
+    assert said == "ended by force: ShutDown 0"
+    assert "while the run closed its dead-letter store or wrote its report" in problem

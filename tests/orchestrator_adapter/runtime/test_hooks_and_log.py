@@ -47,11 +47,12 @@ async def test_hooks_are_called_in_order_with_frozen_records() -> None:
     ]
 
 
-async def test_hooks_that_raise_change_nothing() -> None:
+@pytest.mark.parametrize("error", [ValueError("hook"), SystemExit(9)], ids=["error", "exit"])
+async def test_hooks_that_raise_change_nothing(error: BaseException) -> None:
     """If every hook raises, the stream is restarted, drained and balanced as without hooks."""
 
     def broken(_: object) -> None:
-        raise ValueError("hook")
+        raise error
 
     sink = CollectSink()
     event = await run_graph(
