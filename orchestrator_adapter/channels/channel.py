@@ -132,7 +132,7 @@ class Channel(Generic[T]):
         self.closed = False  # the writer has finished
         self.reader_gone = False  # the reader has ended for good
         self.reader_done = False  # it needs no more items, and no fault made it end
-        self.reader_ignored = False  # it has failed, and its policy ignores that
+        self.reader_ignored = False  # its restart policy ignores that it has ended
         self.sent = 0
         self.received = 0
         self.redelivered = 0

@@ -234,7 +234,7 @@ class Edge(Generic[T]):
 
         If the reader is ``done`` (it needs no more items), they raise ``ReaderDone`` once all readers of the writer are
         done. Until then items for this edge are dead-lettered, so that the other branches go on. If it is ``ignored``
-        (it has failed, and its restart policy ignores that), the writer's calls raise nothing, and the items are shed.
+        (its restart policy ignores its end), the writer's calls raise nothing, and the items are shed.
         """
         self.channel.reader_gone = True
         self.channel.reader_done = done

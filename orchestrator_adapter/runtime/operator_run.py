@@ -71,7 +71,7 @@ class OperatorRun:
         task: Its latest task.
         exit: How its latest ended instance ended.
         restarted: Why it is being restarted.
-        ignored: It has failed for good, and its policy ignores that: later items for it are shed.
+        ignored: It has failed for good, and its policy ignores that.
     """
 
     def __init__(self, vertex: Vertex, *, inputs: Side, outputs: Side, services: VertexServices) -> None:
@@ -283,7 +283,7 @@ class OperatorRun:
                 in_memory = [Undeliverable(item, ()) for item in spilled.items]
                 self.services.dead_letter_writer.write_undelivered(self.name, in_memory, self._why_ended)
                 self.services.dead_letter_writer.write_undelivered_files(self.name, spilled.files, self._why_ended)
-            edge.finish(done=done, ignored=self.ignored)
+            edge.finish(done=done, ignored=not done and self.vertex.restart_policy.ignores)
 
     async def _deliver(self) -> None:
         """Flush every outbox whose reader has not ended."""

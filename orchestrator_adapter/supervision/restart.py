@@ -128,8 +128,8 @@ class RestartPolicy:
         - Its outputs end: their readers receive the end of the stream.
 
         The failure is logged as ``ignored`` and is a problem of the run's report. The run's event and exit code do not
-        change. An operator that hangs and does not stop when it is aborted ends the graph as under any policy, because its
-        code still runs.
+        change. An operator that returns before its input has ended is treated alike, and is no problem of the report. One
+        that hangs and does not stop when it is aborted ends the graph as under any policy, because its code still runs.
         """
         return cls((restarts or cls.never()).rule, ignores=True)
 

@@ -176,6 +176,25 @@ async def test_a_kept_resource_whose_close_is_a_coroutine_is_awaited() -> None:
     assert problem == "closing what 'source' kept: TimeoutError: closing 'second' did not end within 0.02 s"
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3)], ids=repr)
+async def test_no_exception_of_a_close_costs_the_run_its_event(error: BaseException) -> None:
+    """Such an exception is no ``Exception``: for example the result of a task that was cancelled. The others are closed."""
+    closed: list[str] = []
+
+    def fail(_: str) -> None:
+        raise error
+
+    async def keeps(ends: WiredEnds) -> None:
+        ends.keep("first", lambda: "first", closed.append)
+        ends.keep("second", lambda: "second", fail)
+
+    event = await run_graph(chain(keeps, CollectSink()))
+    assert isinstance(event, events.Panicked)
+    assert closed == ["first"]
+    (problem,) = event.figures.problems
+    assert problem.startswith(f"closing what 'source' kept: {type(error).__name__}")
+
+
 async def test_a_run_that_is_cancelled_while_it_closes_closes_everything() -> None:
     """The event is there; then the cancellation is raised."""
     closing, may_end = asyncio.Event(), asyncio.Event()

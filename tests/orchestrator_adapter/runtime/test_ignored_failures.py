@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from orchestrator_adapter import (
+    Control,
     DeadLetterKind,
     DeadLetterList,
     Factory,
@@ -25,6 +27,10 @@ from orchestrator_adapter import (
 )
 from orchestrator_adapter.testing import CollectSink, FailAt, ListSource, ManualClock, UntilShutdown, run_graph
 from tests.orchestrator_adapter.runtime.scenes import AWAY, holds
+
+
+class Mark(Control):
+    """A control item."""
 
 
 def beside_the_stream(sidecar: Factory, policy: RestartPolicy, flow: FlowPolicy) -> tuple[OperatorGraph, CollectSink]:
@@ -115,3 +121,50 @@ async def test_an_ignored_sink_counts_as_ended_for_the_end_rule(fails_last: bool
     event = await run_graph(graph, clock=ManualClock(autojump=True), policy=policy)
     assert isinstance(event, events.AllOk)
     assert holds(event)
+
+
+async def test_the_graph_goes_on_without_an_ignored_operator_that_returns_early() -> None:
+    """What waits for it is dead-lettered, and later items are shed. It is no problem."""
+    letters = DeadLetterList()
+
+    async def returns(ends: WiredEnds) -> None:
+        await ends.receiver.recv()
+
+    graph, sink = beside_the_stream(returns, RestartPolicy.ignore(), FlowPolicy.backpressure())
+    event = await run_graph(graph, clock=ManualClock(), dead_letters=letters)
+    assert isinstance(event, events.AllOk)
+    assert sink.items == list(range(100))
+    ledger = event.figures.ledger
+    assert ledger.written == 100 + 1
+    assert ledger.shed + ledger.dead_lettered == 99
+    assert ledger.dead_lettered == len(letters.letters)
+    assert event.figures.problems == ()
+    assert holds(event)
+
+
+@pytest.mark.parametrize("policy", ["shed", "timed", "spill", "a full spill that waits", "a full spill that sheds"])
+async def test_every_flow_policy_sheds_what_an_ignored_operator_does_not_read(policy: str, tmp_path: Path) -> None:
+    """The stream is complete, control items included, and nothing is left in memory or on disk."""
+    flow = {
+        "shed": FlowPolicy.shed(),
+        "timed": FlowPolicy.timed(timedelta(hours=1)),
+        "spill": FlowPolicy.spill(tmp_path),
+        "a full spill that waits": FlowPolicy.spill(tmp_path, max_bytes=300),
+        "a full spill that sheds": FlowPolicy.spill(tmp_path, max_bytes=300, when_full="shed"),
+    }[policy]
+    stream = [item for number in range(200) for item in ([number, Mark()] if number % 7 == 0 else [number])]
+    graph, sink = OperatorGraph("beside"), CollectSink(controls=True)
+    split = graph.add_fan_out("split")
+    graph.connect(graph.add_source("source", source_of(stream, batch=5)), split, 10)
+    graph.connect(split, graph.add_sink("sink", sink), 10)
+    sidecar = graph.add_sink("sidecar", for_each(FailAt({30: AWAY})), restart_policy=RestartPolicy.ignore())
+    graph.connect(split, sidecar, 10, policy=flow)
+    built = graph.build(clock=ManualClock())
+    event = await built.run()
+    assert isinstance(event, events.AllOk)
+    assert sink.items == stream
+    assert holds(event)
+    assert event.figures.signals.in_flight == event.figures.ledger.in_flight == 0
+    assert event.figures.ledger.shed > 0
+    assert set(built.status().outboxes.values()) == {0}
+    assert built.status().edges["split -> sidecar"].spilled == 0
