@@ -362,6 +362,7 @@ class FusionSettings(Section):
                 ],
             ),
             ("sensors", [each.source_id for each in self.sensors]),
+            ("replay.files", [str(each.path) for each in self.replay.files]),
         ):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{what}: names must differ, got {', '.join(twice)} more than once")

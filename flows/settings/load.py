@@ -27,6 +27,7 @@ Values: TypeAlias = dict[str, Any]
 
 _SHOWN = 200  # characters of a wrong value in a message
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_KINDS = {"path_type": "path", "tuple_type": "list", "list_type": "list"}  # pydantic's own messages name Python's types
 _PASSWORD = re.compile(r"//[^/@\s]*@")
 
 
@@ -166,8 +167,8 @@ class _Sources:
                 return "is missing, and has no default"
             case "value_error":  # our own message: it has the value
                 return str(details["msg"]).removeprefix("Value error, ")
-            case "model_type" | "model_attributes_type":
-                return f"expected a table, got {_shown(details['input'])}"
+            case "model_type" | "model_attributes_type" | "path_type" | "tuple_type" | "list_type" as kind:
+                return f"expected a {_KINDS.get(kind, 'table')}, got {_shown(details['input'])}"
             case _:
                 annotation = annotation_at(self.model, location)
                 shown = (

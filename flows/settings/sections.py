@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationInfo, field_validator, model_validator
 
 from flows.settings.addresses import Address
 
@@ -23,6 +24,28 @@ class Section(BaseModel):
     """A section of settings: immutable, and an unknown name is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _path_is_not_empty(cls, value: object, info: ValidationInfo) -> object:
+        """Reject what an unset variable of a shell leaves: an empty path would be the current folder."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if value == "" and Path in (annotation, *get_args(annotation)):
+            raise ValueError("expected a path, got ''")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _path_can_be_opened(cls, value: object) -> object:
+        """Reject null bytes and lone surrogates, for which opening the path would raise a ``ValueError``."""
+        if isinstance(value, Path):
+            try:
+                possible = b"\0" not in os.fsencode(value)
+            except UnicodeEncodeError:
+                possible = False
+            if not possible:
+                raise ValueError(f"expected a path that the system can open, got {str(value)!r}")
+        return value
 
 
 class RadarSettings(Section):

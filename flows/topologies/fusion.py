@@ -204,7 +204,7 @@ def orbits_of(settings: FusionSettings) -> Orbits:
         "sda_ops.propagation.worker:PropagationWorker",
         workers=wanted.workers,
         answer_within=timedelta(seconds=wanted.answer_within_s),
-        rebuilds=RestartPolicy.bounded(wanted.max_rebuilds, timedelta(seconds=60)),
+        rebuilds=RestartPolicy.bounded(wanted.max_rebuilds, timedelta(seconds=60)) if wanted.max_rebuilds else NEVER,
         launcher=_launcher(wanted.cluster) if wanted.cluster is not None else None,
     )
     return Orbits(

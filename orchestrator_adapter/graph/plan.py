@@ -228,7 +228,7 @@ def _declaration_problems(
 
 
 def _vertex_problems(vertex: Vertex) -> Iterable[GraphProblem]:
-    """What is wrong with one vertex, whatever the others are."""
+    """What is wrong with one vertex by itself."""
     role, name = vertex.role.value, vertex.name
     if problem := _name_problem(name):
         yield GraphProblem(ProblemKind.BAD_NAME, (name,), f"{role}: the name {name!r} {problem}", _NAME_REMEDY)

@@ -14,6 +14,7 @@ from sda_ops.catalog.reader import (
     newest_of_each,
     parse_catalog,
     read_catalog,
+    without_usable_rows,
 )
 from sda_ops.catalog.synthetic import synthetic_catalog
 
@@ -29,4 +30,5 @@ __all__ = [
     "parse_catalog",
     "read_catalog",
     "synthetic_catalog",
+    "without_usable_rows",
 ]

@@ -24,6 +24,7 @@ from orchestrator_adapter import (
     check_fields,
 )
 from orchestrator_adapter.resilience.http import exchange
+from sda_ops.regular_file import read_regular_file
 
 FOUR_ATTEMPTS = RetryPolicy(timedelta(seconds=1), timedelta(seconds=30), max_attempts=4)
 CATALOG_BREAKER = BreakerPolicy(window=timedelta(minutes=10), cooldown=timedelta(minutes=5), min_calls=4)
@@ -120,7 +121,7 @@ async def fetch(
     match source:
         case CatalogFile(path):
             try:
-                return Content(await asyncio.to_thread(path.read_bytes))
+                return Content(await asyncio.to_thread(read_regular_file, path))
             except OSError as error:
                 raise CatalogUnavailable(f"{source}: {error.strerror or error}") from error
         case CatalogUrl():

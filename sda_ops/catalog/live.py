@@ -53,7 +53,14 @@ from sda_ops.catalog.fetch import (
     fetch,
 )
 from sda_ops.catalog.history import newest_age_hours, selected, without_future
-from sda_ops.catalog.reader import Catalog, RowProblem, all_of_each, decode_text, parse_catalog
+from sda_ops.catalog.reader import (
+    Catalog,
+    RowProblem,
+    all_of_each,
+    decode_text,
+    parse_catalog,
+    without_usable_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +154,8 @@ def replacement_problem(old: CatalogVersion | None, new: Catalog, limits: Replac
     """
     objects, bad = _objects(new.element_sets), len(new.problems)
     first_problem = f", the first: {new.problems[0]}" if new.problems else ""
-    if objects == 0:
-        return f"expected at least one usable row, got none ({bad} bad{first_problem})"
+    if (nothing := without_usable_rows(new)) is not None:
+        return nothing
     few = bad <= min(limits.bad_rows_allowed, new.rows - bad)
     if not few and bad > limits.max_bad_share * new.rows:
         return f"expected at most {limits.max_bad_share:.0%} bad rows, got {bad} of {new.rows}{first_problem}"

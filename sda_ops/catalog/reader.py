@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,14 @@ def parse_catalog(text: str, *, file: str) -> Catalog:
     )
 
 
+def without_usable_rows(catalog: Catalog) -> str | None:
+    """That the file has no usable row, with the first bad one; ``None`` if it has a usable one."""
+    if catalog.element_sets:
+        return None
+    bad = f"{len(catalog.problems)} bad, the first: {catalog.problems[0]}" if catalog.problems else "it has no row"
+    return f"expected at least one usable row, got none ({bad})"
+
+
 def all_of_each(catalog: Catalog) -> Catalog:
     """All element sets, object by object, in the order of their first ones; those of one object sorted by epoch.
 
@@ -194,6 +203,9 @@ _ELEMENTS = ("bstar", "ecco", "argpo", "inclo", "mo", "no_kozai", "nodeo")
 
 
 def _rows(text: str) -> Iterator[Row]:
+    if _HTML.match(text):
+        page = " ".join(_TAG.sub(" ", text[:_PAGE_EXAMINED]).split())
+        raise ValueError(f"{_EXPECTED}, got a page in HTML: {_first_line(page)!r}")
     if looks_like_omm_json(text):
         return read_omm(omm_json_rows(text))
     if looks_like_omm_xml(text):
@@ -204,10 +216,16 @@ def _rows(text: str) -> Iterator[Row]:
         return read_omm(omm_kvn_rows(text))
     if looks_like_tle(text):
         return tle_rows(text)
-    raise ValueError(f"expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got {_shown(text)!r}")
+    raise ValueError(f"{_EXPECTED}, got {repr(_first_line(text)) if text.strip() else 'an empty file'}")
 
 
-def _shown(text: str) -> str:
+_EXPECTED = "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN"
+_HTML = re.compile(r"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
+_TAG = re.compile(r"<[^>]*>")
+_PAGE_EXAMINED = 10_000  # characters, in which the page's title or text begins
+
+
+def _first_line(text: str) -> str:
     """The first line of a text, as much as fits into a message, without control characters."""
     first_line = text.lstrip().partition("\n")[0][:60]
     return "".join(character if character.isprintable() else "?" for character in first_line)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from sda_ops.astro.time import NS_PER_S, utc_ns
-from sda_ops.catalog import ElementSet, nearest_of_each, read_catalog
+from sda_ops.catalog import ElementSet, nearest_of_each, read_catalog, without_usable_rows
 from sda_ops.simulate.config import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -24,15 +24,16 @@ _MIN_PER_DAY = 1440.0
 def usable_element_sets(path: Path, *, at_ns: int) -> tuple[ElementSet, ...]:
     """One element set of each object of a catalogue file, the nearest to this UTC time; rows that cannot be used are logged.
 
-    Raises ``OSError`` if the file cannot be read, and ``ConfigurationError`` if it has no usable element set.
+    Raises ``ConfigurationError`` if the file cannot be read or has no usable element set.
     """
     try:
         catalog = read_catalog(path)
+    except OSError as error:
+        raise ConfigurationError([f"catalog: {path}: {error.strerror or error}"]) from error
     except ValueError as error:
         raise ConfigurationError([f"catalog: {error}"]) from error
-    if not catalog.element_sets:
-        first = f", the first: {catalog.problems[0]}" if catalog.problems else ""
-        raise ConfigurationError([f"catalog: no usable element set in {path}: {len(catalog.problems)} bad rows{first}"])
+    if (problem := without_usable_rows(catalog)) is not None:
+        raise ConfigurationError([f"catalog: {path}: {problem}"])
     for problem in catalog.problems[:_SHOWN_PROBLEMS]:
         logger.warning("catalog row skipped: %s", problem)
     if (more := len(catalog.problems) - _SHOWN_PROBLEMS) > 0:

@@ -30,6 +30,7 @@ from msgspec.structs import replace
 from orchestrator_adapter import DeadLetterKind, EventLog, Factory, WiredEnds, check_fields
 from sda_ops.gzipped import inflated
 from sda_ops.records.observation import Observation
+from sda_ops.regular_file import read_regular_file
 from sda_ops.wire import iod, tdm
 from sda_ops.wire.malformed import MalformedFrame
 from sda_ops.wire.tdm import TdmConventions
@@ -221,11 +222,11 @@ def _decode(
     path: Path, conventions: TdmConventions, note: Callable[[str], object]
 ) -> tuple[list[Observation], list[MalformedFrame]]:
     """Raises ``OSError``, and ``ValueError`` for content that is neither format."""
-    content = inflated(path.read_bytes())
+    content = inflated(read_regular_file(path))
     if tdm.is_tdm(content):
         return tdm.decode(content, conventions, ingest_timestamp=0, note=note)
     if iod.is_iod(content):
         sigma_angle_rad = conventions.uncertainty.sigma_angle_rad
         return iod.decode(content, ingest_timestamp=0, sigma_angle_rad=sigma_angle_rad)
     first_line = content.lstrip().partition(b"\n")[0][:60].decode("utf-8", "replace").rstrip()
-    raise ValueError(f"expected a TDM or IOD lines, got {first_line!r}")
+    raise ValueError(f"expected TDM or IOD, got {repr(first_line) if first_line else 'an empty file'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -67,15 +67,31 @@ def values(annotation: Any, field: FieldInfo | None = None) -> st.SearchStrategy
 
 
 def numbers(kind: Callable[..., Any], bounds: dict[type, Any]) -> st.SearchStrategy[Any]:
+    low, high = range_of(kind, bounds)
+    if kind is int:
+        return st.integers(low, high)
+    return st.floats(low, high, allow_nan=False, allow_infinity=False)
+
+
+def range_of(kind: Callable[..., Any], bounds: dict[type, Any]) -> tuple[Any, Any]:
     low = max([b.ge for t, b in bounds.items() if t is annotated_types.Ge], default=None)
     high = min([b.le for t, b in bounds.items() if t is annotated_types.Le], default=None)
     if annotated_types.Gt in bounds:
         low = bounds[annotated_types.Gt].gt + (1 if kind is int else 1e-6)
     if annotated_types.Lt in bounds:
         high = bounds[annotated_types.Lt].lt - 1e-6
-    if kind is int:
-        return st.integers(low, high)
-    return st.floats(low, high, allow_nan=False, allow_infinity=False)
+    return low, high
+
+
+def extremes(model: type[BaseModel]) -> Iterator[dict[str, Any]]:
+    """For each number its least and its greatest value, as a document that sets nothing else."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if kind in (int, float):
+            values_of_field = range_of(kind, {type(each): each for each in field.metadata})
+            yield from ({name: value} for value in values_of_field if value is not None)
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from ({name: document} for document in extremes(kind))
 
 
 def drawn(model: type[BaseModel], data: st.DataObject) -> Any:
@@ -109,3 +125,19 @@ def test_valid_settings_make_a_pipeline_or_problems_that_commands_report(
     valid = drawn(model, data)
     with suppress(*UNUSABLE):
         kind.pipeline(valid).graph.validate()
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"), [(INGEST, IngestSettings), (FUSION, FusionSettings)], ids=lambda each: getattr(each, "name", "")
+)
+def test_the_least_and_the_greatest_value_of_each_number_make_a_pipeline(
+    kind: PipelineKind, model: type[BaseModel]
+) -> None:
+    """Each by itself, with defaults for the rest; unless a rule about several fields rejects it."""
+    documents_tried = list(extremes(model))
+    assert len(documents_tried) > 50
+    for document in documents_tried:
+        with suppress(ValidationError):
+            settings_tried = model.model_validate(document)
+            with suppress(*UNUSABLE):
+                kind.pipeline(settings_tried).graph.validate()

@@ -224,6 +224,30 @@ def test_numbers_outside_the_range_of_durations_and_shares_are_errors(
     assert problem.startswith(f"{tmp_path / 'settings.toml'}: [{section}] {name}: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[event_log]\ndirectory = ""\n', "[event_log] directory: expected a path, got ''"),
+        ("[event_log]\ndirectory = 3\n", "[event_log] directory: expected a path, got 3"),
+        ('radars = "r"\n', "radars: expected a list, got 'r'"),
+    ],
+)
+def test_a_value_of_another_kind_is_an_error_that_says_what_is_expected(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    """An empty text, which an unset variable of a shell leaves, is not the current folder."""
+    file = written(tmp_path, text)
+    assert problems(file) == [f"{file}: {expected}"]
+
+
+def test_a_path_with_a_null_byte_is_an_error(tmp_path: Path) -> None:
+    """It would be a traceback where the path is opened."""
+    file = written(tmp_path, '[event_log]\ndirectory = "a\\u0000b"\n')
+    (problem,) = problems(file)
+    expected = r"[event_log] directory: expected a path that the system can open, got 'a\x00b'"
+    assert problem == f"{file}: {expected}"
+
+
 def test_a_receive_buffer_above_31_bits_is_an_error(tmp_path: Path) -> None:
     """The socket option is a signed 32-bit number."""
     file = written(tmp_path, '[[radars]]\nname = "r"\nport = 1\nreceive_buffer_bytes = 2147483648\n')

@@ -290,7 +290,7 @@ async def test_an_edge_has_a_bound_for_control_items() -> None:
 
 @pytest.mark.parametrize("policy", [FlowPolicy.shed(), FlowPolicy.timed(timedelta(seconds=1))])
 async def test_a_policy_drops_the_data_around_a_control_item_only(policy: FlowPolicy) -> None:
-    """Of an edge that nobody reads, the control items are kept in their order, and items that do not fit are dropped."""
+    """On a full edge the control items are kept in their order, and the items that do not fit are dropped."""
     bench = Bench(capacity=1, policy=policy, bookkeeping=Bookkeeping.SOURCE)
     sending = asyncio.create_task(bench.ends.emit(["a", "b", Mark(1), "c", Mark(2)]))
     await settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -155,9 +156,9 @@ async def test_the_same_content_makes_no_new_version(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[Callable[[str], str], str]] = [
-    (lambda _: "", "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got ''"),
-    (lambda _: "<!DOCTYPE html><html>503</html>", "a document type declaration"),
-    (lambda _: "[]", "expected at least one usable row, got none (0 bad)"),
+    (lambda _: "", "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got an empty file"),
+    (lambda _: "<!DOCTYPE html><html>503</html>", "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got a page in HTML: '503'"),
+    (lambda _: "[]", "expected at least one usable row, got none (it has no row)"),
     (lambda text: text.partition("\n")[0] + "\n", "expected at least one usable row"),
     (lambda text: text + "junk\n" * 3, "expected at most 10% bad rows, got 3 of 23, the first: "),
     (lambda text: text[:-10], "it ends in the middle of a row: "),
@@ -252,6 +253,15 @@ async def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     assert isinstance(outcome, CatalogRejected)
     assert outcome.reason == f"{path}: No such file or directory"
     assert numbers(catalog.current) == [1]
+
+
+async def test_a_pipe_or_a_device_is_rejected_at_once(tmp_path: Path) -> None:
+    """Reading a pipe that nothing writes to would never end, nor would a device such as /dev/zero."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(CatalogUnavailable) as raised:
+            await LiveCatalog(CatalogFile(path)).load()
+        assert str(raised.value) == f"{path}: expected a file, got a pipe, a socket or a device"
 
 
 async def test_the_first_catalogue_may_be_truncated(tmp_path: Path) -> None:

@@ -104,16 +104,18 @@ def test_archives_and_rings_need_telescopes_and_satellites(settings: dict[str, o
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<!DOCTYPE html>\n<html><body>503</body></html>\n", "(<!DOCTYPE html>)"),
-        (b"<html>\n<body>503</body></html>\n", "<html>"),
+        (b"<!DOCTYPE html>\n<html><head><title>503</title></head>\n<body>Try later</body></html>\n", "HTML: '503 Try later'"),
+        (b"<html>\n<body>503</body></html>\n", "got a page in HTML: '503'"),
         (b"No GP data found\n", "got 'No GP data found'"),
-        (b"", "got ''"),
+        (b"", "got an empty file"),
+        (b"[]", "expected at least one usable row, got none (it has no row)"),
+        (b"{}", "expected at least one usable row, got none (1 bad, the first: "),
         (gzip.compress(b"No GP data found\n"), "got 'No GP data found'"),
         (gzip.compress(omm_json(CATALOG[:2]))[:-9], "the gzip file is truncated"),
         (b"\x1f\x8bnot gzip", "the gzip file is invalid: "),
         (b"\x89PNG\r\n\x1a\n\x00", "got "),
     ],
-    ids=["page", "page without a doctype", "answer", "empty", "gzip of a answer", "cut gzip", "bad gzip", "picture"],
+    ids=["page", "page without a doctype", "answer", "empty", "no row", "bad row", "gzip of an answer", "cut gzip", "bad gzip", "picture"],
 )
 def test_a_file_that_is_no_catalogue_is_one_problem_with_its_first_line(
     content: bytes, reason: str, tmp_path: Path
@@ -128,6 +130,13 @@ def test_a_file_that_is_no_catalogue_is_one_problem_with_its_first_line(
     assert str(file) in problem
     assert reason in problem
     assert "\n" not in problem
+
+
+def test_a_catalogue_that_cannot_be_read_is_one_problem_with_its_path(tmp_path: Path) -> None:
+    """Such as a folder; the reason is the system's."""
+    with pytest.raises(ConfigurationError) as raised:
+        usable_element_sets(tmp_path, at_ns=0)
+    assert raised.value.problems == (f"catalog: {tmp_path}: Is a directory",)
 
 
 def test_a_catalogue_compressed_by_gzip_is_read(tmp_path: Path) -> None:

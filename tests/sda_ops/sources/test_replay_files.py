@@ -31,11 +31,12 @@ async def test_a_missing_or_foreign_file_costs_only_itself(tmp_path: Path, caplo
     """Each is logged and counted once, the others are replayed, and no restart is used."""
     paths = {
         "missing.tdm": (None, "No such file or directory"),
-        "binary.tdm": (b"\x00\x01\x02", "expected a TDM or IOD lines, got '\\x00\\x01\\x02'"),
-        "empty.tdm": (b"", "expected a TDM or IOD lines, got ''"),
-        "orbit.tdm": (b"CCSDS_OEM_VERS = 2.0\nX = 1\n", "expected a TDM or IOD lines, got 'CCSDS_OEM_VERS = 2.0'"),
+        "binary.tdm": (b"\x00\x01\x02", "expected TDM or IOD, got '\\x00\\x01\\x02'"),
+        "empty.tdm": (b"", "expected TDM or IOD, got an empty file"),
+        "orbit.tdm": (b"CCSDS_OEM_VERS = 2.0\nX = 1\n", "expected TDM or IOD, got 'CCSDS_OEM_VERS = 2.0'"),
         "cut.tdm.gz": (gzip.compress(b"CCSDS_TDM_VERS = 2.0\n")[:-9], "the gzip file is truncated"),
         "folder": (None, "expected files *.xml in this folder, got none"),
+        "/dev/zero": (None, "expected a file, got a pipe, a socket or a device"),
     }
     (tmp_path / "folder").mkdir()
     for name, (content, _) in paths.items():
@@ -49,7 +50,7 @@ async def test_a_missing_or_foreign_file_costs_only_itself(tmp_path: Path, caplo
     assert offsets_s(sink.items) == [0, 1]
     lines = logged(caplog, "replay_file_skipped")
     assert sorted(line["reason"] for line in lines) == sorted(f"{tmp_path / n}: {why}" for n, (_, why) in paths.items())
-    assert event.figures.counters["source"]["files_skipped"] == 6
+    assert event.figures.counters["source"]["files_skipped"] == 7
     assert event.figures.restarts == {}
     assert event.figures.ledger_holds
 
