@@ -132,7 +132,7 @@ def claims(
     ]
     return (
         *(_socket(scheme, host, port) for scheme, host, port in sockets if port),
-        *(f"file://{_resolved(place)}" for place in places),
+        *(f"file://{os.path.realpath(place)}" for place in places),
     )
 
 
@@ -140,10 +140,3 @@ def _socket(scheme: str, host: str, port: int) -> str:
     """The claim on a socket, with the host as it is written; empty is every IPv4 address. The run resolves names."""
     host = host or "0.0.0.0"  # noqa: S104 - what the feed's setting means
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _resolved(place: Path) -> str:
-    try:
-        return os.path.realpath(place)
-    except ValueError:  # an invalid path: opening it will fail with a message
-        return str(place)

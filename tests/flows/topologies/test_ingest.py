@@ -124,7 +124,7 @@ def test_the_pipeline_claims_every_socket_and_every_path_it_writes_to(tmp_path: 
 def test_ports_that_the_system_chooses_are_not_claimed(
     control_plane: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor a disabled control plane. Relative folders are resolved; an invalid path is claimed as it is."""
+    """Nor a disabled control plane. Relative paths are resolved."""
     monkeypatch.chdir(tmp_path)
     settings = IngestSettings.model_validate(
         {
@@ -133,13 +133,13 @@ def test_ports_that_the_system_chooses_are_not_claimed(
             "control_plane": control_plane,
             "event_log": {"directory": "log"},
             "dead_letters": {"directory": "dead"},
-            "report": "nul\0byte",
+            "report": "report.json",
         }
     )
     assert ingest_pipeline(settings).claims == (
         f"file://{tmp_path}/log",
         f"file://{tmp_path}/dead",
-        "file://nul\0byte",
+        f"file://{tmp_path}/report.json",
     )
 
 

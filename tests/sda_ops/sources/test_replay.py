@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from orchestrator_adapter import BuiltGraph, DeadLetterKind, DeadLetterList
 from orchestrator_adapter.supervision import events, task_exit
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
 from sda_ops.records.observation import RadarTarget, Uncertainty
+from sda_ops.sources import replay
 from sda_ops.sources.replay import Playback, ReplayFeed, read_files, replay_source
 from sda_ops.wire.tdm import TdmConventions
 from tests.helpers.running import FailingStore, Fault, GatedSink, counter, eventually, fed_by, observations
@@ -201,27 +202,25 @@ async def test_a_shutdown_ends_a_wait(tmp_path: Path) -> None:
     assert not clock.pending_timers
 
 
-async def test_a_shutdown_ends_the_reading(tmp_path: Path) -> None:
-    """A file without an end (a pipe that is never written to) blocks neither the event loop nor the drain."""
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    writers: list[int] = []
+async def test_a_shutdown_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that hangs, as on a network drive, blocks neither the event loop nor the drain."""
+    reading, answer = threading.Event(), threading.Event()
 
-    def is_being_read() -> bool:
-        with suppress(OSError):  # ENXIO: no reader yet
-            writers.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        return bool(writers)
+    def hang(_: Path) -> bytes:
+        reading.set()
+        answer.wait()
+        return b""
 
     async def during(built: BuiltGraph) -> None:
-        await eventually(is_being_read, "the source reads")
+        await eventually(reading.is_set, "the source reads")
         built.request_shutdown("test")
 
+    monkeypatch.setattr(replay, "read_regular_file", hang)
     try:
-        graph = fed_by(replay_source(ReplayFeed(paths=(pipe,))), CollectSink())
+        graph = fed_by(replay_source(ReplayFeed(paths=(tmp_path / "a.tdm",))), CollectSink())
         event = await run_graph(graph, during=during, grace=timedelta(milliseconds=100))  # for the thread that reads
     finally:
-        for writer in writers:
-            os.close(writer)  # ends the file, and with it the thread
+        answer.set()
     assert isinstance(event, events.ShutDown)
     assert event.figures.exits["source"] == task_exit.Ok()
 
