@@ -157,7 +157,10 @@ async def test_the_same_content_makes_no_new_version(tmp_path: Path) -> None:
 
 BAD: list[tuple[Callable[[str], str], str]] = [
     (lambda _: "", "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got an empty file"),
-    (lambda _: "<!DOCTYPE html><html>503</html>", "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got a page in HTML: '503'"),
+    (
+        lambda _: "<!DOCTYPE html><html>503</html>",
+        "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got a page in HTML: '503'",
+    ),
     (lambda _: "[]", "expected at least one usable row, got none (it has no row)"),
     (lambda text: text.partition("\n")[0] + "\n", "expected at least one usable row"),
     (lambda text: text + "junk\n" * 3, "expected at most 10% bad rows, got 3 of 23, the first: "),

@@ -104,7 +104,10 @@ def test_archives_and_rings_need_telescopes_and_satellites(settings: dict[str, o
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<!DOCTYPE html>\n<html><head><title>503</title></head>\n<body>Try later</body></html>\n", "HTML: '503 Try later'"),
+        (
+            b"<!DOCTYPE html>\n<html><head><title>503</title></head>\n<body>Try later</body></html>\n",
+            "HTML: '503 Try later'",
+        ),
         (b"<html>\n<body>503</body></html>\n", "got a page in HTML: '503'"),
         (b"No GP data found\n", "got 'No GP data found'"),
         (b"", "got an empty file"),
@@ -115,7 +118,18 @@ def test_archives_and_rings_need_telescopes_and_satellites(settings: dict[str, o
         (b"\x1f\x8bnot gzip", "the gzip file is invalid: "),
         (b"\x89PNG\r\n\x1a\n\x00", "got "),
     ],
-    ids=["page", "page without a doctype", "answer", "empty", "no row", "bad row", "gzip of an answer", "cut gzip", "bad gzip", "picture"],
+    ids=[
+        "page",
+        "page without a doctype",
+        "answer",
+        "empty",
+        "no row",
+        "bad row",
+        "gzip of an answer",
+        "cut gzip",
+        "bad gzip",
+        "picture",
+    ],
 )
 def test_a_file_that_is_no_catalogue_is_one_problem_with_its_first_line(
     content: bytes, reason: str, tmp_path: Path
