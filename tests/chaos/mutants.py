@@ -269,7 +269,7 @@ def merge_forgets_its_last_input() -> Iterator[None]:
 
         async def without_the_last(ends: WiredEnds) -> None:
             ends.receivers = ends.receivers[:-1] or ends.receivers
-            inputs = ends._inputs  # what ``wait_for_items`` looks at; with the last one it would never wait
+            inputs = ends._inputs  # what ``wait_for_items`` examines; with the last one it would never wait
             ends._inputs = replace(inputs, edges=inputs.edges[:-1] or inputs.edges)
             await run(ends)
 
