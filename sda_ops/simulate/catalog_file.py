@@ -32,8 +32,8 @@ def usable_element_sets(path: Path, *, at_ns: int) -> tuple[ElementSet, ...]:
         raise ConfigurationError([f"catalog: {path}: {error.strerror or error}"]) from error
     except ValueError as error:
         raise ConfigurationError([f"catalog: {error}"]) from error
-    if (problem := without_usable_rows(catalog)) is not None:
-        raise ConfigurationError([f"catalog: {path}: {problem}"])
+    if (reason := without_usable_rows(catalog)) is not None:
+        raise ConfigurationError([f"catalog: {path}: {reason}"])
     for problem in catalog.problems[:_SHOWN_PROBLEMS]:
         logger.warning("catalog row skipped: %s", problem)
     if (more := len(catalog.problems) - _SHOWN_PROBLEMS) > 0:

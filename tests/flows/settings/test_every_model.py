@@ -86,7 +86,7 @@ def range_of(kind: Callable[..., Any], bounds: dict[type, Any]) -> tuple[Any, An
 def extremes(model: type[BaseModel]) -> Iterator[dict[str, Any]]:
     """For each number its least and its greatest value, as a document that sets nothing else."""
     for name, field in model.model_fields.items():
-        kind = field.annotation
+        kind: Any = field.annotation
         if kind in (int, float):
             values_of_field = range_of(kind, {type(each): each for each in field.metadata})
             yield from ({name: value} for value in values_of_field if value is not None)
