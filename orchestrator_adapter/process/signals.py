@@ -260,7 +260,10 @@ class _SignalThread:
         threading.Thread(target=self._run, name="signals", daemon=True).start()
 
     def stop(self) -> None:
-        """Write the signals where they were written before, and end the thread."""
+        """Write the signals where they were written before, and end the thread.
+
+        After a signal it ends only when every listener has left: one on another thread may still have to be ended by force.
+        """
         if (present := signal.set_wakeup_fd(-1)) != self._writer.fileno():
             self._previous = present  # something else has taken it in the meantime
         with suppress(OSError, ValueError):  # it is closed
@@ -283,8 +286,8 @@ class _SignalThread:
 
     def _run(self) -> None:
         with self._reader, self._writer:
-            signalled = False
-            while True:
+            signalled = stopped = False
+            while not stopped or (signalled and self._signals.listeners):
                 self._reader.settimeout(_CHECK_S if signalled else None)
                 try:
                     numbers = self._reader.recv(4096)
@@ -292,8 +295,7 @@ class _SignalThread:
                     numbers = b""
                 _TIME.check(first=not signalled)
                 for number in numbers:
-                    if number == _END:
-                        return
+                    stopped = stopped or number == _END
                     signalled = self._note(number) or signalled
                 if signalled:
                     self._check()
@@ -302,7 +304,7 @@ class _SignalThread:
         if number == _CHECK:
             return True
         if number not in STOP_SIGNALS:
-            if self._previous != -1:
+            if number != _END and self._previous != -1:
                 with suppress(OSError):
                     os.write(self._previous, bytes([number]))
             return False

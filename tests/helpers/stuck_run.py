@@ -61,6 +61,7 @@ WAYS: dict[str, Callable[[], None]] = {
     "sleep": sleep,
     "in_c": in_c,
     "spin_without_wakeup": spin_without_wakeup,
+    "other_thread": spin,
 }
 
 
@@ -106,6 +107,13 @@ def main(where: str, report: Path, grace_s: float) -> int:
                 sleep()
             return outcome.exit_code
 
+    async def run_beside() -> int:
+        """The run that gets stuck is on another thread. The one on the main thread ends as it should."""
+        thread = threading.Thread(target=asyncio.run, args=(run_pipeline(pipeline),))
+        beside, sink = OperatorGraph("beside"), for_each(lambda _: None)
+        beside.connect(beside.add_source("numbers", source_of(numbers())), beside.add_sink("sink", sink), 8)
+        return (await run_pipeline(Pipeline(beside), on_built=lambda _: thread.start())).exit_code
+
     def ended(outcome: RunOutcome) -> None:
         say(f"ended by force: {outcome.event.name} {int(outcome.exit_code)}")
         for problem in outcome.problems:
@@ -119,7 +127,7 @@ def main(where: str, report: Path, grace_s: float) -> int:
                 sleep()
 
     pipeline = Pipeline(graph, report=report, policy=policy, preparations=(prepare,), dead_letters=Store)
-    return asyncio.run(run())
+    return asyncio.run(run_beside() if where == "other_thread" else run())
 
 
 if __name__ == "__main__":

@@ -134,6 +134,18 @@ def test_a_loop_that_is_blocked_after_the_run_passes_on_how_the_run_has_ended(tm
     assert path.read_bytes() == before
 
 
+def test_a_blocked_run_on_another_thread_is_ended_although_the_run_on_the_main_thread_has_ended(tmp_path: Path) -> None:
+    """Both have had the signal. The one on the main thread, where signals are handled, ends at once."""
+    path = tmp_path / "report.json"
+    with stuck_run("other_thread", path, grace_s=0.1) as process:
+        assert line(process) == "stuck"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=_ENDS_S)
+    assert process.returncode == 5
+    report = json.loads(path.read_text())
+    assert (report["cause"], [each["operator"] for each in report["stragglers"]]) == ("SIGTERM", ["work"])
+
+
 def test_a_request_of_another_thread_ends_a_blocked_process_without_a_signal(tmp_path: Path) -> None:
     """As the cancellation of a flow run does: Prefect's state is read on a thread."""
     path = tmp_path / "report.json"
