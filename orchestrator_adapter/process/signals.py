@@ -50,20 +50,23 @@ class Received:
 
     name: str
     at: float
+    is_signal: bool = True
 
 
 def force_end_at(received: Sequence[Received], last_turn: float, *, grace_s: float, patience_s: float) -> float | None:
     """When the process is ended by force if the loop has not turned until then; ``None`` if no signal was received.
 
     ``last_turn`` is when the loop turned last, in monotonic seconds. After the first signal the loop may be silent for the
-    grace period and the patience, after a second one for the patience. Two different signals within a second are one request.
+    grace period and the patience, after a second one for the patience. Two different signals within a second are one request,
+    and so are a signal and another request: a cancellation arrives as Prefect's state, and as the SIGTERM of Prefect's worker.
     """
     if not received:
         return None
-    first = received[0]
-    at = max(first.at, last_turn) + grace_s + patience_s
-    for later in received[1:]:
-        if later.name == first.name or later.at - first.at > _SAME_REQUEST_S:
+    at = max(received[0].at, last_turn) + grace_s + patience_s
+    firsts: dict[bool, Received] = {}
+    for later in received:
+        first = firsts.setdefault(later.is_signal, later)
+        if first is not later and (later.name == first.name or later.at - first.at > _SAME_REQUEST_S):
             return min(at, max(later.at, last_turn) + patience_s)
     return at
 
