@@ -217,7 +217,7 @@ class _Signals:
 
     def notice(self, listener: _Listener, reason: str) -> None:
         """A request to stop that is not a signal, from any thread."""
-        listener.received.append(Received(reason, _TIME.now()))
+        listener.received.append(Received(reason, _TIME.now(), is_signal=False))
         if (thread := self._thread) is not None:
             thread.check_loops()
 

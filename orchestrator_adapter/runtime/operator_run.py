@@ -1,6 +1,6 @@
 """``OperatorRun``: one vertex over all its instances: its state, its task, its leases and its edges.
 
-Carries out what ``BuiltGraph`` decides. Does not know restart budgets, hooks, the log or other operators.
+Carries out what ``SupervisionLoop`` decides. Does not know restart budgets, hooks, the log or other operators.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``Shutdown``: where the two-phase shutdown stands, as a frozen value that time and requests advance.
 
-Knows no task, clock or operator: ``built_graph`` acts on the phases.
+Knows no task, clock or operator: ``supervision_loop`` acts on the phases.
 """
 
 from __future__ import annotations

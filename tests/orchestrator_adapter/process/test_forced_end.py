@@ -37,13 +37,18 @@ _TERM, _INT = "SIGTERM", "SIGINT"
         # A Ctrl-C that arrives twice is one request.
         ([(_INT, 10.0), (_TERM, 10.9)], 0.0, 16.0),
         ([(_INT, 10.0), (_TERM, 10.9), (_INT, 12.0)], 0.0, 13.0),
+        # A cancellation that arrives as Prefect's state and as a signal is one request, in either order.
+        ([("cancelled", 10.0), (_TERM, 14.0)], 0.0, 16.0),
+        ([(_TERM, 10.0), ("cancelled", 14.0)], 0.0, 16.0),
+        ([("cancelled", 10.0), (_TERM, 12.0), (_TERM, 14.0)], 0.0, 15.0),
+        ([(_TERM, 10.0), ("cancelled", 11.0), (_INT, 14.0)], 0.0, 15.0),
     ],
 )
 def test_a_silent_loop_has_grace_and_patience_after_the_first_signal_and_the_patience_after_a_second(
     received: list[tuple[str, float]], last_turn: float, at: float | None
 ) -> None:
     """The later of signal and last turn counts: a loop that turns is never ended by force."""
-    signals = [Received(name, when) for name, when in received]
+    signals = [Received(name, when, is_signal=name.startswith("SIG")) for name, when in received]
     assert force_end_at(signals, last_turn, grace_s=5.0, patience_s=1.0) == at
 
 
