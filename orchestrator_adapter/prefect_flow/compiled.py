@@ -101,13 +101,8 @@ def compile_flow(
     """
 
     async def run(settings: Settings) -> State[Any]:
-        try:
-            made, options = pipeline(settings), reporting(settings) if reporting is not None else Reporting()
-        except Exception as error:  # as when the run does not start
-            if (caller := _caller.get()) is not None:
-                caller.error = error
-            raise
-        return await _run(made, options, name)
+        # ``flow.serve()`` pickles this function, with every global that it uses.
+        return await _make_and_run(pipeline, reporting, settings, name)
 
     # Prefect reads the schema of the parameters from the signature, and the model is known only here.
     parameter = inspect.Parameter(
@@ -171,6 +166,21 @@ async def run_flow(
         assert state is not None
         raise RuntimeError(f"flow {flow.name!r} did not run: {state.name}: {state.message}")
     return caller.outcome
+
+
+async def _make_and_run(
+    pipeline: Callable[[Settings], Pipeline],
+    reporting: Callable[[Settings], Reporting] | None,
+    settings: Settings,
+    flow_name: str,
+) -> State[Any]:
+    try:
+        made, options = pipeline(settings), reporting(settings) if reporting is not None else Reporting()
+    except Exception as error:  # as when the run does not start
+        if (caller := _caller.get()) is not None:
+            caller.error = error
+        raise
+    return await _run(made, options, flow_name)
 
 
 async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped] # Prefect needs it; it has no types
 import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_FLOWS_DEFAULT_RETRIES, temporary_settings
@@ -130,3 +131,11 @@ def test_a_flow_has_no_retries_unless_it_is_compiled_with_some() -> None:
         assert compiled(Optional).retries == 0
         flow = compiled(Optional, retries=1, retry_delay=timedelta(seconds=3))
     assert (flow.retries, flow.retry_delay_seconds) == (1, 3.0)
+
+
+def test_a_flow_can_be_pickled() -> None:
+    """``flow.serve()`` starts each run in a process that receives the flow by ``cloudpickle``: no global of it may resist that."""
+    flow = compile_flow("archive", Optional, no_pipeline, description="Any.")
+    copy = cloudpickle.loads(cloudpickle.dumps(flow))
+    assert copy.name == "archive"
+    assert copy.parameters == flow.parameters
