@@ -38,6 +38,7 @@ def test_a_propagator_that_does_not_answer_delays_only_correlations(tmp_path: Pa
             assert _consumed(graph, "correlate") == correlated
         finally:
             os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: not graph.status().edges["tee -> propagate"].spilled, "what waited on disk")
 
     try:
         outcome = asyncio.run(conducted(pipeline, conduct))

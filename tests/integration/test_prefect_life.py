@@ -152,7 +152,7 @@ async def test_a_run_that_was_set_to_crashed_reports_that_it_runs(
     dead: State[None] = State(type=StateType.CRASHED, name="Crashed", message="no heartbeat")
     await client.set_flow_run_state(run_id, dead, force=True)
     alive = await until(client, run_id, lambda seen: seen.state == "RUNNING", "it says that it is alive")
-    assert alive.message == "the run is alive"
+    assert alive.message == "the run is alive, and Crashed does not stop it; cancel the run to stop it"
     give(folder, "end")
     over = await until_over(client, run_id)
     assert (over.state, set(over.states.values())) == ("COMPLETED", {"COMPLETED"})

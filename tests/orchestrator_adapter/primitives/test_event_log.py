@@ -139,9 +139,10 @@ def test_a_decision_is_logged_by_its_level_and_reported(decision: Decision, capl
 def test_the_names_of_decisions_are_stable() -> None:
     """Automations and log queries depend on them: a change here breaks them."""
     assert " ".join(Decision) == (
-        "spawn clean_exit exit_while_draining not_wanted restart budget_exhausted escalate ignored stalled abort aborted "
-        "straggler shutdown shutdown_again shutdown_under_way loop_stall blocking_call_abandoned blocking_call_overdue "
-        "dead_letter dead_letters_lost circuit_breaker ledger_violation ended"
+        "spawn clean_exit exit_while_draining not_wanted restart budget_exhausted escalate ignored stalled abort "
+        "aborted straggler stray_tasks shutdown shutdown_again shutdown_under_way loop_stall blocking_call_abandoned "
+        "blocking_call_overdue dead_letter dead_letters_lost circuit_breaker spilling spill_full spill_left "
+        "ledger_violation ended"
     )
 
 

@@ -218,7 +218,7 @@ def test_of_many_simultaneous_claims_for_the_same_resources_exactly_one_succeeds
 
 def test_a_failed_write_claims_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full at the second of three files: the error is raised, and the first resource and the folder are free."""
-    write, written = claims._write, list[int]()
+    write, written, before = claims._write, list[int](), set(forked_children._files)
 
     def full(file: int, content: claims._ClaimFile) -> None:
         if written:
@@ -230,7 +230,7 @@ def test_a_failed_write_claims_nothing(folder: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="No space left"), claim([RADAR, "file:///a", "file:///b"], OTTER):
         pass
     assert not list(folder.iterdir())
-    assert not forked_children._files
+    assert forked_children._files == before
     monkeypatch.undo()
     monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
     assert not conflict(RADAR, "file:///a")
@@ -238,11 +238,11 @@ def test_a_failed_write_claims_nothing(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_child_between_fork_and_exec_keeps_nothing_locked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a child has copies of all open files: neither the folder nor a claim stays locked by them."""
-    write, copies = claims._write, list[int]()
+    write, copies, before = claims._write, list[int](), set(forked_children._files)
 
     def copying(file: int, content: claims._ClaimFile) -> None:
         write(file, content)
-        copies.extend(os.dup(each) for each in forked_children._files)
+        copies.extend(os.dup(each) for each in forked_children._files - before)
 
     monkeypatch.setattr(claims, "_FOLDER_TIMEOUT_S", 0.0)
     with monkeypatch.context() as patched:
@@ -458,9 +458,10 @@ def test_a_folder_that_others_could_change_is_rejected(make: object, why: str, f
     """The error names the folder, the reason and the variable that sets another folder. Nothing is written there."""
     assert callable(make)
     make(folder)
+    before = set(forked_children._files)
     with pytest.raises(OSError, match=f"^the folder of claims, {folder}, cannot be used: .*{why}.*{FOLDER_VARIABLE}"):
         conflict(RADAR)
-    assert not forked_children._files
+    assert forked_children._files == before
     assert not folder.is_dir() or not list(folder.iterdir())
 
 
