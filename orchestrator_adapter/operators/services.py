@@ -45,12 +45,12 @@ class KeptResources:
         kept: T = self._kept[name][0]
         return kept
 
-    async def close_all(self, limit_s: float) -> list[BaseException]:
+    async def close_all(self, limit_s: float) -> list[Exception]:
         """Close every resource, the last made first. Returns the errors; an error does not stop the others.
 
         A ``close`` that returns an awaitable is awaited, for ``limit_s`` seconds of real time at most.
         """
-        errors: list[BaseException] = []
+        errors: list[Exception] = []
         while self._kept:
             name, (_, close) = self._kept.popitem()
             if close is not None:
@@ -58,9 +58,9 @@ class KeptResources:
                     closing = close()
                     if inspect.isawaitable(closing):
                         await _await_at_most(closing, limit_s, name)
-                except BaseException as error:  # noqa: BLE001 - the others must be closed too; the runtime reports it
+                except Exception as error:  # noqa: BLE001 - the others must be closed too; the runtime reports it
                     errors.append(error)
-                except (SystemExit, KeyboardInterrupt) as error:  # asyncio would stop the loop, and lose the report
+                except BaseException as error:  # noqa: BLE001 - SystemExit, for example, would stop the loop and lose the report
                     errors.append(_as_error(error, name))
         return errors
 
