@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from flows.commands.demo_stages import LINGER_S, STAGES, Stage
 from flows.commands.messages import announce, report_problems
-from flows.commands.options import EXIT_CODES, add_pipeline_argument
+from flows.commands.options import EXIT_CODES, add_pipeline_argument, at_least_one, seconds
 from flows.commands.running import perform, summary
 from flows.local_prefect.processes import (
     HOST,
@@ -45,9 +45,11 @@ _STOP_S = 15.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of ``demo``."""
     add_pipeline_argument(parser)
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long sensors send (default: 30)")
+    parser.add_argument(
+        "--seconds", type=seconds, default=30.0, metavar="S", help="how long sensors send (default: 30)"
+    )
     parser.add_argument("--no-api", action="store_true", help="run the pipeline without a Prefect server")
-    parser.add_argument("--radars", type=int, default=3, metavar="N", help="radar arrays (default: 3)")
+    parser.add_argument("--radars", type=at_least_one, default=3, metavar="N", help="radar arrays (default: 3)")
     parser.add_argument(
         "--rate-radar", type=float, default=400.0, metavar="HZ", help="detections/s of each array (default: 400)"
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from math import inf, nan
 from pathlib import Path
 
 from flows.pipelines import INGEST, PIPELINES
 
 INSTALLATION = Path("run/prefect")
 """The default folder of a Prefect installation."""
+
+_LAST_PORT = 65_535
 
 EXIT_CODES = """\
 exit codes:
@@ -45,11 +48,36 @@ def add_api_wait_argument(parser: argparse.ArgumentParser, *, default_s: float) 
     """How long the command waits for a Prefect API."""
     parser.add_argument(
         "--api-wait",
-        type=float,
+        type=seconds,
         default=default_s,
         metavar="S",
         help="seconds to wait for the server that PREFECT_API_URL names (default: %(default)s)",
     )
+
+
+def seconds(text: str) -> float:
+    """A duration on the command line. Raises ``ArgumentTypeError`` for one that is negative or not finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not 0 <= value < inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, at least 0, got {text!r}")
+    return value
+
+
+def at_least_one(text: str) -> int:
+    """A number of things on the command line. Raises ``ArgumentTypeError`` for one below 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, got {text!r}")
+    return int(text)
+
+
+def tcp_port(text: str) -> int:
+    """A port on the command line. Raises ``ArgumentTypeError`` for one that TCP does not have."""
+    if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port, 1 to {_LAST_PORT}, got {text!r}")
+    return int(text)
 
 
 def add_folder_argument(parser: argparse.ArgumentParser) -> None:

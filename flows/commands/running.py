@@ -16,7 +16,7 @@ from flows.commands.messages import (
     on_terminal,
     report_problems,
 )
-from flows.commands.options import add_api_wait_argument, add_settings_argument
+from flows.commands.options import add_api_wait_argument, add_settings_argument, seconds
 from flows.commands.progress import Progress
 from flows.local_prefect.api_health import wait_for_api
 from flows.output import print_line
@@ -48,7 +48,7 @@ def add_run_arguments(kind: PipelineKind, parser: argparse.ArgumentParser) -> No
         "--report", type=Path, metavar="FILE", help="write the run's report here (default: as configured)"
     )
     parser.add_argument(
-        "--duration", type=float, metavar="S", help="drain and stop after so many seconds (default: never)"
+        "--duration", type=seconds, metavar="S", help="drain and stop after so many seconds (default: never)"
     )
     parser.add_argument(
         "--quiet",

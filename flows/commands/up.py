@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.commands.messages import report_problems
-from flows.commands.options import INSTALLATION, add_folder_argument
+from flows.commands.options import INSTALLATION, add_folder_argument, tcp_port
 from flows.local_prefect.processes import (
     POOL,
     RUNS,
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every option of ``up``."""
     add_folder_argument(parser)
     parser.add_argument(
-        "--port", type=int, metavar="N", help=f"the server's port (default: the one it runs on, or {DEFAULT_PORT})"
+        "--port", type=tcp_port, metavar="N", help=f"the server's port (default: the one it runs on, or {DEFAULT_PORT})"
     )
     parser.add_argument("--free-port", action="store_true", help="if the port is taken, take any that is free")
     parser.add_argument(

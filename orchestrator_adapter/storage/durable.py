@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def sync_directory(directory: Path) -> None:
 def make_directory(directory: Path) -> None:
     """Make the directory and its missing parents. Each new entry is on the disk when this returns."""
     if not directory.is_dir():
+        if directory.exists():  # mkdir would say "File exists", which does not say what is wrong
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)

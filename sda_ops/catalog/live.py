@@ -25,6 +25,7 @@ from typing import TypeAlias, TypeVar, assert_never
 import numpy as np
 
 from orchestrator_adapter import (
+    Attempt,
     CircuitBreaker,
     Clock,
     EventLog,
@@ -302,7 +303,16 @@ class LiveCatalog:
     async def _retrying(
         self, policy: RetryPolicy, op: Callable[[], Awaitable[RetryDisposition[_T]]]
     ) -> RetryOk[_T] | RetryDiscard:
-        return await with_retry(policy, op, breaker=self._breaker, clock=self.clock, rng=self._rng)
+        return await with_retry(
+            policy, op, breaker=self._breaker, clock=self.clock, rng=self._rng, on_attempt=self._log_delay
+        )
+
+    def _log_delay(self, attempt: Attempt) -> None:
+        """Before the graph exists nothing else says why the start takes long: a server may ask for minutes."""
+        if attempt.delay is not None:
+            error, delay_s = str(attempt.error), round(attempt.delay.total_seconds(), 1)
+            fields = {"downstream": "catalog", "attempt": attempt.number, "error": error, "retry_in_s": delay_s}
+            self._log.write("downstream_failing", logging.WARNING, fields)
 
     async def _confirm(self, content: Content | None) -> Unchanged:
         """The source has the current version's content; ``None``: the same as at the last fetch. Keep it in the cache."""

@@ -280,3 +280,24 @@ def test_a_command_that_gets_no_catalogue_writes_one_line(
     assert capsys.readouterr().err == (
         f"{command[0]}: catalog: gp.csv: expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got 'No GP data found'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (["ingest", "--no-api", "--duration", "-1"], "--duration: expected seconds, at least 0, got '-1'"),
+        (["fusion", "--no-api", "--duration", "nan"], "--duration: expected seconds, at least 0, got 'nan'"),
+        (["reconcile", "--api-wait", "soon"], "--api-wait: expected seconds, at least 0, got 'soon'"),
+        (["demo", "--seconds", "inf"], "--seconds: expected seconds, at least 0, got 'inf'"),
+        (["demo", "--radars", "0"], "--radars: expected a whole number, at least 1, got '0'"),
+        (["up", "--port", "99999"], "--port: expected a port, 1 to 65535, got '99999'"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_that_names_the_option(
+    command: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the exit code of a wrong command line, before anything starts."""
+    with pytest.raises(SystemExit) as raised:
+        main(command)
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: argument {problem}")

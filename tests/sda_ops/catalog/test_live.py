@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
+import socket
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sgp4.io import compute_checksum
 
+from orchestrator_adapter import RetryPolicy
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.testing import ManualClock, settle
 from sda_ops.catalog import Catalog, RowProblem, live, parse_catalog, synthetic_catalog
@@ -256,6 +259,19 @@ async def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     assert isinstance(outcome, CatalogRejected)
     assert outcome.reason == f"{path}: No such file or directory"
     assert numbers(catalog.current) == [1]
+
+
+async def test_the_first_load_logs_each_delay(caplog: pytest.LogCaptureFixture) -> None:
+    """With the error and the seconds: a server may ask for minutes, in which a user would see nothing."""
+    policy = RetryPolicy(timedelta(milliseconds=1), timedelta(milliseconds=3), max_attempts=3)
+    with socket.socket() as closed:  # nothing listens on its port
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/catalog"
+        with pytest.raises(CatalogUnavailable):
+            await LiveCatalog(CatalogUrl(url, retry=policy)).load()
+    lines = [json.loads(record.message) for record in caplog.records if "downstream_failing" in record.message]
+    assert [line["attempt"] for line in lines] == [1, 2]
+    assert all(url in line["error"] and line["retry_in_s"] == 0 for line in lines)
 
 
 async def test_a_pipe_or_a_device_is_rejected_at_once(tmp_path: Path) -> None:
