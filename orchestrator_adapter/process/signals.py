@@ -4,7 +4,7 @@ A handler in Python runs on the main thread between two bytecodes, also while an
 the signal to the loop of each listener. A loop that is blocked never takes it. Therefore the interpreter also writes each
 signal to a socket (``signal.set_wakeup_fd``), which its C handler does even while the main thread is inside C code. One daemon
 thread reads that socket. It sleeps until a signal arrives; from then on it checks whether the loops still turn, and ends the
-process if ``force_end_at`` says so. It cannot run while C code holds the interpreter lock; nothing in Python can.
+process if ``force_end_at`` says so. It cannot run while C code holds the interpreter lock, except during a handler.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _SAME_REQUEST_S = (
 )
 _CHECK_S = 0.05
 _LONGEST_GAP_S = 1.0  # between two checks: what is longer was no silence of the loop alone, see `RunningTime`
+_NOTE_S = 0.2  # the handler waits for the thread at most so long: a busy machine
 _WRITE_S = 5.0  # for the report of a forced end, if the disk or the log does not answer
 _END = 0  # written to the socket, it ends the thread; no signal has this number
 _CHECK = 255  # nor this one: it makes the thread check the loops
@@ -249,6 +250,8 @@ class _Signals:
             self._thread.ensure_wakeup(number)
         for listener in self.listeners:
             listener.pass_on(signal.Signals(number).name)
+        if self._thread is not None:
+            self._thread.let_run()
 
 
 class _SignalThread:
@@ -260,7 +263,22 @@ class _SignalThread:
         self._writer.setblocking(False)  # noqa: FBT003 - the standard library's signature
         # The previous descriptor is asyncio's, if `loop.add_signal_handler` was used: it keeps getting the other signals.
         self._previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._noted = 0  # stop signals that the thread has noted, and checked the loops after
+        self._handled = 0  # stop signals whose handler has run
+        self._ending = False  # the thread ends the process
         threading.Thread(target=self._run, name="signals", daemon=True).start()
+
+    def let_run(self) -> None:
+        """Called by the handler: wait until the thread has noted the signal, which takes a millisecond.
+
+        Some C code holds the interpreter lock and yet calls handlers: a regular expression, arithmetic of huge integers. The
+        thread can run only while the handler sleeps, so it is there that such a process is ended, at the signal after the
+        one that made it due.
+        """
+        self._handled = max(self._handled, self._noted) + 1
+        until = time.monotonic() + _NOTE_S
+        while self._ending or (self._noted < self._handled and time.monotonic() < until):
+            time.sleep(0.001)
 
     def stop(self) -> None:
         """Write the signals where they were written before, and end the thread.
@@ -302,6 +320,7 @@ class _SignalThread:
                     signalled = self._note(number) or signalled
                 if signalled:
                     self._check()
+                self._noted += sum(number in STOP_SIGNALS for number in numbers)
 
     def _note(self, number: int) -> bool:
         if number == _CHECK:
@@ -324,6 +343,7 @@ class _SignalThread:
         due = [each for each in listeners if (at := each.due(each.last_turn)) is not None and now >= at]
         # A run on another loop that still turns has had the time that it may need.
         if due and all((at := each.due(0.0)) is None or now >= at for each in listeners):
+            self._ending = True
             _force_end(due, now)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import itertools
+import re
 import signal
 import sys
 import threading
@@ -50,6 +51,12 @@ def in_c() -> None:
     libc.pthread_mutex_lock(lock)
 
 
+def regex() -> None:
+    """C code that holds the interpreter lock, and calls the handlers of signals."""
+    say("stuck")
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
 def spin_without_wakeup() -> NoReturn:
     """Compute, after asyncio has taken the signals' wakeup descriptor for a handler of its own."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, say, "another signal")
@@ -60,6 +67,7 @@ WAYS: dict[str, Callable[[], None]] = {
     "spin": spin,
     "sleep": sleep,
     "in_c": in_c,
+    "regex": regex,
     "spin_without_wakeup": spin_without_wakeup,
     "other_thread": spin,
 }

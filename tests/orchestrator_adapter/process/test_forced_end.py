@@ -160,10 +160,11 @@ def test_a_request_of_another_thread_ends_a_blocked_process_without_a_signal(tmp
     assert json.loads(path.read_text())["cause"] == "asked by a thread"
 
 
-def test_a_second_signal_ends_a_blocked_process_after_its_patience(tmp_path: Path) -> None:
-    """The grace of an hour does not matter then."""
+@pytest.mark.parametrize("where", ["spin", "regex"])
+def test_a_second_signal_ends_a_blocked_process_after_its_patience(tmp_path: Path, where: str) -> None:
+    """The grace of an hour does not matter then. A regular expression holds the interpreter lock: it takes a further signal."""
     path = tmp_path / "report.json"
-    with stuck_run("spin", path, grace_s=3600.0) as process:
+    with stuck_run(where, path, grace_s=3600.0) as process:
         assert line(process) == "stuck"
         process.send_signal(signal.SIGTERM)
 
