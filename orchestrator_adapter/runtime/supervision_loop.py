@@ -33,6 +33,7 @@ from orchestrator_adapter.supervision.events import (
     Straggler,
     SupervisionHooks,
 )
+from orchestrator_adapter.supervision.helpers import bounded
 from orchestrator_adapter.supervision.task import Task
 from orchestrator_adapter.supervision.task_exit import Panicked, TaskExit
 
@@ -222,7 +223,7 @@ class SupervisionLoop:
         exit_ = run.record_exit(exit_)
         if task.strays:
             self._leftovers.record_strays(task)
-            self._log(Decision.STRAY_TASKS, operator=run.name, instance=task.instance, tasks=task.strays)
+            self._log(Decision.STRAY_TASKS, operator=run.name, instance=task.instance, tasks=bounded(task.strays))
         # A named straggler may still end. The graph is already being torn down because of it.
         was_straggler = self.stragglers.pop(run.name, None) is not None
         call_hook(self.hooks.on_exit, Exited(run.name, task.instance, exit_, task.uptime()))

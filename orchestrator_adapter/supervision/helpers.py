@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ TASK_NAME_PREFIX = "operator:"
 """The prefix of the names of asyncio tasks that run operators; the instance follows, e.g. ``normalize #2``."""
 
 _DEFAULT_NAME = "Task-"
+_NAMED = 10
 
 
 class Helpers:
@@ -120,6 +121,11 @@ def label(task: asyncio.Task[Any]) -> str:
     if not name.startswith(_DEFAULT_NAME):
         return name
     return getattr(task.get_coro(), "__qualname__", None) or name
+
+
+def bounded(texts: Sequence[str]) -> list[str]:
+    """The first ten of ``texts``, and how many more there are: an operator may start any number of tasks."""
+    return [*texts[:_NAMED], f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else [*texts]
 
 
 def is_closing_generator(task: asyncio.Task[Any]) -> bool:

@@ -19,6 +19,7 @@ from orchestrator_adapter.primitives.kept import KEPT
 from orchestrator_adapter.supervision.helpers import (
     TASK_NAME_PREFIX,
     Helpers,
+    bounded,
     cancel_and_wait,
     is_closing_generator,
     label,
@@ -139,15 +140,12 @@ class Task:
         """
         if self._running is None or self._running.done():
             return ""
-        return "".join(traceback.format_list(_await_chain(self._running.get_coro()))) + self.tasks_stack()
+        return _stack_of(self._running.get_coro()) + self.tasks_stack()
 
     def tasks_stack(self) -> str:
         """The stacks of the tasks that it started, also after its end."""
-        stacks: list[str] = []
-        for task in sorted(tasks_in(lambda context: context.get(INSTANCE) is self), key=label):
-            stacks.append(f"in its task {task.get_name()!r}:\n")
-            stacks += traceback.format_list(_await_chain(task.get_coro()))
-        return "".join(stacks)
+        tasks = sorted(tasks_in(lambda context: context.get(INSTANCE) is self), key=label)
+        return "".join(bounded([f"in its task {task.get_name()!r}:\n{_stack_of(task.get_coro())}" for task in tasks]))
 
     async def _run(self) -> TaskExit:
         # This coroutine returns a TaskExit and raises nothing, also for SystemExit and KeyboardInterrupt: asyncio would
@@ -190,7 +188,7 @@ class Task:
                 left = await cancel_and_wait(left, self._clock, self._patience_s)
             errors += raised_by(strays)
             if left:
-                names = ", ".join(sorted(repr(label(task)) for task in left))
+                names = ", ".join(bounded(sorted(repr(label(task)) for task in left)))
                 errors.append(RuntimeError(f"its tasks did not stop within {self._patience_s:g} s: {names}"))
                 break
         return [*self._helpers.all_failures(), *errors]
@@ -213,10 +211,14 @@ class Task:
 def _together(errors: list[BaseException]) -> BaseException:
     if len(errors) == 1:
         return errors[0]
-    return BaseExceptionGroup("; ".join(describe(error) for error in errors), errors)
+    return BaseExceptionGroup("; ".join(bounded([describe(error) for error in errors])), errors)
 
 
 _SUSPENDABLE = (CoroutineType, AsyncGeneratorType)
+
+
+def _stack_of(awaited: object) -> str:
+    return "".join(traceback.format_list(_await_chain(awaited)))
 
 
 def _await_chain(awaited: object) -> list[traceback.FrameSummary]:

@@ -267,6 +267,24 @@ async def test_a_stray_task_that_fails_unreferenced_fails_its_instance_at_once()
     assert asyncio.get_running_loop().get_exception_handler() is handler
 
 
+async def test_what_is_reported_of_many_tasks_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand strays that run, and a thousand that have failed: ten of each are named, with the number of the others."""
+
+    async def work(_: WiredEnds) -> None:
+        tasks = [asyncio.create_task(fails(TypeError("long" * 100))) for _ in range(1_000)]
+        tasks += [asyncio.create_task(waits()) for _ in range(1_000)]
+        await asyncio.wait(tasks[:1_000])
+        raise TypeError(f"the operator's own, with {len(tasks)} tasks")
+
+    event = await run(work)
+    assert isinstance(event, events.Panicked)
+    assert "; and 991 more" in event.traceback
+    assert len(event.traceback) < 100_000
+    lines = [event_of(record.getMessage()) for record in caplog.records if record.name.endswith("supervisor")]
+    (line,) = (line for line in lines if line["event"] == "stray_tasks")
+    assert line["tasks"] == ["waits"] * 10 + ["and 990 more"]
+
+
 async def test_runs_that_overlap_on_one_loop_leave_no_handler() -> None:
     """The first run ends while the second one still runs."""
     handler = asyncio.get_running_loop().get_exception_handler()
