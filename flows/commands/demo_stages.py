@@ -197,7 +197,8 @@ class FusionStage(Stage):
         )
 
     def replayed(self) -> int:
-        return (self.folder / "track.tdm").read_text(encoding="utf-8").count("\nRANGE = ")
+        entries = (self.folder / "track.tdm").read_text(encoding="utf-8").count("\nRANGE = ")
+        return max(1, entries)  # a segment without data is one malformed entry
 
     def check_output(self, outcome: RunOutcome) -> int:
         observations = _read(self.folder / "audit/observations/observations", "observation_id")
