@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,9 @@ async def _run_here(kind: PipelineKind, args: argparse.Namespace) -> int:
         if args.ends_process:
             patience_s = pipeline.policy.patience.total_seconds()
             end_process(outcome.exit_code, within_s=max(patience_s, _PREFECT_EXIT_S) if api_url else patience_s)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                # Python restores the default at its exit: a late signal would replace the outcome's exit code.
+                signal.signal(number, signal.SIG_IGN)
         finish(outcome)
         return outcome.exit_code
 

@@ -258,3 +258,23 @@ def test_a_signal_before_the_run_exists_ends_it_with_its_report(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert re.match(r"ShutDown after \d+\.\d s: SIGHUP \(exit code 0\)\n", done.stdout)
     assert json.loads((tmp_path / "report.json").read_text())["ledger"]["ingested"] == 0
+
+
+_LATE_SIGNAL = """
+import os, signal, sys
+class Late:
+    def __del__(self, kill=os.kill, own=os.getpid(), term=signal.SIGTERM):
+        kill(own, term)
+late = Late()
+from flows.__main__ import run_process
+run_process()
+"""
+
+
+def test_a_signal_while_python_ends_does_not_replace_the_exit_code_of_the_run(tmp_path: Path) -> None:
+    """Objects of ``__main__`` are deleted after Python has restored the default handlers."""
+    command = flows(tmp_path, "ingest", "--no-api", "--duration", "0.1", "--config", str(settings(tmp_path)))
+    command["args"][1:3] = ["-c", _LATE_SIGNAL]
+    ended = subprocess.run(**command, capture_output=True, timeout=_ENDS_S, check=False)
+    assert ended.returncode == 0
+    assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == 0
