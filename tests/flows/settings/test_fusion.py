@@ -60,6 +60,10 @@ def test_fusion_has_its_own_prefix_of_environment_variables(monkeypatch: pytest.
             f"sensors = [{SITE}, {SITE}]",
             "sensors: names must differ, got s more than once",
         ),
+        (
+            'replay = {files = ["a", {path = "a", doppler_sign = -1}]}',
+            "replay.files: names must differ, got a more than once",
+        ),
         ('stations = {file = "none.txt"}', ": [stations]: file none.txt cannot be read: No such file or directory"),
         ('replay = {files = [{path = "a", pace = 3}]}', ": [replay.files #1] pace: there is no such setting"),
         ("replay = {files = [5]}", ": [replay.files #1]: expected a table, got 5"),
