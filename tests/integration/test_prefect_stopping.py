@@ -60,7 +60,9 @@ async def test_the_second_ctrl_c_starts_the_second_phase(
         give(folder, "hang")
         wait_until(lambda: not (folder / "order").exists(), "the order is taken")
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: decided(folder / "decisions.jsonl")["shutdown", "", 0] == 1, "the first phase")
+        wait_until(
+            lambda: decided(folder / "decisions.jsonl")["clean_exit", "numbers", 1] == 1, "the source has stopped"
+        )
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(process.wait, 120) == 0

@@ -79,7 +79,8 @@ async def test_while_an_operator_blocks_the_loop_health_names_it_and_metrics_ans
         assert value(metrics, "snapshot_age_seconds") < value(first.text, "snapshot_age_seconds")
 
     policy = SupervisionPolicy(loop_stall=timedelta(milliseconds=100))
-    await served(built, during, policy=policy, plane=ControlPlane(port=0, patience=timedelta(milliseconds=100)))
+    plane = ControlPlane(port=0, patience=timedelta(milliseconds=100), reuse_for=timedelta(0))
+    await served(built, during, policy=policy, plane=plane)
 
 
 async def settles(url: str, page: str, holds: Callable[[httpx.Response], object]) -> None:
