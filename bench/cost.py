@@ -41,6 +41,7 @@ from orchestrator_adapter import (
     sift,
     source_of,
 )
+from orchestrator_adapter.channels import make_edge
 from orchestrator_adapter.channels.channel import Channel
 from orchestrator_adapter.channels.ledger import OperatorAccount, Outcome
 from orchestrator_adapter.operators.from_functions import Verdict
@@ -248,7 +249,7 @@ class NoLatency(LatencyHistogram):
 def uninstrumented(graph: OperatorGraph) -> BuiltGraph:
     """The graph, built with the stand-ins above."""
     with (
-        patch.object(wiring, "Channel", BareChannel),
+        patch.object(make_edge, "Channel", BareChannel),
         patch.object(wiring, "OperatorAccount", NoBooks),
         patch.object(wiring, "LatencyHistogram", NoLatency),
     ):
