@@ -1,0 +1,13 @@
+"""Conjunction screening: every close approach of a catalogue of SGP4 element sets, complete within stated bounds.
+
+Layout, top to bottom; a module imports only from modules below it:
+
+- ``worker``, ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
+- ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue
+- ``refine``, ``narrow``, ``broad``: from all pairs to candidates to minima of SGP4 itself
+- ``ephemeris``: positions between knots; ``bounds``: how far a pair can move in a slice
+- ``assess``: miss distances in the orbit's axes, probabilities, ages, fleets of what was found
+- ``approaches``, ``objects``, ``exact``: what is screened, what is found, and SGP4's own states
+
+Its functions are pure: arrays in, arrays out. It knows nothing of files, settings, graphs or Prefect.
+"""
