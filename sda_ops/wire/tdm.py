@@ -31,27 +31,22 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from math import isfinite, nan, radians
 from typing import Literal, TypeAlias
 
-from sda_ops.astro.leap_seconds import UNIX_EPOCH_ORDINAL, utc_ns, utc_ns_of_tai
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.astro.topocentric import SPEED_OF_LIGHT_M_S
 from sda_ops.records.ids import observation_id
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, SourceKind, Uncertainty
 from sda_ops.wire.malformed import MalformedFrame
 from sda_ops.wire.tdm_segments import Entry, Segment, read_segments
+from sda_ops.wire.time_tags import utc_ns_of_tag
 
 UNAMBIGUOUS_M = 50_000_000.0
 """With a longer range modulus (one way) a range is unambiguous up to the geostationary belt at the horizon (41,700 km)."""
 
-_TAI_MINUS_GPS_S = 19  # IS-GPS-200, 20.3.3.5.2.4, with TAI - UTC = 19 s at GPS's epoch
 _INT64 = 2**63
-_FIRST_YEAR, _LAST_YEAR = 1678, 2261  # the whole years that 64 bits of nanoseconds reach
 _KM = 1_000.0  # metres
-
-_TIME_TAG = re.compile(r"(\d{4})-(?:(\d\d)-(\d\d)|(\d{3}))T(\d\d):(\d\d):(\d\d)(?:\.(\d*))?Z?", re.ASCII)
 
 _FRAMES = ("EME2000", "GCRF", "ICRF", "ICRF1", "ICRF2", "ICRF3")
 """The reference frames (SANA registry) of right ascension and declination that are used without a conversion."""
@@ -356,7 +351,7 @@ def _groups(entries: Sequence[Entry], geometry: _Geometry, rejects: _Rejects) ->
             rejects[scale].append(entry)
             continue
         try:
-            tag_ns = _utc_ns(entry.tag, geometry.time_system)
+            tag_ns = utc_ns_of_tag(entry.tag, geometry.time_system)
             value = (_number(entry.value) + scale.correction) * scale.factor
         except ValueError as error:
             rejects[f"{entry.keyword}: {error}"].append(entry)
@@ -404,28 +399,3 @@ def _uncertainty(target: RadarTarget | OpticalTarget, given: Uncertainty) -> Unc
         None if target.range_rate_m_s is None else given.sigma_range_rate_m_s,
         None if target.azimuth_rad is None else given.sigma_angle_rad,
     )
-
-
-def _utc_ns(tag: str, time_system: str) -> int:
-    """UTC nanoseconds since the Unix epoch; further digits are dropped. Raises ``ValueError``, also for a leap second."""
-    match = _TIME_TAG.fullmatch(tag)
-    if match is None:
-        raise ValueError(f"expected a time such as 2016-09-06T08:27:08.66 or 2016-250T08:27:08.66, got {tag[:40]!r}")
-    year, month, day, day_of_year, hour, minute, second = (int(part or 0) for part in match.groups()[:-1])
-    if not _FIRST_YEAR <= year <= _LAST_YEAR:
-        raise ValueError(f"expected a year from {_FIRST_YEAR} to {_LAST_YEAR}, got {year}")
-    if match[4]:
-        ordinal = date(year, 1, 1).toordinal() + day_of_year - 1
-        if date.fromordinal(ordinal).year != year:
-            raise ValueError(f"expected a day of the year {year}, got {day_of_year}")
-    else:
-        ordinal = date(year, month, day).toordinal()
-    fraction_ns = int((match[8] or "").ljust(9, "0")[:9])
-    day_since_epoch = ordinal - UNIX_EPOCH_ORDINAL
-    if time_system == "UTC":
-        return utc_ns(day_since_epoch, hour=hour, minute=minute, second=second, ns=fraction_ns)
-    if hour > 23 or minute > 59 or second > 59:  # noqa: PLR2004 - a clock's, without leap seconds
-        raise ValueError(f"expected a time of day in {time_system}, got {hour:02}:{minute:02}:{second:02}")
-    seconds = day_since_epoch * 86_400 + hour * 3_600 + minute * 60 + second
-    offset_s = _TAI_MINUS_GPS_S if time_system == "GPS" else 0
-    return utc_ns_of_tai((seconds + offset_s) * NS_PER_S + fraction_ns)
