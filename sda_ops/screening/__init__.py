@@ -2,7 +2,8 @@
 
 Layout, top to bottom; a module imports only from modules below it:
 
-- ``worker``, ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
+- ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
+- ``checkpoints``: finished windows in files; ``worker``: what runs in a worker process; ``encoding``: results as arrays
 - ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue; ``passages``: boxes
 - ``refine``, ``narrow``, ``broad``: from all pairs to candidates to minima of SGP4 itself
 - ``ephemeris``: positions between knots; ``bounds``: how far a pair can move in a slice
