@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +31,12 @@ def test_a_screening_survives_the_wire_to_the_bit(approaches: int, slow_pairs: i
 
 def test_numpy_scalars_in_statistics_become_numbers() -> None:
     """A statistic that was computed as a numpy scalar is sent as a number of the same value."""
-    computed = dataclasses.replace(
-        STATISTICS, pairs=np.int64(2**40), interpolation_error_m=np.float64(1 / 3), narrow_s=np.float32(0.5)
-    )
+    scalars: dict[str, Any] = {
+        "pairs": np.int64(2**40),
+        "interpolation_error_m": np.float64(1 / 3),
+        "narrow_s": np.float32(0.5),
+    }
+    computed = dataclasses.replace(STATISTICS, **scalars)
     received = record_of(bytes_of(computed), Statistics)
     assert received == dataclasses.replace(STATISTICS, pairs=2**40, interpolation_error_m=1 / 3, narrow_s=0.5)
     assert (type(received.pairs), type(received.interpolation_error_m)) == (int, float)
