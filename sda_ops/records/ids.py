@@ -1,4 +1,4 @@
-"""Observation ids: made once, at the source, from the frame's content.
+"""Ids of observations and conjunctions. An observation's is made once, at the source, from the frame's content.
 
 The same frame has the same id across restarts, replays and machines, which makes repeats harmless at every boundary
 (deduplication, database key, HTTP ``Idempotency-Key``). This module does not know the frames: the wire formats decide what
@@ -12,6 +12,7 @@ accidental collisions, not against an adversary who constructs colliding frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from uuid import UUID
 
 import msgspec
@@ -22,6 +23,9 @@ from sda_ops.records.observation import SourceKind
 
 _SEED: dict[SourceKind, int] = {"radar": 1, "optical": 2, "isl": 3}
 """Part of the id's definition: with another value every logged observation has another id."""
+
+_CONJUNCTION_SEED = 4
+_CONJUNCTION = Struct("<qqq")
 
 # RFC 9562, section 4: the version is the high nibble of octet 6, the variant the two high bits of octet 8.
 _VERSION_AND_VARIANT_MASK = (0xF << 76) | (0b11 << 62)
@@ -38,7 +42,19 @@ _decode_uuids = msgspec.msgpack.Decoder(list[UUID]).decode
 
 def observation_id(kind: SourceKind, content: bytes) -> UUID:
     """The id of one observation: a pure function of the sensor's kind and the frame's content."""
-    digest = xxhash.xxh3_128_intdigest(content, _SEED[kind])
+    return _uuid(xxhash.xxh3_128_intdigest(content, _SEED[kind]))
+
+
+def conjunction_id(one: int, other: int, tca_ns: int) -> UUID:
+    """The id of the approach of two objects, from their catalogue numbers, in any order, and the first estimate of its time.
+
+    It is made once and stored. A later estimate has another time and the stored id.
+    """
+    content = _CONJUNCTION.pack(min(one, other), max(one, other), tca_ns)
+    return _uuid(xxhash.xxh3_128_intdigest(content, _CONJUNCTION_SEED))
+
+
+def _uuid(digest: int) -> UUID:
     return _decode_uuid(_BIN_16 + (digest & _DIGEST_MASK | _VERSION_8_AND_VARIANT).to_bytes(16, "big"))
 
 

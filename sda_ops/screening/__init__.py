@@ -2,6 +2,8 @@
 
 Layout, top to bottom; a module imports only from modules below it:
 
+- ``operator``: screening in a graph; ``conjunction_table``: conjunctions and their history in a file; ``identity``: which
+  estimate belongs to which conjunction
 - ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
 - ``checkpoints``: finished windows in files; ``worker``: what runs in a worker process; ``encoding``: results as arrays
 - ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue; ``passages``: boxes
@@ -11,5 +13,5 @@ Layout, top to bottom; a module imports only from modules below it:
 - ``assess``: miss distances in the orbit's axes, probabilities, ages, fleets of what was found
 - ``approaches``, ``objects``, ``exact``: what is screened, what is found, and SGP4's own states
 
-Its functions are pure: arrays in, arrays out. It knows nothing of files, settings, graphs or Prefect.
+What computes is pure: arrays in, arrays out. Only the operator knows of graphs. Nothing here knows settings or Prefect.
 """

@@ -1,4 +1,4 @@
-"""The audit sink: every observation, correlation and cross-sensor update, in Parquet files by hour of ingest.
+"""The audit sink: observations, correlations, cross-sensor updates and conjunctions, in Parquet files by hour of ingest.
 
 The rows of the next commit wait in the edge, not in the sink. The sink takes them when there are ``max_rows``, when the edge
 is full, or when the first has waited for ``commit_every``. So only rows that are being written are leased, and a cancellation
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +31,8 @@ class Audit:
     """The directory of the audit, and the size of its commits.
 
     Attributes:
-        directory: Has a folder for each type of record: ``observations``, ``correlations``, ``cross_sensor_updates``.
+        directory: Has a folder for each type of record: ``observations``, ``correlations``, ``cross_sensor_updates``,
+            ``conjunctions``.
         max_rows: The greatest number of rows in a commit. The edge's capacity is the other bound.
         commit_every: How long the first row of a commit waits for others at most, on the graph's clock. The audit adds this
             much to latency. It also limits the number of files per hour and table, unless `max_rows` or the edge's capacity
@@ -50,8 +51,10 @@ class Audit:
         )
 
 
-def audit_sink(audit: Audit) -> Factory:
-    """A sink into ``audit`` for records of the three types, in any order.
+def audit_sink(audit: Audit, *, on_commit: Callable[[Sequence[AuditRecord]], object] | None = None) -> Factory:
+    """A sink into ``audit`` for records of the four types, in any order.
+
+    ``on_commit`` is called in the writing thread with each batch that is on the disk, before it is acknowledged.
 
     Raises ``StoreInUseError``, which names the other process, if another process writes the directory. Raises ``TypeError``
     (a panic) for any other type of record. If the disk is full or broken, it raises ``OSError``, and no row of the batch is
@@ -70,7 +73,7 @@ def audit_sink(audit: Audit) -> Factory:
             if not batch:
                 return
             one_by_one = len(batch) < wanted  # redelivered after a failure: until they are through, no other rows come
-            await ends.acknowledge_after(len(batch), _commit, store, batch)
+            await ends.acknowledge_after(len(batch), _commit, store, batch, on_commit)
             ends.gauge("bytes_written", store.bytes_written)
             ends.gauge("files_written", store.files_written)
             ends.gauge("rows", store.rows_written)
@@ -100,8 +103,12 @@ async def _gathered(ends: WiredEnds, audit: Audit) -> None:
             return
 
 
-def _commit(store: ParquetStore, batch: Sequence[AuditRecord]) -> None:
+def _commit(
+    store: ParquetStore, batch: Sequence[AuditRecord], on_commit: Callable[[Sequence[AuditRecord]], object] | None
+) -> None:
     store.commit(list(_parts(batch)))
+    if on_commit is not None:
+        on_commit(batch)
 
 
 def _parts(batch: Sequence[AuditRecord]) -> Iterator[Part]:

@@ -22,18 +22,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sda_ops.records.conjunction import ConjunctionUpdate
 from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget
 
 SCHEMA_VERSION = 1
 """In every file's metadata. It is raised when a column is removed or changes its meaning, not when a column is added."""
 
-AuditRecord: TypeAlias = Observation | Correlation | CrossSensorUpdate
+AuditRecord: TypeAlias = Observation | Correlation | CrossSensorUpdate | ConjunctionUpdate
 
 _HORIZON = "topocentric horizon at the sensor"
 _J2000 = "topocentric, J2000 equator and equinox"
 _TEME = "TEME of the sensor's timestamp"
 _RTN = "radial, in-track, cross-track of the predicted state"
+_RTN_FIRST = "radial, in-track, cross-track of the first object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,47 @@ _UPDATE_FIELDS = (
         metadata={"description": "one for each observation, in order of arrival"},
     ),
 )
+_CONJUNCTION_FIELDS = (
+    _text("conjunction_id", "the same for all estimates of one approach"),
+    _number(
+        "revision",
+        "1",
+        "1 for the first estimate, then ascending; with the id the key",
+        kind=pa.int32(),
+        nullable=False,
+    ),
+    _number("sequence", "1", "ascending over all updates", kind=pa.int64(), nullable=False),
+    _text(
+        "status",
+        "active, withdrawn (the newest element sets do not have it) or passed; then the last estimate's figures",
+    ),
+    _time("screened_timestamp", "when the screening found this; the partition"),
+    _number("catalog_number_first", "1", "the smaller number of the two", kind=pa.int64(), nullable=False),
+    _number("catalog_number_second", "1", "the greater number of the two", kind=pa.int64(), nullable=False),
+    _text("name_first", "of the catalogue; empty if it has no name"),
+    _text("name_second", "of the catalogue; empty if it has no name"),
+    _time("tca_timestamp", "time of closest approach"),
+    _number("miss_m", "m", "the distance at that time", nullable=False),
+    _number("miss_radial_m", "m", "second minus first, along the position", frame=_RTN_FIRST, nullable=False),
+    _number("miss_in_track_m", "m", "completing the right-handed triad", frame=_RTN_FIRST, nullable=False),
+    _number("miss_cross_track_m", "m", "along the angular momentum", frame=_RTN_FIRST, nullable=False),
+    _number("relative_speed_m_s", "m/s", "at that time", nullable=False),
+    _number("max_probability", "1", "of a collision, the greatest over all sizes of the covariance", nullable=False),
+    _number("dilution_m", "m", "standard deviation along the miss vector at which it is the greatest"),
+    _number("probability", "1", "of a collision, with the covariances of both objects"),
+    _time("epoch_first_timestamp", "epoch of the first's element set"),
+    _time("epoch_second_timestamp", "epoch of the second's element set"),
+    _number("age_first_s", "s", "time of closest approach minus epoch", nullable=False),
+    _number("age_second_s", "s", "time of closest approach minus epoch", nullable=False),
+    _number("radius_first_m", "m", "assumed", nullable=False),
+    _number("radius_second_m", "m", "assumed", nullable=False),
+    _text("orbit_class_first", "of the first's orbit"),
+    _text("orbit_class_second", "of the second's orbit"),
+    _text("fleet_first", "which the first belongs to", nullable=True),
+    _text("fleet_second", "which the second belongs to", nullable=True),
+    pa.field("same_fleet", pa.bool_(), nullable=False, metadata={"description": "both belong to one fleet"}),
+    pa.field("formation", pa.bool_(), nullable=False, metadata={"description": "docked, or in formation"}),
+)
 
 
 def _schema(record: type, fields: Sequence[pa.Field]) -> pa.Schema:
@@ -240,6 +283,17 @@ def _update_columns(records: Sequence[CrossSensorUpdate]) -> list[pa.Array]:
         _times([record.ingest_timestamp for record in records]),
         pa.ListArray.from_arrays(offsets, _contribution_structs(contributions), type=_CONTRIBUTIONS),
     ]
+
+
+def _conjunction_columns(records: Sequence[ConjunctionUpdate]) -> list[pa.Array]:
+    return [
+        _ids([record.conjunction_id for record in records]),
+        *(_column(field, list(map(attrgetter(field.name), records))) for field in _CONJUNCTION_FIELDS[1:]),
+    ]
+
+
+def _column(field: pa.Field, values: list[Any]) -> pa.Array:
+    return _times(values) if pa.types.is_timestamp(field.type) else pa.array(values, field.type)
 
 
 def _contribution_structs(contributions: Sequence[Contribution]) -> pa.StructArray:
@@ -343,6 +397,20 @@ TABLES: Mapping[type, AuditTable] = {
         _schema(CrossSensorUpdate, _UPDATE_FIELDS),
         ("contributions.list.element.source_id",),
         _update_columns,
+    ),
+    ConjunctionUpdate: AuditTable(
+        "conjunctions",
+        _schema(ConjunctionUpdate, _CONJUNCTION_FIELDS),
+        (
+            "status",
+            "name_first",
+            "name_second",
+            "orbit_class_first",
+            "orbit_class_second",
+            "fleet_first",
+            "fleet_second",
+        ),
+        _conjunction_columns,
     ),
 }
 """By type of record."""

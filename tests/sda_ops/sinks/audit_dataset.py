@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,6 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from orchestrator_adapter.testing import chain
+from sda_ops.records.conjunction import ConjunctionUpdate
 from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
 from sda_ops.records.observation import Observation
 from sda_ops.sinks import parquet_store
@@ -54,7 +56,10 @@ def drafts(directory: Path) -> list[str]:
 
 
 def ids_of(items: Sequence[Any]) -> list[UUID]:
-    return [item.update_id if isinstance(item, CrossSensorUpdate) else item.observation_id for item in items]
+    return [_ID_OF.get(type(item), attrgetter("observation_id"))(item) for item in items]
+
+
+_ID_OF: dict[Any, Any] = {CrossSensorUpdate: attrgetter("update_id"), ConjunctionUpdate: attrgetter("conjunction_id")}
 
 
 def correlation(observation: Observation) -> Correlation:
@@ -87,13 +92,42 @@ def update(one: Observation, other: Observation) -> CrossSensorUpdate:
     )
 
 
+def conjunction(observation: Observation) -> ConjunctionUpdate:
+    return ConjunctionUpdate(
+        conjunction_id=observation.observation_id,
+        revision=2,
+        sequence=7,
+        status="active",
+        screened_timestamp=observation.ingest_timestamp,
+        catalog_number_first=25_544,
+        catalog_number_second=49_044,
+        name_first="ISS (ZARYA)",
+        tca_timestamp=NOON_NS + HOUR_NS,
+        miss_m=812.5,
+        miss_radial_m=-100.0,
+        miss_in_track_m=500.0,
+        miss_cross_track_m=632.6,
+        relative_speed_m_s=14_000.0,
+        max_probability=1.5e-6,
+        dilution_m=None,
+        epoch_first_timestamp=NOON_NS - HOUR_NS,
+        epoch_second_timestamp=NOON_NS + 2 * HOUR_NS,
+        age_first_s=7_200.0,
+        age_second_s=-3_600.0,
+        radius_first_m=50.0,
+        radius_second_m=1.0,
+        orbit_class_first="low",
+        orbit_class_second="low",
+    )
+
+
 def of_two_hours(count: int) -> list[AuditRecord]:
-    """Observations alternately of this hour and the next, a correlation for each, and an update for each pair."""
+    """Observations alternately of this hour and the next, a correlation for each, an update and a conjunction for each pair."""
     seen = [replace(item, ingest_timestamp=NOON_NS + n % 2 * HOUR_NS) for n, item in enumerate(observations(count))]
     mixed: list[AuditRecord] = []
     for number, (one, other) in enumerate(zip(seen[::2], seen[1::2], strict=True)):
         pair = (one, other) if number % 2 else (other, one)
-        mixed += [one, correlation(one), other, correlation(other), update(*pair)]
+        mixed += [one, correlation(one), other, correlation(other), update(*pair), conjunction(pair[0])]
     return mixed
 
 

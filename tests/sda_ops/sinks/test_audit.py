@@ -37,7 +37,7 @@ from tests.sda_ops.sinks.audit_dataset import (
 
 
 async def test_every_record_is_in_the_table_of_its_type_and_the_folder_of_its_hour(tmp_path: Path) -> None:
-    """Three types of two hours, mixed on one edge, make six files. Every id is there once, and the ledger counts all."""
+    """Four types of two hours, mixed on one edge, make eight files. Every id is there once, and the ledger counts all."""
     sent = of_two_hours(40)
     event = await run_graph(audited(tmp_path, source_of(sent), capacity=128, every=timedelta(seconds=1)))
     for record, table in TABLES.items():
@@ -52,7 +52,7 @@ async def test_every_record_is_in_the_table_of_its_type_and_the_folder_of_its_ho
     assert event.figures.ledger_holds
     assert event.figures.counters["sink"] == {
         "leftovers_removed": 0,
-        "files_written": 6,
+        "files_written": 8,
         "rows": len(sent),
         "bytes_written": sum(file.stat().st_size for table in TABLES.values() for file in parts(tmp_path, table.name)),
     }

@@ -154,7 +154,7 @@ async def test_an_item_of_another_type_is_a_panic(tmp_path: Path) -> None:
     """A wrong edge in a topology panics at once; the message names the type, and no row of the batch is written."""
     event = await run_graph(audited(tmp_path, source_of([*observations(2), "a string"])))
     assert isinstance(event, events.Panicked)
-    assert "the audit stores Observation, Correlation, CrossSensorUpdate; got str" in event.chain[0]
+    assert "the audit stores Observation, Correlation, CrossSensorUpdate, ConjunctionUpdate; got str" in event.chain[0]
     assert parts(tmp_path) == []
     assert event.figures.ledger_holds
 

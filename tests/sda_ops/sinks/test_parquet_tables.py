@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sda_ops.records.conjunction import ConjunctionUpdate
 from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget, Uncertainty
 from sda_ops.sinks.parquet_store import Part, _encoded
@@ -73,7 +74,7 @@ def residuals_of(row: dict[str, Any]) -> Residuals:
 
 def fields_of(kind: type[T], row: dict[str, Any], **others: Any) -> T:
     values = {name: row[name] for name in kind.__struct_fields__ if name not in others}
-    ids = {name: UUID(values[name]) for name in ("observation_id", "update_id") if name in values}
+    ids = {name: UUID(values[name]) for name in ("observation_id", "update_id", "conjunction_id") if name in values}
     return kind(**values | ids | others)
 
 
@@ -81,6 +82,7 @@ RECORD_OF: dict[type, Callable[[dict[str, Any]], AuditRecord]] = {
     Observation: observation_of,
     Correlation: correlation_of,
     CrossSensorUpdate: update_of,
+    ConjunctionUpdate: lambda row: fields_of(ConjunctionUpdate, row),
 }
 
 
@@ -142,19 +144,39 @@ some_updates = st.builds(
     st.lists(st.builds(Contribution, st.uuids(), st.text(), moment, some_residuals), max_size=4).map(tuple),
     moment,
 )
+some_conjunctions = st.builds(
+    ConjunctionUpdate,
+    conjunction_id=st.uuids(),
+    revision=st.integers(1, 2**31 - 1),
+    sequence=st.integers(1, 2**63 - 1),
+    status=st.sampled_from(["active", "withdrawn", "passed"]),
+    catalog_number_first=st.integers(0, 999_999_999),
+    catalog_number_second=st.integers(0, 999_999_999),
+    **{name: moment for name in ConjunctionUpdate.__struct_fields__ if name.endswith("_timestamp")},
+    **{
+        name: perhaps if name in ("dilution_m", "probability") else number
+        for name in ConjunctionUpdate.__struct_fields__
+        if name.endswith(("_m", "_m_s", "_s", "probability"))
+    },
+    **{name: st.text() for name in ("name_first", "name_second", "orbit_class_first", "orbit_class_second")},
+    **{name: st.none() | st.text() for name in ("fleet_first", "fleet_second")},
+    same_fleet=st.booleans(),
+    formation=st.booleans(),
+)
 
 
 @given(
     st.lists(some_observations, min_size=1, max_size=8)
     | st.lists(some_correlations, min_size=1, max_size=8)
     | st.lists(some_updates, min_size=1, max_size=8)
+    | st.lists(some_conjunctions, min_size=1, max_size=8)
 )
 def test_records_are_unchanged_after_a_round_trip_through_a_file(records: list[AuditRecord]) -> None:
     """They are equal to the last bit and nanosecond, in order, with ``None`` for what was not measured."""
     assert round_trip(records) == records
 
 
-@pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate])
+@pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate, ConjunctionUpdate])
 def test_the_tables_have_every_field_of_the_records(record: Any) -> None:
     """A field that is added to a record but not to its table fails this test."""
     expected: list[str] = []
@@ -190,7 +212,7 @@ def leaves(fields: Sequence[pa.Field]) -> list[pa.Field]:
     return found
 
 
-@pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate])
+@pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate, ConjunctionUpdate])
 def test_every_column_has_a_description_and_the_unit_of_its_name(record: type) -> None:
     """Every angle, position and time also has a frame."""
     fields = leaves(list(TABLES[record].schema))
@@ -199,10 +221,10 @@ def test_every_column_has_a_description_and_the_unit_of_its_name(record: type) -
         unit = field.metadata.get(b"unit", b"").decode()
         if pa.types.is_timestamp(field.type):
             assert (unit, field.metadata[b"frame"]) == ("ns", b"UTC")
-        elif pa.types.is_string(field.type) or pa.types.is_list(field.type):
+        elif pa.types.is_string(field.type) or pa.types.is_list(field.type) or pa.types.is_boolean(field.type):
             assert not unit
         else:
-            suffix = {"_m_s": "m/s", "_m": "m", "_rad": "rad"}
+            suffix = {"_m_s": "m/s", "_m": "m", "_rad": "rad", "_s": "s"}
             assert unit == next((unit for end, unit in suffix.items() if field.name.endswith(end)), "1"), field.name
         if unit == "rad" and "sigma" not in field.name:
             assert field.metadata[b"frame"], field.name
@@ -210,7 +232,7 @@ def test_every_column_has_a_description_and_the_unit_of_its_name(record: type) -
             assert b"TEME" in field.metadata[b"frame"]
 
 
-@pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate])
+@pytest.mark.parametrize("record", [Observation, Correlation, CrossSensorUpdate, ConjunctionUpdate])
 def test_the_files_metadata_has_all_field_metadata_as_json(record: type) -> None:
     """It has every field's metadata by path, the schema's version and the record's name."""
     schema = TABLES[record].schema
@@ -226,6 +248,6 @@ def test_the_files_metadata_has_all_field_metadata_as_json(record: type) -> None
 
 def test_another_type_of_record_is_a_type_error() -> None:
     """The message names the type and those that are accepted."""
-    expected = "the audit stores Observation, Correlation, CrossSensorUpdate; got int"
+    expected = "the audit stores Observation, Correlation, CrossSensorUpdate, ConjunctionUpdate; got int"
     with pytest.raises(TypeError, match=expected):
         table_of(int)
