@@ -89,7 +89,7 @@ class Screening:
         approaches: The close approaches.
         slow_pairs: Docked objects, formations, and slow approaches.
         ended: Objects that could not be screened in a part of the window.
-        statistics: How the result came about.
+        statistics: What the screening did and what it cost.
     """
 
     start_ns: int
@@ -103,7 +103,7 @@ class Screening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """How a result came about. The sums of windows are the figures of the whole.
+    """What a screening did and what it cost. The sums of windows are the figures of the whole.
 
     Attributes:
         objects: How many were screened.

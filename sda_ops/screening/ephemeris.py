@@ -1,0 +1,380 @@
+"""Positions of all objects between knots, with a certificate of the interpolation error, for one window.
+
+Knots are times at absolute multiples of the knot length since the Unix epoch, and slices are absolute multiples of the
+slice length. So positions do not depend on where a window begins. Between knots, positions are those of Lagrange's
+polynomial through eight knots (three before the interval and four after its beginning), and velocities are its derivative.
+SGP4's velocity is not used, because it is not the derivative of SGP4's position (`sda_ops.screening.exact`).
+
+**Knot lengths.** Objects with an eccentricity of at least 0.1 have knots at half the length. Then the error is measured for
+each object: Lagrange's polynomial errs by at most 1.07e-3 times the eighth difference at the middle of the interval (the
+remainder term; Abramowitz and Stegun 25.2.3). `CERTIFICATE` is four times that. An object whose error exceeds the bound gets
+knots at half the length, again and again down to `FINEST` times, and after that none.
+
+**Objects without knots.** Where SGP4 has no position at one of the eight knots or at one beside them, or where the orbit is too irregular for
+knots, positions are SGP4's own (`sda_ops.screening.direct`).
+
+Columns: the objects are held in an order of their own, by eccentricity class and then semi-major axis. Column numbers
+index the arrays here; `PreparedObjects.rows` and `PreparedObjects.columns` translate from and to row numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sgp4.api import Satrec
+
+from sda_ops.astro.propagation import M_PER_KM, Engine, Propagator
+from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
+from sda_ops.screening.bounds import BETA_KM_S2, gravity
+from sda_ops.screening.direct import DirectStates, ExactOrbits, direct_states, no_direct_states
+from sda_ops.screening.objects import Rows, ScreenedObjects
+
+KNOTS_BEFORE, KNOTS_AFTER = 3, 4
+"""The knots before and after the beginning of an interval: the polynomial goes through the eight at -3 to 4 lengths."""
+
+FINE_ECCENTRICITY = 0.1
+"""From here on, knots are at half the length: near a low perigee the error of the full length is up to 131 m."""
+
+FINEST = 4
+"""The shortest knot length is the longest one divided by two to this power."""
+
+CERTIFICATE = 4.3e-3
+"""The error is at most this times the greatest eighth difference of the knots."""
+
+BETA_MARGIN = 2.0
+"""An object's own beta is this times the greatest value measured at its knots."""
+
+_MATRIX_COLUMNS = 4096
+"""OpenBLAS computes products of this size in the calling thread. Threads would cost three times the CPU time here."""
+
+_BLOCK = 512
+"""Columns that are measured at a time: their knots fit into the processor's cache."""
+
+_OFFSETS = np.arange(-KNOTS_BEFORE, KNOTS_AFTER + 1, dtype=np.float64)
+_DENOMINATORS = np.array([np.prod([a - b for b in _OFFSETS if b != a]) for a in _OFFSETS])
+
+
+def lagrange_weights(steps: Floats) -> tuple[Floats, Floats]:
+    """Weights ``(8, n)`` of the eight knots for the value and the derivative by ``steps``, in [0, 1], in knot lengths."""
+    value = np.empty((len(_OFFSETS), len(steps)))
+    slope = np.empty_like(value)
+    distances = [steps - offset for offset in _OFFSETS]
+    for knot, denominator in enumerate(_DENOMINATORS):
+        product, derivative = np.full_like(steps, 1.0 / denominator), np.zeros_like(steps)
+        for other, distance in enumerate(distances):
+            if other != knot:
+                derivative = derivative * distance + product
+                product = product * distance
+        value[knot], slope[knot] = product, derivative
+    return value, slope
+
+
+class PreparedObjects:
+    """Screened objects with what every window of them needs: their order in columns and their propagators.
+
+    Attributes:
+        objects: The screened objects.
+        rows: ``(n,)``, the row number of each column.
+        columns: ``(n,)``, the column number of each row.
+        coarse: How many columns, the first ones, have knots at the full length; the others at half of it.
+        satrecs: sgp4's records, in columns.
+        orbits: SGP4 itself, in columns.
+        engine: ``sgp4`` or ``heyoka``, for near-Earth objects.
+    """
+
+    def __init__(self, objects: ScreenedObjects, *, engine: Engine = "auto") -> None:
+        self.objects = objects
+        fine = objects.columns.ecco >= FINE_ECCENTRICITY
+        self.rows: Rows = np.lexsort((-objects.columns.no_kozai, fine))
+        self.columns: Rows = np.empty_like(self.rows)
+        self.columns[self.rows] = np.arange(len(self.rows))
+        self.coarse = int((~fine).sum())
+        self.satrecs: list[Satrec] = [objects.satrecs[row] for row in self.rows.tolist()]
+        self.orbits = ExactOrbits(self.satrecs)
+        self._propagators = [
+            Propagator(part, engine=engine, max_age=None)
+            for part in (self.satrecs[: self.coarse], self.satrecs[self.coarse :])
+        ]
+        engines = {p.engine for p in self._propagators}
+        self.engine = "heyoka" if "heyoka" in engines else "sgp4"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def knots_km(self, level: int, timestamp_ns: Nanoseconds) -> Floats:
+        """SGP4's positions ``(times, 3, n)`` of the coarse (0) or the fine (1) columns; NaN where it has none."""
+        begin, end = ((0, self.coarse), (self.coarse, len(self)))[level]
+        if begin == end:
+            return np.empty((len(timestamp_ns), 3, 0))
+        return _km(self._propagators[level].propagate(timestamp_ns).r_teme_m)
+
+    def knots_of_km(self, columns: Rows, timestamp_ns: Nanoseconds) -> Floats:
+        """SGP4's positions ``(times, 3, len(columns))`` of these columns; NaN where it has none."""
+        selected = Propagator([self.satrecs[column] for column in columns.tolist()], engine="sgp4", max_age=None)
+        return _km(selected.propagate(timestamp_ns).r_teme_m)
+
+
+def _km(r_m: Floats) -> Floats:
+    """``(n, times, 3)`` in metres -> ``(times, 3, n)`` in kilometres, contiguous."""
+    r_km = np.ascontiguousarray(r_m.transpose(1, 2, 0))
+    r_km /= M_PER_KM
+    return r_km
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Level:
+    """Knots of one length.
+
+    Attributes:
+        columns: Which objects.
+        knot_ns: The length.
+        first: The number of the first knot: its time is this times the length.
+        r_km: ``(knots, 3, len(columns))``.
+    """
+
+    columns: Rows
+    knot_ns: int
+    first: int
+    r_km: Floats
+
+    def at(self, position: Rows, timestamp_s: Floats, origin_ns: int) -> tuple[Floats, Floats]:
+        """Positions and velocities ``(3, n)`` of the objects at these places of ``columns``."""
+        knot_s = self.knot_ns / NS_PER_S
+        interval, ns = divmod(origin_ns, self.knot_ns)
+        steps = timestamp_s / knot_s + ns / self.knot_ns
+        whole = np.floor(steps)
+        value, slope = lagrange_weights(steps - whole)
+        start = whole.astype(np.intp) + (interval - KNOTS_BEFORE - self.first)
+        count = self.r_km.shape[2]
+        index = (start * 3 * count + position)[np.newaxis, :] + (np.arange(3) * count)[:, np.newaxis]
+        flat = self.r_km.reshape(-1)
+        r_km, v_km_s = np.zeros(index.shape), np.zeros(index.shape)
+        for knot in range(len(_OFFSETS)):
+            knots_km = flat[index + knot * 3 * count]
+            r_km += value[knot] * knots_km
+            v_km_s += slope[knot] * knots_km
+        return r_km, v_km_s / knot_s
+
+    def in_slices(self, middle_ns: Nanoseconds, states: Floats) -> None:
+        """Writes positions and velocities at these times, which ascend, to ``states``, ``(slices, 2, 3, all columns)``."""
+        interval, ns = np.divmod(middle_ns, self.knot_ns)
+        value, slope = lagrange_weights(ns / self.knot_ns)
+        weights = np.stack((value, slope / (self.knot_ns / NS_PER_S)), axis=1)  # (8, 2, slices)
+        knots, count = len(_OFFSETS), len(self.columns)
+        begin_column = int(self.columns[0])
+        contiguous = self.columns[-1] - begin_column == count - 1
+        if contiguous:
+            in_rows = states.reshape(2 * len(states), 3, -1)[..., begin_column : begin_column + count]
+        else:
+            in_rows = np.empty((2 * len(states), 3, count))
+        begins = np.flatnonzero(np.diff(interval, prepend=interval[0] - 1))
+        for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(interval)], strict=True):
+            start = int(interval[begin]) - KNOTS_BEFORE - self.first
+            stencil = self.r_km[start : start + knots]
+            of_slices = weights[:, :, begin:end].transpose(2, 1, 0).reshape(-1, knots)
+            for axis in range(3):
+                for column in range(0, count, _MATRIX_COLUMNS):
+                    part = slice(column, column + _MATRIX_COLUMNS)
+                    np.matmul(of_slices, stencil[:, axis, part], out=in_rows[2 * begin : 2 * end, axis, part])
+        if not contiguous:
+            states[..., self.columns] = in_rows.reshape(len(states), 2, 3, count)
+
+
+class SliceStates:
+    """States at the middle of consecutive slices, in columns.
+
+    Attributes:
+        first_slice: The number of the first slice.
+        r_km: ``(slices, 3, n)``, TEME.
+        v_km_s: ``(slices, 3, n)``; the derivative of ``r_km``.
+        beta_km_s2: ``(slices, n)`` or ``(1, n)``: see `sda_ops.screening.bounds`.
+        alive: ``(slices, n)``; false where an object has no state in the slice.
+    """
+
+    __slots__ = ("alive", "beta_km_s2", "first_slice", "r_km", "v_km_s")
+
+    def __init__(self, first_slice: int, states: Floats, beta_km_s2: Floats, alive: npt.NDArray[np.bool_]) -> None:
+        self.first_slice = first_slice
+        self.r_km = states[:, 0]
+        self.v_km_s = states[:, 1]
+        self.beta_km_s2 = beta_km_s2
+        self.alive = alive
+
+    def __len__(self) -> int:
+        return len(self.r_km)
+
+
+class Ephemeris:
+    """Positions of all objects in the slices that overlap a window.
+
+    Attributes:
+        prepared: The objects.
+        slice_ns: The length of a slice.
+        first_slice: The number of the first slice; it begins at this times the length.
+        end_slice: The number after the last slice.
+        origin_ns: The beginning of the first slice, from which the methods count seconds.
+        interpolation_km: The bound of the interpolation error, which every object with knots is certified to keep.
+        certified_km: The greatest certificate of an object with knots.
+        shortened: How many objects have shorter knots than their eccentricity class.
+        beta_km_s2: ``(n,)``, in columns.
+        direct: The states of objects without knots.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedObjects,
+        start_ns: int,
+        end_ns: int,
+        *,
+        slice_s: float = 60.0,
+        knot_s: float = 240.0,
+        interpolation_km: float = 0.05,
+    ) -> None:
+        """Propagate to the knots of ``[start_ns, end_ns)`` and measure. Takes 4 µs a knot (heyoka: 0.1 µs) of CPU."""
+        self.prepared = prepared
+        self.slice_ns = round(slice_s * NS_PER_S)
+        self.first_slice = start_ns // self.slice_ns
+        self.end_slice = -(-end_ns // self.slice_ns)
+        self.origin_ns = self.first_slice * self.slice_ns
+        self.interpolation_km = interpolation_km
+        self._knot_ns = round(knot_s * NS_PER_S)
+        self.beta_km_s2 = np.full(len(prepared), BETA_KM_S2)
+        self._level_of = np.empty(len(prepared), dtype=np.intp)
+        self._position = np.empty(len(prepared), dtype=np.intp)
+        self.certified_km = 0.0
+        self._levels: list[_Level] = []
+        classes = (np.arange(prepared.coarse), np.arange(prepared.coarse, len(prepared)))
+        exceeding = [np.empty(0, dtype=np.intp) for _ in range(FINEST + 2)]
+        for power, columns in enumerate(classes):
+            exceeding[power + 1] = self._add_level(power, columns, whole=True)
+        self.shortened = sum(len(columns) for columns in exceeding)
+        for power in range(1, FINEST + 1):
+            if exceeding[power].size:
+                beyond = self._add_level(power, exceeding[power], whole=False)
+                exceeding[power + 1] = np.concatenate((exceeding[power + 1], beyond))
+        self._level_of[exceeding[-1]] = -1
+        self.direct = self._direct_states()
+
+    def __len__(self) -> int:
+        return self.end_slice - self.first_slice
+
+    def middle_ns(self, slices: npt.NDArray[np.int64]) -> Nanoseconds:
+        """The times of the middles of these slices."""
+        middle: Nanoseconds = slices * self.slice_ns + self.slice_ns // 2
+        return middle
+
+    def states(self, first_slice: int, end_slice: int) -> SliceStates:
+        """States at the middles of the slices from ``first_slice`` to before ``end_slice``."""
+        slices = np.arange(first_slice, end_slice, dtype=np.int64)
+        middle_ns = self.middle_ns(slices)
+        states = np.empty((len(slices), 2, 3, len(self.prepared)))
+        for level in self._levels:
+            if len(level.columns):
+                level.in_slices(middle_ns, states)
+        alive = np.isfinite(states[:, 0, 0, :])
+        beta_km_s2 = self.beta_km_s2[np.newaxis, :]
+        direct = self.direct
+        begin, end = np.searchsorted(direct.slices, (first_slice, end_slice))
+        if begin < end:
+            index, columns = direct.slices[begin:end] - first_slice, direct.columns[begin:end]
+            states[index, 0, :, columns] = direct.r_km[:, begin:end].T
+            states[index, 1, :, columns] = direct.v_km_s[:, begin:end].T
+            alive[index, columns] = direct.alive[begin:end]
+            beta_km_s2 = np.repeat(beta_km_s2, len(slices), axis=0)
+            beta_km_s2[index, columns] = direct.beta_km_s2[begin:end]
+        return SliceStates(first_slice, states, beta_km_s2, alive)
+
+    def at(self, columns: Rows, timestamp_s: Floats) -> tuple[Floats, Floats]:
+        """Positions and velocities ``(3, n)``, km and km/s, of object ``columns[i]`` at ``timestamp_s[i]``.
+
+        Times count from `origin_ns`. NaN where SGP4 has no position. Outside the slices the result is undefined.
+        """
+        r_km = np.full((3, len(columns)), np.nan)
+        v_km_s = np.full((3, len(columns)), np.nan)
+        level_of = self._level_of[columns]
+        for number, level in enumerate(self._levels):
+            here = np.flatnonzero(level_of == number)
+            if here.size:
+                place = self._position[columns[here]]
+                r_km[:, here], v_km_s[:, here] = level.at(place, timestamp_s[here], self.origin_ns)
+        if len(self.direct.slices):  # otherwise no knot is missing
+            missing = np.flatnonzero(~np.isfinite(r_km[0]))
+            at_ns = self.origin_ns + np.rint(timestamp_s[missing] * NS_PER_S).astype(np.int64)
+            r_km[:, missing], v_km_s[:, missing] = self.prepared.orbits.states_km(columns[missing], at_ns)
+        return r_km, v_km_s
+
+    def relative(self, first: Rows, second: Rows, timestamp_s: Floats) -> tuple[Floats, Floats]:
+        """Position and velocity ``(3, n)`` of column ``second[i]`` minus ``first[i]``, as `at`."""
+        first_r_km, first_v_km_s = self.at(first, timestamp_s)
+        second_r_km, second_v_km_s = self.at(second, timestamp_s)
+        return second_r_km - first_r_km, second_v_km_s - first_v_km_s
+
+    def _add_level(self, power: int, columns: Rows, *, whole: bool) -> Rows:
+        """Propagates these objects to knots of a length. Returns those whose certificate exceeds the bound."""
+        knot_ns = self._knot_ns >> power
+        first = self.origin_ns // knot_ns - KNOTS_BEFORE - 1
+        last = -(-self.end_slice * self.slice_ns // knot_ns) + KNOTS_AFTER + 1
+        at_ns = np.arange(first, last + 1, dtype=np.int64) * knot_ns
+        knots_km = self.prepared.knots_km(power, at_ns) if whole else self.prepared.knots_of_km(columns, at_ns)
+        self._level_of[columns], self._position[columns] = len(self._levels), np.arange(len(columns))
+        self._levels.append(_Level(columns, knot_ns, first, knots_km))
+        error_km, beyond_km_s2 = _measured(knots_km, knot_ns / NS_PER_S)
+        _drop_unmeasured(knots_km)
+        keeps = error_km <= self.interpolation_km
+        self.beta_km_s2[columns] = np.maximum(BETA_KM_S2, BETA_MARGIN * beyond_km_s2)
+        self.certified_km = max(self.certified_km, float(error_km[keeps].max(initial=0.0)))
+        exceeding: Rows = columns[~keeps]
+        return exceeding
+
+    def _direct_states(self) -> DirectStates:
+        """The states of objects in slices in which they have no knots."""
+        slices, columns = [], []
+        every = np.arange(self.first_slice, self.end_slice, dtype=np.int64)
+        for number, level in enumerate(self._levels):
+            current = self._level_of[level.columns] == number
+            missing = np.isnan(level.r_km[:, 0, :])
+            for position in np.flatnonzero(missing.any(axis=0) & current).tolist():
+                interval = (self.middle_ns(every) // level.knot_ns) - KNOTS_BEFORE - level.first
+                stencils = np.lib.stride_tricks.sliding_window_view(missing[:, position], len(_OFFSETS))
+                here: npt.NDArray[np.bool_] = np.any(stencils, axis=1)
+                slices.append(every[here[interval]])
+                columns.append(np.full(len(slices[-1]), level.columns[position]))
+        for column in np.flatnonzero(self._level_of < 0).tolist():
+            slices.append(every)
+            columns.append(np.full(len(every), column))
+        if not slices:
+            return no_direct_states()
+        return direct_states(self.prepared.orbits, np.concatenate(slices), np.concatenate(columns), self.slice_ns)
+
+
+def _drop_unmeasured(knots_km: Floats) -> None:
+    """Sets the knots beside missing ones to NaN: the eighth differences across them are not known."""
+    missing = np.isnan(knots_km[:, 0, :])
+    some = np.flatnonzero(missing.any(axis=0))
+    for column in some.tolist():
+        knots_km[np.flatnonzero(np.convolve(missing[:, column], [True, True, True], mode="same")), :, column] = np.nan
+
+
+def _measured(knots_km: Floats, knot_s: float) -> tuple[Floats, Floats]:
+    """Of each object: the certificate of the interpolation error, km, and the greatest |p'' - gravity|, km/s2.
+
+    The second derivative at a knot is that of the central differences up to the eighth (Abramowitz and Stegun 25.3.24 ff.).
+    """
+    count = knots_km.shape[2]
+    error_km, beyond_km_s2 = np.zeros(count), np.zeros(count)
+    for begin in range(0, count, _BLOCK):
+        knots = knots_km[:, :, begin : begin + _BLOCK]
+        second = np.diff(knots, n=2, axis=0)
+        fourth = np.diff(second, n=2, axis=0)
+        sixth = np.diff(fourth, n=2, axis=0)
+        eighth = np.diff(sixth, n=2, axis=0)
+        greatest = np.abs(eighth).max(axis=1)
+        error_km[begin : begin + _BLOCK] = CERTIFICATE * np.nanmax(greatest, axis=0, initial=0.0)
+        acceleration = second[3:-3] - fourth[2:-2] / 12.0 + sixth[1:-1] / 90.0 - eighth / 560.0
+        acceleration /= knot_s**2
+        acceleration -= gravity(knots[4:-4].transpose(1, 0, 2)).transpose(1, 0, 2)
+        beyond = np.sqrt(np.einsum("kin,kin->kn", acceleration, acceleration))
+        beyond_km_s2[begin : begin + _BLOCK] = np.nanmax(beyond, axis=0, initial=0.0)
+    return error_km, beyond_km_s2
