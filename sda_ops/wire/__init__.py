@@ -1,4 +1,4 @@
-"""Wire formats, one module for each: ``radar``, ``optical``, ``isl``, ``tdm``, ``iod``. `MalformedFrame` is common to all.
+"""Wire formats, one module for each: ``radar``, ``optical``, ``isl``, ``tdm``, ``iod``, ``cdm``. `MalformedFrame` is common to all.
 
 A decoder checks only the *structure*: sizes, keys, types. `sda_ops.validate` checks the numbers, so that a NaN or a target
 inside the Earth is rejected there, with a reason. Decoders are pure: the time of arrival is an argument, and sockets

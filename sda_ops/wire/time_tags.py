@@ -30,7 +30,10 @@ def utc_ns_of_tag(tag: str, time_system: str = "UTC") -> int:
         if date.fromordinal(ordinal).year != year:
             raise ValueError(f"expected a day of the year {year}, got {day_of_year}")
     else:
-        ordinal = date(year, month, day).toordinal()
+        try:
+            ordinal = date(year, month, day).toordinal()
+        except ValueError:
+            raise ValueError(f"expected a date that exists, got {tag[:10]}") from None
     fraction_ns = int((match[8] or "").ljust(9, "0")[:9])
     day_since_epoch = ordinal - UNIX_EPOCH_ORDINAL
     if time_system == "UTC":
