@@ -124,7 +124,7 @@ def _km(r_m: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Level:
+class KnotLevel:
     """Knots of one length.
 
     Attributes:
@@ -220,6 +220,11 @@ class Ephemeris:
         shortened: How many objects have shorter knots than their eccentricity class.
         beta_km_s2: ``(n,)``, in columns.
         direct: The states of objects without knots.
+        knot_ns: The full length of a knot interval.
+        levels: The knots of each length. The first has all coarse columns, the second all fine ones, the others those columns
+            again that need shorter knots.
+        level_of: ``(n,)``, the level that applies to each column; -1 for an object without knots.
+        position_of: ``(n,)``, the place of the column in that level.
     """
 
     def __init__(
@@ -239,12 +244,12 @@ class Ephemeris:
         self.end_slice = -(-end_ns // self.slice_ns)
         self.origin_ns = self.first_slice * self.slice_ns
         self.interpolation_km = interpolation_km
-        self._knot_ns = round(knot_s * NS_PER_S)
+        self.knot_ns = round(knot_s * NS_PER_S)
         self.beta_km_s2 = np.full(len(prepared), BETA_KM_S2)
-        self._level_of = np.empty(len(prepared), dtype=np.intp)
-        self._position = np.empty(len(prepared), dtype=np.intp)
+        self.level_of = np.empty(len(prepared), dtype=np.intp)
+        self.position_of = np.empty(len(prepared), dtype=np.intp)
         self.certified_km = 0.0
-        self._levels: list[_Level] = []
+        self.levels: list[KnotLevel] = []
         classes = (np.arange(prepared.coarse), np.arange(prepared.coarse, len(prepared)))
         exceeding = [np.empty(0, dtype=np.intp) for _ in range(FINEST + 2)]
         for power, columns in enumerate(classes):
@@ -254,7 +259,7 @@ class Ephemeris:
             if exceeding[power].size:
                 beyond = self._add_level(power, exceeding[power], whole=False)
                 exceeding[power + 1] = np.concatenate((exceeding[power + 1], beyond))
-        self._level_of[exceeding[-1]] = -1
+        self.level_of[exceeding[-1]] = -1
         self.direct = self._direct_states()
 
     def __len__(self) -> int:
@@ -270,7 +275,7 @@ class Ephemeris:
         slices = np.arange(first_slice, end_slice, dtype=np.int64)
         middle_ns = self.middle_ns(slices)
         states = np.empty((len(slices), 2, 3, len(self.prepared)))
-        for level in self._levels:
+        for level in self.levels:
             if len(level.columns):
                 level.in_slices(middle_ns, states)
         alive = np.isfinite(states[:, 0, 0, :])
@@ -293,11 +298,11 @@ class Ephemeris:
         """
         r_km = np.full((3, len(columns)), np.nan)
         v_km_s = np.full((3, len(columns)), np.nan)
-        level_of = self._level_of[columns]
-        for number, level in enumerate(self._levels):
+        level_of = self.level_of[columns]
+        for number, level in enumerate(self.levels):
             here = np.flatnonzero(level_of == number)
             if here.size:
-                place = self._position[columns[here]]
+                place = self.position_of[columns[here]]
                 r_km[:, here], v_km_s[:, here] = level.at(place, timestamp_s[here], self.origin_ns)
         if len(self.direct.slices):  # otherwise no knot is missing
             missing = np.flatnonzero(~np.isfinite(r_km[0]))
@@ -313,13 +318,13 @@ class Ephemeris:
 
     def _add_level(self, power: int, columns: Rows, *, whole: bool) -> Rows:
         """Propagates these objects to knots of a length. Returns those whose certificate exceeds the bound."""
-        knot_ns = self._knot_ns >> power
+        knot_ns = self.knot_ns >> power
         first = self.origin_ns // knot_ns - KNOTS_BEFORE - 1
         last = -(-self.end_slice * self.slice_ns // knot_ns) + KNOTS_AFTER + 1
         at_ns = np.arange(first, last + 1, dtype=np.int64) * knot_ns
         knots_km = self.prepared.knots_km(power, at_ns) if whole else self.prepared.knots_of_km(columns, at_ns)
-        self._level_of[columns], self._position[columns] = len(self._levels), np.arange(len(columns))
-        self._levels.append(_Level(columns, knot_ns, first, knots_km))
+        self.level_of[columns], self.position_of[columns] = len(self.levels), np.arange(len(columns))
+        self.levels.append(KnotLevel(columns, knot_ns, first, knots_km))
         error_km, beyond_km_s2 = _measured(knots_km, knot_ns / NS_PER_S)
         _drop_unmeasured(knots_km)
         keeps = error_km <= self.interpolation_km
@@ -332,8 +337,8 @@ class Ephemeris:
         """The states of objects in slices in which they have no knots."""
         slices, columns = [], []
         every = np.arange(self.first_slice, self.end_slice, dtype=np.int64)
-        for number, level in enumerate(self._levels):
-            current = self._level_of[level.columns] == number
+        for number, level in enumerate(self.levels):
+            current = self.level_of[level.columns] == number
             missing = np.isnan(level.r_km[:, 0, :])
             for position in np.flatnonzero(missing.any(axis=0) & current).tolist():
                 interval = (self.middle_ns(every) // level.knot_ns) - KNOTS_BEFORE - level.first
@@ -341,7 +346,7 @@ class Ephemeris:
                 here: npt.NDArray[np.bool_] = np.any(stencils, axis=1)
                 slices.append(every[here[interval]])
                 columns.append(np.full(len(slices[-1]), level.columns[position]))
-        for column in np.flatnonzero(self._level_of < 0).tolist():
+        for column in np.flatnonzero(self.level_of < 0).tolist():
             slices.append(every)
             columns.append(np.full(len(every), column))
         if not slices:
