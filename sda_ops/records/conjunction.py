@@ -39,8 +39,8 @@ class ConjunctionEstimate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         age_second_s: The same for the second.
         radius_first_m: Assumed.
         radius_second_m: Assumed.
-        orbit_class_first: For example ``low``.
-        orbit_class_second: For example ``geosynchronous``.
+        orbit_class_first: For example ``LEO``.
+        orbit_class_second: For example ``GEO``.
         fleet_first: The fleet it belongs to; ``None`` if it belongs to no known one.
         fleet_second: The same for the second.
         same_fleet: Whether both belong to one fleet.

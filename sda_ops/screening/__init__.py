@@ -2,8 +2,8 @@
 
 Layout, top to bottom; a module imports only from modules below it:
 
-- ``operator``: screening in a graph; ``conjunction_table``: conjunctions and their history in a file; ``identity``: which
-  estimate belongs to which conjunction
+- ``operator``: screening in a graph; ``coverage``: what is screened next; ``conjunction_table``: conjunctions and their
+  history in a file; ``identity``: which estimate belongs to which conjunction
 - ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
 - ``checkpoints``: finished windows in files; ``worker``: what runs in a worker process; ``encoding``: results as arrays
 - ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue; ``passages``: boxes
