@@ -26,6 +26,7 @@ from flows.settings.sections import (
     ValidationSettings,
     check_shared_ports,
 )
+from flows.settings.uncertainty import ErrorSettings
 from sda_ops.astro.sites import Site
 from sda_ops.wire.iod import read_sites
 
@@ -34,8 +35,6 @@ _MAX_AGE_DAYS = 3_660.0  # ten years; an older element set is useless
 
 _FILE_EVERY = timedelta(seconds=60)
 _URL_EVERY = timedelta(hours=2)  # celestrak.org's own interval of updates; it answers 403 to more frequent requests
-
-PositiveMetres = Field(gt=0, le=1e8)
 
 
 class NamedOpticalSettings(OpticalSettings):
@@ -246,17 +245,6 @@ class PropagatorSettings(Section):
         30.0, description="A worker that takes longer counts as hung and is replaced, seconds"
     )
     max_rebuilds: int = Field(5, ge=0, le=1_000, description="Workers replaced in a minute; more end the run")
-
-
-class ErrorSettings(Section):
-    """One standard deviation of an element set in its orbit's axes: at its epoch, and the growth for each day."""
-
-    radial_m: float = PositiveMetres
-    in_track_m: float = PositiveMetres
-    cross_track_m: float = PositiveMetres
-    radial_m_per_day: float = Field(ge=0, le=1e8)
-    in_track_m_per_day: float = Field(ge=0, le=1e8)
-    cross_track_m_per_day: float = Field(ge=0, le=1e8)
 
 
 class CorrelationSettings(Section):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings.fusion import ClusterSettings, FusionSettings, ReplaySettings, SensorSettings, SpillSettings
+from flows.settings.uncertainty import element_set_errors
 from flows.topologies.from_settings import (
     FIVE_A_MINUTE,
     PATIENT,
@@ -56,7 +57,6 @@ from sda_ops.dedup import deduplicate
 from sda_ops.normalize import Normalizer
 from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import PropagatorPool
-from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors
 from sda_ops.records.observation import Uncertainty
 from sda_ops.sinks.audit import Audit, audit_sink
 from sda_ops.sources.isl import isl_source
@@ -281,13 +281,8 @@ def _audit(settings: FusionSettings, part: str) -> Factory:
 
 
 def _prediction(settings: FusionSettings) -> Prediction:
-    wanted, built_in = settings.correlation, ElementSetErrors()
-    return Prediction(
-        errors=ElementSetErrors(
-            near_earth=built_in.near_earth if wanted.near_earth is None else AxisErrors(**dict(wanted.near_earth)),
-            deep_space=built_in.deep_space if wanted.deep_space is None else AxisErrors(**dict(wanted.deep_space)),
-        )
-    )
+    wanted = settings.correlation
+    return Prediction(errors=element_set_errors(wanted.near_earth, wanted.deep_space))
 
 
 def _associator(settings: FusionSettings) -> Associator:
