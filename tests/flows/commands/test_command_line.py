@@ -16,7 +16,19 @@ from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.storage.jsonl import RotatingJsonLines
 from tests.helpers.support import ROOT
 
-COMMANDS = ("ingest", "fusion", "simulate", "check", "demo", "automations", "reconcile", "up", "down", "worker")
+COMMANDS = (
+    "ingest",
+    "fusion",
+    "simulate",
+    "check",
+    "conjunctions",
+    "demo",
+    "automations",
+    "reconcile",
+    "up",
+    "down",
+    "worker",
+)
 
 
 @pytest.fixture(autouse=True)
