@@ -10,6 +10,7 @@ Layout, top to bottom; a module imports only from modules below it:
 - ``refine``, ``narrow``, ``broad``: from all pairs to candidates to minima of SGP4 itself
 - ``ephemeris``: positions between knots; ``bounds``: how far a pair can move in a slice
 - ``assets``, ``volumes``: assets with their boxes, and the reader of a file of assets
+- ``messages``: Conjunction Data Messages of what was assessed
 - ``assess``: miss distances in the orbit's axes, probabilities, ages, fleets of what was found
 - ``approaches``, ``objects``, ``exact``: what is screened, what is found, and SGP4's own states
 

@@ -48,7 +48,7 @@ def exact_states(satrecs: Sequence[Satrec], objects: Rows, timestamp_ns: Nanosec
     r_km = np.empty((3 * count, 3))
     error = np.empty(3 * count, dtype=np.uint8)
     first = np.flatnonzero(np.diff(grouped, prepend=-1))
-    last = np.append(first[1:], count)
+    last = np.append(first, count)[1:]
     for begin, end, row in zip((3 * first).tolist(), (3 * last).tolist(), grouped[first].tolist(), strict=True):
         error[begin:end], r_km[begin:end], _ = satrecs[row].sgp4_array(three_jd[begin:end], three_fractions[begin:end])
     r_m = np.empty((count, 3))
