@@ -40,7 +40,7 @@ class Progress:
                 print_problem(f"progress: {type(error).__name__}: {error}")
 
     async def _show(self, built: BuiltGraph) -> None:
-        console = _Terminal(stderr=True)
+        console = Terminal(stderr=True)
         started = then = time.monotonic()
         before = built.status()
         if console.is_dumb_terminal or not console.is_terminal:
@@ -57,8 +57,8 @@ class Progress:
                 then, before = now, status
 
 
-class _Terminal(Console):
-    """Rich's console ends the process when its output is closed; this one raises, and the pipeline runs on."""
+class Terminal(Console):
+    """Rich's console ends the process when its output is closed; this one raises, and what it shows runs on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

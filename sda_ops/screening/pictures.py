@@ -16,6 +16,7 @@ import numpy.typing as npt
 from orchestrator_adapter import MissingExtra
 from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
+from sda_ops.screening.assess import Conjunctions
 from sda_ops.screening.exact import exact_states
 from sda_ops.screening.objects import ScreenedObjects
 
@@ -55,6 +56,20 @@ class Encounter:
     max_probability: float
     dilution_m: float
     aspect_ratio: float
+
+    @classmethod
+    def of(cls, conjunctions: Conjunctions, index: int) -> Encounter:
+        """One of several conjunctions."""
+        return cls(
+            tca_ns=int(conjunctions.tca_ns[index]),
+            relative_position_m=conjunctions.relative_position_m[index],
+            relative_velocity_m_s=conjunctions.relative_velocity_m_s[index],
+            radius_first_m=float(conjunctions.radius_first_m[index]),
+            radius_second_m=float(conjunctions.radius_second_m[index]),
+            max_probability=float(conjunctions.max_probability[index]),
+            dilution_m=float(conjunctions.dilution_m[index]),
+            aspect_ratio=float(conjunctions.aspect_ratio[index]),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -1,0 +1,95 @@
+"""What ``screen`` prints at its end: the most probable conjunctions and counts, as tables. On a terminal with colours."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.columns import Columns
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from sda_ops.astro.propagation import M_PER_KM
+from sda_ops.screening.summary import Group, Summary
+
+_WIDTH = 150  # of plain text
+_MOST_GROUPS = 8
+
+
+def text_of(parts: Sequence[RenderableType], *, terminal: bool, width: int | None = None) -> str:
+    """Tables and texts as one text: with colours for a terminal, otherwise plain."""
+    file = io.StringIO()
+    console = Console(
+        file=file,
+        force_terminal=terminal,
+        color_system="auto" if terminal else None,
+        width=width or (None if terminal else _WIDTH),
+        highlight=False,
+        safe_box=not terminal or (sys.stdout.encoding or "").lower() not in {"utf-8", "utf8"},
+        legacy_windows=False,
+    )
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str), markup=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").split("\n"))
+
+
+def top_table(rows: Sequence[dict[str, object]], *, title: str) -> Table:
+    """Conjunctions by SOCRATES' columns: rows of ``conjunction_table``."""
+    table = _table(title)
+    for name, justify in (
+        ("max. prob.", "right"),
+        ("closest approach (UTC)", "left"),
+        ("distance", "right"),
+        ("speed km/s", "right"),
+        ("first", "left"),
+        ("second", "left"),
+        ("ages d", "right"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=name not in {"first", "second"})  # type: ignore[arg-type] # two literals
+    for row in rows:
+        table.add_row(
+            f"{row['MAX_PROB']:.2E}" if row["MAX_PROB"] is not None else "-",
+            f"{row['TCA']:%Y-%m-%d %H:%M:%S}",
+            distance(float(str(row["MISS_M"]))),
+            f"{row['TCA_RELATIVE_SPEED']:.3f}",
+            f"{row['OBJECT_NAME_1'] or 'object'} ({row['NORAD_CAT_ID_1']})",
+            f"{row['OBJECT_NAME_2'] or 'object'} ({row['NORAD_CAT_ID_2']})",
+            f"{row['DSE_1']:.1f} {row['DSE_2']:.1f}",
+        )
+    return table
+
+
+def group_tables(summary: Summary) -> Iterator[RenderableType]:
+    """The groups of conjunctions, two tables beside each other."""
+    yield Columns([_groups("orbit classes", summary.by_class), _groups("fleets", summary.by_fleet)], padding=(0, 4))
+    yield Columns(
+        [_groups("distance", summary.by_distance), _groups("relative speed", summary.by_speed)], padding=(0, 4)
+    )
+
+
+def distance(metres: float) -> str:
+    """For people: metres below one kilometre."""
+    return f"{metres / M_PER_KM:.3f} km" if metres >= M_PER_KM else f"{metres:.0f} m"
+
+
+def _groups(title: str, groups: Sequence[Group]) -> Table:
+    table = _table()
+    table.add_column(title, no_wrap=True)
+    for name in ("count", "smallest", "max. prob."):
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in groups[:_MOST_GROUPS]:
+        table.add_row(group.label, f"{group.count:,}", distance(group.smallest_m), f"{group.max_probability:.2E}")
+    if rest := groups[_MOST_GROUPS:]:
+        table.add_row(
+            f"{len(rest)} others",
+            f"{sum(group.count for group in rest):,}",
+            distance(min(group.smallest_m for group in rest)),
+            f"{max(group.max_probability for group in rest):.2E}",
+        )
+    return table
+
+
+def _table(title: str | None = None) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
