@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from flows.settings.sections import PositiveInt, PositiveSeconds, Section
 from flows.settings.uncertainty import ErrorSettings, element_set_errors
-from sda_ops.screening.assess import AspectSigmas, Assumptions
+from sda_ops.screening.assumptions import AspectSigmas, Assumptions
 from sda_ops.screening.fleets import FLEETS, Fleet, Fleets
 from sda_ops.screening.sizes import KNOWN_SIZES, UNKNOWN_RADIUS_M, Sizes
 

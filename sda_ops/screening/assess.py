@@ -6,67 +6,24 @@ satellite of a fleet is still steered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator_adapter import check_fields
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
 from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
-from sda_ops.screening.approaches import Approaches, SlowPairs
+from sda_ops.screening.approaches import Approaches
+from sda_ops.screening.assumptions import Assumptions
 from sda_ops.screening.encounter import EncounterPlane, aspect_ratio, orbit_axes, rotated_covariance
 from sda_ops.screening.exact import exact_states
-from sda_ops.screening.fleets import NO_FLEET, FleetIndices, Fleets
+from sda_ops.screening.fleets import NO_FLEET, FleetIndices
+from sda_ops.screening.formations import AssessedSlowPairs
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.orbit_classes import OrbitCodes, orbit_classes
 from sda_ops.screening.probability import collision_probability, max_probability
-from sda_ops.screening.sizes import Sizes
 
 Flags = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AspectSigmas:
-    """The assumed shape of the errors of one object. Only its proportions matter.
-
-    The defaults are those with which CelesTrak's maximum probabilities are reproduced.
-
-    Attributes:
-        radial_m: One standard deviation away from the Earth's centre, > 0.
-        in_track_m: Along the motion, > 0.
-        cross_track_m: Along the orbit's normal, > 0.
-    """
-
-    radial_m: float = 100.0
-    in_track_m: float = 300.0
-    cross_track_m: float = 100.0
-
-    def __post_init__(self) -> None:
-        check_fields(
-            "AspectSigmas",
-            *(
-                (name, getattr(self, name), 0.0 < getattr(self, name) < np.inf, "> 0 and finite")
-                for name in ("radial_m", "in_track_m", "cross_track_m")
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assumptions:
-    """What an assessment assumes because a catalogue does not say it.
-
-    Attributes:
-        sizes: The hard-body radii.
-        aspect: The shape of the covariance for the maximum probability, the same for every object.
-        fleets: Which satellites one operator steers.
-        errors: The uncertainty of element sets by age, for `Conjunctions.probability`. ``None``: it is not computed.
-    """
-
-    sizes: Sizes = field(default_factory=Sizes)
-    aspect: AspectSigmas = field(default_factory=AspectSigmas)
-    fleets: Fleets = field(default_factory=Fleets)
-    errors: ElementSetErrors | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -145,7 +102,7 @@ def assess(
     approaches: Approaches,
     *,
     assumptions: Assumptions | None = None,
-    formations: SlowPairs | None = None,
+    slow_pairs: AssessedSlowPairs | None = None,
     covariances_m2: tuple[Floats, Floats] | None = None,
 ) -> Conjunctions:
     """Everything that is known or assumed about each approach.
@@ -154,7 +111,7 @@ def assess(
         objects: The screened objects.
         approaches: The approaches that were found among them.
         assumptions: Sizes, shapes, fleets, errors; by default the built-in ones.
-        formations: The pairs that are docked or in formation (`sda_ops.screening.formations.formations`).
+        slow_pairs: Those of the same screening (`assess_slow_pairs`), for `Conjunctions.formation`.
         covariances_m2: ``(n, 3, 3)`` covariances of the positions of the first and the second objects at closest approach,
             each in its own radial, in-track and cross-track axes. They win over ``assumptions.errors``.
 
@@ -214,7 +171,11 @@ def assess(
         fleet_first=fleet[:count],
         fleet_second=fleet[count:],
         same_fleet=(fleet[:count] == fleet[count:]) & (fleet[:count] != NO_FLEET),
-        formation=_are_among(approaches, formations, len(objects)),
+        formation=(
+            np.zeros(count, dtype=np.bool_)
+            if slow_pairs is None
+            else slow_pairs.hold(approaches.first, approaches.second, objects=len(objects))
+        ),
         fleets=given.fleets.names,
     )
 
@@ -248,10 +209,3 @@ def _covariances(
     both = np.concatenate((approaches.first, approaches.second))
     variances_m2 = catalog_errors.sigmas_m(both, np.tile(approaches.tca_ns, 2)) ** 2
     return variances_m2[:, :, np.newaxis] * np.eye(3)
-
-
-def _are_among(approaches: Approaches, pairs: SlowPairs | None, objects: int) -> Flags:
-    if pairs is None:
-        return np.zeros(len(approaches), dtype=np.bool_)
-    key = approaches.first.astype(np.int64) * objects + approaches.second
-    return np.isin(key, pairs.first.astype(np.int64) * objects + pairs.second)

@@ -83,17 +83,17 @@ def disc_probability(
     # y = across - radius cos(angle): the angle makes the ends of the disc smooth.
     radius_or_one_m = np.where(radius_m > 0.0, radius_m, 1.0)
     low, high = (np.arccos(np.clip((across_m - y_m) / radius_or_one_m, -1.0, 1.0)) for y_m in (lowest_m, highest_m))
-    total = np.zeros(len(radius_m))
-    edges = low[:, np.newaxis] + (high - low)[:, np.newaxis] * _PANELS
-    for panel in range(len(_PANELS) - 1):
-        first, last = edges[:, panel, np.newaxis], edges[:, panel + 1, np.newaxis]
-        angle = first + (last - first) * _NODES
-        half_chord_m = radius_m[:, np.newaxis] * np.sin(angle)
-        y = (across_m[:, np.newaxis] - radius_m[:, np.newaxis] * np.cos(angle)) / sigma_minor_m[:, np.newaxis]
-        density = np.exp(-0.5 * y**2) / (np.sqrt(2.0 * np.pi) * sigma_minor_m[:, np.newaxis])
-        scale = 1.0 / (_SQRT2 * sigma_major_m[:, np.newaxis])
-        chord = _half_difference(along_m[:, np.newaxis] * scale, half_chord_m * scale)
-        total += ((density * chord * half_chord_m) @ _WEIGHTS) * (last - first)[:, 0]
+    # How much the exponent changes across the disc decides how many nodes are needed.
+    even = radius_m * (distance + 1.0) < 0.5 * sigma_minor_m
+    total = np.empty(len(radius_m))
+    for rows, rule in ((even, _FEW), (~even, _MANY)):
+        angle = low[rows, np.newaxis] + (high - low)[rows, np.newaxis] * rule.nodes
+        half_chord_m = radius_m[rows, np.newaxis] * np.sin(angle)
+        y = (across_m[rows, np.newaxis] - radius_m[rows, np.newaxis] * np.cos(angle)) / sigma_minor_m[rows, np.newaxis]
+        density = np.exp(-0.5 * y**2) / (np.sqrt(2.0 * np.pi) * sigma_minor_m[rows, np.newaxis])
+        scale = 1.0 / (_SQRT2 * sigma_major_m[rows, np.newaxis])
+        chord = _half_difference(along_m[rows, np.newaxis] * scale, half_chord_m * scale)
+        total[rows] = ((density * chord * half_chord_m) @ rule.weights) * (high - low)[rows]
     return total
 
 
@@ -153,13 +153,16 @@ def max_probability(miss_m: Floats, radius_m: Floats, aspect_ratio: Floats) -> M
     sigma_m = np.zeros(len(miss_m))
     outside = np.flatnonzero(radius_m < miss_m)
     ratio = radius_m[outside] / miss_m[outside]
-    log_sigma = _log_sigma_of_maximum(ratio, aspect_ratio[outside])
-    probability[outside] = _at_sigma(ratio, aspect_ratio[outside], log_sigma)[0]
-    sigma_m[outside] = np.exp(log_sigma) * miss_m[outside]
+    even = ratio * aspect_ratio[outside] < _EVEN
+    for part, rule in ((even, _FEW), (~even, _MANY)):
+        rows = outside[part]
+        log_sigma = _log_sigma_of_maximum(ratio[part], aspect_ratio[rows], rule)
+        probability[rows] = _at_sigma(ratio[part], aspect_ratio[rows], log_sigma, rule)[0]
+        sigma_m[rows] = np.exp(log_sigma) * miss_m[rows]
     return MaximumProbability(probability, sigma_m)
 
 
-def _log_sigma_of_maximum(ratio: Floats, aspect_ratio: Floats) -> Floats:
+def _log_sigma_of_maximum(ratio: Floats, aspect_ratio: Floats, rule: _Rule) -> Floats:
     """The logarithm of the maximising standard deviation along a miss vector of length 1, by secants within a bracket.
 
     The probability has one maximum over the standard deviation, which is never above the miss distance.
@@ -172,7 +175,7 @@ def _log_sigma_of_maximum(ratio: Floats, aspect_ratio: Floats) -> Floats:
         if not len(active):
             break
         here = log_sigma[active]
-        value, slope = _at_sigma(ratio[active], aspect_ratio[active], here)
+        value, slope = _at_sigma(ratio[active], aspect_ratio[active], here, rule)
         # The derivative of the logarithm; where the probability underflows, the maximum is above.
         relative = np.where(value > 0.0, slope / np.where(value > 0.0, value, 1.0), np.inf)
         rising = relative > 0.0
@@ -189,13 +192,13 @@ def _log_sigma_of_maximum(ratio: Floats, aspect_ratio: Floats) -> Floats:
     return log_sigma
 
 
-def _at_sigma(ratio: Floats, aspect_ratio: Floats, log_sigma: Floats) -> tuple[Floats, Floats]:
+def _at_sigma(ratio: Floats, aspect_ratio: Floats, log_sigma: Floats, rule: _Rule) -> tuple[Floats, Floats]:
     """The probability with the miss along the major axis and of length 1, and its derivative by the sigma's logarithm."""
     sigma = np.exp(log_sigma)
     # The disc from its centre across: y = ratio sin(angle), as far as the density matters, on both sides alike.
     with np.errstate(divide="ignore", over="ignore"):
         end = np.arcsin(np.minimum(1.0, _SIGMAS * sigma / (aspect_ratio * np.maximum(ratio, 1e-300))))[:, np.newaxis]
-    angle = end * _NODES
+    angle = end * rule.nodes
     half_chord = ratio[:, np.newaxis] * np.cos(angle)
     y = (aspect_ratio / sigma * ratio)[:, np.newaxis] * np.sin(angle)
     density = np.exp(-0.5 * y**2) * (np.sqrt(2.0 / np.pi) * aspect_ratio / sigma)[:, np.newaxis]
@@ -204,7 +207,7 @@ def _at_sigma(ratio: Floats, aspect_ratio: Floats, log_sigma: Floats) -> tuple[F
     near, far = (1.0 - half_chord) * scale, (1.0 + half_chord) * scale
     chord_slope = (near * np.exp(-(near**2)) - far * np.exp(-(far**2))) / np.sqrt(np.pi)
     width = half_chord * end * density
-    return (width * chord) @ _WEIGHTS, (width * ((y**2 - 1.0) * chord + chord_slope)) @ _WEIGHTS
+    return (width * chord) @ rule.weights, (width * ((y**2 - 1.0) * chord + chord_slope)) @ rule.weights
 
 
 def _half_difference(centre: Floats, half_width: Floats) -> Floats:
@@ -216,15 +219,22 @@ def _half_difference(centre: Floats, half_width: Floats) -> Floats:
     return difference
 
 
-def _rule(count: int) -> tuple[Floats, Floats]:
+class _Rule(NamedTuple):
     """Gauss and Legendre's nodes and weights on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return 0.5 * (nodes + 1.0), 0.5 * weights
+
+    nodes: Floats
+    weights: Floats
+
+    @classmethod
+    def of(cls, count: int, *, panels: int = 1) -> _Rule:
+        nodes, weights = np.polynomial.legendre.leggauss(count)
+        first = np.arange(panels)[:, np.newaxis]
+        return cls(((first + 0.5 * (nodes + 1.0)) / panels).ravel(), np.tile(0.5 * weights / panels, panels))
 
 
-_NODES, _WEIGHTS = _rule(24)
-_PANELS = np.array([0.0, 0.5, 1.0])
+_FEW, _MANY = _Rule.of(10), _Rule.of(24, panels=2)
+_EVEN = 0.3
 _LOG_LEAST = -40.0
 _NEAREST_STEPS = 12
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-8
 _MOST_STEPS = 100
