@@ -18,7 +18,8 @@ from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.reader import read_catalog
 from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
 from sda_ops.screening.approaches import Approaches, Screening
-from sda_ops.screening.assess import Assumptions, Conjunctions, assess
+from sda_ops.screening.assess import Conjunctions, assess
+from sda_ops.screening.assumptions import Assumptions
 from sda_ops.screening.exact import exact_states
 from sda_ops.screening.messages import Notation, message_files, messages_of
 from sda_ops.screening.objects import Rows, ScreenedObjects
