@@ -111,8 +111,11 @@ class Statistics:
         pairs: How many pairs the broad phase returned.
         candidates: How many minima were refined with SGP4.
         interpolation_error_m: The greatest difference between the interpolants' distance and SGP4's, over all candidates.
-        interpolation_bound_m: The bound that the method assumes; a run beyond it has been repeated with shorter knots.
-        repeated: How many windows were repeated with shorter knots.
+        interpolation_bound_m: The bound that the method assumes for that difference. A greater error is reported here after
+            the window was screened again three times, with shorter knots each time.
+        repeated: How often the positions of an object were computed again for a window, with shorter knots, because the error
+            would have exceeded the bound.
+        unconverged: How many minima were found by bracketing instead of Newton's method.
         broad_phase: ``numba`` or ``scipy``.
         engine: ``sgp4`` or ``heyoka``.
         propagation_s: CPU time of SGP4 at the knots.
@@ -128,6 +131,7 @@ class Statistics:
     interpolation_error_m: float
     interpolation_bound_m: float
     repeated: int
+    unconverged: int = 0
     broad_phase: str
     engine: str
     propagation_s: float

@@ -67,8 +67,8 @@ BETA_KM_S2 = 2e-5
 OBLATE_KM_S2 = 3.0 * J2 * MU_KM3_S2 / EARTH_RADIUS_KM**2
 """The greatest radial acceleration by J2: 3.2e-5 km/s2, above the poles at the surface."""
 
-ROUNDING_KM = 0.02
-"""Room for single precision, which is accurate to 5 m beyond the geosynchronous distance."""
+ROUNDING_KM = 0.04
+"""Room for single precision, which is accurate to 16 m up to 500,000 km."""
 
 SLOWEST_KM_S = 0.1
 """Pairs below this relative speed are always sampled within the slice."""

@@ -241,7 +241,7 @@ class Ephemeris:
         self.prepared = prepared
         self.slice_ns = round(slice_s * NS_PER_S)
         self.first_slice = start_ns // self.slice_ns
-        self.end_slice = -(-end_ns // self.slice_ns)
+        self.end_slice = max(self.first_slice + 1, -(-end_ns // self.slice_ns))
         self.origin_ns = self.first_slice * self.slice_ns
         self.interpolation_km = interpolation_km
         self.knot_ns = round(knot_s * NS_PER_S)
