@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from math import isfinite
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -297,33 +298,37 @@ def is_keyword(text: str) -> bool:
     return _KEYWORD.fullmatch(text) is not None
 
 
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
 def _check(part: object) -> None:
     """Texts have to fit both notations, numbers have to be finite. Raises ``ValueError``."""
-    for field in fields(part):  # type: ignore[arg-type] # its callers are the classes above
-        value = getattr(part, field.name)
+    for name in _names(type(part)):
+        value = getattr(part, name)
         try:
-            if isinstance(value, str):
-                check_text(value)
-            elif isinstance(value, tuple):
-                _check_tuple(value)
-            elif isinstance(value, float) and not isfinite(value):
-                raise ValueError(f"expected a finite number, got {value}")  # noqa: TRY301 - one place adds the name
+            if isinstance(value, tuple):
+                for component in value:
+                    _check_value(component)
+            else:
+                _check_value(value)
         except ValueError as error:
-            raise ValueError(f"{type(part).__name__}: {field.name}: {error}") from None
+            raise ValueError(f"{type(part).__name__}: {name}: {error}") from None
 
 
-def _check_tuple(values: tuple[object, ...]) -> None:
-    for value in values:
-        if isinstance(value, str):
-            check_text(value)
-        elif isinstance(value, tuple):
-            if not is_keyword(value[0]):
-                raise ValueError(f"expected a keyword, got {value[0][:60]!r}")
-            check_text(value[1])
-        elif isinstance(value, float) and not isfinite(value):
-            raise ValueError(f"expected finite numbers, got {value}")
+def _check_value(value: object) -> None:
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError(f"expected a finite number, got {value}")
+    elif isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, tuple):  # one of `OtherFields`
+        if not is_keyword(value[0]):
+            raise ValueError(f"expected a keyword, got {value[0][:60]!r}")
+        check_text(value[1])
 
 
 def _check_not_empty(part: OrbitDetermination | PhysicalParameters) -> None:
-    if all(getattr(part, field.name) is None for field in fields(part) if field.name != "comments"):
+    if all(getattr(part, name) is None for name in _names(type(part)) if name != "comments"):
         raise ValueError(f"{type(part).__name__}: without any value it must be None in its object")

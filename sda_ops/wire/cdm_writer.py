@@ -6,19 +6,16 @@ fractions of the value's metres and seconds, for the same reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from xml.sax.saxutils import escape
 
 from sda_ops.wire.cdm_fields import MESSAGE_PARTS, OBJECT, OBJECT_PARTS, RELATIVE, VERSION, Field, Part
-from sda_ops.wire.cdm_message import ConjunctionMessage, ConjunctionObject
+from sda_ops.wire.cdm_message import ConjunctionMessage, ConjunctionObject, OtherFields
 from sda_ops.wire.time_tags import tag_of_utc_ns
 
 WRITTEN_VERSION = "1.0"
-
-_Line: TypeAlias = tuple[str, str, str]
-"""Keyword, value as text, and unit."""
 
 _SCHEMA = "http://sanaregistry.org/r/ndmxml/ndmxml-1.0-master.xsd"
 _RELATIVE_STATE = ("relative_position_m", "relative_velocity_m_s")
@@ -33,7 +30,7 @@ def cdm_kvn(message: ConjunctionMessage) -> str:
     Raises ``ValueError`` for a message of another version than 1.0.
     """
     _check_version(message)
-    lines = [_kvn_line((VERSION, WRITTEN_VERSION, ""))]
+    lines = [f"{VERSION:<28} = {WRITTEN_VERSION}"]
     for part in MESSAGE_PARTS:
         lines += _kvn_part(part, message)
     lines += [f"{keyword:<28} = {text}" for keyword, text in message.others]
@@ -71,7 +68,7 @@ def cdm_xml(message: ConjunctionMessage) -> str:
         data: list[str] = []
         lines.append("<segment>")
         for part in OBJECT_PARTS:
-            written = list(_xml_part(part, each))
+            written = _xml_part(part, each)
             if part.element == "metadata":
                 written.insert(len(each.comments), f"<{OBJECT}>OBJECT{number}</{OBJECT}>")
                 lines += _element(part.element, written)
@@ -89,11 +86,71 @@ def _check_version(message: ConjunctionMessage) -> None:
         )
 
 
+# Each part's fields, prepared once: a message has a hundred lines.
+
+_Line: TypeAlias = tuple[str, str]
+"""What is before and behind a value."""
+
+
+class _Prepared(NamedTuple):
+    """One field.
+
+    Attributes:
+        attribute: Of the part's value.
+        text_of: Makes the text of one component.
+        lines: For each component.
+    """
+
+    attribute: str
+    text_of: Callable[[Any], str]
+    lines: tuple[_Line, ...]
+
+
+def _prepared(line_of: Callable[[str, str], _Line], text_of: Callable[[str], str]) -> dict[str, list[_Prepared]]:
+    """The fields of each part by its element."""
+    return {
+        part.element: [
+            _Prepared(
+                field.attribute,
+                text_of if field.kind == "text" else _text_of(field),
+                tuple(line_of(keyword, unit) for keyword, unit in zip(field.keywords, field.units, strict=True)),
+            )
+            for field in part.fields
+        ]
+        for part in (*MESSAGE_PARTS, *OBJECT_PARTS)
+    }
+
+
+def _text_of(field: Field) -> Callable[[Any], str]:
+    factor = field.factor
+    if field.kind == "time":
+        return tag_of_utc_ns
+    if factor != 1:
+        return lambda number: str(Decimal(repr(number)) / factor)
+    return lambda number: repr(number).upper()
+
+
+def _kvn_line(keyword: str, unit: str) -> _Line:
+    return f"{keyword:<28} = ", f" [{unit}]" if unit else ""
+
+
+def _xml_line(keyword: str, unit: str) -> _Line:
+    return f'<{keyword} units="{unit}">' if unit else f"<{keyword}>", f"</{keyword}>"
+
+
+_KVN = _prepared(_kvn_line, str)
+_XML = _prepared(_xml_line, escape)
+
+
 def _part_value(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> object | None:
     return getattr(owner, part.attribute) if part.attribute else owner
 
 
-# KVN.
+def _components(prepared: _Prepared, value: object) -> Sequence[object]:
+    component = getattr(value, prepared.attribute)
+    if component is None:
+        return ()
+    return component if len(prepared.lines) > 1 else (component,)
 
 
 def _kvn_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> list[str]:
@@ -101,71 +158,32 @@ def _kvn_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> list
     if value is None:
         return []
     lines = [f"COMMENT {comment}".rstrip() for comment in getattr(value, part.comments)]
-    for field in part.fields:
-        lines += [_kvn_line(line) for line in _texts(field, getattr(value, field.attribute))]
+    for each in _KVN[part.element]:
+        text_of = each.text_of
+        for component, (before, behind) in zip(_components(each, value), each.lines, strict=False):
+            text = text_of(component)
+            lines.append(f"{before}{text:<24}{behind}" if behind else before + text)
     return lines
 
 
-def _kvn_line(line: _Line) -> str:
-    keyword, text, unit = line
-    return f"{keyword:<28} = {text:<24} [{unit}]" if unit else f"{keyword:<28} = {text}"
+def _xml_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> list[str]:
+    value = _part_value(part, owner)
+    if value is None:
+        return []
+    lines = [f"<COMMENT>{escape(comment)}</COMMENT>" for comment in getattr(value, part.comments)]
+    vectors: list[str] = []
+    for each in _XML[part.element]:
+        written = vectors if each.attribute in _RELATIVE_STATE else lines
+        for component, (before, behind) in zip(_components(each, value), each.lines, strict=False):
+            written.append(before + each.text_of(component) + behind)
+        if each.attribute == _RELATIVE_STATE[-1] and vectors:
+            lines += _element("relativeStateVector", vectors)
+    return lines
 
 
-# XML.
+def _xml_others(others: OtherFields) -> list[str]:
+    return [f"<{keyword}>{escape(text)}</{keyword}>" for keyword, text in others]
 
 
 def _element(name: str, lines: list[str]) -> list[str]:
-    return [f"<{name}>", *(f"  {line}" for line in lines), f"</{name}>"]
-
-
-def _xml_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> Iterator[str]:
-    value = _part_value(part, owner)
-    if value is None:
-        return
-    for comment in getattr(value, part.comments):
-        yield f"<COMMENT>{escape(comment)}</COMMENT>"
-    vectors: list[str] = []
-    for field in part.fields:
-        lines = [_xml_line(line) for line in _texts(field, getattr(value, field.attribute))]
-        if field.attribute in _RELATIVE_STATE:
-            vectors += lines
-            if field.attribute == _RELATIVE_STATE[-1] and vectors:
-                yield from _element("relativeStateVector", vectors)
-        else:
-            yield from lines
-
-
-def _xml_line(line: _Line) -> str:
-    keyword, text, unit = line
-    units = f' units="{unit}"' if unit else ""
-    return f"<{keyword}{units}>{escape(text)}</{keyword}>"
-
-
-def _xml_others(others: tuple[tuple[str, str], ...]) -> list[str]:
-    return [_xml_line((keyword, text, "")) for keyword, text in others]
-
-
-# Values as text.
-
-
-def _texts(field: Field, value: object) -> Iterator[_Line]:
-    """A line for each keyword of the field; no line without a value."""
-    if value is None:
-        return
-    if len(field.keywords) == 1:
-        yield field.keywords[0], _text(field, value), field.units[0]
-    else:
-        assert isinstance(value, tuple)
-        for keyword, unit, component in zip(field.keywords, field.units, value, strict=True):
-            yield keyword, _text(field, component), unit
-
-
-def _text(field: Field, value: object) -> str:
-    if field.kind == "text":
-        return str(value)
-    if field.kind == "time":
-        assert isinstance(value, int)
-        return tag_of_utc_ns(value)
-    if field.factor != 1:
-        return str(Decimal(repr(value)) / field.factor)
-    return repr(value).upper()
+    return [f"<{name}>", *[f"  {line}" for line in lines], f"</{name}>"]

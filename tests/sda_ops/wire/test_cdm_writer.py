@@ -139,7 +139,7 @@ def test_another_version_than_the_standards_is_not_written() -> None:
         ({"comments": ("a\x00",)}, "comments: a text must be one line"),
         ({"tca_ns": MESSAGE.tca_ns, "miss_distance_m": -1.0}, "miss_distance_m must be >= 0, got -1.0"),
         ({"miss_distance_m": float("nan")}, "miss_distance_m: expected a finite number, got nan"),
-        ({"relative_position_m": (1.0, float("inf"), 0.0)}, "relative_position_m: expected finite numbers, got inf"),
+        ({"relative_position_m": (1.0, float("inf"), 0.0)}, "relative_position_m: expected a finite number, got inf"),
         ({"collision_probability": 1.5}, r"collision_probability must be in \[0, 1\], got 1.5"),
         ({"others": (("A B", "1"),)}, "others: expected a keyword, got 'A B'"),
     ],
