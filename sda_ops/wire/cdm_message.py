@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -298,21 +297,13 @@ def is_keyword(text: str) -> bool:
     return _KEYWORD.fullmatch(text) is not None
 
 
-@cache
-def _names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
-
-
-def _check(part: object) -> None:
+def _check(part: Any) -> None:
     """Texts have to fit both notations, numbers have to be finite. Raises ``ValueError``."""
-    for name in _names(type(part)):
+    for name in part.__slots__:
         value = getattr(part, name)
         try:
-            if isinstance(value, tuple):
-                for component in value:
-                    _check_value(component)
-            else:
-                _check_value(value)
+            for component in value if isinstance(value, tuple) else (value,):
+                _check_value(component)
         except ValueError as error:
             raise ValueError(f"{type(part).__name__}: {name}: {error}") from None
 
@@ -329,6 +320,6 @@ def _check_value(value: object) -> None:
         check_text(value[1])
 
 
-def _check_not_empty(part: OrbitDetermination | PhysicalParameters) -> None:
-    if all(getattr(part, name) is None for name in _names(type(part)) if name != "comments"):
+def _check_not_empty(part: Any) -> None:
+    if all(getattr(part, name) is None for name in part.__slots__ if name != "comments"):
         raise ValueError(f"{type(part).__name__}: without any value it must be None in its object")

@@ -3,110 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from skyfield.api import load
 from skyfield.sgp4lib import TEME
 
-from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
-from sda_ops.catalog.elements import ElementSet
-from sda_ops.catalog.reader import read_catalog
+from sda_ops.astro.time import NS_PER_S
 from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
-from sda_ops.screening.approaches import Approaches, Screening
-from sda_ops.screening.assess import Conjunctions, assess
 from sda_ops.screening.assumptions import Assumptions
-from sda_ops.screening.exact import exact_states
-from sda_ops.screening.messages import Notation, message_files, messages_of
-from sda_ops.screening.objects import Rows, ScreenedObjects
+from sda_ops.screening.messages import Notation, message_files
 from sda_ops.screening.sizes import Sizes
-from sda_ops.wire.cdm import ConjunctionMessage, read_cdm
-from tests.helpers.support import SDA_DATA_DIR
-from tests.sda_ops.screening.made_up import made_up_screening
+from sda_ops.wire.cdm import read_cdm
+from tests.scenes.conjunctions import SOCRATES, AssessedScene, assessed_scene, socrates_scene, states
 from tests.sda_ops.screening.orbits import EPOCH_NS, Orbit, screened
 from tests.sda_ops.wire.cdm_messages import assert_other_library_agrees
-
-SOCRATES = SDA_DATA_DIR / "socrates_2026-03-09"
-CREATED_NS = EPOCH_NS
 
 ONE_MILLIMETRE = 1e-3
 ONE_MILLIMETRE_PER_SECOND = 1e-3
 J2000_TO_GCRS_RAD = np.deg2rad(0.1 / 3600.0)  # nutation without corrections, and the frame bias
 
 
-class Scene(NamedTuple):
-    """Assessed conjunctions, and how they were found."""
-
-    objects: ScreenedObjects
-    conjunctions: Conjunctions
-    screening: Screening
-
-    def messages(self, indices: Sequence[int] | None = None, **options: Any) -> list[ConjunctionMessage]:
-        chosen = range(len(self.conjunctions)) if indices is None else indices
-        given = {"originator": "SDA", "creation_date_ns": CREATED_NS, **options}
-        rows = np.array(chosen, dtype=np.intp)
-        return list(messages_of(self.objects, self.conjunctions, rows, screening=self.screening, **given))
-
-
-def _states(objects: ScreenedObjects, rows: Rows, times_ns: Nanoseconds) -> tuple[Floats, Floats]:
-    states = exact_states(objects.satrecs, rows, times_ns)
-    return states.r_teme_m, states.v_teme_m_s
-
-
-def _scene(
-    objects: ScreenedObjects, first: Rows, second: Rows, near_ns: Nanoseconds, assumptions: Assumptions | None = None
-) -> Scene:
-    """The minima of the distance near the given times."""
-    tca_ns = near_ns
-    for _ in range(4):
-        (r_1, v_1), (r_2, v_2) = (_states(objects, rows, tca_ns) for rows in (first, second))
-        position_m, velocity_m_s = r_2 - r_1, v_2 - v_1
-        late_s = (position_m * velocity_m_s).sum(axis=1) / (velocity_m_s**2).sum(axis=1)
-        tca_ns = tca_ns - np.rint(late_s * NS_PER_S).astype(np.int64)
-    approaches = Approaches(
-        first=first,
-        second=second,
-        tca_ns=tca_ns,
-        miss_m=np.linalg.norm(position_m, axis=1),
-        relative_speed_m_s=np.linalg.norm(velocity_m_s, axis=1),
-    )
-    conjunctions = assess(objects, approaches, assumptions=assumptions)
-    start_ns, end_ns = int(tca_ns.min()) - NS_PER_S, int(tca_ns.max()) + NS_PER_S
-    screening = replace(made_up_screening(start_ns, end_ns), miss_distance_m=5_000.0, approaches=approaches)
-    return Scene(objects, conjunctions, screening)
-
-
 @pytest.fixture(scope="module")
-def socrates() -> Scene:
-    """The 20 conjunctions of the highest probability, with the element sets from which CelesTrak computed them."""
+def socrates() -> AssessedScene:
     if not SOCRATES.exists():
         pytest.skip(f"real data absent: no {SOCRATES} (set SDA_DATA_DIR)")
-    rows = json.loads((SOCRATES / "socrates_top20_maxProb.json").read_text(encoding="utf-8"))["conjunctions"]
-    sets: dict[int, ElementSet] = {}
-    for row in rows:
-        for each in read_catalog((SOCRATES / "pairs_gp" / row["gp_file"]).with_suffix(".csv")).element_sets:
-            sets[each.catalog_number] = each
-    place = {number: index for index, number in enumerate(sets)}
-    pairs = np.array([sorted((place[row["obj1_norad"]], place[row["obj2_norad"]])) for row in rows])
-    near_ns = np.array([int(datetime.fromisoformat(row["tca"]).timestamp() * 1e3) * 10**6 for row in rows])
-    return _scene(ScreenedObjects.of(list(sets.values())), pairs[:, 0], pairs[:, 1], near_ns)
+    return socrates_scene()
 
 
 CROSSING = (Orbit(perigee_km=700.0), Orbit(perigee_km=700.3, inclination_deg=97.0))
 """They meet near the node, 2 s after the epoch of both element sets, 3.7 km from each other."""
 
 
-def _crossing(assumptions: Assumptions | None = None, **changes: Any) -> Scene:
+def _crossing(assumptions: Assumptions | None = None, **changes: Any) -> AssessedScene:
     objects = replace(screened(CROSSING), **changes)
-    return _scene(objects, np.array([0]), np.array([1]), np.array([EPOCH_NS]), assumptions)
+    return assessed_scene(objects, np.array([0]), np.array([1]), np.array([EPOCH_NS]), assumptions)
 
 
 @pytest.mark.parametrize("notation", ["kvn", "xml"])
-def test_an_independent_library_and_our_reader_read_each_message(socrates: Scene, notation: Notation) -> None:
+def test_an_independent_library_and_our_reader_read_each_message(socrates: AssessedScene, notation: Notation) -> None:
     """Every message of the 20 has the same numbers for both, and one file each."""
     messages = socrates.messages()
     files = dict(message_files(messages, notation))
@@ -116,7 +53,7 @@ def test_an_independent_library_and_our_reader_read_each_message(socrates: Scene
         assert read_cdm(text) == message
 
 
-def test_the_states_are_those_of_skyfields_rotation_out_of_teme(socrates: Scene) -> None:
+def test_the_states_are_those_of_skyfields_rotation_out_of_teme(socrates: AssessedScene) -> None:
     """Positions and velocities, within the 0.1 arcseconds between the mean equator of J2000 and GCRS."""
     timescale = load.timescale(builtin=True)
     for message, first, second in zip(
@@ -124,13 +61,13 @@ def test_the_states_are_those_of_skyfields_rotation_out_of_teme(socrates: Scene)
     ):
         moment = timescale.utc(1970, 1, 1, 0, 0, message.tca_ns / NS_PER_S)
         for each, row in zip(message.objects, (first, second), strict=True):
-            r_m, v_m_s = _states(socrates.objects, np.array([row]), np.array([message.tca_ns]))
+            r_m, v_m_s = states(socrates.objects, np.array([row]), np.array([message.tca_ns]))
             to_gcrs = TEME.rotation_at(moment).T
             for ours, theirs in ((each.position_m, to_gcrs @ r_m[0]), (each.velocity_m_s, to_gcrs @ v_m_s[0])):
                 assert np.linalg.norm(ours - theirs) < J2000_TO_GCRS_RAD * np.linalg.norm(theirs)
 
 
-def test_the_relative_state_follows_from_the_two_written_states(socrates: Scene) -> None:
+def test_the_relative_state_follows_from_the_two_written_states(socrates: AssessedScene) -> None:
     """Distance, speed and parts in the first object's axes: to 1 mm and 1 mm/s, computed from the message alone."""
     for message in socrates.messages():
         (r_1, v_1), (r_2, v_2) = ((np.array(each.position_m), np.array(each.velocity_m_s)) for each in message.objects)
@@ -147,7 +84,7 @@ def test_the_relative_state_follows_from_the_two_written_states(socrates: Scene)
         )
 
 
-def test_the_numbers_are_those_of_the_assessment_and_of_socrates(socrates: Scene) -> None:
+def test_the_numbers_are_those_of_the_assessment_and_of_socrates(socrates: AssessedScene) -> None:
     """The closest approach to 1 µs, the distance to 1 mm, and the range that SOCRATES prints, 1 m."""
     published = json.loads((SOCRATES / "socrates_top20_maxProb.json").read_text(encoding="utf-8"))["conjunctions"]
     conjunctions = socrates.conjunctions
@@ -206,7 +143,7 @@ def test_the_screened_volume_is_a_sphere_and_its_entry_and_exit_lie_on_it() -> N
     assert message.screen_volume_m == (5_000.0, 5_000.0, 5_000.0)
     for time_ns in (message.screen_entry_ns, message.screen_exit_ns):
         assert time_ns is not None
-        (r_1, _), (r_2, _) = (_states(scene.objects, np.array([row]), np.array([time_ns])) for row in (0, 1))
+        (r_1, _), (r_2, _) = (states(scene.objects, np.array([row]), np.array([time_ns])) for row in (0, 1))
         assert np.linalg.norm(r_2 - r_1) == pytest.approx(5_000.0, abs=10.0)
     assert message.screen_entry_ns < message.tca_ns < message.screen_exit_ns  # type: ignore[operator] # not None
 
@@ -281,7 +218,7 @@ def test_catalogue_numbers_have_up_to_nine_digits() -> None:
     """In the designator and in the message's id, with which the file is named."""
     objects = screened(CROSSING)
     columns = replace(objects.columns, catalog_number=np.array([5, 799_500_123]))
-    scene = _scene(replace(objects, columns=columns), np.array([0]), np.array([1]), np.array([EPOCH_NS]))
+    scene = assessed_scene(replace(objects, columns=columns), np.array([0]), np.array([1]), np.array([EPOCH_NS]))
     (message,) = scene.messages()
     assert [each.designator for each in message.objects] == ["5", "799500123"]
     assert message.message_id.startswith("000000005_conj_799500123_2026069000001_")
@@ -291,7 +228,7 @@ def test_catalogue_numbers_have_up_to_nine_digits() -> None:
     assert name == "___a_b__.xml"
 
 
-def test_the_message_id_is_the_same_in_every_run_and_another_for_other_content(socrates: Scene) -> None:
+def test_the_message_id_is_the_same_in_every_run_and_another_for_other_content(socrates: AssessedScene) -> None:
     """It does not depend on the time of creation, the order, or the other messages."""
     ids = [message.message_id for message in socrates.messages()]
     assert len(set(ids)) == 20
