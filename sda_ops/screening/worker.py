@@ -7,6 +7,7 @@ It knows nothing of how workers are started, killed or replaced, nor of how a ho
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ import numpy.typing as npt
 
 from sda_ops.astro.propagation import one_thread
 from sda_ops.catalog.columns import ElementColumns
-from sda_ops.screening.encoding import Arrays, digest_of
-from sda_ops.screening.objects import ScreenedObjects
+from sda_ops.screening.encoding import Arrays, arrays_of, bytes_of, digest_of, record_of
+from sda_ops.screening.objects import Rows, ScreenedObjects
+from sda_ops.screening.screen import ScreeningOptions, screen_window
+
+METHODS = ("screen_window", "screen_against")
 
 CATALOG = "catalog"
 """The key under which the catalogue is shared."""
@@ -23,7 +27,26 @@ CATALOG = "catalog"
 NICENESS = "screening.niceness"
 HELD_BYTES = "screening.held_bytes"
 VERSION = "screening.version"
+ANSWER_SIZE = "screening.answer_size"
+REQUEST = "screening.request"
+ROWS = "screening.rows"
+WINDOW = "screening.window"
 _SETTINGS = frozenset((NICENESS, HELD_BYTES, VERSION))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is the same for all windows of a screening.
+
+    Attributes:
+        miss_distance_m: As for ``screen_window``.
+        options: As for ``screen_window``.
+        answer_bytes: The largest answer.
+    """
+
+    miss_distance_m: float
+    options: ScreeningOptions
+    answer_bytes: int
 
 
 class ScreeningWorker:
@@ -63,8 +86,24 @@ class ScreeningWorker:
 
     def handle(self, method: str, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Answer ``"screen_window"`` or ``"screen_against"``."""
-        del arrays
-        raise ValueError(f"expected a call of 'screen_window' or 'screen_against', got {method!r}")
+        if method not in METHODS:
+            raise ValueError(f"expected a call of one of {METHODS}, got {method!r}")
+        if self._objects is None or int(arrays[VERSION][0]) != self._version:
+            return {VERSION: np.array([self._version])}
+        request = record_of(arrays[REQUEST], Request)
+        start_ns, end_ns = arrays[WINDOW].tolist()
+        screening = screen_window(self._objects, start_ns, end_ns, request.miss_distance_m, request.options)
+        answer = arrays_of(screening)
+        size = sum(array.nbytes for array in answer.values())
+        return answer if size <= request.answer_bytes else {ANSWER_SIZE: np.array([size])}
+
+
+def encoded_request(
+    request: Request, start_ns: int, end_ns: int, *, version: int, rows: Rows | None
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a call: of ``"screen_against"`` with ``rows``, of ``"screen_window"`` without."""
+    arrays = {REQUEST: bytes_of(request), WINDOW: np.array([start_ns, end_ns]), VERSION: np.array([version])}
+    return arrays if rows is None else {**arrays, ROWS: rows}
 
 
 def catalog_version(columns: ElementColumns) -> int:
