@@ -40,8 +40,8 @@ from sda_ops.screening.worker import (
     shared_catalog,
 )
 
-DEFAULT_WINDOW = timedelta(hours=3)
-"""A worker holds the positions of one window: 16 MB for 15,000 objects. Shorter ones propagate more knots twice."""
+DEFAULT_WINDOW = timedelta(hours=2)
+"""The length of a part of ``screen_window`` (`sda_ops.screening.screen.PART_S`): longer windows are screened in such parts."""
 
 MAX_ANSWER_BYTES = 256 << 20
 """The largest result of one window that a worker sends: six million close approaches."""

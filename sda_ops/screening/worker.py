@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sda_ops.astro.propagation import one_thread
+from sda_ops.astro.propagation import Engine, one_thread
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.screening.encoding import Arrays, arrays_of, bytes_of, digest_of, record_of
+from sda_ops.screening.ephemeris import PreparedObjects
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.screen import ScreeningOptions, screen_window
 
@@ -69,6 +70,7 @@ class ScreeningWorker:
     def __init__(self) -> None:
         self._version = 0
         self._objects: ScreenedObjects | None = None
+        self._prepared: tuple[Engine, PreparedObjects] | None = None
 
     def share(self, key: str, arrays: Arrays) -> None:
         """Replace the catalogue. Sharing the stored version again does nothing."""
@@ -82,7 +84,7 @@ class ScreeningWorker:
         columns = ElementColumns.from_arrays({name: array for name, array in arrays.items() if name not in _SETTINGS})
         unnamed = ("",) * len(columns)
         self._objects = ScreenedObjects(columns, unnamed, unnamed)
-        self._version = version
+        self._version, self._prepared = version, None
 
     def handle(self, method: str, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Answer ``"screen_window"`` or ``"screen_against"``."""
@@ -92,10 +94,17 @@ class ScreeningWorker:
             return {VERSION: np.array([self._version])}
         request = record_of(arrays[REQUEST], Request)
         start_ns, end_ns = arrays[WINDOW].tolist()
-        screening = screen_window(self._objects, start_ns, end_ns, request.miss_distance_m, request.options)
+        prepared = self._prepare(self._objects, request.options.engine)
+        screening = screen_window(prepared, start_ns, end_ns, request.miss_distance_m, request.options)
         answer = arrays_of(screening)
         size = sum(array.nbytes for array in answer.values())
         return answer if size <= request.answer_bytes else {ANSWER_SIZE: np.array([size])}
+
+    def _prepare(self, objects: ScreenedObjects, engine: Engine) -> PreparedObjects:
+        """The objects of the stored catalogue for this engine."""
+        if self._prepared is None or self._prepared[0] != engine:
+            self._prepared = engine, PreparedObjects(objects, engine=engine)
+        return self._prepared[1]
 
 
 def encoded_request(

@@ -26,7 +26,7 @@ from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import ElementColumns
 from sda_ops.screening.approaches import Screening
 from sda_ops.screening.checkpoints import CheckpointError, Checkpoints, Window
-from sda_ops.screening.encoding import arrays_of
+from sda_ops.screening.encoding import Arrays, arrays_of
 from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.screen import screen
 from sda_ops.screening.windows import (
@@ -38,7 +38,7 @@ from sda_ops.screening.windows import (
     seconds_left,
     windows_of,
 )
-from sda_ops.screening.worker import Arrays, ScreeningWorker
+from sda_ops.screening.worker import ScreeningWorker
 from tests.helpers.running import eventually
 from tests.helpers.support import ROOT
 from tests.sda_ops.screening.made_up import assert_same_screening
@@ -321,7 +321,7 @@ async def test_a_resumed_run_with_another_catalogue_or_distance_uses_no_window_o
 ) -> None:
     """It screens every window, says so in one line, and has the list of its own catalogue and distance."""
     await screened(InlineWorkers(), checkpoints=tmp_path)
-    arrays = {name: column.copy() for name, column in OBJECTS.columns.arrays().items()}
+    arrays: dict[str, Any] = {name: column.copy() for name, column in OBJECTS.columns.arrays().items()}
     arrays["mo"] += 0.01
     moved = ScreenedObjects(ElementColumns.from_arrays(arrays), OBJECTS.names, OBJECTS.designators)
     for objects, miss_m in ((moved, MISS_M), (OBJECTS, 0.9 * MISS_M)):
