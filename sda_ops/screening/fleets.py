@@ -6,7 +6,6 @@ satellite: one that has failed stays in its fleet until it is excluded by its ca
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,15 +13,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from sda_ops.screening.name_patterns import NamePatterns
+from sda_ops.screening.name_patterns import NamePatterns, is_uncontrolled
 
 FleetIndices = npt.NDArray[np.int16]
 """Indices of fleets; `NO_FLEET` where an object is in none."""
 
 NO_FLEET = -1
-
-_NOT_STEERED = re.compile(r"\b(DEB|AKM|PKM)\b|R/B", re.IGNORECASE)
-"""Debris, apogee and perigee kick motors, and rocket bodies, as Space-Track abbreviates them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +94,7 @@ class Fleets:
         found = np.full(len(names), NO_FLEET, dtype=np.int16)
         for row, (number, name) in enumerate(zip(catalog_numbers, names, strict=True)):
             pattern = patterns.index(name)
-            if pattern is None or _NOT_STEERED.search(name):
+            if pattern is None or is_uncontrolled(name):
                 continue
             if number not in self.fleets[owners[pattern]].without:
                 found[row] = owners[pattern]

@@ -1,10 +1,23 @@
-"""Which of several patterns an object's name fits: for tables of sizes and of fleets."""
+"""What an object's name says: which of several patterns it fits, and whether it is debris."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from fnmatch import translate
+
+_DEBRIS = re.compile(r"\bDEB\b", re.IGNORECASE)
+_UNCONTROLLED = re.compile(r"\b(DEB|AKM|PKM)\b|R/B", re.IGNORECASE)
+
+
+def is_debris(name: str) -> bool:
+    """Whether an object is a fragment, by the abbreviation that Space-Track and CelesTrak use."""
+    return _DEBRIS.search(name) is not None
+
+
+def is_uncontrolled(name: str) -> bool:
+    """Whether an object is a fragment, an apogee or perigee kick motor, or a rocket body."""
+    return _UNCONTROLLED.search(name) is not None
 
 
 class NamePatterns:

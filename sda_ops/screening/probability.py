@@ -156,14 +156,15 @@ def max_probability(miss_m: Floats, radius_m: Floats, aspect_ratio: Floats) -> M
     even = ratio * aspect_ratio[outside] < _EVEN
     for part, rule in ((even, _FEW), (~even, _MANY)):
         rows = outside[part]
-        log_sigma = _log_sigma_of_maximum(ratio[part], aspect_ratio[rows], rule)
+        # A still smaller disc has the same maximum, to rounding.
+        log_sigma = _log_sigma_of_maximum(np.maximum(ratio[part], _LEAST_RATIO), aspect_ratio[rows], rule)
         probability[rows] = _at_sigma(ratio[part], aspect_ratio[rows], log_sigma, rule)[0]
         sigma_m[rows] = np.exp(log_sigma) * miss_m[rows]
     return MaximumProbability(probability, sigma_m)
 
 
 def _log_sigma_of_maximum(ratio: Floats, aspect_ratio: Floats, rule: _Rule) -> Floats:
-    """The logarithm of the maximising standard deviation along a miss vector of length 1, by secants within a bracket.
+    """The logarithm of the maximising standard deviation along a miss vector of length 1, within a bracket.
 
     The probability has one maximum over the standard deviation, which is never above the miss distance.
     """
@@ -171,7 +172,7 @@ def _log_sigma_of_maximum(ratio: Floats, aspect_ratio: Floats, rule: _Rule) -> F
     log_sigma = np.full(count, -0.5 * np.log(2.0))  # exact for a disc without size
     low, high = np.full(count, _LOG_LEAST), np.full(count, 0.1)
     active = np.arange(count)
-    for _ in range(_MOST_STEPS):
+    for step in range(_MOST_STEPS):
         if not len(active):
             break
         here = log_sigma[active]
@@ -181,11 +182,12 @@ def _log_sigma_of_maximum(ratio: Floats, aspect_ratio: Floats, rule: _Rule) -> F
         rising = relative > 0.0
         low[active] = np.where(rising, here, low[active])
         high[active] = np.where(rising, high[active], here)
-        # The logarithm's derivative is nearly 1 / sigma^2 - 2, whose root this step finds at once.
+        # For a small disc the logarithm's derivative is nearly 1 / sigma^2 - 2, whose root this step finds at once. For a disc
+        # that nearly reaches the other object it is not, and the bracket is halved.
         square = np.exp(-2.0 * here) - relative
         with np.errstate(invalid="ignore", divide="ignore"):
             proposed = -0.5 * np.log(square)
-        inside = (proposed > low[active]) & (proposed < high[active])
+        inside = (proposed > low[active]) & (proposed < high[active]) & (step < _QUICK_STEPS)
         ahead = np.where(inside, proposed, 0.5 * (low[active] + high[active]))
         log_sigma[active] = ahead
         active = active[np.abs(ahead - here) > _TOLERANCE]
@@ -234,7 +236,9 @@ class _Rule(NamedTuple):
 
 _FEW, _MANY = _Rule.of(10), _Rule.of(24, panels=2)
 _EVEN = 0.3
+_LEAST_RATIO = 1e-6
 _LOG_LEAST = -40.0
 _NEAREST_STEPS = 12
 _TOLERANCE = 1e-8
+_QUICK_STEPS = 8
 _MOST_STEPS = 100

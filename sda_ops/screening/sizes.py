@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from sda_ops.astro.time import Floats
-from sda_ops.screening.name_patterns import NamePatterns
+from sda_ops.screening.name_patterns import NamePatterns, is_debris
 
 UNKNOWN_RADIUS_M = 1.0
 """CelesTrak's SOCRATES assumes this for objects of unknown size; its probabilities of 2026-03-09 show it."""
@@ -51,7 +52,8 @@ KNOWN_SIZES = (
 class Sizes:
     """Which object has which hard-body radius.
 
-    A catalogue number wins over a name; the first pattern that fits wins.
+    A catalogue number wins over a name; the first pattern that fits wins. A fragment has the size of a pattern only if the
+    pattern names fragments (``DEB``).
 
     Attributes:
         by_number: Radii by catalogue number, metres.
@@ -68,16 +70,31 @@ class Sizes:
     unknown_m: float = UNKNOWN_RADIUS_M
 
     @cached_property
-    def _patterns(self) -> tuple[NamePatterns, tuple[float, ...]]:
-        return NamePatterns(list(self.by_name)), tuple(self.by_name.values())
+    def _patterns(self) -> tuple[_Radii, _Radii]:
+        of_debris = {pattern: radius_m for pattern, radius_m in self.by_name.items() if "DEB" in pattern.upper()}
+        return _Radii.of(self.by_name), _Radii.of(of_debris)
 
     def of(self, catalog_numbers: Iterable[int], names: Sequence[str]) -> Floats:
         """The radius of each object, metres, ``(objects,)``."""
-        patterns, radii_m = self._patterns
+        whole, debris = self._patterns
         found = np.full(len(names), self.unknown_m)
         for row, (number, name) in enumerate(zip(catalog_numbers, names, strict=True)):
-            if (radius_m := self.by_number.get(number)) is not None:
+            radius_m = self.by_number.get(number)
+            if radius_m is None:
+                radius_m = (debris if is_debris(name) else whole).radius_m(name)
+            if radius_m is not None:
                 found[row] = radius_m
-            elif (pattern := patterns.index(name)) is not None:
-                found[row] = radii_m[pattern]
         return found
+
+
+class _Radii(NamedTuple):
+    patterns: NamePatterns
+    radii_m: tuple[float, ...]
+
+    @classmethod
+    def of(cls, by_name: Mapping[str, float]) -> _Radii:
+        return cls(NamePatterns(list(by_name)), tuple(by_name.values()))
+
+    def radius_m(self, name: str) -> float | None:
+        pattern = self.patterns.index(name)
+        return None if pattern is None else self.radii_m[pattern]
