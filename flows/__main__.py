@@ -16,6 +16,7 @@ from flows.output import flush_output, prepare_output
 COMMANDS = {
     "ingest": ("run sda-ingest: radar, optical and ISL into the event log", "flows.commands.ingest"),
     "fusion": ("run sda-fusion: eight sources, correlated with a catalogue, into the audit", "flows.commands.fusion"),
+    "screen": ("find every close approach of a catalogue's objects within a horizon", "flows.commands.screen"),
     "simulate": ("send what sensors would send, over real sockets", "flows.commands.simulate"),
     "check": ("validate settings and topology and print the graph", "flows.commands.check"),
     "conjunctions": ("list the conjunctions that sda-fusion has found, and show one", "flows.commands.conjunctions"),

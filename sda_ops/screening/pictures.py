@@ -87,6 +87,16 @@ class PairDistance:
     minima: npt.NDArray[np.intp]
 
 
+def require_matplotlib() -> None:
+    """Raise ``MissingExtra`` without matplotlib. Call it before a long computation whose result is drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401, PLC0415 - an extra, imported when it is used
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise MissingExtra("pictures need matplotlib: pip install 'sda-stream-orchestrator[plot]'") from error
+
+
 def pair_distance(
     objects: ScreenedObjects, first: int, second: int, *, start_ns: int, end_ns: int, step_s: float = _STEP_S
 ) -> PairDistance:
@@ -343,12 +353,9 @@ def _no_encounter(whole: PairDistance, miss_distance_m: float) -> str:
 
 def _figure(width: float, height: float) -> Figure:
     """A new figure, without a window. Raises ``MissingExtra``."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, imported when it is used
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise MissingExtra("pictures need matplotlib: pip install 'sda-stream-orchestrator[plot]'") from error
+    require_matplotlib()
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, imported when it is used
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -1,0 +1,470 @@
+"""``python -m flows screen``, through its command line: what it reads, finds, writes and says."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import gzip
+import json
+import logging
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.__main__ import main
+from flows.commands import screen_run
+from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
+from sda_ops.catalog import ElementSet, synthetic_catalog
+from sda_ops.screening import tables
+from sda_ops.screening.worker import Arrays, ScreeningWorker
+from sda_ops.simulate.catalog_file import omm_json
+from tests.helpers.log_lines import event_of
+from tests.helpers.support import ROOT, SDA_DATA_DIR
+
+START = "2026-03-10T00:00:00Z"
+START_NS = 1_773_100_800 * NS_PER_S
+SETTINGS = """
+[screening.advanced]
+broad_phase = "scipy"
+engine = "sgp4"
+"""
+
+
+class InlineWorkers:
+    """One handler in this process. ``on_call`` is called before each window."""
+
+    on_call: Callable[[], object] = staticmethod(lambda: None)
+
+    def __init__(self) -> None:
+        self._handler = ScreeningWorker()
+
+    async def call(self, method: str, arrays: Arrays) -> Arrays:
+        self.on_call()
+        return self._handler.handle(method, arrays)
+
+    async def share(self, key: str, arrays: Arrays) -> None:
+        self._handler.share(key, arrays)
+
+    def statistics(self) -> Any:
+        class One:
+            workers = 1
+
+        return One()
+
+
+@pytest.fixture(autouse=True)
+def _inline(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """Without worker processes, which take a second to start; in an empty folder, without settings from outside."""
+
+    @asynccontextmanager
+    async def inline(*, workers: int) -> AsyncIterator[InlineWorkers]:
+        yield InlineWorkers()
+
+    for name in list(os.environ):
+        if name.upper().startswith("SDA_SCREEN__"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(screen_run, "screening_bulkhead", inline)
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, "flows.commands")
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+
+
+def named(sets: tuple[ElementSet, ...]) -> list[ElementSet]:
+    """The first 40 are a fleet, the others have their number as their name; two share a name."""
+    names = [
+        f"STARLINK-{1_000 + row}" if row < 40 else f"OBJECT {each.catalog_number}" for row, each in enumerate(sets)
+    ]
+    names[-1] = names[-2] = "TWIN"
+    return [
+        ElementSet(each.catalog_number, name, each.satrec, each.sgp4_epoch_days)
+        for each, name in zip(sets, names, strict=True)
+    ]
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    """200 objects at the start: 100 approaches below 100 km in 90 minutes."""
+    path = tmp_path / "catalog.json"
+    path.write_bytes(omm_json(named(synthetic_catalog(objects=200, epoch_ns=START_NS))))
+    return path
+
+
+def screen(catalog: Path | str, *options: str, start: str = START) -> int:
+    arguments = ("--start", start, "--horizon", "90m", "--miss", "100km", "--config", "settings.toml", "--quiet")
+    return main(["screen", str(catalog), *arguments, *options])
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> str:
+    """The texts of what was announced, which on a terminal are lines of standard error."""
+    lines = [event_of(record.getMessage()) for record in caplog.records if record.name == "flows.commands"]
+    return "\n".join(str(line["message"]) for line in lines)
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_lists_are_written_as_csv(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conjunctions with the most probable first, those inside a fleet apart, slow pairs, and what was not screened."""
+    assert screen(catalog, "--out", "found.csv") == 0
+    found, fleet = rows_of("found.csv"), rows_of("found.fleet.csv")
+    assert list(found[0])[:11] == list(tables.SOCRATES_COLUMNS)
+    probabilities = [float(row["MAX_PROB"]) for row in found]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len(found) > 20
+    assert {row["SAME_FLEET"] for row in found} == {"false"}
+    assert {row["SAME_FLEET"] for row in fleet} <= {"true"}
+    assert all(row["TCA"].startswith("2026-03-10 0") for row in found)
+    assert rows_of("found.unscreened.csv") == []
+    assert Path("found.slow.csv").read_text().startswith("NORAD_CAT_ID_1,OBJECT_NAME_1,NORAD_CAT_ID_2")
+    assert f"{len(found)} conjunctions" in capsys.readouterr().out
+
+
+def test_every_format_has_the_same_conjunctions(catalog: Path) -> None:
+    """JSON has every list in one file; Parquet and CSV can be read by ``read_table``."""
+    for suffix in ("csv", "parquet", "json"):
+        assert screen(catalog, "--out", f"found.{suffix}", "--fleet-pairs", "together") == 0
+    document = json.loads(Path("found.json").read_text())
+    expected = [row["NORAD_CAT_ID_2"] for row in document["conjunctions"]]
+    assert len(expected) > 20
+    for suffix in ("csv", "parquet"):
+        table = tables.read_table(Path(f"found.{suffix}"))
+        assert table.column("NORAD_CAT_ID_2").to_pylist() == expected
+    assert document["screening"]["objects"] == 200
+    assert document["screening"]["start"] == START
+    assert document["screening"]["end"] == "2026-03-10T01:30:00Z"
+    assert {*document} == {"screening", "conjunctions", "slow", "unscreened"}
+    assert not Path("found.fleet.csv").exists()
+
+
+def test_without_a_file_the_most_probable_conjunctions_are_printed(
+    catalog: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And counts by class, fleet, distance and speed, as plain text where standard output is not a terminal."""
+    assert screen(catalog, "--top", "3") == 0
+    text = capsys.readouterr().out
+    assert "The 3 of " in text
+    assert "closest approach (UTC)" in text
+    for title in ("orbit classes", "fleets", "distance", "relative speed"):
+        assert title in text
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 200
+
+
+def test_some_objects_are_screened_against_all(catalog: Path) -> None:
+    """By number and by name; the list is a subset of the whole list, with the same figures."""
+    assert screen(catalog, "--out", "all.csv", "--fleet-pairs", "together") == 0
+    whole = rows_of("all.csv")
+    number, name = whole[0]["NORAD_CAT_ID_1"], whole[1]["OBJECT_NAME_2"]
+    assert (
+        screen(catalog, "--out", "some.csv", "--fleet-pairs", "together", "--against", f"{number},{name.lower()}") == 0
+    )
+    some = rows_of("some.csv")
+    wanted = [
+        row
+        for row in whole
+        if number in {row["NORAD_CAT_ID_1"], row["NORAD_CAT_ID_2"]}
+        or name in {row["OBJECT_NAME_1"], row["OBJECT_NAME_2"]}
+    ]
+    assert some == wanted
+    assert len(some) < len(whole)
+
+
+SOCRATES = SDA_DATA_DIR / "socrates_2026-03-09"
+
+
+@pytest.mark.skipif(not SOCRATES.is_dir(), reason="needs the data of SDA_DATA_DIR")
+def test_a_conjunction_of_socrates_has_the_figures_of_socrates(tmp_path: Path) -> None:
+    """GRUS-1E and STARLINK-3043, of 2026-03-09: every printed digit, except the last of the time and the range."""
+    document = json.loads((SOCRATES / "socrates_top20_maxProb.json").read_text())
+    expected = next(each for each in document["conjunctions"] if each["obj1_norad"] == 47935)
+    catalog = SOCRATES / "pairs_gp" / expected["gp_file"]
+    options = ("--horizon", "10m", "--miss", "5km", "--out", "found.csv", "--fleet-pairs", "together")
+    assert screen(catalog, *options, start="2026-03-12T04:40:00Z") == 0
+    [row] = rows_of("found.csv")
+    assert (row["NORAD_CAT_ID_1"], row["NORAD_CAT_ID_2"]) == ("47935", "49179")
+    assert (row["DSE_1"], row["DSE_2"]) == (f"{expected['obj1_dse']:.3f}", f"{expected['obj2_dse']:.3f}")
+    assert row["MAX_PROB"] == f"{expected['max_prob']:.3E}"
+    assert row["TCA_RELATIVE_SPEED"] == f"{expected['rel_speed_kms']:.3f}"
+    tca = datetime.fromisoformat(f"{row['TCA']}Z")
+    assert abs(tca - datetime.fromisoformat(expected["tca"])) <= timedelta(milliseconds=1)
+    assert abs(float(row["TCA_RANGE"]) - expected["min_range_km"]) <= 0.001
+
+
+def test_a_pair_is_drawn(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The most probable conjunction, and a pair that has none."""
+    assert screen(catalog, "--plot", "top", "top.svg", "--plot", "200001,200190", "pair.png") == 0
+    assert Path("top.svg").read_text().startswith("<?xml")
+    assert Path("pair.png").read_bytes().startswith(b"\x89PNG")
+    assert "top.svg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["kvn", "xml"])
+def test_a_message_is_written_for_each_conjunction(catalog: Path, form: str) -> None:
+    """Those inside a fleet have none. Each message can be read, and has the originator that was given."""
+    options = ("--cdm", "messages", "--cdm-format", form, "--originator", "TEST", "--out", "found.csv")
+    assert screen(catalog, *options) == 0
+    files = sorted(Path("messages").iterdir())
+    assert len(files) == len(rows_of("found.csv"))
+    assert all("TEST" in file.read_text() for file in files[:3])
+
+
+def test_the_start_may_be_the_median_epoch(catalog: Path) -> None:
+    """Of an old file, say."""
+    assert screen(catalog, "--out", "found.json", start="epoch") == 0
+    assert json.loads(Path("found.json").read_text())["screening"]["start"] == START
+
+
+def test_element_sets_far_from_the_start_are_listed_and_not_screened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their number is reported, with the median age of the others if that is high."""
+    old = synthetic_catalog(objects=30, epoch_ns=START_NS - 40 * NS_PER_DAY)
+    fresh = synthetic_catalog(objects=200, epoch_ns=START_NS - 10 * NS_PER_DAY)[30:]
+    path = tmp_path / "mixed.json"
+    path.write_bytes(omm_json([*old, *fresh]))
+    assert screen(path, "--out", "found.csv") == 0
+    unscreened = rows_of("found.unscreened.csv")
+    assert len(unscreened) == 30
+    assert unscreened[0]["REASON"] == "the epoch of its element set is 40.0 days before the start, more than 30d"
+    assert (unscreened[0]["FROM"], unscreened[0]["UNTIL"]) == ("2026-03-10 00:00:00.000", "2026-03-10 01:30:00.000")
+    announced = messages(caplog)
+    assert "30 of 200 objects are not screened: their element sets are more than 30d from the start" in announced
+    assert "the median epoch of the catalogue is 10.0 days before the start" in announced
+
+
+def test_an_old_catalogue_is_not_screened_from_now(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one line says how old it is, and how to screen it."""
+    assert screen(catalog, start="2026-12-05T00:00:00Z") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "all 200 element sets are more than 30d from the start 2026-12-05 00:00:00 UTC" in line
+    assert "270.0 days before it" in line
+    assert "--start epoch" in line
+
+
+def test_bad_rows_are_counted(catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A row with an impossible eccentricity; the others are screened. The file may be compressed."""
+    rows = json.loads(catalog.read_text())
+    rows[5]["ECCENTRICITY"] = 1.5
+    Path("catalog.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    assert screen("catalog.json.gz", "--out", "found.json") == 0
+    about = json.loads(Path("found.json").read_text())["screening"]
+    assert (about["rows"], about["rows_rejected"], about["objects"]) == (200, 1, 199)
+    assert "1 of 200 rows cannot be used: catalog.json.gz:" in messages(caplog)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--out", "nowhere/found.csv"], ["--out: there is no folder nowhere"]),
+        (["--out", "settings.toml/found.csv"], ["--out: settings.toml is not a folder"]),
+        (["--out", "taken.csv"], ["--out: taken.csv exists; choose another name, or give --overwrite"]),
+        (["--cdm", "full"], ["--cdm: the folder full is not empty; choose another, or give --overwrite"]),
+        (["--cdm", "taken.csv"], ["--cdm: taken.csv is not a folder"]),
+        (["--out", "a.svg.csv", "--plot", "top", "a.svg.csv.png", "--plot", "top", "a.svg.csv.png"],
+         ["--plot: a.svg.csv.png is also written by --plot"]),
+        (["--against", "99999"], ["--against: the catalogue has no object 99999"]),
+        (["--against", "STARLINK-100"], [("--against: the catalogue has no object named 'STARLINK-100'; did you mean "
+                                        "STARLINK-1000 (200001) or STARLINK-1001 (200002) or STARLINK-1002 (200003)?")]),
+        (["--against", "twin"], ["--against: 2 objects are named 'twin': give a catalogue number (200199, 200200)"]),
+        (["--plot", "200001,starlink-1000", "a.svg"], ["--plot: 200001 and starlink-1000 are the same object"]),
+        (["--against", "1", "--plot", "2,3", "a.svg"],
+         ["--against: the catalogue has no object 1",
+          "--plot: the catalogue has no object 2; the catalogue has no object 3"]),
+        (["--config", "missing.toml"], ["settings file missing.toml: no such file"]),
+        (["--resume", "taken.csv"], ["--resume: taken.csv is not a folder"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_before_anything_is_written(
+    options: list[str], expected: list[str], catalog: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1; the message has the option, what is wrong, and what to do."""
+    Path("taken.csv").touch()
+    Path("full").mkdir()
+    Path("full/old.cdm").touch()
+    before = sorted(Path().rglob("*"))
+    assert screen(catalog, *options) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [f"screen: {message}" for message in expected]
+    assert printed.out == ""
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "screen: nothing.json: No such file or directory"),
+        ("", "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got an empty file"),
+        ("<html><title>Forbidden</title></html>", "got a page in HTML: 'Forbidden'"),
+        ("[]\n", "expected at least one usable row, got none (it has no row)"),
+    ],
+)
+def test_a_catalogue_that_cannot_be_used_is_one_line(
+    text: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1; it names the file."""
+    if text is not None:
+        Path("nothing.json").write_text(text)
+    assert screen("nothing.json") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("screen: nothing.json: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--horizon", "24"], "did you mean 24h?"),
+        (["--miss", "5000km"], "expected a distance above 0 and at most 100km"),
+        (["--start", "yesterday"], "expected now, epoch, or a time such as 2026-03-10T00:00:00Z"),
+        (["--out", "found.xls"], "expected a table as .csv, .parquet or .json"),
+        (["--plot", "25544", "a.svg"], "argument --plot: expected two different objects"),
+        (["--plot", "top", "a.bmp"], "argument --plot: expected a picture as .svg, .png or .pdf"),
+        (["--workers", "0"], "expected a whole number, at least 1"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(
+    options: list[str], message: str, catalog: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the usage."""
+    with pytest.raises(SystemExit) as ended:
+        main(["screen", str(catalog), *options])
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("usage: python -m flows screen")
+    assert message in printed
+
+
+def test_a_setting_with_a_typing_mistake_is_named(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the name that was probably meant."""
+    Path("settings.toml").write_text("[screening]\nmiss_distance = 5\n")
+    assert screen(catalog) == 1
+    assert "did you mean miss_distance_m?" in capsys.readouterr().err
+
+
+def test_a_picture_without_matplotlib_is_a_mistake_before_the_screening(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line says what to install."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert screen(catalog, "--plot", "top", "top.svg") == 1
+    assert capsys.readouterr().err == (
+        "screen: --plot: pictures need matplotlib: pip install 'sda-stream-orchestrator[plot]'\n"
+    )
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, with the file and the reason; the counts are printed, and the old file is unchanged."""
+    Path("found.csv").write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("flows.commands.screen_files.os.fsync", full)
+    assert screen(catalog, "--out", "found.csv", "--overwrite") == 1
+    printed = capsys.readouterr()
+    assert "screen: --out: found.csv: No space left on device" in printed.err
+    assert "conjunctions" in printed.out
+    assert Path("found.csv").read_text() == "old"
+    assert sorted(path.name for path in Path().iterdir()) == ["catalog.json", "found.csv", "settings.toml"]
+
+
+def test_a_screening_continues_where_it_was_stopped(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM during the second window: exit code 1 and one line. The same command does the other windows only."""
+    calls = []
+
+    def stop_in_the_second() -> None:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(InlineWorkers, "on_call", staticmethod(stop_in_the_second))
+    options = ("--out", "found.csv", "--resume", "windows", "--workers", "1", "--horizon", "6h")
+    assert screen(catalog, *options) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "screen: stopped while screening (SIGTERM); nothing was written; finished windows are in windows"
+    )
+    assert not Path("found.csv").exists()
+    assert len(list(Path("windows").iterdir())) >= 1
+    stopped_after = len(calls)
+    assert screen(catalog, *options) == 0
+    assert screen(catalog, "--out", "again.csv", "--workers", "1", "--horizon", "6h") == 0
+    assert Path("found.csv").read_bytes() == Path("again.csv").read_bytes()
+    assert len(calls) < stopped_after + 2 + 2
+
+
+def shown_on_a_terminal(process: subprocess.Popen[bytes], near: int, *, stop_at: bytes | None = None) -> bytes:
+    """What the process writes to its terminal until it ends. When ``stop_at`` is there, the process gets Ctrl-C."""
+    shown = b""
+    while True:
+        try:
+            shown += os.read(near, 65_536)
+        except OSError:  # the process has closed the terminal
+            break
+        if stop_at is not None and stop_at in shown:
+            os.write(near, b"\x03")
+            stop_at = None
+    os.close(near)
+    process.wait()
+    return shown
+
+
+@pytest.mark.parametrize("stop_at", [None, b"/6 windows"])
+def test_worker_processes_screen_with_progress_and_stop_at_ctrl_c(tmp_path: Path, stop_at: bytes | None) -> None:
+    """On a terminal: a bar, the tables in colour, exit code 0; with Ctrl-C one line and 1. No process remains."""
+    catalog = tmp_path / "many.json"
+    catalog.write_bytes(omm_json(synthetic_catalog(objects=1_500, epoch_ns=START_NS)))
+    options = (
+        "--start",
+        START,
+        "--horizon",
+        "6h",
+        "--workers",
+        "1",
+        "--config",
+        "settings.toml",
+        "--resume",
+        "windows",
+    )
+    near, far = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows", "screen", str(catalog), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "150", "LINES": "50"},
+        cwd=tmp_path,
+        stdin=far,
+        stdout=far,
+        stderr=far,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(far, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - Ctrl-C is of the controlling terminal
+    ) as process:
+        os.close(far)
+        shown = shown_on_a_terminal(process, near, stop_at=stop_at)
+    assert b"screening 1,500 objects, 6h from 2026-03-10 00:00:00 UTC" in shown
+    assert b"windows" in shown
+    if stop_at is None:
+        assert process.returncode == 0, shown
+        assert b"orbit classes" in shown
+    else:
+        assert process.returncode == 1, shown
+        assert (
+            b"screen: stopped while screening (SIGINT); nothing was written; finished windows are in windows" in shown
+        )
+        assert b"Traceback" not in shown
