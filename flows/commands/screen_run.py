@@ -38,9 +38,10 @@ from orchestrator_adapter.bulkhead import BulkheadCannotStart
 from orchestrator_adapter.process import ExitCode, StopRequested, StopRequests
 from sda_ops.astro.propagation import DEFAULT_MAX_AGE
 from sda_ops.astro.time import NS_PER_S
-from sda_ops.screening.approaches import Screening, SlowPairs
+from sda_ops.screening.approaches import Screening
 from sda_ops.screening.assess import Conjunctions, assess
 from sda_ops.screening.checkpoints import CheckpointError
+from sda_ops.screening.formations import AssessedSlowPairs, assess_slow_pairs
 from sda_ops.screening.messages import Notation, message_files, messages_of
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.pictures import Encounter, pair_picture, require_matplotlib
@@ -105,7 +106,7 @@ class Found:
 
     screening: Screening
     conjunctions: Conjunctions
-    slow_pairs: SlowPairs
+    slow_pairs: AssessedSlowPairs
     unscreened: tuple[Unscreened, ...]
     listed: Rows
     apart: Rows
@@ -267,12 +268,13 @@ def window_length(longest: timedelta, horizon: timedelta, workers: int) -> timed
 
 def _assessed(plan: Plan, screening: Screening) -> Found:
     assumptions = plan.settings.assumptions()
-    conjunctions = assess(plan.objects, screening.approaches, assumptions=assumptions)
+    slow_pairs = assess_slow_pairs(plan.objects, screening.slow_pairs, assumptions=assumptions)
+    conjunctions = assess(plan.objects, screening.approaches, assumptions=assumptions, slow_pairs=slow_pairs)
     is_listed_apart = ~conjunctions.listed if plan.apart else np.zeros(len(conjunctions), dtype=np.bool_)
     return Found(
         screening,
         conjunctions,
-        screening.slow_pairs,
+        slow_pairs,
         (*plan.selection.too_old, *(Unscreened.of(plan.objects, ended) for ended in screening.ended)),
         most_probable_first(conjunctions, ~is_listed_apart),
         most_probable_first(conjunctions, is_listed_apart),

@@ -27,10 +27,12 @@ import pyarrow.parquet as pq
 
 from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
-from sda_ops.screening.approaches import EndedObject, SlowPairs
+from sda_ops.screening.approaches import EndedObject
 from sda_ops.screening.assess import Conjunctions
+from sda_ops.screening.fleets import FleetIndices
+from sda_ops.screening.formations import AssessedSlowPairs, PairKind
 from sda_ops.screening.objects import Rows, ScreenedObjects
-from sda_ops.screening.orbit_classes import OrbitClass
+from sda_ops.screening.orbit_classes import OrbitClass, OrbitCodes, orbit_classes
 
 SCHEMA_VERSION = 1
 """In the files' metadata. It is raised when a column is removed or changes its meaning, not when a column is added."""
@@ -120,14 +122,17 @@ SLOW_PAIRS = (
     _NAMES[0],
     _NUMBERS[1],
     _NAMES[1],
+    Column("KIND", pa.string(), "", "docked, formation, or passing"),
     Column("SMALLEST_M", pa.float64(), "m", "the smallest distance", ".3f"),
     Column("SMALLEST_AT", _TIME, "UTC", "when the distance is smallest", "3"),
     Column("RELATIVE_SPEED_M_S", pa.float64(), "m/s", "relative speed at that time", ".4f"),
-    Column("MINIMA", pa.int64(), "", "how many minima within the miss distance"),
-    Column(
-        "CONTACT_S", pa.float64(), "s", "how long the pair is within the miss distance, to the length of a slice", ".0f"
-    ),
+    Column("LARGEST_M", pa.float64(), "m", "the largest distance in the revolution around that time", ".3f"),
+    Column("MINIMA", pa.int64(), "", "how many minima of the distance within the miss distance"),
+    Column("CONTACT_S", pa.float64(), "s", "how long within the miss distance, to the length of a slice", ".0f"),
     *_EPOCHS,
+    *_CLASSES,
+    *_FLEETS,
+    _TOGETHER[0],
 )
 """The columns of pairs that hardly move against each other."""
 
@@ -181,7 +186,10 @@ def conjunction_table(objects: ScreenedObjects, conjunctions: Conjunctions, orde
         "PROBABILITY": found.probability[chosen],
         "RADIUS_1_M": found.radius_first_m[chosen],
         "RADIUS_2_M": found.radius_second_m[chosen],
-        **_circumstances(found, chosen),
+        **_classes(found.orbit_class_first[chosen], found.orbit_class_second[chosen]),
+        **_fleets(found.fleets, found.fleet_first[chosen], found.fleet_second[chosen]),
+        "SAME_FLEET": found.same_fleet[chosen],
+        "FORMATION": found.formation[chosen],
     }
     for axis, name in enumerate(("RADIAL", "IN_TRACK", "CROSS_TRACK")):
         values[f"MISS_{name}_M"] = position_m[:, axis]
@@ -189,17 +197,22 @@ def conjunction_table(objects: ScreenedObjects, conjunctions: Conjunctions, orde
     return _table(CONJUNCTIONS, values)
 
 
-def slow_pair_table(objects: ScreenedObjects, pairs: SlowPairs) -> pa.Table:
+def slow_pair_table(objects: ScreenedObjects, pairs: AssessedSlowPairs) -> pa.Table:
     """Slow pairs with the columns `SLOW_PAIRS`."""
     return _table(
         SLOW_PAIRS,
         {
             **_identities(objects, pairs.first, pairs.second),
+            "KIND": [PairKind(kind).name.lower() for kind in pairs.kind.tolist()],
+            "LARGEST_M": pairs.largest_m,
             "SMALLEST_M": pairs.smallest_m,
             "SMALLEST_AT": pairs.smallest_at_ns,
             "RELATIVE_SPEED_M_S": pairs.relative_speed_m_s,
             "MINIMA": pairs.minima,
             "CONTACT_S": pairs.contact_s,
+            **_classes(*(orbit_classes(objects.columns)[rows] for rows in (pairs.first, pairs.second))),
+            **_fleets(pairs.fleets, pairs.fleet_first, pairs.fleet_second),
+            "SAME_FLEET": pairs.same_fleet,
         },
     )
 
@@ -282,17 +295,14 @@ def _identities(objects: ScreenedObjects, first: Rows, second: Rows) -> dict[str
     }
 
 
-def _circumstances(found: Conjunctions, chosen: Rows) -> dict[str, Any]:
-    classes = np.array([each.name for each in sorted(OrbitClass)], dtype=object)
-    fleets = np.array([*found.fleets, ""], dtype=object)  # no fleet has the index -1: the last one
-    return {
-        "ORBIT_CLASS_1": classes[found.orbit_class_first[chosen]],
-        "ORBIT_CLASS_2": classes[found.orbit_class_second[chosen]],
-        "FLEET_1": fleets[found.fleet_first[chosen]],
-        "FLEET_2": fleets[found.fleet_second[chosen]],
-        "SAME_FLEET": found.same_fleet[chosen],
-        "FORMATION": found.formation[chosen],
-    }
+def _classes(first: OrbitCodes, second: OrbitCodes) -> dict[str, Any]:
+    names = np.array([each.name for each in sorted(OrbitClass)], dtype=object)
+    return {"ORBIT_CLASS_1": names[first], "ORBIT_CLASS_2": names[second]}
+
+
+def _fleets(fleets: Sequence[str], first: FleetIndices, second: FleetIndices) -> dict[str, Any]:
+    names = np.array([*fleets, ""], dtype=object)  # no fleet has the index -1: the last one
+    return {"FLEET_1": names[first], "FLEET_2": names[second]}
 
 
 def _table(columns: Sequence[Column], values: Mapping[str, Any]) -> pa.Table:

@@ -23,10 +23,11 @@ import pytest
 
 from flows.__main__ import main
 from flows.commands import screen_run
+from orchestrator_adapter.bulkhead import Arrays
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
 from sda_ops.catalog import ElementSet, synthetic_catalog
 from sda_ops.screening import tables
-from sda_ops.screening.worker import Arrays, ScreeningWorker
+from sda_ops.screening.worker import ScreeningWorker
 from sda_ops.simulate.catalog_file import omm_json
 from tests.helpers.log_lines import event_of
 from tests.helpers.support import ROOT, SDA_DATA_DIR
@@ -388,7 +389,7 @@ def test_a_screening_continues_where_it_was_stopped(
     catalog: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGTERM during the second window: exit code 1 and one line. The same command does the other windows only."""
-    calls = []
+    calls: list[int] = []
 
     def stop_in_the_second() -> None:
         calls.append(len(calls))

@@ -14,6 +14,7 @@ import pytest
 
 from sda_ops.screening import tables
 from sda_ops.screening.approaches import EndedObject
+from sda_ops.screening.formations import AssessedSlowPairs, PairKind
 from sda_ops.screening.tables import Unscreened
 from tests.sda_ops.screening.found import START_NS, conjunctions, objects
 
@@ -134,3 +135,28 @@ def test_objects_that_were_not_screened_are_listed_with_the_reason() -> None:
         "REASON": "below the surface",
     }
     assert tables.csv_of(tables.unscreened_table([])) == b"NORAD_CAT_ID,OBJECT_NAME,FROM,UNTIL,REASON\r\n"
+
+
+def test_slow_pairs_say_what_they_are_and_how_long_they_are_in_contact() -> None:
+    """The smallest distance with its time, and the largest distance of a revolution."""
+    pairs = AssessedSlowPairs(
+        first=np.array([0]),
+        second=np.array([1]),
+        catalog_number_first=np.array([200_001]),
+        catalog_number_second=np.array([200_002]),
+        kind=np.array([PairKind.DOCKED], dtype=np.int8),
+        smallest_m=np.array([0.0]),
+        smallest_at_ns=np.array([START_NS]),
+        relative_speed_m_s=np.array([0.0]),
+        minima=np.array([0]),
+        contact_s=np.array([5_400.0]),
+        largest_m=np.array([np.nan]),
+        fleet_first=np.array([0], dtype=np.int16),
+        fleet_second=np.array([-1], dtype=np.int16),
+        same_fleet=np.array([False]),
+        fleets=("Starlink",),
+    )
+    [row] = rows_of(tables.csv_of(tables.slow_pair_table(objects(), pairs)))
+    assert (row["OBJECT_NAME_1"], row["KIND"], row["SMALLEST_M"]) == ("STARLINK-1", "docked", "0.000")
+    assert (row["SMALLEST_AT"], row["CONTACT_S"], row["LARGEST_M"]) == ("2026-03-10 00:00:00.000", "5400", "")
+    assert (row["FLEET_1"], row["FLEET_2"], row["ORBIT_CLASS_1"]) == ("Starlink", "", "LEO")
