@@ -28,6 +28,9 @@ _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c0392b", "#2e7d4f", "#7a7a7a"
 _STEP_S = 10.0
 """Between the points of a curve: a fast pair moves 150 km in it, which is 1/300 of the orbit."""
 
+_FINER = 20
+_MINIMUM_NS = 1_000_000
+
 _ZOOM = 6.0
 _LONGEST_ZOOM_S = 120.0
 """The zoomed curve ends where the distance is about so many times the miss, or after this time, before and after."""
@@ -77,9 +80,9 @@ class PairDistance:
     """The distance of two objects over time.
 
     Attributes:
-        at_ns: ``(n,)``, UTC, rising; its last point is before the end of the window.
+        at_ns: ``(n,)``, UTC, rising; denser around each minimum.
         distance_m: ``(n,)``; NaN where SGP4 has no position.
-        minima: Indices of the minima inside.
+        minima: Indices of the minima inside, to a millisecond.
     """
 
     at_ns: Nanoseconds
@@ -100,16 +103,34 @@ def require_matplotlib() -> None:
 def pair_distance(
     objects: ScreenedObjects, first: int, second: int, *, start_ns: int, end_ns: int, step_s: float = _STEP_S
 ) -> PairDistance:
-    """The distance of two rows of ``objects`` from ``start_ns`` to ``end_ns``, by SGP4 itself, every ``step_s`` seconds."""
-    at_ns = np.arange(start_ns, end_ns, round(step_s * NS_PER_S), dtype=np.int64)
+    """The distance of two rows of ``objects`` from ``start_ns`` to ``end_ns``, by SGP4 itself, every ``step_s`` seconds.
+
+    Around each minimum the steps become a twentieth, again and again, until they are below a millisecond: a fast pair is
+    100 km apart one step before its closest approach.
+    """
+    step_ns = round(step_s * NS_PER_S)
+    at_ns = np.arange(start_ns, end_ns, step_ns, dtype=np.int64)
+    distance_m = _distances_m(objects, first, second, at_ns)
+    inner = distance_m[1:-1]
+    closest_ns = at_ns[1:-1][(inner < distance_m[:-2]) & (inner <= distance_m[2:])]
+    while step_ns > _MINIMUM_NS and len(closest_ns):
+        finer_ns = step_ns // _FINER
+        around_ns = closest_ns[:, np.newaxis] + np.arange(-_FINER, _FINER + 1) * finer_ns
+        around_m = _distances_m(objects, first, second, around_ns.ravel()).reshape(around_ns.shape)
+        closest_ns = around_ns[np.arange(len(closest_ns)), np.nanargmin(around_m, axis=1)]
+        at_ns, places = np.unique(np.concatenate((at_ns, around_ns.ravel())), return_index=True)
+        distance_m = np.concatenate((distance_m, around_m.ravel()))[places]
+        step_ns = finer_ns
+    return PairDistance(at_ns=at_ns, distance_m=distance_m, minima=np.searchsorted(at_ns, closest_ns))
+
+
+def _distances_m(objects: ScreenedObjects, first: int, second: int, at_ns: Nanoseconds) -> Floats:
     count = len(at_ns)
     rows = np.repeat(np.array([first, second], dtype=np.intp), count)
-    states = exact_states(objects.satrecs, rows, np.concatenate((at_ns, at_ns)))
+    states = exact_states(objects.satrecs, rows, np.tile(at_ns, 2))
     distance_m: Floats = np.linalg.norm(states.r_teme_m[count:] - states.r_teme_m[:count], axis=1)
     distance_m[states.failed[:count] | states.failed[count:]] = np.nan
-    inner = distance_m[1:-1]
-    minima = 1 + np.flatnonzero((inner < distance_m[:-2]) & (inner <= distance_m[2:]))
-    return PairDistance(at_ns=at_ns, distance_m=distance_m, minima=minima)
+    return distance_m
 
 
 def encounter_plane(encounter: Encounter) -> tuple[Floats, Floats]:
@@ -273,7 +294,7 @@ def _draw_plane(axes: Axes, encounter: Encounter, names: tuple[str, str]) -> Non
     radius_m = encounter.radius_first_m + encounter.radius_second_m
     sigma_m = encounter.dilution_m if np.isfinite(encounter.dilution_m) and miss_m > 0.0 else 0.0
     # What is drawn reaches from the disc around the first object to three standard deviations beyond the second.
-    reach_m = 1.1 * max(miss_m + radius_m, 2.0 * radius_m, 3.0 * sigma_m + radius_m)
+    reach_m = 1.1 * (miss_m / 2.0 + max(radius_m, 3.0 * sigma_m))
     scale, unit = _scale(reach_m)
     toward = np.array([x_m, y_m]) / miss_m if miss_m > 0.0 else np.zeros(2)
     end = np.array([x_m, y_m]) / scale
