@@ -222,7 +222,7 @@ def _announce_start(plan: Plan) -> None:
     what = f"{count:,} objects" if against is None else f"{len(against):,} of {count:,} objects against all"
     text = (
         f"screening {what}, {compact(plan.horizon)} from {utc(plan.selection.start_ns)}, "
-        f"within {distance(plan.miss_distance_m)}, {plan.workers} worker processes"
+        f"within {distance(plan.miss_distance_m)}, {plan.workers} worker process{'es' if plan.workers > 1 else ''}"
     )
     announce(
         "screen",
