@@ -11,6 +11,7 @@ from flows.settings.sections import PositiveInt, PositiveSeconds, Section
 from flows.settings.uncertainty import ErrorSettings, element_set_errors
 from sda_ops.screening.assumptions import AspectSigmas, Assumptions
 from sda_ops.screening.fleets import FLEETS, Fleet, Fleets
+from sda_ops.screening.screen import ScreeningOptions
 from sda_ops.screening.sizes import KNOWN_SIZES, UNKNOWN_RADIUS_M, Sizes
 
 _MAX_MISS_M = 100_000.0  # 14,683 objects have 9 million approaches below 100 km a day
@@ -85,6 +86,12 @@ class ScreeningAdvancedSettings(Section):
     engine: Literal["auto", "sgp4", "heyoka"] = Field(
         "auto", description="heyoka (an extra) for near-Earth objects, sgp4 for the others; auto: heyoka if installed"
     )
+
+    def options(self) -> ScreeningOptions:
+        """How to screen."""
+        return ScreeningOptions(
+            slice_s=self.slice_s, knot_s=self.knot_s, broad_phase=self.broad_phase, engine=self.engine
+        )
 
 
 class ScreeningSettings(Section):

@@ -12,6 +12,7 @@ from flows.settings.sections import Section
 from sda_ops.propagation.uncertainty import ElementSetErrors
 from sda_ops.screening.assumptions import Assumptions
 from sda_ops.screening.fleets import FLEETS
+from sda_ops.screening.screen import ScreeningOptions
 
 
 class File(Section):
@@ -35,6 +36,7 @@ def test_defaults_are_the_built_in_assumptions() -> None:
     built_in = Assumptions()
     assert assumptions == built_in
     assert assumptions.errors is None
+    assert ScreeningSettings().advanced.options() == ScreeningOptions()
     assert ScreeningSettings().horizon.total_seconds() == 86_400.0
 
 

@@ -11,10 +11,9 @@ from tests.helpers.support import SDA_DATA_DIR
 from tests.sda_ops.screening.orbits import Orbit, screened
 
 ACTIVE = SDA_DATA_DIR / "catalog/celestrak_active_2026-03.csv"
-BEGINNINGS = tuple(
-    "NAVSTAR ,GSAT0,BEIDOU-,ISS (,ONEWEB-,IRIDIUM ,SENTINEL-1,LANDSAT,METOP,INTELSAT ,TDRS ,XMM-NEWTON,THEMIS ,MERIDIAN".split(
-        ","
-    )
+BEGINNINGS = (
+    *("NAVSTAR ", "GSAT0", "BEIDOU-", "ISS (", "ONEWEB-", "IRIDIUM ", "SENTINEL-1", "LANDSAT", "METOP", "INTELSAT "),
+    *("TDRS ", "XMM-NEWTON", "THEMIS ", "MERIDIAN"),
 )
 
 
