@@ -126,7 +126,7 @@ async def screen_in_windows(
     """Screen all objects against each other in ``[start_ns, start_ns + horizon)``, as ``screen`` does, with the same result.
 
     With ``rows``, screen only these objects against all. Then the workers keep the positions of each window, up to
-    `WorkerLimits.held_bytes`, for the next such screening; if element sets have changed meanwhile, and the same objects are in
+    `WorkerLimits.held_bytes`, for the next such screening; if element sets have changed since then, and the same objects are in
     the same rows, they compute the positions of the changed ones only. Any worker may be sent any window, so a pool of
     one worker computes each window's positions once, and larger pools up to once in each worker.
 
@@ -211,7 +211,7 @@ def windows_of(start_ns: int, horizon: timedelta, window: timedelta) -> list[Win
 
 
 def halves_of(window: Window, slice_s: float) -> tuple[Window, Window] | None:
-    """A window in two, cut at an absolute multiple of the slice's length; ``None`` if there is none inside it."""
+    """A window in two, cut at an absolute multiple of the slice's length; ``None`` if no such time is inside it."""
     slice_ns = round(slice_s * NS_PER_S)
     middle_ns = (window.start_ns + window.end_ns) // 2
     cut_ns = round(middle_ns / slice_ns) * slice_ns
