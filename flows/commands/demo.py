@@ -225,7 +225,7 @@ def _compare(stage: Stage, outcome: RunOutcome) -> int:
     if summary_file.is_file():
         summary: Mapping[str, Any] = json.loads(summary_file.read_text(encoding="utf-8"))
         sent = sum(sum(by_fault.values()) for by_fault in summary["sent"].values())
-        taken_in = outcome.event.figures.ledger.ingested - stage.replayed()
+        taken_in = outcome.event.figures.ledger.ingested - stage.replayed() - stage.screened()
         missed = sent - taken_in
         drops = sum(counters.get("kernel_drops", 0) for counters in outcome.event.figures.counters.values())
         why = (

@@ -68,6 +68,10 @@ class Stage(ABC):
         """The number of observations that come from a file, not from the simulator."""
         return 0
 
+    def screened(self) -> int:
+        """The number of items that come from the screening of the catalogue."""
+        return 0
+
     @abstractmethod
     def check_output(self, outcome: RunOutcome) -> int:
         """Compare the output with what was sent, print the result, and return the exit code."""
@@ -126,6 +130,12 @@ class IngestStage(Stage):
                 "event_log": {"directory": self.folder / "log"},
             }
         )
+
+    def screened(self) -> int:
+        return len(self._conjunctions())
+
+    def _conjunctions(self) -> list[dict[str, Any]]:
+        return _read(self.folder / "audit/conjunctions/conjunctions", "conjunction_id")
 
     def check_output(self, outcome: RunOutcome) -> int:
         observations = sum(1 for _ in read_event_log(self.folder / "log"))
@@ -193,6 +203,7 @@ class FusionStage(Stage):
                 "catalog": {"file": self.folder / "catalog.json"},
                 "audit": {"directory": self.folder / "audit"},
                 "spill": {"directory": self.folder / "spill"},
+                "screening": {"directory": self.folder / "screening"},
             }
         )
 
@@ -206,11 +217,13 @@ class FusionStage(Stage):
             self.folder / "audit/correlations/correlations", "observation_id", "association", "catalog_number"
         )
         updates = _read(self.folder / "audit/correlations/cross_sensor_updates", "update_id")
+        conjunctions = self._conjunctions()
         written = outcome.event.figures.ledger.written
-        rows = len(observations) + len(correlations) + len(updates)
+        rows = len(observations) + len(correlations) + len(updates) + len(conjunctions)
         print_line(f"  read     {rows:,} rows of the audit read back; the ledger says {written:,} were written")
         print_line(
-            f"           {len(observations):,} observations, {len(correlations):,} correlations, {len(updates):,} updates"
+            f"           {len(observations):,} observations, {len(correlations):,} correlations, {len(updates):,} updates, "
+            f"{len(conjunctions):,} revisions of conjunctions"
         )
         true_numbers = dict(_sent(self.truth))
         found = Counter(

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from flows.settings.addresses import Address, SchedulerAddress
+from flows.settings.screening import ScreeningSettings
 from flows.settings.sections import (
     NAME_PATTERN,
     ControlPlaneSettings,
@@ -290,31 +291,20 @@ class AuditSettings(Section):
     )
 
 
-class ScreenSettings(Section):
+class ConjunctionSettings(ScreeningSettings):
     """The screening of the catalogue for conjunctions, beside the stream."""
 
     enabled: bool = Field(default=True, description="Whether the catalogue is screened")
     directory: Path = Field(
         _RUN / "screening", description="Folder of the table of conjunctions; only one run at a time writes it"
     )
-    horizon_hours: float = Field(24.0, gt=0, le=744, description="How far ahead, hours")
-    miss_distance_m: float = Field(5_000.0, gt=0, le=100_000, description="Closer approaches are conjunctions, metres")
-    window_hours: float = Field(
-        3.0, ge=1, le=24, description="Screened at a time by one worker, hours; a shorter window needs less memory"
-    )
     keep_days: float = Field(
         3.0,
         ge=0,
-        le=3_660,
+        le=_MAX_AGE_DAYS,
         description="How long the table keeps a conjunction that is over, days; the audit keeps all",
     )
-    workers: int = Field(1, ge=1, le=256, description="The number of worker processes")
-    engine: Literal["sgp4", "heyoka", "auto"] = Field(
-        "auto", description="heyoka (an extra) for near-Earth objects, sgp4 for the others; auto: heyoka if installed"
-    )
-    broad_phase: Literal["numba", "scipy", "auto"] = Field(
-        "auto", description="numba (the extra fast) or scipy, with the same result; auto: numba if installed"
-    )
+    workers: PositiveInt | None = Field(1, le=256, description="The number of worker processes")
     answer_within_s: PositiveSeconds = Field(
         900.0, description="A worker that takes longer for one window counts as hung and is replaced, seconds"
     )
@@ -356,7 +346,7 @@ class FusionSettings(Section):
     catalog: CatalogSettings = CatalogSettings()
     propagator: PropagatorSettings = PropagatorSettings()
     correlation: CorrelationSettings = CorrelationSettings()
-    screening: ScreenSettings = ScreenSettings()
+    screening: ConjunctionSettings = ConjunctionSettings()
     validation: ValidationSettings = ValidationSettings()
     dedup: DedupSettings = DedupSettings()
     audit: AuditSettings = AuditSettings()

@@ -5,6 +5,10 @@ optical ×2 (HTTP) ─┼─ merge ── normalize ── validate ── dedup
 isl ×2 (TCP) ──────┤                                            └─ propagate ── correlate ── fuse ── correlations
 replay (files) ────┘                                                  │
                                                                process pool
+
+catalogue ── screen ── conjunctions
+                │
+     process pool, table (SQLite)
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from flows.topologies.from_settings import (
     supervision_policy,
     validation,
 )
+from flows.topologies.screening import CatalogScreening, screening_of
 from orchestrator_adapter import (
     DeadLetterFile,
     Factory,
@@ -58,7 +63,7 @@ from sda_ops.normalize import Normalizer
 from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import PropagatorPool
 from sda_ops.records.observation import Uncertainty
-from sda_ops.sinks.audit import Audit, audit_sink
+from sda_ops.sinks.audit import Audit, OnCommit, audit_sink
 from sda_ops.sources.isl import isl_source
 from sda_ops.sources.optical import optical_source
 from sda_ops.sources.radar import radar_source
@@ -77,11 +82,12 @@ _IRREPLACEABLE = "the audit must be complete: if it cannot be written, the run e
 
 @dataclass(frozen=True, slots=True)
 class Orbits:
-    """The catalogue, and the process pool that propagates it."""
+    """The catalogue, the process pool that propagates it, and its screening, unless that is switched off."""
 
     catalog: LiveCatalog
     pool: Bulkhead
     propagator: PropagatorPool
+    screening: CatalogScreening | None = None
 
     def figures(self) -> dict[str, int]:
         """The pool's figures, for metrics and the report."""
@@ -164,16 +170,22 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
         note="its windows survive a restart; updates are derived",
     )
     graph.connect(find, combine, 1_024, note=_MICRO_BATCHES)
-    correlations = graph.add_sink(
-        "correlations", _audit(settings, "correlations"), restart_policy=NEVER, note=_IRREPLACEABLE
-    )
+    store = _audit(settings, "correlations")
+    correlations = graph.add_sink("correlations", store, restart_policy=NEVER, note=_IRREPLACEABLE)
     graph.connect(combine, correlations, 16_384, note="the items that wait for one file")
+    if (screening := orbits.screening) is not None:
+        note = "its table survives a restart, which repeats one screening"
+        screen = graph.add_source("screen", screening.source, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
+        store = _audit(settings, "conjunctions", on_commit=screening.confirm)
+        conjunctions = graph.add_sink("conjunctions", store, restart_policy=NEVER, note=_IRREPLACEABLE)
+        graph.connect(screen, conjunctions, 4_096, note="the rest waits in the table")
     return graph
 
 
 def fusion_pipeline(settings: FusionSettings) -> Pipeline:
     """``sda-fusion`` as a pipeline: graph, process pool, dead-letter store, report, control plane, claims. Opens nothing."""
     orbits = orbits_of(settings)
+    screening = orbits.screening
     return Pipeline(
         graph=build_topology(settings, orbits),
         policy=supervision_policy(settings.shutdown),
@@ -189,15 +201,16 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
                 settings.spill.directory,
                 settings.dead_letters.directory,
                 settings.report,
+                *((settings.screening.directory,) if screening is not None else ()),
             ),
         ),
-        preparations=(_first_catalog(orbits),),
-        bulkheads=(orbits.pool,),
+        preparations=(_first_catalog(orbits), *((screening.prepare,) if screening is not None else ())),
+        bulkheads=(orbits.pool, *((screening.pool,) if screening is not None else ())),
     )
 
 
 def orbits_of(settings: FusionSettings) -> Orbits:
-    """The catalogue and the pool, not loaded and not started."""
+    """The catalogue and the pools, not loaded and not started."""
     wanted = settings.propagator
     pool = Bulkhead(
         "propagator",
@@ -207,13 +220,15 @@ def orbits_of(settings: FusionSettings) -> Orbits:
         rebuilds=RestartPolicy.bounded(wanted.max_rebuilds, timedelta(seconds=60)) if wanted.max_rebuilds else NEVER,
         launcher=_launcher(wanted.cluster) if wanted.cluster is not None else None,
     )
+    catalog = LiveCatalog(
+        _source(settings),
+        cache=CatalogCache(settings.catalog.cache, fresh_for=settings.catalog.refresh_every),
+    )
     return Orbits(
-        LiveCatalog(
-            _source(settings),
-            cache=CatalogCache(settings.catalog.cache, fresh_for=settings.catalog.refresh_every),
-        ),
+        catalog,
         pool,
         PropagatorPool(pool, engine=wanted.engine, max_age=timedelta(days=settings.catalog.max_age_days)),
+        screening_of(settings.screening, catalog) if settings.screening.enabled else None,
     )
 
 
@@ -274,10 +289,10 @@ def _replayed(settings: FusionSettings) -> set[str]:
     return {sensor.source_id for sensor in settings.known_sensors if sensor.replayed}
 
 
-def _audit(settings: FusionSettings, part: str) -> Factory:
-    audit = settings.audit
-    commit_every = timedelta(seconds=audit.commit_every_s)
-    return audit_sink(Audit(directory=audit.directory / part, max_rows=audit.max_rows, commit_every=commit_every))
+def _audit(settings: FusionSettings, part: str, *, on_commit: OnCommit | None = None) -> Factory:
+    audit, commit_every = settings.audit, timedelta(seconds=settings.audit.commit_every_s)
+    place = Audit(directory=audit.directory / part, max_rows=audit.max_rows, commit_every=commit_every)
+    return audit_sink(place, on_commit=on_commit)
 
 
 def _prediction(settings: FusionSettings) -> Prediction:

@@ -97,7 +97,7 @@ class ChangingCatalog(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConjunctionSettings:
+class ScreeningRules:
     """What the operator covers, and what it keeps.
 
     Attributes:
@@ -112,7 +112,7 @@ class ConjunctionSettings:
 
     def __post_init__(self) -> None:
         check_fields(
-            "ConjunctionSettings",
+            "ScreeningRules",
             ("keep", self.keep, self.keep >= timedelta(0), ">= 0"),
             ("check_every", self.check_every, self.check_every > timedelta(0), "> 0"),
         )
@@ -122,7 +122,7 @@ def screen_conjunctions(
     catalog: ChangingCatalog,
     screener: Screener,
     table: ConjunctionTable,
-    settings: ConjunctionSettings,
+    settings: ScreeningRules,
     *,
     figures: Callable[[], Mapping[str, int]] | None = None,
 ) -> Factory:
@@ -220,7 +220,7 @@ class _Screening:
         held: _Held,
         screener: Screener,
         table: ConjunctionTable,
-        settings: ConjunctionSettings,
+        settings: ScreeningRules,
         figures: Callable[[], Mapping[str, int]] | None,
     ) -> None:
         self._ends = ends

@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 from orchestrator_adapter import EventLog, Factory, WiredEnds, check_fields
 from sda_ops.sinks.parquet_store import ParquetStore, Part
 from sda_ops.sinks.parquet_tables import AuditRecord, table_of
 
 logger = logging.getLogger(__name__)
+
+OnCommit: TypeAlias = Callable[[Sequence[AuditRecord]], object]
+"""Called with each batch that is on the disk."""
 
 _HOUR_NS = 3_600 * 10**9
 _CHECKS = 20  # of the edge during each `commit_every`: cheaper than waking up for every item
@@ -51,7 +55,7 @@ class Audit:
         )
 
 
-def audit_sink(audit: Audit, *, on_commit: Callable[[Sequence[AuditRecord]], object] | None = None) -> Factory:
+def audit_sink(audit: Audit, *, on_commit: OnCommit | None = None) -> Factory:
     """A sink into ``audit`` for records of the four types, in any order.
 
     ``on_commit`` is called in the writing thread with each batch that is on the disk, before it is acknowledged.
@@ -103,9 +107,7 @@ async def _gathered(ends: WiredEnds, audit: Audit) -> None:
             return
 
 
-def _commit(
-    store: ParquetStore, batch: Sequence[AuditRecord], on_commit: Callable[[Sequence[AuditRecord]], object] | None
-) -> None:
+def _commit(store: ParquetStore, batch: Sequence[AuditRecord], on_commit: OnCommit | None) -> None:
     store.commit(list(_parts(batch)))
     if on_commit is not None:
         on_commit(batch)

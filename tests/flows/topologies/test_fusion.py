@@ -41,8 +41,10 @@ def test_the_operators_come_in_the_order_of_the_data_from_eight_sources() -> Non
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
     names = [vertex.name for vertex in plan.order]
     assert names[:8] == SOURCES
-    assert names[8:13] == ["merge", "normalize", "validate", "dedup", "tee"]
-    assert set(names[13:]) == {"audit", "propagate", "correlate", "fuse", "correlations"}
+    of_stream = [name for name in names if name not in ("screen", "conjunctions")]
+    assert of_stream[8:13] == ["merge", "normalize", "validate", "dedup", "tee"]
+    assert set(of_stream[13:]) == {"audit", "propagate", "correlate", "fuse", "correlations"}
+    assert [str(edge.id) for edge in plan.edges if "screen" in str(edge.id)] == ["screen -> conjunctions"]
     at_the_tee = [str(edge.id) for edge in plan.edges if "tee" in str(edge.id)]
     assert at_the_tee == ["dedup -> tee", "tee -> audit", "tee -> propagate"]
 
@@ -74,17 +76,17 @@ def test_fusions_restart_policies_are_those_of_the_specification() -> None:
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
     policies = {vertex.name: str(vertex.restart_policy) for vertex in plan.order}
     assert {name for name, policy in policies.items() if policy == "bounded(3, 60 s)"} == {"dedup", "propagate", "fuse"}
-    assert {name for name, policy in policies.items() if policy == "never"} == {"audit", "correlations"}
+    assert {name for name, policy in policies.items() if policy == "never"} == {"audit", "correlations", "conjunctions"}
     assert {name for name, policy in policies.items() if policy.startswith("always")} == {"optical-01", "optical-02"}
-    assert {policy for name, policy in policies.items() if name.startswith(("radar", "isl", "replay", "merge"))} == {
-        "bounded(5, 60 s)"
-    }
+    assert {
+        policy for name, policy in policies.items() if name.startswith(("radar", "isl", "replay", "merge", "screen"))
+    } == {"bounded(5, 60 s)"}
 
 
 def test_only_the_replay_may_end_by_itself() -> None:
     """The end of a live feed makes ``/health`` fail; the end of a file does not."""
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
-    assert [vertex.name for vertex in plan.order if vertex.endless] == SOURCES[:-1]
+    assert {vertex.name for vertex in plan.order if vertex.endless} == {*SOURCES[:-1], "screen"}
 
 
 def test_the_default_claims_of_fusion_and_ingest_do_not_overlap(tmp_path: Path) -> None:
@@ -93,17 +95,25 @@ def test_the_default_claims_of_fusion_and_ingest_do_not_overlap(tmp_path: Path) 
     from flows.topologies.ingest import ingest_pipeline  # noqa: PLC0415 - the same
 
     ours = set(fusion_pipeline(SETTINGS).claims)
-    assert len(ours) == 10  # three radars, two rings, control plane, audit, spill, dead letters, report
+    assert len(ours) == 11  # three radars, two rings, control plane, audit, spill, dead letters, report, table
     assert not ours & set(ingest_pipeline(IngestSettings()).claims)
     moved = SETTINGS.model_copy(update={"report": tmp_path / "report.json"})
     assert f"file://{os.path.realpath(tmp_path)}/report.json" in fusion_pipeline(moved).claims
 
 
 def test_the_pipeline_has_its_pool_and_its_control_plane() -> None:
-    """One bulkhead, started and stopped with it."""
+    """Two bulkheads, started and stopped with it."""
     pipeline = fusion_pipeline(SETTINGS)
-    assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator"]
+    assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator", "screening"]
     assert pipeline.control_plane == ControlPlane(host="127.0.0.1", port=9101)
+
+
+def test_without_screening_there_is_neither_its_source_nor_its_workers_nor_its_folder() -> None:
+    settings = FusionSettings.model_validate({"screening": {"enabled": False}})
+    pipeline = fusion_pipeline(settings)
+    assert not {"screen", "conjunctions"} & {vertex.id.name for vertex in pipeline.graph.vertices}
+    assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator"]
+    assert not [claim for claim in pipeline.claims if claim.endswith("/screening")]
 
 
 @pytest.mark.parametrize("kind", ["dask", "ray"])

@@ -21,7 +21,7 @@ from sda_ops.screening.conjunction_table import ConjunctionTable
 from sda_ops.screening.coverage import CoveragePlan
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.operator import (
-    ConjunctionSettings,
+    ScreeningRules,
     Found,
     confirming,
     newest_objects,
@@ -118,7 +118,7 @@ class Scene:
         graph = OperatorGraph("screening")
         source = graph.add_source(
             "screen",
-            screen_conjunctions(self.catalog, self.screener, self.table, ConjunctionSettings(plan=PLAN)),
+            screen_conjunctions(self.catalog, self.screener, self.table, ScreeningRules(plan=PLAN)),
             restart_policy=RestartPolicy.bounded(
                 5, timedelta(seconds=60), backoff=Backoff(timedelta(milliseconds=1), timedelta(milliseconds=1))
             ),
@@ -300,7 +300,7 @@ async def test_updates_in_the_audit_are_confirmed_and_never_sent_again(scene: Sc
     scene.screener.found = [estimate(5, 9, tca_ns=T0 + 2 * HOUR), estimate(6, 7, tca_ns=T0 + 5 * HOUR)]
     sink = audit_sink(Audit(directory=tmp_path / "audit", commit_every=timedelta(0)), on_commit=confirming(scene.table))
     graph = OperatorGraph("screening")
-    settings = ConjunctionSettings(plan=PLAN)
+    settings = ScreeningRules(plan=PLAN)
     source = graph.add_source("screen", screen_conjunctions(scene.catalog, scene.screener, scene.table, settings))
     graph.connect(source, graph.add_sink("sink", sink), 8)
 

@@ -1,0 +1,73 @@
+"""The screening of ``sda-fusion``'s catalogue: its worker processes, its table, and the source of its results. No Prefect here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from flows.settings.fusion import ConjunctionSettings
+from orchestrator_adapter import Factory, RestartPolicy
+from orchestrator_adapter.bulkhead import Bulkhead
+from sda_ops.catalog.live import LiveCatalog
+from sda_ops.screening.conjunction_table import ConjunctionTable
+from sda_ops.screening.coverage import CoveragePlan
+from sda_ops.screening.operator import ScreeningRules, confirming, screen_conjunctions
+from sda_ops.screening.screen import ScreeningOptions
+from sda_ops.screening.screener import WorkerScreener
+from sda_ops.screening.windows import screening_bulkhead
+
+SCREEN_ALL_ABOVE = 50
+"""Changed objects; one against all takes a fiftieth of the time of all against all."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogScreening:
+    """The parts of a screening.
+
+    Attributes:
+        pool: Its worker processes.
+        table: The table of conjunctions.
+        source: The operator.
+        confirm: For the sink: what is on its disk.
+    """
+
+    pool: Bulkhead
+    table: ConjunctionTable
+    source: Factory
+    confirm: Callable[[Sequence[object]], None]
+
+    async def prepare(self) -> None:
+        """Open the table: a damaged one is found before anything runs."""
+        await asyncio.to_thread(self.table.open)
+
+
+def screening_of(settings: ConjunctionSettings, catalog: LiveCatalog) -> CatalogScreening:
+    """The parts, not started and not opened."""
+    rebuilds = settings.max_rebuilds
+    pool = screening_bulkhead(
+        workers=settings.workers or os.cpu_count() or 1,
+        answer_within=timedelta(seconds=settings.answer_within_s),
+        rebuilds=RestartPolicy.bounded(rebuilds, timedelta(minutes=10)) if rebuilds else RestartPolicy.never(),
+    )
+    table = ConjunctionTable(settings.table)
+    screener = WorkerScreener(
+        workers=pool,
+        miss_distance_m=settings.miss_distance_m,
+        window=settings.window,
+        options=ScreeningOptions(**dict(settings.advanced)),
+        assumptions=settings.assumptions(),
+    )
+    covered = ScreeningRules(
+        plan=CoveragePlan(horizon=settings.horizon, window=settings.window, all_above=SCREEN_ALL_ABOVE),
+        keep=timedelta(days=settings.keep_days),
+    )
+
+    def figures() -> dict[str, int]:
+        workers = pool.statistics()
+        return {"workers_alive": workers.alive, "worker_restarts": workers.restarts, "calls_answered": workers.answered}
+
+    source = screen_conjunctions(catalog, screener, table, covered, figures=figures)
+    return CatalogScreening(pool, table, source, confirming(table))
