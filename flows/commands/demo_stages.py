@@ -131,12 +131,6 @@ class IngestStage(Stage):
             }
         )
 
-    def screened(self) -> int:
-        return len(self._conjunctions())
-
-    def _conjunctions(self) -> list[dict[str, Any]]:
-        return _read(self.folder / "audit/conjunctions/conjunctions", "conjunction_id")
-
     def check_output(self, outcome: RunOutcome) -> int:
         observations = sum(1 for _ in read_event_log(self.folder / "log"))
         written = outcome.event.figures.ledger.written
@@ -210,6 +204,12 @@ class FusionStage(Stage):
     def replayed(self) -> int:
         entries = (self.folder / "track.tdm").read_text(encoding="utf-8").count("\nRANGE = ")
         return max(1, entries)  # a segment without data is one malformed entry
+
+    def screened(self) -> int:
+        return len(self._conjunctions())
+
+    def _conjunctions(self) -> list[dict[str, Any]]:
+        return _read(self.folder / "audit/conjunctions/conjunctions", "conjunction_id")
 
     def check_output(self, outcome: RunOutcome) -> int:
         observations = _read(self.folder / "audit/observations/observations", "observation_id")

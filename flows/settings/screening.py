@@ -78,7 +78,7 @@ class ScreeningAdvancedSettings(Section):
 
     knot_s: float = Field(240.0, ge=10, le=600, description="Between positions that SGP4 computes, seconds")
     slice_s: float = Field(
-        60.0, ge=5, le=240, description="Length of a slice, in which pairs are searched for, seconds"
+        60.0, ge=5, le=120, description="Length of a slice, in which pairs are searched for, seconds"
     )
     broad_phase: Literal["auto", "numba", "scipy"] = Field(
         "auto", description="The search for pairs: numba (an extra) or scipy; auto: numba if installed"

@@ -54,8 +54,8 @@ class WorkerScreener:
         return await asyncio.to_thread(self._assessed, objects, screening)
 
     def _assessed(self, objects: ScreenedObjects, screening: Screening) -> Found:
-        formations = assess_slow_pairs(objects, screening.slow_pairs, assumptions=self.assumptions)
-        conjunctions = assess(objects, screening.approaches, assumptions=self.assumptions)
+        slow_pairs = assess_slow_pairs(objects, screening.slow_pairs, assumptions=self.assumptions)
+        conjunctions = assess(objects, screening.approaches, assumptions=self.assumptions, slow_pairs=slow_pairs)
         unscreened = [_why(objects, each) for each in screening.ended]
         return Found(estimates_of(objects, conjunctions), len(screening.slow_pairs), unscreened)
 

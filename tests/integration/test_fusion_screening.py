@@ -75,7 +75,7 @@ async def screened(graph: BuiltGraph) -> None:
 
 
 def test_a_killed_screening_worker_and_a_new_run_repeat_a_screening_and_no_conjunction(tmp_path: Path) -> None:
-    """The second run, in a new process's state, finds the same element sets: nothing is new, and nothing is sent again."""
+    """After both, the audit has each revision of the table once. The second run finds the same element sets."""
     place = FusionPlace.free(tmp_path)
     write_catalog(place)
     pipeline = fusion_pipeline(settings_at(place))
@@ -92,7 +92,7 @@ def test_a_killed_screening_worker_and_a_new_run_repeat_a_screening_and_no_conju
     figures = outcome.event.figures
     assert (figures.ledger_holds, dict(figures.restarts), pool.statistics().restarts) == (True, {}, 1)
     audit = in_audit(place)
-    assert len(audit) > 50
+    assert len(audit) > 10
     assert audit == Counter(dict.fromkeys(in_table(place), 1))
 
     again = asyncio.run(conducted(fusion_pipeline(settings_at(place)), _until_screened_again))

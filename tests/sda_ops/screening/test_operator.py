@@ -21,8 +21,8 @@ from sda_ops.screening.conjunction_table import ConjunctionTable
 from sda_ops.screening.coverage import CoveragePlan
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.operator import (
-    ScreeningRules,
     Found,
+    ScreeningRules,
     confirming,
     newest_objects,
     screen_conjunctions,
