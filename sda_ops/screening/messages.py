@@ -243,13 +243,18 @@ def _radius_comments(radius_m: list[float]) -> tuple[str, str]:
 def _probability(conjunctions: Conjunctions, index: int) -> tuple[float, str, str]:
     """The probability, its method, and a comment."""
     greatest = _digits(float(conjunctions.max_probability[index]))
-    reached = f"reached with a standard deviation of {conjunctions.dilution_m[index]:.6g} [m] along the miss vector"
+    dilution_m, ratio = conjunctions.dilution_m[index], conjunctions.aspect_ratio[index]
+    reached = (
+        f"over all sizes of a covariance with the aspect ratio {ratio:.4g} in the encounter plane, reached with a standard "
+        f"deviation of {dilution_m:.6g} [m] along the miss vector"
+        if dilution_m > 0.0
+        else "because MISS_DISTANCE is at most HBR"
+    )
     probability = float(conjunctions.probability[index])
     if np.isfinite(probability):
         comment = f"Maximum probability (ALFANO-MAX-PROBABILITY) = {greatest!r}, {reached}"
         return _digits(probability), "FOSTER-1992", comment
-    comment = f"COLLISION_PROBABILITY is the maximum over all sizes of the covariance, {reached}"
-    return greatest, "ALFANO-MAX-PROBABILITY", comment
+    return greatest, "ALFANO-MAX-PROBABILITY", f"COLLISION_PROBABILITY is the maximum, {reached}"
 
 
 def _screened(screening: Screening, tca_ns: int, miss_m: float, speed_m_s: float) -> dict[str, Any]:
@@ -272,7 +277,7 @@ def _screened(screening: Screening, tca_ns: int, miss_m: float, speed_m_s: float
 def _inside(tca_ns: int, miss_m: float, speed_m_s: float, distance_m: float) -> tuple[int | None, int | None]:
     """When the distance is first and last at most ``distance_m``, to 1 ms; None if the motion until then is not linear."""
     half_m = sqrt(max(distance_m**2 - miss_m**2, 0.0))
-    if half_m > _LINEAR_S * speed_m_s:
+    if half_m >= _LINEAR_S * speed_m_s:
         return None, None
     half_ms = round(half_m / speed_m_s * 1_000)
     tca_ms = round(tca_ns / 1_000_000)

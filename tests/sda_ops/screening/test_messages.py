@@ -111,6 +111,31 @@ def test_a_probability_of_covariances_has_its_method_and_the_maximum_is_a_commen
     assert any(comment.startswith(maximum) for comment in message.comments)
 
 
+def test_the_comment_of_a_maximum_probability_says_what_it_is_the_maximum_of(socrates: AssessedScene) -> None:
+    """The shape that is assumed, and the size at which it is reached; SOCRATES' first one is closer than its radii."""
+    touching, near = (message.comments[-1] for message in socrates.messages([0, 1]))
+    assert touching == "COLLISION_PROBABILITY is the maximum, because MISS_DISTANCE is at most HBR"
+    ratio, dilution_m = socrates.conjunctions.aspect_ratio[1], socrates.conjunctions.dilution_m[1]
+    assert near == (
+        f"COLLISION_PROBABILITY is the maximum, over all sizes of a covariance with the aspect ratio {ratio:.4g} in the "
+        f"encounter plane, reached with a standard deviation of {dilution_m:.6g} [m] along the miss vector"
+    )
+
+
+def test_every_line_of_kvn_has_at_most_254_ascii_characters(socrates: AssessedScene) -> None:
+    """As the standard wants it; names in a catalogue are ASCII."""
+    for _, text in message_files(socrates.messages(), "kvn"):
+        assert text.isascii()
+        assert max(map(len, text.splitlines())) <= 254
+
+
+def test_no_entry_and_exit_times_where_motion_is_not_linear_until_then() -> None:
+    """Here the sphere is larger than 30 s of relative motion."""
+    scene = _crossing()
+    (message,) = scene._replace(screening=replace(scene.screening, miss_distance_m=200_000.0)).messages()
+    assert (message.screen_entry_ns, message.screen_exit_ns) == (None, None)
+
+
 def test_the_covariance_is_assumed_and_says_so() -> None:
     """Variances of the error model at the closest approach in the object's own axes, nothing else; method DEFAULT."""
     scene = _crossing()

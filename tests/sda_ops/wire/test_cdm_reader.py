@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sda_ops.wire.cdm import MAX_CDM_BYTES, cdm_kvn, cdm_xml, read_cdm
 from sda_ops.wire.malformed import MalformedFrame
 from tests.helpers.sizes import examples
+from tests.helpers.support import ROOT
 from tests.sda_ops.wire.cdm_messages import CDM_FOLDER, FIRST, MESSAGE, assert_other_library_agrees, real_file
 
 KVN = cdm_kvn(MESSAGE)
@@ -255,3 +256,14 @@ def test_damaged_content_is_a_message_or_malformed_and_no_other_error(data: st.D
         )
     with suppress(MalformedFrame):
         read_cdm(bytes(content))
+
+
+def test_the_example_of_the_page_reads_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It runs as it is printed there."""
+    page = (ROOT / "docs" / "cdm.md").read_text(encoding="utf-8")
+    (tmp_path / "message.cdm").write_text(KVN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert f"{MESSAGE.tca_ns} 715.123456 15.0\nISS (ZARYA) EME2000 (2570097.065, " in capsys.readouterr().out
