@@ -299,21 +299,25 @@ def is_keyword(text: str) -> bool:
 
 def _check(part: Any) -> None:
     """Texts have to fit both notations, numbers have to be finite. Raises ``ValueError``."""
-    for name in part.__slots__:
-        value = getattr(part, name)
-        try:
-            for component in value if isinstance(value, tuple) else (value,):
-                _check_value(component)
-        except ValueError as error:
-            raise ValueError(f"{type(part).__name__}: {name}: {error}") from None
+    name = ""
+    try:
+        for name in part.__slots__:
+            value = getattr(part, name)
+            if not isinstance(value, tuple):
+                _check_value(value)
+            elif not value or not isinstance(value[0], float) or not all(map(isfinite, value)):
+                for component in value:
+                    _check_value(component)
+    except ValueError as error:
+        raise ValueError(f"{type(part).__name__}: {name}: {error}") from None
 
 
 def _check_value(value: object) -> None:
-    if isinstance(value, float):
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, float):
         if not isfinite(value):
             raise ValueError(f"expected a finite number, got {value}")
-    elif isinstance(value, str):
-        check_text(value)
     elif isinstance(value, tuple):  # one of `OtherFields`
         if not is_keyword(value[0]):
             raise ValueError(f"expected a keyword, got {value[0][:60]!r}")

@@ -6,9 +6,9 @@ fractions of the value's metres and seconds, for the same reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 from sda_ops.wire.cdm_fields import MESSAGE_PARTS, OBJECT, OBJECT_PARTS, RELATIVE, VERSION, Field, Part
@@ -45,7 +45,7 @@ def cdm_kvn(message: ConjunctionMessage) -> str:
 
 
 def cdm_xml(message: ConjunctionMessage) -> str:
-    """The message in XML, with the elements and the ``units`` of the schema (NDM/XML 1.0), indented.
+    """The message in XML, with the elements and the ``units`` of the schema (NDM/XML 1.0).
 
     Fields that the standard does not have are at the end of the relative data or of an object's ``data``. A validating
     reader rejects those.
@@ -86,71 +86,70 @@ def _check_version(message: ConjunctionMessage) -> None:
         )
 
 
-# Each part's fields, prepared once: a message has a hundred lines.
-
-_Line: TypeAlias = tuple[str, str]
-"""What is before and behind a value."""
+# The lines of each field, prepared once: `%` fills in a whole covariance at once.
 
 
-class _Prepared(NamedTuple):
-    """One field.
+class _Template(NamedTuple):
+    """The lines of one field.
 
     Attributes:
         attribute: Of the part's value.
-        text_of: Makes the text of one component.
-        lines: For each component.
+        lines: With a place for each component.
+        text_of: Makes the text of a component; None if the place takes the component itself.
     """
 
     attribute: str
-    text_of: Callable[[Any], str]
-    lines: tuple[_Line, ...]
+    lines: str
+    text_of: Callable[[Any], str] | None
 
 
-def _prepared(line_of: Callable[[str, str], _Line], text_of: Callable[[str], str]) -> dict[str, list[_Prepared]]:
+def _templates(line: Callable[[str, str, str], str], text_of: Callable[[str], str]) -> dict[str, list[_Template]]:
     """The fields of each part by its element."""
     return {
-        part.element: [
-            _Prepared(
-                field.attribute,
-                text_of if field.kind == "text" else _text_of(field),
-                tuple(line_of(keyword, unit) for keyword, unit in zip(field.keywords, field.units, strict=True)),
-            )
-            for field in part.fields
-        ]
+        part.element: [_template(field, line, text_of) for field in part.fields]
         for part in (*MESSAGE_PARTS, *OBJECT_PARTS)
     }
 
 
-def _text_of(field: Field) -> Callable[[Any], str]:
-    factor = field.factor
-    if field.kind == "time":
-        return tag_of_utc_ns
-    if factor != 1:
-        return lambda number: str(Decimal(repr(number)) / factor)
-    return lambda number: repr(number).upper()
+def _template(field: Field, line: Callable[[str, str, str], str], text_of: Callable[[str], str]) -> _Template:
+    convert: Callable[[Any], str] | None
+    if field.kind == "text":
+        convert = text_of
+    elif field.kind == "time":
+        convert = tag_of_utc_ns
+    else:
+        convert = None if field.factor == 1 else lambda number: str(Decimal(repr(number)) / field.factor)
+    place = "r" if convert is None else "s"
+    lines = (
+        line(keyword, place, unit.replace("%", "%%")) for keyword, unit in zip(field.keywords, field.units, strict=True)
+    )
+    return _Template(field.attribute, "\n".join(lines), convert)
 
 
-def _kvn_line(keyword: str, unit: str) -> _Line:
-    return f"{keyword:<28} = ", f" [{unit}]" if unit else ""
+def _kvn_line(keyword: str, place: str, unit: str) -> str:
+    return f"{keyword:<28} = %-24{place} [{unit}]" if unit else f"{keyword:<28} = %{place}"
 
 
-def _xml_line(keyword: str, unit: str) -> _Line:
-    return f'<{keyword} units="{unit}">' if unit else f"<{keyword}>", f"</{keyword}>"
+def _xml_line(keyword: str, place: str, unit: str) -> str:
+    units = f' units="{unit}"' if unit else ""
+    return f"<{keyword}{units}>%{place}</{keyword}>"
 
 
-_KVN = _prepared(_kvn_line, str)
-_XML = _prepared(_xml_line, escape)
+_KVN = _templates(_kvn_line, str)
+_XML = _templates(_xml_line, escape)
 
 
 def _part_value(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> object | None:
     return getattr(owner, part.attribute) if part.attribute else owner
 
 
-def _components(prepared: _Prepared, value: object) -> Sequence[object]:
-    component = getattr(value, prepared.attribute)
+def _filled(template: _Template, value: object) -> str:
+    """The lines of one field; empty without a value."""
+    component = getattr(value, template.attribute)
     if component is None:
-        return ()
-    return component if len(prepared.lines) > 1 else (component,)
+        return ""
+    components = component if isinstance(component, tuple) else (component,)
+    return template.lines % (components if template.text_of is None else tuple(map(template.text_of, components)))
 
 
 def _kvn_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> list[str]:
@@ -158,12 +157,7 @@ def _kvn_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> list
     if value is None:
         return []
     lines = [f"COMMENT {comment}".rstrip() for comment in getattr(value, part.comments)]
-    for each in _KVN[part.element]:
-        text_of = each.text_of
-        for component, (before, behind) in zip(_components(each, value), each.lines, strict=False):
-            text = text_of(component)
-            lines.append(f"{before}{text:<24}{behind}" if behind else before + text)
-    return lines
+    return [*lines, *filter(None, [_filled(template, value) for template in _KVN[part.element]])]
 
 
 def _xml_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> list[str]:
@@ -172,11 +166,10 @@ def _xml_part(part: Part, owner: ConjunctionMessage | ConjunctionObject) -> list
         return []
     lines = [f"<COMMENT>{escape(comment)}</COMMENT>" for comment in getattr(value, part.comments)]
     vectors: list[str] = []
-    for each in _XML[part.element]:
-        written = vectors if each.attribute in _RELATIVE_STATE else lines
-        for component, (before, behind) in zip(_components(each, value), each.lines, strict=False):
-            written.append(before + each.text_of(component) + behind)
-        if each.attribute == _RELATIVE_STATE[-1] and vectors:
+    for template in _XML[part.element]:
+        if text := _filled(template, value):
+            (vectors if template.attribute in _RELATIVE_STATE else lines).append(text)
+        if template.attribute == _RELATIVE_STATE[-1] and vectors:
             lines += _element("relativeStateVector", vectors)
     return lines
 
@@ -186,4 +179,4 @@ def _xml_others(others: OtherFields) -> list[str]:
 
 
 def _element(name: str, lines: list[str]) -> list[str]:
-    return [f"<{name}>", *[f"  {line}" for line in lines], f"</{name}>"]
+    return [f"<{name}>", *lines, f"</{name}>"]
