@@ -122,6 +122,7 @@ def assess(
     count = len(approaches)
     both = np.concatenate((approaches.first, approaches.second))
     states = exact_states(objects.satrecs, both, np.tile(approaches.tca_ns, 2))
+    states.r_teme_m[states.failed] = np.nan
     axes = orbit_axes(states.r_teme_m, states.v_teme_m_s)
     position_m = states.r_teme_m[count:] - states.r_teme_m[:count]
     velocity_m_s = states.v_teme_m_s[count:] - states.v_teme_m_s[:count]

@@ -35,8 +35,11 @@ def collision_probability(miss_m: Floats, covariance_m2: Floats, radius_m: Float
         covariance_m2: ``(n, 2, 2)``, the sum of both objects' covariances, projected on that plane.
         radius_m: ``(n,)``, the sum of both hard-body radii.
 
-    The relative error is about 1e-9 (for a probability below 1e-250, the absolute one). A singular covariance is a limit
-    that is computed too; NaN where the covariance is not finite or not positive semidefinite.
+    The relative error is below 1e-8 for probabilities above 1e-30. A singular covariance is a limit that is computed too.
+    NaN where the covariance is not finite or not positive semidefinite.
+
+    The assumption of straight lines fails for slow encounters, which take minutes or longer: the probability is then neither
+    a lower nor an upper bound.
     """
     half_trace = 0.5 * (covariance_m2[:, 0, 0] + covariance_m2[:, 1, 1])
     half_difference = 0.5 * (covariance_m2[:, 0, 0] - covariance_m2[:, 1, 1])
@@ -82,7 +85,8 @@ def disc_probability(
     lowest_m, highest_m = np.maximum(nearest_m - reach_m, -farthest_m), np.minimum(nearest_m + reach_m, farthest_m)
     # y = across - radius cos(angle): the angle makes the ends of the disc smooth.
     radius_or_one_m = np.where(radius_m > 0.0, radius_m, 1.0)
-    low, high = (np.arccos(np.clip((across_m - y_m) / radius_or_one_m, -1.0, 1.0)) for y_m in (lowest_m, highest_m))
+    with np.errstate(over="ignore"):  # a tiny radius: infinity is clipped, too
+        low, high = (np.arccos(np.clip((across_m - y_m) / radius_or_one_m, -1.0, 1.0)) for y_m in (lowest_m, highest_m))
     # How much the exponent changes across the disc decides how many nodes are needed.
     even = radius_m * (distance + 1.0) < 0.5 * sigma_minor_m
     total = np.empty(len(radius_m))
@@ -94,7 +98,7 @@ def disc_probability(
         scale = 1.0 / (_SQRT2 * sigma_major_m[rows, np.newaxis])
         chord = _half_difference(along_m[rows, np.newaxis] * scale, half_chord_m * scale)
         total[rows] = ((density * chord * half_chord_m) @ rule.weights) * (high - low)[rows]
-    return total
+    return np.minimum(total, 1.0)  # rounding
 
 
 def _nearest_point(

@@ -301,6 +301,23 @@ def test_covariances_of_another_number_of_approaches_are_an_error() -> None:
         assess(objects, closest, covariances_m2=(wrong, wrong))
 
 
+def test_a_state_that_sgp4_cannot_compute_makes_no_figures() -> None:
+    """NaN, not figures of a position that SGP4 reports beside its error."""
+    objects = screened([Orbit(perigee_km=550.0), Orbit(perigee_km=180.0, bstar=0.5)])
+    closest = Approaches(
+        first=np.array([0]),
+        second=np.array([1]),
+        tca_ns=np.array([EPOCH_NS + 20 * 86_400 * NS_PER_S]),
+        miss_m=np.array([100.0]),
+        relative_speed_m_s=np.array([1_000.0]),
+    )
+    assert exact_states(objects.satrecs, closest.second, closest.tca_ns).failed[0]
+    ours = assess(objects, closest, assumptions=Assumptions(errors=ElementSetErrors()))
+    assert np.isnan(ours.relative_position_m).all()
+    assert np.isnan([ours.max_probability[0], ours.probability[0]]).all()
+    assert ours.age_first_s[0] == pytest.approx(20 * 86_400.0)
+
+
 def test_no_approaches_are_no_conjunctions() -> None:
     objects, closest = crossing()
     none = Approaches(

@@ -197,10 +197,32 @@ def test_a_thin_ellipse_is_the_limit_of_a_line() -> None:
     assert computed == pytest.approx([line, line, 0.0], abs=1e-8)
 
 
-def test_no_probability_from_a_covariance_that_is_none() -> None:
+def test_an_impossible_covariance_has_no_probability() -> None:
     """NaN, not a number that looks like one."""
     wrong = np.array([np.diag([1.0, -1.0]), [[1.0, 2.0], [2.0, 1.0]], np.diag([np.nan, 1.0])])
     assert np.isnan(collision_probability(np.ones((3, 2)), wrong, np.ones(3))).all()
+
+
+@settings(max_examples=examples(400))
+@given(
+    miss=st.tuples(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5)),
+    sigma=st.floats(1e-3, 1e6),
+    aspect=st.floats(1.0, 1e6),
+    turn_rad=st.floats(-np.pi, np.pi),
+    radius=st.floats(0.0, 1e4),
+)
+def test_a_probability_is_between_0_and_1_and_grows_with_the_radius(
+    miss: tuple[float, float], sigma: float, aspect: float, turn_rad: float, radius: float
+) -> None:
+    """For any ellipse and any place, also where it is 0 or 1 to rounding."""
+    cos, sin = np.cos(turn_rad), np.sin(turn_rad)
+    turn = np.array([[cos, -sin], [sin, cos]])
+    covariance = turn @ np.diag([sigma**2, (sigma / aspect) ** 2]) @ turn.T
+    smaller, larger = collision_probability(
+        np.array([miss, miss]), np.array([covariance, covariance]), np.array([radius, radius * 1.5])
+    )
+    assert 0.0 <= smaller <= 1.0
+    assert smaller * (1.0 - 1e-6) <= larger <= 1.0
 
 
 def test_an_object_without_size_is_not_hit() -> None:
@@ -269,7 +291,7 @@ def test_no_other_size_of_the_ellipse_gives_more(miss_m: float, ratio: float, as
     assert greatest.probability[2] < highest <= greatest.probability[1] * (1.0 + 1e-12)
 
 
-def test_messages_of_the_tests_are_those_of_the_data_folder() -> None:
+def test_the_cases_are_those_of_the_data_folder() -> None:
     """The list of cases names every message of Alfano's that the data has."""
     if not CDMS.exists():
         pytest.skip(f"real data absent: no {CDMS} (set SDA_DATA_DIR)")
