@@ -9,15 +9,14 @@ curvature of the motion nor the speed of a crossing can hide a passage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sgp4.api import Satrec
 
+from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
-from sda_ops.screening.exact import exact_states
+from sda_ops.screening.direct import ExactOrbits
 from sda_ops.screening.objects import Rows
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -38,8 +37,9 @@ _LOWEST_M = 6_350e3
 _GRADIENT = 2.05
 """The norm of gravity's gradient in mu/r³: 2 for a point mass, and 2.5 % for J2."""
 
-_RESIDUAL_M_S2 = 0.1
-"""How far SGP4's second derivative is from gravity, at most; 0.0115 measured on 14,683 objects. The rest is for drag."""
+RESIDUAL_M_S2 = 0.1
+"""How far the second derivatives of two objects are from gravity, together, unless more was measured: 0.0115 for one at most
+of 14,683 objects."""
 
 _TWO_GRAVITIES_M_S2 = 20.0
 """No two objects above the surface differ by more in acceleration."""
@@ -93,13 +93,16 @@ def motion(r_m: Floats, v_m_s: Floats, relative_m: Floats, relative_m_s: Floats)
     return Motion(position_m, velocity_m_s, inertial_m_s, distance_m, radial_m_s, rate_rad_s)
 
 
-def travel_m(now: Motion, half_s: Floats | float) -> Floats:
-    """How far each coordinate can move within ``half_s`` before and after, at most, ``(n, 3)``. At most half `LONGEST_S`."""
+def travel_m(now: Motion, half_s: Floats | float, residual_m_s2: Floats) -> Floats:
+    """How far each coordinate can move within ``half_s``, at most half of `LONGEST_S`, before and after, ``(n, 3)``.
+
+    ``residual_m_s2`` is how far both accelerations are from gravity, together, at least `RESIDUAL_M_S2`.
+    """
     s = np.broadcast_to(half_s, now.distance_m.shape)
     speed_m_s = np.linalg.norm(now.inertial_m_s, axis=1) + _TWO_GRAVITIES_M_S2 * s
     apart_m = np.linalg.norm(now.position_m, axis=1) + speed_m_s * s
     lowest_m = np.maximum(_LOWEST_M, now.distance_m - (np.abs(now.radial_m_s) + _TWO_GRAVITIES_M_S2 * s) * s - apart_m)
-    gravity_m_s2 = np.minimum(_GRADIENT * _MU_M3_S2 / lowest_m**3 * apart_m, _TWO_GRAVITIES_M_S2) + 2.0 * _RESIDUAL_M_S2
+    gravity_m_s2 = np.minimum(_GRADIENT * _MU_M3_S2 / lowest_m**3 * apart_m, _TWO_GRAVITIES_M_S2) + residual_m_s2
     rate = _RATE_CHANGE * now.rate_rad_s + _TILT_RAD_S
     rate_change = 2.0 * rate * (np.abs(now.radial_m_s) + _TWO_GRAVITIES_M_S2 * s) / _LOWEST_M
     bound_m_s2 = gravity_m_s2 + 2.0 * rate * (speed_m_s + rate * apart_m) + (rate**2 + rate_change) * apart_m
@@ -108,9 +111,9 @@ def travel_m(now: Motion, half_s: Floats | float) -> Floats:
     return travel
 
 
-def may_be_inside(now: Motion, half_s: float, half_axes_m: Floats, *, margin_m: float) -> Mask:
+def may_be_inside(now: Motion, half_s: float, residual_m_s2: Floats, half_axes_m: Floats, *, margin_m: float) -> Mask:
     """Whether the object may be inside within ``half_s`` before and after; ``margin_m`` is the error of the positions."""
-    near = np.abs(now.position_m) - travel_m(now, half_s) <= half_axes_m + margin_m
+    near = np.abs(now.position_m) - travel_m(now, half_s, residual_m_s2) <= half_axes_m + margin_m
     possible: Mask = np.all(near, axis=1)
     return possible
 
@@ -124,20 +127,20 @@ class Intervals(NamedTuple):
     until_ns: Nanoseconds
 
 
-def intervals_inside(satrecs: Sequence[Satrec], searched: Intervals, half_axes_m: Floats) -> Intervals:
+def intervals_inside(orbits: ExactOrbits, searched: Intervals, residual_m_s2: Floats, half_axes_m: Floats) -> Intervals:
     """The times within ``searched``, of at most `LONGEST_S` each, in which SGP4 puts the object inside the box.
 
     ``half_axes_m`` is ``(n, 3)``, one row for each searched interval. Adjoining intervals are joined. Where SGP4 has no
     state of one of the two, the object is not inside.
     """
     asset, other, from_ns, until_ns = searched
-    box_m = half_axes_m
+    box_m, residual = half_axes_m, residual_m_s2
     found: list[tuple[Rows, Rows, Nanoseconds, Nanoseconds]] = []
     while asset.size:
         middle_ns = from_ns + (until_ns - from_ns) // 2
-        now, failed = exact_motion(satrecs, asset, other, middle_ns)
+        now, failed = exact_motion(orbits, asset, other, middle_ns)
         half_s = 0.5 * (until_ns - from_ns) / NS_PER_S
-        travelled_m = travel_m(now, half_s)
+        travelled_m = travel_m(now, half_s, residual)
         away_m = np.abs(now.position_m)
         short = until_ns - from_ns <= RESOLUTION_NS
         decided = short | ((travelled_m <= RESOLUTION_M).all(axis=1) & ~failed)
@@ -146,26 +149,27 @@ def intervals_inside(satrecs: Sequence[Satrec], searched: Intervals, half_axes_m
         outside |= failed & (until_ns - from_ns <= _STATELESS_NS)
         found.append((asset[inside], other[inside], from_ns[inside], until_ns[inside]))
         rest = ~inside & ~outside
-        asset, other, box_m = np.repeat(asset[rest], 2), np.repeat(other[rest], 2), np.repeat(box_m[rest], 2, axis=0)
+        asset, other, residual = (np.repeat(column[rest], 2) for column in (asset, other, residual))
+        box_m = np.repeat(box_m[rest], 2, axis=0)
         from_ns, until_ns = (
             np.stack((from_ns[rest], middle_ns[rest]), axis=1).ravel(),
             np.stack((middle_ns[rest], until_ns[rest]), axis=1).ravel(),
         )
     if not found:
         return searched
-    return joined(Intervals(*(np.concatenate(parts) for parts in zip(*found, strict=True))))
+    return adjoined(Intervals(*(np.concatenate(parts) for parts in zip(*found, strict=True))))
 
 
-def exact_motion(satrecs: Sequence[Satrec], asset: Rows, other: Rows, timestamp_ns: Nanoseconds) -> tuple[Motion, Mask]:
+def exact_motion(orbits: ExactOrbits, asset: Rows, other: Rows, timestamp_ns: Nanoseconds) -> tuple[Motion, Mask]:
     """The motion by SGP4 itself at ``timestamp_ns[i]``, and where SGP4 has no state of one of the two."""
     count = len(asset)
-    r_m, v_m_s, failed = exact_states(satrecs, np.concatenate((asset, other)), np.tile(timestamp_ns, 2))
-    failed = failed[:count] | failed[count:]
+    r_km, v_km_s = orbits.states_km(np.concatenate((asset, other)), np.tile(timestamp_ns, 2))
+    r_m, v_m_s = r_km.T * M_PER_KM, v_km_s.T * M_PER_KM
     now = motion(r_m[:count], v_m_s[:count], r_m[count:] - r_m[:count], v_m_s[count:] - v_m_s[:count])
-    return now, failed
+    return now, ~np.isfinite(now.position_m[:, 0])
 
 
-def joined(intervals: Intervals) -> Intervals:
+def adjoined(intervals: Intervals) -> Intervals:
     """Intervals of one pair that adjoin become one."""
     order = np.lexsort((intervals.from_ns, intervals.other, intervals.asset))
     asset, other, from_ns, until_ns = (column[order] for column in intervals)

@@ -20,6 +20,8 @@ index the arrays here; `PreparedObjects.rows` and `PreparedObjects.columns` tran
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,7 @@ from sgp4.api import Satrec
 
 from sda_ops.astro.propagation import M_PER_KM, Engine, Propagator
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
-from sda_ops.screening.bounds import BETA_KM_S2, gravity
+from sda_ops.screening.bounds import BETA_KM_S2, Bounds, gravity
 from sda_ops.screening.direct import DirectStates, ExactOrbits, direct_states, no_direct_states
 from sda_ops.screening.objects import Rows, ScreenedObjects
 
@@ -69,6 +71,9 @@ def lagrange_weights(steps: Floats) -> tuple[Floats, Floats]:
                 product = product * distance
         value[knot], slope[knot] = product, derivative
     return value, slope
+
+
+_SLOPE_AT_KNOT = lagrange_weights(np.zeros(1))[1][:, 0]
 
 
 class PreparedObjects:
@@ -157,6 +162,13 @@ class KnotLevel:
             v_km_s += slope[knot] * knots_km
         return r_km, v_km_s / knot_s
 
+    def at_knot(self, knot: int, place: Rows | slice) -> tuple[Floats, Floats]:
+        """Positions and velocities ``(3, n)`` of the objects at these places of ``columns``, at one knot of ``r_km``."""
+        stencil = self.r_km[knot - KNOTS_BEFORE : knot + KNOTS_AFTER + 1, :, place]
+        v_km_s = (_SLOPE_AT_KNOT @ stencil.reshape(len(stencil), -1)).reshape(3, -1)
+        v_km_s *= NS_PER_S / self.knot_ns
+        return stencil[KNOTS_BEFORE], v_km_s
+
     def in_slices(self, middle_ns: Nanoseconds, states: Floats) -> None:
         """Writes positions and velocities at these times, which ascend, to ``states``, ``(slices, 2, 3, all columns)``."""
         interval, ns = np.divmod(middle_ns, self.knot_ns)
@@ -180,6 +192,20 @@ class KnotLevel:
                     np.matmul(of_slices, stencil[:, axis, part], out=in_rows[2 * begin : 2 * end, axis, part])
         if not contiguous:
             states[..., self.columns] = in_rows.reshape(len(states), 2, 3, count)
+
+
+class Greatest(NamedTuple):
+    """What bounds an object at every knot of the full length, ``(n,)`` each, in columns.
+
+    Attributes:
+        speed_km_s: Its greatest speed.
+        radial_km: Its greatest radial motion within the time from one knot to half a slice beyond the middle to the next.
+        regular: Whether it has every knot of its basic level, and needs no shorter ones. The others are 0 here.
+    """
+
+    speed_km_s: Floats
+    radial_km: Floats
+    regular: npt.NDArray[np.bool_]
 
 
 class SliceStates:
@@ -269,6 +295,30 @@ class Ephemeris:
         """The times of the middles of these slices."""
         middle: Nanoseconds = slices * self.slice_ns + self.slice_ns // 2
         return middle
+
+    def around_knots(self, miss_km: float) -> Bounds:
+        """The bounds of the interval around a knot of the full length that contains the slices whose middle is nearest to it."""
+        half_s = 0.5 * (self.knot_ns + self.slice_ns) / NS_PER_S
+        return Bounds(miss_km=miss_km, half_s=half_s, interpolation_km=self.interpolation_km)
+
+    @cached_property
+    def greatest(self) -> Greatest:
+        """Computed once, 0.2 s of CPU for a day of 15,000 objects, for all screenings of some objects against all."""
+        count = len(self.prepared)
+        speed_km_s, radial_km, regular = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.bool_)
+        bounds = self.around_knots(0.0)
+        for number, level in enumerate(self.levels[:2]):
+            columns = level.columns
+            complete = np.isfinite(level.r_km[:, 0, :]).all(axis=0) & (self.level_of[columns] == number)
+            speed2, radial = np.zeros(len(columns)), np.zeros(len(columns))
+            last = len(level.r_km) - KNOTS_AFTER if len(columns) else 0
+            for knot in range(KNOTS_BEFORE, last):
+                r_km, v_km_s = level.at_knot(knot, slice(None))
+                np.maximum(speed2, np.einsum("in,in->n", v_km_s, v_km_s), out=speed2)
+                np.maximum(radial, bounds.radial_km(r_km, v_km_s, self.beta_km_s2[columns])[1], out=radial)
+            known = columns[complete]
+            speed_km_s[known], radial_km[known], regular[known] = np.sqrt(speed2[complete]), radial[complete], True
+        return Greatest(speed_km_s, radial_km, regular)
 
     def states(self, first_slice: int, end_slice: int) -> SliceStates:
         """States at the middles of the slices from ``first_slice`` to before ``end_slice``."""

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
-from sgp4.api import Satrec
 
+from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
-from sda_ops.screening.approaches import Approaches
-from sda_ops.screening.boxes import LONGEST_S, Intervals, Mask, exact_motion
+from sda_ops.screening.approaches import Approaches, EndedObject
+from sda_ops.screening.assets import Asset
+from sda_ops.screening.boxes import (
+    LONGEST_S,
+    RESIDUAL_M_S2,
+    Intervals,
+    Mask,
+    adjoined,
+    exact_motion,
+    intervals_inside,
+    may_be_inside,
+    motion,
+)
+from sda_ops.screening.direct import ExactOrbits
+from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
+from sda_ops.screening.nearby import nearby
 from sda_ops.screening.objects import Rows
+from sda_ops.screening.parallel import chosen, joined
+from sda_ops.screening.results import ended_objects, joined_spans
+from sda_ops.screening.volumes import ScreeningVolume
 
 BEYOND_S = 3_600.0
 """How long before a passage's entry, or after its exit, its closest approach may be."""
 
 _STEP_NS = round(LONGEST_S * NS_PER_S)
 """Between two minima of the distance of one pair lie more than 2,400 s, so that no step of a minute has two of them."""
+
+_TURN_RAD = 2e-4
+"""How far the axes of an interpolated state may be turned, by an error of its velocity of 1 m/s."""
 
 _RESOLUTION_NS = 1_000
 _ITERATIONS = 40
@@ -67,17 +88,79 @@ class Passages:
         )
 
 
-def passages(satrecs: Sequence[Satrec], inside: Intervals) -> Passages:
-    """The closest approach of each interval that an object is in a box, and its geometry."""
-    asset, other, from_ns, until_ns = inside
-    tca_ns = _closest_ns(satrecs, inside)
-    now, _ = exact_motion(satrecs, asset, other, tca_ns)
-    order = np.lexsort((other, asset, from_ns))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetScreening:
+    """The passages of the half-open window ``[start_ns, end_ns)``.
+
+    Attributes:
+        start_ns: UTC.
+        end_ns: UTC.
+        passages: Every time at which an object is inside an asset's box.
+        ended: Objects that could not be screened in a part of the window: neither as an asset nor as the other object.
+    """
+
+    start_ns: int
+    end_ns: int
+    passages: Passages
+    ended: tuple[EndedObject, ...]
+
+
+def screen_assets(ephemeris: Ephemeris, assets: Sequence[Asset], start_ns: int, end_ns: int) -> AssetScreening:
+    """Every passage of another object through the box of an asset in ``[start_ns, end_ns)``, from held positions.
+
+    Complete: an object that is in a box for at least 1 µs at any time of the window is reported. ``ephemeris`` has the window.
+    An asset costs 0.1 to 0.2 s of CPU for a day of 15,000 objects; assets with the same volume cost half of that each.
+    """
+    found: list[Intervals] = []
+    for volume in dict.fromkeys(asset.volume for asset in assets):
+        rows = np.unique([asset.row for asset in assets if asset.volume == volume])
+        found.append(_inside(ephemeris, ephemeris.prepared.columns[rows], volume, start_ns, end_ns))
+    none = np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp), np.empty(0, np.int64), np.empty(0, np.int64)
+    inside = joined([Intervals(*none), *found])
+    return AssetScreening(
+        start_ns=start_ns,
+        end_ns=end_ns,
+        passages=_passages(ephemeris.prepared, inside),
+        ended=ended_objects(ephemeris, start_ns, end_ns),
+    )
+
+
+def _inside(ephemeris: Ephemeris, columns: Rows, volume: ScreeningVolume, start_ns: int, end_ns: int) -> Intervals:
+    """When objects are in the boxes of the assets in these columns, which have one volume."""
+    half_axes_m = np.array([volume.radial_m, volume.in_track_m, volume.cross_track_m])
+    near = nearby(ephemeris, columns, volume.half_diagonal_m / M_PER_KM)
+    residual_m_s2 = np.maximum(RESIDUAL_M_S2, near.beta_km_s2 * M_PER_KM)
+    now = motion(
+        *(near.chosen_r_km.T * M_PER_KM, near.chosen_v_km_s.T * M_PER_KM),
+        *((near.other_r_km - near.chosen_r_km).T * M_PER_KM, (near.other_v_km_s - near.chosen_v_km_s).T * M_PER_KM),
+    )
+    half_s = 0.5 * ephemeris.slice_ns / NS_PER_S
+    margin_m = 2.0 * ephemeris.interpolation_km * M_PER_KM + _TURN_RAD * volume.half_diagonal_m
+    possible = np.flatnonzero(may_be_inside(now, half_s, residual_m_s2, half_axes_m, margin_m=margin_m))
+    near, residual_m_s2 = chosen(near, possible), residual_m_s2[possible]
+    middle_ns = ephemeris.middle_ns(near.slices)
+    lives = [ephemeris.direct.life_s(near.slices, each, half_s) for each in (near.chosen, near.other)]
+    from_s, until_s = np.maximum(lives[0][0], lives[1][0]), np.minimum(lives[0][1], lives[1][1])
+    from_ns = np.maximum(start_ns, middle_ns + np.rint(from_s * NS_PER_S).astype(np.int64))
+    until_ns = np.minimum(end_ns, middle_ns + np.rint(until_s * NS_PER_S).astype(np.int64))
+    some = np.flatnonzero(until_ns > from_ns)
+    searched = chosen(Intervals(near.chosen, near.other, from_ns, until_ns), some)
+    return intervals_inside(
+        ephemeris.prepared.orbits, searched, residual_m_s2[some], np.broadcast_to(half_axes_m, (len(some), 3))
+    )
+
+
+def _passages(prepared: PreparedObjects, inside: Intervals) -> Passages:
+    """The closest approach of each time that an object is in a box, and its geometry; columns to rows."""
+    tca_ns = _closest_ns(prepared.orbits, inside)
+    now, _ = exact_motion(prepared.orbits, inside.asset, inside.other, tca_ns)
+    asset, other = prepared.rows[inside.asset], prepared.rows[inside.other]
+    order = np.lexsort((other, asset, inside.from_ns))
     return Passages(
         asset=asset[order],
         other=other[order],
-        entry_ns=from_ns[order],
-        exit_ns=until_ns[order],
+        entry_ns=inside.from_ns[order],
+        exit_ns=inside.until_ns[order],
         tca_ns=tca_ns[order],
         miss_m=np.linalg.norm(now.position_m, axis=1)[order],
         relative_speed_m_s=np.linalg.norm(now.inertial_m_s, axis=1)[order],
@@ -86,14 +169,49 @@ def passages(satrecs: Sequence[Satrec], inside: Intervals) -> Passages:
     )
 
 
-def _closest_ns(satrecs: Sequence[Satrec], inside: Intervals) -> Nanoseconds:
+def merged(screenings: Sequence[AssetScreening]) -> AssetScreening:
+    """The screenings of consecutive windows as one: a passage across their common edge becomes one again.
+
+    Its closest approach is the closer one of both. Raises ``ValueError`` where windows do not follow each other.
+    """
+    if not screenings:
+        raise ValueError("expected at least one screening, got none")
+    for one, following in pairwise(screenings):
+        if one.end_ns != following.start_ns:
+            raise ValueError(f"expected consecutive windows, got one to {one.end_ns} and one from {following.start_ns}")
+    parts = [screening.passages for screening in screenings]
+    every = {each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Passages)}
+    order = np.lexsort((every["entry_ns"], every["other"], every["asset"]))
+    every = {name: column[order] for name, column in every.items()}
+    same = (np.diff(every["asset"]) == 0) & (np.diff(every["other"]) == 0)
+    begins = np.flatnonzero(
+        np.concatenate(([True], ~(same & (every["entry_ns"][1:] == every["exit_ns"][:-1]))))[: len(order)]
+    )
+    group = np.zeros(len(order), dtype=np.intp)
+    group[begins[1:]] = 1
+    group = np.cumsum(group)
+    closest = np.lexsort((every["tca_ns"], every["miss_m"], group))
+    closest = closest[np.searchsorted(group, np.arange(len(begins)))]
+    whole = {name: column[closest] for name, column in every.items()}
+    whole["entry_ns"] = every["entry_ns"][begins]
+    whole["exit_ns"] = every["exit_ns"][np.append(begins, len(order))[1:] - 1]
+    order = np.lexsort((whole["other"], whole["asset"], whole["entry_ns"]))
+    return AssetScreening(
+        start_ns=screenings[0].start_ns,
+        end_ns=screenings[-1].end_ns,
+        passages=Passages(**{name: column[order] for name, column in whole.items()}),
+        ended=joined_spans([each for screening in screenings for each in screening.ended]),
+    )
+
+
+def _closest_ns(orbits: ExactOrbits, inside: Intervals) -> Nanoseconds:
     """The time of the smallest distance in each interval; where that is an edge, of the minimum beyond it."""
     of, at_ns = _steps(inside.from_ns, inside.until_ns)
     asset, other = inside.asset, inside.other
-    distance_m, rate, ok = _distance_and_rate(satrecs, asset[of], other[of], at_ns)
+    distance_m, rate, ok = _distance_and_rate(orbits, asset[of], other[of], at_ns)
     adjoin = np.flatnonzero((of[1:] == of[:-1]) & (rate[:-1] < 0.0) & (rate[1:] >= 0.0) & ok[:-1] & ok[1:])
-    minimum_ns = _minimum_ns(satrecs, asset[of[adjoin]], other[of[adjoin]], at_ns[adjoin], at_ns[adjoin + 1])
-    minimum_m, _, _ = _distance_and_rate(satrecs, asset[of[adjoin]], other[of[adjoin]], minimum_ns)
+    minimum_ns = _minimum_ns(orbits, asset[of[adjoin]], other[of[adjoin]], at_ns[adjoin], at_ns[adjoin + 1])
+    minimum_m, _, _ = _distance_and_rate(orbits, asset[of[adjoin]], other[of[adjoin]], minimum_ns)
     # The steps and the minima between them: the smallest of each interval.
     all_of = np.concatenate((of, of[adjoin]))
     all_ns = np.concatenate((at_ns, minimum_ns))
@@ -102,7 +220,7 @@ def _closest_ns(satrecs: Sequence[Satrec], inside: Intervals) -> Nanoseconds:
     first = order[np.searchsorted(all_of[order], np.arange(len(asset)))]
     closest_ns = all_ns[first]
     for edge_ns, direction in ((inside.from_ns, -1), (inside.until_ns, 1)):
-        _follow(satrecs, inside, closest_ns, np.flatnonzero(closest_ns == edge_ns), direction)
+        _follow(orbits, inside, closest_ns, np.flatnonzero(closest_ns == edge_ns), direction)
     return closest_ns
 
 
@@ -114,18 +232,18 @@ def _steps(from_ns: Nanoseconds, until_ns: Nanoseconds) -> tuple[Rows, Nanosecon
     return of, np.minimum(from_ns[of] + within * _STEP_NS, until_ns[of])
 
 
-def _follow(satrecs: Sequence[Satrec], inside: Intervals, closest_ns: Nanoseconds, edges: Rows, direction: int) -> None:
+def _follow(orbits: ExactOrbits, inside: Intervals, closest_ns: Nanoseconds, edges: Rows, direction: int) -> None:
     """Replaces the edges from which the distance goes on to decrease in this direction by the minimum that follows."""
     asset, other, here_ns = inside.asset[edges], inside.other[edges], closest_ns[edges]
     steps = round(BEYOND_S * NS_PER_S) // _STEP_NS
     for step in range(steps + 1):
         next_ns = here_ns + direction * _STEP_NS * min(step, 1)
-        _, rate, ok = _distance_and_rate(satrecs, asset, other, next_ns)
+        _, rate, ok = _distance_and_rate(orbits, asset, other, next_ns)
         decreasing = (direction * rate < 0.0) & ok
         reached = np.flatnonzero(~decreasing & ok)
         if step and reached.size:
             pair = np.stack((here_ns[reached], next_ns[reached]))
-            minimum_ns = _minimum_ns(satrecs, asset[reached], other[reached], pair.min(axis=0), pair.max(axis=0))
+            minimum_ns = _minimum_ns(orbits, asset[reached], other[reached], pair.min(axis=0), pair.max(axis=0))
             closest_ns[edges[reached]] = minimum_ns
         edges, asset, other, here_ns = edges[decreasing], asset[decreasing], other[decreasing], next_ns[decreasing]
         if not edges.size:
@@ -133,12 +251,12 @@ def _follow(satrecs: Sequence[Satrec], inside: Intervals, closest_ns: Nanosecond
 
 
 def _minimum_ns(
-    satrecs: Sequence[Satrec], asset: Rows, other: Rows, low_ns: Nanoseconds, high_ns: Nanoseconds
+    orbits: ExactOrbits, asset: Rows, other: Rows, low_ns: Nanoseconds, high_ns: Nanoseconds
 ) -> Nanoseconds:
     """The root of the range rate between times at which it is below and at least 0: regula falsi, halved in every third turn."""
     low_ns, high_ns = low_ns.copy(), high_ns.copy()
-    _, low_rate, _ = _distance_and_rate(satrecs, asset, other, low_ns)
-    _, high_rate, _ = _distance_and_rate(satrecs, asset, other, high_ns)
+    _, low_rate, _ = _distance_and_rate(orbits, asset, other, low_ns)
+    _, high_rate, _ = _distance_and_rate(orbits, asset, other, high_ns)
     active = np.flatnonzero(high_ns - low_ns > _RESOLUTION_NS)
     for turn in range(_ITERATIONS):
         if not active.size:
@@ -149,7 +267,7 @@ def _minimum_ns(
         # Not nearer to an edge than the resolution, so that the bracket closes from both sides.
         half_ns = _RESOLUTION_NS // 2
         between = np.clip(a + np.rint(share * (b - a)).astype(np.int64), a + half_ns, b - half_ns)
-        _, rate, _ = _distance_and_rate(satrecs, asset[active], other[active], between)
+        _, rate, _ = _distance_and_rate(orbits, asset[active], other[active], between)
         below = rate < 0.0
         low_ns[active], low_rate[active] = np.where(below, between, a), np.where(below, rate, fa)
         high_ns[active], high_rate[active] = np.where(below, b, between), np.where(below, fb, rate)
@@ -158,9 +276,9 @@ def _minimum_ns(
 
 
 def _distance_and_rate(
-    satrecs: Sequence[Satrec], asset: Rows, other: Rows, timestamp_ns: Nanoseconds
+    orbits: ExactOrbits, asset: Rows, other: Rows, timestamp_ns: Nanoseconds
 ) -> tuple[Floats, Floats, Mask]:
     """The distance, the distance times its rate, and where SGP4 has both states."""
-    now, failed = exact_motion(satrecs, asset, other, timestamp_ns)
+    now, failed = exact_motion(orbits, asset, other, timestamp_ns)
     rate = np.einsum("ni,ni->n", now.position_m, now.inertial_m_s)
     return np.linalg.norm(now.position_m, axis=1), rate, ~failed
