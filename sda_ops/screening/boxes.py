@@ -149,8 +149,8 @@ def intervals_inside(orbits: ExactOrbits, searched: Intervals, residual_m_s2: Fl
         outside |= failed & (until_ns - from_ns <= _STATELESS_NS)
         found.append((asset[inside], other[inside], from_ns[inside], until_ns[inside]))
         rest = ~inside & ~outside
-        asset, other, residual = (np.repeat(column[rest], 2) for column in (asset, other, residual))
-        box_m = np.repeat(box_m[rest], 2, axis=0)
+        asset, other = np.repeat(asset[rest], 2), np.repeat(other[rest], 2)
+        box_m, residual = np.repeat(box_m[rest], 2, axis=0), np.repeat(residual[rest], 2)
         from_ns, until_ns = (
             np.stack((from_ns[rest], middle_ns[rest]), axis=1).ravel(),
             np.stack((middle_ns[rest], until_ns[rest]), axis=1).ravel(),

@@ -45,6 +45,30 @@ _TOGETHER_KM_S = 1e-9
 _BISECTIONS = 16  # of 15 s: to 0.2 ms
 
 
+class PairStates(NamedTuple):
+    """Pairs in slices, with their states at the middle of the slice, TEME.
+
+    Attributes:
+        slices: ``(n,)``, slice numbers.
+        first: ``(n,)``, columns.
+        second: ``(n,)``.
+        first_r_km: ``(3, n)``.
+        first_v_km_s: ``(3, n)``.
+        second_r_km: ``(3, n)``.
+        second_v_km_s: ``(3, n)``.
+        beta_km_s2: ``(n,)``, the sum of both.
+    """
+
+    slices: npt.NDArray[np.int64]
+    first: Rows
+    second: Rows
+    first_r_km: Floats
+    first_v_km_s: Floats
+    second_r_km: Floats
+    second_v_km_s: Floats
+    beta_km_s2: Floats
+
+
 class ClosePairs(NamedTuple):
     """Pairs that obey all bounds, with their relative states in the middle of the slice.
 
@@ -102,16 +126,31 @@ class Contacts(NamedTuple):
 def close_pairs(pairs: Pairs, states: SliceStates, bounds: Bounds) -> ClosePairs:
     """Those of these pairs that obey the bounds c and d."""
     place, first, second = pairs
-    first_r_km, second_r_km = states.r_km[place, :, first].T, states.r_km[place, :, second].T
-    first_v_km_s, second_v_km_s = states.v_km_s[place, :, first].T, states.v_km_s[place, :, second].T
     betas = states.beta_km_s2
     row = place if len(betas) > 1 else np.zeros_like(place)
-    beta_km_s2 = betas[row, first] + betas[row, second]
-    d_km, w_km_s = second_r_km - first_r_km, second_v_km_s - first_v_km_s
-    speeds_km_s = _norm(first_v_km_s) + _norm(second_v_km_s)
-    a_km_s2 = gravity(second_r_km) - gravity(first_r_km)
+    return of_states(
+        PairStates(
+            slices=place + states.first_slice,
+            first=first,
+            second=second,
+            first_r_km=states.r_km[place, :, first].T,
+            first_v_km_s=states.v_km_s[place, :, first].T,
+            second_r_km=states.r_km[place, :, second].T,
+            second_v_km_s=states.v_km_s[place, :, second].T,
+            beta_km_s2=betas[row, first] + betas[row, second],
+        ),
+        bounds,
+    )
+
+
+def of_states(pairs: PairStates, bounds: Bounds) -> ClosePairs:
+    """Those of these pairs that obey the bounds c and d."""
+    d_km, w_km_s = pairs.second_r_km - pairs.first_r_km, pairs.second_v_km_s - pairs.first_v_km_s
+    beta_km_s2 = pairs.beta_km_s2
+    speeds_km_s = _norm(pairs.first_v_km_s) + _norm(pairs.second_v_km_s)
+    a_km_s2 = gravity(pairs.second_r_km) - gravity(pairs.first_r_km)
     fast = _norm(w_km_s) >= bounds.slow_km_s(beta_km_s2)
-    every = ClosePairs(place + states.first_slice, first, second, d_km, w_km_s, a_km_s2, fast)
+    every = ClosePairs(pairs.slices, pairs.first, pairs.second, d_km, w_km_s, a_km_s2, fast)
     near = near_line(d_km, w_km_s, beta_km_s2, bounds)
     every, beta_km_s2, speeds_km_s = chosen(every, near), beta_km_s2[near], speeds_km_s[near]
     least_s = _parabola_minimum_s(every, bounds.half_s)

@@ -19,7 +19,10 @@ import numpy.typing as npt
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
 from sda_ops.screening.bounds import ROUNDING_KM, Bounds
 from sda_ops.screening.ephemeris import Ephemeris
+from sda_ops.screening.narrow import PairStates
 from sda_ops.screening.objects import Rows
+from sda_ops.screening.parallel import chosen as taken
+from sda_ops.screening.parallel import joined
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Slices: TypeAlias = npt.NDArray[np.int64]
@@ -29,30 +32,6 @@ _TOGETHER = 32
 
 _CHUNK = 200_000
 """Pairs that are tested at a time: their arrays take 50 MB."""
-
-
-class Nearby(NamedTuple):
-    """Pairs of a chosen object and another one that may be within the distance in a slice. No pair occurs twice in a slice.
-
-    Attributes:
-        chosen: ``(n,)``, columns.
-        other: ``(n,)``, columns; another chosen object is one of them.
-        slices: ``(n,)``, slice numbers.
-        chosen_r_km: ``(3, n)``, at the middle of the slice, TEME.
-        chosen_v_km_s: ``(3, n)``.
-        other_r_km: ``(3, n)``.
-        other_v_km_s: ``(3, n)``.
-        beta_km_s2: ``(n,)``, the sum of both.
-    """
-
-    chosen: Rows
-    other: Rows
-    slices: Slices
-    chosen_r_km: Floats
-    chosen_v_km_s: Floats
-    other_r_km: Floats
-    other_v_km_s: Floats
-    beta_km_s2: Floats
 
 
 class _States(NamedTuple):
@@ -71,19 +50,18 @@ class _Pairs(NamedTuple):
     number: Rows
 
 
-def nearby(ephemeris: Ephemeris, chosen: Rows, distance_km: float) -> Nearby:
+def nearby(ephemeris: Ephemeris, chosen: Rows, distance_km: float) -> PairStates:
     """All pairs of ``chosen`` columns, none twice, and other objects that may be within the distance, sorted by slice."""
     parts = [
         part
         for begin in range(0, len(chosen), _TOGETHER)
         for part in _nearby(ephemeris, chosen[begin : begin + _TOGETHER], distance_km)
     ]
-    together = Nearby(*(np.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True)))
-    order = np.lexsort((together.other, together.chosen, together.slices))
-    return Nearby(*(column[..., order] for column in together))
+    together = joined(parts)
+    return taken(together, np.lexsort((together.second, together.first, together.slices)))
 
 
-def _nearby(ephemeris: Ephemeris, chosen: Rows, distance_km: float) -> Iterator[Nearby]:
+def _nearby(ephemeris: Ephemeris, chosen: Rows, distance_km: float) -> Iterator[PairStates]:
     slices = np.arange(ephemeris.first_slice, ephemeris.end_slice, dtype=np.int64)
     in_slices, direct = _slice_states(ephemeris, chosen, slices)
     blocks = _Blocks(ephemeris, slices)
@@ -299,28 +277,28 @@ def _tested(
     v_km_s: Floats,
     beta_km_s2: Floats,
     bounds: Bounds,
-) -> Nearby:
+) -> PairStates:
     """The pairs that may be within the distance in their slices."""
     of, other, number = pairs
     chosen_r_km, chosen_v_km_s = in_slices.r_km[of, number].T, in_slices.v_km_s[of, number].T
     chosen_beta = in_slices.beta_km_s2[of, number]
     keep = _may_be_near(chosen_r_km, chosen_v_km_s, r_km, v_km_s, chosen_beta, beta_km_s2, bounds)
     keep &= chosen[of] != other
-    return Nearby(
-        chosen[of[keep]],
-        other[keep],
-        slices[number[keep]],
-        chosen_r_km[:, keep],
-        chosen_v_km_s[:, keep],
-        r_km[:, keep],
-        v_km_s[:, keep],
-        (chosen_beta + beta_km_s2)[keep],
+    return PairStates(
+        slices=slices[number[keep]],
+        first=chosen[of[keep]],
+        second=other[keep],
+        first_r_km=chosen_r_km[:, keep],
+        first_v_km_s=chosen_v_km_s[:, keep],
+        second_r_km=r_km[:, keep],
+        second_v_km_s=v_km_s[:, keep],
+        beta_km_s2=(chosen_beta + beta_km_s2)[keep],
     )
 
 
 def _near_direct(
     ephemeris: Ephemeris, chosen: Rows, slices: Slices, in_slices: _States, exhaustive: Mask, bounds: Bounds
-) -> Iterator[Nearby]:
+) -> Iterator[PairStates]:
     """Pairs with an object that has no knots in the slice, where the chosen one has."""
     direct = ephemeris.direct
     alive = np.flatnonzero(direct.alive)
@@ -335,7 +313,7 @@ def _near_direct(
 
 def _near_exhaustive(
     ephemeris: Ephemeris, chosen: Rows, slices: Slices, in_slices: _States, exhaustive: Mask, bounds: Bounds
-) -> Iterator[Nearby]:
+) -> Iterator[PairStates]:
     """Pairs of a chosen object with any other in the slices in which the chosen one is compared with all."""
     for number in np.flatnonzero(exhaustive.any(axis=0)).tolist():
         every = ephemeris.states(int(slices[number]), int(slices[number]) + 1)

@@ -17,7 +17,6 @@ from sda_ops.screening.boxes import (
     RESIDUAL_M_S2,
     Intervals,
     Mask,
-    adjoined,
     exact_motion,
     intervals_inside,
     may_be_inside,
@@ -131,20 +130,20 @@ def _inside(ephemeris: Ephemeris, columns: Rows, volume: ScreeningVolume, start_
     near = nearby(ephemeris, columns, volume.half_diagonal_m / M_PER_KM)
     residual_m_s2 = np.maximum(RESIDUAL_M_S2, near.beta_km_s2 * M_PER_KM)
     now = motion(
-        *(near.chosen_r_km.T * M_PER_KM, near.chosen_v_km_s.T * M_PER_KM),
-        *((near.other_r_km - near.chosen_r_km).T * M_PER_KM, (near.other_v_km_s - near.chosen_v_km_s).T * M_PER_KM),
+        *(near.first_r_km.T * M_PER_KM, near.first_v_km_s.T * M_PER_KM),
+        *((near.second_r_km - near.first_r_km).T * M_PER_KM, (near.second_v_km_s - near.first_v_km_s).T * M_PER_KM),
     )
     half_s = 0.5 * ephemeris.slice_ns / NS_PER_S
     margin_m = 2.0 * ephemeris.interpolation_km * M_PER_KM + _TURN_RAD * volume.half_diagonal_m
     possible = np.flatnonzero(may_be_inside(now, half_s, residual_m_s2, half_axes_m, margin_m=margin_m))
     near, residual_m_s2 = chosen(near, possible), residual_m_s2[possible]
     middle_ns = ephemeris.middle_ns(near.slices)
-    lives = [ephemeris.direct.life_s(near.slices, each, half_s) for each in (near.chosen, near.other)]
+    lives = [ephemeris.direct.life_s(near.slices, each, half_s) for each in (near.first, near.second)]
     from_s, until_s = np.maximum(lives[0][0], lives[1][0]), np.minimum(lives[0][1], lives[1][1])
     from_ns = np.maximum(start_ns, middle_ns + np.rint(from_s * NS_PER_S).astype(np.int64))
     until_ns = np.minimum(end_ns, middle_ns + np.rint(until_s * NS_PER_S).astype(np.int64))
     some = np.flatnonzero(until_ns > from_ns)
-    searched = chosen(Intervals(near.chosen, near.other, from_ns, until_ns), some)
+    searched = chosen(Intervals(near.first, near.second, from_ns, until_ns), some)
     return intervals_inside(
         ephemeris.prepared.orbits, searched, residual_m_s2[some], np.broadcast_to(half_axes_m, (len(some), 3))
     )

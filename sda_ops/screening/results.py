@@ -47,7 +47,7 @@ def screening_of_found(
         miss_distance_m=miss_distance_m,
         approaches=_approaches(chosen(every, ~slow), ephemeris.prepared),
         slow_pairs=_slow_pairs(chosen(every, slow), found.contacts, ephemeris, start_ns, end_ns),
-        ended=_ended(ephemeris, start_ns, end_ns),
+        ended=ended_objects(ephemeris, start_ns, end_ns),
         statistics=statistics,
     )
 
@@ -159,17 +159,20 @@ def _by_pair(samples: _Samples) -> SlowPairs:
     )
 
 
-def _ended(ephemeris: Ephemeris, start_ns: int, end_ns: int) -> tuple[EndedObject, ...]:
+def ended_objects(ephemeris: Ephemeris, start_ns: int, end_ns: int) -> tuple[EndedObject, ...]:
+    """The objects that cannot be screened in a part of the window, by row and time."""
     spans = ended_spans(ephemeris.prepared.orbits, ephemeris.direct, ephemeris.slice_ns)
-    return tuple(
-        EndedObject(
-            row=int(ephemeris.prepared.rows[span.column]),
-            from_ns=max(start_ns, span.from_ns),
-            until_ns=min(end_ns, span.until_ns),
-            reason=span.reason,
-        )
-        for span in spans
-        if span.from_ns < end_ns and span.until_ns > start_ns
+    return joined_spans(
+        [
+            EndedObject(
+                row=int(ephemeris.prepared.rows[span.column]),
+                from_ns=max(start_ns, span.from_ns),
+                until_ns=min(end_ns, span.until_ns),
+                reason=span.reason,
+            )
+            for span in spans
+            if span.from_ns < end_ns and span.until_ns > start_ns
+        ]
     )
 
 
@@ -211,12 +214,12 @@ def merged(screenings: Sequence[Screening]) -> Screening:
         miss_distance_m=screenings[0].miss_distance_m,
         approaches=_sorted(approaches),
         slow_pairs=_by_pair(joined(samples)),
-        ended=_joined([each for screening in screenings for each in screening.ended]),
+        ended=joined_spans([each for screening in screenings for each in screening.ended]),
         statistics=_summed([screening.statistics for screening in screenings]),
     )
 
 
-def _joined(ended: Sequence[EndedObject]) -> tuple[EndedObject, ...]:
+def joined_spans(ended: Sequence[EndedObject]) -> tuple[EndedObject, ...]:
     """Spans of one object that follow each other as one, by row and time."""
     spans: list[EndedObject] = []
     for each in sorted(ended, key=lambda span: (span.row, span.from_ns)):
