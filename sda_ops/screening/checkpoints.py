@@ -3,8 +3,9 @@
     20260310T030000Z_20260310T060000Z_<catalogue>_<settings>.screening
 
 A file is complete: it is written under another name, fsynced, and renamed. It begins with a digest of its content, so that
-damage is noticed; the content is in numpy's format ``npz``. Its name has digests of the catalogue and of the settings, so several screenings can share a folder and never use each other's windows. A run with another start or horizon uses
-the windows that both have. It knows nothing of worker processes.
+damage is noticed; the content is in numpy's format ``npz``. Its name has digests of the catalogue and of the settings. So
+several screenings can share a folder, and never use each other's windows. A run with another start or horizon uses the
+windows that both have. It knows nothing of worker processes.
 """
 
 from __future__ import annotations
