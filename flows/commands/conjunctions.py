@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--object", type=_catalog_number, metavar="ID", help="of the object with this catalogue number"
     )
+    listing.add_argument(
+        "--fleets",
+        action="store_true",
+        help="pairs within one fleet and in formation, too (default: as screening.exclude_fleets says)",
+    )
     add_settings_argument(listing, FUSION.prefix)
     show = actions.add_parser("show", help="one conjunction, with every estimate of it")
     show.add_argument("id", metavar="ID", help="the conjunction's id, or its beginning")
@@ -63,13 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List or show. The exit code is 1, with one line, if there is no table, no such conjunction, or no plot."""
     try:
-        reader = ConjunctionReader(FUSION.load(args.config).screening.table)
+        settings = FUSION.load(args.config).screening
+        reader = ConjunctionReader(settings.table)
     except SettingsError as error:
         return report_problems("conjunctions", error.problems)
     except ConjunctionTableError as error:
         return report_problems("conjunctions", [str(error)])
     try:
-        return _list(reader, args) if args.action == "list" else _show(reader, args)
+        if args.action == "show":
+            return _show(reader, args)
+        return _list(reader, args, fleets=args.fleets or not settings.exclude_fleets)
     except (ConjunctionTableError, MissingExtra) as error:
         return report_problems("conjunctions", [str(error)])
     except OSError as error:
@@ -78,14 +86,17 @@ def run(args: argparse.Namespace) -> int:
         reader.close()
 
 
-def _list(reader: ConjunctionReader, args: argparse.Namespace) -> int:
+def _list(reader: ConjunctionReader, args: argparse.Namespace, *, fleets: bool) -> int:
     status = None if args.all else args.status or "active"
     found = reader.listed(status=status, catalog_number=args.object)
-    if not found:
+    listed = [each for each in found if fleets or not (each.last.same_fleet or each.last.formation)]
+    if listed:
+        print_line("\n".join(_table(_LISTED, listed)))
+    else:
         of_object = "" if args.object is None else f" of object {args.object}"
         print_line(f"no {'' if status is None else f'{status} '}conjunctions{of_object} in {reader.path}")
-        return ExitCode.OK
-    print_line("\n".join(_table(_LISTED, found)))
+    if left_out := len(found) - len(listed):
+        print_line(f"not listed: {left_out} within one fleet or in formation (--fleets lists them)")
     return ExitCode.OK
 
 

@@ -137,7 +137,7 @@ def test_a_damaged_table_keeps_the_run_from_starting_and_is_named(tmp_path: Path
     problem = ""
     try:
         asyncio.run(conducted(fusion_pipeline(settings), never))
-    except Exception as error:  # noqa: BLE001 - whatever it is, its text is asserted
+    except Exception as error:  # noqa: BLE001 - its text is asserted
         problem = str(error)
     assert problem == (
         f"table of conjunctions {settings.screening.table}: the file is damaged (file is not a database); "

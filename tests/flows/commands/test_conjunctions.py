@@ -1,4 +1,4 @@
-"""``python -m flows conjunctions``: the list, one conjunction with its history, its plot, and what is said when there is none."""
+"""``python -m flows conjunctions``: the list, one conjunction with its history, its plot, and what is said without one."""
 
 from __future__ import annotations
 
@@ -42,10 +42,20 @@ def id_of(config: Path, first: int) -> str:
     return str(found.last.conjunction_id)
 
 
+def test_pairs_of_a_fleet_are_counted_and_listed_on_request(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(config, "list") == 0
+    _, listed, left_out = capsys.readouterr().out.splitlines()
+    assert "VANGUARD 1" in listed
+    assert left_out == "not listed: 1 within one fleet or in formation (--fleets lists them)"
+    config.write_text(config.read_text() + "exclude_fleets = false\n")
+    assert run(config, "list") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_the_list_has_the_active_ones_by_time_with_their_last_estimate(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(config, "list") == 0
+    assert run(config, "list", "--fleets") == 0
     heading, first, second = capsys.readouterr().out.splitlines()
     assert heading.split() == [
         *("id", "closest", "approach", "(UTC)", "miss", "km", "km/s", "max", "P", "P", "ages", "d"),
@@ -72,7 +82,7 @@ def test_the_list_has_the_active_ones_by_time_with_their_last_estimate(
 def test_the_list_is_chosen_by_status_and_object(
     config: Path, capsys: pytest.CaptureFixture[str], options: list[str], firsts: list[int]
 ) -> None:
-    assert run(config, "list", *options) == 0
+    assert run(config, "list", "--fleets", *options) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert sorted(listed) == sorted(id_of(config, first)[:13] for first in firsts)
 
