@@ -11,7 +11,9 @@ Layout, top to bottom; a module imports only from modules below it:
 - ``ephemeris``: positions between knots; ``bounds``: how far a pair can move in a slice
 - ``assets``, ``volumes``: assets with their boxes, and the reader of a file of assets
 - ``messages``: Conjunction Data Messages of what was assessed
-- ``assess``: miss distances in the orbit's axes, probabilities, ages, fleets of what was found
+- ``assess``: miss distances in the orbit's axes, probabilities, ages, fleets of what was found; ``formations``: slow pairs
+- ``probability``, ``encounter``: collision probabilities, and the plane in which they are integrals
+- ``assumptions``, ``sizes``, ``fleets``, ``orbit_classes``: what is assumed or known about the objects
 - ``approaches``, ``objects``, ``exact``: what is screened, what is found, and SGP4's own states
 
 What computes is pure: arrays in, arrays out. Only the operator knows of graphs. Nothing here knows settings or Prefect.

@@ -175,7 +175,7 @@ def assess(
         formation=(
             np.zeros(count, dtype=np.bool_)
             if slow_pairs is None
-            else slow_pairs.hold(approaches.first, approaches.second, objects=len(objects))
+            else slow_pairs.are_together(approaches.first, approaches.second, objects=len(objects))
         ),
         fleets=given.fleets.names,
     )

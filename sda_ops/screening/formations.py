@@ -84,8 +84,8 @@ class AssessedSlowPairs:
     def __len__(self) -> int:
         return len(self.first)
 
-    def hold(self, first: Rows, second: Rows, *, objects: int) -> npt.NDArray[np.bool_]:
-        """Whether each pair ``(first[i], second[i])`` of rows is docked or in formation; ``objects`` were screened."""
+    def are_together(self, first: Rows, second: Rows, *, objects: int) -> npt.NDArray[np.bool_]:
+        """Whether each pair of rows ``first[i]``, ``second[i]`` is docked or in formation. ``objects``: how many were screened."""
         stay = self.kind != PairKind.PASSING
         key = self.first[stay].astype(np.int64) * objects + self.second[stay]
         return np.isin(first.astype(np.int64) * objects + second, key)

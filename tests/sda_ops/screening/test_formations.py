@@ -106,4 +106,4 @@ def test_no_slow_pairs_are_no_formations() -> None:
     none = SlowPairs(**{field.name: getattr(slow, field.name)[:0] for field in dataclasses.fields(slow)})
     assessed = assess_slow_pairs(objects, none)
     assert len(assessed) == 0
-    assert assessed.hold(np.array([0]), np.array([1]), objects=2).tolist() == [False]
+    assert assessed.are_together(np.array([0]), np.array([1]), objects=2).tolist() == [False]
