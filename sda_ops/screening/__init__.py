@@ -6,6 +6,7 @@ Layout, top to bottom; a module imports only from modules below it:
   history in a file; ``identity``: which estimate belongs to which conjunction
 - ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
 - ``checkpoints``: finished windows in files; ``worker``: what runs in a worker process; ``encoding``: results as arrays
+- ``held``: positions that a worker keeps between calls
 - ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue; ``passages``: boxes
 - ``refine``, ``narrow``, ``broad``: from all pairs to candidates to minima of SGP4 itself
 - ``ephemeris``: positions between knots; ``bounds``: how far a pair can move in a slice

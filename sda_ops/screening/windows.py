@@ -137,12 +137,15 @@ async def screen_in_windows(
     have, or are killed when the bulkhead closes.
 
     Raises `WindowFailed` if two workers were lost during one window or if its worker failed, ``CheckpointError``, ``ValueError``
-    for a horizon or a window that is not above zero, and what ``Bulkhead.call`` and ``Bulkhead.share`` raise.
+    for a horizon or a window that is not above zero and for empty ``rows``, and what ``Bulkhead.call`` and ``Bulkhead.share``
+    raise.
     """
     options = options or ScreeningOptions()
     limits = limits or WorkerLimits()
     windows = windows_of(start_ns, horizon, window)
     request = Request(miss_distance_m=float(miss_distance_m), options=options, answer_bytes=limits.answer_bytes)
+    if rows is not None and not len(rows):
+        raise ValueError("screening: expected at least one object to screen against all, got none")
     finished: dict[Window, Screening] = {}
     store: Checkpoints | None = None
     if checkpoints is not None:

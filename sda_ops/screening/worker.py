@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from sda_ops.astro.propagation import Engine, one_thread
 from sda_ops.catalog.columns import ElementColumns
+from sda_ops.screening.against import screen_against
 from sda_ops.screening.encoding import Arrays, arrays_of, bytes_of, digest_of, record_of
 from sda_ops.screening.ephemeris import PreparedObjects
+from sda_ops.screening.held import HeldPositions
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.screen import ScreeningOptions, screen_window
 
@@ -71,6 +73,7 @@ class ScreeningWorker:
         self._version = 0
         self._objects: ScreenedObjects | None = None
         self._prepared: tuple[Engine, PreparedObjects] | None = None
+        self._held = HeldPositions()
 
     def share(self, key: str, arrays: Arrays) -> None:
         """Replace the catalogue. Sharing the stored version again does nothing."""
@@ -78,6 +81,7 @@ class ScreeningWorker:
             raise ValueError(f"expected a share of {CATALOG!r}, got {key!r}")
         one_thread()
         _lower_priority_to(int(arrays[NICENESS][0]))
+        self._held.max_bytes = int(arrays[HELD_BYTES][0])
         version = int(arrays[VERSION][0])
         if version == self._version:
             return
@@ -95,7 +99,13 @@ class ScreeningWorker:
         request = record_of(arrays[REQUEST], Request)
         start_ns, end_ns = arrays[WINDOW].tolist()
         prepared = self._prepare(self._objects, request.options.engine)
-        screening = screen_window(prepared, start_ns, end_ns, request.miss_distance_m, request.options)
+        if method == "screen_window":
+            screening = screen_window(prepared, start_ns, end_ns, request.miss_distance_m, request.options)
+        else:
+            ephemeris = self._held.of_window(prepared, start_ns, end_ns, request.options)
+            screening = screen_against(
+                ephemeris, arrays[ROWS], request.miss_distance_m, start_ns=start_ns, end_ns=end_ns
+            )
         answer = arrays_of(screening)
         size = sum(array.nbytes for array in answer.values())
         return answer if size <= request.answer_bytes else {ANSWER_SIZE: np.array([size])}

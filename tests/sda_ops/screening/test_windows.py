@@ -206,6 +206,31 @@ async def test_the_list_is_that_of_one_run_without_windows(workers: int, minutes
     assert pool.windows == windows_of(START_NS, HORIZON, timedelta(minutes=minutes))
 
 
+async def test_chosen_objects_against_all_are_their_part_of_the_list(whole: Screening) -> None:
+    """Every approach and slow pair of one of them and no other; the windows' positions are computed once."""
+    rows = np.array([148, 3, 20, 3])
+    pool = InlineWorkers()
+    for _ in range(2):
+        ours = await screened(pool, rows=rows)
+        for found, every in ((ours.approaches, whole.approaches), (ours.slow_pairs, whole.slow_pairs)):
+            involved = np.isin(every.first, rows) | np.isin(every.second, rows)
+            assert involved.any()
+            np.testing.assert_array_equal(found.first, every.first[involved])
+            np.testing.assert_array_equal(found.second, every.second[involved])
+        involved = np.isin(whole.approaches.first, rows) | np.isin(whole.approaches.second, rows)
+        np.testing.assert_allclose(ours.approaches.miss_m, whole.approaches.miss_m[involved], rtol=0, atol=1e-3)
+    assert [method for method, _ in pool.requests] == ["screen_against"] * 6
+    assert pool.handlers[0]._held.computed == 3
+
+
+async def test_no_objects_against_all_is_an_error() -> None:
+    """It is raised before any worker is called."""
+    pool = InlineWorkers()
+    with pytest.raises(ValueError, match="expected at least one object to screen against all, got none"):
+        await screened(pool, rows=np.empty(0, dtype=np.intp))
+    assert pool.requests == []
+
+
 async def test_progress_counts_windows_and_estimates_the_time_left() -> None:
     """One worker, three windows of 10 s each: unknown at first, then 20, 10 and 0 s."""
     clock = ManualClock()
