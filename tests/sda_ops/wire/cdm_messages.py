@@ -233,8 +233,9 @@ def read_by_other_library(text: str) -> Any:
 
 
 def assert_other_library_agrees(message: ConjunctionMessage, text: str) -> None:
-    """Every number that the other library has equals ours; units are the standard's."""
+    """Every number that the other library has equals ours, and the message passes its check of the standard's rules."""
     other = read_by_other_library(text)
+    other.validate()
     relative = other.body.relative_metadata_data
     assert (other.header.message_id, other.header.originator) == (message.message_id, message.originator)
     assert relative.miss_distance == message.miss_distance_m
