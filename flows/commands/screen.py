@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many conjunctions to print (default: %(default)s)",
     )
-    out.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    out.add_argument("--overwrite", action="store_true", help="replace files that exist; others in a folder stay")
     how = parser.add_argument_group("how")
     how.add_argument(
         "--config",

@@ -63,10 +63,13 @@ def top_table(rows: Sequence[dict[str, object]], *, title: str) -> Table:
 
 def group_tables(summary: Summary) -> Iterator[RenderableType]:
     """The groups of conjunctions, two tables beside each other."""
-    yield Columns([_groups("orbit classes", summary.by_class), _groups("fleets", summary.by_fleet)], padding=(0, 4))
-    yield Columns(
-        [_groups("distance", summary.by_distance), _groups("relative speed", summary.by_speed)], padding=(0, 4)
+    pairs = (
+        (("orbit classes", summary.by_class), ("fleets", summary.by_fleet)),
+        (("distance", summary.by_distance), ("relative speed", summary.by_speed)),
     )
+    for left, right in pairs:
+        yield ""
+        yield Columns([_groups(*left), _groups(*right)], padding=(0, 4))
 
 
 def distance(metres: float) -> str:

@@ -50,6 +50,8 @@ from sda_ops.screening.summary import most_probable_first, summarise
 from sda_ops.screening.tables import Unscreened, conjunction_table, slow_pair_table, unscreened_table
 from sda_ops.screening.windows import screen_in_windows, screening_bulkhead
 
+_MS = 1_000_000
+
 _SHORTEST_WINDOW = timedelta(hours=1)
 """The positions before and behind a window are computed for both neighbours: half an hour of them."""
 
@@ -351,7 +353,7 @@ def _write_messages(plan: Plan, found: Found, folder: Path, form: Notation, orig
         found.listed,
         screening=found.screening,
         originator=originator,
-        creation_date_ns=SystemClock().now_ns(),
+        creation_date_ns=SystemClock().now_ns() // _MS * _MS,
         errors=plan.settings.assumptions().errors,
         assets=plan.rows,
     )
@@ -398,12 +400,11 @@ def _report(plan: Plan, found: Found, top: int, *, listing: bool) -> Iterator[Re
         f"{statistics.candidates:,} candidates of {statistics.pairs:,} pairs"
     )
     if listed:
-        yield ""
         if listing:
+            yield ""
             first = found.listed[:top]
             rows = conjunction_table(plan.objects, found.conjunctions, first).to_pylist()
-            yield top_table(rows, title=f"The {len(first):,} of {listed:,} conjunctions with the greatest probability")
-            yield ""
+            yield top_table(rows, title=f"The most probable {len(first):,} of {listed:,} conjunctions")
         yield from group_tables(summarise(found.conjunctions, found.listed))
     if apart:
         yield ""

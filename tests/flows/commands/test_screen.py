@@ -155,7 +155,7 @@ def test_without_a_file_the_most_probable_conjunctions_are_printed(
     """And counts by class, fleet, distance and speed, as plain text where standard output is not a terminal."""
     assert screen(catalog, "--top", "3") == 0
     text = capsys.readouterr().out
-    assert "The 3 of " in text
+    assert "The most probable 3 of " in text
     assert "closest approach (UTC)" in text
     for title in ("orbit classes", "fleets", "distance", "relative speed"):
         assert title in text
