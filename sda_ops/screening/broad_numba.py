@@ -1,13 +1,14 @@
-"""The broad phase in compiled code: rows of intervals, by numba (the extra ``fast``).
+"""The broad phase in compiled code, by numba (the extra ``fast``).
 
 The y and z coordinates are divided into square cells as wide as the bound a of two normal objects, so that objects beyond
 neighbouring cells cannot meet. A *row* is the content of one cell, any x. Cells are counted modulo `_CELLS`, so far objects
-share rows with near ones; the distance test separates them. In a row, the objects' intervals of distance from the Earth's
-centre (bound b) are sorted by their lower end. Overlapping intervals are found by a sweep within the row and with four of its
-eight neighbours; the other four find the same pairs from their side. Then distance (a) and straight line (c) are tested in
-single precision, with room for its error.
+share rows with near ones, which costs time only. Objects are sorted by row. So the partners of an object are in two stretches
+of memory: the rest of its own row with the next one, and three rows of the next z. The other rows around find the same
+pairs from their side. Each stretch is tested for the bounds a (distance) and c (straight line) with vector instructions, in
+single precision, with room for its error. A stretch has a hit in one of some thousand cases. The bound b (radius) is
+not needed: pairs in different heights violate c.
 
-numba compiles at the first use, 8 s of CPU for each machine and version; the result is kept in files beside this module, or
+numba compiles at the first use, 4 s of CPU for each machine and version. The result is kept in files beside this module, or
 in ``NUMBA_CACHE_DIR``.
 """
 
@@ -24,12 +25,11 @@ from sda_ops.screening.broad import NORMAL_KM_S, OneSlice, normal_speed_km_s
 from sda_ops.screening.objects import Rows
 
 _CELLS = 128
-_RELATIVE = np.float32(4e-6)
-"""Room for rounding in d2 w2 - (d w)2, relative to d2 w2: some 30 units in the last place of single precision."""
+_LANES = 16  # floats in the widest vector
 
 
 class RowPairs:
-    """By rows of intervals. Not for concurrent use by several threads: it reuses its memory."""
+    """By rows. Not for concurrent use by several threads: it reuses its memory."""
 
     name: Literal["numba"] = "numba"
 
@@ -59,6 +59,63 @@ class RowPairs:
             self._found = np.empty((2, 2 * count), dtype=np.int32)
 
 
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _hits(x: Any, y: Any, z: Any, vx: Any, vy: Any, vz: Any, one: Any, far2: Any, line2: Any) -> Any:
+    """How many of these states obey a and c with ``one``, whatever the slice's ends. It becomes a loop of vector instructions.
+
+    4e-6 is some 30 units in the last place of single precision.
+    """
+    x0, y0, z0, vx0, vy0, vz0 = one
+    count = np.int32(0)
+    for k in range(x.shape[0]):
+        dx, dy, dz = x[k] - x0, y[k] - y0, z[k] - z0
+        wx, wy, wz = vx[k] - vx0, vy[k] - vy0, vz[k] - vz0
+        d2 = dx * dx + dy * dy + dz * dz
+        w2 = wx * wx + wy * wy + wz * wz
+        dw = dx * wx + dy * wy + dz * wz
+        product = d2 * w2
+        across = product * np.float32(1.0 - 4e-6) - dw * dw
+        meets = (d2 <= far2) & (across <= line2 * w2 + np.float32(1e-3))
+        count = np.int32(count + np.int32(meets))  # 32 bits: 64 would halve the width of the vectors
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _stretch(
+    x: Any,
+    y: Any,
+    z: Any,
+    vx: Any,
+    vy: Any,
+    vz: Any,
+    ids: Any,
+    place: int,
+    begin: int,
+    end: int,
+    far2: Any,
+    line2: Any,
+    found: Any,
+    number: int,
+) -> int:
+    """Adds the pairs of the object at ``place`` with those from ``begin`` to ``end``."""
+    if begin >= end:
+        return number
+    one = (x[place], y[place], z[place], vx[place], vy[place], vz[place])
+    # Whole vectors: the arrays are longer than the objects, and surplus hits are sorted out below.
+    full = begin + (end - begin + _LANES - 1) // _LANES * _LANES
+    part = slice(begin, full)
+    if _hits(x[part], y[part], z[part], vx[part], vy[part], vz[part], one, far2, line2) == 0:
+        return number
+    for partner in range(begin, end):
+        part = slice(partner, partner + 1)
+        if _hits(x[part], y[part], z[part], vx[part], vy[part], vz[part], one, far2, line2):
+            if number < found.shape[1]:
+                found[0, number] = ids[place]
+                found[1, number] = ids[partner]
+            number += 1
+    return number
+
+
 @njit(cache=True, nogil=True)
 def _pairs(
     r_km: Any,
@@ -85,140 +142,72 @@ def _pairs(
             row_z = math.floor(r_km[2, column] * inverse) & (_CELLS - 1)
             cell[column] = row_z * _CELLS + row_y
             start[cell[column] + 1] += 1
-    rows = np.empty(count, np.int32)
-    filled = 0
     for row in range(cells):
-        if start[row + 1] > 0:
-            rows[filled] = row
-            filled += 1
         start[row + 1] += start[row]
     fill = start[:-1].copy()
     total = start[cells]
-    low = np.empty(total, np.float32)
+    x = np.full(total + _LANES, np.float32(1e9))
+    y, z = np.zeros_like(x), np.zeros_like(x)
+    vx, vy, vz = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
     ids = np.empty(total, np.int32)
-    # Insertion keeps each row sorted; columns come nearly sorted, by semi-major axis.
     for column in range(count):
         row = cell[column]
         if row < 0:
             continue
-        value = np.float32(low_km[column])
         place = fill[row]
-        begin = start[row]
-        while place > begin and low[place - 1] > value:
-            low[place] = low[place - 1]
-            ids[place] = ids[place - 1]
-            place -= 1
-        low[place] = value
-        ids[place] = column
         fill[row] += 1
-    high = np.empty(total, np.float32)
-    x = np.empty(total, np.float32)
-    y = np.empty(total, np.float32)
-    z = np.empty(total, np.float32)
-    vx = np.empty(total, np.float32)
-    vy = np.empty(total, np.float32)
-    vz = np.empty(total, np.float32)
-    for place in range(total):
-        column = ids[place]
-        high[place] = high_km[column]
-        x[place] = r_km[0, column]
-        y[place] = r_km[1, column]
-        z[place] = r_km[2, column]
-        vx[place] = v_km_s[0, column]
-        vy[place] = v_km_s[1, column]
-        vz[place] = v_km_s[2, column]
-    far = np.float32((reach_km + 0.1) * 1.00001)
-    far2 = np.float32(far * far)
-    line2 = np.float32(line_km * line_km)
-    room = found.shape[1]
+        ids[place] = column
+        x[place], y[place], z[place] = r_km[0, column], r_km[1, column], r_km[2, column]
+        vx[place], vy[place], vz[place] = v_km_s[0, column], v_km_s[1, column], v_km_s[2, column]
+    far2 = np.float32((reach_km + 0.1) ** 2)
+    line2 = np.float32(line_km**2)
     number = 0
-    for index in range(filled):
-        row = rows[index]
-        row_z = row // _CELLS
-        row_y = row - row_z * _CELLS
-        for neighbour in range(5):
-            if neighbour == 0:
-                other = row
-            elif neighbour == 1:
-                other = row_z * _CELLS + ((row_y + 1) & (_CELLS - 1))
-            else:
-                other = ((row_z + 1) & (_CELLS - 1)) * _CELLS + ((row_y + neighbour - 3) & (_CELLS - 1))
-            if start[other] == start[other + 1]:
-                continue
-            # Each overlapping pair is found once, from the interval that begins first.
-            for side in range(1 if neighbour == 0 else 2):
-                if side == 0:
-                    begin, end, other_begin, other_end = start[row], start[row + 1], start[other], start[other + 1]
-                else:
-                    begin, end, other_begin, other_end = start[other], start[other + 1], start[row], start[row + 1]
-                first = other_begin
-                for place in range(begin, end):
-                    lowest = low[place]
-                    highest = high[place]
-                    if neighbour == 0:
-                        first = place + 1
-                    elif side == 0:
-                        while first < other_end and low[first] < lowest:
-                            first += 1
-                    else:
-                        while first < other_end and low[first] <= lowest:
-                            first += 1
-                    if first >= other_end:
-                        break
-                    x0 = x[place]
-                    y0 = y[place]
-                    z0 = z[place]
-                    partner = first
-                    while partner < other_end and low[partner] <= highest:
-                        dx = x[partner] - x0
-                        if abs(dx) <= far:
-                            dy = y[partner] - y0
-                            dz = z[partner] - z0
-                            d2 = dx * dx + dy * dy + dz * dz
-                            if d2 <= far2:
-                                wx = vx[partner] - vx[place]
-                                wy = vy[partner] - vy[place]
-                                wz = vz[partner] - vz[place]
-                                w2 = wx * wx + wy * wy + wz * wz
-                                dw = dx * wx + dy * wy + dz * wz
-                                product = d2 * w2
-                                if product - dw * dw <= line2 * w2 + _RELATIVE * product + np.float32(1e-3):
-                                    if number < room:
-                                        found[0, number] = ids[place]
-                                        found[1, number] = ids[partner]
-                                    number += 1
-                        partner += 1
+    last = _CELLS - 1
+    for place in range(total):
+        row = cell[ids[place]]
+        row_y = row & last
+        this = row - row_y
+        above = (this + _CELLS) & (cells - 1)
+        if 0 < row_y < last:
+            number = _stretch(x, y, z, vx, vy, vz, ids, place, place + 1, start[row + 2], far2, line2, found, number)
+            begin, end = start[above + row_y - 1], start[above + row_y + 2]
+            number = _stretch(x, y, z, vx, vy, vz, ids, place, begin, end, far2, line2, found, number)
+            continue
+        number = _stretch(x, y, z, vx, vy, vz, ids, place, place + 1, start[row + 1], far2, line2, found, number)
+        other = this + ((row_y + 1) & last)
+        number = _stretch(x, y, z, vx, vy, vz, ids, place, start[other], start[other + 1], far2, line2, found, number)
+        for step in range(-1, 2):
+            other = above + ((row_y + step) & last)
+            number = _stretch(
+                x, y, z, vx, vy, vz, ids, place, start[other], start[other + 1], far2, line2, found, number
+            )
     for index in range(wide.shape[0]):
         column = wide[index]
-        lowest = np.float32(low_km[column])
-        highest = np.float32(high_km[column])
         near2 = reaches_km[index] * reaches_km[index]
         around = math.ceil(reaches_km[index] * inverse)
         every = 2 * around + 1 >= _CELLS
         row_y = 0 if every else math.floor(r_km[1, column] * inverse) - around
         row_z = 0 if every else math.floor(r_km[2, column] * inverse) - around
-        side_cells = _CELLS if every else 2 * around + 1
-        for step_z in range(side_cells):
-            for step_y in range(side_cells):
-                row = ((row_z + step_z) & (_CELLS - 1)) * _CELLS + ((row_y + step_y) & (_CELLS - 1))
+        side = _CELLS if every else 2 * around + 1
+        for step_z in range(side):
+            for step_y in range(side):
+                row = ((row_z + step_z) & last) * _CELLS + ((row_y + step_y) & last)
                 for place in range(start[row], start[row + 1]):
-                    if low[place] > highest:
-                        break
-                    if high[place] < lowest:
-                        continue
                     partner = ids[place]
+                    if low_km[partner] > high_km[column] or high_km[partner] < low_km[column]:
+                        continue
                     dx = r_km[0, partner] - r_km[0, column]
                     dy = r_km[1, partner] - r_km[1, column]
                     dz = r_km[2, partner] - r_km[2, column]
                     if dx * dx + dy * dy + dz * dz <= near2:
-                        if number < room:
+                        if number < found.shape[1]:
                             found[0, number] = column
                             found[1, number] = partner
                         number += 1
         for index2 in range(index + 1, wide.shape[0]):
             partner = wide[index2]
             if low_km[partner] <= high_km[column] and low_km[column] <= high_km[partner]:
-                if number < room:
+                if number < found.shape[1]:
                     found[0, number] = column
                     found[1, number] = partner
                 number += 1

@@ -24,15 +24,16 @@ from sda_ops.screening.objects import Rows
 from sda_ops.screening.parallel import chosen
 
 _NS_PER_MS = 1_000_000
-_STEPS = 30
-_NEWTON_STEPS = 4  # before a flat minimum is accepted
+_STEPS = 12
+_NEWTON_STEPS = 2  # then secants
+_FLAT_STEPS = 7  # before a minimum is accepted as flat
+_SECANT_S = 0.01
 _LAST_STEP_S = 1e-3
 _LONGEST_STEP_S = 5.0
 _FLAT_KM = 1e-8
 """A step that changes the distance by less is the last one: SGP4's positions are not accurate enough for more."""
 
 _SLOW_KM_S = SLOW_M_S / 1e3
-_GOLDEN = 0.5 * (3.0 - 5.0**0.5)
 _BRACKET_S = 20.0
 
 
@@ -59,7 +60,7 @@ class Refined(NamedTuple):
 
     Attributes:
         minima: One for each candidate that has one.
-        unconverged: How many candidates were bracketed, because Newton's method found no minimum. They are among the minima.
+        unconverged: How many of the minima were bracketed, because Newton's method did not converge.
         error_km: The greatest difference between a candidate's interpolated distance and SGP4's at the same time.
     """
 
@@ -76,6 +77,8 @@ def refined(candidates: Candidates, orbits: ExactOrbits, origin_ns: int) -> Refi
     at_ns = _whole_ms(begin_ns)
     tca_ns, miss_km, speed_km_s = at_ns.copy(), np.full(count, np.nan), np.full(count, np.nan)
     error_km = 0.0
+    last_ns, last_rate = at_ns.copy(), np.zeros(count)
+    ended: list[Rows] = []
     active = np.arange(count)
     for number in range(_STEPS):
         if not active.size:
@@ -86,23 +89,31 @@ def refined(candidates: Candidates, orbits: ExactOrbits, origin_ns: int) -> Refi
             expected_km = _norm(d_km + aside_s * w_km_s)
             error_km = float(np.nanmax(np.abs(expected_km - candidates.distance_km), initial=0.0))
         rate, curvature = _dot(d_km, w_km_s), _dot(w_km_s, w_km_s) + _dot(d_km, a_km_s2)
+        if number >= _NEWTON_STEPS:
+            # Strong drag: gravity is not all of the acceleration. The secant has all of it.
+            since_s = (at_ns[active] - last_ns[active]) / NS_PER_S
+            secant = (rate - last_rate[active]) / np.where(since_s == 0.0, np.inf, since_s)
+            curvature = np.where((np.abs(since_s) >= _SECANT_S) & (secant > 0.0), secant, curvature)
         # Downhill where the distance is not convex.
         step_s = np.where(curvature > 0.0, -rate / np.maximum(curvature, 1e-30), -np.sign(rate) * 0.5)
         step_s = np.clip(step_s, -_LONGEST_STEP_S, _LONGEST_STEP_S)
         distance_km = _norm(d_km)
         changes_km = 0.5 * np.abs(curvature) * step_s * step_s / np.maximum(distance_km, 1e-30)
-        last = (np.abs(step_s) <= _LAST_STEP_S) | ((changes_km < _FLAT_KM) & (number >= _NEWTON_STEPS))
+        last = (np.abs(step_s) <= _LAST_STEP_S) | ((changes_km < _FLAT_KM) & (number >= _FLAT_STEPS))
         step_ns = np.rint(np.where(np.isfinite(step_s), step_s, 0.0) * NS_PER_S).astype(np.int64)
         tca_ns[active] = at_ns[active] + step_ns
         miss_km[active] = _norm(d_km + step_s * (w_km_s + 0.5 * step_s * a_km_s2))
         speed_km_s[active] = _norm(w_km_s + step_s * a_km_s2)
         failed = ~np.isfinite(distance_km)
+        ended.append(active[failed])
+        last_ns[active], last_rate[active] = at_ns[active], rate
         at_ns[active] = _whole_ms(tca_ns[active])
         active = active[~last & ~failed]
-    bracketed = _bracketed(orbits, first[active], second[active], begin_ns[active])
-    tca_ns[active], miss_km[active], speed_km_s[active] = bracketed
+    rest = np.concatenate((*ended, active))
+    tca_ns[rest], miss_km[rest], speed_km_s[rest] = _bracketed(orbits, first[rest], second[rest], begin_ns[rest])
     kept = np.isfinite(miss_km)
-    return Refined(chosen(Minima(first, second, tca_ns, miss_km, speed_km_s), kept), len(active), error_km)
+    minima = chosen(Minima(first, second, tca_ns, miss_km, speed_km_s), kept)
+    return Refined(minima, int(kept[rest].sum()), error_km)
 
 
 def without_repetitions(minima: Minima, same_s: float = 0.5, same_slow_s: float = 20.0) -> Minima:
@@ -117,21 +128,28 @@ def without_repetitions(minima: Minima, same_s: float = 0.5, same_slow_s: float 
 
 
 def _bracketed(
-    orbits: ExactOrbits, first: Rows, second: Rows, at_ns: Nanoseconds
+    orbits: ExactOrbits, first: Rows, second: Rows, around_ns: Nanoseconds
 ) -> tuple[Nanoseconds, Floats, Floats]:
-    """The smallest distance within `_BRACKET_S` of each time, by golden sections."""
-    low_s, high_s = np.full(len(first), -_BRACKET_S), np.full(len(first), _BRACKET_S)
+    """The minimum nearest to each time: a sign change of the range-rate, by bisection. The distance is NaN without one."""
+    count = len(first)
+    samples_ns = np.rint(np.arange(-_BRACKET_S, _BRACKET_S + 0.25, 0.5) * NS_PER_S).astype(np.int64)
 
-    def distance_km(offset_s: Floats) -> Floats:
-        return _norm(_relative(orbits, first, second, at_ns + np.rint(offset_s * NS_PER_S).astype(np.int64))[0])
+    def range_rate(rows: Rows, at_ns: Nanoseconds) -> Floats:
+        d_km, w_km_s, _ = _relative(orbits, first[rows], second[rows], at_ns)
+        return _dot(d_km, w_km_s)
 
-    for _ in range(40 if len(first) else 0):
-        left_s, right_s = low_s + _GOLDEN * (high_s - low_s), high_s - _GOLDEN * (high_s - low_s)
-        leftward = distance_km(left_s) <= distance_km(right_s)
-        low_s, high_s = np.where(leftward, low_s, left_s), np.where(leftward, right_s, high_s)
-    tca_ns = at_ns + np.rint(0.5 * (low_s + high_s) * NS_PER_S).astype(np.int64)
-    d_km, w_km_s, _ = _relative(orbits, first, second, tca_ns)
-    return tca_ns, _norm(d_km), _norm(w_km_s)
+    sampled = range_rate(
+        np.repeat(np.arange(count), len(samples_ns)), (around_ns[:, np.newaxis] + samples_ns).ravel()
+    ).reshape(count, len(samples_ns))
+    minimum = (sampled[:, :-1] < 0.0) & (sampled[:, 1:] >= 0.0)
+    cell = np.where(minimum, np.abs(samples_ns[:-1]), np.iinfo(np.int64).max).argmin(axis=1)
+    low_ns, high_ns = around_ns + samples_ns[cell], around_ns + samples_ns[cell + 1]
+    for _ in range(30 if count else 0):
+        between_ns = (low_ns + high_ns) // 2
+        before = range_rate(np.arange(count), between_ns) < 0.0
+        low_ns, high_ns = np.where(before, between_ns, low_ns), np.where(before, high_ns, between_ns)
+    d_km, w_km_s, _ = _relative(orbits, first, second, high_ns)
+    return high_ns, np.where(minimum.any(axis=1), _norm(d_km), np.nan), _norm(w_km_s)
 
 
 def _relative(orbits: ExactOrbits, first: Rows, second: Rows, at_ns: Nanoseconds) -> tuple[Floats, Floats, Floats]:
