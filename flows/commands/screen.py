@@ -9,7 +9,16 @@ import argparse
 from pathlib import Path
 
 from flows.commands.options import at_least_one
-from flows.commands.screen_values import distance_m, duration, identifiers, pair_of, picture_file, start, table_file
+from flows.commands.screen_values import (
+    distance_m,
+    duration,
+    identifiers,
+    originator,
+    pair_of,
+    picture_file,
+    start,
+    table_file,
+)
 
 EPILOG = """\
 examples:
@@ -76,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument(
         "--originator",
+        type=originator,
         default="SDA-STREAM-ORCHESTRATOR",
         metavar="NAME",
         help="who the messages are from (default: %(default)s)",

@@ -17,6 +17,9 @@ MAX_HORIZON = timedelta(days=30)
 MAX_MISS_M = 100_000.0
 """14,683 objects have 9 million approaches below 100 km a day, which take 5.5 GB."""
 
+MAX_ORIGINATOR = 200
+"""A line of a message has at most 254 characters."""
+
 Start: TypeAlias = int | Literal["now", "epoch"]
 """The start of a screening: nanoseconds UTC, the clock's time, or the median epoch of the catalogue."""
 
@@ -85,6 +88,14 @@ def identifiers(text: str) -> list[str]:
     if not all(found):
         raise _wrong("catalogue numbers or names, separated by commas, such as 25544,20580", text)
     return found
+
+
+def originator(text: str) -> str:
+    """A name that every form of a message can have."""
+    name = text.strip()
+    if not name or not name.isascii() or not name.isprintable() or len(name) > MAX_ORIGINATOR:
+        raise _wrong(f"a name of at most {MAX_ORIGINATOR} printable ASCII characters", text[:60])
+    return name
 
 
 def table_file(text: str) -> Path:

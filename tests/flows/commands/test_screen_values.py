@@ -77,6 +77,10 @@ def test_a_pair_is_two_objects_or_the_word_top() -> None:
         (screen_values.identifiers, "25544,,5", "expected catalogue numbers or names, separated by commas"),
         (screen_values.pair_of, "25544", "expected two different objects, such as 25544,20580, or top, got '25544'"),
         (screen_values.pair_of, "5,5", "expected two different objects"),
+        (screen_values.originator, "A\nB", "expected a name of at most 200 printable ASCII characters, got 'A\\nB'"),
+        (screen_values.originator, " ", "expected a name of at most 200 printable ASCII characters, got ' '"),
+        (screen_values.originator, "É", "got 'É'"),
+        (screen_values.originator, "A" * 201, "expected a name of at most 200"),
         (screen_values.table_file, "out.parqet", ("expected a table as .csv, .parquet or .json, got 'out.parqet'; "
          "did you mean out.parquet?")),
         (screen_values.table_file, "out", "expected a table as .csv, .parquet or .json, got 'out'"),
