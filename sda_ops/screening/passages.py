@@ -54,9 +54,10 @@ class Passages:
         other: ``(n,)``, the object that is in the box of ``asset``.
         entry_ns: ``(n,)``, UTC, to 1 µs; the window's start if the object is in the box already.
         exit_ns: ``(n,)``, UTC; the window's end if the object is in the box still.
-        tca_ns: ``(n,)``, UTC, the time of closest approach: where the distance has a minimum. It may be before the entry or
-            after the exit, also outside of the window, because the box is not a sphere: at most `BEYOND_S`, or else it is
-            the time of the smallest distance in the passage.
+        tca_ns: ``(n,)``, UTC, the time of closest approach: of the smallest minimum of the distance in the passage. If the
+            distance is increasing already at the entry, or decreasing still at the exit, the minimum before or after counts
+            too, up to `BEYOND_S`, because a box is not a sphere; it may be outside of the window. Without a minimum it is
+            the time of the smaller distance of entry and exit.
         miss_m: ``(n,)``, the distance at that time.
         relative_speed_m_s: ``(n,)``, at that time.
         relative_position_m: ``(n, 3)``, at that time, object minus asset: radial, in-track, cross-track of the asset.
@@ -204,22 +205,22 @@ def merged(screenings: Sequence[AssetScreening]) -> AssetScreening:
 
 
 def _closest_ns(orbits: ExactOrbits, inside: Intervals) -> Nanoseconds:
-    """The time of the smallest distance in each interval; where that is an edge, of the minimum beyond it."""
+    """The time of the smallest distance in each interval, and in the decrease beyond each of its edges."""
     of, at_ns = _steps(inside.from_ns, inside.until_ns)
     asset, other = inside.asset, inside.other
-    distance_m, rate, ok = _distance_and_rate(orbits, asset[of], other[of], at_ns)
-    adjoin = np.flatnonzero((of[1:] == of[:-1]) & (rate[:-1] < 0.0) & (rate[1:] >= 0.0) & ok[:-1] & ok[1:])
-    minimum_ns = _minimum_ns(orbits, asset[of[adjoin]], other[of[adjoin]], at_ns[adjoin], at_ns[adjoin + 1])
-    minimum_m, _, _ = _distance_and_rate(orbits, asset[of[adjoin]], other[of[adjoin]], minimum_ns)
-    # The steps and the minima between them: the smallest of each interval.
-    all_of = np.concatenate((of, of[adjoin]))
-    all_ns = np.concatenate((at_ns, minimum_ns))
-    all_m = np.concatenate((np.where(ok, distance_m, np.inf), minimum_m))
-    order = np.lexsort((all_ns, all_m, all_of))
-    first = order[np.searchsorted(all_of[order], np.arange(len(asset)))]
-    closest_ns = all_ns[first]
-    for edge_ns, direction in ((inside.from_ns, -1), (inside.until_ns, 1)):
-        _follow(orbits, inside, closest_ns, np.flatnonzero(closest_ns == edge_ns), direction)
+    _, rate, ok = _distance_and_rate(orbits, asset[of], other[of], at_ns)
+    turns = np.flatnonzero((of[1:] == of[:-1]) & (rate[:-1] < 0.0) & (rate[1:] >= 0.0) & ok[:-1] & ok[1:])
+    of_minimum = of[turns]
+    minimum_ns = _minimum_ns(orbits, asset[of_minimum], other[of_minimum], at_ns[turns], at_ns[turns + 1])
+    every = np.arange(len(asset))
+    beyond_ns = [
+        _followed_ns(orbits, inside, edge_ns, way) for edge_ns, way in ((inside.from_ns, -1), (inside.until_ns, 1))
+    ]
+    of = np.concatenate((every, every, every, every, of_minimum))
+    at_ns = np.concatenate((inside.from_ns, inside.until_ns, *beyond_ns, minimum_ns))
+    distance_m, _, ok = _distance_and_rate(orbits, asset[of], other[of], at_ns)
+    order = np.lexsort((at_ns, np.where(ok, distance_m, np.inf), of))
+    closest_ns: Nanoseconds = at_ns[order[np.searchsorted(of[order], every)]]
     return closest_ns
 
 
@@ -231,22 +232,23 @@ def _steps(from_ns: Nanoseconds, until_ns: Nanoseconds) -> tuple[Rows, Nanosecon
     return of, np.minimum(from_ns[of] + within * _STEP_NS, until_ns[of])
 
 
-def _follow(orbits: ExactOrbits, inside: Intervals, closest_ns: Nanoseconds, edges: Rows, direction: int) -> None:
-    """Replaces the edges from which the distance goes on to decrease in this direction by the minimum that follows."""
-    asset, other, here_ns = inside.asset[edges], inside.other[edges], closest_ns[edges]
-    steps = round(BEYOND_S * NS_PER_S) // _STEP_NS
-    for step in range(steps + 1):
-        next_ns = here_ns + direction * _STEP_NS * min(step, 1)
+def _followed_ns(orbits: ExactOrbits, inside: Intervals, edge_ns: Nanoseconds, way: int) -> Nanoseconds:
+    """From each edge on, before or after the interval, the first minimum of the distance if that decreases there; or the edge."""
+    found_ns, here_ns = edge_ns.copy(), edge_ns
+    active = np.arange(len(edge_ns))
+    for step in range(round(BEYOND_S * NS_PER_S) // _STEP_NS + 1):
+        next_ns = here_ns + way * _STEP_NS * min(step, 1)
+        asset, other = inside.asset[active], inside.other[active]
         _, rate, ok = _distance_and_rate(orbits, asset, other, next_ns)
-        decreasing = (direction * rate < 0.0) & ok
-        reached = np.flatnonzero(~decreasing & ok)
-        if step and reached.size:
-            pair = np.stack((here_ns[reached], next_ns[reached]))
-            minimum_ns = _minimum_ns(orbits, asset[reached], other[reached], pair.min(axis=0), pair.max(axis=0))
-            closest_ns[edges[reached]] = minimum_ns
-        edges, asset, other, here_ns = edges[decreasing], asset[decreasing], other[decreasing], next_ns[decreasing]
-        if not edges.size:
-            return
+        decreasing = (way * rate < 0.0) & ok
+        turned = np.flatnonzero(~decreasing & ok)
+        if step and turned.size:
+            low_ns, high_ns = np.minimum(here_ns, next_ns)[turned], np.maximum(here_ns, next_ns)[turned]
+            found_ns[active[turned]] = _minimum_ns(orbits, asset[turned], other[turned], low_ns, high_ns)
+        active, here_ns = active[decreasing], next_ns[decreasing]
+        if not active.size:
+            break
+    return found_ns
 
 
 def _minimum_ns(
