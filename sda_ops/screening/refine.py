@@ -19,6 +19,7 @@ from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
 from sda_ops.screening.approaches import SLOW_M_S
 from sda_ops.screening.bounds import gravity
 from sda_ops.screening.direct import ExactOrbits
+from sda_ops.screening.exact import DIFFERENCE_S
 from sda_ops.screening.narrow import Candidates
 from sda_ops.screening.objects import Rows
 from sda_ops.screening.parallel import chosen
@@ -34,7 +35,7 @@ _FLAT_KM = 1e-8
 """A step that changes the distance by less is the last one: SGP4's positions are not accurate enough for more."""
 
 _SLOW_KM_S = SLOW_M_S / 1e3
-_BRACKET_S = 20.0
+_BRACKET_S = 40.0
 
 
 class Minima(NamedTuple):
@@ -83,7 +84,9 @@ def refined(candidates: Candidates, orbits: ExactOrbits, origin_ns: int) -> Refi
     for number in range(_STEPS):
         if not active.size:
             break
-        d_km, w_km_s, a_km_s2 = _relative(orbits, first[active], second[active], at_ns[active])
+        d_km, w_km_s, a_km_s2 = _relative(
+            orbits, first[active], second[active], at_ns[active], precise=number >= _NEWTON_STEPS
+        )
         if number == 0 and count:
             aside_s = (begin_ns - at_ns) / NS_PER_S
             expected_km = _norm(d_km + aside_s * w_km_s)
@@ -135,7 +138,7 @@ def _bracketed(
     samples_ns = np.rint(np.arange(-_BRACKET_S, _BRACKET_S + 0.25, 0.5) * NS_PER_S).astype(np.int64)
 
     def range_rate(rows: Rows, at_ns: Nanoseconds) -> Floats:
-        d_km, w_km_s, _ = _relative(orbits, first[rows], second[rows], at_ns)
+        d_km, w_km_s, _ = _relative(orbits, first[rows], second[rows], at_ns, precise=True)
         return _dot(d_km, w_km_s)
 
     sampled = range_rate(
@@ -148,14 +151,27 @@ def _bracketed(
         between_ns = (low_ns + high_ns) // 2
         before = range_rate(np.arange(count), between_ns) < 0.0
         low_ns, high_ns = np.where(before, between_ns, low_ns), np.where(before, high_ns, between_ns)
-    d_km, w_km_s, _ = _relative(orbits, first, second, high_ns)
+    d_km, w_km_s, _ = _relative(orbits, first, second, high_ns, precise=True)
     return high_ns, np.where(minimum.any(axis=1), _norm(d_km), np.nan), _norm(w_km_s)
 
 
-def _relative(orbits: ExactOrbits, first: Rows, second: Rows, at_ns: Nanoseconds) -> tuple[Floats, Floats, Floats]:
-    """Relative position, velocity and gravity, ``(3, n)``, second minus first."""
+def _relative(
+    orbits: ExactOrbits, first: Rows, second: Rows, at_ns: Nanoseconds, *, precise: bool
+) -> tuple[Floats, Floats, Floats]:
+    """Relative position, velocity and gravity, ``(3, n)``, second minus first.
+
+    A precise velocity is the central difference extrapolated from half a second and a quarter (Richardson). Its error is of
+    the fourth order of that time, which matters in the last seconds of an object.
+    """
     count = len(first)
-    r_km, v_km_s = orbits.states_km(np.concatenate((first, second)), np.concatenate((at_ns, at_ns)))
+    columns = np.concatenate((first, second))
+    r_km, v_km_s = orbits.states_km(columns, np.concatenate((at_ns, at_ns)))
+    if precise:
+        aside_ns = round(2.0 * DIFFERENCE_S * NS_PER_S)
+        before_km, _ = orbits.states_km(columns, np.concatenate((at_ns, at_ns)) - aside_ns)
+        behind_km, _ = orbits.states_km(columns, np.concatenate((at_ns, at_ns)) + aside_ns)
+        better_km_s = (4.0 * v_km_s - (behind_km - before_km) / (4.0 * DIFFERENCE_S)) / 3.0
+        v_km_s = np.where(np.isfinite(better_km_s), better_km_s, v_km_s)
     pull = gravity(r_km)
     return tuple(both[:, count:] - both[:, :count] for both in (r_km, v_km_s, pull))  # type: ignore[return-value] # three
 
