@@ -366,6 +366,13 @@ class Ephemeris:
         second_r_km, second_v_km_s = self.at(second, timestamp_s)
         return second_r_km - first_r_km, second_v_km_s - first_v_km_s
 
+    def exact_relative(self, first: Rows, second: Rows, timestamp_s: Floats) -> tuple[Floats, Floats]:
+        """As `relative`, by SGP4 itself: 10 µs each."""
+        count = len(first)
+        at_ns = self.origin_ns + np.rint(timestamp_s * NS_PER_S).astype(np.int64)
+        r_km, v_km_s = self.prepared.orbits.states_km(np.concatenate((first, second)), np.concatenate((at_ns, at_ns)))
+        return r_km[:, count:] - r_km[:, :count], v_km_s[:, count:] - v_km_s[:, :count]
+
     def _add_level(self, power: int, columns: Rows, *, whole: bool) -> Rows:
         """Propagates these objects to knots of a length. Returns those whose certificate exceeds the bound."""
         knot_ns = self.knot_ns >> power

@@ -6,7 +6,7 @@ precision (`close_pairs`). Then there are two kinds (bound e):
 - A *fast* pair has one minimum in the slice at most. Newton's method finds it on the interpolated orbits.
 - A *slow* pair may have several minima, or none for hours. It is sampled every `SAMPLE_S` seconds at most. A minimum lies
   where the range-rate goes from negative to positive, and the secant finds it. A *contact* is a time in which the distance
-  is at most the miss distance and the relative speed below `SLOW_M_S`; bisection finds where it begins and ends. A contact
+  is at most the miss distance and the relative speed below `SLOW_M_S`; bisection with SGP4 itself finds where it begins and ends. A contact
   shorter than the interval of the samples is found if it is at the smallest relative speed of the slice or at a minimum.
 """
 
@@ -247,7 +247,7 @@ def _contacts(
         some = chosen(pairs, pair[edge])
         for _ in range(_BISECTIONS if edge.size else 0):
             between_s = 0.5 * (apart_s + touching_s)
-            touches = _touches(*ephemeris.relative(some.first, some.second, between_s), bounds)
+            touches = _touches(*ephemeris.exact_relative(some.first, some.second, between_s), bounds)
             apart_s, touching_s = np.where(touches, apart_s, between_s), np.where(touches, between_s, touching_s)
         (from_s if begins else until_s)[edge] = touching_s
     return Contacts(pairs.first[pair], pairs.second[pair], from_s, until_s)
