@@ -215,7 +215,14 @@ def _start_ns(catalog: Catalog, start: Start, now_ns: int) -> int:
 
 
 def _location(text: str) -> CatalogLocation:
-    return CatalogUrl(text) if "://" in text else CatalogFile(Path(text))
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return CatalogFile(Path(text))
+    if scheme.lower() not in {"http", "https"}:
+        raise ValueError(
+            f"expected a file, or an address that begins with http:// or https://, got one with {scheme}://"
+        )
+    return CatalogUrl(text)
 
 
 async def _retrying(

@@ -41,7 +41,7 @@ from sda_ops.astro.time import NS_PER_S
 from sda_ops.screening.approaches import Screening
 from sda_ops.screening.assess import Conjunctions, assess
 from sda_ops.screening.checkpoints import CheckpointError
-from sda_ops.screening.formations import AssessedSlowPairs, assess_slow_pairs
+from sda_ops.screening.formations import AssessedSlowPairs, PairKind, assess_slow_pairs
 from sda_ops.screening.messages import Notation, message_files, messages_of
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.pictures import Encounter, pair_picture, require_matplotlib
@@ -300,12 +300,13 @@ def _write(plan: Plan, found: Found, args: argparse.Namespace) -> tuple[list[tup
         except OSError as error:
             problems.append(_not_written("--out", error))
     for pair, path in plan.plots:
+        if pair is None and not len(found.conjunctions):
+            announce("screen", "no_picture", f"{path} is not written: there is no conjunction to draw", file=str(path))
+            continue
         try:
             written.append(("picture", _plot(plan, found, pair, path)))
         except OSError as error:
             problems.append(_not_written("--plot", error))
-        except ValueError as error:
-            problems.append(f"--plot: {error}")
     if args.cdm is not None:
         try:
             count = _write_messages(plan, found, args.cdm, args.cdm_format, args.originator)
@@ -361,12 +362,10 @@ def _write_messages(plan: Plan, found: Found, folder: Path, form: Notation, orig
 
 
 def _plot(plan: Plan, found: Found, pair: tuple[int, int] | None, path: Path) -> Path:
-    """Raises ``OSError``, ``MissingExtra``, and ``ValueError`` if there is nothing to draw."""
+    """Without a pair, of the most probable conjunction. Raises ``OSError``."""
     conjunctions = found.conjunctions
     if pair is None:
         best = found.listed if len(found.listed) else found.apart
-        if not len(best):
-            raise ValueError("there is no conjunction to draw; name a pair instead of `top`")
         index: int | None = int(best[0])
         pair = int(conjunctions.first[best[0]]), int(conjunctions.second[best[0]])
     else:
@@ -392,7 +391,7 @@ def _report(plan: Plan, found: Found, top: int, *, listing: bool) -> Iterator[Re
         f"{statistics.objects:,} objects, {_iso(plan.selection.start_ns)} to {_iso(plan.end_ns)}, "
         f"within {distance(plan.miss_distance_m)}: {listed:,} conjunctions"
         + (f", {apart:,} more inside fleets and formations" if apart else "")
-        + f", {len(found.slow_pairs):,} slow pairs, {len(found.unscreened):,} objects not screened in part or at all"
+        + f", {_slow_pairs(found.slow_pairs)}, {len(found.unscreened):,} objects not screened in a part of the time"
     )
     yield (
         f"interpolation error at most {statistics.interpolation_error_m:.1f} m, bound {statistics.interpolation_bound_m:g} m; "
@@ -410,6 +409,14 @@ def _report(plan: Plan, found: Found, top: int, *, listing: bool) -> Iterator[Re
         yield ""
         yield "Inside fleets and formations:"
         yield from group_tables(summarise(found.conjunctions, found.apart))
+
+
+def _slow_pairs(pairs: AssessedSlowPairs) -> str:
+    kinds = {
+        kind.name.lower(): int((pairs.kind == kind).sum()) for kind in sorted(PairKind, reverse=True) if len(pairs)
+    }
+    by_kind = ", ".join(f"{count:,} {name}" for name, count in kinds.items() if count)
+    return f"{len(pairs):,} slow pairs" + (f" ({by_kind})" if by_kind else "")
 
 
 def _stopped(step: str, resume: Path | None) -> str:

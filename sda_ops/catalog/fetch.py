@@ -34,6 +34,9 @@ MAX_CATALOG_BYTES = 256 * 1024 * 1024
 """Ten times the size of all catalogued objects as JSON."""
 
 
+_LAST_PORT = 65_535
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogFile:
     """A file. Replace it by writing another one and renaming that: a file that ends within a row is rejected."""
@@ -64,11 +67,13 @@ class CatalogUrl:
 
     def __post_init__(self) -> None:
         try:
-            scheme = httpx.URL(self.url).scheme
+            scheme, port = httpx.URL(self.url).scheme, httpx.URL(self.url).port
         except httpx.InvalidURL as error:
             raise ValueError(f"CatalogUrl: {self.url!r} is not a URL: {error}") from error
         if scheme not in {"http", "https"}:
             raise ValueError(f"CatalogUrl: url must begin with http:// or https://, got {self.url!r}")
+        if port is not None and port > _LAST_PORT:
+            raise ValueError(f"CatalogUrl: the port must be at most {_LAST_PORT}, got {port}")
         check_fields(
             "CatalogUrl",
             ("timeout", self.timeout, self.timeout > timedelta(0), "> 0"),

@@ -163,7 +163,6 @@ def test_without_a_file_the_most_probable_conjunctions_are_printed(
     assert max(map(len, text.splitlines())) <= 200
 
 
-@pytest.mark.xfail(reason="the worker does not screen some objects against all yet")
 def test_some_objects_are_screened_against_all(catalog: Path) -> None:
     """By number and by name; the list is a subset of the whole list, with the same figures."""
     assert screen(catalog, "--out", "all.csv", "--fleet-pairs", "together") == 0
@@ -210,6 +209,16 @@ def test_a_pair_is_drawn(catalog: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert Path("top.svg").read_text().startswith("<?xml")
     assert Path("pair.png").read_bytes().startswith(b"\x89PNG")
     assert "top.svg" in capsys.readouterr().out
+
+
+def test_without_a_conjunction_there_is_no_picture_of_it(
+    catalog: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is no error: a message says so, and the counts are 0."""
+    assert screen(catalog, "--plot", "top", "top.svg", "--miss", "1m") == 0
+    assert not Path("top.svg").exists()
+    assert "top.svg is not written: there is no conjunction to draw" in messages(caplog)
+    assert "within 1 m: 0 conjunctions, 0 slow pairs, 0 objects not screened" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", ["kvn", "xml"])
@@ -346,6 +355,25 @@ def test_a_wrong_command_line_exits_with_2(
     printed = capsys.readouterr().err
     assert printed.startswith("usage: python -m flows screen")
     assert message in printed
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "ftp://celestrak.org/gp",
+            "expected a file, or an address that begins with http:// or https://, got one with ftp://",
+        ),
+        ("http://127.0.0.1:99999/gp", "the port must be at most 65535, got 99999"),
+        (".", "Is a directory"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named(source: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line; exit code 1."""
+    assert screen(source) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"screen: {source}: ")
+    assert message in line
 
 
 def test_a_setting_with_a_typing_mistake_is_named(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
