@@ -138,7 +138,8 @@ def _not_one(reader: ConjunctionReader, given: str, wanted: str, ids: Sequence[s
         nearest = reader.ids(beginning, _IDS_NAMED)
     if not nearest:
         return f"no conjunction {given!r}: the table {reader.path} is empty"
-    return f"no conjunction begins with {given!r}; the nearest ids: {', '.join(nearest)} (`conjunctions list --all` has all)"
+    near = ", ".join(name[:_SHORT_ID] for name in nearest)
+    return f"no conjunction begins with {given!r}; the nearest ids: {near} (`conjunctions list --all --fleets` has all)"
 
 
 def _plot(history: Sequence[ConjunctionUpdate], file: Path) -> None:

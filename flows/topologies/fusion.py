@@ -63,7 +63,7 @@ from sda_ops.normalize import Normalizer
 from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import PropagatorPool
 from sda_ops.records.observation import Uncertainty
-from sda_ops.sinks.audit import Audit, OnCommit, audit_sink
+from sda_ops.sinks.audit import Audit, audit_sink
 from sda_ops.sources.isl import isl_source
 from sda_ops.sources.optical import optical_source
 from sda_ops.sources.radar import radar_source
@@ -176,7 +176,7 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
     if (screening := orbits.screening) is not None:
         note = "its table survives a restart, which repeats one screening"
         screen = graph.add_source("screen", screening.source, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
-        store = _audit(settings, "conjunctions", on_commit=screening.confirm)
+        store = _conjunctions(settings, screening)
         conjunctions = graph.add_sink("conjunctions", store, restart_policy=NEVER, note=_IRREPLACEABLE)
         graph.connect(screen, conjunctions, 4_096, note="the rest waits in the table")
     return graph
@@ -289,10 +289,17 @@ def _replayed(settings: FusionSettings) -> set[str]:
     return {sensor.source_id for sensor in settings.known_sensors if sensor.replayed}
 
 
-def _audit(settings: FusionSettings, part: str, *, on_commit: OnCommit | None = None) -> Factory:
+def _audit(settings: FusionSettings, part: str) -> Factory:
+    return audit_sink(_place(settings, part))
+
+
+def _conjunctions(settings: FusionSettings, screening: CatalogScreening) -> Factory:
+    return audit_sink(_place(settings, "conjunctions"), on_commit=screening.confirm, measures_latency=False)
+
+
+def _place(settings: FusionSettings, part: str) -> Audit:
     audit, commit_every = settings.audit, timedelta(seconds=settings.audit.commit_every_s)
-    place = Audit(directory=audit.directory / part, max_rows=audit.max_rows, commit_every=commit_every)
-    return audit_sink(place, on_commit=on_commit)
+    return Audit(directory=audit.directory / part, max_rows=audit.max_rows, commit_every=commit_every)
 
 
 def _prediction(settings: FusionSettings) -> Prediction:

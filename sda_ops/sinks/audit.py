@@ -55,10 +55,11 @@ class Audit:
         )
 
 
-def audit_sink(audit: Audit, *, on_commit: OnCommit | None = None) -> Factory:
+def audit_sink(audit: Audit, *, on_commit: OnCommit | None = None, measures_latency: bool = True) -> Factory:
     """A sink into ``audit`` for records of the four types, in any order.
 
-    ``on_commit`` is called in the writing thread with each batch that is on the disk, before it is acknowledged.
+    ``on_commit`` is called in the writing thread with each batch that is on the disk, before it is acknowledged. Without
+    ``measures_latency`` the run's latency does not include these records, which may have waited for a restart.
 
     Raises ``StoreInUseError``, which names the other process, if another process writes the directory. Raises ``TypeError``
     (a panic) for any other type of record. If the disk is full or broken, it raises ``OSError``, and no row of the batch is
@@ -81,6 +82,8 @@ def audit_sink(audit: Audit, *, on_commit: OnCommit | None = None) -> Factory:
             ends.gauge("bytes_written", store.bytes_written)
             ends.gauge("files_written", store.files_written)
             ends.gauge("rows", store.rows_written)
+            if not measures_latency:
+                continue
             now_ns = ends.clock.now_ns()
             for ingested_ns, count in Counter([record.ingest_timestamp for record in batch]).items():
                 ends.latency.record(now_ns - ingested_ns, count)

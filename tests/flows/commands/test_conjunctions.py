@@ -134,7 +134,7 @@ def test_an_unknown_id_names_the_nearest_ones(config: Path, capsys: pytest.Captu
     wrong = full[:6] + "zz"
     assert run(config, "show", wrong) == 1
     assert capsys.readouterr().err.startswith(
-        f"conjunctions: no conjunction begins with '{wrong}'; the nearest ids: {full} "
+        f"conjunctions: no conjunction begins with '{wrong}'; the nearest ids: {full[:13]} "
     )
 
 
