@@ -9,7 +9,7 @@ Layout, top to bottom; a module imports only from modules below it:
 - ``held``: positions that a worker keeps between calls
 - ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue; ``passages``: boxes
 - ``refine``, ``narrow``, ``broad``: from all pairs to candidates to minima of SGP4 itself
-- ``ephemeris``: positions between knots; ``bounds``: how far a pair can move in a slice
+- ``ephemeris``: positions between knots; ``certificate``: how good they are; ``bounds``: how far a pair can move in a slice
 - ``assets``, ``volumes``: assets with their boxes, and the reader of a file of assets
 - ``messages``: Conjunction Data Messages of what was assessed
 - ``assess``: miss distances in the orbit's axes, probabilities, ages, fleets of what was found; ``formations``: slow pairs

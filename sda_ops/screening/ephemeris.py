@@ -7,7 +7,7 @@ SGP4's velocity is not used, because it is not the derivative of SGP4's position
 
 **Knot lengths.** Objects with an eccentricity of at least 0.1 have knots at half the length. Then the error is measured for
 each object: Lagrange's polynomial errs by at most 1.07e-3 times the eighth difference at the middle of the interval (the
-remainder term; Abramowitz and Stegun 25.2.3). `CERTIFICATE` is four times that. An object whose error exceeds the bound gets
+remainder term; Abramowitz and Stegun 25.2.3). The certificate is four times that. An object whose error exceeds the bound gets
 knots at half the length, again and again down to `FINEST` times, and after that none.
 
 **Objects without knots.** Where SGP4 has no position at one of the eight knots or at one beside them, or where the orbit is too irregular for
@@ -19,7 +19,8 @@ index the arrays here; `PreparedObjects.rows` and `PreparedObjects.columns` tran
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,7 +30,9 @@ from sgp4.api import Satrec
 
 from sda_ops.astro.propagation import M_PER_KM, Engine, Propagator
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
-from sda_ops.screening.bounds import BETA_KM_S2, Bounds, gravity
+from sda_ops.catalog.history import selected
+from sda_ops.screening.bounds import BETA_KM_S2, Bounds
+from sda_ops.screening.certificate import drop_unmeasured, measured
 from sda_ops.screening.direct import DirectStates, ExactOrbits, direct_states, no_direct_states
 from sda_ops.screening.objects import Rows, ScreenedObjects
 
@@ -42,17 +45,11 @@ FINE_ECCENTRICITY = 0.1
 FINEST = 4
 """The shortest knot length is the longest one divided by two to this power."""
 
-CERTIFICATE = 4.3e-3
-"""The error is at most this times the greatest eighth difference of the knots."""
-
 BETA_MARGIN = 2.0
 """An object's own beta is this times the greatest value measured at its knots."""
 
 _MATRIX_COLUMNS = 4096
 """OpenBLAS computes products of this size in the calling thread. Threads would cost three times the CPU time here."""
-
-_BLOCK = 512
-"""Columns that are measured at a time: their knots fit into the processor's cache."""
 
 _OFFSETS = np.arange(-KNOTS_BEFORE, KNOTS_AFTER + 1, dtype=np.float64)
 _DENOMINATORS = np.array([np.prod([a - b for b in _OFFSETS if b != a]) for a in _OFFSETS])
@@ -98,15 +95,34 @@ class PreparedObjects:
         self.coarse = int((~fine).sum())
         self.satrecs: list[Satrec] = [objects.satrecs[row] for row in self.rows.tolist()]
         self.orbits = ExactOrbits(self.satrecs)
-        self._propagators = [
-            Propagator(part, engine=engine, max_age=None)
-            for part in (self.satrecs[: self.coarse], self.satrecs[self.coarse :])
-        ]
+        self._engine = engine
         engines = {p.engine for p in self._propagators}
         self.engine = "heyoka" if "heyoka" in engines else "sgp4"
 
+    @cached_property
+    def _propagators(self) -> list[Propagator]:
+        """Of the coarse and of the fine columns. heyoka compiles them, which takes a tenth of a second."""
+        return [
+            Propagator(part, engine=self._engine, max_age=None)
+            for part in (self.satrecs[: self.coarse], self.satrecs[self.coarse :])
+        ]
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    def replaced(self, objects: ScreenedObjects, rows: Rows) -> PreparedObjects:
+        """The same columns with other element sets of these rows, from ``objects``, which has the same objects in the same rows.
+
+        Columns keep their order and their class: both only affect the cost.
+        """
+        new = copy(self)
+        new.__dict__.pop("_propagators", None)
+        new.objects = objects
+        new.satrecs = self.satrecs.copy()
+        for column, satrec in zip(self.columns[rows].tolist(), selected(objects.columns, rows).satrecs(), strict=True):
+            new.satrecs[column] = satrec
+        new.orbits = ExactOrbits(new.satrecs)
+        return new
 
     def knots_km(self, level: int, timestamp_ns: Nanoseconds) -> Floats:
         """SGP4's positions ``(times, 3, n)`` of the coarse (0) or the fine (1) columns; NaN where it has none."""
@@ -143,6 +159,10 @@ class KnotLevel:
     knot_ns: int
     first: int
     r_km: Floats
+
+    def where(self, which: npt.NDArray[np.bool_]) -> KnotLevel:
+        """The knots of some of the objects."""
+        return replace(self, columns=self.columns[which], r_km=np.ascontiguousarray(self.r_km[:, :, which]))
 
     def at(self, position: Rows, timestamp_s: Floats, origin_ns: int) -> tuple[Floats, Floats]:
         """Positions and velocities ``(3, n)`` of the objects at these places of ``columns``."""
@@ -277,16 +297,17 @@ class Ephemeris:
         self.certified_km = 0.0
         self.levels: list[KnotLevel] = []
         classes = (np.arange(prepared.coarse), np.arange(prepared.coarse, len(prepared)))
-        exceeding = [np.empty(0, dtype=np.intp) for _ in range(FINEST + 2)]
-        for power, columns in enumerate(classes):
-            exceeding[power + 1] = self._add_level(power, columns, whole=True)
-        self.shortened = sum(len(columns) for columns in exceeding)
-        for power in range(1, FINEST + 1):
-            if exceeding[power].size:
-                beyond = self._add_level(power, exceeding[power], whole=False)
-                exceeding[power + 1] = np.concatenate((exceeding[power + 1], beyond))
-        self.level_of[exceeding[-1]] = -1
-        self.direct = self._direct_states()
+        self._shorten([self._add_level(power, columns, whole=True) for power, columns in enumerate(classes)])
+
+    def replaced(self, prepared: PreparedObjects, rows: Rows) -> Ephemeris:
+        """The same window with other element sets of these rows: ``prepared`` is made by `PreparedObjects.replaced`.
+
+        Only they are propagated; the other positions are copied. This object does not change. The positions are those of a
+        new ephemeris, but for the class of a changed object (`FINE_ECCENTRICITY`).
+        """
+        new = copy(self)
+        new._replace(prepared, np.unique(prepared.columns[rows]))
+        return new
 
     def __len__(self) -> int:
         return self.end_slice - self.first_slice
@@ -373,17 +394,62 @@ class Ephemeris:
         r_km, v_km_s = self.prepared.orbits.states_km(np.concatenate((first, second)), np.concatenate((at_ns, at_ns)))
         return r_km[:, count:] - r_km[:, :count], v_km_s[:, count:] - v_km_s[:, :count]
 
+    def _replace(self, prepared: PreparedObjects, changed: Rows) -> None:
+        """Changes this copy; what it shares with the original is copied first."""
+        self.__dict__.pop("greatest", None)
+        self.prepared = prepared
+        self.beta_km_s2, self.level_of = self.beta_km_s2.copy(), self.level_of.copy()
+        self.position_of = self.position_of.copy()
+        basic = [replace(level, r_km=level.r_km.copy()) for level in self.levels[:2]]
+        shorter = [level.where(~np.isin(level.columns, changed)) for level in self.levels[2:]]
+        self.levels = [*basic, *shorter]
+        for number, level in enumerate(shorter, len(basic)):
+            current = np.flatnonzero(self.level_of[level.columns] == number)
+            self.position_of[level.columns[current]] = current
+        self._shorten([self._replace_in_level(number, changed) for number in range(len(basic))])
+
+    def _shorten(self, exceeding: list[Rows]) -> None:
+        """Gives shorter knots to these objects of the first two levels, and to objects that have no knots their direct states."""
+        exceeding = [np.empty(0, dtype=np.intp), *exceeding, *[np.empty(0, dtype=np.intp)] * (FINEST - 1)]
+        for power in range(1, FINEST + 1):
+            if exceeding[power].size:
+                beyond = self._add_level(power, exceeding[power], whole=False)
+                exceeding[power + 1] = np.concatenate((exceeding[power + 1], beyond))
+        self.level_of[exceeding[-1]] = -1
+        self.shortened = int(np.count_nonzero((self.level_of < 0) | (self.level_of > 1)))
+        self.direct = self._direct_states()
+
     def _add_level(self, power: int, columns: Rows, *, whole: bool) -> Rows:
         """Propagates these objects to knots of a length. Returns those whose certificate exceeds the bound."""
         knot_ns = self.knot_ns >> power
-        first = self.origin_ns // knot_ns - KNOTS_BEFORE - 1
-        last = -(-self.end_slice * self.slice_ns // knot_ns) + KNOTS_AFTER + 1
-        at_ns = np.arange(first, last + 1, dtype=np.int64) * knot_ns
+        first, at_ns = self._knots(knot_ns)
         knots_km = self.prepared.knots_km(power, at_ns) if whole else self.prepared.knots_of_km(columns, at_ns)
         self.level_of[columns], self.position_of[columns] = len(self.levels), np.arange(len(columns))
         self.levels.append(KnotLevel(columns, knot_ns, first, knots_km))
-        error_km, beyond_km_s2 = _measured(knots_km, knot_ns / NS_PER_S)
-        _drop_unmeasured(knots_km)
+        return self._certify(columns, knots_km, knot_ns)
+
+    def _replace_in_level(self, number: int, changed: Rows) -> Rows:
+        """The same for the changed objects of one of the first two levels."""
+        level = self.levels[number]
+        columns = np.intersect1d(changed, level.columns)
+        _, at_ns = self._knots(level.knot_ns)
+        knots_km = self.prepared.knots_of_km(columns, at_ns)
+        exceeding = self._certify(columns, knots_km, level.knot_ns)
+        position = np.searchsorted(level.columns, columns)
+        level.r_km[:, :, position] = knots_km
+        self.level_of[columns], self.position_of[columns] = number, position
+        return exceeding
+
+    def _knots(self, knot_ns: int) -> tuple[int, Nanoseconds]:
+        """The number of the first knot of this length, and the times of all."""
+        first = self.origin_ns // knot_ns - KNOTS_BEFORE - 1
+        last = -(-self.end_slice * self.slice_ns // knot_ns) + KNOTS_AFTER + 1
+        return first, np.arange(first, last + 1, dtype=np.int64) * knot_ns
+
+    def _certify(self, columns: Rows, knots_km: Floats, knot_ns: int) -> Rows:
+        """Measures the knots of these objects, and drops knots that cannot be measured."""
+        error_km, beyond_km_s2 = measured(knots_km, knot_ns / NS_PER_S)
+        drop_unmeasured(knots_km)
         keeps = error_km <= self.interpolation_km
         self.beta_km_s2[columns] = np.maximum(BETA_KM_S2, BETA_MARGIN * beyond_km_s2)
         self.certified_km = max(self.certified_km, float(error_km[keeps].max(initial=0.0)))
@@ -409,34 +475,3 @@ class Ephemeris:
         if not slices:
             return no_direct_states()
         return direct_states(self.prepared.orbits, np.concatenate(slices), np.concatenate(columns), self.slice_ns)
-
-
-def _drop_unmeasured(knots_km: Floats) -> None:
-    """Sets the knots beside missing ones to NaN: the eighth differences across them are not known."""
-    missing = np.isnan(knots_km[:, 0, :])
-    some = np.flatnonzero(missing.any(axis=0))
-    for column in some.tolist():
-        knots_km[np.flatnonzero(np.convolve(missing[:, column], [True, True, True], mode="same")), :, column] = np.nan
-
-
-def _measured(knots_km: Floats, knot_s: float) -> tuple[Floats, Floats]:
-    """Of each object: the certificate of the interpolation error, km, and the greatest |p'' - gravity|, km/s2.
-
-    The second derivative at a knot is that of the central differences up to the eighth (Abramowitz and Stegun 25.3.24 ff.).
-    """
-    count = knots_km.shape[2]
-    error_km, beyond_km_s2 = np.zeros(count), np.zeros(count)
-    for begin in range(0, count, _BLOCK):
-        knots = knots_km[:, :, begin : begin + _BLOCK]
-        second = np.diff(knots, n=2, axis=0)
-        fourth = np.diff(second, n=2, axis=0)
-        sixth = np.diff(fourth, n=2, axis=0)
-        eighth = np.diff(sixth, n=2, axis=0)
-        greatest = np.abs(eighth).max(axis=1)
-        error_km[begin : begin + _BLOCK] = CERTIFICATE * np.nanmax(greatest, axis=0, initial=0.0)
-        acceleration = second[3:-3] - fourth[2:-2] / 12.0 + sixth[1:-1] / 90.0 - eighth / 560.0
-        acceleration /= knot_s**2
-        acceleration -= gravity(knots[4:-4].transpose(1, 0, 2)).transpose(1, 0, 2)
-        beyond = np.sqrt(np.einsum("kin,kin->kn", acceleration, acceleration))
-        beyond_km_s2[begin : begin + _BLOCK] = np.nanmax(beyond, axis=0, initial=0.0)
-    return error_km, beyond_km_s2

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from sgp4.api import Satrec
 
-from sda_ops.screening.approaches import Screening
+from sda_ops.screening.approaches import Approaches, Screening, SlowPairs
 from sda_ops.screening.exact import exact_states
 from tests.helpers.brute_force import NS_PER_S, BruteForce, Minima
 
@@ -178,6 +178,17 @@ def same_list(one: Screening, other: Screening) -> str:
         if not abs(distances_m[0] - distances_m[1]) <= EDGE_M and min(distances_m) <= one.miss_distance_m - EDGE_M:
             differences.append(f"slow pair {pair}: smallest distances {distances_m} m")
     return "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+
+
+def part_of(screening: Screening, rows: Sequence[int]) -> Screening:
+    """The pairs with one of these rows."""
+
+    def involves(pairs: Approaches | SlowPairs) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
+        which = np.isin(pairs.first, rows) | np.isin(pairs.second, rows)
+        return {each.name: getattr(pairs, each.name)[which] for each in fields(pairs)}
+
+    approaches, slow_pairs = Approaches(**involves(screening.approaches)), SlowPairs(**involves(screening.slow_pairs))  # type: ignore[arg-type] # the same types as before
+    return replace(screening, approaches=approaches, slow_pairs=slow_pairs)
 
 
 def _approaches(screening: Screening) -> list[Event]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sda_ops.screening.against import screen_against
-from sda_ops.screening.approaches import Approaches, Screening, SlowPairs
+from sda_ops.screening.approaches import Screening
 from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.screen import screen_window
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, real_objects
-from tests.helpers.screening_comparison import same_list
+from tests.helpers.screening_comparison import part_of, same_list
 from tests.helpers.sizes import small_and_long
 from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
 
@@ -51,17 +51,6 @@ def whole() -> Screening:
 @pytest.fixture(scope="module")
 def held() -> Ephemeris:
     return Ephemeris(PREPARED, EPOCH_NS, END_NS)
-
-
-def part_of(screening: Screening, rows: Sequence[int]) -> Screening:
-    """The pairs with one of these rows."""
-
-    def involves(pairs: Approaches | SlowPairs) -> dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]:
-        which = np.isin(pairs.first, rows) | np.isin(pairs.second, rows)
-        return {each.name: getattr(pairs, each.name)[which] for each in fields(pairs)}
-
-    approaches, slow_pairs = Approaches(**involves(screening.approaches)), SlowPairs(**involves(screening.slow_pairs))  # type: ignore[arg-type] # the same types as before
-    return replace(screening, approaches=approaches, slow_pairs=slow_pairs)
 
 
 def assert_same(expected: Screening, got: Screening) -> None:
