@@ -112,7 +112,8 @@ def _nearest_point(
     squares = np.stack((sigma_major_m**2, sigma_minor_m**2))
     centre = np.stack((along_m, across_m))
     multiplier = np.zeros(len(radius_m))
-    outside = np.hypot(along_m, across_m) > radius_m
+    outside = (np.hypot(along_m, across_m) > radius_m) & (radius_m > 0.0)
+    # For a still smaller disc its centre is as good.
     radius_or_least_m = np.maximum(radius_m, 1e-12 * np.hypot(along_m, across_m))[outside]
     if outside.any():
         inner_squares, inner_centre = squares[:, outside], centre[:, outside]
@@ -120,8 +121,8 @@ def _nearest_point(
         for _ in range(_NEAREST_STEPS):
             factor = 1.0 / (1.0 + found * inner_squares)
             length = np.hypot(*(inner_centre * factor))
-            slope = ((inner_centre * factor) ** 2 * inner_squares * factor).sum(axis=0)
-            found = found + (length / radius_or_least_m - 1.0) * length**2 / slope
+            slope = ((inner_centre * factor / length) ** 2 * inner_squares * factor).sum(axis=0)
+            found = found + (length / radius_or_least_m - 1.0) / slope
         multiplier[outside] = found
     factor = multiplier * squares / (1.0 + multiplier * squares)
     nearest = centre * factor
