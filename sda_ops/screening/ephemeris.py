@@ -20,7 +20,7 @@ index the arrays here; `PreparedObjects.rows` and `PreparedObjects.columns` tran
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -30,7 +30,6 @@ from sgp4.api import Satrec
 
 from sda_ops.astro.propagation import M_PER_KM, Engine, Propagator
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
-from sda_ops.catalog.history import selected
 from sda_ops.screening.bounds import BETA_KM_S2, Bounds
 from sda_ops.screening.certificate import drop_unmeasured, measured
 from sda_ops.screening.direct import DirectStates, ExactOrbits, direct_states, no_direct_states
@@ -110,20 +109,6 @@ class PreparedObjects:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def replaced(self, objects: ScreenedObjects, rows: Rows) -> PreparedObjects:
-        """The same columns with other element sets of these rows, from ``objects``, which has the same objects in the same rows.
-
-        Columns keep their order and their class: both only affect the cost.
-        """
-        new = copy(self)
-        new.__dict__.pop("_propagators", None)
-        new.objects = objects
-        new.satrecs = self.satrecs.copy()
-        for column, satrec in zip(self.columns[rows].tolist(), selected(objects.columns, rows).satrecs(), strict=True):
-            new.satrecs[column] = satrec
-        new.orbits = ExactOrbits(new.satrecs)
-        return new
-
     def knots_km(self, level: int, timestamp_ns: Nanoseconds) -> Floats:
         """SGP4's positions ``(times, 3, n)`` of the coarse (0) or the fine (1) columns; NaN where it has none."""
         begin, end = ((0, self.coarse), (self.coarse, len(self)))[level]
@@ -159,10 +144,6 @@ class KnotLevel:
     knot_ns: int
     first: int
     r_km: Floats
-
-    def where(self, which: npt.NDArray[np.bool_]) -> KnotLevel:
-        """The knots of some of the objects."""
-        return replace(self, columns=self.columns[which], r_km=np.ascontiguousarray(self.r_km[:, :, which]))
 
     def at(self, position: Rows, timestamp_s: Floats, origin_ns: int) -> tuple[Floats, Floats]:
         """Positions and velocities ``(3, n)`` of the objects at these places of ``columns``."""
@@ -299,15 +280,22 @@ class Ephemeris:
         classes = (np.arange(prepared.coarse), np.arange(prepared.coarse, len(prepared)))
         self._shorten([self._add_level(power, columns, whole=True) for power, columns in enumerate(classes)])
 
-    def replaced(self, prepared: PreparedObjects, rows: Rows) -> Ephemeris:
-        """The same window with other element sets of these rows: ``prepared`` is made by `PreparedObjects.replaced`.
-
-        Only they are propagated; the other positions are copied. This object does not change. The positions are those of a
-        new ephemeris, but for the class of a changed object (`FINE_ECCENTRICITY`).
-        """
-        new = copy(self)
-        new._replace(prepared, np.unique(prepared.columns[rows]))
-        return new
+    def with_contents(
+        self,
+        prepared: PreparedObjects,
+        levels: list[KnotLevel],
+        level_of: Rows,
+        position_of: Rows,
+        beta_km_s2: Floats,
+        direct: DirectStates,
+    ) -> Ephemeris:
+        """The same window with other objects, whose positions are known (`sda_ops.screening.changed`)."""
+        made = copy(self)
+        made.prepared, made.levels, made.direct = prepared, levels, direct
+        made.level_of, made.position_of, made.beta_km_s2 = level_of, position_of, beta_km_s2
+        made.shortened = _shortened(level_of)
+        made.__dict__.pop("greatest", None)
+        return made
 
     def __len__(self) -> int:
         return self.end_slice - self.first_slice
@@ -394,20 +382,6 @@ class Ephemeris:
         r_km, v_km_s = self.prepared.orbits.states_km(np.concatenate((first, second)), np.concatenate((at_ns, at_ns)))
         return r_km[:, count:] - r_km[:, :count], v_km_s[:, count:] - v_km_s[:, :count]
 
-    def _replace(self, prepared: PreparedObjects, changed: Rows) -> None:
-        """Changes this copy; what it shares with the original is copied first."""
-        self.__dict__.pop("greatest", None)
-        self.prepared = prepared
-        self.beta_km_s2, self.level_of = self.beta_km_s2.copy(), self.level_of.copy()
-        self.position_of = self.position_of.copy()
-        basic = [replace(level, r_km=level.r_km.copy()) for level in self.levels[:2]]
-        shorter = [level.where(~np.isin(level.columns, changed)) for level in self.levels[2:]]
-        self.levels = [*basic, *shorter]
-        for number, level in enumerate(shorter, len(basic)):
-            current = np.flatnonzero(self.level_of[level.columns] == number)
-            self.position_of[level.columns[current]] = current
-        self._shorten([self._replace_in_level(number, changed) for number in range(len(basic))])
-
     def _shorten(self, exceeding: list[Rows]) -> None:
         """Gives shorter knots to these objects of the first two levels, and to objects that have no knots their direct states."""
         exceeding = [np.empty(0, dtype=np.intp), *exceeding, *[np.empty(0, dtype=np.intp)] * (FINEST - 1)]
@@ -416,7 +390,7 @@ class Ephemeris:
                 beyond = self._add_level(power, exceeding[power], whole=False)
                 exceeding[power + 1] = np.concatenate((exceeding[power + 1], beyond))
         self.level_of[exceeding[-1]] = -1
-        self.shortened = int(np.count_nonzero((self.level_of < 0) | (self.level_of > 1)))
+        self.shortened = _shortened(self.level_of)
         self.direct = self._direct_states()
 
     def _add_level(self, power: int, columns: Rows, *, whole: bool) -> Rows:
@@ -427,18 +401,6 @@ class Ephemeris:
         self.level_of[columns], self.position_of[columns] = len(self.levels), np.arange(len(columns))
         self.levels.append(KnotLevel(columns, knot_ns, first, knots_km))
         return self._certify(columns, knots_km, knot_ns)
-
-    def _replace_in_level(self, number: int, changed: Rows) -> Rows:
-        """The same for the changed objects of one of the first two levels."""
-        level = self.levels[number]
-        columns = np.intersect1d(changed, level.columns)
-        _, at_ns = self._knots(level.knot_ns)
-        knots_km = self.prepared.knots_of_km(columns, at_ns)
-        exceeding = self._certify(columns, knots_km, level.knot_ns)
-        position = np.searchsorted(level.columns, columns)
-        level.r_km[:, :, position] = knots_km
-        self.level_of[columns], self.position_of[columns] = number, position
-        return exceeding
 
     def _knots(self, knot_ns: int) -> tuple[int, Nanoseconds]:
         """The number of the first knot of this length, and the times of all."""
@@ -475,3 +437,8 @@ class Ephemeris:
         if not slices:
             return no_direct_states()
         return direct_states(self.prepared.orbits, np.concatenate(slices), np.concatenate(columns), self.slice_ns)
+
+
+def _shortened(level_of: Rows) -> int:
+    """How many objects have shorter knots than their class, or none."""
+    return int(np.count_nonzero((level_of < 0) | (level_of > 1)))

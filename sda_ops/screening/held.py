@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from sda_ops.astro.propagation import M_PER_KM
+from sda_ops.screening.changed import with_objects
 from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.screen import ScreeningOptions
 
@@ -22,17 +23,18 @@ class _Span(NamedTuple):
 
 
 class HeldPositions:
-    """The positions of one catalogue at a time.
+    """The positions of windows; of another catalogue than before, only new and changed element sets are propagated.
 
     Attributes:
         max_bytes: How much is kept. The last window is kept even if it is larger, unless this is 0.
         computed: How many windows were computed.
+        updated: How many windows were computed in part, because some objects or element sets were others.
     """
 
     def __init__(self) -> None:
         self.max_bytes = 0
         self.computed = 0
-        self._prepared: PreparedObjects | None = None
+        self.updated = 0
         self._held: OrderedDict[_Span, Ephemeris] = OrderedDict()
 
     def __len__(self) -> int:
@@ -40,9 +42,6 @@ class HeldPositions:
 
     def of_window(self, prepared: PreparedObjects, start_ns: int, end_ns: int, options: ScreeningOptions) -> Ephemeris:
         """The positions of these objects in a window: kept ones, if possible."""
-        if prepared is not self._prepared:
-            self._held.clear()
-            self._prepared = prepared
         span = _Span(start_ns, end_ns, options)
         ephemeris = self._held.pop(span, None)
         if ephemeris is None:
@@ -55,6 +54,9 @@ class HeldPositions:
                 interpolation_km=options.interpolation_bound_m / M_PER_KM,
             )
             self.computed += 1
+        elif ephemeris.prepared is not prepared:
+            ephemeris, _ = with_objects(ephemeris, prepared)
+            self.updated += 1
         if self.max_bytes:
             self._held[span] = ephemeris
         while len(self._held) > 1 and sum(map(_bytes_of, self._held.values())) > self.max_bytes:

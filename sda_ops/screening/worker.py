@@ -61,9 +61,8 @@ class ScreeningWorker:
 
     ``"screen_window"`` screens all objects against each other in a window; ``"screen_against"`` screens the objects of
     ``rows`` against all. Both answer with a `Screening` (``encoding.arrays_of``). The positions of each window of a call of
-    ``"screen_against"`` stay in the worker, up to ``held_bytes``, and the window that was used least recently goes first. If
-    a new catalogue has the same objects in the same rows, only the positions of the changed rows are computed again. Otherwise
-    all held positions are dropped.
+    ``"screen_against"`` stay in the worker, up to ``held_bytes``, and the window that was used least recently goes first. Of
+    a new catalogue, only new objects and changed element sets are propagated in them.
 
     A call that names another version than the stored one is answered with the stored version alone (0 for none). An answer
     larger than ``answer_bytes`` of the call is replaced by its size alone.

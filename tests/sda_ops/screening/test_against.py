@@ -12,7 +12,7 @@ import pytest
 from sda_ops.screening.against import screen_against
 from sda_ops.screening.approaches import Screening
 from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
-from sda_ops.screening.screen import screen_window
+from sda_ops.screening.screen import ScreeningOptions, screen_window
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, real_objects
 from tests.helpers.screening_comparison import part_of, same_list
 from tests.helpers.sizes import small_and_long
@@ -41,11 +41,12 @@ PREPARED = PreparedObjects(screened(population()), engine="sgp4")
 DOCKED, DECAYING, UNDERGROUND = 150, 154, 157
 END_NS = EPOCH_NS + 2 * HOUR_NS
 MISS_M = 100e3
+PLAIN = ScreeningOptions(broad_phase="scipy")
 
 
 @pytest.fixture(scope="module")
 def whole() -> Screening:
-    return screen_window(PREPARED, EPOCH_NS, END_NS, MISS_M)
+    return screen_window(PREPARED, EPOCH_NS, END_NS, MISS_M, PLAIN)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_the_lengths_of_slices_and_knots_do_not_matter(whole: Screening, slice_s
 
 def test_a_part_of_the_held_window_is_screened(held: Ephemeris) -> None:
     start_ns, end_ns = EPOCH_NS + HOUR_NS // 2 + 123_456_789, END_NS - 31 * 10**9
-    whole = screen_window(PREPARED, start_ns, end_ns, MISS_M)
+    whole = screen_window(PREPARED, start_ns, end_ns, MISS_M, PLAIN)
     rows = range(0, 158, 3)
     got = screen_against(held, np.array(rows), MISS_M, start_ns=start_ns, end_ns=end_ns)
     assert same_list(part_of(whole, rows), got) == ""
@@ -116,7 +117,7 @@ def test_of_a_mixed_part_of_the_real_catalogue_each_object_has_its_part_of_the_l
 ) -> None:
     prepared = PreparedObjects(mixed(count, seed=3))
     end_ns = START_NS + hours * HOUR_NS
-    whole = screen_window(prepared, START_NS, end_ns, miss_m)
+    whole = screen_window(prepared, START_NS, end_ns, miss_m, PLAIN)
     assert len(whole.slow_pairs) > 0
     held = Ephemeris(prepared, START_NS, end_ns)
     for row in range(0, count, 1 if count > 100 else 6):

@@ -1,4 +1,4 @@
-"""`Ephemeris.replaced`: other element sets of some objects in a window whose positions are held."""
+"""Other element sets of some objects in a window whose positions are held, also of another class or without knots."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from sda_ops.screening.against import screen_against
 from sda_ops.screening.approaches import Screening
+from sda_ops.screening.changed import with_objects
 from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.screen import ScreeningOptions, screen_window
 from tests.helpers.screening_comparison import part_of, same_list
@@ -42,7 +43,7 @@ def old() -> Ephemeris:
 
 @pytest.fixture(scope="module")
 def new(old: Ephemeris) -> Ephemeris:
-    return old.replaced(old.prepared.replaced(screened(NEW_ORBITS), ROWS), ROWS)
+    return with_objects(old, PreparedObjects(screened(NEW_ORBITS), engine="sgp4"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_a_screening_from_replaced_positions_is_that_of_the_new_element_sets(
 
 def test_replacing_twice_and_back_gives_the_first_list(old: Ephemeris, new: Ephemeris) -> None:
     """The second replacement is of the first one's result."""
-    back = new.replaced(new.prepared.replaced(screened(ORBITS), ROWS), ROWS)
+    back, _ = with_objects(new, PreparedObjects(screened(ORBITS), engine="sgp4"))
     lists = [screen_against(each, ROWS, MISS_M, start_ns=EPOCH_NS, end_ns=END_NS) for each in (back, old)]
     assert same_list(*lists) == ""
     assert lists[0].ended == lists[1].ended
