@@ -148,7 +148,7 @@ def test_the_covariance_is_assumed_and_says_so() -> None:
         np.testing.assert_allclose(each.covariance.matrix(), expected, rtol=1e-5)
         assert each.covariance_method == "DEFAULT"
         assert each.covariance.comments[0] == "Assumed, not determined: public element sets have no covariance"
-        assert "Flohrer, Krag and Klinkrad" in each.covariance.comments[1]
+        assert "round figures after Flohrer, Krag and Klinkrad" in each.covariance.comments[-1]
 
 
 def test_other_errors_than_the_published_ones_are_named_as_settings() -> None:
@@ -156,7 +156,7 @@ def test_other_errors_than_the_published_ones_are_named_as_settings() -> None:
     errors = ElementSetErrors(near_earth=replace(ElementSetErrors().near_earth, radial_m=77.0))
     (message,) = _crossing().messages(errors=errors)
     assert message.objects[0].covariance.state[0] == pytest.approx(77.0**2, rel=1e-3)
-    assert message.objects[0].covariance.comments[1].endswith("from the settings of this screening")
+    assert message.objects[0].covariance.comments[-1].endswith("settings of the screening")
 
 
 def test_the_screened_volume_is_a_sphere_and_its_entry_and_exit_lie_on_it() -> None:
