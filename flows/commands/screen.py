@@ -25,11 +25,13 @@ examples:
   python -m flows screen active.csv --horizon 24h --miss 5km
   python -m flows screen 'https://celestrak.org/NORAD/elements/gp.php?GROUP=active&FORMAT=csv' --out today.csv
   python -m flows screen active.csv --against 25544,'CSS (TIANHE)' --horizon 7d --miss 10km --out stations.parquet
+  python -m flows screen active.csv --assets mine.csv --horizon 7d --out mine-boxes.csv
   python -m flows screen old.tle --start epoch --cdm messages/ --plot top encounter.svg
   python -m flows screen active.csv --horizon 7d --resume run/screening --out week.json
 
 output files:
   NAME.csv             conjunctions: SOCRATES' columns first, then others with their unit in the name; Parquet the same
+                       with --assets: passages through the boxes, with entry and exit; the asset is the first object
   NAME.fleet.csv       conjunctions of two satellites of one fleet, or of one formation (with --fleet-pairs apart)
   NAME.slow.csv        pairs that hardly move against each other: docked, in formation, co-orbital
   NAME.unscreened.csv  objects that were not screened in a part of the time, and why
@@ -71,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="ID[,ID…]",
         help="screen only these objects against all: catalogue numbers or names; repeatable",
+    )
+    what.add_argument(
+        "--assets",
+        type=Path,
+        metavar="FILE",
+        help="screen the boxes of these objects instead: CSV with catalog_number,radial_km,in_track_km,cross_track_km (half "
+        "axes; the published ones of the orbit if left out), or TOML with [[assets]]",
     )
     what.add_argument(
         "--fleet-pairs",

@@ -14,8 +14,9 @@ from orchestrator_adapter import sync_directory
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LISTS = ("conjunctions", "fleet", "slow", "unscreened")
-"""The lists of a screening, in the order in which they are written."""
+MAIN = "conjunctions"
+LISTS = ("fleet", "slow", "unscreened")
+"""The main list and the others, in the order in which they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,17 @@ class Output:
     may_have_files: bool = False
 
 
-def list_files(out: Path, *, apart: bool) -> dict[str, Path]:
-    """The file of each list, by its name; one for all if ``out`` is JSON. ``apart``: fleets have a list of their own."""
+def list_names(*, apart: bool, assets: bool) -> list[str]:
+    """The lists besides the main one. ``apart``: fleets have one of their own; ``assets``: boxes were screened."""
+    left_out = {"fleet": not apart, "slow": assets}
+    return [name for name in LISTS if not left_out.get(name, False)]
+
+
+def list_files(out: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The file of each list, by its name; one for all if ``out`` is JSON."""
     if out.suffix.lower() == ".json":
-        return {"conjunctions": out}
-    names = [name for name in LISTS[1:] if apart or name != "fleet"]
-    return {"conjunctions": out, **{name: out.with_name(f"{out.stem}.{name}{out.suffix}") for name in names}}
+        return {MAIN: out}
+    return {MAIN: out, **{name: out.with_name(f"{out.stem}.{name}{out.suffix}") for name in names}}
 
 
 def problems_of(outputs: Iterable[Output], *, overwrite: bool) -> Iterator[str]:
@@ -130,8 +136,8 @@ def write_lists(files: Mapping[str, Path], tables: Mapping[str, pa.Table], about
     # Imported here: pyarrow takes 0.2 s, which a screening without files does not need.
     from sda_ops.screening.tables import csv_of, json_of, parquet_of  # noqa: PLC0415
 
-    if files["conjunctions"].suffix.lower() == ".json":
-        write_whole(files["conjunctions"], json_of(tables, about))
+    if files[MAIN].suffix.lower() == ".json":
+        write_whole(files[MAIN], json_of(tables, about))
         return
     for name, path in files.items():
         table = tables[name]

@@ -61,6 +61,27 @@ def top_table(rows: Sequence[dict[str, object]], *, title: str) -> Table:
     return table
 
 
+def passage_rows(rows: Sequence[dict[str, object]], *, title: str) -> Table:
+    """Passages through boxes: rows of ``passage_table``."""
+    table = _table(title)
+    for name in ("asset", "other object"):
+        table.add_column(name)
+    for name in ("entry (UTC)", "exit (UTC)"):
+        table.add_column(name, no_wrap=True)
+    for name in ("radial", "in-track", "cross-track", "max. prob."):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            f"{row['OBJECT_NAME_1'] or 'object'} ({row['NORAD_CAT_ID_1']})",
+            f"{row['OBJECT_NAME_2'] or 'object'} ({row['NORAD_CAT_ID_2']})",
+            f"{row['ENTRY']:%Y-%m-%d %H:%M:%S}",
+            f"{row['EXIT']:%H:%M:%S}",
+            *(signed(float(str(row[f"MISS_{axis}_M"]))) for axis in ("RADIAL", "IN_TRACK", "CROSS_TRACK")),
+            f"{row['MAX_PROB']:.2E}" if row["MAX_PROB"] is not None else "-",
+        )
+    return table
+
+
 def group_tables(summary: Summary) -> Iterator[RenderableType]:
     """The groups of conjunctions, two tables beside each other."""
     pairs = (
@@ -75,6 +96,11 @@ def group_tables(summary: Summary) -> Iterator[RenderableType]:
 def distance(metres: float) -> str:
     """For people: metres below one kilometre."""
     return f"{metres / M_PER_KM:.3f} km" if metres >= M_PER_KM else f"{metres:.0f} m"
+
+
+def signed(metres: float) -> str:
+    """A part of a distance, with its sign."""
+    return f"{'-' if metres < 0.0 else '+'}{distance(abs(metres))}"
 
 
 def _groups(title: str, groups: Sequence[Group]) -> Table:

@@ -33,6 +33,7 @@ from sda_ops.screening.fleets import FleetIndices
 from sda_ops.screening.formations import AssessedSlowPairs, PairKind
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.orbit_classes import OrbitClass, OrbitCodes, orbit_classes
+from sda_ops.screening.passages import Passages
 
 SCHEMA_VERSION = 1
 """In the files' metadata. It is raised when a column is removed or changes its meaning, not when a column is added."""
@@ -136,6 +137,13 @@ SLOW_PAIRS = (
 )
 """The columns of pairs that hardly move against each other."""
 
+PASSAGES = (
+    *CONJUNCTIONS,
+    Column("ENTRY", _TIME, "UTC", "when the second object enters the box of the first, the asset", "3"),
+    Column("EXIT", _TIME, "UTC", "when it leaves the box", "3"),
+)
+"""The columns of passages through the boxes of assets. The closest approach may be outside of the box, and of the window."""
+
 UNSCREENED = (
     Column("NORAD_CAT_ID", pa.int64(), "", "catalogue number"),
     Column("OBJECT_NAME", pa.string(), "", "name of the object in the catalogue"),
@@ -195,6 +203,29 @@ def conjunction_table(objects: ScreenedObjects, conjunctions: Conjunctions, orde
         values[f"MISS_{name}_M"] = position_m[:, axis]
         values[f"VELOCITY_{name}_M_S"] = velocity_m_s[:, axis]
     return _table(CONJUNCTIONS, values)
+
+
+def passage_table(
+    objects: ScreenedObjects, conjunctions: Conjunctions, passages: Passages, order: Rows | None = None
+) -> pa.Table:
+    """Passages with the columns `PASSAGES`; the asset is the first object. ``conjunctions`` are their closest approaches."""
+    chosen = np.arange(len(passages)) if order is None else order
+    table = conjunction_table(objects, conjunctions, chosen)
+    swapped = pa.array(conjunctions.first[chosen] != passages.asset[chosen])
+    columns = {name: table.column(name) for name in table.column_names}
+    for name in table.column_names:
+        other = name.replace("_1", "_2") if "_1" in name else name.replace("_2", "_1")
+        columns[name] = pc.if_else(swapped, table.column(other), table.column(name))
+    for axis, part in enumerate(("RADIAL", "IN_TRACK", "CROSS_TRACK")):
+        columns[f"MISS_{part}_M"] = passages.relative_position_m[chosen][:, axis]
+        columns[f"VELOCITY_{part}_M_S"] = passages.relative_velocity_m_s[chosen][:, axis]
+    columns["ENTRY"], columns["EXIT"] = passages.entry_ns[chosen], passages.exit_ns[chosen]
+    arrays = [
+        values if isinstance(values, pa.ChunkedArray) else _array(values, column)
+        for column in PASSAGES
+        for values in (columns[column.name],)
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema([column.field for column in PASSAGES]))
 
 
 def slow_pair_table(objects: ScreenedObjects, pairs: AssessedSlowPairs) -> pa.Table:
@@ -275,7 +306,7 @@ def read_table(path: Path) -> pa.Table:
 
 _SECONDS_PER_DAY = NS_PER_DAY / NS_PER_S
 _ROWS_AT_ONCE = 16_384
-_BY_NAME = {column.name: column for column in (*CONJUNCTIONS, *SLOW_PAIRS, *UNSCREENED)}
+_BY_NAME = {column.name: column for column in (*PASSAGES, *SLOW_PAIRS, *UNSCREENED)}
 _CSV_TYPES = pyarrow.csv.ConvertOptions(
     column_types={column.name: pa.timestamp("us") if column.type == _TIME else column.type for column in CONJUNCTIONS}
 )

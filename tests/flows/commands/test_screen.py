@@ -211,6 +211,46 @@ def test_a_pair_is_drawn(catalog: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "top.svg" in capsys.readouterr().out
 
 
+def test_the_boxes_of_assets_are_screened(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each passage has the asset as its first object, and its entry before its exit; the miss is in the asset's axes.
+
+    A box that contains the sphere of the miss distance has a passage for each conjunction of its asset, with the same figures.
+    """
+    assert screen(catalog, "--out", "all.csv", "--fleet-pairs", "together") == 0
+    expected = [row for row in rows_of("all.csv") if row["NORAD_CAT_ID_2"] == rows_of("all.csv")[0]["NORAD_CAT_ID_2"]]
+    asset = expected[0]["NORAD_CAT_ID_2"]
+    Path("mine.csv").write_text(f"catalog_number,radial_km,in_track_km,cross_track_km\n{asset},100,100,100\n")
+    options = (
+        "--start",
+        START,
+        "--horizon",
+        "90m",
+        "--config",
+        "settings.toml",
+        "--quiet",
+        "--fleet-pairs",
+        "together",
+    )
+    assert main(["screen", str(catalog), *options, "--assets", "mine.csv", "--out", "boxes.csv"]) == 0
+    passages = rows_of("boxes.csv")
+    assert {row["NORAD_CAT_ID_1"] for row in passages} == {asset}
+    assert all(START[:10] <= row["ENTRY"] < row["EXIT"] <= "2026-03-10 01:30:00.000" for row in passages)
+    for row in expected:
+        [passage] = [
+            each
+            for each in passages
+            if each["NORAD_CAT_ID_2"] == row["NORAD_CAT_ID_1"] and each["ENTRY"] <= row["TCA"] <= each["EXIT"]
+        ]
+        assert passage["OBJECT_NAME_1"] == row["OBJECT_NAME_2"]
+        assert (passage["EPOCH_2"], passage["RADIUS_1_M"]) == (row["EPOCH_1"], row["RADIUS_2_M"])
+        assert float(passage["MISS_M"]) == pytest.approx(float(row["MISS_M"]), abs=0.01)
+        parts = [float(passage[f"MISS_{axis}_M"]) for axis in ("RADIAL", "IN_TRACK", "CROSS_TRACK")]
+        assert sum(part**2 for part in parts) ** 0.5 == pytest.approx(float(passage["MISS_M"]), abs=0.01)
+    assert not Path("boxes.slow.csv").exists()
+    assert main(["screen", str(catalog), *options, "--assets", "mine.csv"]) == 0
+    assert "entry (UTC)" in capsys.readouterr().out
+
+
 def test_without_a_conjunction_there_is_no_picture_of_it(
     catalog: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,6 +333,7 @@ def test_bad_rows_are_counted(catalog: Path, caplog: pytest.LogCaptureFixture) -
         (["--against", "1", "--plot", "2,3", "a.svg"],
          ["--against: the catalogue has no object 1",
           "--plot: the catalogue has no object 2; the catalogue has no object 3"]),
+        (["--assets", "none.csv"], ["--assets: --miss cannot be given with it; the boxes of the assets are screened"]),
         (["--config", "missing.toml"], ["settings file missing.toml: no such file"]),
         (["--resume", "taken.csv"], ["--resume: taken.csv is not a folder"]),
     ],
