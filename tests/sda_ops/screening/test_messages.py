@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -188,14 +190,21 @@ def test_an_object_of_ones_own_is_the_first_one() -> None:
     assert scene.messages(assets=np.array([0, 1])) == [as_screened]
 
 
-def test_an_element_sets_epoch_and_age_are_in_a_comment() -> None:
+def test_an_element_sets_epoch_and_age_are_in_a_comment(socrates: AssessedScene) -> None:
     """The fields of the orbit determination are of observations: an element set has none."""
-    scene = _crossing()
-    (message,) = scene.messages()
-    age_days = (message.tca_ns - EPOCH_NS) / NS_PER_S / 86_400
-    for each in message.objects:
-        assert each.comments == (f"Element set epoch = 2026-03-10T00:00:00.000, age at TCA = {age_days:.6f} [d]",)
-        assert each.orbit_determination is None
+    found = socrates.conjunctions
+    for n, message in enumerate(socrates.messages()):
+        epochs_ns = (found.epoch_first_ns[n], found.epoch_second_ns[n])
+        for each, epoch_ns, age_s in zip(
+            message.objects, epochs_ns, (found.age_first_s[n], found.age_second_s[n]), strict=True
+        ):
+            epoch = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(epoch_ns) // 1_000)
+            (comment,) = each.comments
+            match = re.fullmatch(r"Element set epoch = (\S+), age at TCA = (\S+) \[d\]", comment)
+            assert match is not None
+            assert datetime.fromisoformat(f"{match[1]}Z") == epoch
+            assert float(match[2]) == pytest.approx(age_s / 86_400, abs=1e-6)
+            assert each.orbit_determination is None
 
 
 @pytest.mark.parametrize(
