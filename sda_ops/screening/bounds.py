@@ -17,7 +17,7 @@ Assumptions, each checked in every run (`sda_ops.screening.ephemeris`):
   surface. For a point mass it is 2 mu / r3 (Montenbruck and Gill, *Satellite Orbits*, 2000, section 7.2). J2 adds 0.3 %. The
   chord between two objects may be 70 km below them (1,850 km apart, slices of 120 s), which adds 3 %. Hence 2.1 mu / R3.
 
-The bounds:
+The bounds, in the order of their derivation:
 
 (0) *Separation.* If the pair is within D at some time in the slice, it is within sep during the whole slice. Its relative
     speed is at most |w| + S (G sep + beta), because gravity at two points sep apart differs by at most G sep. So

@@ -1,9 +1,9 @@
 """The broad phase: from all pairs of objects to those that may come within the miss distance in a slice.
 
-It applies the bounds a (distance), b (radius) and c (straight line) of `sda_ops.screening.bounds`. This is the one step with
-two implementations: scipy's k-d tree, which is always there, and compiled rows of intervals (`sda_ops.screening.broad_numba`,
-the extra ``fast``). The two differ in which surplus pairs they return, not in which events are found: the next phase applies
-the bounds again, in double precision.
+It applies the bounds a (distance) and c (straight line) of `sda_ops.screening.bounds`. This is the one step with two
+implementations: scipy's k-d tree, which is always there, and compiled loops (`sda_ops.screening.broad_numba`, the extra
+``fast``). The tree applies b (radius) as well, because it is a cheap test. The two differ in which surplus pairs they return,
+not in which events are found: the next phase applies c again.
 
 Objects are *wide* if they are faster than `NORMAL_KM_S` or have a beta of their own: a distance that is enough for every
 pair of normal objects is too small for them. There are few at a time, and each looks for its own neighbours.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.spatial import KDTree
 
 from sda_ops.astro.time import Floats
-from sda_ops.screening.bounds import BETA_KM_S2, ROUNDING_KM, Bounds
+from sda_ops.screening.bounds import BETA_KM_S2, Bounds
 from sda_ops.screening.ephemeris import SliceStates
 from sda_ops.screening.objects import Rows
 
@@ -35,8 +35,6 @@ class OneSlice(NamedTuple):
     Attributes:
         r_km: ``(3, n)``.
         v_km_s: ``(3, n)``.
-        low_km: ``(n,)``, the smallest distance from the Earth's centre in the slice.
-        high_km: ``(n,)``, the greatest one, and the miss distance. Pairs whose intervals do not overlap stay apart.
         beta_km_s2: ``(n,)``.
         normal: ``(n,)``, true for objects that have a state and are not wide.
         wide: The columns of wide objects.
@@ -44,8 +42,6 @@ class OneSlice(NamedTuple):
 
     r_km: Floats
     v_km_s: Floats
-    low_km: Floats
-    high_km: Floats
     beta_km_s2: Floats
     normal: npt.NDArray[np.bool_]
     wide: Rows
@@ -58,7 +54,7 @@ class BroadPhase(Protocol):
     def name(self) -> Literal["numba", "scipy"]: ...
 
     def pairs(self, one: OneSlice, bounds: Bounds) -> tuple[Rows, Rows]:
-        """Columns of the pairs that obey a, b and c: all of them, each once; some others may be among them."""
+        """Columns of the pairs that obey a, b and c: all of them, each once. Some others may be among them."""
 
 
 class Pairs(NamedTuple):
@@ -90,11 +86,6 @@ def broad_phase(name: BroadPhaseName) -> BroadPhase:
 
 def pairs_in_slices(states: SliceStates, bounds: Bounds, phase: BroadPhase) -> Pairs:
     """The pairs of every slice, by slice."""
-    rho_km, change_km = bounds.radial_km(states.r_km, states.v_km_s, states.beta_km_s2)
-    change_km += 0.5 * ROUNDING_KM
-    low_km = rho_km - change_km
-    high_km = rho_km + change_km
-    high_km += bounds.miss_km
     fast = np.einsum("scn,scn->sn", states.v_km_s, states.v_km_s) > NORMAL_KM_S**2
     wide = fast | (states.beta_km_s2 > BETA_KM_S2)
     wide &= states.alive
@@ -105,8 +96,6 @@ def pairs_in_slices(states: SliceStates, bounds: Bounds, phase: BroadPhase) -> P
         one = OneSlice(
             states.r_km[number],
             states.v_km_s[number],
-            low_km[number],
-            high_km[number],
             states.beta_km_s2[number if len(states.beta_km_s2) > 1 else 0],
             normal[number],
             np.flatnonzero(wide[number]),
@@ -133,11 +122,13 @@ class TreePairs:
     name: Literal["scipy"] = "scipy"
 
     def pairs(self, one: OneSlice, bounds: Bounds) -> tuple[Rows, Rows]:
+        rho_km, change_km = bounds.radial_km(one.r_km, one.v_km_s, one.beta_km_s2)
+        radial_km = (rho_km - change_km, rho_km + (change_km + bounds.near_km))
         normal = np.flatnonzero(one.normal)
         tree = KDTree(one.r_km[:, normal].T, balanced_tree=False, compact_nodes=False)
         _, reach_km, _ = normal_speed_km_s(bounds)
         near = tree.query_pairs(reach_km, output_type="ndarray")
-        found = [_near(one, normal[near[:, 0]], normal[near[:, 1]], bounds)]
+        found = [_near(one, radial_km, normal[near[:, 0]], normal[near[:, 1]], bounds)]
         speed_km_s = np.sqrt(np.einsum("cn,cn->n", one.v_km_s[:, one.wide], one.v_km_s[:, one.wide]))
         reaches_km = bounds.distance_km(speed_km_s + NORMAL_KM_S, one.beta_km_s2[one.wide] + BETA_KM_S2)
         neighbours: list[list[int]] = (
@@ -145,13 +136,16 @@ class TreePairs:
         )
         for number, (column, around) in enumerate(zip(one.wide.tolist(), neighbours, strict=True)):
             others = np.concatenate((normal[np.asarray(around, dtype=np.intp)], one.wide[number + 1 :]))
-            found.append(_near(one, np.full(len(others), column), others, bounds))
+            found.append(_near(one, radial_km, np.full(len(others), column), others, bounds))
         return np.concatenate([first for first, _ in found]), np.concatenate([second for _, second in found])
 
 
-def _near(one: OneSlice, first: Rows, second: Rows, bounds: Bounds) -> tuple[Rows, Rows]:
-    """Those of these pairs that obey b and c."""
-    overlap = np.flatnonzero((one.low_km[first] <= one.high_km[second]) & (one.low_km[second] <= one.high_km[first]))
+def _near(
+    one: OneSlice, radial_km: tuple[Floats, Floats], first: Rows, second: Rows, bounds: Bounds
+) -> tuple[Rows, Rows]:
+    """Those of these pairs that obey b, by their smallest and greatest radii, and c."""
+    low_km, high_km = radial_km
+    overlap = np.flatnonzero((low_km[first] <= high_km[second]) & (low_km[second] <= high_km[first]))
     first, second = first[overlap], second[overlap]
     d_km = one.r_km[:, second] - one.r_km[:, first]
     w_km_s = one.v_km_s[:, second] - one.v_km_s[:, first]

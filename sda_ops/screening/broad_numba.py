@@ -39,16 +39,18 @@ class RowPairs:
     def pairs(self, one: OneSlice, bounds: Bounds) -> tuple[Rows, Rows]:
         _, reach_km, line_km = normal_speed_km_s(bounds)
         speed_km_s = np.sqrt(np.einsum("cn,cn->n", one.v_km_s[:, one.wide], one.v_km_s[:, one.wide]))
-        reaches_km = bounds.distance_km(speed_km_s + NORMAL_KM_S, one.beta_km_s2[one.wide] + BETA_KM_S2)
+        betas_km_s2 = one.beta_km_s2[one.wide]
+        reaches_km = bounds.distance_km(speed_km_s + NORMAL_KM_S, betas_km_s2 + BETA_KM_S2)
+        # One limit of c for all wide objects of the slice.
+        wide_km = bounds.line_km(2.0 * speed_km_s.max(initial=NORMAL_KM_S), 2.0 * betas_km_s2.max(initial=BETA_KM_S2))
         while True:
             count = _pairs(
                 one.r_km,
                 one.v_km_s,
-                one.low_km,
-                one.high_km,
                 one.normal,
                 one.wide,
                 reaches_km,
+                float(wide_km) + ROUNDING_KM,
                 reach_km,
                 line_km + ROUNDING_KM,
                 self._found,
@@ -60,14 +62,17 @@ class RowPairs:
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
-def _hits(x: Any, y: Any, z: Any, vx: Any, vy: Any, vz: Any, one: Any, far2: Any, line2: Any) -> Any:
-    """How many of these states obey a and c with ``one``, whatever the slice's ends. It becomes a loop of vector instructions.
+def _hits(
+    x: Any, y: Any, z: Any, vx: Any, vy: Any, vz: Any, place: Any, begin: Any, end: Any, far2: Any, line2: Any
+) -> Any:
+    """How many states from ``begin`` to ``end`` obey a and c with that at ``place``, whatever the slice's ends.
 
-    4e-6 is some 30 units in the last place of single precision.
+    It becomes a loop of vector instructions. Indices are unsigned, because numba looks at the sign of others. The count has
+    32 bits, because 64 would halve the vectors. 4e-6 is some 30 units in the last place of single precision.
     """
-    x0, y0, z0, vx0, vy0, vz0 = one
+    x0, y0, z0, vx0, vy0, vz0 = x[place], y[place], z[place], vx[place], vy[place], vz[place]
     count = np.int32(0)
-    for k in range(x.shape[0]):
+    for k in range(begin, end):
         dx, dy, dz = x[k] - x0, y[k] - y0, z[k] - z0
         wx, wy, wz = vx[k] - vx0, vy[k] - vy0, vz[k] - vz0
         d2 = dx * dx + dy * dy + dz * dz
@@ -76,7 +81,7 @@ def _hits(x: Any, y: Any, z: Any, vx: Any, vy: Any, vz: Any, one: Any, far2: Any
         product = d2 * w2
         across = product * np.float32(1.0 - 4e-6) - dw * dw
         meets = (d2 <= far2) & (across <= line2 * w2 + np.float32(1e-3))
-        count = np.int32(count + np.int32(meets))  # 32 bits: 64 would halve the width of the vectors
+        count = np.int32(count + np.int32(meets))
     return count
 
 
@@ -89,42 +94,54 @@ def _stretch(
     vy: Any,
     vz: Any,
     ids: Any,
-    place: int,
-    begin: int,
+    first: int,
     end: int,
+    other_begin: int,
+    other_end: int,
     far2: Any,
     line2: Any,
     found: Any,
     number: int,
 ) -> int:
-    """Adds the pairs of the object at ``place`` with those from ``begin`` to ``end``."""
-    if begin >= end:
-        return number
-    one = (x[place], y[place], z[place], vx[place], vy[place], vz[place])
-    # Whole vectors: the arrays are longer than the objects, and surplus hits are sorted out below.
-    full = begin + (end - begin + _LANES - 1) // _LANES * _LANES
-    part = slice(begin, full)
-    if _hits(x[part], y[part], z[part], vx[part], vy[part], vz[part], one, far2, line2) == 0:
-        return number
-    for partner in range(begin, end):
-        part = slice(partner, partner + 1)
-        if _hits(x[part], y[part], z[part], vx[part], vy[part], vz[part], one, far2, line2):
-            if number < found.shape[1]:
-                found[0, number] = ids[place]
-                found[1, number] = ids[partner]
-            number += 1
+    """Adds the pairs of the objects from ``first`` to ``end`` with those behind them from ``other_begin`` to ``other_end``."""
+    for place in range(first, end):
+        begin = max(other_begin, place + 1) if other_begin <= place < other_end else other_begin
+        # Whole vectors: the arrays are longer than the objects, and surplus hits are sorted out below.
+        full = begin + (other_end - begin + _LANES - 1) // _LANES * _LANES
+        at = np.uint64(place)
+        if begin >= other_end or _hits(x, y, z, vx, vy, vz, at, np.uint64(begin), np.uint64(full), far2, line2) == 0:
+            continue
+        for partner in range(begin, other_end):
+            alone = np.uint64(partner)
+            if _hits(x, y, z, vx, vy, vz, at, alone, np.uint64(partner + 1), far2, line2):
+                if number < found.shape[1]:
+                    found[0, number] = ids[place]
+                    found[1, number] = ids[partner]
+                number += 1
     return number
+
+
+@njit(cache=True, nogil=True)
+def _meets(r_km: Any, v_km_s: Any, first: int, second: int, far2: float, line_km: float) -> bool:
+    """The same for two columns, in double precision."""
+    d2 = w2 = dw = 0.0
+    for axis in range(3):
+        d = r_km[axis, second] - r_km[axis, first]
+        w = v_km_s[axis, second] - v_km_s[axis, first]
+        d2 += d * d
+        w2 += w * w
+        dw += d * w
+    return d2 <= far2 and d2 * w2 * (1.0 - 1e-9) - dw * dw <= line_km * line_km * w2 + 1e-9
 
 
 @njit(cache=True, nogil=True)
 def _pairs(
     r_km: Any,
     v_km_s: Any,
-    low_km: Any,
-    high_km: Any,
     normal: Any,
     wide: Any,
     reaches_km: Any,
+    wide_km: float,
     reach_km: float,
     line_km: float,
     found: Any,
@@ -163,23 +180,23 @@ def _pairs(
     line2 = np.float32(line_km**2)
     number = 0
     last = _CELLS - 1
-    for place in range(total):
-        row = cell[ids[place]]
+    for row in range(cells):
+        first, end = start[row], start[row + 1]
+        if first == end:
+            continue
         row_y = row & last
         this = row - row_y
         above = (this + _CELLS) & (cells - 1)
         if 0 < row_y < last:
-            number = _stretch(x, y, z, vx, vy, vz, ids, place, place + 1, start[row + 2], far2, line2, found, number)
-            begin, end = start[above + row_y - 1], start[above + row_y + 2]
-            number = _stretch(x, y, z, vx, vy, vz, ids, place, begin, end, far2, line2, found, number)
+            number = _stretch(x, y, z, vx, vy, vz, ids, first, end, first, start[row + 2], far2, line2, found, number)
+            begin, behind = start[above + row_y - 1], start[above + row_y + 2]
+            number = _stretch(x, y, z, vx, vy, vz, ids, first, end, begin, behind, far2, line2, found, number)
             continue
-        number = _stretch(x, y, z, vx, vy, vz, ids, place, place + 1, start[row + 1], far2, line2, found, number)
-        other = this + ((row_y + 1) & last)
-        number = _stretch(x, y, z, vx, vy, vz, ids, place, start[other], start[other + 1], far2, line2, found, number)
-        for step in range(-1, 2):
-            other = above + ((row_y + step) & last)
+        number = _stretch(x, y, z, vx, vy, vz, ids, first, end, first, end, far2, line2, found, number)
+        for step in range(4):
+            other = this + ((row_y + 1) & last) if step == 0 else above + ((row_y + step - 2) & last)
             number = _stretch(
-                x, y, z, vx, vy, vz, ids, place, start[other], start[other + 1], far2, line2, found, number
+                x, y, z, vx, vy, vz, ids, first, end, start[other], start[other + 1], far2, line2, found, number
             )
     for index in range(wide.shape[0]):
         column = wide[index]
@@ -194,19 +211,14 @@ def _pairs(
                 row = ((row_z + step_z) & last) * _CELLS + ((row_y + step_y) & last)
                 for place in range(start[row], start[row + 1]):
                     partner = ids[place]
-                    if low_km[partner] > high_km[column] or high_km[partner] < low_km[column]:
-                        continue
-                    dx = r_km[0, partner] - r_km[0, column]
-                    dy = r_km[1, partner] - r_km[1, column]
-                    dz = r_km[2, partner] - r_km[2, column]
-                    if dx * dx + dy * dy + dz * dz <= near2:
+                    if _meets(r_km, v_km_s, column, partner, near2, wide_km):
                         if number < found.shape[1]:
                             found[0, number] = column
                             found[1, number] = partner
                         number += 1
-        for index2 in range(index + 1, wide.shape[0]):
-            partner = wide[index2]
-            if low_km[partner] <= high_km[column] and low_km[column] <= high_km[partner]:
+        for other in range(index + 1, wide.shape[0]):
+            partner = wide[other]
+            if _meets(r_km, v_km_s, column, partner, np.inf, wide_km):
                 if number < found.shape[1]:
                     found[0, number] = column
                     found[1, number] = partner
