@@ -1,6 +1,6 @@
 """What windows in worker processes cost and gain, against the same windows in this process. It only prints figures.
 
-Usage: ``python -m bench.screening_windows [--hours H] [--miss-km D] [--rounds N] [--objects N]``. The catalogue is the real
+Usage: ``python -m bench.screening_windows [--hours H] [--miss-km D] [--rounds N] [--objects N] [--changed N]``. The catalogue is the real
 one of March 2026. Cases take turns: direct, one worker, two workers; ratios are medians of the rounds' ratios. The pool is
 started before the time is taken, and every worker has screened one window (the first call loads the compiled broad phase).
 """
@@ -13,15 +13,17 @@ import time
 from datetime import timedelta
 from statistics import median
 
+import numpy as np
 import psutil
 
+from sda_ops.catalog import ElementColumns
 from sda_ops.catalog.reader import read_catalog
 from sda_ops.screening.approaches import Screening
 from sda_ops.screening.encoding import arrays_of, screening_of
 from sda_ops.screening.ephemeris import PreparedObjects
 from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.screen import ScreeningOptions, merged, screen_window
-from sda_ops.screening.windows import DEFAULT_WINDOW, screen_in_windows, screening_bulkhead, windows_of
+from sda_ops.screening.windows import DEFAULT_WINDOW, WorkerLimits, screen_in_windows, screening_bulkhead, windows_of
 from tests.helpers.support import SDA_DATA_DIR
 from tests.scenes.truth import REAL_EPOCH_NS
 
@@ -59,6 +61,33 @@ def direct(objects: ScreenedObjects, horizon: timedelta, miss_m: float) -> tuple
     return time.perf_counter() - began, time.process_time() - cpu_began, found
 
 
+async def against(objects: ScreenedObjects, horizon: timedelta, miss_m: float, changed: int) -> None:
+    """Print the CPU s of one worker that screens 10 objects: from nothing, from held positions, after changes."""
+    rows = np.arange(0, len(objects), len(objects) // 10)[:10]
+    arrays = {name: column.copy() for name, column in objects.columns.arrays().items()}
+    arrays["mo"][:: len(objects) // changed] += 1e-4
+    later = ScreenedObjects(ElementColumns.from_arrays(arrays), objects.names, objects.designators)
+    limits = WorkerLimits(held_bytes=1 << 30)
+    async with screening_bulkhead(workers=1) as pool:
+        (pid,) = pool.statistics().pids.values()
+        process = psutil.Process(pid)
+        for what, catalog in (
+            ("nothing is held", objects),
+            ("all is held", objects),
+            ("all is held", objects),
+            (f"{changed} element sets are new", later),
+            ("all is held", later),
+        ):
+            before = sum(process.cpu_times()[:2])
+            found = await screen_in_windows(pool, catalog, REAL_EPOCH_NS, horizon, miss_m, rows=rows, limits=limits)
+            cpu_s = sum(process.cpu_times()[:2]) - before
+            rss = process.memory_info().rss / MIB
+            print(
+                f"10 objects against all, {what}: CPU {cpu_s:.2f} s, {len(found.approaches)} approaches, {rss:.0f} MiB",
+                flush=True,
+            )
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,11 +95,13 @@ def main() -> None:
     parser.add_argument("--miss-km", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--objects", type=int, help="only so many, the first ones of the file")
+    parser.add_argument("--changed", type=int, default=100, help="element sets that change between two screenings")
     args = parser.parse_args()
     catalog = read_catalog(SDA_DATA_DIR / "catalog/celestrak_active_2026-03.csv").element_sets[: args.objects]
     objects = ScreenedObjects.of(catalog)
     horizon, miss_m = timedelta(hours=args.hours), args.miss_km * 1e3
     print(f"{len(objects)} objects, {args.hours:g} h, {args.miss_km:g} km, windows of {DEFAULT_WINDOW}")
+    asyncio.run(against(objects, horizon, miss_m, args.changed))
     screen_window(objects, REAL_EPOCH_NS, REAL_EPOCH_NS + HOUR_NS, miss_m, ScreeningOptions())
     overheads, ratios = [], []
     for _ in range(args.rounds):

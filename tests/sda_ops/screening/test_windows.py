@@ -211,7 +211,7 @@ async def test_chosen_objects_against_all_are_their_part_of_the_list(whole: Scre
     rows = np.array([148, 3, 20, 3])
     pool = InlineWorkers()
     for _ in range(2):
-        ours = await screened(pool, rows=rows)
+        ours = await screened(pool, rows=rows, limits=WorkerLimits(held_bytes=64 << 20))
         for found, every in ((ours.approaches, whole.approaches), (ours.slow_pairs, whole.slow_pairs)):
             involved = np.isin(every.first, rows) | np.isin(every.second, rows)
             assert involved.any()

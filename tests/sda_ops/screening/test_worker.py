@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from sda_ops.catalog import ElementColumns
+from sda_ops.screening.approaches import Screening
+from sda_ops.screening.checkpoints import Window
 from sda_ops.screening.encoding import screening_of
 from sda_ops.screening.screen import screen_window
 from sda_ops.screening.windows import windows_of
@@ -22,10 +24,11 @@ from sda_ops.screening.worker import (
     encoded_request,
     shared_catalog,
 )
+from tests.helpers.screening_comparison import same_list
 from tests.sda_ops.screening.made_up import assert_same_screening
 from tests.sda_ops.screening.small_catalog import HORIZON, MISS_M, OPTIONS, START_NS, WINDOW, small_catalog
 
-OBJECTS = small_catalog(60)
+OBJECTS = small_catalog()
 FIRST, SECOND, THIRD = windows_of(START_NS, HORIZON, WINDOW)
 REQUEST = Request(miss_distance_m=MISS_M, options=OPTIONS, answer_bytes=1 << 20)
 
@@ -43,8 +46,14 @@ def worker_with(columns: ElementColumns = OBJECTS.columns, **settings: int) -> S
     return worker
 
 
-def requested(columns: ElementColumns = OBJECTS.columns, request: Request = REQUEST, **options: Any) -> dict[str, Any]:
-    return encoded_request(request, *FIRST, version=catalog_version(columns), **{"rows": None, **options})
+def requested(
+    columns: ElementColumns = OBJECTS.columns, request: Request = REQUEST, *, window: Window = FIRST, rows: Any = None
+) -> dict[str, Any]:
+    return encoded_request(request, *window, version=catalog_version(columns), rows=rows)
+
+
+def against(worker: ScreeningWorker, columns: ElementColumns, rows: list[int], window: Window = FIRST) -> Screening:
+    return screening_of(worker.handle("screen_against", requested(columns, window=window, rows=np.array(rows))))
 
 
 def test_a_window_is_screened_as_in_this_process() -> None:
@@ -52,15 +61,15 @@ def test_a_window_is_screened_as_in_this_process() -> None:
     answer = screening_of(worker_with().handle("screen_window", requested()))
     expected = screen_window(OBJECTS, *FIRST, MISS_M, OPTIONS)
     assert_same_screening(answer, expected, statistics=False)
-    assert answer.statistics.objects == 60
+    assert answer.statistics.objects == 150
 
 
 def test_a_call_for_another_catalogue_is_answered_with_the_stored_version() -> None:
     """Zero before the first catalogue; a number that depends on every element and on the order of the rows."""
     assert ScreeningWorker().handle("screen_window", requested())[VERSION].tolist() == [0]
-    answer = worker_with(moved([59])).handle("screen_window", requested())
+    answer = worker_with(moved([149])).handle("screen_window", requested())
     assert list(answer) == [VERSION]
-    assert answer[VERSION].tolist() == [catalog_version(moved([59]))] != [catalog_version(OBJECTS.columns)]
+    assert answer[VERSION].tolist() == [catalog_version(moved([149]))] != [catalog_version(OBJECTS.columns)]
     turned = {name: column[::-1] for name, column in OBJECTS.columns.arrays().items()}
     assert catalog_version(ElementColumns.from_arrays(turned)) != catalog_version(OBJECTS.columns) > 0
 
@@ -104,3 +113,37 @@ def test_niceness_is_raised_and_never_lowered(
     monkeypatch.setattr(os, "nice", nice)
     worker_with(niceness=wanted)
     assert sum(raised) == raised_by
+
+
+def test_held_positions_are_used_again() -> None:
+    """Each window is computed once, for any rows and distances."""
+    worker = worker_with(held_bytes=64 << 20)
+    for rows in ([1], [2, 149], [1]):
+        for window in (FIRST, SECOND):
+            against(worker, OBJECTS.columns, rows, window)
+    assert (worker._held.computed, worker._held.updated, len(worker._held)) == (2, 0, 2)
+
+
+def test_of_a_new_catalogue_only_changed_and_new_objects_are_computed() -> None:
+    """The list is that of a worker that knows only the new catalogue, with other elements, another object and other rows."""
+    worker = worker_with(held_bytes=64 << 20)
+    against(worker, OBJECTS.columns, [5])
+    arrays: dict[str, Any] = {name: column[::-1].copy() for name, column in moved([*range(14)]).arrays().items()}
+    arrays["catalog_number"][7] = 123_456
+    new = ElementColumns.from_arrays(arrays)
+    worker.share(CATALOG, shared_catalog(new, niceness=0, held_bytes=64 << 20))
+    for _ in range(2):
+        rows = [*range(130, 150)]
+        ours = against(worker, new, rows)
+        assert same_list(ours, against(worker_with(new), new, rows)) == ""
+        assert len(ours.approaches) > 0
+    assert (worker._held.computed, worker._held.updated) == (1, 1)
+
+
+@pytest.mark.parametrize(("held_bytes", "held", "computed"), [(0, 0, 6), (1, 1, 5), (1 << 30, 3, 3)])
+def test_held_positions_are_bounded(held_bytes: int, held: int, computed: int) -> None:
+    """Nothing is kept with 0, one window with too little, all three with enough; the least recently used one goes first."""
+    worker = worker_with(held_bytes=held_bytes)
+    for window in (FIRST, SECOND, THIRD, THIRD, FIRST, SECOND):
+        against(worker, OBJECTS.columns, [5], window)
+    assert (len(worker._held), worker._held.computed) == (held, computed)
