@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from rich.console import RenderableType
 
+from flows.commands.screen_files import MAIN, list_names
 from flows.commands.screen_plan import Plan, iso
 from flows.commands.screen_report import group_tables, passage_rows
 from sda_ops.astro.propagation import M_PER_KM
+from sda_ops.screening.approaches import SLOW_M_S
 from sda_ops.screening.assess import Conjunctions, assess
 from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.objects import Rows
@@ -34,6 +36,7 @@ class FoundPassages:
         unscreened: Objects that were not screened in a part of the horizon, the old ones too.
         listed: Indices of the passages in the main list, the most probable first.
         apart: Indices of those inside one fleet, if they are apart.
+        slow: Indices of those of objects that hardly move against the asset: docked, in formation.
     """
 
     passages: Passages
@@ -41,6 +44,7 @@ class FoundPassages:
     unscreened: tuple[Unscreened, ...]
     listed: Rows
     apart: Rows
+    slow: Rows
 
 
 async def screen_boxes(plan: Plan, on_progress: Callable[[int, int, float | None], object]) -> AssetScreening:
@@ -73,22 +77,25 @@ def assessed_passages(plan: Plan, screening: AssetScreening) -> FoundPassages:
     """Assess the closest approach of each passage."""
     conjunctions = assess(plan.objects, screening.passages.approaches(), assumptions=plan.settings.assumptions())
     apart = conjunctions.same_fleet if plan.apart else np.zeros(len(conjunctions), dtype=np.bool_)
+    slow = conjunctions.relative_speed_m_s < SLOW_M_S
     return FoundPassages(
         screening.passages,
         conjunctions,
         (*plan.selection.too_old, *(Unscreened.of(plan.objects, ended) for ended in screening.ended)),
-        most_probable_first(conjunctions, ~apart),
-        most_probable_first(conjunctions, apart),
+        most_probable_first(conjunctions, ~apart & ~slow),
+        most_probable_first(conjunctions, apart & ~slow),
+        most_probable_first(conjunctions, slow),
     )
 
 
 def passage_tables(plan: Plan, found: FoundPassages) -> dict[str, Any]:
     """The lists of a screening of boxes, by name."""
-    tables = {"conjunctions": passage_table(plan.objects, found.conjunctions, found.passages, found.listed)}
-    if plan.apart:
-        tables["fleet"] = passage_table(plan.objects, found.conjunctions, found.passages, found.apart)
+    parts = {MAIN: found.listed, "fleet": found.apart, "slow": found.slow}
+    tables = {
+        name: passage_table(plan.objects, found.conjunctions, found.passages, rows) for name, rows in parts.items()
+    }
     tables["unscreened"] = unscreened_table(found.unscreened)
-    return tables
+    return {name: tables[name] for name in (MAIN, *list_names(apart=plan.apart))}
 
 
 def passage_report(plan: Plan, found: FoundPassages, top: int, *, listing: bool) -> Iterator[RenderableType]:
@@ -97,7 +104,7 @@ def passage_report(plan: Plan, found: FoundPassages, top: int, *, listing: bool)
         f"{len(plan.assets):,} assets, {len(plan.objects):,} objects, {iso(plan.selection.start_ns)} to "
         f"{iso(plan.end_ns)}: {len(found.listed):,} passages through their boxes"
         + (f", {len(found.apart):,} more inside fleets" if len(found.apart) else "")
-        + f", {len(found.unscreened):,} objects not screened in a part of the time"
+        + f", {len(found.slow):,} slow ones, {len(found.unscreened):,} objects not screened in a part of the time"
     )
     if not len(found.listed):
         return

@@ -36,10 +36,9 @@ class Output:
     may_have_files: bool = False
 
 
-def list_names(*, apart: bool, assets: bool) -> list[str]:
-    """The lists besides the main one. ``apart``: fleets have one of their own; ``assets``: boxes were screened."""
-    left_out = {"fleet": not apart, "slow": assets}
-    return [name for name in LISTS if not left_out.get(name, False)]
+def list_names(*, apart: bool) -> list[str]:
+    """The lists besides the main one. ``apart``: fleets have one of their own."""
+    return [name for name in LISTS if apart or name != "fleet"]
 
 
 def list_files(out: Path, names: Iterable[str]) -> dict[str, Path]:

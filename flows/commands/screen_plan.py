@@ -153,7 +153,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 def _outputs(args: argparse.Namespace, *, apart: bool) -> Iterator[Output]:
     if args.out is not None:
-        for path in list_files(args.out, list_names(apart=apart, assets=args.assets is not None)).values():
+        for path in list_files(args.out, list_names(apart=apart)).values():
             yield Output("--out", path)
     for _, path in args.plot:
         yield Output("--plot", path)

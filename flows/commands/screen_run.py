@@ -157,7 +157,7 @@ def _write(
     written: list[tuple[str, Path]] = []
     problems: list[str] = []
     if args.out is not None:
-        files = list_files(args.out, list_names(apart=plan.apart, assets=bool(plan.assets)))
+        files = list_files(args.out, list_names(apart=plan.apart))
         try:
             tables = _tables(plan, found) if isinstance(found, Found) else passage_tables(plan, found)
             write_lists(files, tables, about(plan, found, args.catalog))
