@@ -49,7 +49,7 @@ class FoundPassages:
 
 async def screen_boxes(plan: Plan, on_progress: Callable[[int, int, float | None], object]) -> AssetScreening:
     """Screen the boxes of ``plan.assets``, one window after the other in a thread. Cancelled, it ends after its window."""
-    options = ScreeningOptions(**dict(plan.settings.advanced))
+    options = plan.settings.advanced.options()
     windows = windows_of(plan.selection.start_ns, plan.horizon, DEFAULT_WINDOW)
     prepared = await asyncio.to_thread(PreparedObjects, plan.objects, engine=options.engine)
 

@@ -34,7 +34,6 @@ from sda_ops.screening.messages import Notation, message_files, messages_of
 from sda_ops.screening.objects import Rows
 from sda_ops.screening.passages import AssetScreening
 from sda_ops.screening.pictures import Encounter, pair_picture
-from sda_ops.screening.screen import ScreeningOptions
 from sda_ops.screening.summary import most_probable_first, summarise
 from sda_ops.screening.tables import Unscreened, conjunction_table, slow_pair_table, unscreened_table
 from sda_ops.screening.windows import screen_in_windows, screening_bulkhead
@@ -79,6 +78,8 @@ def run_screening(args: argparse.Namespace) -> int:
             return report_problems("screen", [str(error)])
         for event, text, fields in warnings_of(plan.selection, plan.max_age):
             announce("screen", event, text, **fields)
+        for sentence in plan.settings.without_effect(plan.objects):
+            announce("screen", "setting_without_effect", f"warning: {sentence}")
         step = "screening"
         announce_start(plan)
         screening = asyncio.run(_screen(plan, args))
@@ -120,7 +121,7 @@ async def _screen(plan: Plan, args: argparse.Namespace) -> Screening | AssetScre
                     plan.horizon,
                     plan.miss_distance_m,
                     rows=plan.rows,
-                    options=ScreeningOptions(**dict(plan.settings.advanced)),
+                    options=plan.settings.advanced.options(),
                     window=window_length(plan.settings.window, plan.horizon, plan.workers),
                     checkpoints=args.resume,
                     on_progress=progress,

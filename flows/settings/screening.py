@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +13,8 @@ from flows.settings.sections import PositiveInt, PositiveSeconds, Section
 from flows.settings.uncertainty import ErrorSettings, element_set_errors
 from sda_ops.screening.assumptions import AspectSigmas, Assumptions
 from sda_ops.screening.fleets import FLEETS, Fleet, Fleets
+from sda_ops.screening.name_patterns import NamePatterns
+from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.screen import ScreeningOptions
 from sda_ops.screening.sizes import KNOWN_SIZES, UNKNOWN_RADIUS_M, Sizes
 
@@ -153,9 +157,42 @@ class ScreeningSettings(Section):
             errors=element_set_errors(self.near_earth, self.deep_space) if self.probability else None,
         )
 
+    def without_effect(self, objects: ScreenedObjects) -> list[str]:
+        """Each size and fleet that is set here but fits none of the objects, as a sentence: often a typing mistake."""
+        numbers = set(objects.columns.catalog_number.tolist())
+        beginnings = sorted({_beginning(name) for name in objects.names})
+
+        def unknown_pattern(where: str, pattern: str) -> str | None:
+            patterns = NamePatterns([pattern])
+            if any(patterns.index(name) is not None for name in objects.names):
+                return None
+            near = get_close_matches(_beginning(pattern), beginnings, n=1)
+            hint = f"; there are names that begin with {near[0]}" if near else ""
+            return f"{where}: no object's name fits {pattern!r}{hint}"
+
+        found = [
+            *(
+                f"[screening.sizes] numbers: there is no object {number}"
+                for number in self.sizes.numbers
+                if number not in numbers
+            ),
+            *(unknown_pattern("[screening.sizes] names", pattern) for pattern in self.sizes.names),
+            *(
+                unknown_pattern(f"[[screening.fleets]] {fleet.name}", pattern)
+                for fleet in self.fleets
+                for pattern in fleet.names
+            ),
+        ]
+        return [sentence for sentence in found if sentence is not None]
+
     @model_validator(mode="after")
     def _fleets_differ(self) -> ScreeningSettings:
         names = [fleet.name for fleet in self.fleets]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"fleets: names must differ, got {', '.join(twice)} more than once")
         return self
+
+
+def _beginning(name: str) -> str:
+    """What the names of a family of objects have in common, such as ``STARLINK``."""
+    return re.split(r"[-\s(*?\[]", name, maxsplit=1)[0].upper()

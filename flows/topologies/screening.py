@@ -15,7 +15,6 @@ from sda_ops.catalog.live import LiveCatalog
 from sda_ops.screening.conjunction_table import ConjunctionTable
 from sda_ops.screening.coverage import CoveragePlan
 from sda_ops.screening.operator import ScreeningRules, confirming, screen_conjunctions
-from sda_ops.screening.screen import ScreeningOptions
 from sda_ops.screening.screener import WorkerScreener
 from sda_ops.screening.windows import screening_bulkhead
 
@@ -57,7 +56,7 @@ def screening_of(settings: ConjunctionSettings, catalog: LiveCatalog) -> Catalog
         workers=pool,
         miss_distance_m=settings.miss_distance_m,
         window=settings.window,
-        options=ScreeningOptions(**dict(settings.advanced)),
+        options=settings.advanced.options(),
         assumptions=settings.assumptions(),
     )
     covered = ScreeningRules(

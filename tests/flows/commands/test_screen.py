@@ -296,6 +296,14 @@ def test_element_sets_far_from_the_start_are_listed_and_not_screened(
     assert "the median epoch of the catalogue is 10.0 days before the start" in announced
 
 
+def test_a_size_that_fits_no_object_is_reported(catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A mistake in a name is no error, because catalogues differ; but it is not silent."""
+    with Path("settings.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[screening.sizes]\nnames = { "STRALINK-*" = 10.0 }\n')
+    assert screen(catalog, "--out", "found.csv") == 0
+    assert "warning: [screening.sizes] names: no object's name fits 'STRALINK-*'" in messages(caplog)
+
+
 def test_an_old_catalogue_is_not_screened_from_now(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The one line says how old it is, and how to screen it."""
     assert screen(catalog, start="2026-12-05T00:00:00Z") == 1

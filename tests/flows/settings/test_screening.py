@@ -12,7 +12,9 @@ from flows.settings.sections import Section
 from sda_ops.propagation.uncertainty import ElementSetErrors
 from sda_ops.screening.assumptions import Assumptions
 from sda_ops.screening.fleets import FLEETS
+from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.screen import ScreeningOptions
+from tests.sda_ops.screening.orbits import Orbit, screened
 
 
 class File(Section):
@@ -102,6 +104,30 @@ def test_errors_of_element_sets_are_used_only_if_a_probability_is_wanted(tmp_pat
     assert errors is not None
     assert (errors.near_earth.radial_m, errors.near_earth.cross_track_m_per_day) == (1.0, 6.0)
     assert errors.deep_space == ElementSetErrors().deep_space
+
+
+def test_a_size_or_a_fleet_that_fits_no_object_is_reported_with_the_name_that_is_near(tmp_path: Path) -> None:
+    """What fits is not reported, and the built-in tables are not."""
+    objects = screened([Orbit(perigee_km=500.0), Orbit(perigee_km=600.0)])
+    objects = ScreenedObjects(objects.columns, ("STARLINK-1008", "ONEWEB-0012"), objects.designators)
+    settings = loaded(
+        tmp_path,
+        """
+        [screening.sizes]
+        numbers = { "700001" = 5.0, "25544" = 5.0 }
+        names = { "STARLINK-*" = 4.0, "STARLNK-*" = 4.0 }
+
+        [[screening.fleets]]
+        name = "Mine"
+        names = ["ONEWEB-*", "xyzzy*"]
+        """,
+    )
+    assert settings.without_effect(objects) == [
+        "[screening.sizes] numbers: there is no object 25544",
+        "[screening.sizes] names: no object's name fits 'STARLNK-*'; there are names that begin with STARLINK",
+        "[[screening.fleets]] Mine: no object's name fits 'xyzzy*'",
+    ]
+    assert ScreeningSettings().without_effect(objects) == []
 
 
 @pytest.mark.parametrize(
