@@ -20,7 +20,6 @@ from sda_ops.screening.assess import Conjunctions, assess
 from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.objects import Rows
 from sda_ops.screening.passages import AssetScreening, Passages, merged, screen_assets
-from sda_ops.screening.screen import ScreeningOptions
 from sda_ops.screening.summary import most_probable_first, summarise
 from sda_ops.screening.tables import Unscreened, passage_table, unscreened_table
 from sda_ops.screening.windows import DEFAULT_WINDOW, windows_of
