@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,11 @@ def real_objects() -> ScreenedObjects:
                 known.add(element_set.catalog_number)
                 element_sets.append(element_set)
     return ScreenedObjects.of(element_sets)
+
+
+def objects_of_file(path: Path) -> ScreenedObjects:
+    """The newest element set of each object of a catalogue file."""
+    return ScreenedObjects.of(newest_of_each(read_catalog(path)).element_sets)
 
 
 def rows_of(objects: ScreenedObjects, rows: Sequence[int] | npt.NDArray[np.integer]) -> ScreenedObjects:

@@ -24,6 +24,9 @@ EDGE_NS = 10_000
 EDGE_M_S = 0.01
 """The same for the limit between slow and other minima."""
 
+BESIDE_S = 2.0
+"""Brute force needs a position a second before and behind a minimum."""
+
 Event = tuple[int, int, int, float]
 """Rows, time (UTC, ns) and distance (m)."""
 
@@ -97,7 +100,7 @@ def compared(truth: BruteForce, screening: Screening, satrecs: Sequence[Satrec])
             matched.add(nearest)
             result.tca_s = max(result.tca_s, abs(events[nearest][2] - tca_ns) / NS_PER_S)
             result.range_m = max(result.range_m, abs(events[nearest][3] - range_m))
-        elif min(tca_ns - screening.start_ns, screening.end_ns - tca_ns) > EDGE_NS and range_m <= miss_m - EDGE_M:
+        elif not _is_at_an_edge(event, screening) and not _is_beside_a_failure(event, truth, screening.start_ns):
             result.invented.append(event)
     result.expected = int(fast.sum())
     for index in np.flatnonzero(fast).tolist():
@@ -232,6 +235,14 @@ def _is_at_an_edge(event: Event, screening: Screening) -> bool:
     return (
         min(event[2] - screening.start_ns, screening.end_ns - event[2]) <= EDGE_NS
         or event[3] > screening.miss_distance_m - EDGE_M
+    )
+
+
+def _is_beside_a_failure(event: Event, truth: BruteForce, start_ns: int) -> bool:
+    """Whether SGP4 has an error so near that brute force does not look for minima there."""
+    second = (event[2] - start_ns) / NS_PER_S
+    return any(
+        bool((np.abs(truth.failed_s[row] - second) <= BESIDE_S).any()) for row in event[:2] if row in truth.failed_s
     )
 
 

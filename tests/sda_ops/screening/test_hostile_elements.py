@@ -25,12 +25,17 @@ NS_PER_DAY = 86_400_000_000_000
 
 @st.composite
 def populations(draw: st.DrawFn) -> ScreenedObjects:
-    """Some orbits, and for each some objects on nearly the same one, so that they approach each other."""
+    """Some orbits, and for each some objects that meet: on nearly the same orbit, or on others through the same perigee."""
     orbits = draw(st.lists(_orbits(), min_size=1, max_size=2))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     spread = draw(st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 3e-3]))
+    perigee_min = draw(st.none() | st.floats(0.0, MINUTES))
     columns: dict[str, list[float]] = {name: [] for name in orbits[0]}
     for orbit in orbits:
+        if perigee_min is not None:
+            # All are at their perigee and at their node at that time, where only the direction of flight differs.
+            until_min = orbit["age_days"] * 1440.0 + perigee_min
+            orbit |= {"argpo": 0.0, "mo": float(np.mod(-orbit["no_kozai"] * until_min, 2.0 * np.pi))}
         for copy in range(COPIES):
             for name, value in orbit.items():
                 moved = value
@@ -38,6 +43,8 @@ def populations(draw: st.DrawFn) -> ScreenedObjects:
                     moved = abs(value + spread * rng.normal())
                 if copy and name == "no_kozai":
                     moved = value * (1.0 + 1e-2 * spread * rng.normal())
+                if copy and name == "inclo" and perigee_min is not None:
+                    moved = rng.uniform(0.0, np.pi)
                 columns[name].append(min(moved, np.pi) if name == "inclo" else moved)
     return objects_of(columns)
 
