@@ -42,9 +42,7 @@ SLICES_S = (20.0, 30.0, 40.0, 60.0, 80.0, 120.0)
 def main() -> None:
     logging.disable(logging.CRITICAL)
     args = _arguments()
-    run = Run(
-        objects=args.objects, hours=args.hours, miss_m=args.miss_km * 1e3, catalog=args.catalog, seed=args.seed
-    )
+    run = Run(objects=args.objects, hours=args.hours, miss_m=args.miss_km * 1e3, catalog=args.catalog, seed=args.seed)
     tables: dict[str, Callable[[], None]] = {
         "brute-force": lambda: screening_brute_force.table(
             subsets=args.subsets, objects=args.subset_objects, hours=args.hours, seed=args.seed
@@ -74,7 +72,9 @@ def _arguments() -> argparse.Namespace:
         "--catalog", type=Path, default=CATALOG, help="the catalogue file (default: the one in SDA_DATA_DIR)"
     )
     parser.add_argument("--objects", type=int, default=0, help="a random part of so many objects (default: 0, all)")
-    parser.add_argument("--hours", type=float, default=24.0, help="the horizon (default: 24; the week has seven times it)")
+    parser.add_argument(
+        "--hours", type=float, default=24.0, help="the horizon (default: 24; the week has seven times it)"
+    )
     parser.add_argument("--miss-km", type=float, default=5.0, help="the miss distance (default: 5)")
     parser.add_argument("--rounds", type=int, default=1, help="in which the cases alternate (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of random parts and copies (default: 0)")
@@ -215,9 +215,7 @@ def _installed(cases: dict[str, Run]) -> dict[str, Run]:
     missing = {each for each in ("numba", "heyoka") if importlib.util.find_spec(each) is None}
     for each in sorted(missing):
         print(f"  {each} is not installed: its cases are left out")
-    return {
-        name: run for name, run in cases.items() if not missing & {run.options.engine, run.options.broad_phase}
-    }
+    return {name: run for name, run in cases.items() if not missing & {run.options.engine, run.options.broad_phase}}
 
 
 if __name__ == "__main__":

@@ -95,9 +95,7 @@ def _subset(objects: int, hours: float, seed: int) -> list[Subset]:
     results = []
     for miss_km in MISS_KM:
         began_s = time.process_time()
-        screening = screen(
-            population, start_ns, timedelta(hours=hours), miss_km * 1e3, options=ScreeningOptions()
-        )
+        screening = screen(population, start_ns, timedelta(hours=hours), miss_km * 1e3, options=ScreeningOptions())
         cpu_s = time.process_time() - began_s
         results.append(
             Subset(

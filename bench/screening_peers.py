@@ -123,7 +123,9 @@ def _print(objects: ScreenedObjects, run: Run, results: dict[str, list[Found]]) 
             f"({100.0 * hits / max(1, total):.2f} %), not confirmed {invented}"
         )
         if only:
-            print(f"  {'':42} all against all takes {len(objects) / len(only) / 2:,.0f} times as long (computed, not measured)")
+            print(
+                f"  {'':42} all against all takes {len(objects) / len(only) / 2:,.0f} times as long (computed, not measured)"
+            )
     sys.stdout.flush()
 
 
@@ -215,7 +217,9 @@ def _environment(folder: Path) -> list[str]:
             check=False,
         )
         if done.returncode != 0:
-            problems.append(f"{package} could not be installed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            problems.append(
+                f"{package} could not be installed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+            )
     return problems
 
 
@@ -251,7 +255,7 @@ def _messages(objects: ScreenedObjects) -> list[dict[str, object]]:
     ]
 
 
-_SCRIPT = '''
+_SCRIPT = """
 import json, sys, time
 from datetime import datetime
 import numpy as np
@@ -281,4 +285,4 @@ else:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 np.savez(request["output"], i=np.array(i, dtype=np.int64), j=np.array(j, dtype=np.int64), t_s=np.array(t, dtype=float),
          wall_s=wall, cpu_s=cpu)
-'''
+"""

@@ -7,7 +7,8 @@ A sample that is smaller than its neighbours brackets a minimum. There the relat
 positions of SGP4 half a second apart, and the root of its range-rate is the time of closest approach.
 
 A state with one of SGP4's error codes is no position: minima beside it are not expected. Nor are minima of states without an
-error code that are far beyond the orbit (`IMPLAUSIBLE_APOGEES`), which a diverging drag term produces.
+error code that are far beyond the orbit (`IMPLAUSIBLE_APOGEES`), which a diverging drag term produces, or that move faster than
+any orbit (`NO_ORBIT_KM_S`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ NS_PER_DAY = 86_400 * NS_PER_S
 UNIX_EPOCH_JD = 2440587.5
 EARTH_RADIUS_KM = 6378.135
 IMPLAUSIBLE_APOGEES = 1.5
+NO_ORBIT_KM_S = 22.4  # twice the escape velocity at the Earth's surface
 SLOW_KM_S = 0.010
 REACH_S = 5  # a block is this many seconds before and after its middle
 CHUNK_BLOCKS = 160  # half an hour
@@ -106,6 +108,11 @@ def brute_force(satrecs: Sequence[Satrec], start_ns: int, end_ns: int, miss_m: f
         blocks = min(CHUNK_BLOCKS, -(-(seconds + 2 - begin) // block))
         second = np.arange(begin - 1, begin + blocks * block + 1)  # with one more before and behind
         r_km = _positions(array, apogee_km, start_ns + second * NS_PER_S)
+        step_km = np.linalg.norm(np.diff(r_km, axis=1), axis=2)
+        with np.errstate(invalid="ignore"):
+            too_fast = step_km > NO_ORBIT_KM_S
+        r_km[:, 1:][too_fast] = np.nan
+        r_km[:, :-1][too_fast] = np.nan
         bad = np.isnan(r_km[:, :, 0])
         for row in np.flatnonzero(bad.any(axis=1)).tolist():
             inside = second[bad[row]]

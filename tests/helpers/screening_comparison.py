@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from sgp4.api import Satrec
 
-from sda_ops.screening.approaches import Approaches, Screening, SlowPairs
+from sda_ops.screening.approaches import SLOW_M_S, Approaches, Screening, SlowPairs
 from sda_ops.screening.exact import exact_states
 from tests.helpers.brute_force import NS_PER_S, BruteForce, Minima
 
@@ -82,8 +82,8 @@ def compared(truth: BruteForce, screening: Screening, satrecs: Sequence[Satrec])
     inside = _doubtless(truth.minima, screening)
     events = _events(truth.minima)
     certain = inside & (truth.minima.miss_m <= miss_m - EDGE_M)
-    fast = certain & (truth.minima.speed_m_s >= 10.0 + EDGE_M_S)
-    slow = certain & (truth.minima.speed_m_s <= 10.0 - EDGE_M_S)
+    fast = certain & (truth.minima.speed_m_s >= SLOW_M_S + EDGE_M_S)
+    slow = certain & (truth.minima.speed_m_s <= SLOW_M_S - EDGE_M_S)
     by_pair: dict[tuple[int, int], list[int]] = {}
     for index, (first, second, *_) in enumerate(events):
         by_pair.setdefault((first, second), []).append(index)
@@ -118,12 +118,7 @@ def _compare_slow(
     truth: BruteForce, screening: Screening, satrecs: Sequence[Satrec], events: list[Event], result: Comparison
 ) -> None:
     pairs = screening.slow_pairs
-    smallest_m = {
-        (first, second): distance_m
-        for first, second, distance_m in zip(
-            pairs.first.tolist(), pairs.second.tolist(), pairs.smallest_m.tolist(), strict=True
-        )
-    }
+    smallest_m = {pair: distance_m for pair, (distance_m, _) in _smallest_of(screening).items()}
     result.slow_expected = len(events)
     result.slow_missed = [
         event for event in events if not smallest_m.get((event[0], event[1]), np.inf) <= event[3] + EDGE_M
@@ -145,7 +140,7 @@ def same_list(one: Screening, other: Screening) -> str:
     """What is different in two screenings of the same window and distance; empty if nothing is.
 
     The same minima, with times within 1 ms and distances within 1 mm, except those at an edge; the same slow pairs, with
-    smallest distances within 1 mm.
+    the same smallest distances.
     """
     differences = []
     remaining = _by_pair(_approaches(other))
@@ -164,22 +159,13 @@ def same_list(one: Screening, other: Screening) -> str:
         for event in events
         if not _is_at_an_edge(event, one)
     ]
-    slow = [
-        {
-            (first, second): smallest_m
-            for first, second, smallest_m in zip(
-                each.slow_pairs.first.tolist(),
-                each.slow_pairs.second.tolist(),
-                each.slow_pairs.smallest_m.tolist(),
-                strict=True,
-            )
-        }
-        for each in (one, other)
-    ]
+    slow = [_smallest_of(one), _smallest_of(other)]
     for pair in sorted(slow[0].keys() | slow[1].keys()):
-        distances_m = [each.get(pair, np.inf) for each in slow]
-        if not abs(distances_m[0] - distances_m[1]) <= EDGE_M and min(distances_m) <= one.miss_distance_m - EDGE_M:
-            differences.append(f"slow pair {pair}: smallest distances {distances_m} m")
+        (one_m, speed_m_s), (other_m, _) = (each.get(pair, (np.inf, 0.0)) for each in slow)
+        # A contact ends where the relative speed reaches 10 m/s: the smallest distance may be there, and as exact as this time.
+        tolerance_m = 10.0 if abs(speed_m_s - SLOW_M_S) <= EDGE_M_S else EDGE_M
+        if not abs(one_m - other_m) <= tolerance_m and min(one_m, other_m) <= one.miss_distance_m - EDGE_M:
+            differences.append(f"slow pair {pair}: smallest distances {one_m} and {other_m} m")
     return "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
 
 
@@ -192,6 +178,21 @@ def part_of(screening: Screening, rows: Sequence[int]) -> Screening:
 
     approaches, slow_pairs = Approaches(**involves(screening.approaches)), SlowPairs(**involves(screening.slow_pairs))  # type: ignore[arg-type] # the same types as before
     return replace(screening, approaches=approaches, slow_pairs=slow_pairs)
+
+
+def _smallest_of(screening: Screening) -> dict[tuple[int, int], tuple[float, float]]:
+    """The smallest distance of each slow pair, m, and the relative speed there, m/s."""
+    pairs = screening.slow_pairs
+    return {
+        (first, second): (smallest_m, speed_m_s)
+        for first, second, smallest_m, speed_m_s in zip(
+            pairs.first.tolist(),
+            pairs.second.tolist(),
+            pairs.smallest_m.tolist(),
+            pairs.relative_speed_m_s.tolist(),
+            strict=True,
+        )
+    }
 
 
 def _approaches(screening: Screening) -> list[Event]:

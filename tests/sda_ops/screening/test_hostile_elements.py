@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sda_ops.catalog.columns import ElementColumns
@@ -15,6 +15,7 @@ from sda_ops.screening.screen import ScreeningOptions, screen
 from tests.helpers.brute_force import BruteForce, brute_force
 from tests.helpers.mixed_objects import START_NS, epoch_of
 from tests.helpers.screening_comparison import compared
+from tests.helpers.sizes import examples
 
 OPTIONS = ScreeningOptions(broad_phase="scipy", engine="sgp4")
 COPIES = 8
@@ -96,6 +97,7 @@ def objects_of(columns: dict[str, list[float]]) -> ScreenedObjects:
     )
 
 
+@settings(max_examples=examples(60))
 @given(objects=populations())
 def test_hostile_element_sets_are_screened_as_completely_as_others(objects: ScreenedObjects) -> None:
     assert_complete(objects)
