@@ -26,6 +26,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -128,9 +129,7 @@ def week(run: Run, rounds: int) -> None:
 
 def slices(run: Run, rounds: int) -> None:
     """Lengths of a slice: the list stays the same."""
-    figures = in_turn(
-        {f"{slice_s:g} s": with_options(run, slice_s=slice_s) for slice_s in (60.0, *SLICES_S) if slice_s}, rounds
-    )
+    figures = in_turn({f"{slice_s:g} s": with_options(run, slice_s=slice_s) for slice_s in SLICES_S}, rounds)
     print_cases(figures)
 
 
@@ -154,7 +153,7 @@ def growth(run: Run, rounds: int, picture: Path | None) -> None:
             }[name]
             points.append((value, sorted(each, key=lambda one: one.cpu_s)[len(each) // 2]))
         curves[name] = points
-        for one, other in zip(points[:-1], points[1:], strict=True):
+        for one, other in pairwise(points):
             if other[0] > one[0]:
                 power = math.log(other[1].cpu_s / one[1].cpu_s) / math.log(other[0] / one[0])
                 print(f"  {name} {one[0]:g} -> {other[0]:g}: CPU time grows with the power {power:.2f}")

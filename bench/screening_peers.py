@@ -176,6 +176,7 @@ def _screened(run: Run) -> Found:
 
 
 def _peer(python: Path, catalog: Path, run: Run, case: tuple[str, object]) -> Found | None:
+    output = catalog.with_suffix(".npz")
     request = {
         "catalog": str(catalog),
         "start": datetime.fromtimestamp(run.start_ns / 1e9, UTC).isoformat(),
@@ -183,7 +184,7 @@ def _peer(python: Path, catalog: Path, run: Run, case: tuple[str, object]) -> Fo
         "miss_km": run.miss_m / 1e3,
         "package": case[0],
         "option": case[1],
-        "output": str(catalog.with_suffix(".npz")),
+        "output": str(output),
     }
     done = subprocess.run(
         [str(python), "-c", _SCRIPT, json.dumps(request)], capture_output=True, text=True, check=False, timeout=3600
@@ -191,7 +192,7 @@ def _peer(python: Path, catalog: Path, run: Run, case: tuple[str, object]) -> Fo
     if done.returncode != 0:
         print(f"  {case[0]} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
         return None
-    arrays = np.load(request["output"])
+    arrays = np.load(output)
     only = tuple(case[1]) if isinstance(case[1], list) else ()
     return Found(
         arrays["i"].astype(np.int64),

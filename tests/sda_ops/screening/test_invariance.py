@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from sda_ops.astro.propagation import Engine
 from sda_ops.screening.approaches import Screening
+from sda_ops.screening.broad import BroadPhaseName
 from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.screen import ScreeningOptions, merged, screen, screen_window
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, rows_of
@@ -23,7 +26,7 @@ MISS_M = 50e3
 HORIZON = timedelta(hours=HOURS)
 FROM_NS = START_NS + 7_654_321_987  # on no boundary of slices or knots
 UNTIL_NS = FROM_NS + round(HOURS * 3600e9)
-PLAIN = {"broad_phase": "scipy", "engine": "sgp4"}
+PLAIN = ScreeningOptions(broad_phase="scipy", engine="sgp4")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def objects() -> ScreenedObjects:
 
 @pytest.fixture(scope="module")
 def reference(objects: ScreenedObjects) -> Screening:
-    screening = screen(objects, FROM_NS, HORIZON, MISS_M, options=ScreeningOptions(**PLAIN))
+    screening = screen(objects, FROM_NS, HORIZON, MISS_M, options=PLAIN)
     assert len(screening.approaches) > 20
     assert len(screening.slow_pairs) > 3
     assert screening.ended
@@ -44,13 +47,13 @@ def reference(objects: ScreenedObjects) -> Screening:
 def test_the_length_of_a_slice_does_not_change_the_list(
     objects: ScreenedObjects, reference: Screening, slice_s: float
 ) -> None:
-    screening = screen(objects, FROM_NS, HORIZON, MISS_M, options=ScreeningOptions(slice_s=slice_s, **PLAIN))
+    screening = screen(objects, FROM_NS, HORIZON, MISS_M, options=replace(PLAIN, slice_s=slice_s))
     assert same_list(reference, screening) == ""
 
 
 @pytest.mark.parametrize(("broad_phase", "engine"), [("numba", "sgp4"), ("scipy", "heyoka"), ("auto", "auto")])
 def test_both_broad_phases_and_both_engines_give_the_same_list(
-    objects: ScreenedObjects, reference: Screening, broad_phase: str, engine: str
+    objects: ScreenedObjects, reference: Screening, broad_phase: BroadPhaseName, engine: Engine
 ) -> None:
     for module in {broad_phase, engine} & {"numba", "heyoka"}:
         pytest.importorskip(module)
@@ -69,12 +72,12 @@ def _windows(objects: ScreenedObjects, reference: Screening, seed: int) -> Itera
     cuts = [*rng.integers(FROM_NS, UNTIL_NS, 3).tolist(), int(rng.choice(reference.approaches.tca_ns))]
     edges = [FROM_NS, *sorted(cuts), UNTIL_NS]
     for start_ns, end_ns in pairwise(edges):
-        yield screen_window(objects, start_ns, end_ns, MISS_M, ScreeningOptions(**PLAIN))
+        yield screen_window(objects, start_ns, end_ns, MISS_M, PLAIN)
 
 
 def test_the_order_of_the_objects_does_not_change_the_list(objects: ScreenedObjects, reference: Screening) -> None:
     order = np.random.default_rng(3).permutation(len(objects))
-    screening = screen(rows_of(objects, order), FROM_NS, HORIZON, MISS_M, options=ScreeningOptions(**PLAIN))
+    screening = screen(rows_of(objects, order), FROM_NS, HORIZON, MISS_M, options=PLAIN)
     approaches = screening.approaches
     one, other = order[approaches.first], order[approaches.second]
     found = sorted(zip(np.minimum(one, other).tolist(), np.maximum(one, other).tolist(), strict=True))
@@ -88,7 +91,7 @@ def test_a_smaller_distance_gives_the_part_of_the_list_within_it(
     objects: ScreenedObjects, reference: Screening
 ) -> None:
     for miss_m in (10e3, 30e3):
-        screening = screen(objects, FROM_NS, HORIZON, miss_m, options=ScreeningOptions(**PLAIN))
+        screening = screen(objects, FROM_NS, HORIZON, miss_m, options=PLAIN)
         within = reference.approaches.miss_m <= miss_m
         assert within.any()
         assert screening.approaches.first.tolist() == reference.approaches.first[within].tolist()
@@ -99,7 +102,7 @@ def test_a_smaller_distance_gives_the_part_of_the_list_within_it(
 def test_a_run_with_too_long_knots_says_so_repeats_and_has_the_same_list(
     objects: ScreenedObjects, reference: Screening
 ) -> None:
-    screening = screen(objects, FROM_NS, HORIZON, MISS_M, options=ScreeningOptions(knot_s=960.0, **PLAIN))
+    screening = screen(objects, FROM_NS, HORIZON, MISS_M, options=replace(PLAIN, knot_s=960.0))
     assert screening.statistics.repeated > 0
     assert screening.statistics.interpolation_error_m <= screening.statistics.interpolation_bound_m
     assert same_list(reference, screening) == ""
