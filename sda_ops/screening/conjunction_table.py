@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
+import msgspec
 import numpy as np
 
 from orchestrator_adapter import OperatorError
@@ -135,7 +135,8 @@ _SELECT_LISTED = (
     "WHERE (? IS NULL OR c.status = ?) "
     "AND (? IS NULL OR ? IN (c.catalog_number_first, c.catalog_number_second)) ORDER BY c.tca_timestamp, c.id"
 )
-assert _OF_REVISION == ("revision", "status", "screened_timestamp")
+_SELECTED = ("conjunction_id", "sequence", *_FIELDS)
+assert (*_OF_ESTIMATE, "revision", "status", "screened_timestamp") == _FIELDS
 
 
 class ConjunctionTable:
@@ -286,9 +287,7 @@ def _encounters(rows: Sequence[tuple[int, int, int]]) -> Encounters:
 
 
 def _row(number: int, estimate: ConjunctionEstimate, revision: int, now_ns: int) -> tuple[Any, ...]:
-    values = {name: getattr(estimate, name) for name in _OF_ESTIMATE}
-    values |= {"revision": revision, "status": "active", "screened_timestamp": now_ns}
-    return (number, *(values[name] for name in _FIELDS))
+    return (number, *msgspec.structs.astuple(estimate), revision, "active", now_ns)
 
 
 def _end(db: sqlite3.Connection, rows: Sequence[tuple[int, int]], status: str, now_ns: int) -> None:
@@ -301,10 +300,7 @@ def _end(db: sqlite3.Connection, rows: Sequence[tuple[int, int]], status: str, n
 
 
 def _update(row: tuple[Any, ...]) -> ConjunctionUpdate:
-    conjunction, sequence, *values = row
-    fields = dict(zip(_FIELDS, values, strict=True))
-    fields |= {name: bool(fields[name]) for name in ("same_fleet", "formation")}
-    return ConjunctionUpdate(conjunction_id=UUID(conjunction), sequence=sequence, **fields)
+    return msgspec.convert(dict(zip(_SELECTED, row, strict=True)), ConjunctionUpdate, strict=False)
 
 
 # Reading, also while a pipeline writes.

@@ -100,12 +100,11 @@ def match(known: Encounters, found: Encounters, *, reach_ns: int = REACH_NS) -> 
     )
 
 
-def _pairs(known: Encounters, found: Encounters) -> Rows:
-    """A number for each pair of objects, the known encounters' first."""
+def _pairs(known: Encounters, found: Encounters) -> CatalogNumbers:
+    """A number for each pair of objects, the known encounters' first. Catalogue numbers have nine digits at most."""
     one = np.concatenate((known.one, found.one))
     other = np.concatenate((known.other, found.other))
-    both = np.stack((np.minimum(one, other), np.maximum(one, other)), axis=1)
-    return np.unique(both, axis=0, return_inverse=True)[1].reshape(-1).astype(np.intp, copy=False)
+    return np.minimum(one, other) * 10**9 + np.maximum(one, other)
 
 
 def _in_time_order(known: list[int], found: list[int], reach_ns: int) -> list[tuple[int, int]]:

@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
+import pytest
 
 from flows.settings.fusion import FusionSettings
 from flows.topologies.fusion import fusion_pipeline
@@ -22,27 +24,30 @@ from orchestrator_adapter.process.report import ExitCode
 from orchestrator_adapter.supervision.events import ShutDown
 from sda_ops.catalog.synthetic import synthetic_catalog
 from sda_ops.simulate.catalog_file import omm_json
-from tests.helpers.fusion import FusionPlace, conducted
+from tests.helpers.fusion import FusionPlace, conducted, fusion_process
 from tests.helpers.running import counter, eventually
+from tests.helpers.support import wait_until
 
 OBJECTS = 150
 Key = tuple[str, int]
 
 
-def settings_at(place: FusionPlace, **screening: Any) -> FusionSettings:
+def given(place: FusionPlace, **screening: Any) -> dict[str, Any]:
     """A pipeline without traffic that screens two windows of a small catalogue, without compiling anything."""
-    return FusionSettings.model_validate(
-        place.settings(
-            screening={
-                "directory": str(place.folder / "screening"),
-                "horizon_s": 3_600.0,
-                "window_s": 3_600.0,
-                "miss_distance_m": 100_000.0,
-                "advanced": {"broad_phase": "scipy", "engine": "sgp4"},
-                **screening,
-            }
-        )
+    return place.settings(
+        screening={
+            "directory": str(place.folder / "screening"),
+            "horizon_s": 3_600.0,
+            "window_s": 3_600.0,
+            "miss_distance_m": 100_000.0,
+            "advanced": {"broad_phase": "scipy", "engine": "sgp4"},
+            **screening,
+        }
     )
+
+
+def settings_at(place: FusionPlace, **screening: Any) -> FusionSettings:
+    return FusionSettings.model_validate(given(place, **screening))
 
 
 def write_catalog(place: FusionPlace) -> None:
@@ -122,6 +127,38 @@ def test_a_stop_during_a_screening_drains_within_the_grace_period(tmp_path: Path
     assert (type(outcome.event), outcome.exit_code) == (ShutDown, ExitCode.OK)
     assert outcome.event.figures.stragglers == ()
     assert outcome.event.figures.counters["screen"]["screenings"] == 0
+
+
+@pytest.mark.long
+def test_kills_of_the_process_lose_no_revision(tmp_path: Path) -> None:
+    """It is killed when it makes the table, when it has screened, and when it delivers. At last the audit has every revision."""
+    place = FusionPlace.free(tmp_path)
+    write_catalog(place)
+    table = place.folder / "screening" / "conjunctions.sqlite"
+    audit = place.folder / "audit" / "conjunctions" / "conjunctions"
+    for reached in (table.exists, lambda: revisions(table) > 0, audit.exists):
+        with fusion_process(
+            ["fusion", "--no-api", "--quiet"], given(place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            wait_until(reached, "the moment of the kill")
+            process.kill()
+
+    async def delivered(graph: BuiltGraph) -> None:
+        await eventually(lambda: counter(graph, "screenings", "screen"), "a screening")
+        await eventually(lambda: set(in_audit(place)) == in_table(place), "every revision")
+
+    outcome = asyncio.run(conducted(fusion_pipeline(settings_at(place)), delivered))
+    assert outcome.exit_code is ExitCode.OK
+    assert len(in_table(place)) > 10
+
+
+def revisions(table: Path) -> int:
+    """How many the table has; 0 until it is made."""
+    if not table.exists():
+        return 0
+    with sqlite3.connect(table) as db:
+        made = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'updates'").fetchone()[0]
+        return int(db.execute("SELECT count(*) FROM updates").fetchone()[0]) if made else 0
 
 
 def test_a_damaged_table_keeps_the_run_from_starting_and_is_named(tmp_path: Path) -> None:
