@@ -13,12 +13,14 @@ Distances, and parts along the orbit's axes, are the same in every frame.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import pi, sqrt
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from sda_ops.astro.frames import teme_to_j2000_matrix
@@ -26,9 +28,11 @@ from sda_ops.astro.time import NS_PER_S, SECONDS_PER_DAY, Floats, Nanoseconds, j
 from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
 from sda_ops.screening.approaches import Screening
 from sda_ops.screening.assess import Conjunctions
+from sda_ops.screening.assets import Asset
 from sda_ops.screening.encounter import orbit_axes
 from sda_ops.screening.exact import exact_states
 from sda_ops.screening.objects import Rows, ScreenedObjects
+from sda_ops.screening.passages import AssetScreening
 from sda_ops.wire.cdm import (
     ConjunctionMessage,
     ConjunctionObject,
@@ -114,6 +118,70 @@ def messages_of(
     swapped = np.zeros(len(indices), dtype=np.bool_)
     if assets is not None:
         swapped = np.isin(second, assets) & ~np.isin(first, assets)
+
+    screened = partial(_sphere, screening)
+    yield from _messages(objects, conjunctions, indices, swapped, screened, originator, creation_date_ns, errors)
+
+
+def passage_messages_of(
+    objects: ScreenedObjects,
+    conjunctions: Conjunctions,
+    indices: Rows,
+    *,
+    screening: AssetScreening,
+    assets: Sequence[Asset],
+    originator: str,
+    creation_date_ns: int,
+    errors: ElementSetErrors | None = None,
+) -> Iterator[ConjunctionMessage]:
+    """A message for each of the passages ``indices`` through the boxes of ``assets``, as `messages_of` makes them.
+
+    ``conjunctions`` are the assessed ``screening.passages.approaches()``, in the order of the passages. OBJECT1 is the asset.
+    The entry and exit times are those of the passage; where it is longer than the screened window, they are missing.
+    """
+    passages = screening.passages
+    volumes = {asset.row: asset.volume for asset in assets}
+    swapped = conjunctions.first[indices] != passages.asset[indices]
+
+    def screened(n: int, _: _Numbers) -> dict[str, Any]:
+        index = indices[n]
+        volume = volumes[passages.asset[index].item()]
+        entry_ns, exit_ns = passages.entry_ns[index].item(), passages.exit_ns[index].item()
+        return {
+            "screen_from_ns": screening.start_ns,
+            "screen_until_ns": screening.end_ns,
+            "screen_volume_frame": "RTN",
+            "screen_volume_shape": "BOX",
+            "screen_volume_m": (volume.radial_m, volume.in_track_m, volume.cross_track_m),
+            "screen_entry_ns": entry_ns // _US * _US if entry_ns > screening.start_ns else None,
+            "screen_exit_ns": exit_ns // _US * _US if exit_ns < screening.end_ns else None,
+        }
+
+    yield from _messages(objects, conjunctions, indices, swapped, screened, originator, creation_date_ns, errors)
+
+
+def message_files(messages: Iterable[ConjunctionMessage], notation: Notation) -> Iterator[tuple[str, str]]:
+    """The name and the text (UTF-8) of a file for each message, in order, one at a time.
+
+    The name is the message's id; characters other than letters, digits, ``_`` and ``-`` are ``_``.
+    """
+    write, suffix = _WRITERS[notation]
+    for message in messages:
+        yield f"{_UNSAFE.sub('_', message.message_id)[:200]}.{suffix}", write(message)
+
+
+def _messages(
+    objects: ScreenedObjects,
+    conjunctions: Conjunctions,
+    indices: Rows,
+    swapped: npt.NDArray[np.bool_],
+    screened: Callable[[int, _Numbers], dict[str, Any]],
+    originator: str,
+    creation_date_ns: int,
+    errors: ElementSetErrors | None,
+) -> Iterator[ConjunctionMessage]:
+    """``screened`` gives the fields of the screened volume of the nth message; ``swapped``: whose second object is OBJECT1."""
+    first, second = conjunctions.first[indices], conjunctions.second[indices]
     pair = np.stack((np.where(swapped, second, first), np.where(swapped, first, second)))
     radius_m = np.stack((conjunctions.radius_first_m[indices], conjunctions.radius_second_m[indices]))
     radius_m = np.where(swapped, radius_m[::-1], radius_m)
@@ -132,7 +200,7 @@ def messages_of(
                 **known[row],
                 **_SAME_OF_ALL,
                 comments=(_epoch_comment(numbers.epoch_ns[k, n].item(), tca_ns[n].item()),),
-                physical=_sphere(radius_m[k, n].item()),
+                physical=_physical(radius_m[k, n].item()),
                 position_m=tuple(numbers.r_m[k, n].tolist()),
                 velocity_m_s=tuple(numbers.v_m_s[k, n].tolist()),
                 covariance=RtnCovariance(comments=covariance_comments, state=_diagonal(numbers.variances[k, n])),
@@ -150,27 +218,18 @@ def messages_of(
             "collision_probability": probability,
             "collision_probability_method": method,
             "objects": (one, other),
-            **_screened(screening, tca_ns[n].item(), numbers.miss_m[n].item(), numbers.speed_m_s[n].item()),
+            **screened(n, numbers),
         }
         yield ConjunctionMessage(
             creation_date_ns=creation_date_ns, originator=originator, message_id=_message_id(content), **content
         )
 
 
-def message_files(messages: Iterable[ConjunctionMessage], notation: Notation) -> Iterator[tuple[str, str]]:
-    """The name and the text (UTF-8) of a file for each message, in order, one at a time.
-
-    The name is the message's id; characters other than letters, digits, ``_`` and ``-`` are ``_``.
-    """
-    write, suffix = _WRITERS[notation]
-    for message in messages:
-        yield f"{_UNSAFE.sub('_', message.message_id)[:200]}.{suffix}", write(message)
-
-
 class _Numbers:
     """The numbers of all messages, with the digits that are written.
 
     Attributes:
+        tca_ns: ``(n,)``.
         epoch_ns: ``(2, n)``, of both element sets.
         r_m: ``(2, n, 3)``, in EME2000, to 1 µm.
         v_m_s: ``(2, n, 3)``, to 1 µm/s.
@@ -191,6 +250,7 @@ class _Numbers:
         r_m, v_m_s = states.r_teme_m.reshape(shape), states.v_teme_m_s.reshape(shape)
         to_j2000 = teme_to_j2000_matrix(*julian_date(tca_ns))
         axes = orbit_axes(r_m[0], v_m_s[0])
+        self.tca_ns = tca_ns
         self.epoch_ns = objects.columns.epoch_ns[pair]
         self.r_m = np.round(np.einsum("nij,knj->kni", to_j2000, r_m), 6)
         self.v_m_s = np.round(np.einsum("nij,knj->kni", to_j2000, v_m_s), 6)
@@ -229,7 +289,7 @@ def _epoch_comment(epoch_ns: int, tca_ns: int) -> str:
     return f"Element set epoch = {tag_of_utc_ns(epoch_ns // _US * _US)}, age at TCA = {age_days:.6f} [d]"
 
 
-def _sphere(radius_m: float) -> PhysicalParameters:
+def _physical(radius_m: float) -> PhysicalParameters:
     return PhysicalParameters(
         comments=(f"AREA_PC is of a sphere with the assumed radius of {radius_m:g} [m]",),
         area_for_probability_m2=_digits(pi * radius_m**2),
@@ -260,11 +320,12 @@ def _probability(conjunctions: Conjunctions, index: int) -> tuple[float, str, st
     return greatest, "ALFANO-MAX-PROBABILITY", f"COLLISION_PROBABILITY is the maximum, {reached}"
 
 
-def _screened(screening: Screening, tca_ns: int, miss_m: float, speed_m_s: float) -> dict[str, Any]:
+def _sphere(screening: Screening, n: int, numbers: _Numbers) -> dict[str, Any]:
     """The period and the sphere that were screened. Its size is that of the half axes, as in the standard's example.
 
     In that example the second object is 712 m away along an axis on which the volume's size is 1,000 m.
     """
+    tca_ns, miss_m, speed_m_s = numbers.tca_ns[n].item(), numbers.miss_m[n].item(), numbers.speed_m_s[n].item()
     entry_ns, exit_ns = _inside(tca_ns, miss_m, speed_m_s, screening.miss_distance_m)
     return {
         "screen_from_ns": screening.start_ns,

@@ -15,10 +15,16 @@ from skyfield.sgp4lib import TEME
 
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
+from sda_ops.screening.assess import assess
+from sda_ops.screening.assets import Asset
 from sda_ops.screening.assumptions import Assumptions
-from sda_ops.screening.messages import Notation, message_files
+from sda_ops.screening.encounter import orbit_axes
+from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
+from sda_ops.screening.messages import Notation, message_files, passage_messages_of
+from sda_ops.screening.passages import screen_assets
 from sda_ops.screening.sizes import Sizes
-from sda_ops.wire.cdm import read_cdm
+from sda_ops.screening.volumes import ScreeningVolume
+from sda_ops.wire.cdm import cdm_xml, read_cdm
 from tests.scenes.conjunctions import SOCRATES, AssessedScene, assessed_scene, socrates_scene, states
 from tests.sda_ops.screening.orbits import EPOCH_NS, Orbit, screened
 from tests.sda_ops.wire.cdm_messages import assert_other_library_agrees
@@ -173,6 +179,43 @@ def test_the_screened_volume_is_a_sphere_and_its_entry_and_exit_lie_on_it() -> N
         (r_1, _), (r_2, _) = (states(scene.objects, np.array([row]), np.array([time_ns])) for row in (0, 1))
         assert np.linalg.norm(r_2 - r_1) == pytest.approx(5_000.0, abs=10.0)
     assert message.screen_entry_ns < message.tca_ns < message.screen_exit_ns  # type: ignore[operator] # not None
+
+
+def test_a_passage_through_an_assets_box_has_the_box_and_its_own_entry_and_exit() -> None:
+    """OBJECT1 is the asset, here the second row; at both times the other object is on a face of the box, by SGP4."""
+    objects = screened(CROSSING)
+    asset = Asset(row=1, volume=ScreeningVolume(radial_m=4_000.0, in_track_m=20_000.0, cross_track_m=30_000.0))
+    start_ns, end_ns = EPOCH_NS - 600 * NS_PER_S, EPOCH_NS + 600 * NS_PER_S
+    ephemeris = Ephemeris(PreparedObjects(objects, engine="sgp4"), start_ns, end_ns)
+    screening = screen_assets(ephemeris, [asset], start_ns, end_ns)
+    conjunctions = assess(objects, screening.passages.approaches())
+    given: dict[str, Any] = {"assets": [asset], "originator": "SDA", "creation_date_ns": EPOCH_NS}
+    (message,) = passage_messages_of(objects, conjunctions, np.array([0]), screening=screening, **given)
+    assert [each.designator for each in message.objects] == ["700002", "700001"]
+    assert (message.screen_from_ns, message.screen_until_ns) == (start_ns, end_ns)
+    assert (message.screen_volume_shape, message.screen_volume_m) == ("BOX", (4_000.0, 20_000.0, 30_000.0))
+    np.testing.assert_allclose(
+        message.relative_position_m or (), screening.passages.relative_position_m[0], rtol=0, atol=0.02
+    )
+    for time_ns in (message.screen_entry_ns, message.screen_exit_ns):
+        assert time_ns is not None
+        (r_1, v_1), (r_2, _) = (states(objects, np.array([row]), np.array([time_ns])) for row in (1, 0))
+        inside = np.abs(orbit_axes(r_1, v_1)[0] @ (r_2 - r_1)[0]) / np.array([4_000.0, 20_000.0, 30_000.0])
+        assert inside.max() == pytest.approx(1.0, abs=1e-5)
+    assert_other_library_agrees(message, cdm_xml(message))
+
+
+def test_a_passage_that_is_longer_than_the_window_has_no_entry_and_exit() -> None:
+    """The window's ends are not times at which the object crosses a face."""
+    objects = screened((CROSSING[0], replace(CROSSING[0], anomaly_deg=0.2)))
+    asset = Asset(row=0, volume=ScreeningVolume(radial_m=4_000.0, in_track_m=50_000.0, cross_track_m=30_000.0))
+    start_ns, end_ns = EPOCH_NS - 600 * NS_PER_S, EPOCH_NS + 600 * NS_PER_S
+    ephemeris = Ephemeris(PreparedObjects(objects, engine="sgp4"), start_ns, end_ns)
+    screening = screen_assets(ephemeris, [asset], start_ns, end_ns)
+    conjunctions = assess(objects, screening.passages.approaches())
+    given: dict[str, Any] = {"assets": [asset], "originator": "SDA", "creation_date_ns": EPOCH_NS}
+    (message,) = passage_messages_of(objects, conjunctions, np.array([0]), screening=screening, **given)
+    assert (message.screen_entry_ns, message.screen_exit_ns) == (None, None)
 
 
 def test_an_object_of_ones_own_is_the_first_one() -> None:
