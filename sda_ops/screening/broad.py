@@ -72,14 +72,20 @@ class Pairs(NamedTuple):
 
 
 def broad_phase(name: BroadPhaseName) -> BroadPhase:
-    """The implementation. Raises ``ModuleNotFoundError`` for ``numba`` if it is not installed."""
+    """The implementation. Raises ``ModuleNotFoundError`` for ``numba`` if it cannot be used here.
+
+    numba needs a folder that it can write to, for what it compiles: beside this module, or in the user's home, or
+    ``NUMBA_CACHE_DIR``.
+    """
     if name == "scipy":
         return TreePairs()
     try:
         from sda_ops.screening.broad_numba import RowPairs  # noqa: PLC0415 - an extra, and 0.3 s to import
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, RuntimeError) as fault:  # RuntimeError: no folder for what it compiles
         if name == "numba":
-            raise
+            raise ModuleNotFoundError(
+                f"broad phase 'numba': {fault}; install the extra 'fast' (numba), or choose 'scipy'"
+            ) from fault
         return TreePairs()
     return RowPairs()
 

@@ -369,11 +369,25 @@ class Ephemeris:
             r_km[:, missing], v_km_s[:, missing] = self.prepared.orbits.states_km(columns[missing], at_ns)
         return r_km, v_km_s
 
-    def relative(self, first: Rows, second: Rows, timestamp_s: Floats) -> tuple[Floats, Floats]:
-        """Position and velocity ``(3, n)`` of column ``second[i]`` minus ``first[i]``, as `at`."""
+    def relative(
+        self, first: Rows, second: Rows, timestamp_s: Floats, *, accurate: bool = False
+    ) -> tuple[Floats, Floats]:
+        """Position and velocity ``(3, n)`` of column ``second[i]`` minus ``first[i]``, as `at`.
+
+        With ``accurate``, by SGP4 itself where one of both is irregular: it has shorter knots, or a beta of its own.
+        """
         first_r_km, first_v_km_s = self.at(first, timestamp_s)
         second_r_km, second_v_km_s = self.at(second, timestamp_s)
-        return second_r_km - first_r_km, second_v_km_s - first_v_km_s
+        d_km, w_km_s = second_r_km - first_r_km, second_v_km_s - first_v_km_s
+        if accurate:
+            beta_km_s2 = np.maximum(self.beta_km_s2[first], self.beta_km_s2[second])
+            level = np.maximum(self.level_of[first], self.level_of[second])
+            irregular = np.flatnonzero((beta_km_s2 > BETA_KM_S2) | (level > 1))
+            if irregular.size:
+                d_km[:, irregular], w_km_s[:, irregular] = self.exact_relative(
+                    first[irregular], second[irregular], timestamp_s[irregular]
+                )
+        return d_km, w_km_s
 
     def exact_relative(self, first: Rows, second: Rows, timestamp_s: Floats) -> tuple[Floats, Floats]:
         """As `relative`, by SGP4 itself: 10 µs each."""

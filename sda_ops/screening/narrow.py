@@ -28,12 +28,12 @@ from sda_ops.screening.parallel import chosen, joined
 
 SAMPLE_S = 15.0
 
-FAST_EDGE_S = 0.1
+FAST_EDGE_S = 0.3
 """Minima of fast pairs are looked for this far beyond the slice. By the interpolation error, SGP4's minimum may be in the
-slice and the interpolated one outside: for 25 m and the slowest pairs 0.05 s apart. What is found twice is merged."""
+slice and the interpolated one outside: for 25 m and the slowest pairs 0.26 s apart. What is found twice is merged."""
 
 SLOW_EDGE_S = 10.0
-"""The same for slow pairs, whose minima are flat."""
+"""The same for slow pairs, whose minima are flat. They are sampled with SGP4 itself where one of the objects is irregular."""
 
 _SLOW_KM_S = SLOW_M_S / 1e3
 _NEWTON_STEPS = 8
@@ -224,7 +224,7 @@ def _minima(pairs: ClosePairs, at_s: Floats, range_rate: Floats, ephemeris: Ephe
         # Every third step is a bisection, so that the bracket shrinks in any case.
         secant_s = low_s - low * (high_s - low_s) / (high - low)
         root_s = secant_s if number % 3 != 2 else 0.5 * (low_s + high_s)  # noqa: PLR2004 - see above
-        d_km, w_km_s = ephemeris.relative(some.first, some.second, root_s)
+        d_km, w_km_s = ephemeris.relative(some.first, some.second, root_s, accurate=True)
         value = _dot(d_km, w_km_s)
         distance_km = _norm(d_km)
         before = value < 0.0
@@ -261,7 +261,7 @@ def _slowest_contacts(
     slowest_s = -_dot(pairs.w_km_s, pairs.a_km_s2) / np.maximum(a2, 1e-30)
     maybe = np.flatnonzero(~contact.any(axis=1) & (np.abs(slowest_s) < bounds.half_s))
     some, at_s = chosen(pairs, maybe), (middle_s + slowest_s)[maybe]
-    touches = np.flatnonzero(_touches(*ephemeris.relative(some.first, some.second, at_s), bounds))
+    touches = np.flatnonzero(_touches(*ephemeris.relative(some.first, some.second, at_s, accurate=True), bounds))
     return Contacts(some.first[touches], some.second[touches], at_s[touches], at_s[touches])
 
 
@@ -275,7 +275,8 @@ def _touches(d_km: Floats, w_km_s: Floats, bounds: Bounds) -> npt.NDArray[np.boo
 def _relative_at(pairs: ClosePairs, at_s: Floats, ephemeris: Ephemeris) -> tuple[Floats, Floats]:
     """Relative states ``(3, n, times)`` of each pair at its times ``(n, times)``."""
     count, times = at_s.shape
-    d_km, w_km_s = ephemeris.relative(np.repeat(pairs.first, times), np.repeat(pairs.second, times), at_s.ravel())
+    first, second = np.repeat(pairs.first, times), np.repeat(pairs.second, times)
+    d_km, w_km_s = ephemeris.relative(first, second, at_s.ravel(), accurate=True)
     return d_km.reshape(3, count, times), w_km_s.reshape(3, count, times)
 
 

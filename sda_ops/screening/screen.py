@@ -4,8 +4,8 @@ For each part of the window, two hours long: positions at knots and the certific
 each slice the pairs that may come close (`broad`); of those the minima of the interpolated distance and the contacts of slow
 pairs (`narrow`); and the minima of SGP4's own distance (`refine`). `sda_ops.screening.bounds` says why nothing is missed.
 
-Windows are half open. A minimum belongs to the window that contains its time of closest approach, whichever slices the
-window cuts. So windows that follow each other have together exactly the list of the whole (`merged`).
+Windows are half open. A minimum belongs to the window that contains its time of closest approach, also where the window
+cuts a slice. So windows that follow each other have together exactly the list of the whole (`merged`).
 """
 
 from __future__ import annotations
