@@ -103,6 +103,8 @@ def main() -> None:
     print(f"{len(objects)} objects, {args.hours:g} h, {args.miss_km:g} km, windows of {DEFAULT_WINDOW}")
     asyncio.run(against(objects, horizon, miss_m, args.changed))
     screen_window(objects, REAL_EPOCH_NS, REAL_EPOCH_NS + HOUR_NS, miss_m, ScreeningOptions())
+    if not args.rounds:
+        return
     overheads, ratios = [], []
     for _ in range(args.rounds):
         wall_s, cpu_s, found = direct(objects, horizon, miss_m)

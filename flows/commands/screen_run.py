@@ -36,7 +36,7 @@ from sda_ops.screening.passages import AssetScreening
 from sda_ops.screening.pictures import Encounter, pair_picture
 from sda_ops.screening.summary import most_probable_first, summarise
 from sda_ops.screening.tables import Unscreened, conjunction_table, slow_pair_table, unscreened_table
-from sda_ops.screening.windows import screen_in_windows, screening_bulkhead
+from sda_ops.screening.windows import WorkerLimits, screen_in_windows, screening_bulkhead
 
 _MS = 1_000_000
 _WRITING = "assessing and writing"
@@ -125,6 +125,7 @@ async def _screen(plan: Plan, args: argparse.Namespace) -> Screening | AssetScre
                     window=window_length(plan.settings.window, plan.horizon, plan.workers),
                     checkpoints=args.resume,
                     on_progress=progress,
+                    limits=WorkerLimits(held_bytes=0),
                 )
 
         return await stop.unless_requested("the screening", screen)

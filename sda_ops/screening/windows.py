@@ -46,8 +46,8 @@ DEFAULT_WINDOW = timedelta(hours=2)
 MAX_ANSWER_BYTES = 256 << 20
 """The largest result of one window that a worker sends: six million close approaches."""
 
-HELD_BYTES = 256 << 20
-"""Positions that each worker keeps for later calls with ``rows``: those of 48 hours of 15,000 objects."""
+HELD_BYTES = 512 << 20
+"""Positions that each worker keeps for later calls with ``rows``: those of three days of 15,000 objects."""
 
 Progress: TypeAlias = Callable[[int, int, float | None], object]
 """Called with the number of finished windows, of all windows, and the estimated seconds left (``None`` at first)."""
@@ -126,9 +126,9 @@ async def screen_in_windows(
     """Screen all objects against each other in ``[start_ns, start_ns + horizon)``, as ``screen`` does, with the same result.
 
     With ``rows``, screen only these objects against all. Then the workers keep the positions of each window, up to
-    `WorkerLimits.held_bytes`, for the next such screening; if element sets have changed since then, and the same objects are in
-    the same rows, they compute the positions of the changed ones only. Any worker may be sent any window, so a pool of
-    one worker computes each window's positions once, and larger pools up to once in each worker.
+    `WorkerLimits.held_bytes`, for the next such screening. Of objects that are new or have other element sets by then, only
+    those positions are computed. Any worker may be sent any window, so a pool of one worker computes each window's
+    positions once, and a larger one up to once in each worker. A horizon that does not fit gains nothing.
 
     Each worker is sent one window at a time, and a pool serves one screening at a time. With ``checkpoints``, a window is
     finished when it is on the disk, and the windows that are there already are not screened again
@@ -184,7 +184,7 @@ class WorkerLimits:
     Attributes:
         niceness: The least niceness of the worker process, 0 to 19. Local workers have 10 already; 19 leaves the processor to
             everything else that wants it.
-        held_bytes: Positions that a worker keeps.
+        held_bytes: Positions that a worker keeps, 15 MB for two hours of 15,000 objects; 0 for a single screening.
         answer_bytes: The largest result of one window, below the bulkhead's ``max_bytes``; larger ones are halved.
     """
 
