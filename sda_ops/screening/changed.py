@@ -48,6 +48,7 @@ def with_objects(ephemeris: Ephemeris, prepared: PreparedObjects) -> tuple[Ephem
     old = ephemeris.prepared
     changed, old_rows = rows_changed(old.objects, prepared.objects)
     kept = np.flatnonzero(old_rows >= 0)
+    kept = kept[np.argsort(prepared.columns[kept])]  # copies memory in its order
     sources = [_Source(ephemeris, old.columns[old_rows[kept]], prepared.columns[kept])]
     if changed.size:
         fresh = _propagated(ephemeris, prepared.objects, changed)
