@@ -40,6 +40,7 @@ class Selection:
     """What is screened from when.
 
     Attributes:
+        file: The file, or the address without user, password and query.
         objects: One element set of each object, the one that is nearest to the start.
         start_ns: The start, UTC.
         too_old: Objects whose element set is too far from the start, with the reason.
@@ -48,6 +49,7 @@ class Selection:
         problems: The rows that cannot be used.
     """
 
+    file: str
     objects: ScreenedObjects
     start_ns: int
     too_old: tuple[Unscreened, ...]
@@ -107,6 +109,7 @@ def select(catalog: Catalog, start: Start, *, horizon: timedelta, max_age: timed
     )
     chosen: list[ElementSet] = [nearest.element_sets[row] for row in np.flatnonzero(kept).tolist()]
     return Selection(
+        catalog.file,
         ScreenedObjects.of(chosen),
         start_ns,
         too_old,

@@ -162,7 +162,7 @@ def _write(
         files = list_files(args.out, list_names(apart=plan.apart))
         try:
             tables = _tables(plan, found) if isinstance(found, Found) else passage_tables(plan, found)
-            write_lists(files, tables, about(plan, found, args.catalog))
+            write_lists(files, tables, about(plan, found))
             written += files.items()
         except OSError as error:
             problems.append(_not_written("--out", error))
@@ -196,11 +196,11 @@ def _tables(plan: Plan, found: Found) -> dict[str, Any]:
     return tables
 
 
-def about(plan: Plan, found: Found | FoundPassages, catalog: str) -> dict[str, Any]:
+def about(plan: Plan, found: Found | FoundPassages) -> dict[str, Any]:
     """What was screened and how, for JSON and for Parquet's metadata."""
     selection = plan.selection
     return {
-        "catalog": catalog,
+        "catalog": selection.file,
         "start": iso(selection.start_ns),
         "end": iso(plan.end_ns),
         "miss_distance_m": plan.miss_distance_m,

@@ -2,119 +2,52 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import gzip
 import json
-import logging
 import os
 import pty
 import signal
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flows.__main__ import main
 from flows.commands import screen_run
-from orchestrator_adapter.bulkhead import Arrays
-from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
-from sda_ops.catalog import ElementSet, synthetic_catalog
+from flows.commands.screen_progress import ScreeningProgress
+from sda_ops.astro.time import NS_PER_DAY
+from sda_ops.catalog import synthetic_catalog
 from sda_ops.screening import tables
-from sda_ops.screening.worker import ScreeningWorker
 from sda_ops.simulate.catalog_file import omm_json
 from tests.helpers.log_lines import event_of
+from tests.helpers.screen_command import (
+    START,
+    START_NS,
+    InlineWorkers,
+    messages,
+    rows_of,
+    screen,
+    screen_inline,
+    small_catalog_file,
+)
 from tests.helpers.sizes import small_and_long
 from tests.helpers.support import ROOT, SDA_DATA_DIR
-
-START = "2026-03-10T00:00:00Z"
-START_NS = 1_773_100_800 * NS_PER_S
-SETTINGS = """
-[screening.advanced]
-broad_phase = "scipy"
-engine = "sgp4"
-"""
-
-
-class InlineWorkers:
-    """One handler in this process. ``on_call`` is called before each window."""
-
-    on_call: Callable[[], object] = staticmethod(lambda: None)
-
-    def __init__(self) -> None:
-        self._handler = ScreeningWorker()
-
-    async def call(self, method: str, arrays: Arrays) -> Arrays:
-        self.on_call()
-        return self._handler.handle(method, arrays)
-
-    async def share(self, key: str, arrays: Arrays) -> None:
-        self._handler.share(key, arrays)
-
-    def statistics(self) -> Any:
-        class One:
-            workers = 1
-
-        return One()
 
 
 @pytest.fixture(autouse=True)
 def _inline(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    """Without worker processes, which take a second to start; in an empty folder, without settings from outside."""
-
-    @asynccontextmanager
-    async def inline(*, workers: int) -> AsyncIterator[InlineWorkers]:
-        yield InlineWorkers()
-
-    for name in list(os.environ):
-        if name.upper().startswith("SDA_SCREEN__"):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(screen_run, "screening_bulkhead", inline)
-    monkeypatch.chdir(tmp_path)
-    caplog.set_level(logging.INFO, "flows.commands")
-    (tmp_path / "settings.toml").write_text(SETTINGS)
-
-
-def named(sets: tuple[ElementSet, ...]) -> list[ElementSet]:
-    """The first 40 are a fleet, the others have their number as their name; two share a name."""
-    names = [
-        f"STARLINK-{1_000 + row}" if row < 40 else f"OBJECT {each.catalog_number}" for row, each in enumerate(sets)
-    ]
-    names[-1] = names[-2] = "TWIN"
-    return [
-        ElementSet(each.catalog_number, name, each.satrec, each.sgp4_epoch_days)
-        for each, name in zip(sets, names, strict=True)
-    ]
+    screen_inline(monkeypatch, caplog, tmp_path)
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Path:
-    """200 objects at the start: 100 approaches below 100 km in 90 minutes."""
-    path = tmp_path / "catalog.json"
-    path.write_bytes(omm_json(named(synthetic_catalog(objects=200, epoch_ns=START_NS))))
-    return path
-
-
-def screen(catalog: Path | str, *options: str, start: str = START) -> int:
-    arguments = ("--start", start, "--horizon", "90m", "--miss", "100km", "--config", "settings.toml", "--quiet")
-    return main(["screen", str(catalog), *arguments, *options])
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> str:
-    """The texts of what was announced, which on a terminal are lines of standard error."""
-    lines = [event_of(record.getMessage()) for record in caplog.records if record.name == "flows.commands"]
-    return "\n".join(str(line["message"]) for line in lines)
-
-
-def rows_of(path: str) -> list[dict[str, str]]:
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return small_catalog_file(tmp_path)
 
 
 def test_the_lists_are_written_as_csv(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,144 +257,55 @@ def test_bad_rows_are_counted(catalog: Path, caplog: pytest.LogCaptureFixture) -
     assert "1 of 200 rows cannot be used: catalog.json.gz:" in messages(caplog)
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["--out", "nowhere/found.csv"], ["--out: there is no folder nowhere"]),
-        (["--out", "settings.toml/found.csv"], ["--out: settings.toml is not a folder"]),
-        (["--out", "taken.csv"], ["--out: taken.csv exists; choose another name, or give --overwrite"]),
-        (["--cdm", "full"], ["--cdm: the folder full is not empty; choose another, or give --overwrite"]),
-        (["--cdm", "taken.csv"], ["--cdm: taken.csv is not a folder"]),
-        (["--out", "a.svg.csv", "--plot", "top", "a.svg.csv.png", "--plot", "top", "a.svg.csv.png"],
-         ["--plot: a.svg.csv.png is also written by --plot"]),
-        (["--against", "99999"], ["--against: the catalogue has no object 99999"]),
-        (["--against", "STARLINK-100"], [("--against: the catalogue has no object named 'STARLINK-100'; did you mean "
-                                        "STARLINK-1000 (200001) or STARLINK-1001 (200002) or STARLINK-1002 (200003)?")]),
-        (["--against", "twin"], ["--against: 2 objects are named 'twin': give a catalogue number (200199, 200200)"]),
-        (["--plot", "200001,starlink-1000", "a.svg"], ["--plot: 200001 and starlink-1000 are the same object"]),
-        (["--against", "1", "--plot", "2,3", "a.svg"],
-         ["--against: the catalogue has no object 1",
-          "--plot: the catalogue has no object 2; the catalogue has no object 3"]),
-        (["--assets", "none.csv"], ["--assets: --miss cannot be given with it; the boxes of the assets are screened"]),
-        (["--config", "missing.toml"], ["settings file missing.toml: no such file"]),
-        (["--resume", "taken.csv"], ["--resume: taken.csv is not a folder"]),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_one_line_before_anything_is_written(
-    options: list[str], expected: list[str], catalog: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 1; the message has the option, what is wrong, and what to do."""
-    Path("taken.csv").touch()
-    Path("full").mkdir()
-    Path("full/old.cdm").touch()
-    before = sorted(Path().rglob("*"))
-    assert screen(catalog, *options) == 1
-    printed = capsys.readouterr()
-    assert printed.err.splitlines() == [f"screen: {message}" for message in expected]
-    assert printed.out == ""
-    assert sorted(Path().rglob("*")) == before
+class OneFile(BaseHTTPRequestHandler):
+    """Answers every request with ``content``."""
+
+    content = b""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        pass
+
+
+def test_a_catalogue_is_read_from_an_address(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one compressed by gzip; what was screened names the address without its query, which may be secret."""
+    monkeypatch.setattr(OneFile, "content", gzip.compress(catalog.read_bytes()))
+    with HTTPServer(("127.0.0.1", 0), OneFile) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/active.json.gz"
+        assert screen(f"{address}?token=secret", "--out", "found.json") == 0
+    about = json.loads(Path("found.json").read_text())["screening"]
+    assert (about["catalog"], about["objects"]) == (address, 200)
+
+
+def test_progress_elsewhere_is_a_line_for_each_tenth(caplog: pytest.LogCaptureFixture) -> None:
+    """With the time left; ``--quiet`` has none."""
+    now = iter([0.0, *(float(second) for second in range(1, 100))])
+    progress = ScreeningProgress(quiet=False, monotonic=lambda: next(now))
+    for finished in range(41):
+        progress(finished, 40, None if finished == 0 else 3.0 * (40 - finished))
+        ScreeningProgress(quiet=True)(finished, 40, None)
+    lines = [event_of(record.getMessage()) for record in caplog.records]
+    assert [line["finished"] for line in lines] == [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
+    assert [line["message"] for line in lines][:2] == [
+        "4 of 40 windows, about 1:48 min left",
+        "8 of 40 windows, about 1:36 min left",
+    ]
+    assert lines[-1]["message"] == "40 of 40 windows, about 0 s left"
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "screen: nothing.json: No such file or directory"),
-        ("", "expected TLE, 3LE, or OMM as CSV, JSON, XML or KVN, got an empty file"),
-        ("<html><title>Forbidden</title></html>", "got a page in HTML: 'Forbidden'"),
-        ("[]\n", "expected at least one usable row, got none (it has no row)"),
-    ],
+    ("horizon_h", "workers", "window_h"), [(24, 2, 3), (2, 2, 1), (1, 4, 1), (5, 2, 2.5), (4.2, 2, 2.5), (168, 64, 3)]
 )
-def test_a_catalogue_that_cannot_be_used_is_one_line(
-    text: str | None, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 1; it names the file."""
-    if text is not None:
-        Path("nothing.json").write_text(text)
-    assert screen("nothing.json") == 1
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("screen: nothing.json: ")
-    assert message in line
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--horizon", "24"], "did you mean 24h?"),
-        (["--miss", "5000km"], "expected a distance above 0 and at most 100km"),
-        (["--start", "yesterday"], "expected now, epoch, or a time such as 2026-03-10T00:00:00Z"),
-        (["--out", "found.xls"], "expected a table as .csv, .parquet or .json"),
-        (["--plot", "25544", "a.svg"], "argument --plot: expected two different objects"),
-        (["--plot", "top", "a.bmp"], "argument --plot: expected a picture as .svg, .png or .pdf"),
-        (["--workers", "0"], "expected a whole number, at least 1"),
-    ],
-)
-def test_a_wrong_command_line_exits_with_2(
-    options: list[str], message: str, catalog: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With the usage."""
-    with pytest.raises(SystemExit) as ended:
-        main(["screen", str(catalog), *options])
-    assert ended.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("usage: python -m flows screen")
-    assert message in printed
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        (
-            "ftp://celestrak.org/gp",
-            "expected a file, or an address that begins with http:// or https://, got one with ftp://",
-        ),
-        ("http://127.0.0.1:99999/gp", "the port must be at most 65535, got 99999"),
-        (".", "Is a directory"),
-    ],
-)
-def test_a_source_that_cannot_be_read_is_named(source: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one line; exit code 1."""
-    assert screen(source) == 1
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"screen: {source}: ")
-    assert message in line
-
-
-def test_a_setting_with_a_typing_mistake_is_named(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the name that was probably meant."""
-    Path("settings.toml").write_text("[screening]\nmiss_distance = 5\n")
-    assert screen(catalog) == 1
-    assert "did you mean miss_distance_m?" in capsys.readouterr().err
-
-
-def test_a_picture_without_matplotlib_is_a_mistake_before_the_screening(
-    catalog: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The line says what to install."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert screen(catalog, "--plot", "top", "top.svg") == 1
-    assert capsys.readouterr().err == (
-        "screen: --plot: pictures need matplotlib: pip install 'sda-stream-orchestrator[plot]'\n"
-    )
-
-
-def test_a_full_disk_leaves_no_part_of_a_file(
-    catalog: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 1, with the file and the reason; the counts are printed, and the old file is unchanged."""
-    Path("found.csv").write_text("old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("flows.commands.screen_files.os.fsync", full)
-    assert screen(catalog, "--out", "found.csv", "--overwrite") == 1
-    printed = capsys.readouterr()
-    assert "screen: --out: found.csv: No space left on device" in printed.err
-    assert "conjunctions" in printed.out
-    assert Path("found.csv").read_text() == "old"
-    assert sorted(path.name for path in Path().iterdir()) == ["catalog.json", "found.csv", "settings.toml"]
+def test_each_worker_has_a_window(horizon_h: float, workers: int, window_h: float) -> None:
+    """Of half hours, at least one hour, and at most the longest one that is allowed."""
+    found = screen_run.window_length(timedelta(hours=3), timedelta(hours=horizon_h), workers)
+    assert found == timedelta(hours=window_h)
 
 
 def test_a_screening_continues_where_it_was_stopped(
