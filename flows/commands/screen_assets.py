@@ -19,7 +19,7 @@ from sda_ops.screening.approaches import SLOW_M_S
 from sda_ops.screening.assess import Conjunctions, assess
 from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.objects import Rows
-from sda_ops.screening.passages import AssetScreening, Passages, merged, screen_assets
+from sda_ops.screening.passages import AssetScreening, merged, screen_assets
 from sda_ops.screening.summary import most_probable_first, summarise
 from sda_ops.screening.tables import Unscreened, passage_table, unscreened_table
 from sda_ops.screening.windows import DEFAULT_WINDOW, windows_of
@@ -30,7 +30,7 @@ class FoundPassages:
     """What a screening of boxes found, assessed.
 
     Attributes:
-        passages: The passages.
+        screening: The passages, and the times that were screened.
         conjunctions: Their closest approaches, in the order of the passages.
         unscreened: Objects that were not screened in a part of the horizon, the old ones too.
         listed: Indices of the passages in the main list, the most probable first.
@@ -38,7 +38,7 @@ class FoundPassages:
         slow: Indices of those of objects that hardly move against the asset: docked, in formation.
     """
 
-    passages: Passages
+    screening: AssetScreening
     conjunctions: Conjunctions
     unscreened: tuple[Unscreened, ...]
     listed: Rows
@@ -78,7 +78,7 @@ def assessed_passages(plan: Plan, screening: AssetScreening) -> FoundPassages:
     apart = conjunctions.same_fleet if plan.apart else np.zeros(len(conjunctions), dtype=np.bool_)
     slow = conjunctions.relative_speed_m_s < SLOW_M_S
     return FoundPassages(
-        screening.passages,
+        screening,
         conjunctions,
         (*plan.selection.too_old, *(Unscreened.of(plan.objects, ended) for ended in screening.ended)),
         most_probable_first(conjunctions, ~apart & ~slow),
@@ -91,7 +91,8 @@ def passage_tables(plan: Plan, found: FoundPassages) -> dict[str, Any]:
     """The lists of a screening of boxes, by name."""
     parts = {MAIN: found.listed, "fleet": found.apart, "slow": found.slow}
     tables = {
-        name: passage_table(plan.objects, found.conjunctions, found.passages, rows) for name, rows in parts.items()
+        name: passage_table(plan.objects, found.conjunctions, found.screening.passages, rows)
+        for name, rows in parts.items()
     }
     tables["unscreened"] = unscreened_table(found.unscreened)
     return {name: tables[name] for name in (MAIN, *list_names(apart=plan.apart))}
@@ -109,7 +110,7 @@ def passage_report(plan: Plan, found: FoundPassages, top: int, *, listing: bool)
         return
     if listing:
         first = found.listed[:top]
-        rows = passage_table(plan.objects, found.conjunctions, found.passages, first).to_pylist()
+        rows = passage_table(plan.objects, found.conjunctions, found.screening.passages, first).to_pylist()
         yield ""
         yield passage_rows(rows, title=f"The most probable {len(first):,} of {len(found.listed):,} passages")
     yield from group_tables(summarise(found.conjunctions, found.listed))

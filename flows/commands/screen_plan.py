@@ -97,7 +97,6 @@ def make_plan(args: argparse.Namespace) -> Plan:
         for option, given in (
             ("--against", args.against),
             ("--miss", args.miss),
-            ("--cdm", args.cdm),
             ("--plot", args.plot),
             ("--resume", args.resume),
         )

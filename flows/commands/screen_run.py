@@ -30,7 +30,7 @@ from sda_ops.screening.approaches import Screening
 from sda_ops.screening.assess import Conjunctions, assess
 from sda_ops.screening.checkpoints import CheckpointError
 from sda_ops.screening.formations import AssessedSlowPairs, PairKind, assess_slow_pairs
-from sda_ops.screening.messages import Notation, message_files, messages_of
+from sda_ops.screening.messages import message_files, messages_of, passage_messages_of
 from sda_ops.screening.objects import Rows
 from sda_ops.screening.passages import AssetScreening
 from sda_ops.screening.pictures import Encounter, pair_picture
@@ -166,19 +166,20 @@ def _write(
             written += files.items()
         except OSError as error:
             problems.append(_not_written("--out", error))
-    if not isinstance(found, Found):
-        return written, problems
-    for pair, path in plan.plots:
-        if pair is None and not len(found.conjunctions):
-            announce("screen", "no_picture", f"{path} is not written: there is no conjunction to draw", file=str(path))
-            continue
-        try:
-            written.append(("picture", _plot(plan, found, pair, path)))
-        except OSError as error:
-            problems.append(_not_written("--plot", error))
+    if isinstance(found, Found):
+        for pair, path in plan.plots:
+            if pair is None and not len(found.conjunctions):
+                announce(
+                    "screen", "no_picture", f"{path} is not written: there is no conjunction to draw", file=str(path)
+                )
+                continue
+            try:
+                written.append(("picture", _plot(plan, found, pair, path)))
+            except OSError as error:
+                problems.append(_not_written("--plot", error))
     if args.cdm is not None:
         try:
-            count = _write_messages(plan, found, args.cdm, args.cdm_format, args.originator)
+            count = _write_messages(plan, found, args)
             written.append((f"{count:,} messages", args.cdm))
         except OSError as error:
             problems.append(_not_written("--cdm", error))
@@ -219,19 +220,22 @@ def about(plan: Plan, found: Found | FoundPassages) -> dict[str, Any]:
     }
 
 
-def _write_messages(plan: Plan, found: Found, folder: Path, form: Notation, originator: str) -> int:
+def _write_messages(plan: Plan, found: Found | FoundPassages, args: argparse.Namespace) -> int:
     """Write a message for each listed conjunction, and return how many. Raises ``OSError`` and ``ValueError``."""
-    messages = messages_of(
-        plan.objects,
-        found.conjunctions,
-        found.listed,
-        screening=found.screening,
-        originator=originator,
-        creation_date_ns=SystemClock().now_ns() // _MS * _MS,
-        errors=plan.settings.assumptions().errors,
-        assets=plan.rows,
-    )
-    return write_texts(folder, message_files(messages, form))
+    given: dict[str, Any] = {
+        "originator": args.originator,
+        "creation_date_ns": SystemClock().now_ns() // _MS * _MS,
+        "errors": plan.settings.assumptions().errors,
+    }
+    if isinstance(found, Found):
+        messages = messages_of(
+            plan.objects, found.conjunctions, found.listed, screening=found.screening, assets=plan.rows, **given
+        )
+    else:
+        messages = passage_messages_of(
+            plan.objects, found.conjunctions, found.listed, screening=found.screening, assets=plan.assets, **given
+        )
+    return write_texts(args.cdm, message_files(messages, args.cdm_format))
 
 
 def _plot(plan: Plan, found: Found, pair: tuple[int, int] | None, path: Path) -> Path:

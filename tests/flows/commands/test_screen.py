@@ -25,6 +25,7 @@ from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog import synthetic_catalog
 from sda_ops.screening import tables
 from sda_ops.simulate.catalog_file import omm_json
+from sda_ops.wire.cdm import read_cdm
 from tests.helpers.log_lines import event_of
 from tests.helpers.screen_command import (
     START,
@@ -181,8 +182,14 @@ def test_the_boxes_of_assets_are_screened(catalog: Path, capsys: pytest.CaptureF
         parts = [float(passage[f"MISS_{axis}_M"]) for axis in ("RADIAL", "IN_TRACK", "CROSS_TRACK")]
         assert sum(part**2 for part in parts) ** 0.5 == pytest.approx(float(passage["MISS_M"]), abs=0.01)
     assert rows_of("boxes.slow.csv") == []
-    assert main(["screen", str(catalog), *options, "--assets", "mine.csv"]) == 0
+    assert main(["screen", str(catalog), *options, "--assets", "mine.csv", "--cdm", "boxes"]) == 0
     assert "entry (UTC)" in capsys.readouterr().out
+    messages_of_boxes = [read_cdm(path.read_bytes()) for path in Path("boxes").iterdir()]
+    assert len(messages_of_boxes) == len(passages)
+    assert {(each.objects[0].designator, each.screen_volume_shape) for each in messages_of_boxes} == {(asset, "BOX")}
+    assert {f"{each.miss_distance_m:.1f}" for each in messages_of_boxes} == {
+        f"{float(row['MISS_M']):.1f}" for row in passages
+    }
 
 
 def test_without_a_conjunction_there_is_no_picture_of_it(
