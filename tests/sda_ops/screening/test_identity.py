@@ -80,7 +80,7 @@ rows = st.lists(
 
 
 @given(rows, rows, st.randoms(use_true_random=False))
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(240), deadline=None)
 def test_matching_is_one_to_one_complete_and_independent_of_the_order_of_rows(
     known: list[Row], found: list[Row], rng: random.Random
 ) -> None:
