@@ -4,6 +4,7 @@ Layout, top to bottom; a module imports only from modules below it:
 
 - ``operator``: screening in a graph; ``coverage``: what is screened next; ``conjunction_table``: conjunctions and their
   history in a file; ``identity``: which estimate belongs to which conjunction
+- ``pictures``, ``summary``, ``tables``: what was found as pictures, counts, and tables in files
 - ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
 - ``checkpoints``: finished windows in files; ``worker``: what runs in a worker process; ``encoding``: results as arrays
 - ``held``: positions that a worker keeps between calls

@@ -167,18 +167,17 @@ def pair_picture(
     no encounter plane. ``file_format`` is ``svg``, ``png`` or ``pdf``. Raises ``MissingExtra`` without matplotlib.
     """
     whole = pair_distance(objects, first, second, start_ns=start_ns, end_ns=end_ns)
-    figure = _figure(12.0, 8.5)
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.0, 1.35))
     names = _label(objects, first), _label(objects, second)
+    figure = _figure(12.0, 8.5 if encounter is not None else 4.8)
     figure.suptitle(f"{names[0]}   and   {names[1]}", fontsize=14, fontweight="bold")
+    if encounter is None:
+        _draw_horizon(figure.subplots(), whole, None, miss_distance_m)
+        figure.supxlabel(_no_encounter(whole, miss_distance_m), fontsize=11)
+        return _saved(figure, file_format)
+    grid = figure.add_gridspec(2, 2, height_ratios=(1.0, 1.35))
     _draw_horizon(figure.add_subplot(grid[0, :]), whole, encounter, miss_distance_m)
-    if encounter is not None:
-        _draw_zoom(figure.add_subplot(grid[1, 0]), objects, (first, second), encounter, (start_ns, end_ns))
-        _draw_plane(figure.add_subplot(grid[1, 1]), encounter, names)
-    else:
-        axes = figure.add_subplot(grid[1, :])
-        axes.axis("off")
-        axes.text(0.5, 0.5, _no_encounter(whole, miss_distance_m), ha="center", va="center", fontsize=12)
+    _draw_zoom(figure.add_subplot(grid[1, 0]), objects, (first, second), encounter, (start_ns, end_ns))
+    _draw_plane(figure.add_subplot(grid[1, 1]), encounter, names)
     return _saved(figure, file_format)
 
 
@@ -249,7 +248,8 @@ def _draw_horizon(axes: Axes, whole: PairDistance, encounter: Encounter | None, 
             markersize=7,
             label=f"closest approach: {_km(miss_m)} at {_clock(encounter.tca_ns, 3)} UTC",
         )
-    axes.set_yscale("log")
+    if np.nanmin(whole.distance_m, initial=np.inf) > 0.0:  # docked objects have one position
+        axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_ylabel("distance (km)")
     axes.set_title("Distance over the horizon", loc="left", fontsize=11)
@@ -366,10 +366,11 @@ def _no_encounter(whole: PairDistance, miss_distance_m: float) -> str:
     if not np.isfinite(whole.distance_m).any():
         return "SGP4 has no position of the pair in this time."
     index = int(np.nanargmin(whole.distance_m))
-    return (
-        f"No approach within {_km(miss_distance_m)} in this time.\n"
-        f"The smallest distance is about {_km(float(whole.distance_m[index]))} at {_clock(int(whole.at_ns[index]), 0)} UTC."
-    )
+    smallest_m = float(whole.distance_m[index])
+    smallest = f"The smallest distance is {_km(smallest_m)} at {_clock(int(whole.at_ns[index]), 0)} UTC."
+    if smallest_m > miss_distance_m:
+        return f"No approach within {_km(miss_distance_m)} in this time. {smallest}"
+    return f"{smallest} The objects move slowly against each other, or were not screened: no encounter plane."
 
 
 def _figure(width: float, height: float) -> Figure:

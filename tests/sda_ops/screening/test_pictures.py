@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator_adapter import MissingExtra
 from sda_ops.astro.time import NS_PER_S
-from sda_ops.catalog import ElementSet
+from sda_ops.catalog import ElementColumns, ElementSet
 from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.pictures import (
     Encounter,
@@ -117,11 +117,25 @@ def test_the_picture_of_a_conjunction_says_what_it_shows(objects: ScreenedObject
 
 
 def test_the_picture_of_a_pair_without_a_conjunction_gives_the_smallest_distance(objects: ScreenedObjects) -> None:
-    """As PNG, too."""
+    """It says whether that is within the miss distance."""
     window = {"start_ns": EPOCH_NS, "end_ns": EPOCH_NS + 3_600 * NS_PER_S}
-    svg = pair_picture(objects, 0, 1, None, **window, miss_distance_m=5_000.0, file_format="svg")
-    assert "No approach within 5.000 km in this time." in texts(svg)
-    png = pair_picture(objects, 0, 1, None, **window, miss_distance_m=5_000.0, file_format="png")
+    far = texts(pair_picture(objects, 0, 1, None, **window, miss_distance_m=5_000.0, file_format="svg"))
+    assert "No approach within 5.000 km in this time. The smallest distance is " in far
+    near = texts(pair_picture(objects, 0, 1, None, **window, miss_distance_m=5e7, file_format="svg"))
+    assert "The objects move slowly against each other, or were not screened: no encounter plane." in near
+
+
+def test_docked_objects_have_a_picture(objects: ScreenedObjects) -> None:
+    """Their distance is 0 all the time. It is a PNG."""
+    columns = ElementColumns.from_arrays(
+        {
+            name: np.array([200_001, 200_002]) if name == "catalog_number" else column[[0, 0]]
+            for name, column in objects.columns.arrays().items()
+        }
+    )
+    docked = ScreenedObjects(columns, ("A", "B"), ("", ""))
+    window = {"start_ns": EPOCH_NS, "end_ns": EPOCH_NS + 600 * NS_PER_S}
+    png = pair_picture(docked, 0, 1, None, **window, miss_distance_m=5_000.0, file_format="png")
     assert png.startswith(b"\x89PNG")
 
 
