@@ -156,21 +156,23 @@ async def screen_in_windows(
         shared = shared_catalog(objects.columns, niceness=limits.niceness, held_bytes=limits.held_bytes)
         await pool.share(CATALOG, shared)
     calls = _Calls(pool, request, rows, catalog_version(objects.columns))
-    progress = _Progress(windows, finished, on_progress, clock or SystemClock())
+    width = pool.statistics().workers
+    progress = _Progress(windows, finished, on_progress, workers=width, clock=clock or SystemClock())
     remaining = iter([span for span in windows if span not in finished])
 
     async def screen_next() -> None:
         for span in remaining:  # all tasks share this iterator
+            progress.begin(span)
             screening = await calls.screen(span)
             if store is not None:
                 await asyncio.to_thread(store.store, span, screening)
             finished[span] = screening
-            progress.report()
+            progress.finish(span)
 
     progress.report()
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(pool.statistics().workers):
+            for _ in range(width):
                 group.create_task(screen_next())
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
@@ -223,11 +225,19 @@ def halves_of(window: Window, slice_s: float) -> tuple[Window, Window] | None:
     return Window(window.start_ns, cut_ns), Window(cut_ns, window.end_ns)
 
 
-def seconds_left(elapsed_s: float, *, screened_ns: int, remaining_ns: int) -> float | None:
-    """How long the remaining windows take at the rate so far; ``None`` before the first is screened."""
+def seconds_left(
+    spent_s: float, screened_ns: int, *, remaining_ns: int, in_flight_s: float, workers: int
+) -> float | None:
+    """How long the remaining windows take; ``None`` before the first is screened.
+
+    ``spent_s`` is how long the workers worked on ``screened_ns``, ``in_flight_s`` how long they have worked on windows among
+    the remaining ones, and ``workers`` how many of them have one of those.
+    """
     if not remaining_ns:
         return 0.0
-    return elapsed_s * remaining_ns / screened_ns if screened_ns else None
+    if not screened_ns:
+        return None
+    return max(0.0, spent_s * remaining_ns / screened_ns - in_flight_s) / max(1, workers)
 
 
 class _Calls:
@@ -272,24 +282,44 @@ class _Progress:
     """How far a screening is."""
 
     def __init__(
-        self, windows: Sequence[Window], finished: Collection[Window], report: Progress | None, clock: Clock
+        self,
+        windows: Sequence[Window],
+        finished: Collection[Window],
+        report: Progress | None,
+        *,
+        workers: int,
+        clock: Clock,
     ) -> None:
-        self._windows = windows
-        self._finished = finished
-        self._before = set(finished)
-        self._report = report
+        self._all = len(windows)
+        self._remaining = [window for window in windows if window not in finished]
+        self._call = report
+        self._workers = workers
         self._clock = clock
-        self._began = clock.monotonic()
+        self._began: dict[Window, float] = {}
+        self._spent_s = 0.0
+        self._screened_ns = 0
+
+    def begin(self, window: Window) -> None:
+        self._began[window] = self._clock.monotonic()
+
+    def finish(self, window: Window) -> None:
+        self._spent_s += self._clock.monotonic() - self._began.pop(window)
+        self._screened_ns += _length([window])
+        self._remaining.remove(window)
+        self.report()
 
     def report(self) -> None:
-        if self._report is None:
+        if self._call is None:
             return
-        screened = [window for window in self._finished if window not in self._before]
-        remaining = [window for window in self._windows if window not in self._finished]
+        now_s = self._clock.monotonic()
         left_s = seconds_left(
-            self._clock.monotonic() - self._began, screened_ns=_length(screened), remaining_ns=_length(remaining)
+            self._spent_s,
+            self._screened_ns,
+            remaining_ns=_length(self._remaining),
+            in_flight_s=sum(now_s - began_s for began_s in self._began.values()),
+            workers=min(self._workers, len(self._remaining)),
         )
-        self._report(len(self._finished), len(self._windows), left_s)
+        self._call(self._all - len(self._remaining), self._all, left_s)
 
 
 def _length(windows: Iterable[Window]) -> int:

@@ -183,11 +183,23 @@ def test_halves_are_cut_between_slices() -> None:
     assert halves_of(Window(START_NS + 1, START_NS + MINUTE_NS - 1), 60.0) is None
 
 
-def test_the_time_left_is_that_of_the_remaining_windows_at_the_rate_so_far() -> None:
-    """A quarter in 10 s leaves 30 s; before the first window it is unknown, at the end it is zero."""
-    assert seconds_left(10.0, screened_ns=6, remaining_ns=18) == 30.0
-    assert seconds_left(10.0, screened_ns=0, remaining_ns=18) is None
-    assert seconds_left(10.0, screened_ns=0, remaining_ns=0) == 0.0
+@pytest.mark.parametrize(
+    ("screened_ns", "remaining_ns", "in_flight_s", "workers", "expected_s"),
+    [
+        (6, 18, 0.0, 1, 30.0),  # a quarter took 10 s
+        (6, 18, 0.0, 2, 15.0),
+        (6, 18, 9.0, 3, 7.0),  # others have worked on their windows for 9 s
+        (6, 6, 11.0, 1, 0.0),  # longer than expected
+        (0, 18, 5.0, 2, None),
+        (24, 0, 0.0, 0, 0.0),
+    ],
+)
+def test_the_time_left_is_that_of_the_remaining_windows_at_the_rate_so_far(
+    screened_ns: int, remaining_ns: int, in_flight_s: float, workers: int, expected_s: float | None
+) -> None:
+    """Unknown before the first window, zero at the end; what workers have done of their windows counts."""
+    left_s = seconds_left(10.0, screened_ns, remaining_ns=remaining_ns, in_flight_s=in_flight_s, workers=workers)
+    assert left_s == expected_s
 
 
 # The list.
