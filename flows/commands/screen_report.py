@@ -27,7 +27,6 @@ def text_of(parts: Sequence[RenderableType], *, terminal: bool, width: int | Non
         color_system="auto" if terminal else None,
         width=width or (None if terminal else _WIDTH),
         highlight=False,
-        safe_box=not terminal or (sys.stdout.encoding or "").lower() not in {"utf-8", "utf8"},
         legacy_windows=False,
     )
     for part in parts:
@@ -121,4 +120,6 @@ def _groups(title: str, groups: Sequence[Group]) -> Table:
 
 
 def _table(title: str | None = None) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    """With a line below the header, if standard output can show it."""
+    lines = box.SIMPLE_HEAD if (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf") else None
+    return Table(title=title, title_justify="left", box=lines, pad_edge=False, show_edge=False)

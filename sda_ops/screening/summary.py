@@ -79,7 +79,7 @@ def summarise(conjunctions: Conjunctions, chosen: Rows | None = None) -> Summary
     ) -> tuple[Group, ...]:
         """Without regard to the order of the two."""
         low, high = np.minimum(first, second), np.maximum(first, second)
-        labels = [f"{one} – {other}" for one in names for other in names]
+        labels = [f"{one} / {other}" for one in names for other in names]
         return tuple(sorted(grouped(low * len(names) + high, labels), key=lambda group: -group.count))
 
     classes = [each.name for each in sorted(OrbitClass)]

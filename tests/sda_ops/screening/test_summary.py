@@ -14,13 +14,13 @@ def test_each_conjunction_is_in_one_group_of_each_kind() -> None:
     assert summary.total is not None
     assert (summary.total.count, summary.total.smallest_m, summary.total.max_probability) == (3, 14.4, 1.0)
     assert [(group.label, group.count, group.smallest_m) for group in summary.by_class] == [
-        ("LEO – SSO", 2, 120.0),
-        ("LEO – LEO", 1, 14.4),
+        ("LEO / SSO", 2, 120.0),
+        ("LEO / LEO", 1, 14.4),
     ]
     assert {group.label: group.count for group in summary.by_fleet} == {
-        "no fleet – no fleet": 1,
-        "no fleet – Starlink": 1,
-        "Starlink – Starlink": 1,
+        "no fleet / no fleet": 1,
+        "no fleet / Starlink": 1,
+        "Starlink / Starlink": 1,
     }
     assert [(group.label, group.count) for group in summary.by_distance] == [
         ("below 100 m", 1),
