@@ -38,6 +38,10 @@ The bounds, in the order of their derivation:
 (e) *One minimum.* The second derivative of half the squared distance is w2 + d a. Above the speed
     `slow_km_s` it is positive as long as the pair is within reach, so there is one minimum at most, and Newton's method
     finds it. Slower pairs are sampled within the slice instead.
+
+What is not claimed: SGP4's positions have steps, of up to 12 m (among other causes, it holds the mean eccentricity above 1e-6).
+Where a slow pair passes such a step, the distance may have a minimum that is only as deep as the step. The interpolated
+distance does not have it. A minimum shallower than 2 eps between two slow maxima may therefore be missing.
 """
 
 from __future__ import annotations
