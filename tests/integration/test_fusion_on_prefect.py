@@ -39,6 +39,7 @@ def settings(folder: Path) -> dict[str, Any]:
         "catalog": {"file": str(catalog)},
         "audit": {"directory": str(folder / "audit"), "commit_every_s": 0.2},
         "spill": {"directory": str(folder / "spill")},
+        "screening": {"enabled": False},
         "dead_letters": {"directory": str(folder / "dead-letters")},
         "control_plane": {"port": 0},
         "prefect": {"directory": str(folder / "prefect"), "look_every_s": 1},
