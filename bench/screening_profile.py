@@ -61,7 +61,7 @@ def _profile(run: Run) -> str:
 
 
 def _limits(run: Run, cpu_s: float, pairs: int) -> list[str]:
-    """SGP4 at the knots alone, and one look at each object in each slice."""
+    """SGP4 at the knots alone, and the states of each object in each slice."""
     objects = run.prepared()
     options: ScreeningOptions = run.options
     knots = np.arange(0, round(run.hours * 3600e9), round(options.knot_s * NS_PER_S)) + run.start_ns

@@ -158,7 +158,7 @@ def brute_force(satrecs: Sequence[Satrec], start_ns: int, end_ns: int, miss_m: f
 
 
 def _positions(array: SatrecArray, apogee_km: Floats, timestamp_ns: Integers) -> Floats:
-    """Positions ``(objects, times, 3)``, km, NaN where there is none."""
+    """Positions ``(objects, times, 3)``, km, NaN where the object has no position."""
     error, r_km, _ = array.sgp4(*_julian(timestamp_ns))
     radius_km = np.linalg.norm(r_km, axis=2)
     bad = (error != 0) | ~(radius_km <= IMPLAUSIBLE_APOGEES * apogee_km[:, np.newaxis])

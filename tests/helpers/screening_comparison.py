@@ -36,7 +36,7 @@ class Comparison:
     """What a screening has of what there is.
 
     Attributes:
-        expected: How many minima brute force found, without slow ones and doubtful ones at an edge.
+        expected: How many minima brute force found, without slow ones and without those at an edge.
         found: How many of them the screening has.
         missed: Those that it does not have.
         unscreened: Those that it does not have, in a time that it reports as an object's time without position.
@@ -79,7 +79,7 @@ def compared(truth: BruteForce, screening: Screening, satrecs: Sequence[Satrec])
     """``truth`` must be of the same window, and of at least the same miss distance."""
     miss_m = screening.miss_distance_m
     result = Comparison()
-    inside = _doubtless(truth.minima, screening)
+    inside = _inside(truth.minima, screening)
     events = _events(truth.minima)
     certain = inside & (truth.minima.miss_m <= miss_m - EDGE_M)
     fast = certain & (truth.minima.speed_m_s >= SLOW_M_S + EDGE_M_S)
@@ -227,7 +227,7 @@ def _by_pair(events: list[Event]) -> dict[tuple[int, int], list[Event]]:
     return by_pair
 
 
-def _doubtless(minima: Minima, screening: Screening) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _inside(minima: Minima, screening: Screening) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     inside = (minima.tca_ns >= screening.start_ns + EDGE_NS) & (minima.tca_ns < screening.end_ns - EDGE_NS)
     return np.asarray(inside, dtype=np.bool_)
 

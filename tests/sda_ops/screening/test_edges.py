@@ -7,13 +7,14 @@ from datetime import timedelta
 from functools import cache
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sda_ops.screening.approaches import Screening
 from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.screen import ScreeningOptions, screen, screen_window
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, rows_of
+from tests.helpers.sizes import examples
 
 pytestmark = needs_real_catalog
 
@@ -45,6 +46,7 @@ def windowed(pair: ScreenedObjects, start_ns: int, end_ns: int, miss_m: float) -
     return screen_window(pair, start_ns, end_ns, miss_m, OPTIONS)
 
 
+@settings(max_examples=examples(48))
 @given(index=st.integers(0, 10_000), beyond_m=st.floats(1e-4, 10.0))
 def test_a_grazing_approach_is_listed_from_its_own_distance_on(index: int, beyond_m: float) -> None:
     pair, tca_ns, miss_m = pairs()[index % len(pairs())]
@@ -54,6 +56,7 @@ def test_a_grazing_approach_is_listed_from_its_own_distance_on(index: int, beyon
     assert len(windowed(pair, *window, max(1.0, miss_m - beyond_m)).approaches) == 0 or miss_m < 1.0
 
 
+@settings(max_examples=examples(48))
 @given(index=st.integers(0, 10_000), offset_ns=st.sampled_from([-1_000_000, -1_000, -1, 0, 1, 1_000, 1_000_000]))
 def test_an_approach_at_the_cut_between_two_windows_is_in_one_of_them(index: int, offset_ns: int) -> None:
     pair, tca_ns, miss_m = pairs()[index % len(pairs())]

@@ -97,7 +97,7 @@ def objects_of(columns: dict[str, list[float]]) -> ScreenedObjects:
     )
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(48))
 @given(objects=populations())
 def test_hostile_element_sets_are_screened_as_completely_as_others(objects: ScreenedObjects) -> None:
     assert_complete(objects)
