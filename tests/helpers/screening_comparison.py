@@ -27,6 +27,9 @@ EDGE_M_S = 0.01
 BESIDE_S = 2.0
 """Brute force needs a position a second before and behind a minimum."""
 
+SHORT_LIFE_S = 31
+"""An object that has a position for less than half a slice, and none before and behind, may be taken for one without."""
+
 Event = tuple[int, int, int, float]
 """Rows, time (UTC, ns) and distance (m)."""
 
@@ -106,6 +109,8 @@ def compared(truth: BruteForce, screening: Screening, satrecs: Sequence[Satrec])
     for index in np.flatnonzero(fast).tolist():
         if index in matched:
             result.found += 1
+        elif _is_in_a_short_life(events[index], truth, screening.start_ns):
+            result.expected -= 1
         elif _is_in_ended(events[index], screening):
             result.unscreened.append(events[index])
         else:
@@ -121,12 +126,17 @@ def _compare_slow(
     smallest_m = {pair: distance_m for pair, (distance_m, _) in _smallest_of(screening).items()}
     result.slow_expected = len(events)
     result.slow_missed = [
-        event for event in events if not smallest_m.get((event[0], event[1]), np.inf) <= event[3] + EDGE_M
+        event
+        for event in events
+        if not smallest_m.get((event[0], event[1]), np.inf) <= event[3] + EDGE_M
+        and not _is_in_a_short_life(event, truth, screening.start_ns)
     ]
     result.contacts_missed = [
         pair
         for pair, contact in truth.contacts.items()
-        if contact.smallest_m <= screening.miss_distance_m - EDGE_M and pair not in smallest_m
+        if contact.smallest_m <= screening.miss_distance_m - EDGE_M
+        and pair not in smallest_m
+        and not (contact.seconds <= SHORT_LIFE_S and truth.failed_s.keys() & set(pair))
     ]
     if len(pairs):
         one, other = (exact_states(satrecs, rows, pairs.smallest_at_ns) for rows in (pairs.first, pairs.second))
@@ -245,6 +255,17 @@ def _is_beside_a_failure(event: Event, truth: BruteForce, start_ns: int) -> bool
     return any(
         bool((np.abs(truth.failed_s[row] - second) <= BESIDE_S).any()) for row in event[:2] if row in truth.failed_s
     )
+
+
+def _is_in_a_short_life(event: Event, truth: BruteForce, start_ns: int) -> bool:
+    """Whether SGP4 has errors before and behind, so near that the screening may take the object for one without position."""
+    second = (event[2] - start_ns) / NS_PER_S
+    for row in event[:2]:
+        failed = truth.failed_s.get(row, np.empty(0))
+        before, behind = failed[failed <= second], failed[failed > second]
+        if len(behind) and behind[0] - (before[-1] if len(before) else 0) <= SHORT_LIFE_S:
+            return True
+    return False
 
 
 def _is_in_ended(event: Event, screening: Screening) -> bool:
