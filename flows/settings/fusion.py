@@ -216,7 +216,7 @@ class CatalogSettings(Section):
 
 
 class ClusterSettings(Section):
-    """Other machines for the propagator's workers; the workers connect back to this machine, over TLS.
+    """Other machines for worker processes, which connect back to this machine, over TLS.
 
     A run without a Prefect API has its workers on this machine.
     """
@@ -305,6 +305,7 @@ class ConjunctionSettings(ScreeningSettings):
         description="How long the table keeps a conjunction that is over, days; the audit keeps all",
     )
     workers: PositiveInt | None = Field(1, le=256, description="The number of worker processes")
+    cluster: ClusterSettings | None = Field(None, description="Where they run, if not on this machine")
     answer_within_s: PositiveSeconds = Field(
         900.0, description="A worker that takes longer for one window counts as hung and is replaced, seconds"
     )

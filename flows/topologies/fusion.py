@@ -20,8 +20,9 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
-from flows.settings.fusion import ClusterSettings, FusionSettings, ReplaySettings, SensorSettings, SpillSettings
+from flows.settings.fusion import FusionSettings, ReplaySettings, SensorSettings, SpillSettings
 from flows.settings.uncertainty import element_set_errors
+from flows.topologies.cluster import launcher_of
 from flows.topologies.from_settings import (
     FIVE_A_MINUTE,
     PATIENT,
@@ -47,7 +48,7 @@ from orchestrator_adapter import (
     sift,
     source_of,
 )
-from orchestrator_adapter.bulkhead import Bulkhead, Launcher, Network
+from orchestrator_adapter.bulkhead import Bulkhead
 from orchestrator_adapter.process import Pipeline
 from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUnavailable, CatalogUrl
@@ -218,7 +219,7 @@ def orbits_of(settings: FusionSettings) -> Orbits:
         workers=wanted.workers,
         answer_within=timedelta(seconds=wanted.answer_within_s),
         rebuilds=RestartPolicy.bounded(wanted.max_rebuilds, timedelta(seconds=60)) if wanted.max_rebuilds else NEVER,
-        launcher=_launcher(wanted.cluster) if wanted.cluster is not None else None,
+        launcher=launcher_of(wanted.cluster),
     )
     catalog = LiveCatalog(
         _source(settings),
@@ -234,14 +235,6 @@ def orbits_of(settings: FusionSettings) -> Orbits:
 
 def _spill(spill: SpillSettings) -> FlowPolicy:
     return FlowPolicy.spill(spill.directory, max_bytes=spill.max_mib << 20, when_full=spill.when_full)
-
-
-def _launcher(cluster: ClusterSettings) -> Launcher:
-    # Imported here: Prefect takes a second, and only clusters need it.
-    from orchestrator_adapter.prefect_flow.workers import dask_launcher, ray_launcher  # noqa: PLC0415
-
-    launch = {"dask": dask_launcher, "ray": ray_launcher}[cluster.kind]
-    return launch(cluster.address, network=Network(cluster.host, bind=cluster.bind, port=cluster.port))
 
 
 def _first_catalog(orbits: Orbits) -> Callable[[], Coroutine[Any, Any, None]]:

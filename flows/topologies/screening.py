@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from flows.settings.fusion import ConjunctionSettings
+from flows.topologies.cluster import launcher_of
 from orchestrator_adapter import Factory, RestartPolicy
 from orchestrator_adapter.bulkhead import Bulkhead
 from sda_ops.catalog.live import LiveCatalog
@@ -48,6 +49,7 @@ def screening_of(settings: ConjunctionSettings, catalog: LiveCatalog) -> Catalog
     rebuilds = settings.max_rebuilds
     pool = screening_bulkhead(
         workers=settings.workers or os.cpu_count() or 1,
+        launcher=launcher_of(settings.cluster),
         answer_within=timedelta(seconds=settings.answer_within_s),
         rebuilds=RestartPolicy.bounded(rebuilds, timedelta(minutes=10)) if rebuilds else RestartPolicy.never(),
     )

@@ -135,6 +135,9 @@ def test_workers_of_a_cluster_are_launched_there_and_connect_back(kind: str, mon
     assert launched == [(kind, "tcp://there:1", Network("here", bind="0.0.0.0", port=7))]
     orbits_of(SETTINGS)
     assert len(launched) == 1
+    settings = FusionSettings.model_validate({"screening": {"cluster": cluster}})
+    fusion_pipeline(settings)
+    assert launched == [(kind, "tcp://there:1", Network("here", bind="0.0.0.0", port=7))] * 2
 
 
 def test_building_fusion_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
