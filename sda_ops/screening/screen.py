@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import get_args
 
 from sda_ops.astro.propagation import Engine
 from sda_ops.astro.time import NS_PER_S
@@ -34,6 +35,9 @@ Progress = Callable[[float], None]
 
 PART_S = 7200.0
 """So much of the window is held in memory at a time: 80 MB of knots for 15,000 objects."""
+
+_RANGES = {"slice_s": (1.0, 120.0), "knot_s": (1.0, 3600.0), "interpolation_bound_m": (0.1, 1000.0)}
+"""Of the options. `GRADIENT_S2` has room for slices of 120 s; SGP4's own steps are of some metres."""
 
 _SLICES = 20  # whose states are held at a time: 14 MB for 15,000 objects
 _REPETITIONS = 3
@@ -58,14 +62,18 @@ class ScreeningOptions:
     interpolation_bound_m: float = 25.0
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.slice_s <= 120.0:  # noqa: PLR2004 - `GRADIENT_S2` has room for slices of 120 s
-            raise ValueError(f"slice_s must be 1 to 120, got {self.slice_s:g}")
-        if not 1.0 <= self.knot_s <= 3600.0:  # noqa: PLR2004 - an hour is far too long already
-            raise ValueError(f"knot_s must be 1 to 3600, got {self.knot_s:g}")
-        if not 0.0 < self.interpolation_bound_m <= 1000.0:  # noqa: PLR2004 - beyond, the bound is no bound
-            raise ValueError(
-                f"interpolation_bound_m must be above 0 and at most 1000, got {self.interpolation_bound_m:g}"
-            )
+        problems = [
+            f"{name} must be {low:g} to {high:g}, got {getattr(self, name):g}"
+            for name, (low, high) in _RANGES.items()
+            if not low <= getattr(self, name) <= high
+        ]
+        problems += [
+            f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}"
+            for name, choices in (("broad_phase", BroadPhaseName), ("engine", Engine))
+            if getattr(self, name) not in get_args(choices)
+        ]
+        if problems:
+            raise ValueError(f"ScreeningOptions: {'; '.join(problems)}")
 
 
 def screen(

@@ -165,6 +165,15 @@ def test_a_wrong_argument_is_an_error_with_its_name(start_ns: int, end_ns: int, 
         screen_window(OBJECTS, start_ns, end_ns, miss_m, PLAIN)
 
 
+def test_wrong_options_are_one_error_that_names_each() -> None:
+    with pytest.raises(ValueError, match="ScreeningOptions") as raised:
+        ScreeningOptions(slice_s=0.0, knot_s=float("nan"), broad_phase="scypi")  # type: ignore[arg-type] # the mistake
+    assert str(raised.value) == (
+        "ScreeningOptions: slice_s must be 1 to 120, got 0; knot_s must be 1 to 3600, got nan; "
+        "broad_phase must be one of auto, numba, scipy, got 'scypi'"
+    )
+
+
 def test_windows_that_do_not_follow_each_other_are_not_merged() -> None:
     one = screen_window(OBJECTS, EPOCH_NS, EPOCH_NS + 10**9, MISS_M, PLAIN)
     with pytest.raises(ValueError, match="expected consecutive windows"):
