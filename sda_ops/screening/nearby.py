@@ -136,9 +136,22 @@ def _knot_states(ephemeris: Ephemeris, chosen: Rows, knots_ns: Nanoseconds) -> _
 
 def _states_at(ephemeris: Ephemeris, chosen: Rows, at_s: Floats) -> _States:
     shape = (len(chosen), len(at_s))
-    r_km, v_km_s = ephemeris.at(np.repeat(chosen, len(at_s)), np.tile(at_s, len(chosen)))
+    r_km, v_km_s = _at(ephemeris, np.repeat(chosen, len(at_s)), np.tile(at_s, len(chosen)))
     beta_km_s2 = np.repeat(ephemeris.beta_km_s2[chosen, np.newaxis], len(at_s), axis=1)
     return _States(r_km.T.reshape(*shape, 3), v_km_s.T.reshape(*shape, 3), beta_km_s2)
+
+
+def _at(ephemeris: Ephemeris, columns: Rows, at_s: Floats) -> tuple[Floats, Floats]:
+    """As `Ephemeris.at`; SGP4's own states before the first slice and after the last one, for which shorter knots end."""
+    length_s = len(ephemeris) * ephemeris.slice_ns / NS_PER_S
+    inside = np.flatnonzero((at_s >= 0.0) & (at_s <= length_s))
+    outside = np.flatnonzero((at_s < 0.0) | (at_s > length_s))
+    r_km, v_km_s = np.empty((3, len(columns))), np.empty((3, len(columns)))
+    r_km[:, inside], v_km_s[:, inside] = ephemeris.at(columns[inside], at_s[inside])
+    if outside.size:
+        at_ns = ephemeris.origin_ns + np.rint(at_s[outside] * NS_PER_S).astype(np.int64)
+        r_km[:, outside], v_km_s[:, outside] = ephemeris.prepared.orbits.states_km(columns[outside], at_ns)
+    return r_km, v_km_s
 
 
 def _near_at_knots(
@@ -202,7 +215,7 @@ def _near_irregular(
     """The same as `_near_at_knots` for the objects that are not regular: each is compared in each block."""
     at_s = (blocks.knots_ns - ephemeris.origin_ns) / NS_PER_S
     for column in np.flatnonzero(~ephemeris.greatest.regular).tolist():
-        r_km, v_km_s = ephemeris.at(np.full(len(at_s), column), at_s)
+        r_km, v_km_s = _at(ephemeris, np.full(len(at_s), column), at_s)
         for of in range(len(chosen)):
             every = _Pairs(np.full(len(at_s), of), np.full(len(at_s), column), np.arange(len(at_s)))
             yield _kept_at_knots(chosen, known, every, r_km, v_km_s, ephemeris.beta_km_s2, bounds)

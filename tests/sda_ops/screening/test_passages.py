@@ -122,10 +122,10 @@ def assert_as_brute_force(
                 continue
             both_m = positions_m([satrecs[asset.row], satrecs[other]], fine_ns)
             fine_m = in_axes_m(satrecs, asset.row, fine_ns, both_m[1] - both_m[0])
-            doubtful = np.any(np.abs(np.abs(fine_m) - half_axes_m) < 0.1, axis=1)
+            at_a_face = np.any(np.abs(np.abs(fine_m) - half_axes_m) < 0.1, axis=1)
             fine_inside = np.all(np.abs(fine_m) <= half_axes_m, axis=1)
             got = reported(passages, asset.row, other, fine_ns)
-            assert not np.any((got != fine_inside) & ~doubtful), f"asset {asset.row}, object {other}"
+            assert not np.any((got != fine_inside) & ~at_a_face), f"asset {asset.row}, object {other}"
         elsewhere = np.setdiff1d(passages.other[passages.asset == asset.row], close)
         assert not elsewhere.size
         for row in np.flatnonzero(passages.asset == asset.row).tolist():
