@@ -54,11 +54,10 @@ def objects_of_file(path: Path) -> ScreenedObjects:
 
 
 def rows_of(objects: ScreenedObjects, rows: Sequence[int] | npt.NDArray[np.integer]) -> ScreenedObjects:
-    """These rows, in this order."""
+    """These rows, in this order. An object that occurs again gets another number."""
     chosen = np.asarray(rows)
-    columns = ElementColumns.from_arrays({name: column[chosen] for name, column in objects.columns.arrays().items()})
     return ScreenedObjects(
-        columns,
+        _distinct({name: column[chosen] for name, column in objects.columns.arrays().items()}, 600_000_000),
         tuple(objects.names[row] for row in chosen.tolist()),
         tuple(objects.designators[row] for row in chosen.tolist()),
     )
@@ -75,16 +74,20 @@ def joined(*parts: ScreenedObjects) -> ScreenedObjects:
     """One after the other. An object that occurs again gets another number."""
     arrays = [part.columns.arrays() for part in parts]
     merged = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
-    numbers = merged["catalog_number"].copy()
-    _, first = np.unique(numbers, return_index=True)
-    again = np.setdiff1d(np.arange(len(numbers)), first)
-    numbers[again] = 700_000_000 + np.arange(len(again))
-    merged["catalog_number"] = numbers
     return ScreenedObjects(
-        ElementColumns.from_arrays(merged),
+        _distinct(merged, 700_000_000),
         sum((part.names for part in parts), ()),
         sum((part.designators for part in parts), ()),
     )
+
+
+def _distinct(arrays: dict[str, npt.NDArray[np.generic]], first_number: int) -> ElementColumns:
+    """The columns, in which numbers that occur again are replaced by numbers from ``first_number`` on."""
+    numbers = np.array(arrays["catalog_number"], dtype=np.int64)
+    _, first = np.unique(numbers, return_index=True)
+    again = np.setdiff1d(np.arange(len(numbers)), first)
+    numbers[again] = first_number + np.arange(len(again))
+    return ElementColumns.from_arrays(arrays | {"catalog_number": numbers})
 
 
 def mixed(count: int, seed: int) -> ScreenedObjects:
