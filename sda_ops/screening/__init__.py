@@ -8,7 +8,9 @@ Layout, top to bottom; a module imports only from modules below it:
 - ``windows``: windows of a screening as calls of a bulkhead, with progress, resumption and cancellation
 - ``checkpoints``: finished windows in files; ``worker``: what runs in a worker process; ``encoding``: results as arrays
 - ``held``: positions that a worker keeps between calls
-- ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue; ``passages``: boxes
+- ``screen``: the whole catalogue against itself; ``against``: some objects against the whole catalogue; ``passages``, ``boxes``:
+  objects in the boxes of assets; ``changed``: held positions after a change of the catalogue
+- ``results``: from what was found to a screening; ``nearby``: the broad phase of some objects against all
 - ``refine``, ``narrow``, ``broad``: from all pairs to candidates to minima of SGP4 itself
 - ``ephemeris``: positions between knots; ``certificate``: how good they are; ``bounds``: how far a pair can move in a slice
 - ``assets``, ``volumes``: assets with their boxes, and the reader of a file of assets

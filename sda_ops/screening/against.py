@@ -14,7 +14,7 @@ from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.screening.approaches import Screening, Statistics
 from sda_ops.screening.bounds import Bounds
-from sda_ops.screening.ephemeris import Ephemeris
+from sda_ops.screening.ephemeris import Ephemeris, check_held
 from sda_ops.screening.narrow import PairStates, fast_candidates, of_states, slow_candidates
 from sda_ops.screening.nearby import nearby
 from sda_ops.screening.objects import Rows
@@ -93,13 +93,6 @@ def screen_against(
     )
     found = Found((of_fast.minima, of_slow.minima), contacts)
     return screening_of_found(found, ephemeris, start_ns, end_ns, miss_distance_m, statistics)
-
-
-def check_held(ephemeris: Ephemeris, start_ns: int, end_ns: int) -> None:
-    """Raises ``ValueError`` if the ephemeris does not have all of ``[start_ns, end_ns)``."""
-    first_ns, last_ns = ephemeris.origin_ns, ephemeris.end_slice * ephemeris.slice_ns
-    if not first_ns <= start_ns <= end_ns <= last_ns:
-        raise ValueError(f"expected a window within {first_ns} to {last_ns}, which is held, got {start_ns} to {end_ns}")
 
 
 def _each_pair_once(pairs: PairStates, columns: Rows) -> PairStates:

@@ -116,7 +116,7 @@ class Statistics:
         repeated: How often the positions of an object were computed again for a window, with shorter knots, because the error
             would have exceeded the bound.
         unconverged: How many minima were found by bracketing instead of Newton's method.
-        broad_phase: ``numba`` or ``scipy``.
+        broad_phase: ``numba`` or ``scipy``; ``knots`` for some objects against all.
         engine: ``sgp4`` or ``heyoka``.
         propagation_s: CPU time of SGP4 at the knots.
         broad_s: CPU time of the broad phase.

@@ -453,6 +453,13 @@ class Ephemeris:
         return direct_states(self.prepared.orbits, np.concatenate(slices), np.concatenate(columns), self.slice_ns)
 
 
+def check_held(ephemeris: Ephemeris, start_ns: int, end_ns: int) -> None:
+    """Raises ``ValueError`` if the ephemeris does not have all of ``[start_ns, end_ns)``."""
+    first_ns, last_ns = ephemeris.origin_ns, ephemeris.end_slice * ephemeris.slice_ns
+    if not first_ns <= start_ns <= end_ns <= last_ns:
+        raise ValueError(f"expected a window within {first_ns} to {last_ns}, which is held, got {start_ns} to {end_ns}")
+
+
 def _shortened(level_of: Rows) -> int:
     """How many objects have shorter knots than their class, or none."""
     return int(np.count_nonzero((level_of < 0) | (level_of > 1)))

@@ -244,6 +244,8 @@ def test_the_closest_approaches_are_in_the_order_of_the_passages(screening: Asse
 
 def test_no_asset_has_no_passage(held: Ephemeris) -> None:
     assert len(screen_assets(held, (), EPOCH_NS, END_NS).passages) == 0
+    with pytest.raises(ValueError, match="expected a window within"):
+        screen_assets(held, ASSETS, EPOCH_NS - 1, END_NS)
 
 
 @needs_real_catalog
