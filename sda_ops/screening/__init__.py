@@ -12,7 +12,8 @@ Layout, top to bottom; a module imports only from modules below it:
   objects in the boxes of assets; ``changed``: held positions after a change of the catalogue
 - ``results``: from what was found to a screening; ``nearby``: the broad phase of some objects against all
 - ``refine``, ``narrow``, ``broad``: from all pairs to candidates to minima of SGP4 itself
-- ``ephemeris``: positions between knots; ``certificate``: how good they are; ``bounds``: how far a pair can move in a slice
+- ``ephemeris``: positions between knots; ``certificate``: how good they are; ``direct``: SGP4 itself where there are no knots
+- ``bounds``: how far a pair can move in a slice, and why nothing is missed; ``parallel``: arrays of one length
 - ``assets``, ``volumes``: assets with their boxes, and the reader of a file of assets
 - ``messages``: Conjunction Data Messages of what was assessed
 - ``assess``: miss distances in the orbit's axes, probabilities, ages, fleets of what was found; ``formations``: slow pairs

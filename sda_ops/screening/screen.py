@@ -101,8 +101,8 @@ def screen_window(
 ) -> Screening:
     """Every approach within ``miss_distance_m`` in ``[start_ns, end_ns)``, UTC, of all objects with each other.
 
-    Pure, and blocking: 14,683 objects take half a second of CPU an hour. An exception of ``on_progress``, which is called about
-    every 20 slices, ends it. Pass `PreparedObjects` to screen several windows of the same objects. Raises ``ValueError`` for a
+    Pure, and blocking: 14,683 objects take a quarter of a second of CPU an hour. An exception of ``on_progress``, which is
+    called about every 20 slices, ends it. Pass `PreparedObjects` to screen several windows of the same objects. Raises ``ValueError`` for a
     miss distance that is not positive and finite, or a window whose end is before its start.
     """
     options = options or ScreeningOptions()
