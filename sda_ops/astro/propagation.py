@@ -159,6 +159,32 @@ class Propagator:
                 _fail(states, stale, PropagationError.STALE)
         return states
 
+    def positions_km(self, timestamp_ns: Nanoseconds) -> Floats:
+        """TEME positions ``(times, 3, objects)``, km, of the whole catalogue; NaN where `propagate` has an error code.
+
+        This is heyoka's own layout, so it takes about two thirds of the time of `propagate` and a transposition.
+        """
+        if self._compiled is None:
+            r_m = self.propagate(timestamp_ns).r_teme_m
+            r_km: Floats = np.ascontiguousarray(r_m.transpose(1, 2, 0)) / M_PER_KM
+            return r_km
+        r_km = np.empty((len(timestamp_ns), 3, len(self._satrecs)))
+        error = np.empty((len(timestamp_ns), len(self._satrecs)), dtype=np.uint8)
+        jd, fraction = julian_date(timestamp_ns)
+        computed = self._compiled(self._since_min(jd, fraction))
+        r_km[:, :, self._near], error[:, self._near] = computed[:, 0:3], computed[:, 6]
+        if (rest := self._by_sgp4).size:
+            rest_error, rest_km, _ = self._array.sgp4(jd, fraction)
+            r_km[:, :, rest], error[:, rest] = rest_km.transpose(1, 2, 0), rest_error.T
+        # Also false for NaN, which is not <= anything.
+        good = np.einsum("tin,tin->tn", r_km, r_km) <= self._limit_m2 / M_PER_KM**2
+        good &= error == PropagationError.NONE
+        if self._max_age_ns is not None:
+            good &= np.abs(timestamp_ns[:, np.newaxis] - self._epoch_ns) <= self._max_age_ns
+        if not good.all():
+            r_km.transpose(0, 2, 1)[~good] = np.nan
+        return r_km
+
     def _selected(self, objects: npt.NDArray[np.intp]) -> Propagator | None:
         """The propagator of a large selection that was requested before."""
         if objects.size < LARGE_SELECTION:
@@ -178,11 +204,8 @@ class Propagator:
             return sgp4_states(self._array, timestamp_ns)
         jd, fraction = julian_date(timestamp_ns)
         near, rest = self._near, self._by_sgp4
-        # The same terms as in sgp4's C++.
-        since_min = (jd[:, np.newaxis] - self._epoch_jd[near]) * MINUTES_PER_DAY
-        since_min += (fraction[:, np.newaxis] - self._epoch_fraction[near]) * MINUTES_PER_DAY
         # (times, 7, objects): position, velocity, error code.
-        computed = self._compiled(since_min)
+        computed = self._compiled(self._since_min(jd, fraction))
         shape = (len(self._satrecs), len(jd))
         r_km, v_km_s = np.empty((*shape, 3)), np.empty((*shape, 3))
         error = np.empty(shape, dtype=np.uint8)
@@ -192,6 +215,12 @@ class Propagator:
         if rest.size:
             error[rest], r_km[rest], v_km_s[rest] = self._array.sgp4(jd, fraction)
         return _in_metres(r_km, v_km_s, error)
+
+    def _since_min(self, jd: Floats, fraction: Floats) -> Floats:
+        """Minutes since epoch ``(times, near-Earth objects)``, by the same terms as in sgp4's C++."""
+        since_min: Floats = (jd[:, np.newaxis] - self._epoch_jd[self._near]) * MINUTES_PER_DAY
+        since_min += (fraction[:, np.newaxis] - self._epoch_fraction[self._near]) * MINUTES_PER_DAY
+        return since_min
 
 
 _Compiled: TypeAlias = Callable[[Floats], Floats]

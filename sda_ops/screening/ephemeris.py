@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from sgp4.api import Satrec
 
-from sda_ops.astro.propagation import M_PER_KM, Engine, Propagator
+from sda_ops.astro.propagation import Engine, Propagator
 from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
 from sda_ops.screening.bounds import BETA_KM_S2, Bounds
 from sda_ops.screening.certificate import drop_unmeasured, measured
@@ -114,19 +114,12 @@ class PreparedObjects:
         begin, end = ((0, self.coarse), (self.coarse, len(self)))[level]
         if begin == end:
             return np.empty((len(timestamp_ns), 3, 0))
-        return _km(self._propagators[level].propagate(timestamp_ns).r_teme_m)
+        return self._propagators[level].positions_km(timestamp_ns)
 
     def knots_of_km(self, columns: Rows, timestamp_ns: Nanoseconds) -> Floats:
         """SGP4's positions ``(times, 3, len(columns))`` of these columns; NaN where it has none."""
         selected = Propagator([self.satrecs[column] for column in columns.tolist()], engine="sgp4", max_age=None)
-        return _km(selected.propagate(timestamp_ns).r_teme_m)
-
-
-def _km(r_m: Floats) -> Floats:
-    """``(n, times, 3)`` in metres -> ``(times, 3, n)`` in kilometres, contiguous."""
-    r_km = np.ascontiguousarray(r_m.transpose(1, 2, 0))
-    r_km /= M_PER_KM
-    return r_km
+        return selected.positions_km(timestamp_ns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

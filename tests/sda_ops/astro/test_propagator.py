@@ -178,6 +178,29 @@ def test_a_large_selection_that_is_requested_again_has_the_same_states(engine: E
 
 
 @both_engines
+@pytest.mark.parametrize("max_age", [None, timedelta(days=2)])
+def test_positions_in_kilometres_are_those_of_the_states(engine: Engine, max_age: timedelta | None) -> None:
+    """Of near and deep objects, one that decays, one with a negative drag term, and one with another gravity model."""
+    satrecs = [
+        elements(),
+        geostationary(),
+        elements(perigee_km=120.0, apogee_km=125.0, bstar=1e-2),
+        elements(perigee_km=180.0, apogee_km=200.0, bstar=-5e-2),
+        elements(gravity=WGS84),
+        elements(epoch_days=NOW_DAYS - 5.0),
+    ]
+    propagator = Propagator(satrecs, engine=engine, max_age=max_age)
+    times_ns = days_later(0.0, 0.1, 1.0, 3.0, 20.0)
+    states = propagator.propagate(times_ns)
+    assert 0 < states.usable.sum() < states.usable.size
+    r_km = propagator.positions_km(times_ns)
+    assert r_km.shape == (5, 3, 6)
+    assert r_km.flags.c_contiguous
+    np.testing.assert_array_equal(np.isfinite(r_km[:, 0]), states.usable.T)
+    np.testing.assert_allclose(r_km, states.r_teme_m.transpose(1, 2, 0) / 1e3, rtol=1e-14)
+
+
+@both_engines
 def test_element_sets_far_from_their_epoch_are_stale(engine: Engine) -> None:
     """Beyond 30 days before or after its own epoch an object has no state; just within it has one."""
     satrecs = [elements(), elements(epoch_days=NOW_DAYS + 1.0), geostationary()]
