@@ -27,12 +27,12 @@ from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.history import selected
 from sda_ops.catalog.reader import nearest_of_each, read_catalog
-from sda_ops.screening.assess import assess
-from sda_ops.screening.conjunction_table import ConjunctionTable, Screened
-from sda_ops.screening.estimates import estimates_of
-from sda_ops.screening.identity import REACH_NS
+from sda_ops.screening.assessment.assess import assess
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, Screened
+from sda_ops.screening.conjunctions.estimates import estimates_of
+from sda_ops.screening.conjunctions.identity import REACH_NS
+from sda_ops.screening.geometry.screen import screen
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import screen
 from tests.helpers.mixed_objects import CATALOG
 from tests.scenes.successive_days import a_day_later
 

@@ -19,7 +19,7 @@ from flows.settings.load import SettingsError
 from orchestrator_adapter import MissingExtra
 from orchestrator_adapter.process import ExitCode
 from sda_ops.records.conjunction import ConjunctionStatus, ConjunctionUpdate
-from sda_ops.screening.conjunction_table import ConjunctionReader, ConjunctionTableError, ListedConjunction
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionReader, ConjunctionTableError, ListedConjunction
 
 EPILOG = """\
 probabilities:
@@ -146,7 +146,7 @@ def _plot(history: Sequence[ConjunctionUpdate], file: Path) -> None:
     """Raises ``MissingExtra``, ``OSError`` and `ConjunctionTableError`."""
     import numpy as np  # noqa: PLC0415 - only a plot needs it
 
-    from sda_ops.screening.pictures import history_picture  # noqa: PLC0415 - matplotlib, which takes half a second
+    from sda_ops.screening.output.pictures import history_picture  # noqa: PLC0415 - matplotlib, which takes half a second
 
     file_format = file.suffix.lower().removeprefix(".") or "svg"
     if file_format not in _FORMATS:

@@ -16,13 +16,13 @@ from flows.commands.screen_plan import Plan, iso
 from flows.commands.screen_report import group_tables, passage_rows
 from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.screening.approaches import SLOW_M_S
-from sda_ops.screening.assess import Conjunctions, assess
-from sda_ops.screening.ephemeris import Ephemeris, PreparedObjects
+from sda_ops.screening.assessment.assess import Conjunctions, assess
+from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.objects import Rows
-from sda_ops.screening.passages import AssetScreening, merged, screen_assets
-from sda_ops.screening.summary import most_probable_first, summarise
-from sda_ops.screening.tables import Unscreened, passage_table, unscreened_table
-from sda_ops.screening.windows import DEFAULT_WINDOW, windows_of
+from sda_ops.screening.output.summary import most_probable_first, summarise
+from sda_ops.screening.output.tables import Unscreened, passage_table, unscreened_table
+from sda_ops.screening.volumes.passages import AssetScreening, merged, screen_assets
+from sda_ops.screening.workers.windows import DEFAULT_WINDOW, windows_of
 
 
 @dataclass(frozen=True, slots=True)

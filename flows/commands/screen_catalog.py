@@ -21,7 +21,7 @@ from sda_ops.catalog import Catalog, ElementColumns, ElementSet, nearest_of_each
 from sda_ops.catalog.fetch import CatalogFile, CatalogLocation, CatalogUnavailable, CatalogUrl, Content, fetch
 from sda_ops.catalog.reader import decode_text
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.tables import Unscreened
+from sda_ops.screening.output.tables import Unscreened
 
 _T = TypeVar("_T")
 _OLD = timedelta(days=7)

@@ -133,7 +133,7 @@ def write_texts(folder: Path, texts: Iterable[tuple[str, str]]) -> int:
 def write_lists(files: Mapping[str, Path], tables: Mapping[str, pa.Table], about: Mapping[str, Any]) -> None:
     """Write the lists in the format that the suffix names. Raises ``OSError``."""
     # Imported here: pyarrow takes 0.2 s, which a screening without files does not need.
-    from sda_ops.screening.tables import csv_of, json_of, parquet_of  # noqa: PLC0415
+    from sda_ops.screening.output.tables import csv_of, json_of, parquet_of  # noqa: PLC0415
 
     if files[MAIN].suffix.lower() == ".json":
         write_whole(files[MAIN], json_of(tables, about))

@@ -24,9 +24,9 @@ from sda_ops.astro.propagation import DEFAULT_MAX_AGE
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog.reader import decode_text
 from sda_ops.regular_file import read_regular_file
-from sda_ops.screening.assets import Asset, read_assets
 from sda_ops.screening.objects import Rows, ScreenedObjects
-from sda_ops.screening.pictures import require_matplotlib
+from sda_ops.screening.output.pictures import require_matplotlib
+from sda_ops.screening.volumes.assets import Asset, read_assets
 
 
 @dataclass(frozen=True, slots=True)

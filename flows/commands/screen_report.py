@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from sda_ops.astro.propagation import M_PER_KM
-from sda_ops.screening.summary import Group, Summary
+from sda_ops.screening.output.summary import Group, Summary
 
 _WIDTH = 150  # of plain text
 _MOST_GROUPS = 8

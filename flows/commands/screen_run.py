@@ -27,16 +27,16 @@ from orchestrator_adapter import OperatorError, SystemClock
 from orchestrator_adapter.bulkhead import BulkheadCannotStart
 from orchestrator_adapter.process import ExitCode, StopRequested, StopRequests
 from sda_ops.screening.approaches import Screening
-from sda_ops.screening.assess import Conjunctions, assess
-from sda_ops.screening.checkpoints import CheckpointError
-from sda_ops.screening.formations import AssessedSlowPairs, PairKind, assess_slow_pairs
-from sda_ops.screening.messages import message_files, messages_of, passage_messages_of
+from sda_ops.screening.assessment.assess import Conjunctions, assess
+from sda_ops.screening.assessment.formations import AssessedSlowPairs, PairKind, assess_slow_pairs
 from sda_ops.screening.objects import Rows
-from sda_ops.screening.passages import AssetScreening
-from sda_ops.screening.pictures import Encounter, pair_picture
-from sda_ops.screening.summary import most_probable_first, summarise
-from sda_ops.screening.tables import Unscreened, conjunction_table, slow_pair_table, unscreened_table
-from sda_ops.screening.windows import WorkerLimits, screen_in_windows, screening_bulkhead
+from sda_ops.screening.output.messages import message_files, messages_of, passage_messages_of
+from sda_ops.screening.output.pictures import Encounter, pair_picture
+from sda_ops.screening.output.summary import most_probable_first, summarise
+from sda_ops.screening.output.tables import Unscreened, conjunction_table, slow_pair_table, unscreened_table
+from sda_ops.screening.volumes.passages import AssetScreening
+from sda_ops.screening.workers.checkpoints import CheckpointError
+from sda_ops.screening.workers.windows import WorkerLimits, screen_in_windows, screening_bulkhead
 
 _MS = 1_000_000
 _WRITING = "assessing and writing"

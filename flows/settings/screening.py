@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 
 from flows.settings.sections import PositiveInt, PositiveSeconds, Section
 from flows.settings.uncertainty import ErrorSettings, element_set_errors
-from sda_ops.screening.assumptions import AspectSigmas, Assumptions
-from sda_ops.screening.fleets import FLEETS, Fleet, Fleets
-from sda_ops.screening.name_patterns import NamePatterns
+from sda_ops.screening.assessment.assumptions import AspectSigmas, Assumptions
+from sda_ops.screening.assessment.fleets import FLEETS, Fleet, Fleets
+from sda_ops.screening.assessment.name_patterns import NamePatterns
+from sda_ops.screening.assessment.sizes import KNOWN_SIZES, UNKNOWN_RADIUS_M, Sizes
+from sda_ops.screening.geometry.screen import ScreeningOptions
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import ScreeningOptions
-from sda_ops.screening.sizes import KNOWN_SIZES, UNKNOWN_RADIUS_M, Sizes
 
 _MAX_MISS_M = 100_000.0  # 14,683 objects have 9 million approaches below 100 km a day
 _MAX_HORIZON_S = 30 * 86_400.0

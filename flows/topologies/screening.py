@@ -13,11 +13,11 @@ from flows.topologies.cluster import launcher_of
 from orchestrator_adapter import Factory, RestartPolicy
 from orchestrator_adapter.bulkhead import Bulkhead
 from sda_ops.catalog.live import LiveCatalog
-from sda_ops.screening.conjunction_table import ConjunctionTable
-from sda_ops.screening.coverage import CoveragePlan
-from sda_ops.screening.operator import ScreeningRules, confirming, screen_conjunctions
-from sda_ops.screening.screener import WorkerScreener
-from sda_ops.screening.windows import screening_bulkhead
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable
+from sda_ops.screening.conjunctions.coverage import CoveragePlan
+from sda_ops.screening.conjunctions.operator import ScreeningRules, confirming, screen_conjunctions
+from sda_ops.screening.conjunctions.screener import WorkerScreener
+from sda_ops.screening.workers.windows import screening_bulkhead
 
 SCREEN_ALL_ABOVE = 200
 """Changed objects. Of 14,683 objects, about 250 against all cost as much as all against all, with held positions and numba

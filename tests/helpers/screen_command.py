@@ -17,7 +17,7 @@ from flows.commands import screen_run
 from orchestrator_adapter.bulkhead import Arrays
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import ElementSet, synthetic_catalog
-from sda_ops.screening.worker import ScreeningWorker
+from sda_ops.screening.workers.worker import ScreeningWorker
 from sda_ops.simulate.catalog_file import omm_json
 from tests.helpers.log_lines import event_of
 

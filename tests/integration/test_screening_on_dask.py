@@ -13,8 +13,8 @@ from prefect import flow
 from orchestrator_adapter.bulkhead import BulkheadStatistics, Network
 from orchestrator_adapter.prefect_flow.workers import dask_launcher
 from sda_ops.screening.approaches import Screening
-from sda_ops.screening.screen import screen
-from sda_ops.screening.windows import screen_in_windows, screening_bulkhead
+from sda_ops.screening.geometry.screen import screen
+from sda_ops.screening.workers.windows import screen_in_windows, screening_bulkhead
 from tests.sda_ops.screening.made_up import assert_same_screening
 from tests.sda_ops.screening.small_catalog import HORIZON, MISS_M, OPTIONS, START_NS, WINDOW, small_catalog
 

@@ -14,11 +14,11 @@ from sda_ops.astro.time import NS_PER_S, Floats, Nanoseconds
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.reader import read_catalog
 from sda_ops.screening.approaches import Approaches, Screening
-from sda_ops.screening.assess import Conjunctions, assess
-from sda_ops.screening.assumptions import Assumptions
+from sda_ops.screening.assessment.assess import Conjunctions, assess
+from sda_ops.screening.assessment.assumptions import Assumptions
 from sda_ops.screening.exact import exact_states
-from sda_ops.screening.messages import messages_of
 from sda_ops.screening.objects import Rows, ScreenedObjects
+from sda_ops.screening.output.messages import messages_of
 from sda_ops.wire.cdm import ConjunctionMessage
 from tests.helpers.support import SDA_DATA_DIR
 from tests.sda_ops.screening.made_up import made_up_screening

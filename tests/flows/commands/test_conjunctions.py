@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from flows.__main__ import main
-from sda_ops.screening.conjunction_table import ConjunctionReader, ConjunctionTable
-from tests.sda_ops.screening.test_conjunction_table import HOUR, PLAIN, T0, WHOLE, S, estimate
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionReader, ConjunctionTable
+from tests.sda_ops.screening.conjunctions.test_conjunction_table import HOUR, PLAIN, T0, WHOLE, S, estimate
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from flows.commands import screen_run
 from flows.commands.screen_progress import ScreeningProgress
 from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog import synthetic_catalog
-from sda_ops.screening import tables
+from sda_ops.screening.output import tables
 from sda_ops.simulate.catalog_file import omm_json
 from sda_ops.wire.cdm import read_cdm
 from tests.helpers.log_lines import event_of

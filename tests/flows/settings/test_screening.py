@@ -10,10 +10,10 @@ from flows.settings.load import SettingsError, load_settings
 from flows.settings.screening import ScreeningSettings
 from flows.settings.sections import Section
 from sda_ops.propagation.uncertainty import ElementSetErrors
-from sda_ops.screening.assumptions import Assumptions
-from sda_ops.screening.fleets import FLEETS
+from sda_ops.screening.assessment.assumptions import Assumptions
+from sda_ops.screening.assessment.fleets import FLEETS
+from sda_ops.screening.geometry.screen import ScreeningOptions
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import ScreeningOptions
 from tests.sda_ops.screening.orbits import Orbit, screened
 
 

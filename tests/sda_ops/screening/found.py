@@ -6,9 +6,9 @@ import numpy as np
 
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
 from sda_ops.catalog import ElementSet, synthetic_catalog
-from sda_ops.screening.assess import Conjunctions
+from sda_ops.screening.assessment.assess import Conjunctions
+from sda_ops.screening.assessment.orbit_classes import OrbitClass
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.orbit_classes import OrbitClass
 
 START_NS = 1_773_100_800 * NS_PER_S  # 2026-03-10T00:00:00Z
 NAMES = ("STARLINK-1", "STARLINK-2", 'COSMOS, "OLD" DEB', "")

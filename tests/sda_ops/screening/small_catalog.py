@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from sda_ops.screening.geometry.screen import ScreeningOptions
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import ScreeningOptions
 from tests.sda_ops.screening.orbits import EPOCH_NS, Orbit, random_orbits, screened
 
 START_NS = EPOCH_NS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sda_ops.screening.screen import ScreeningOptions, screen
+from sda_ops.screening.geometry.screen import ScreeningOptions, screen
 from tests.helpers.brute_force import BruteForce, brute_force
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog
 from tests.helpers.screening_comparison import compared

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sda_ops.screening.approaches import Screening
+from sda_ops.screening.geometry.screen import ScreeningOptions, screen, screen_window
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import ScreeningOptions, screen, screen_window
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, rows_of
 from tests.helpers.sizes import examples
 

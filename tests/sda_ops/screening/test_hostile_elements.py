@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.screening.approaches import Screening
+from sda_ops.screening.geometry.screen import ScreeningOptions, screen
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import ScreeningOptions, screen
 from tests.helpers.brute_force import BruteForce, brute_force
 from tests.helpers.mixed_objects import START_NS, epoch_of
 from tests.helpers.screening_comparison import compared

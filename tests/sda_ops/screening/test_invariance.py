@@ -12,9 +12,9 @@ import pytest
 
 from sda_ops.astro.propagation import Engine
 from sda_ops.screening.approaches import Screening
-from sda_ops.screening.broad import BroadPhaseName
+from sda_ops.screening.geometry.broad import BroadPhaseName
+from sda_ops.screening.geometry.screen import ScreeningOptions, merged, screen, screen_window
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import ScreeningOptions, merged, screen, screen_window
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, rows_of
 from tests.helpers.screening_comparison import same_list
 from tests.helpers.sizes import LONG

@@ -10,8 +10,8 @@ from functools import cache
 import pytest
 
 from sda_ops.catalog.reader import read_catalog
+from sda_ops.screening.geometry.screen import ScreeningOptions, screen_window
 from sda_ops.screening.objects import ScreenedObjects
-from sda_ops.screening.screen import ScreeningOptions, screen_window
 from tests.helpers.support import SDA_DATA_DIR
 
 FOLDER = SDA_DATA_DIR / "socrates_2026-03-09"

@@ -1,0 +1,1 @@
+"""What is said about an approach: axes, ages, sizes, probabilities, orbit classes, fleets, formations."""

@@ -1,0 +1,423 @@
+"""The table of conjunctions: a SQLite file with every conjunction, its history, and what was passed on of it.
+
+Tables, of which other programs may read each at any time (write-ahead log)::
+
+    conjunctions   one row each: id, the two objects, when first seen, last estimate's time, status, revision
+    updates        one row for each revision: the fields of `sda_ops.records.conjunction.ConjunctionUpdate`
+    delivery       one row: the last update that a sink has on disk
+
+One screening is one transaction, which is on the disk when the call returns (``synchronous=FULL``): after a kill, the table is
+that before the screening or that after it. The updates are an outbox: an update is written with the screening that it comes
+from, and stays until a sink has confirmed it. So none is lost, and one that is sent twice has the same id and revision.
+
+Everything here is synchronous. Calls from several threads are made one after the other.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from orchestrator_adapter import OperatorError
+from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
+from sda_ops.records.ids import conjunction_id
+from sda_ops.screening.conjunctions.identity import REACH_NS, Encounters, match
+
+APPLICATION_ID = 0x53444143
+"""In the header of every such file ("SDAC"): another program's database is not one."""
+
+SCHEMA_VERSION = 1
+
+SAME_TCA_NS = 1_000_000
+"""Two estimates from the same element sets that differ by less are the same: engines round differently."""
+
+SAME_MISS_M = 1.0
+
+
+class ConjunctionTableError(OperatorError):
+    """The file cannot be used; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What a screening has covered.
+
+    Attributes:
+        start_ns: UTC.
+        end_ns: UTC; the first time that was not screened.
+        objects: The catalogue numbers that were screened against all others, as a set; ``None``: all.
+    """
+
+    start_ns: int
+    end_ns: int
+    objects: Collection[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What one screening has changed, in conjunctions.
+
+    Attributes:
+        new: First seen.
+        updated: With a new estimate, those that are active again included.
+        unchanged: From the same element sets as before.
+        withdrawn: Not found any more.
+    """
+
+    new: int
+    updated: int
+    unchanged: int
+    withdrawn: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldConjunctions:
+    """How many conjunctions of each status are in the table, and how many updates."""
+
+    active: int
+    withdrawn: int
+    passed: int
+    updates: int
+
+
+_FIELDS = tuple(name for name in ConjunctionUpdate.__struct_fields__ if name not in ("conjunction_id", "sequence"))
+_OF_ESTIMATE = ConjunctionEstimate.__struct_fields__
+_OF_REVISION = tuple(name for name in _FIELDS if name not in _OF_ESTIMATE)
+
+
+def _declared(name: str) -> str:
+    annotation = str(ConjunctionUpdate.__annotations__.get(name, ConjunctionEstimate.__annotations__.get(name)))
+    kind = "REAL" if "float" in annotation else "INTEGER" if annotation in ("int", "bool") else "TEXT"
+    return f"{name} {kind}{'' if 'None' in annotation else ' NOT NULL'}"
+
+
+_SCHEMA = (
+    """CREATE TABLE conjunctions (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+        catalog_number_first INTEGER NOT NULL, catalog_number_second INTEGER NOT NULL,
+        first_seen_timestamp INTEGER NOT NULL, tca_timestamp INTEGER NOT NULL,
+        status TEXT NOT NULL, revision INTEGER NOT NULL)""",
+    "CREATE INDEX conjunctions_by_time ON conjunctions (tca_timestamp)",
+    f"""CREATE TABLE updates (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        conjunction INTEGER NOT NULL REFERENCES conjunctions (number) ON DELETE CASCADE,
+        {", ".join(map(_declared, _FIELDS))},
+        UNIQUE (conjunction, revision))""",
+    "CREATE TABLE delivery (confirmed INTEGER NOT NULL)",
+    "INSERT INTO delivery VALUES (0)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_INSERT_UPDATE = (
+    f"INSERT INTO updates (conjunction, {', '.join(_FIELDS)}) VALUES ({', '.join('?' * (1 + len(_FIELDS)))})"  # noqa: S608 - names of our own
+)
+_REPEAT_ESTIMATE = f"""INSERT INTO updates (conjunction, {", ".join(_OF_ESTIMATE)}, {", ".join(_OF_REVISION)})
+    SELECT conjunction, {", ".join(_OF_ESTIMATE)}, revision + 1, ?, ? FROM updates
+    WHERE conjunction = ? AND revision = ?"""  # noqa: S608 - names of our own
+_SELECT_UPDATES = (
+    f"SELECT c.id, u.sequence, {', '.join(f'u.{name}' for name in _FIELDS)} "  # noqa: S608 - names of our own
+    "FROM updates u JOIN conjunctions c ON c.number = u.conjunction"
+)
+_SELECT_UNDELIVERED = (
+    f"{_SELECT_UPDATES} WHERE u.sequence > max(?, (SELECT confirmed FROM delivery)) "  # noqa: S608 - names of our own
+    "ORDER BY u.sequence LIMIT ?"
+)
+_SELECT_LISTED = (
+    f"SELECT c.first_seen_timestamp, {_SELECT_UPDATES.removeprefix('SELECT ')} AND u.revision = c.revision "
+    "WHERE (? IS NULL OR c.status = ?) "
+    "AND (? IS NULL OR ? IN (c.catalog_number_first, c.catalog_number_second)) ORDER BY c.tca_timestamp, c.id"
+)
+_SELECTED = ("conjunction_id", "sequence", *_FIELDS)
+assert (*_OF_ESTIMATE, "revision", "status", "screened_timestamp") == _FIELDS
+
+
+class ConjunctionTable:
+    """The writer. Constructing it opens nothing. The caller sees to it that no other process writes the file (a claim).
+
+    Every method but `close` raises `ConjunctionTableError` if the file is damaged, or the disk full or broken; the table is
+    unchanged then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open the file, or make it with its folder; check it. Does nothing if it is open."""
+        with self._lock:
+            if self._db is not None:
+                return
+            with _clear_errors(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30.0)
+                try:
+                    if not _is_new(db):
+                        check(db, self.path)
+                        _check_pages(db, self.path)
+                    db.execute("PRAGMA journal_mode = WAL")
+                    db.execute("PRAGMA synchronous = FULL")
+                    db.execute("PRAGMA foreign_keys = ON")
+                    if _is_new(db):
+                        with _transaction(db):
+                            for statement in _SCHEMA:
+                                db.execute(statement)
+                except BaseException:
+                    db.close()
+                    raise
+                self._db = db
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def record(self, found: Sequence[ConjunctionEstimate], screened: Screened, now_ns: int) -> Recorded:
+        """Write the result of one screening, in one transaction.
+
+        An estimate is assigned to a conjunction by `sda_ops.screening.conjunctions.identity.match`; one that fits none gets a new one,
+        unless its time is before ``now_ns``. It becomes a revision if its element sets or its figures are not those of the
+        conjunction's last estimate. A conjunction becomes ``withdrawn`` if it was not found although its time, with a margin
+        of `REACH_NS` on both sides, lies in what was screened. Conjunctions whose time is over do not change.
+        """
+        with self._writing() as db:
+            known = [
+                row
+                for row in db.execute(_KNOWN, (screened.start_ns - REACH_NS, screened.end_ns + REACH_NS))
+                if screened.objects is None or row[1] in screened.objects or row[2] in screened.objects
+            ]
+            matching = match(
+                _encounters([row[1:4] for row in known]),
+                _encounters([(e.catalog_number_first, e.catalog_number_second, e.tca_timestamp) for e in found]),
+            )
+            updates: list[tuple[Any, ...]] = []
+            heads: list[tuple[Any, ...]] = []
+            for row, estimate in zip(matching.known.tolist(), matching.found.tolist(), strict=True):
+                number, *_, status, revision, epoch_first, epoch_second, tca_ns, miss_m = known[row]
+                e = found[estimate]
+                same_sets = (e.epoch_first_timestamp, e.epoch_second_timestamp) == (epoch_first, epoch_second)
+                same = abs(e.tca_timestamp - tca_ns) < SAME_TCA_NS and abs(e.miss_m - miss_m) < SAME_MISS_M
+                if e.tca_timestamp >= now_ns and not (status == "active" and same_sets and same):
+                    updates.append(_row(number, e, revision + 1, now_ns))
+                    heads.append((e.tca_timestamp, "active", revision + 1, number))
+            db.executemany(_SET_HEAD, heads)
+            number = db.execute("SELECT coalesce(max(number), 0) FROM conjunctions").fetchone()[0]
+            new = [found[row] for row in matching.new.tolist() if found[row].tca_timestamp >= now_ns]
+            first: list[tuple[Any, ...]] = []
+            for number, e in enumerate(new, start=number + 1):  # noqa: B020 - it continues the numbers
+                one, other, tca_ns = e.catalog_number_first, e.catalog_number_second, e.tca_timestamp
+                first.append((number, str(conjunction_id(one, other, tca_ns)), one, other, now_ns, tca_ns, "active", 1))
+                updates.append(_row(number, e, 1, now_ns))
+            db.executemany("INSERT INTO conjunctions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", first)
+            db.executemany(_INSERT_UPDATE, updates)
+            earliest_ns, latest_ns = max(now_ns, screened.start_ns + REACH_NS), screened.end_ns - REACH_NS
+            withdrawn = [
+                (known[row][0], known[row][5])
+                for row in matching.missing.tolist()
+                if known[row][4] == "active" and earliest_ns <= known[row][3] < latest_ns
+            ]
+            _end(db, withdrawn, "withdrawn", now_ns)
+        return Recorded(len(first), len(heads), len(matching.known) - len(heads), len(withdrawn))
+
+    def mark_passed(self, now_ns: int) -> int:
+        """Set every active conjunction whose time is over to ``passed``. Returns how many."""
+        with self._writing() as db:
+            over = db.execute(
+                "SELECT number, revision FROM conjunctions WHERE tca_timestamp < ? AND status = 'active'", (now_ns,)
+            ).fetchall()
+            _end(db, over, "passed", now_ns)
+        return len(over)
+
+    def remove_older(self, before_ns: int) -> int:
+        """Remove conjunctions whose time was before ``before_ns`` and whose updates are confirmed. Returns how many."""
+        with self._writing() as db:
+            return db.execute(_REMOVE, (before_ns,)).rowcount
+
+    def undelivered(self, after: int, limit: int) -> list[ConjunctionUpdate]:
+        """The next updates, at most ``limit``, that no sink has confirmed and whose sequence is greater than ``after``."""
+        with self._lock, _clear_errors(self.path):
+            return list(map(_update, self._opened.execute(_SELECT_UNDELIVERED, (after, limit))))
+
+    def confirm(self, sequence: int) -> None:
+        """A sink has every update up to ``sequence`` on its disk."""
+        with self._writing() as db:
+            db.execute("UPDATE delivery SET confirmed = max(confirmed, ?)", (sequence,))
+
+    def held(self) -> HeldConjunctions:
+        """Counts of what is in the table."""
+        with self._lock, _clear_errors(self.path):
+            count = dict(self._opened.execute("SELECT status, count(*) FROM conjunctions GROUP BY status"))
+            updates = self._opened.execute("SELECT count(*) FROM updates").fetchone()[0]
+        return HeldConjunctions(count.get("active", 0), count.get("withdrawn", 0), count.get("passed", 0), updates)
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise ConjunctionTableError(f"table of conjunctions {self.path}: it is not open")
+        return self._db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _clear_errors(self.path), _transaction(self._opened) as db:
+            yield db
+
+
+_KNOWN = """SELECT c.number, c.catalog_number_first, c.catalog_number_second, c.tca_timestamp, c.status, c.revision,
+        u.epoch_first_timestamp, u.epoch_second_timestamp, u.tca_timestamp, u.miss_m
+    FROM conjunctions c JOIN updates u ON u.conjunction = c.number AND u.revision = c.revision
+    WHERE c.tca_timestamp >= ? AND c.tca_timestamp < ?"""
+_SET_HEAD = "UPDATE conjunctions SET tca_timestamp = ?, status = ?, revision = ? WHERE number = ?"
+_REMOVE = """DELETE FROM conjunctions WHERE tca_timestamp < ? AND NOT EXISTS (
+    SELECT 1 FROM updates u WHERE u.conjunction = conjunctions.number AND u.sequence > (SELECT confirmed FROM delivery))"""
+
+
+def _encounters(rows: Sequence[tuple[int, int, int]]) -> Encounters:
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return Encounters(*columns)
+
+
+def _row(number: int, estimate: ConjunctionEstimate, revision: int, now_ns: int) -> tuple[Any, ...]:
+    return (number, *msgspec.structs.astuple(estimate), revision, "active", now_ns)
+
+
+def _end(db: sqlite3.Connection, rows: Sequence[tuple[int, int]], status: str, now_ns: int) -> None:
+    """Set conjunctions, each with its revision, to ``status``, with one more revision that repeats the last estimate."""
+    db.executemany(_REPEAT_ESTIMATE, [(status, now_ns, number, revision) for number, revision in rows])
+    db.executemany(
+        "UPDATE conjunctions SET status = ?, revision = ? WHERE number = ?",
+        [(status, revision + 1, number) for number, revision in rows],
+    )
+
+
+def _update(row: tuple[Any, ...]) -> ConjunctionUpdate:
+    return msgspec.convert(dict(zip(_SELECTED, row, strict=True)), ConjunctionUpdate, strict=False)
+
+
+# Reading, also while a pipeline writes.
+
+
+@dataclass(frozen=True, slots=True)
+class ListedConjunction:
+    """A conjunction as it is now.
+
+    Attributes:
+        first_seen_ns: UTC.
+        last: Its last update.
+    """
+
+    first_seen_ns: int
+    last: ConjunctionUpdate
+
+
+class ConjunctionReader:
+    """Reads a table, and changes nothing. Making it, and each method, may raise `ConjunctionTableError`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise ConjunctionTableError(
+                f"there is no table of conjunctions {path}: a run of sda-fusion with screening makes it"
+            )
+        with _clear_errors(path):
+            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)
+            try:
+                check(self._db, path)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def listed(self, *, status: str | None = None, catalog_number: int | None = None) -> list[ListedConjunction]:
+        """The conjunctions with this status and of this object (``None``: any), by time of closest approach."""
+        with _clear_errors(self.path):
+            rows = self._db.execute(_SELECT_LISTED, (status, status, catalog_number, catalog_number))
+            return [ListedConjunction(first_seen_ns, _update(tuple(row))) for first_seen_ns, *row in rows]
+
+    def ids(self, prefix: str, limit: int = 10) -> list[str]:
+        """The ids that begin with ``prefix``, at most ``limit``, in order."""
+        with _clear_errors(self.path):
+            rows = self._db.execute(
+                "SELECT id FROM conjunctions WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT ?",
+                (len(prefix), prefix, limit),
+            )
+            return [row[0] for row in rows]
+
+    def history(self, full_id: str) -> list[ConjunctionUpdate]:
+        """Every revision of a conjunction, the first one first; empty if the id is unknown."""
+        with _clear_errors(self.path):
+            return list(
+                map(_update, self._db.execute(f"{_SELECT_UPDATES} WHERE c.id = ? ORDER BY u.revision", (full_id,)))
+            )
+
+
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Raise `ConjunctionTableError` if the database is not a table of conjunctions of this version."""
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID:
+        raise ConjunctionTableError(
+            f"table of conjunctions {path}: it is another program's database; choose another folder (screening.directory)"
+        )
+    if version != SCHEMA_VERSION:
+        raise ConjunctionTableError(
+            f"table of conjunctions {path}: expected schema version {SCHEMA_VERSION}, got {version}; "
+            "use the program that wrote it, or move the file away"
+        )
+
+
+def _check_pages(db: sqlite3.Connection, path: Path) -> None:
+    if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise ConjunctionTableError(_damaged(path, found))
+
+
+def _is_new(db: sqlite3.Connection) -> bool:
+    return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"table of conjunctions {path}: the file is damaged ({why}); move it away, and a new one is made"
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Raise SQLite's and the system's errors as one clear sentence."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise ConjunctionTableError(f"table of conjunctions {path}: {error}{_HINTS.get(str(error), '')}") from error
+    except sqlite3.DatabaseError as error:
+        raise ConjunctionTableError(_damaged(path, str(error))) from error
+    except OSError as error:
+        raise ConjunctionTableError(f"table of conjunctions {path}: {error.strerror or error}") from error
+
+
+_HINTS = {
+    "database or disk is full": "; free space there, or choose another folder (screening.directory)",
+    "unable to open database file": "; is the folder there, and may this user write to it?",
+    "database is locked": "; another process writes it",
+}

@@ -1,0 +1,90 @@
+"""Screening in workers and assessment together: the records that the operator writes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from sda_ops.astro.time import NS_PER_S
+from sda_ops.screening.assessment.assess import assess
+from sda_ops.screening.assessment.orbit_classes import OrbitClass
+from sda_ops.screening.conjunctions.estimates import estimates_of
+from sda_ops.screening.conjunctions.screener import WorkerScreener
+from sda_ops.screening.geometry.screen import screen
+from sda_ops.screening.objects import ScreenedObjects
+from sda_ops.screening.workers.windows import WorkerLimits
+from tests.helpers.mixed_objects import rows_of
+from tests.sda_ops.screening.small_catalog import HORIZON, MISS_M, OPTIONS, START_NS, WINDOW, small_catalog
+from tests.sda_ops.screening.workers.test_windows import InlineWorkers
+
+END_NS = START_NS + HORIZON // timedelta(microseconds=1) * 1_000
+
+
+@pytest.fixture(scope="module")
+def objects() -> ScreenedObjects:
+    """Sorted by catalogue number, as the operator makes them."""
+    some = small_catalog()
+    return rows_of(some, np.argsort(some.columns.catalog_number))
+
+
+def screener() -> WorkerScreener:
+    return WorkerScreener(
+        workers=InlineWorkers(), miss_distance_m=MISS_M, window=WINDOW, options=OPTIONS, limits=WorkerLimits()
+    )
+
+
+async def test_the_records_are_those_of_a_screening_in_one_piece(objects: ScreenedObjects) -> None:
+    found = await screener().screen(objects, START_NS, END_NS, None)
+    whole = screen(objects, START_NS, HORIZON, MISS_M, options=OPTIONS)
+    assert len(found.estimates) == len(whole.approaches) > 20
+    assert [each.tca_timestamp for each in found.estimates] == pytest.approx(
+        whole.approaches.tca_ns.tolist(), abs=1_000
+    )
+    assert [each.miss_m for each in found.estimates] == pytest.approx(whole.approaches.miss_m.tolist(), abs=1e-3)
+    assert found.slow_pairs == len(whole.slow_pairs) > 0
+    numbers = objects.columns.catalog_number
+    for each, i, j in zip(found.estimates, whole.approaches.first, whole.approaches.second, strict=True):
+        assert (each.catalog_number_first, each.catalog_number_second) == (numbers[i], numbers[j])
+        assert each.catalog_number_first < each.catalog_number_second
+        parts_m = (each.miss_radial_m, each.miss_in_track_m, each.miss_cross_track_m)
+        assert np.linalg.norm(parts_m) == pytest.approx(each.miss_m, abs=0.01)
+        assert each.epoch_first_timestamp == objects.columns.epoch_ns[i]
+        assert each.age_second_s == pytest.approx(
+            (each.tca_timestamp - each.epoch_second_timestamp) / NS_PER_S, abs=1e-6
+        )
+        assert 0.0 < each.max_probability <= 1.0
+        assert each.orbit_class_first in OrbitClass.__members__
+        assert each.probability is None
+
+
+async def test_one_object_against_all_gives_its_part_of_the_records(objects: ScreenedObjects) -> None:
+    every = await screener().screen(objects, START_NS, END_NS, None)
+    row = int(np.flatnonzero(objects.columns.catalog_number == every.estimates[0].catalog_number_second)[0])
+    number = int(objects.columns.catalog_number[row])
+    part = await screener().screen(objects, START_NS, END_NS, np.array([row]))
+    expected = [each for each in every.estimates if number in (each.catalog_number_first, each.catalog_number_second)]
+    assert [each.catalog_number_first for each in part.estimates] == [each.catalog_number_first for each in expected]
+    assert [each.tca_timestamp for each in part.estimates] == pytest.approx(
+        [each.tca_timestamp for each in expected], abs=1_000
+    )
+
+
+async def test_an_object_that_decays_is_named_with_time_and_reason(objects: ScreenedObjects) -> None:
+    found = await screener().screen(objects, START_NS, END_NS, None)
+    (why,) = found.unscreened
+    named, _, rest = why.partition(" from ")
+    when, _, reason = rest.partition(": ")
+    assert int(named.split()[0]) in objects.columns.catalog_number
+    began = datetime.fromisoformat(when)
+    start = datetime.fromtimestamp(START_NS // NS_PER_S, UTC)
+    assert start <= began < start + HORIZON
+    assert len(reason.split()) > 2
+
+
+def test_objects_that_are_not_sorted_are_rejected(objects: ScreenedObjects) -> None:
+    reverse = rows_of(objects, np.arange(len(objects))[::-1])
+    approaches = screen(reverse, START_NS, WINDOW, MISS_M, options=OPTIONS).approaches
+    with pytest.raises(ValueError, match="sorted by catalogue number"):
+        estimates_of(reverse, assess(reverse, approaches))
