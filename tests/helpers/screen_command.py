@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flows.__main__ import main
-from flows.commands import screen_run
+from flows.commands.screen import screening_run
 from orchestrator_adapter.bulkhead import Arrays
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import ElementSet, synthetic_catalog
@@ -62,7 +62,7 @@ def screen_inline(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixt
     for name in list(os.environ):
         if name.upper().startswith("SDA_SCREEN__"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(screen_run, "screening_bulkhead", inline)
+    monkeypatch.setattr(screening_run, "screening_bulkhead", inline)
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO, "flows.commands")
     (tmp_path / "settings.toml").write_text(SETTINGS)

@@ -92,7 +92,10 @@ def test_every_command_has_help(command: tuple[str, ...], capsys: pytest.Capture
     [
         ([], ["flows.commands", "orchestrator_adapter", "sda_ops", "pydantic", "numpy"]),
         (["ingest"], ["flows.commands.demo", "flows.commands.fusion", "flows.topologies", "scipy", "prefect"]),
-        (["screen"], ["flows.commands.screen_run", "flows.settings", "sda_ops", "numpy", "sgp4", "pyarrow", "rich"]),
+        (
+            ["screen"],
+            ["flows.commands.screen.screening_run", "flows.settings", "sda_ops", "numpy", "sgp4", "pyarrow", "rich"],
+        ),
         (["down"], ["flows.commands.up", "flows.topologies", "sda_ops", "prefect"]),
     ],
 )

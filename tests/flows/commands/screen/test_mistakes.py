@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flows.commands.screen_files.os.fsync", full)
+    monkeypatch.setattr("flows.commands.screen.files.os.fsync", full)
     assert screen(catalog, "--out", "found.csv", "--overwrite") == 1
     printed = capsys.readouterr()
     assert "screen: --out: found.csv: No space left on device" in printed.err

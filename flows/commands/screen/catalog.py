@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from flows.commands.messages import announce
-from flows.commands.screen_values import Start, compact
+from flows.commands.screen.values import Start, compact
 from orchestrator_adapter import Attempt, RetryDiscard, RetryDisposition, RetryOk, RetryPolicy, SystemClock, with_retry
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import Catalog, ElementColumns, ElementSet, nearest_of_each, parse_catalog, without_usable_rows

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from flows.commands.options import at_least_one
-from flows.commands.screen_values import (
+from flows.commands.screen.values import (
     distance_m,
     duration,
     identifiers,
@@ -150,6 +150,6 @@ def run(args: argparse.Namespace) -> int:
             args.parser.error(f"argument --plot: {error}")
     args.plot = plots
     # Imported here: numpy, SGP4 and pyarrow take half a second, which `--help` does not need.
-    from flows.commands.screen_run import run_screening  # noqa: PLC0415
+    from flows.commands.screen.screening_run import run_screening  # noqa: PLC0415
 
     return run_screening(args)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from rich.console import RenderableType
 
-from flows.commands.screen_files import MAIN, list_names
-from flows.commands.screen_plan import Plan, iso
-from flows.commands.screen_report import group_tables, passage_rows
+from flows.commands.screen.files import MAIN, list_names
+from flows.commands.screen.plan import Plan, iso
+from flows.commands.screen.report import group_tables, passage_rows
 from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.screening.approaches import SLOW_M_S
 from sda_ops.screening.assessment.assess import Conjunctions, assess

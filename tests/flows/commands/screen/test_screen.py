@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from flows.__main__ import main
-from flows.commands import screen_run
-from flows.commands.screen_progress import ScreeningProgress
+from flows.commands.screen import screening_run
+from flows.commands.screen.progress import ScreeningProgress
 from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog import synthetic_catalog
 from sda_ops.screening.output import tables
@@ -311,7 +311,7 @@ def test_progress_elsewhere_is_a_line_for_each_tenth(caplog: pytest.LogCaptureFi
 )
 def test_each_worker_has_a_window(horizon_h: float, workers: int, window_h: float) -> None:
     """Of half hours, at least one hour, and at most the longest one that is allowed."""
-    found = screen_run.window_length(timedelta(hours=3), timedelta(hours=horizon_h), workers)
+    found = screening_run.window_length(timedelta(hours=3), timedelta(hours=horizon_h), workers)
     assert found == timedelta(hours=window_h)
 
 

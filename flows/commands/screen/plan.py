@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from flows.commands.messages import announce
-from flows.commands.screen_catalog import Selection, read_source, rows_of, select, utc
-from flows.commands.screen_files import Output, list_files, list_names, problems_of
-from flows.commands.screen_report import distance
-from flows.commands.screen_values import compact
+from flows.commands.screen.catalog import Selection, read_source, rows_of, select, utc
+from flows.commands.screen.files import Output, list_files, list_names, problems_of
+from flows.commands.screen.report import distance
+from flows.commands.screen.values import compact
 from flows.settings.load import load_settings
 from flows.settings.screening import ScreeningSettings
 from flows.settings.sections import Section

@@ -15,12 +15,12 @@ import numpy as np
 from rich.console import RenderableType
 
 from flows.commands.messages import announce, report_problems
-from flows.commands.screen_assets import FoundPassages, assessed_passages, passage_report, passage_tables, screen_boxes
-from flows.commands.screen_catalog import CatalogUnusable, warnings_of
-from flows.commands.screen_files import MAIN, list_files, list_names, write_lists, write_texts, write_whole
-from flows.commands.screen_plan import Plan, Unusable, announce_start, iso, make_plan
-from flows.commands.screen_progress import ScreeningProgress
-from flows.commands.screen_report import distance, group_tables, text_of, top_table
+from flows.commands.screen.assets import FoundPassages, assessed_passages, passage_report, passage_tables, screen_boxes
+from flows.commands.screen.catalog import CatalogUnusable, warnings_of
+from flows.commands.screen.files import MAIN, list_files, list_names, write_lists, write_texts, write_whole
+from flows.commands.screen.plan import Plan, Unusable, announce_start, iso, make_plan
+from flows.commands.screen.progress import ScreeningProgress
+from flows.commands.screen.report import distance, group_tables, text_of, top_table
 from flows.output import print_line
 from flows.settings.load import SettingsError
 from orchestrator_adapter import OperatorError, SystemClock
