@@ -309,7 +309,6 @@ class ConjunctionSettings(ScreeningSettings):
     answer_within_s: PositiveSeconds = Field(
         900.0, description="A worker that takes longer for one window counts as hung and is replaced, seconds"
     )
-    max_rebuilds: int = Field(8, ge=0, le=1_000, description="Workers replaced in ten minutes; more end the run")
 
     @property
     def table(self) -> Path:

@@ -36,7 +36,7 @@ from flows.topologies.from_settings import (
     supervision_policy,
     validation,
 )
-from flows.topologies.screening import CatalogScreening, screening_of
+from flows.topologies.screening import UNTIL_IT_WORKS, CatalogScreening, screening_of
 from orchestrator_adapter import (
     DeadLetterFile,
     Factory,
@@ -175,8 +175,8 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
     correlations = graph.add_sink("correlations", store, restart_policy=NEVER, note=_IRREPLACEABLE)
     graph.connect(combine, correlations, 16_384, note="the items that wait for one file")
     if (screening := orbits.screening) is not None:
-        note = "its table survives a restart, which repeats one screening"
-        screen = graph.add_source("screen", screening.source, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
+        note = "tried again without end: a screening that fails leaves no gap in the audit of the stream"
+        screen = graph.add_source("screen", screening.source, restart_policy=UNTIL_IT_WORKS, endless=True, note=note)
         store = _conjunctions(settings, screening)
         conjunctions = graph.add_sink("conjunctions", store, restart_policy=NEVER, note=_IRREPLACEABLE)
         graph.connect(screen, conjunctions, 4_096, note="the rest waits in the table")

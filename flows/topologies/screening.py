@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from flows.settings.fusion import ConjunctionSettings
 from flows.topologies.cluster import launcher_of
-from orchestrator_adapter import Factory, RestartPolicy
+from orchestrator_adapter import Backoff, Factory, RestartPolicy
 from orchestrator_adapter.bulkhead import Bulkhead
 from sda_ops.catalog.live import LiveCatalog
 from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable
@@ -22,6 +22,13 @@ from sda_ops.screening.workers.windows import screening_bulkhead
 SCREEN_ALL_ABOVE = 200
 """Changed objects. Of 14,683 objects, about 250 against all cost as much as all against all, with held positions and numba
 (``python -m bench.screening against``)."""
+
+UNTIL_IT_WORKS = RestartPolicy.always(
+    backoff=Backoff(timedelta(seconds=1), timedelta(minutes=5), healthy_after=timedelta(hours=1))
+)
+"""Of the operator and its workers: a screening that fails never ends the run, because the audit of the stream would have a gap.
+It is tried again at least every five minutes, so that it goes on when the cause is over; ``last_screening_age_s`` grows until
+then. A budget would not help: it admits a screening that fails once a minute, and ends the run if one fails at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +54,11 @@ class CatalogScreening:
 
 def screening_of(settings: ConjunctionSettings, catalog: LiveCatalog) -> CatalogScreening:
     """The parts, not started and not opened."""
-    rebuilds = settings.max_rebuilds
     pool = screening_bulkhead(
         workers=settings.workers or os.cpu_count() or 1,
         launcher=launcher_of(settings.cluster),
         answer_within=timedelta(seconds=settings.answer_within_s),
-        rebuilds=RestartPolicy.bounded(rebuilds, timedelta(minutes=10)) if rebuilds else RestartPolicy.never(),
+        rebuilds=UNTIL_IT_WORKS,
     )
     table = ConjunctionTable(settings.table)
     screener = WorkerScreener(

@@ -8,7 +8,7 @@ A window at the horizon's end begins twice that before the end of what was scree
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -50,14 +50,16 @@ class CoveragePlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coverage:
-    """What was screened: these element sets, up to this time.
+    """What was screened: these element sets, in this time.
 
     Attributes:
         objects: The element sets.
+        start_ns: UTC.
         end_ns: UTC, a multiple of the window's length.
     """
 
     objects: ScreenedObjects
+    start_ns: int
     end_ns: int
 
 
@@ -95,7 +97,7 @@ Step: TypeAlias = ScreenAll | ScreenChanged
 def next_step(coverage: Coverage | None, objects: ScreenedObjects, now_ns: int, plan: CoveragePlan) -> Step | None:
     """What to screen now, of ``objects``, the newest element sets; ``None`` if everything is covered."""
     start_ns, end_ns = plan.start_ns(now_ns), plan.end_ns(now_ns)
-    if coverage is None or coverage.end_ns <= now_ns:
+    if coverage is None or not coverage.start_ns <= now_ns < coverage.end_ns:  # also if the clock was set back
         return ScreenAll(start_ns, end_ns)
     if objects is not coverage.objects:
         numbers = changed_objects(coverage.objects.columns, objects.columns)
@@ -111,9 +113,11 @@ def next_step(coverage: Coverage | None, objects: ScreenedObjects, now_ns: int, 
 
 def covered_after(step: Step | None, coverage: Coverage | None, objects: ScreenedObjects) -> Coverage | None:
     """What is covered when ``step`` is done; ``None`` only without any step so far."""
-    if step is not None:
-        return Coverage(objects, step.end_ns)
-    return coverage if coverage is None else Coverage(objects, coverage.end_ns)
+    if step is None:
+        return coverage if coverage is None else replace(coverage, objects=objects)
+    if coverage is not None and coverage.end_ns - 2 * REACH_NS <= step.start_ns <= coverage.end_ns:  # the next window
+        return Coverage(objects, coverage.start_ns, step.end_ns)
+    return Coverage(objects, step.start_ns, step.end_ns)
 
 
 def seconds_to_next_window(coverage: Coverage, now_ns: int, plan: CoveragePlan) -> float:

@@ -24,7 +24,7 @@ from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.history import ElementHistory, selected
 from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
-from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, Screened
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, ConjunctionTableError, Screened
 from sda_ops.screening.conjunctions.coverage import (
     Coverage,
     CoveragePlan,
@@ -137,14 +137,14 @@ def screen_conjunctions(
 
     Metrics: ``conjunctions`` (active ones), ``conjunctions_withdrawn``, ``conjunctions_passed`` and ``conjunction_updates`` in
     the table; ``screenings`` and, of these, ``rescreenings`` because of a new catalogue; ``last_screening_ms`` and
-    ``last_screening_age_s``; ``slow_pairs`` and ``unscreened_objects`` of the last screening of everything, and those
+    ``last_screening_age_s``, since the operator began if there was none; ``slow_pairs`` and ``unscreened_objects`` of the last screening of everything, and those
     that ``figures`` returns.
     """
 
     async def run(ends: WiredEnds) -> None:
         await ends.run_blocking_within(None, table.open)
         ends.keep("table", lambda: table, ConjunctionTable.close)
-        held = ends.keep("screening", _Held)
+        held = ends.keep("screening", lambda: _Held(ends.clock.monotonic()))
         screening = _Screening(ends, held, screener, table, settings, figures)
         await catalog.load()
         changed = Wakeup()
@@ -170,12 +170,19 @@ def screen_conjunctions(
 
 
 def confirming(table: ConjunctionTable) -> Callable[[Sequence[object]], None]:
-    """For the sink's ``on_commit``: confirm to ``table`` the updates that the sink has on its disk."""
+    """For the sink's ``on_commit``: confirm to ``table`` the updates that the sink has on its disk.
+
+    If the table cannot be written, a line in the log says so, and the sink goes on: the next confirmation includes this one, or
+    the next process sends these updates again, with the same ids and revisions.
+    """
 
     def confirm(batch: Sequence[object]) -> None:
         sequences = [record.sequence for record in batch if isinstance(record, ConjunctionUpdate)]
         if sequences:
-            table.confirm(max(sequences))
+            try:
+                table.confirm(max(sequences))
+            except ConjunctionTableError as error:
+                logger.warning("updates that are on the disk are not confirmed: %s", error)
 
     return confirm
 
@@ -201,14 +208,15 @@ class _Held:
         version: The number of the catalogue's version that ``objects`` are of.
         objects: The objects to screen.
         sent: The last update that was sent on.
-        screened_at: When the last screening ended, monotonic seconds.
+        screened_at: When the last screening ended, or the operator began, monotonic seconds.
     """
+
+    screened_at: float
 
     coverage: Coverage | None = None
     version: int = 0
     objects: ScreenedObjects | None = None
     sent: int = 0
-    screened_at: float | None = None
 
 
 class _Screening:
@@ -302,8 +310,7 @@ class _Screening:
         ends.gauge("conjunctions_withdrawn", count.withdrawn)
         ends.gauge("conjunctions_passed", count.passed)
         ends.gauge("conjunction_updates", count.updates)
-        if held.screened_at is not None:
-            ends.gauge("last_screening_age_s", round(ends.clock.monotonic() - held.screened_at))
+        ends.gauge("last_screening_age_s", round(ends.clock.monotonic() - held.screened_at))
         for name, value in (self._figures() if self._figures is not None else {}).items():
             ends.gauge(name, value)
 

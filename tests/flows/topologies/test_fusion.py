@@ -72,15 +72,19 @@ def test_the_propagator_has_a_spilling_edge_and_every_other_edge_has_backpressur
 
 
 def test_fusions_restart_policies_are_those_of_the_specification() -> None:
-    """Five a minute for sources and stateless operators, three for stateful ones, always for archives, never for the audit."""
+    """Five a minute for sources and stateless operators, three for stateful ones, always for archives and for the screening, never for the audit."""
     plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
     policies = {vertex.name: str(vertex.restart_policy) for vertex in plan.order}
     assert {name for name, policy in policies.items() if policy == "bounded(3, 60 s)"} == {"dedup", "propagate", "fuse"}
     assert {name for name, policy in policies.items() if policy == "never"} == {"audit", "correlations", "conjunctions"}
-    assert {name for name, policy in policies.items() if policy.startswith("always")} == {"optical-01", "optical-02"}
-    assert {
-        policy for name, policy in policies.items() if name.startswith(("radar", "isl", "replay", "merge", "screen"))
-    } == {"bounded(5, 60 s)"}
+    assert {name for name, policy in policies.items() if policy.startswith("always")} == {
+        "optical-01",
+        "optical-02",
+        "screen",
+    }
+    assert {policy for name, policy in policies.items() if name.startswith(("radar", "isl", "replay", "merge"))} == {
+        "bounded(5, 60 s)"
+    }
 
 
 def test_only_the_replay_may_end_by_itself() -> None:

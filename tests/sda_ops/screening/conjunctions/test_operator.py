@@ -17,7 +17,7 @@ from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.synthetic import synthetic_catalog
 from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
-from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, Screened
 from sda_ops.screening.conjunctions.coverage import CoveragePlan
 from sda_ops.screening.conjunctions.operator import (
     Found,
@@ -313,6 +313,22 @@ async def test_updates_in_the_audit_are_confirmed_and_never_sent_again(scene: Sc
     assert scene.table.undelivered(0, 10) == []
     scene.table.close()
     assert len(list((tmp_path / "audit" / "conjunctions").rglob("*.parquet"))) >= 1
+
+
+def test_updates_that_cannot_be_confirmed_are_logged_and_are_no_failure_of_the_sink(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The table is not open: as if it was damaged, or another program had locked it."""
+    table = ConjunctionTable(tmp_path / "conjunctions.sqlite")
+    table.open()
+    table.record([estimate(tca_ns=NOW + HOUR)], Screened(T0, T0 + 9 * HOUR), NOW)
+    updates = table.undelivered(0, 10)
+    table.close()
+    confirming(table)(updates)
+    assert "updates that are on the disk are not confirmed" in caplog.text
+    table.open()
+    assert table.undelivered(0, 10) == updates
+    table.close()
 
 
 def test_the_nearest_element_set_of_each_object_is_screened_in_the_order_of_catalogue_numbers() -> None:
