@@ -14,8 +14,11 @@ Assumptions, each checked in every run (`sda_ops.screening.geometry.ephemeris`):
   real objects at 40 times the greatest difference was 1.15e-5 km/s2, the median 5.5e-8. The second differences of the knots
   measure it for each object. An object beyond `BETA_KM_S2` gets twice its measured value as its own beta.
 - *G*: the norm of the gradient of gravity is at most `GRADIENT_S2` wherever SGP4 has a position, which is above the Earth's
-  surface. For a point mass it is 2 mu / r3 (Montenbruck and Gill, *Satellite Orbits*, 2000, section 7.2). J2 adds 0.3 %. The
-  chord between two objects may be 70 km below them (1,850 km apart, slices of 120 s), which adds 3 %. Hence 2.1 mu / R3.
+  surface. For a point mass it is 2 mu / r3 (Montenbruck and Gill, *Satellite Orbits*, 2000, section 7.2). J2 adds 0.3 %. Two
+  objects differ in gravity by at most 2 mu / R3 times their distance also where the chord between them passes through the
+  Earth: with radii a, b >= R and x = 2 - 2 cos of the angle between them, the squared difference is mu2 times
+  (1/a2 - 1/b2)2 + x / (a2 b2), the squared distance is (a - b)2 + a b x, and both terms have a ratio of at most 4 mu2 / R6.
+  Hence 2.1 mu / R3 has room.
 
 The bounds, in the order of their derivation:
 
@@ -39,7 +42,8 @@ The bounds, in the order of their derivation:
     `slow_km_s` it is positive as long as the pair is within reach, so there is one minimum at most, and Newton's method
     finds it. Slower pairs are sampled within the slice instead.
 
-What is not claimed: SGP4's positions have steps, of up to 12 m (among other causes, it holds the mean eccentricity above 1e-6).
+What is not claimed: SGP4's positions have steps, of up to 12 m (among other causes, it holds the mean eccentricity above 1e-6);
+in deep space, where the inclination passes 0.2 rad, of kilometres. Objects with a step beyond the bound have no knots.
 Where a slow pair passes such a step, the distance may have a minimum that is only as deep as the step. The interpolated
 distance does not have it. A minimum shallower than 2 eps between two slow maxima may therefore be missing.
 """
@@ -105,6 +109,12 @@ class Bounds:
     miss_km: float
     half_s: float
     interpolation_km: float
+
+    def __post_init__(self) -> None:
+        if not 2.0 * self.half_s**2 * GRADIENT_S2 < 1.0:
+            raise ValueError(
+                f"an interval of {2.0 * self.half_s:g} s is too long for bound 0: use shorter knots or slices"
+            )
 
     @property
     def near_km(self) -> float:

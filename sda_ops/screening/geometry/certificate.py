@@ -8,7 +8,14 @@ from sda_ops.astro.time import Floats
 from sda_ops.screening.geometry.bounds import gravity
 
 CERTIFICATE = 4.3e-3
-"""The error is at most this times the greatest eighth difference of the knots."""
+"""The error of a smooth orbit is at most this times the greatest eighth difference of the knots."""
+
+STEP_CERTIFICATE = 1.0 / 126.0
+"""The error beside a step of the positions is at most the step, and that is at most this times the greatest tenth difference.
+
+A step between the two middle knots of eleven has a tenth difference of 126 times its size. An eighth difference has 35 times
+its size only, as much as the eighth difference of a smooth low orbit has anyway.
+"""
 
 _BLOCK = 512
 """Columns that are measured at a time: their knots fit into the processor's cache."""
@@ -36,7 +43,11 @@ def measured(knots_km: Floats, knot_s: float) -> tuple[Floats, Floats]:
         sixth = np.diff(fourth, n=2, axis=0)
         eighth = np.diff(sixth, n=2, axis=0)
         greatest = np.abs(eighth).max(axis=1)
-        error_km[begin : begin + _BLOCK] = CERTIFICATE * np.nanmax(greatest, axis=0, initial=0.0)
+        steps = np.abs(np.diff(eighth, n=2, axis=0)).max(axis=1)
+        error_km[begin : begin + _BLOCK] = np.maximum(
+            CERTIFICATE * np.nanmax(greatest, axis=0, initial=0.0),
+            STEP_CERTIFICATE * np.nanmax(steps, axis=0, initial=0.0),
+        )
         acceleration = second[3:-3] - fourth[2:-2] / 12.0 + sixth[1:-1] / 90.0 - eighth / 560.0
         acceleration /= knot_s**2
         acceleration -= gravity(knots[4:-4].transpose(1, 0, 2)).transpose(1, 0, 2)

@@ -7,8 +7,9 @@ SGP4's velocity is not used, because it is not the derivative of SGP4's position
 
 **Knot lengths.** Objects with an eccentricity of at least 0.1 have knots at half the length. Then the error is measured for
 each object: Lagrange's polynomial errs by at most 1.07e-3 times the eighth difference at the middle of the interval (the
-remainder term; Abramowitz and Stegun 25.2.3). The certificate is four times that. An object whose error exceeds the bound gets
-knots at half the length, again and again down to `FINEST` times, and after that none.
+remainder term; Abramowitz and Stegun 25.2.3). The certificate is four times that. SGP4's positions may also have a step, of
+kilometres at an inclination of 0.2 rad in deep space; tenth differences bound it (`sda_ops.screening.geometry.certificate`). An
+object whose error exceeds the bound gets knots at half the length, again and again down to `FINEST` times, and after that none.
 
 **Objects without knots.** Where SGP4 has no position at one of the eight knots or at one beside them, or where the orbit is too irregular for
 knots, positions are SGP4's own (`sda_ops.screening.geometry.direct`).
@@ -47,8 +48,8 @@ FINEST = 4
 BETA_MARGIN = 2.0
 """An object's own beta is this times the greatest value measured at its knots."""
 
-_MATRIX_COLUMNS = 4096
-"""OpenBLAS computes products of this size in the calling thread. Threads would cost three times the CPU time here."""
+_PRODUCT_SIZE = 8 * 8 * 4096
+"""OpenBLAS computes products of so many factors in the calling thread. Threads would cost 3 to 17 times the CPU time here."""
 
 _OFFSETS = np.arange(-KNOTS_BEFORE, KNOTS_AFTER + 1, dtype=np.float64)
 _DENOMINATORS = np.array([np.prod([a - b for b in _OFFSETS if b != a]) for a in _OFFSETS])
@@ -180,9 +181,10 @@ class KnotLevel:
             start = int(interval[begin]) - KNOTS_BEFORE - self.first
             stencil = self.r_km[start : start + knots]
             of_slices = weights[:, :, begin:end].transpose(2, 1, 0).reshape(-1, knots)
+            together = max(1, _PRODUCT_SIZE // of_slices.size)
             for axis in range(3):
-                for column in range(0, count, _MATRIX_COLUMNS):
-                    part = slice(column, column + _MATRIX_COLUMNS)
+                for column in range(0, count, together):
+                    part = slice(column, column + together)
                     np.matmul(of_slices, stencil[:, axis, part], out=in_rows[2 * begin : 2 * end, axis, part])
         if not contiguous:
             states[..., self.columns] = in_rows.reshape(len(states), 2, 3, count)

@@ -223,7 +223,8 @@ def _minima(pairs: ClosePairs, at_s: Floats, range_rate: Floats, ephemeris: Ephe
     for number in range(_SECANT_STEPS):
         # Every third step is a bisection, so that the bracket shrinks in any case.
         secant_s = low_s - low * (high_s - low_s) / (high - low)
-        root_s = secant_s if number % 3 != 2 else 0.5 * (low_s + high_s)  # noqa: PLR2004 - see above
+        bisected = np.isnan(secant_s) | (number % 3 == 2)  # noqa: PLR2004 - see above; NaN where there is no state
+        root_s = np.where(bisected, 0.5 * (low_s + high_s), secant_s)
         d_km, w_km_s = ephemeris.relative(some.first, some.second, root_s, accurate=True)
         value = _dot(d_km, w_km_s)
         distance_km = _norm(d_km)

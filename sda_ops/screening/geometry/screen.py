@@ -37,7 +37,7 @@ PART_S = 7200.0
 """So much of the window is held in memory at a time: 80 MB of knots for 15,000 objects."""
 
 _RANGES = {"slice_s": (1.0, 120.0), "knot_s": (1.0, 3600.0), "interpolation_bound_m": (0.1, 1000.0)}
-"""Of the options. `GRADIENT_S2` has room for slices of 120 s; SGP4's own steps are of some metres."""
+"""Of the options. SGP4's own steps are of some metres."""
 
 _SLICES = 20  # whose states are held at a time: 14 MB for 15,000 objects
 _REPETITIONS = 3

@@ -117,6 +117,12 @@ def test_pairs_near_in_the_first_and_last_slices_are_found_where_knots_are_outsi
         assert same_list(part_of(whole, [0]), got) == ""
 
 
+def test_knots_that_are_too_long_for_the_bounds_between_them_are_rejected() -> None:
+    held = Ephemeris(PREPARED, EPOCH_NS, EPOCH_NS + HOUR_NS, knot_s=900.0)
+    with pytest.raises(ValueError, match="an interval of 960 s is too long for bound 0: use shorter knots or slices"):
+        screen_against(held, np.array([0]), MISS_M, start_ns=EPOCH_NS, end_ns=EPOCH_NS + HOUR_NS)
+
+
 def test_a_window_that_is_not_held_is_rejected(held: Ephemeris) -> None:
     with pytest.raises(ValueError, match=r"^expected a window within \d+ to \d+, which is held, got \d+ to \d+$"):
         screen_against(held, np.array([0]), MISS_M, start_ns=EPOCH_NS, end_ns=END_NS + 1)

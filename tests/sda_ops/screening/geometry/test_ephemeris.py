@@ -60,6 +60,42 @@ def test_interpolated_positions_are_within_the_certified_error_of_sgp4s(knot_s: 
     assert not len(ephemeris.direct.slices)
 
 
+def test_positions_beside_a_step_of_sgp4_are_within_the_bound() -> None:
+    # In deep space, SGP4's position has a step where the inclination passes 0.2 rad: here 113 and 96 m.
+    orbits = [
+        Orbit(
+            perigee_km=35435.444619929585,
+            eccentricity=0.0003,
+            inclination_deg=11.468192773515756,
+            node_deg=4.927544653231459,
+            argument_deg=341.6334115926523,
+            anomaly_deg=96.43961262004363,
+            bstar=0.0,
+        ),
+        Orbit(
+            perigee_km=35939.22923745501,
+            eccentricity=0.0003,
+            inclination_deg=11.459424620025015,
+            node_deg=233.5177241753919,
+            argument_deg=95.04259661471201,
+            anomaly_deg=66.65032751806197,
+            bstar=0.0,
+        ),
+    ]
+    prepared = PreparedObjects(screened(orbits), engine="sgp4")
+    ephemeris = Ephemeris(prepared, EPOCH_NS, EPOCH_NS + 2 * HOUR_NS, interpolation_km=0.025)
+    timestamp_s = np.arange(0.5, 7200.0)
+    columns = np.repeat([0, 1], len(timestamp_s))
+
+    r_km, _ = ephemeris.at(columns, np.tile(timestamp_s, 2))
+
+    exact_r_km, _ = prepared.orbits.states_km(
+        columns, ephemeris.origin_ns + np.tile(timestamp_s * NS_PER_S, 2).astype(np.int64)
+    )
+    assert np.nanmax(np.linalg.norm(r_km - exact_r_km, axis=0)) <= ephemeris.interpolation_km
+    assert ephemeris.shortened == 2
+
+
 def test_a_position_does_not_depend_on_where_the_window_begins() -> None:
     prepared = PreparedObjects(OBJECTS, engine="sgp4")
     one = Ephemeris(prepared, EPOCH_NS, EPOCH_NS + 2 * HOUR_NS)
