@@ -26,28 +26,29 @@ settings.register_profile(
 )
 settings.load_profile("shared machine")
 
-_SERVERS = {
+_GROUPS = {
+    "numba_once": "numba",
     "killed_prefect_server": "killed Prefect server",
     "installation": "killed Prefect server",
     "shared_prefect_server": "shared Prefect server",
     "prefect_server": "shared Prefect server",
 }
-"""A file with a test that uses such a fixture belongs to this group."""
+"""A file with a test that uses such a fixture belongs to this group, which one xdist worker runs as a whole."""
 
 
 @cache
 def _group(path: str) -> str | None:
-    """The server that the tests of a file use."""
+    """The group of a file: what its tests share."""
     text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
-    used = (each for each in _SERVERS if re.search(rf'\b{each}: |usefixtures\("{each}"', text))
-    return next((_SERVERS[fixture] for fixture in used), None)
+    used = (each for each in _GROUPS if re.search(rf'\b{each}: |usefixtures\("{each}"', text))
+    return next((_GROUPS[fixture] for fixture in used), None)
 
 
 def _scope(nodeid: str) -> str:
-    """What one xdist worker runs as a whole: the files of a server group, or a file, whose module fixtures are then made once.
+    """What one xdist worker runs as a whole: the files of a group, or a file, whose module fixtures are then made once.
 
     So there is one server a group, and no two tests use it at once: on SQLite it drops events that arrive while its database
-    is locked.
+    is locked. And numba compiles once, and not once in each worker.
     """
     path = nodeid.partition("::")[0]
     return _group(path) or path
@@ -67,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the server groups first, then the other integration tests: they take longest."""
+    """Start the groups first, then the other integration tests: they take longest."""
     paths = {item: item.nodeid.partition("::")[0] for item in items}
     items.sort(key=lambda item: (_group(paths[item]) is None, not paths[item].startswith("tests/integration/")))
 
@@ -78,6 +79,11 @@ def _claims_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("claims")))
         yield
+
+
+@pytest.fixture(scope="session")
+def numba_once() -> None:
+    """For files that screen with numba if it is installed: one worker runs them, because compiling takes 5 s of CPU."""
 
 
 @pytest.fixture(scope="session")

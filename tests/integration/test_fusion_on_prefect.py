@@ -18,7 +18,9 @@ from sda_ops.simulate.catalog_file import omm_json
 from tests.helpers.prefect_runs import FUSION, Installation, start, until, until_over
 from tests.helpers.support import send_detections
 
-pytestmark = [pytest.mark.prefect, pytest.mark.timeout(300)]
+# `long`: test_workers has the task run of a killed worker in `make test`, test_fusion_workers_killed the pipeline that continues, and
+# test_runs_of_a_worker the cancelled run of a deployment.
+pytestmark = [pytest.mark.prefect, pytest.mark.long, pytest.mark.timeout(300)]
 
 OPERATORS = 18
 WORKER = "propagator worker-1"

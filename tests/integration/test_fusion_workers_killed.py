@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import pytest
+
 from flows.settings.fusion import FusionSettings
 from flows.topologies.fusion import fusion_pipeline
 from orchestrator_adapter import BuiltGraph
@@ -91,6 +93,8 @@ def test_results_are_complete_although_workers_are_killed_at_random(tmp_path: Pa
     }
 
 
+# `long`: test_blocking has the exhausted pool that loses nothing in `make test`, and test_losses the budget for rebuilds.
+@pytest.mark.long
 def test_more_kills_than_the_budget_end_the_run_without_losing_an_observation(tmp_path: Path) -> None:
     """The exit code is 3. Each observation has a correlation or a dead letter, and none is taken for a poison pill."""
     place = FusionPlace.free(tmp_path)

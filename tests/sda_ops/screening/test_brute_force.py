@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from sda_ops.screening.geometry.screen import ScreeningOptions, screen
 from tests.helpers.brute_force import BruteForce, brute_force
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog
@@ -12,7 +14,7 @@ from tests.helpers.sizes import small_and_long
 
 MISS_M = (5e3, 20e3, 50e3)
 
-pytestmark = needs_real_catalog
+pytestmark = [needs_real_catalog, pytest.mark.usefixtures("numba_once")]
 
 
 @small_and_long(

@@ -19,7 +19,7 @@ from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, row
 from tests.helpers.screening_comparison import same_list
 from tests.helpers.sizes import LONG
 
-pytestmark = needs_real_catalog
+pytestmark = [needs_real_catalog, pytest.mark.usefixtures("numba_once")]
 
 COUNT, HOURS = (1_000, 6.0) if LONG else (300, 0.75)
 MISS_M = 50e3

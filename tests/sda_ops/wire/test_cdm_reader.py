@@ -244,7 +244,7 @@ def test_an_encoding_that_is_not_read_is_a_plain_error(encoding: str) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(200))
 def test_damaged_content_is_a_message_or_malformed_and_no_other_error(data: st.DataObject) -> None:
     """Bytes replaced, removed and repeated in either notation."""
     content = bytearray(data.draw(st.sampled_from([KVN, XML])).encode())

@@ -107,7 +107,7 @@ def test_an_independent_library_reads_odd_names(notation: Notation, name: str) -
 
 
 @given(message=messages())
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(100))
 def test_what_is_written_is_read_as_an_equal_value_in_both_notations(message: ConjunctionMessage) -> None:
     """To the last bit of each number, with all comments, texts of any characters, and fields of no standard."""
     assert read_cdm(cdm_kvn(message)) == message

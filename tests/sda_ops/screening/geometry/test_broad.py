@@ -13,7 +13,9 @@ from sda_ops.screening.geometry.broad import BroadPhaseName, TreePairs, broad_ph
 from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects
 from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, random_orbits, screened
 
-PREPARED = PreparedObjects(screened(random_orbits(240, seed=9)), engine="sgp4")
+pytestmark = pytest.mark.usefixtures("numba_once")
+
+PREPARED = PreparedObjects(screened(random_orbits(160, seed=9)), engine="sgp4")
 
 
 @pytest.mark.parametrize("broad", ["scipy", "numba"])
@@ -23,7 +25,7 @@ def test_every_pair_that_comes_close_in_a_slice_is_found_once(
 ) -> None:
     if broad == "numba":
         pytest.importorskip("numba")
-    ephemeris = Ephemeris(PREPARED, EPOCH_NS, EPOCH_NS + HOUR_NS // 6, slice_s=slice_s, interpolation_km=0.025)
+    ephemeris = Ephemeris(PREPARED, EPOCH_NS, EPOCH_NS + HOUR_NS // 12, slice_s=slice_s, interpolation_km=0.025)
     bounds = Bounds(miss_km=miss_km, half_s=0.5 * slice_s, interpolation_km=0.025)
     states = ephemeris.states(ephemeris.first_slice, ephemeris.end_slice)
 

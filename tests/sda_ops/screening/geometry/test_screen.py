@@ -40,6 +40,8 @@ def population() -> list[Orbit]:
     ]
 
 
+pytestmark = pytest.mark.usefixtures("numba_once")
+
 OBJECTS = screened(population())
 
 

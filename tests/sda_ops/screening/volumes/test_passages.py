@@ -49,14 +49,14 @@ def population() -> list[Orbit]:
 
 
 PREPARED = PreparedObjects(screened(population()), engine="sgp4")
-END_NS = EPOCH_NS + 2 * HOUR_NS
+END_NS = EPOCH_NS + 3 * HOUR_NS // 2
 FLAT = ScreeningVolume(radial_m=400.0, in_track_m=44_000.0, cross_track_m=51_000.0)
 LARGE = ScreeningVolume(radial_m=60_000.0, in_track_m=300_000.0, cross_track_m=200_000.0)
 TALL = ScreeningVolume(radial_m=150_000.0, in_track_m=40_000.0, cross_track_m=400_000.0)
 ASSETS = (
     *(Asset(row=row, volume=FLAT) for row in (DOCKED, FORMATION, LEADER, LEADER + 1)),
     *(Asset(row=row, volume=LARGE) for row in (0, 1, 2, 3, 4, 8, 9, 12, 16, DECAYING)),
-    *(Asset(row=row, volume=TALL) for row in (20, 5, MOLNIYA, 7, 24, 28)),
+    *(Asset(row=row, volume=TALL) for row in (20, 5, MOLNIYA, 7)),
 )
 
 
