@@ -6,9 +6,11 @@ It reads the table, also while a run writes it, and changes nothing.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import get_args
 
 from flows.commands.messages import report_problems
@@ -91,7 +93,7 @@ def _list(reader: ConjunctionReader, args: argparse.Namespace, *, fleets: bool) 
     found = reader.listed(status=status, catalog_number=args.object)
     listed = [each for each in found if fleets or not (each.last.same_fleet or each.last.formation)]
     if listed:
-        print_line("\n".join(_table(_LISTED, listed)))
+        print_line("\n".join(_fitting(_table(_LISTED, listed), _table(_LISTED_NARROW, listed, _below_listed))))
     else:
         of_object = "" if args.object is None else f" of object {args.object}"
         print_line(f"no {'' if status is None else f'{status} '}conjunctions{of_object} in {reader.path}")
@@ -115,9 +117,9 @@ def _show(reader: ConjunctionReader, args: argparse.Namespace) -> int:
         f"conjunction {last.conjunction_id}: {last.status}",
         *(f"  {text}" for text in _objects(last)),
         approach,
-        f"  greatest probability {last.max_probability:.2E}{_dilution(last)}",
+        f"  max P {last.max_probability:.2E}{_dilution(last)}",
         "",
-        *_table(_HISTORY, history),
+        *_fitting(_table(_HISTORY, history), _table(_HISTORY_NARROW, history, _below_estimate)),
     ]
     print_line("\n".join(lines))
     if args.plot is not None:
@@ -131,6 +133,8 @@ def _not_one(reader: ConjunctionReader, given: str, wanted: str, ids: Sequence[s
     if ids:
         more = ", …" if len(ids) > _IDS_NAMED else ""
         return f"{given!r} is the beginning of several ids: {', '.join(ids[:_IDS_NAMED])}{more}"
+    if not wanted:
+        return "expected the beginning of an id, got an empty one"
     nearest: list[str] = []
     beginning = wanted
     while beginning and not nearest:
@@ -174,22 +178,38 @@ _FORMATS = ("svg", "png", "pdf")
 _Columns = Sequence[tuple[str, Callable[[ConjunctionUpdate], str]]]
 
 
-def _table(columns: _Columns, rows: Iterable[ConjunctionUpdate | ListedConjunction]) -> list[str]:
-    """Lines with aligned columns; text to the left, numbers to the right."""
+def _fitting(wide: list[str], narrow: list[str]) -> list[str]:
+    """The narrow table if standard output is a terminal that is too narrow for the wide one."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return narrow if is_terminal and max(map(len, wide)) > get_terminal_size().columns else wide
+
+
+def _table(
+    columns: _Columns,
+    rows: Iterable[ConjunctionUpdate | ListedConjunction],
+    below: Callable[[ConjunctionUpdate], str] | None = None,
+) -> list[str]:
+    """Lines with aligned columns; text to the left, numbers to the right. ``below`` makes a second line of each row."""
     updates = [row.last if isinstance(row, ListedConjunction) else row for row in rows]
     cells = [[heading for heading, _ in columns], *([cell(update) for _, cell in columns] for update in updates)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     is_text = [heading in _TEXT for heading, _ in columns]
-    return [
+    heading, *lines = [
         "  ".join(
             text.ljust(width) if left else text.rjust(width)
             for text, width, left in zip(row, widths, is_text, strict=True)
         ).rstrip()
         for row in cells
     ]
+    if below is None:
+        return [heading, *lines]
+    return [heading, *(part for line, update in zip(lines, updates, strict=True) for part in (line, below(update)))]
 
 
-_TEXT = ("id", "closest approach (UTC)", "objects", "status", "screened (UTC)", "epochs (UTC)", "")
+_TEXT = (
+    *("id", "closest approach (UTC)", "closest approach", "objects", "status", "screened (UTC)", "screened"),
+    *("epochs (UTC)", ""),
+)
 
 
 def _time(timestamp_ns: int) -> str:
@@ -279,6 +299,35 @@ _HISTORY: _Columns = (
     ("max P", lambda update: _probability(update.max_probability)),
     ("P", lambda update: _probability(update.probability)),
 )
+_LISTED_NARROW: _Columns = (
+    _LISTED[0],
+    (_LISTED[1][0], lambda update: _time(update.tca_timestamp)[:-4]),
+    *_LISTED[2:5],
+    _LISTED[6],
+    ("rev", lambda update: str(update.revision)),
+)
+_HISTORY_NARROW: _Columns = (
+    ("rev", lambda update: str(update.revision)),
+    ("screened", lambda update: _minute(update.screened_timestamp)),
+    _HISTORY[3],
+    ("closest approach", lambda update: _time(update.tca_timestamp)[5:]),
+    _HISTORY[5],
+    _HISTORY[9],
+)
+"""What an 80-column terminal can show."""
+
+
+def _below_listed(update: ConjunctionUpdate) -> str:
+    return "  " + ", ".join(
+        filter(None, (_pair(update), _marker(update), "" if update.status == "active" else update.status))
+    )
+
+
+def _below_estimate(update: ConjunctionUpdate) -> str:
+    parts_m = (update.miss_radial_m, update.miss_in_track_m, update.miss_cross_track_m)
+    parts = " ".join(f"{name} {part / _M_PER_KM:+.3f}" for name, part in zip("RIC", parts_m, strict=True))
+    probability = "" if update.probability is None else f", P {_probability(update.probability)}"
+    return f"     {parts} km{probability}{'' if update.status == 'active' else f', {update.status}'}"
 
 
 def _catalog_number(text: str) -> int:

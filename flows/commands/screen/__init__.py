@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-age",
         type=duration,
         metavar="TIME",
-        help="element sets that are farther from the start are not screened, but listed (default: 30d)",
+        help="element sets that are farther from the start are not screened, but listed (default and greatest: 30d)",
     )
     what.add_argument(
         "--against",
@@ -136,7 +136,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="keep finished windows in this folder; the same screening continues there after it was stopped",
     )
-    how.add_argument("--quiet", action="store_true", help="no progress")
+    how.add_argument("--quiet", action="store_true", help="no progress, only warnings and problems")
     parser.set_defaults(parser=parser)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from flows.commands.messages import announce
 from flows.commands.screen.values import Start, compact
 from orchestrator_adapter import Attempt, RetryDiscard, RetryDisposition, RetryOk, RetryPolicy, SystemClock, with_retry
+from sda_ops.astro.propagation import DEFAULT_MAX_AGE
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import Catalog, ElementColumns, ElementSet, nearest_of_each, parse_catalog, without_usable_rows
 from sda_ops.catalog.fetch import CatalogFile, CatalogLocation, CatalogUnavailable, CatalogUrl, Content, fetch
@@ -91,10 +92,11 @@ def select(catalog: Catalog, start: Start, *, horizon: timedelta, max_age: timed
     kept = np.abs(ages_ns) <= limit_ns
     end_ns = start_ns + round(horizon.total_seconds() * NS_PER_S)
     if not kept.any():
+        longer = ", or a greater --max-age" if max_age < DEFAULT_MAX_AGE else ""
         raise CatalogUnusable(
             f"{catalog.file}: all {len(kept):,} element sets are more than {compact(max_age)} from the start {utc(start_ns)} "
             f"(the median epoch is {_before(median_age)} it), and SGP4's positions are meaningless there; "
-            f"give --start epoch, --start TIME or --max-age"
+            f"give --start epoch or --start TIME{longer}"
         )
     too_old = tuple(
         Unscreened(

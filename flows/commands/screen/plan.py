@@ -180,7 +180,7 @@ def announce_start(plan: Plan) -> None:
         assets=len(plan.assets),
         start=iso(plan.selection.start_ns),
         horizon_s=plan.horizon.total_seconds(),
-        miss_distance_m=plan.miss_distance_m,
+        miss_distance_m=None if plan.assets else plan.miss_distance_m,
         workers=workers,
     )
 

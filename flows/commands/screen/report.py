@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.columns import Columns
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 
 from sda_ops.astro.propagation import M_PER_KM
@@ -34,51 +35,73 @@ def text_of(parts: Sequence[RenderableType], *, terminal: bool, width: int | Non
     return "\n".join(line.rstrip() for line in file.getvalue().rstrip("\n").split("\n"))
 
 
-def top_table(rows: Sequence[dict[str, object]], *, title: str) -> Table:
-    """Conjunctions by SOCRATES' columns: rows of ``conjunction_table``."""
-    table = _table(title)
-    for name, justify in (
-        ("max. prob.", "right"),
-        ("closest approach (UTC)", "left"),
-        ("distance", "right"),
-        ("speed km/s", "right"),
-        ("first", "left"),
-        ("second", "left"),
-        ("ages d", "right"),
+def top_table(rows: Sequence[dict[str, object]], *, title: str) -> RenderableType:
+    """Conjunctions by SOCRATES' columns: rows of ``conjunction_table``. The objects have a column or, in little space, a line each."""
+    wide, narrow = _table(title), _table(title)
+    for table, probability, time, objects in (
+        (wide, "max. prob.", "closest approach (UTC)", ("first", "second")),
+        (narrow, "max. P", "closest (UTC)", ("objects",)),
     ):
-        table.add_column(name, justify=justify, no_wrap=name not in {"first", "second"})  # type: ignore[arg-type] # two literals
+        for name in (probability, time, "distance", "km/s"):
+            table.add_column(name, justify="left" if "(" in name else "right", no_wrap=True)
+        for name in objects:
+            table.add_column(name)
+        table.add_column("ages d", justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            f"{row['MAX_PROB']:.2E}" if row["MAX_PROB"] is not None else "-",
+        beginning = (
+            _probability(row),
             f"{row['TCA']:%Y-%m-%d %H:%M:%S}",
             distance(float(str(row["MISS_M"]))),
             f"{row['TCA_RELATIVE_SPEED']:.3f}",
-            f"{row['OBJECT_NAME_1'] or 'object'} ({row['NORAD_CAT_ID_1']})",
-            f"{row['OBJECT_NAME_2'] or 'object'} ({row['NORAD_CAT_ID_2']})",
-            f"{row['DSE_1']:.1f} {row['DSE_2']:.1f}",
         )
-    return table
+        ages = [f"{row[f'DSE_{number}']:.1f}" for number in (1, 2)]
+        wide.add_row(*beginning, *_objects(row), " ".join(ages))
+        narrow.add_row(*beginning, "\n".join(_objects(row)), "\n".join(ages))
+    return _Fitting(wide, narrow)
 
 
-def passage_rows(rows: Sequence[dict[str, object]], *, title: str) -> Table:
-    """Passages through boxes: rows of ``passage_table``."""
-    table = _table(title)
+def passage_rows(rows: Sequence[dict[str, object]], *, title: str) -> RenderableType:
+    """Passages through boxes: rows of ``passage_table``. In little space both objects and both times are below each other."""
+    wide, narrow = _table(title), _table(title)
     for name in ("asset", "other object"):
-        table.add_column(name)
+        wide.add_column(name)
     for name in ("entry (UTC)", "exit (UTC)"):
-        table.add_column(name, no_wrap=True)
+        wide.add_column(name, no_wrap=True)
+    narrow.add_column("asset, other object")
+    narrow.add_column("entry, exit (UTC)", no_wrap=True)
     for name in ("radial", "in-track", "cross-track", "max. prob."):
-        table.add_column(name, justify="right", no_wrap=True)
+        wide.add_column(name, justify="right", no_wrap=True)
+    for name in ("R km", "I km", "C km", "max. P"):
+        narrow.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            f"{row['OBJECT_NAME_1'] or 'object'} ({row['NORAD_CAT_ID_1']})",
-            f"{row['OBJECT_NAME_2'] or 'object'} ({row['NORAD_CAT_ID_2']})",
-            f"{row['ENTRY']:%Y-%m-%d %H:%M:%S}",
-            f"{row['EXIT']:%H:%M:%S}",
-            *(signed(float(str(row[f"MISS_{axis}_M"]))) for axis in ("RADIAL", "IN_TRACK", "CROSS_TRACK")),
-            f"{row['MAX_PROB']:.2E}" if row["MAX_PROB"] is not None else "-",
-        )
-    return table
+        entry, leaves = f"{row['ENTRY']:%Y-%m-%d %H:%M:%S}", f"{row['EXIT']:%H:%M:%S}"
+        miss_m = [float(str(row[f"MISS_{axis}_M"])) for axis in ("RADIAL", "IN_TRACK", "CROSS_TRACK")]
+        probability = _probability(row)
+        wide.add_row(*_objects(row), entry, leaves, *map(signed, miss_m), probability)
+        below = f"{entry}\n{leaves:>{len(entry)}}"
+        narrow.add_row("\n".join(_objects(row)), below, *(f"{part / M_PER_KM:+.3f}" for part in miss_m), probability)
+    return _Fitting(wide, narrow)
+
+
+class _Fitting:
+    """The wide table where it fits without wrapping, otherwise the narrow one."""
+
+    def __init__(self, wide: Table, narrow: Table) -> None:
+        self._wide, self._narrow = wide, narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # The table is measured as if there were room for everything.
+        needed = Measurement.get(console, options.update_width(_WIDTH), self._wide).maximum
+        yield self._wide if needed <= options.max_width else self._narrow
+
+
+def _objects(row: dict[str, object]) -> tuple[str, str]:
+    first, second = (f"{row[f'OBJECT_NAME_{n}'] or 'object'} ({row[f'NORAD_CAT_ID_{n}']})" for n in (1, 2))
+    return first, second
+
+
+def _probability(row: dict[str, object]) -> str:
+    return f"{row['MAX_PROB']:.2E}" if row["MAX_PROB"] is not None else "-"
 
 
 def group_tables(summary: Summary) -> Iterator[RenderableType]:
@@ -122,4 +145,4 @@ def _groups(title: str, groups: Sequence[Group]) -> Table:
 def _table(title: str | None = None) -> Table:
     """With a line below the header, if standard output can show it."""
     lines = box.SIMPLE_HEAD if (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf") else None
-    return Table(title=title, title_justify="left", box=lines, pad_edge=False, show_edge=False)
+    return Table(title=title, title_justify="left", box=lines, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -68,6 +69,8 @@ class Found:
 
 def run_screening(args: argparse.Namespace) -> int:
     """Screen, write and print. Returns the exit code."""
+    # The progress says enough about worker processes that work; lost ones are warnings.
+    logging.getLogger("orchestrator_adapter.bulkhead").setLevel(logging.WARNING)
     step = "reading the catalogue"
     try:
         try:
@@ -81,7 +84,8 @@ def run_screening(args: argparse.Namespace) -> int:
         for sentence in plan.settings.without_effect(plan.objects):
             announce("screen", "setting_without_effect", f"warning: {sentence}")
         step = "screening"
-        announce_start(plan)
+        if not args.quiet:
+            announce_start(plan)
         screening = asyncio.run(_screen(plan, args))
         step = _WRITING
         found = _assessed(plan, screening) if isinstance(screening, Screening) else assessed_passages(plan, screening)
@@ -204,7 +208,7 @@ def about(plan: Plan, found: Found | FoundPassages) -> dict[str, Any]:
         "catalog": selection.file,
         "start": iso(selection.start_ns),
         "end": iso(plan.end_ns),
-        "miss_distance_m": plan.miss_distance_m,
+        "miss_distance_m": None if plan.assets else plan.miss_distance_m,
         "objects": len(plan.objects),
         "against": None if plan.rows is None else plan.objects.columns.catalog_number[plan.rows].tolist(),
         "assets": [
@@ -264,8 +268,9 @@ def _plot(plan: Plan, found: Found, pair: tuple[int, int] | None, path: Path) ->
 def _report(plan: Plan, found: Found, top: int, *, listing: bool) -> Iterator[RenderableType]:
     statistics = found.screening.statistics
     listed, apart = len(found.listed), len(found.apart)
+    against = "" if plan.rows is None else f"{len(plan.rows):,} of "
     yield (
-        f"{statistics.objects:,} objects, {iso(plan.selection.start_ns)} to {iso(plan.end_ns)}, "
+        f"{against}{statistics.objects:,} objects, {iso(plan.selection.start_ns)} to {iso(plan.end_ns)}, "
         f"within {distance(plan.miss_distance_m)}: {listed:,} conjunctions"
         + (f", {apart:,} more inside fleets and formations" if apart else "")
         + f", {_slow_pairs(found.slow_pairs)}, {len(found.unscreened):,} objects not screened in a part of the time"
@@ -299,7 +304,8 @@ def _slow_pairs(pairs: AssessedSlowPairs) -> str:
 def _stopped(step: str, resume: Path | None) -> str:
     if step == _WRITING:
         return f"stopped while {step}: files may be missing"
-    kept = f"; finished windows are in {resume}: the same command continues there" if resume is not None else ""
+    has_windows = resume is not None and resume.is_dir() and any(resume.iterdir())
+    kept = f"; finished windows are in {resume}: the same command continues there" if has_windows else ""
     return f"stopped while {step}; nothing was written{kept}"
 
 

@@ -202,13 +202,19 @@ def history_picture(
     times = _times(estimated_ns)
     upper.plot(times, miss_m / M_PER_KM, "o-", color=_BLUE, label="miss distance")
     upper.set_ylabel("miss distance (km)")
-    upper.set_ylim(bottom=0.0)
+    upper.set_ylim(0.0, 1.2 * max(float(miss_m.max()), 1.0) / M_PER_KM)
     last = _datetime(int(estimated_ns[-1]))
     _label_last(upper, last, float(miss_m[-1]) / M_PER_KM, f"{_km(float(miss_m[-1]))}")
     lower.plot(times, max_probability, "o-", color=_RED, label="maximum probability (Alfano)")
     if probability is not None and np.isfinite(probability).any():
         lower.plot(times, probability, "s--", color=_GREEN, label="probability (Foster)")
     lower.set_yscale("log")
+    shown = np.concatenate((max_probability, [] if probability is None else probability))
+    shown = shown[shown > 0.0]  # NaN and 0 have no place on a logarithmic axis
+    if len(shown):
+        lower.set_ylim(
+            shown.min() / 5.0, shown.max() * 5.0
+        )  # without limits, estimates that hardly differ fill the axis
     lower.set_ylabel("probability of a collision")
     _label_last(lower, last, float(max_probability[-1]), f"{max_probability[-1]:.2E}")
     lower.set_xlabel("time of the estimate (UTC)")
@@ -319,13 +325,13 @@ def _draw_plane(axes: Axes, encounter: Encounter, names: tuple[str, str]) -> Non
     r, i, c = encounter.relative_position_m
     error = (
         f"assumed error of {names[1]}, 1σ to 3σ ({_km(sigma_m)} along the miss):\n"
-        f"the one of the greatest probability of a collision, {encounter.max_probability:.2E}"
+        f"the size with the greatest probability of a collision, {encounter.max_probability:.2E}"
         if sigma_m > 0.0
         else f"greatest probability of a collision: {encounter.max_probability:.3G}"
     )
     sizes = f"{encounter.radius_first_m:g} m + {encounter.radius_second_m:g} m"
     handles = {
-        f"{names[0]}, with the size of both: radius {sizes}": Patch(color=_BLUE, alpha=0.75),
+        f"{names[0]}, disc with the sum of both radii: {sizes}": Patch(color=_BLUE, alpha=0.75),
         f"miss to {names[1]}: {_km(miss_m)}\n(radial {r:+,.1f}, in-track {i:+,.1f}, cross-track {c:+,.1f} m)": Line2D(
             [], [], color="black", marker=">"
         ),

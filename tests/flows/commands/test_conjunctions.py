@@ -87,6 +87,25 @@ def test_the_list_is_chosen_by_status_and_object(
     assert sorted(listed) == sorted(id_of(config, first)[:13] for first in firsts)
 
 
+@pytest.mark.parametrize("action", ["list", "show"])
+def test_a_terminal_of_80_columns_has_a_line_below_each_row(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """Nothing wraps; the wide table is that of a wide terminal, and of everything that is no terminal."""
+    arguments = ("list", "--all", "--fleets") if action == "list" else ("show", id_of(config, 5))
+    shown = {}
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for columns in (80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert run(config, *arguments) == 0
+        shown[columns] = capsys.readouterr().out.splitlines()
+        assert max(map(len, shown[columns])) <= columns
+    rows = 3 if action == "list" else 2
+    assert len(shown[80]) == len(shown[200]) + rows
+    text = "5 VANGUARD 1 | 9" if action == "list" else "R -0.100 I +0.500 C +0.633 km"
+    assert any(line.strip().startswith(text) for line in shown[80])
+
+
 def test_an_empty_list_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(config, "list", "--status", "passed", "--object", "5") == 0
     assert capsys.readouterr().out.startswith("no passed conjunctions of object 5 in ")

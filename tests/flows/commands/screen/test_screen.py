@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import json
+import logging
 import os
 import pty
 import signal
@@ -21,6 +22,7 @@ import pytest
 from flows.__main__ import main
 from flows.commands.screen import screening_run
 from flows.commands.screen.progress import ScreeningProgress
+from flows.commands.screen.report import passage_rows, text_of, top_table
 from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog import synthetic_catalog
 from sda_ops.screening.output import tables
@@ -96,6 +98,28 @@ def test_without_a_file_the_most_probable_conjunctions_are_printed(
         assert title in text
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 200
+
+
+def test_tables_fit_into_80_columns() -> None:
+    """Objects are below each other where they do not fit beside each other, and each name is in one piece."""
+    names = {"OBJECT_NAME_1": "STARLINK-31725", "NORAD_CAT_ID_1": 59538, "OBJECT_NAME_2": "YAOGAN-30 06C"}
+    at = datetime.fromisoformat(START)
+    row = {
+        "NORAD_CAT_ID_2": 44451,
+        "MAX_PROB": 1.89e-3,
+        "TCA_RELATIVE_SPEED": 14.343,
+        **dict.fromkeys(("TCA", "ENTRY", "EXIT"), at),
+        **dict.fromkeys(("MISS_M", "MISS_RADIAL_M", "MISS_IN_TRACK_M", "MISS_CROSS_TRACK_M"), 43_211.0),
+        **dict.fromkeys(("DSE_1", "DSE_2"), -12.5),
+        **names,
+    }
+    for rows in (top_table, passage_rows):
+        narrow, wide = (text_of([rows([row], title="title")], terminal=False, width=width) for width in (80, 150))
+        assert max(map(len, narrow.splitlines())) <= 80
+        assert len(wide.splitlines()) == len(narrow.splitlines()) - 1
+        for name in ("STARLINK-31725 (59538)", "YAOGAN-30 06C (44451)"):
+            assert name in narrow
+            assert name in wide
 
 
 def test_some_objects_are_screened_against_all(catalog: Path) -> None:
@@ -251,6 +275,16 @@ def test_an_old_catalogue_is_not_screened_from_now(catalog: Path, capsys: pytest
     assert "all 200 element sets are more than 30d from the start 2026-12-05 00:00:00 UTC" in line
     assert "270.0 days before it" in line
     assert "--start epoch" in line
+    assert "--max-age" not in line, "30 days are the greatest that it takes"
+    assert screen(catalog, "--max-age", "2d", start="2026-03-20T00:00:00Z") == 1
+    assert "a greater --max-age" in capsys.readouterr().err
+
+
+def test_quiet_is_without_messages_of_its_progress(catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And worker processes that work have no lines in any case."""
+    assert screen(catalog, "--quiet") == 0
+    assert not caplog.records
+    assert logging.getLogger("orchestrator_adapter.bulkhead").level == logging.WARNING
 
 
 def test_bad_rows_are_counted(catalog: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -106,9 +106,9 @@ def test_the_picture_of_a_conjunction_says_what_it_shows(objects: ScreenedObject
         "miss distance of the screening: 5.000 km",
         "closest approach: 14.6 m at 2000-06-23 23:20:20.000 UTC",
         "9.173 km/s",
-        "radius 1 m + 10 m",
+        "disc with the sum of both radii: 1 m + 10 m",
         "(radial +9.8, in-track +10.2, cross-track -3.7 m)",
-        "the one of the greatest probability of a collision, 3.34E-01",
+        "the size with the greatest probability of a collision, 3.34E-01",
         "0.80 in-track − 0.61 cross-track (m)",
         "radial (m)",
         "3σ",
@@ -162,6 +162,20 @@ def test_the_history_of_an_event_shows_every_estimate_and_the_closest_approach()
         "time of the estimate (UTC)",
     ):
         assert text in shown
+
+
+def test_estimates_that_hardly_differ_are_a_level_line() -> None:
+    """The axis of the probability spans more than a decade, and has each label once."""
+    svg = history_picture(
+        title="A and B",
+        estimated_ns=EPOCH_NS + np.array([0, 8]) * 3_600 * NS_PER_S,
+        miss_m=np.array([10_932.0, 10_932.1]),
+        max_probability=np.array([1.0e-6, 1.0e-6 * (1.0 - 1e-7)]),
+        tca_ns=EPOCH_NS + 24 * 3_600 * NS_PER_S,
+    )
+    labels = [line for line in texts(svg).split("\n") if "10" in line and "mathdefault" in line]
+    assert "10^{-6}" in "".join(labels)
+    assert len(labels) == len(set(labels))
 
 
 def test_without_matplotlib_the_message_says_what_to_install(
