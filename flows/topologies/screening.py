@@ -12,10 +12,9 @@ from flows.settings.fusion import ConjunctionSettings
 from flows.topologies.cluster import launcher_of
 from orchestrator_adapter import Backoff, Factory, RestartPolicy
 from orchestrator_adapter.bulkhead import Bulkhead
-from sda_ops.catalog.live import LiveCatalog
 from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable
 from sda_ops.screening.conjunctions.coverage import CoveragePlan
-from sda_ops.screening.conjunctions.operator import ScreeningRules, confirming, screen_conjunctions
+from sda_ops.screening.conjunctions.operator import ChangingCatalog, ScreeningRules, confirming, screen_conjunctions
 from sda_ops.screening.conjunctions.screener import WorkerScreener
 from sda_ops.screening.workers.windows import screening_bulkhead
 
@@ -26,9 +25,14 @@ SCREEN_ALL_ABOVE = 200
 UNTIL_IT_WORKS = RestartPolicy.always(
     backoff=Backoff(timedelta(seconds=1), timedelta(minutes=5), healthy_after=timedelta(hours=1))
 )
-"""Of the operator and its workers: a screening that fails never ends the run, because the audit of the stream would have a gap.
+"""Of the operator: a screening that fails never ends the run, because the audit of the stream would have a gap.
 It is tried again at least every five minutes, so that it goes on when the cause is over; ``last_screening_age_s`` grows until
 then. A budget would not help: it admits a screening that fails once a minute, and ends the run if one fails at once."""
+
+WORKERS_UNTIL_IT_WORKS = RestartPolicy.always(
+    backoff=Backoff(timedelta(seconds=1), timedelta(seconds=30), healthy_after=timedelta(minutes=10))
+)
+"""Of the worker processes: lost ones are replaced without end. A window that costs two of them fails the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +56,13 @@ class CatalogScreening:
         await asyncio.to_thread(self.table.open)
 
 
-def screening_of(settings: ConjunctionSettings, catalog: LiveCatalog) -> CatalogScreening:
+def screening_of(settings: ConjunctionSettings, catalog: ChangingCatalog) -> CatalogScreening:
     """The parts, not started and not opened."""
     pool = screening_bulkhead(
         workers=settings.workers or os.cpu_count() or 1,
         launcher=launcher_of(settings.cluster),
         answer_within=timedelta(seconds=settings.answer_within_s),
-        rebuilds=UNTIL_IT_WORKS,
+        rebuilds=WORKERS_UNTIL_IT_WORKS,
     )
     table = ConjunctionTable(settings.table)
     screener = WorkerScreener(

@@ -137,7 +137,7 @@ def screen_conjunctions(
 
     Metrics: ``conjunctions`` (active ones), ``conjunctions_withdrawn``, ``conjunctions_passed`` and ``conjunction_updates`` in
     the table; ``screenings`` and, of these, ``rescreenings`` because of a new catalogue; ``last_screening_ms`` and
-    ``last_screening_age_s``, since the operator began if there was none; ``slow_pairs`` and ``unscreened_objects`` of the last screening of everything, and those
+    ``last_screening_age_s``, since the operator began before the first; ``slow_pairs`` and ``unscreened_objects`` of the last screening of everything, and those
     that ``figures`` returns.
     """
 
