@@ -44,7 +44,7 @@ from tests.scenes.truth import catalog
 
 OPTICAL_HZ, ISL_HZ = 50.0, 100.0
 SETTLE_S, TAIL_S = 1.0, 1.0
-MOVED_RAD = 1e-6  # seven metres of the mean anomaly: nearly every conjunction gets a revision
+MOVED_RAD = 1e-5  # 70 metres along the orbit: nearly every conjunction gets a revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ class MovedCatalog:
     def move(self) -> None:
         """The next version."""
         old = self.current
-        columns = {name: column.copy() for name, column in old.columns.arrays().items()}
-        columns["mo"] = columns["mo"] + MOVED_RAD
+        moved_rad = np.random.default_rng(old.number).normal(0.0, MOVED_RAD, len(old.columns))
+        columns = {**old.columns.arrays(), "mo": old.columns.mo + moved_rad}
         self.current = Version(old.number + 1, old.element_sets, ElementColumns.from_arrays(columns))
         for listener in self._listeners:
             listener(self.current)
