@@ -26,7 +26,10 @@ FASTEST_KM_S = 22.4
 positions a second apart say nothing of what lies between them."""
 
 PARTIAL_BETA_KM_S2 = 2e-3
-"""Beta where an object has a state in a part of the slice only: a fifth of gravity, for drag and for the extrapolation."""
+"""The least beta where an object has a state in a part of the slice only: a fifth of gravity, for the extrapolation. Strong
+drag adds up to 8 km/s2 in the last second, so there beta is measured as well."""
+
+_PARTIAL_SAMPLES = 9
 
 _BETA_MARGIN = 2.0
 _BISECTIONS = 16  # of half a slice, 30 s: to 0.5 ms
@@ -165,7 +168,42 @@ def direct_states(orbits: ExactOrbits, slices: npt.NDArray[np.int64], columns: R
         r_km[:, aside] = sample_r - sample_s * sample_v + 0.5 * sample_s**2 * pull
         v_km_s[:, aside] = sample_v - sample_s * pull
     alive = at_start | at_middle | at_end
+    partial = np.flatnonzero(alive & ~whole)
+    beta_km_s2[partial] = np.maximum(
+        PARTIAL_BETA_KM_S2,
+        _partial_beta_km_s2(
+            orbits,
+            columns[partial],
+            middle_ns[partial],
+            np.linspace(from_s[partial], until_s[partial], _PARTIAL_SAMPLES),
+            (r_km[:, partial], v_km_s[:, partial]),
+            half_s,
+        ),
+    )
     return DirectStates(slices, columns, alive, r_km, v_km_s, beta_km_s2, from_s, until_s)
+
+
+def _partial_beta_km_s2(
+    orbits: ExactOrbits,
+    columns: Rows,
+    middle_ns: Nanoseconds,
+    sample_s: Floats,
+    state: tuple[Floats, Floats],
+    half_s: float,
+) -> Floats:
+    """Beta of objects that have a position from the first to the last of ``sample_s``, ``(samples, n)``, from the middle.
+
+    The bounds use beta for how far an object leaves the parabola of its state in the middle, half_s2/2 times beta. So that
+    distance is measured. It is greatest at the end of a life, which is a sample.
+    """
+    times, count = sample_s.shape
+    at_ns = (middle_ns + np.rint(sample_s * NS_PER_S).astype(np.int64)).ravel()
+    r_km = orbits.states_km(np.tile(columns, times), at_ns)[0].reshape(3, times, count)
+    middle_km, v_km_s = state[0][:, np.newaxis], state[1][:, np.newaxis]
+    pull = gravity(state[0])[:, np.newaxis]
+    beyond_km = np.linalg.norm(r_km - middle_km - sample_s * (v_km_s + 0.5 * sample_s * pull), axis=0)
+    beta: Floats = _BETA_MARGIN * 2.0 / half_s**2 * np.nan_to_num(beyond_km).max(axis=0, initial=0.0)
+    return beta
 
 
 def no_direct_states() -> DirectStates:

@@ -123,6 +123,30 @@ def test_objects_without_a_position_are_reported_with_the_time_and_the_reason(re
     assert all(EPOCH_NS <= each.from_ns < each.until_ns <= END_NS for each in reference.ended)
 
 
+def test_an_approach_in_the_last_seconds_of_a_life_under_strong_drag_is_found() -> None:
+    """Three seconds before SGP4 fails: drag of some km/s2, in a slice of which only a part has a position."""
+    decaying = Orbit(
+        perigee_km=125.7926023313884,
+        eccentricity=0.01,
+        inclination_deg=18.329513859453677,
+        node_deg=270.0043851064952,
+        argument_deg=161.70418892317215,
+        anomaly_deg=53.08680227835524,
+        bstar=0.10638198541209797,
+    )
+    other = Orbit(
+        perigee_km=90.92756355558959,
+        inclination_deg=27.276858627526913,
+        node_deg=174.82897568857038,
+        anomaly_deg=305.30540804344764,
+        bstar=0.0,
+    )
+    screening = screen_window(screened([decaying, other]), EPOCH_NS, EPOCH_NS + HOUR_NS, 5e3, PLAIN)
+    # By brute force: sgp4's positions at every second, and a polynomial through five of them.
+    assert screening.approaches.miss_m.tolist() == pytest.approx([4980.1200], abs=1e-3)
+    assert screening.approaches.tca_ns.tolist() == pytest.approx([1_773_101_094_395_049_220], abs=100_000)
+
+
 def test_knots_that_are_too_long_are_shortened_and_reported(reference: Screening) -> None:
     screening = screen_window(OBJECTS, EPOCH_NS, END_NS, MISS_M, replace(PLAIN, knot_s=900.0))
     assert screening.statistics.repeated > 100
