@@ -41,6 +41,9 @@ SAME_TCA_NS = 1_000_000
 
 SAME_MISS_M = 1.0
 
+_LOCKED_S = 2.0
+"""How long a call waits for another program that writes the file. A shutdown cannot end this wait: it is shorter than its drain."""
+
 
 class ConjunctionTableError(OperatorError):
     """The file cannot be used; the message says why, and what to do."""
@@ -158,7 +161,7 @@ class ConjunctionTable:
                 return
             with _clear_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30.0)
+                db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=_LOCKED_S)
                 try:
                     if not _is_new(db):
                         check(db, self.path)

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 
 from sda_ops.records.conjunction import ConjunctionEstimate
 from sda_ops.records.ids import conjunction_id
+from sda_ops.screening.conjunctions import conjunction_table
 from sda_ops.screening.conjunctions.conjunction_table import (
     ConjunctionReader,
     ConjunctionTable,
@@ -154,6 +156,20 @@ def test_an_update_stays_undelivered_until_a_sink_confirms_it(table: Conjunction
     table.confirm(second.sequence)
     table.confirm(first.sequence)  # a confirmation that comes late changes nothing
     assert table.undelivered(0, 10) == []
+
+
+def test_a_table_that_another_program_writes_is_named_and_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conjunction_table, "_LOCKED_S", 0.0)
+    table = ConjunctionTable(tmp_path / "conjunctions.sqlite")
+    table.open()
+    with closing(sqlite3.connect(table.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ConjunctionTableError, match="database is locked; another process writes it"):
+            table.record([PLAIN], WHOLE, T0)
+    assert table.record([PLAIN], WHOLE, T0).new == 1
+    table.close()
 
 
 def test_old_conjunctions_are_removed_with_their_history_when_their_updates_are_delivered(
