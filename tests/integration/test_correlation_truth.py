@@ -1,7 +1,8 @@
 """Simulated truth: observations of catalogued objects are correlated with them, and observations of other objects are not.
 
 Half a minute of simulated time (a minute in ``make test-long``), 36 hours after the element sets' epoch, for each of the three truths of
-``tests.scenes.truth``. ``python -m bench.correlation`` prints the whole table, for several ages and classes of orbits.
+``tests.scenes.truth``. Of the real catalogue, ``make test`` has only the truth ``orbit``. ``python -m bench.correlation`` prints the
+whole table, for several ages and classes of orbits.
 The seed is fixed, and the shares are several standard deviations from the bounds.
 """
 
@@ -33,9 +34,16 @@ RATES = Rates(radar_hz=80.0, optical_hz=40.0, isl_hz=60.0)
 MISSING = 0.1  # enough to distinguish a share of 1 % from zero
 
 
-@pytest.fixture(scope="module", params=["real", "generated"])
-def element_sets(request: pytest.FixtureRequest) -> Sequence[ElementSet]:
-    if request.param == "generated":
+CASES = [
+    *(("generated", truth) for truth in get_args(Truth)),
+    ("real", "orbit"),
+    *(pytest.param(("real", truth), marks=pytest.mark.long) for truth in get_args(Truth) if truth != "orbit"),
+]
+"""Catalogue and truth."""
+
+
+def element_sets(name: str) -> Sequence[ElementSet]:
+    if name == "generated":
         return synthetic_catalog(objects=2_000, epoch_ns=REAL_EPOCH_NS)
     if not REAL_CATALOG.is_file():
         pytest.skip(f"real data absent: no {REAL_CATALOG} (set SDA_DATA_DIR)")
@@ -48,11 +56,12 @@ def length_s(request: pytest.FixtureRequest) -> float:
     return length_s
 
 
-@pytest.fixture(scope="module", params=get_args(Truth))
-def evaluated(element_sets: Sequence[ElementSet], length_s: float, request: pytest.FixtureRequest) -> Scene:
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def evaluated(length_s: float, request: pytest.FixtureRequest) -> Scene:
+    catalogue, truth = request.param
     return scene(
-        request.param,
-        element_sets,
+        truth,
+        element_sets(catalogue),
         at_ns=REAL_EPOCH_NS + 3 * NS_PER_DAY // 2,
         length_s=length_s,
         rates=RATES,
