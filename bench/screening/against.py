@@ -14,8 +14,8 @@ import numpy as np
 from bench.screening.runs import Run
 from sda_ops.astro.propagation import one_thread
 from sda_ops.screening.geometry.against import screen_against
-from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects
-from sda_ops.screening.geometry.screen import screen
+from sda_ops.screening.geometry.ephemeris import PreparedObjects
+from sda_ops.screening.geometry.screen import held_positions, screen
 
 LISTS = (1, 3, 10, 30, 100, 300)
 REPETITIONS = 7
@@ -38,14 +38,7 @@ def _measure(run: Run) -> str:
     whole = screen(prepared, run.start_ns, timedelta(hours=run.hours), run.miss_m, options=options)
     whole_s = time.process_time() - began_s
     began_s = time.process_time()
-    ephemeris = Ephemeris(
-        prepared,
-        run.start_ns,
-        end_ns,
-        slice_s=options.slice_s,
-        knot_s=options.knot_s,
-        interpolation_km=options.interpolation_bound_m / 1e3,
-    )
+    ephemeris = held_positions(prepared, run.start_ns, end_ns, options)
     held_s = time.process_time() - began_s
     rng = np.random.default_rng(run.seed)
     lines = [

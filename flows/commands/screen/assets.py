@@ -14,10 +14,10 @@ from rich.console import RenderableType
 from flows.commands.screen.files import MAIN, list_names
 from flows.commands.screen.plan import Plan, iso
 from flows.commands.screen.report import group_tables, passage_rows
-from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.screening.approaches import SLOW_M_S
 from sda_ops.screening.assessment.assess import Conjunctions, assess
-from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects
+from sda_ops.screening.geometry.ephemeris import PreparedObjects
+from sda_ops.screening.geometry.screen import held_positions
 from sda_ops.screening.objects import Rows
 from sda_ops.screening.output.summary import most_probable_first, summarise
 from sda_ops.screening.output.tables import Unscreened, passage_table, unscreened_table
@@ -53,15 +53,7 @@ async def screen_boxes(plan: Plan, on_progress: Callable[[int, int, float | None
     prepared = await asyncio.to_thread(PreparedObjects, plan.objects, engine=options.engine)
 
     def screen(start_ns: int, end_ns: int) -> AssetScreening:
-        ephemeris = Ephemeris(
-            prepared,
-            start_ns,
-            end_ns,
-            slice_s=options.slice_s,
-            knot_s=options.knot_s,
-            interpolation_km=options.interpolation_bound_m / M_PER_KM,
-        )
-        return screen_assets(ephemeris, plan.assets, start_ns, end_ns)
+        return screen_assets(held_positions(prepared, start_ns, end_ns, options), plan.assets, start_ns, end_ns)
 
     began, parts = monotonic(), []
     on_progress(0, len(windows), None)

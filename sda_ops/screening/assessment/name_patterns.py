@@ -1,4 +1,4 @@
-"""What an object's name says: which of several patterns it fits, and whether it is debris."""
+"""What an object's name says: which of several patterns it fits, and what kind of object it is."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import re
 from collections.abc import Sequence
 from fnmatch import translate
 
-_DEBRIS = re.compile(r"\bDEB\b", re.IGNORECASE)
-_UNCONTROLLED = re.compile(r"\b(DEB|AKM|PKM)\b|R/B", re.IGNORECASE)
+_DEBRIS = re.compile(r"\bDEB(RIS)?\b", re.IGNORECASE)
+_ROCKET_BODY = re.compile(r"\bR/B\b", re.IGNORECASE)
+_UNCONTROLLED = re.compile(r"\b(DEB(RIS)?|AKM|PKM)\b|R/B", re.IGNORECASE)
 
 
 def is_debris(name: str) -> bool:
     """Whether an object is a fragment, by the abbreviation that Space-Track and CelesTrak use."""
     return _DEBRIS.search(name) is not None
+
+
+def is_rocket_body(name: str) -> bool:
+    """Whether an object is a rocket body, by the same convention."""
+    return _ROCKET_BODY.search(name) is not None
 
 
 def is_uncontrolled(name: str) -> bool:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import get_args
 
-from sda_ops.astro.propagation import Engine
+from sda_ops.astro.propagation import M_PER_KM, Engine
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.screening.approaches import Screening, Statistics
 from sda_ops.screening.geometry.bounds import Bounds
@@ -28,7 +28,7 @@ from sda_ops.screening.geometry.refine import refined
 from sda_ops.screening.geometry.results import Found, merged, screening_of_found
 from sda_ops.screening.objects import ScreenedObjects
 
-__all__ = ["ScreeningOptions", "merged", "screen", "screen_window"]
+__all__ = ["ScreeningOptions", "held_positions", "merged", "screen", "screen_window"]
 
 Progress = Callable[[float], None]
 """Called with the share of the window that is done, from 0 to 1. It may raise an exception to cancel the screening."""
@@ -74,6 +74,18 @@ class ScreeningOptions:
         ]
         if problems:
             raise ValueError(f"ScreeningOptions: {'; '.join(problems)}")
+
+
+def held_positions(prepared: PreparedObjects, start_ns: int, end_ns: int, options: ScreeningOptions) -> Ephemeris:
+    """Positions of all objects for slices that cover ``[start_ns, end_ns)``, UTC."""
+    return Ephemeris(
+        prepared,
+        start_ns,
+        end_ns,
+        slice_s=options.slice_s,
+        knot_s=options.knot_s,
+        interpolation_km=options.interpolation_bound_m / M_PER_KM,
+    )
 
 
 def screen(
@@ -148,9 +160,7 @@ def _screen_part(
     knot_s, repeated = options.knot_s, 0
     while True:
         timer = _Timer()
-        ephemeris = Ephemeris(
-            prepared, start_ns, end_ns, slice_s=options.slice_s, knot_s=knot_s, interpolation_km=bound_km
-        )
+        ephemeris = held_positions(prepared, start_ns, end_ns, replace(options, knot_s=knot_s))
         repeated += ephemeris.shortened
         timer.lap("propagation")
         pairs, count = _close_pairs(ephemeris, bounds, phase, timer, progress)

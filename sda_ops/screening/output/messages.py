@@ -29,6 +29,7 @@ from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
 from sda_ops.screening.approaches import Screening
 from sda_ops.screening.assessment.assess import Conjunctions
 from sda_ops.screening.assessment.encounter import orbit_axes
+from sda_ops.screening.assessment.name_patterns import is_debris, is_rocket_body
 from sda_ops.screening.exact import exact_states
 from sda_ops.screening.objects import Rows, ScreenedObjects
 from sda_ops.screening.volumes.assets import Asset
@@ -57,8 +58,6 @@ _FULL_DESIGNATOR = re.compile(r"\d{4}-\d{3}[A-Z]{1,3}", re.ASCII)
 _FIRST_YEAR = 57  # of a two-digit year: 1957
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\s]+")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-_DEBRIS = re.compile(r"\bDEB(RIS)?\b")
-_ROCKET_BODY = re.compile(r"\bR/B\b")
 _DIAGONAL = (0, 2, 5, 9, 14, 20)
 _WRITERS = {"kvn": (cdm_kvn, "cdm"), "xml": (cdm_xml, "xml")}
 
@@ -270,7 +269,7 @@ def _identity(objects: ScreenedObjects, row: int) -> dict[str, Any]:
         "designator": str(objects.columns.catalog_number[row]),
         "name": name or UNKNOWN,
         "international_designator": _international_designator(objects.designators[row]),
-        "object_type": "DEBRIS" if _DEBRIS.search(name) else "ROCKET BODY" if _ROCKET_BODY.search(name) else None,
+        "object_type": "DEBRIS" if is_debris(name) else "ROCKET BODY" if is_rocket_body(name) else None,
     }
 
 

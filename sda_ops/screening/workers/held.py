@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.screening.geometry.changed import with_objects
 from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects
-from sda_ops.screening.geometry.screen import ScreeningOptions
+from sda_ops.screening.geometry.screen import ScreeningOptions, held_positions
 
 
 class _Span(NamedTuple):
@@ -45,14 +44,7 @@ class HeldPositions:
         span = _Span(start_ns, end_ns, options)
         ephemeris = self._held.pop(span, None)
         if ephemeris is None:
-            ephemeris = Ephemeris(
-                prepared,
-                start_ns,
-                end_ns,
-                slice_s=options.slice_s,
-                knot_s=options.knot_s,
-                interpolation_km=options.interpolation_bound_m / M_PER_KM,
-            )
+            ephemeris = held_positions(prepared, start_ns, end_ns, options)
             self.computed += 1
         elif ephemeris.prepared is not prepared:
             ephemeris, _ = with_objects(ephemeris, prepared)

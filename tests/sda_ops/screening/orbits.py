@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sgp4.api import WGS72, Satrec
@@ -27,6 +27,17 @@ class Orbit:
     argument_deg: float = 0.0
     anomaly_deg: float = 0.0
     bstar: float = 1e-5
+
+
+TWO_DOCKED = (Orbit(perigee_km=420.0, inclination_deg=51.6, node_deg=10.0),) * 2
+"""Two objects in one place."""
+
+_LEADER = Orbit(perigee_km=515.0, inclination_deg=97.4, node_deg=80.0)
+TWO_IN_FORMATION = (_LEADER, replace(_LEADER, anomaly_deg=0.01, node_deg=80.002))
+"""Two objects that stay near each other."""
+
+DECAYING_ORBIT = Orbit(perigee_km=115.0, bstar=5e-3, node_deg=200.0)
+"""It decays within the hour."""
 
 
 def screened(orbits: Sequence[Orbit]) -> ScreenedObjects:

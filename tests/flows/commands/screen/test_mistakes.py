@@ -10,19 +10,7 @@ import pytest
 from flows.__main__ import main
 from tests.helpers.screen_command import (
     screen,
-    screen_inline,
-    small_catalog_file,
 )
-
-
-@pytest.fixture(autouse=True)
-def _inline(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    screen_inline(monkeypatch, caplog, tmp_path)
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Path:
-    return small_catalog_file(tmp_path)
 
 
 @pytest.mark.parametrize(

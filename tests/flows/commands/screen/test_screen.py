@@ -36,21 +36,9 @@ from tests.helpers.screen_command import (
     messages,
     rows_of,
     screen,
-    screen_inline,
-    small_catalog_file,
 )
 from tests.helpers.sizes import small_and_long
 from tests.helpers.support import ROOT, SDA_DATA_DIR
-
-
-@pytest.fixture(autouse=True)
-def _inline(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    screen_inline(monkeypatch, caplog, tmp_path)
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Path:
-    return small_catalog_file(tmp_path)
 
 
 def test_the_lists_are_written_as_csv(catalog: Path, capsys: pytest.CaptureFixture[str]) -> None:

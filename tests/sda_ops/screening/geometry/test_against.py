@@ -17,23 +17,27 @@ from sda_ops.screening.geometry.screen import ScreeningOptions, screen_window
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, real_objects
 from tests.helpers.screening_comparison import part_of, same_list
 from tests.helpers.sizes import small_and_long
-from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
+from tests.sda_ops.screening.orbits import (
+    DECAYING_ORBIT,
+    EPOCH_NS,
+    HOUR_NS,
+    TWO_DOCKED,
+    TWO_IN_FORMATION,
+    Orbit,
+    random_orbits,
+    screened,
+)
 
 
 def population() -> list[Orbit]:
     """Random orbits, two docked objects, a formation, and three that decay: one of them has no knots at all."""
-    docked = Orbit(perigee_km=420.0, inclination_deg=51.6, node_deg=10.0)
-    formation = Orbit(perigee_km=515.0, inclination_deg=97.4, node_deg=80.0)
-    decaying = Orbit(perigee_km=115.0, bstar=5e-3, node_deg=200.0)
     return [
         *random_orbits(150, seed=5),
-        docked,
-        docked,
-        formation,
-        replace(formation, anomaly_deg=0.01, node_deg=80.002),
-        decaying,
-        replace(decaying, anomaly_deg=0.1),
-        replace(decaying, anomaly_deg=0.2, inclination_deg=53.3),
+        *TWO_DOCKED,
+        *TWO_IN_FORMATION,
+        DECAYING_ORBIT,
+        replace(DECAYING_ORBIT, anomaly_deg=0.1),
+        replace(DECAYING_ORBIT, anomaly_deg=0.2, inclination_deg=53.3),
         Orbit(perigee_km=-150.0, eccentricity=0.2, anomaly_deg=200.0),
     ]
 

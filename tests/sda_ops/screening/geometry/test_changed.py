@@ -16,7 +16,7 @@ from sda_ops.screening.geometry.screen import ScreeningOptions, screen_window
 from sda_ops.screening.objects import ScreenedObjects
 from tests.helpers.mixed_objects import rows_of, with_elements
 from tests.helpers.screening_comparison import same_list
-from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
+from tests.sda_ops.screening.orbits import DECAYING_ORBIT, EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
 
 END_NS = EPOCH_NS + HOUR_NS
 MISS_M = 100e3
@@ -25,12 +25,11 @@ BOUND_KM = 0.004
 
 def population() -> list[Orbit]:
     """Random orbits, three that decay, one without knots, and two that need shorter knots than their class."""
-    decaying = Orbit(perigee_km=115.0, bstar=5e-3, node_deg=200.0)
     return [
         *random_orbits(60, seed=4),
-        decaying,
-        replace(decaying, anomaly_deg=0.1),
-        replace(decaying, anomaly_deg=0.2, inclination_deg=53.3),
+        DECAYING_ORBIT,
+        replace(DECAYING_ORBIT, anomaly_deg=0.1),
+        replace(DECAYING_ORBIT, anomaly_deg=0.2, inclination_deg=53.3),
         Orbit(perigee_km=-150.0, eccentricity=0.2, anomaly_deg=200.0),
         Orbit(perigee_km=180.0, eccentricity=0.099, anomaly_deg=340.0),
         Orbit(perigee_km=160.0, eccentricity=0.8, anomaly_deg=359.0),

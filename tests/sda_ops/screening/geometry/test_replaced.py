@@ -13,13 +13,17 @@ from sda_ops.screening.geometry.changed import with_objects
 from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects
 from sda_ops.screening.geometry.screen import ScreeningOptions, screen_window
 from tests.helpers.screening_comparison import part_of, same_list
-from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
+from tests.sda_ops.screening.orbits import DECAYING_ORBIT, EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
 
 END_NS = EPOCH_NS + HOUR_NS // 2
 MISS_M = 200e3
 KNOT_S = 360.0  # with such long knots some objects need shorter ones
-DECAYING = Orbit(perigee_km=115.0, bstar=5e-3, node_deg=200.0)
-ORBITS = [*random_orbits(150, seed=5), DECAYING, replace(DECAYING, node_deg=100.0), Orbit(perigee_km=-150.0)]
+ORBITS = [
+    *random_orbits(150, seed=5),
+    DECAYING_ORBIT,
+    replace(DECAYING_ORBIT, node_deg=100.0),
+    Orbit(perigee_km=-150.0),
+]
 OPTIONS = ScreeningOptions(broad_phase="scipy", engine="sgp4", knot_s=KNOT_S)
 
 OTHERS = {

@@ -15,7 +15,16 @@ from sda_ops.screening.geometry.broad import BroadPhaseName
 from sda_ops.screening.geometry.screen import ScreeningOptions, merged, screen, screen_window
 from tests.helpers.brute_force import BruteForce, brute_force
 from tests.helpers.screening_comparison import compared
-from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
+from tests.sda_ops.screening.orbits import (
+    DECAYING_ORBIT,
+    EPOCH_NS,
+    HOUR_NS,
+    TWO_DOCKED,
+    TWO_IN_FORMATION,
+    Orbit,
+    random_orbits,
+    screened,
+)
 
 MISS_M = 100e3
 END_NS = EPOCH_NS + HOUR_NS
@@ -24,18 +33,13 @@ PLAIN = ScreeningOptions(broad_phase="scipy", engine="sgp4")
 
 def population() -> list[Orbit]:
     """Random orbits, two docked objects, a formation, three that decay, and one whose perigee is underground."""
-    docked = Orbit(perigee_km=420.0, inclination_deg=51.6, node_deg=10.0)
-    formation = Orbit(perigee_km=515.0, inclination_deg=97.4, node_deg=80.0)
-    decaying = Orbit(perigee_km=115.0, bstar=5e-3, node_deg=200.0)
     return [
         *random_orbits(150, seed=5),
-        docked,
-        docked,
-        formation,
-        replace(formation, anomaly_deg=0.01, node_deg=80.002),
-        decaying,
-        replace(decaying, anomaly_deg=0.1),
-        replace(decaying, anomaly_deg=0.2, inclination_deg=53.3),
+        *TWO_DOCKED,
+        *TWO_IN_FORMATION,
+        DECAYING_ORBIT,
+        replace(DECAYING_ORBIT, anomaly_deg=0.1),
+        replace(DECAYING_ORBIT, anomaly_deg=0.2, inclination_deg=53.3),
         Orbit(perigee_km=-150.0, eccentricity=0.2, anomaly_deg=200.0),
     ]
 

@@ -18,7 +18,16 @@ from sda_ops.screening.volumes.passages import AssetScreening, Passages, merged,
 from sda_ops.screening.volumes.volumes import ScreeningVolume
 from tests.helpers.mixed_objects import START_NS, mixed, needs_real_catalog, real_objects, rows_of
 from tests.helpers.sizes import small_and_long
-from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
+from tests.sda_ops.screening.orbits import (
+    DECAYING_ORBIT,
+    EPOCH_NS,
+    HOUR_NS,
+    TWO_DOCKED,
+    TWO_IN_FORMATION,
+    Orbit,
+    random_orbits,
+    screened,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,21 +36,16 @@ DIFFERENCE_NS = NS_PER_S // 4
 
 
 def population() -> list[Orbit]:
-    docked = Orbit(perigee_km=420.0, inclination_deg=51.6, node_deg=10.0)
-    formation = Orbit(perigee_km=515.0, inclination_deg=97.4, node_deg=80.0)
     # On one orbit, 0.2° apart: 24 km behind each other for the whole time, a hundred metres above the chord.
     leader = Orbit(perigee_km=550.0, inclination_deg=53.0, node_deg=40.0)
-    decaying = Orbit(perigee_km=115.0, bstar=5e-3, node_deg=200.0)
     return [
         *random_orbits(200, seed=8),
-        docked,
-        docked,
-        formation,
-        replace(formation, anomaly_deg=0.01, node_deg=80.002),
+        *TWO_DOCKED,
+        *TWO_IN_FORMATION,
         leader,
         replace(leader, anomaly_deg=0.2),
-        decaying,
-        replace(decaying, anomaly_deg=0.1, inclination_deg=53.3),
+        DECAYING_ORBIT,
+        replace(DECAYING_ORBIT, anomaly_deg=0.1, inclination_deg=53.3),
         Orbit(perigee_km=550.0, eccentricity=0.7, inclination_deg=63.4, argument_deg=270.0),
         # Radially 300 m apart on one orbit: it drifts through the box's face slowly.
         replace(leader, perigee_km=550.35, anomaly_deg=0.1),
