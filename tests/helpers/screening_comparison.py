@@ -30,6 +30,11 @@ BESIDE_S = 2.0
 SHORT_LIFE_S = 31
 """An object that has a position for less than half a slice, and none before and behind, may be taken for one without."""
 
+SHALLOW_M = 50.0
+"""A minimum that a step of SGP4's positions makes is less deep than the interpolation bounds of both objects, 25 m each."""
+
+SHALLOW_S = 300
+
 Event = tuple[int, int, int, float]
 """Rows, time (UTC, ns) and distance (m)."""
 
@@ -146,11 +151,11 @@ def _compare_slow(
         result.slow_invented = [(int(pairs.first[row]), int(pairs.second[row])) for row in np.flatnonzero(wrong)]
 
 
-def same_list(one: Screening, other: Screening) -> str:
+def same_list(one: Screening, other: Screening, satrecs: Sequence[Satrec] = ()) -> str:
     """What is different in two screenings of the same window and distance; empty if nothing is.
 
     The same minima, with times within 1 ms and distances within 1 mm, except those at an edge; the same slow pairs, with
-    the same smallest distances.
+    the same smallest distances. With ``satrecs``, a shallow minimum (`is_shallow`) may be in one of both only.
     """
     differences = []
     remaining = _by_pair(_approaches(other))
@@ -161,13 +166,13 @@ def same_list(one: Screening, other: Screening) -> str:
         ]
         if same:
             candidates.remove(same[0])
-        elif not _is_at_an_edge(event, one):
+        elif not _is_at_an_edge(event, one) and not is_shallow(event, satrecs):
             differences.append(f"only in the first: {event}")
     differences += [
         f"only in the second: {event}"
         for events in remaining.values()
         for event in events
-        if not _is_at_an_edge(event, one)
+        if not _is_at_an_edge(event, one) and not is_shallow(event, satrecs)
     ]
     slow = [_smallest_of(one), _smallest_of(other)]
     for pair in sorted(slow[0].keys() | slow[1].keys()):
@@ -177,6 +182,24 @@ def same_list(one: Screening, other: Screening) -> str:
         if not abs(one_m - other_m) <= tolerance_m and min(one_m, other_m) <= one.miss_distance_m - EDGE_M:
             differences.append(f"slow pair {pair}: smallest distances {one_m} and {other_m} m")
     return "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+
+
+def is_shallow(event: Event, satrecs: Sequence[Satrec]) -> bool:
+    """Whether the distance rises by less than `SHALLOW_M` and then falls below the minimum, within `SHALLOW_S` on one side.
+
+    So the pair has a nearer approach. A minimum from which the distance only rises is not shallow. False without ``satrecs``.
+    """
+    if not satrecs:
+        return False
+    seconds = np.arange(1, SHALLOW_S + 1)
+    for side in (-1, 1):
+        at_ns = event[2] + side * seconds * NS_PER_S
+        one, other = (exact_states(satrecs, np.full(SHALLOW_S, row), at_ns) for row in event[:2])
+        rise_m = np.linalg.norm(other.r_teme_m - one.r_teme_m, axis=1) - event[3]
+        below = np.flatnonzero(rise_m < -EDGE_M)
+        if below.size and rise_m[: below[0] + 1].max() < SHALLOW_M:
+            return True
+    return False
 
 
 def part_of(screening: Screening, rows: Sequence[int]) -> Screening:

@@ -44,8 +44,9 @@ The bounds, in the order of their derivation:
 
 What is not claimed: SGP4's positions have steps, of up to 12 m (among other causes, it holds the mean eccentricity above 1e-6);
 in deep space, where the inclination passes 0.2 rad, of kilometres. Objects with a step beyond the bound have no knots.
-Where a slow pair passes such a step, the distance may have a minimum that is only as deep as the step. The interpolated
-distance does not have it. A minimum shallower than 2 eps between two slow maxima may therefore be missing.
+Where a pair passes such a step, the distance may have a minimum that is only as deep as the step. The interpolated
+distance does not have it, and the range-rate has no root there. Such a minimum may therefore be missing: one shallower than
+2 eps between two slow maxima, or, in deep space at 0.2 rad, one at the time of the step itself.
 """
 
 from __future__ import annotations
