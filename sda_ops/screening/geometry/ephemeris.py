@@ -39,6 +39,9 @@ from sda_ops.screening.objects import Rows, ScreenedObjects
 KNOTS_BEFORE, KNOTS_AFTER = 3, 4
 """The knots before and after the beginning of an interval: the polynomial goes through the eight at -3 to 4 lengths."""
 
+EDGE_S = 10.0
+"""Positions are defined so far before the first slice and behind the last one."""
+
 FINE_ECCENTRICITY = 0.1
 """From here on, knots are at half the length: near a low perigee the error of the full length is up to 131 m."""
 
@@ -348,7 +351,7 @@ class Ephemeris:
     def at(self, columns: Rows, timestamp_s: Floats) -> tuple[Floats, Floats]:
         """Positions and velocities ``(3, n)``, km and km/s, of object ``columns[i]`` at ``timestamp_s[i]``.
 
-        Times count from `origin_ns`. NaN where SGP4 has no position. Outside the slices the result is undefined.
+        Times count from `origin_ns`. NaN where SGP4 has no position. More than `EDGE_S` outside of the slices the result is undefined.
         """
         r_km = np.full((3, len(columns)), np.nan)
         v_km_s = np.full((3, len(columns)), np.nan)
@@ -413,8 +416,9 @@ class Ephemeris:
 
     def _knots(self, knot_ns: int) -> tuple[int, Nanoseconds]:
         """The number of the first knot of this length, and the times of all."""
-        first = self.origin_ns // knot_ns - KNOTS_BEFORE - 1
-        last = -(-self.end_slice * self.slice_ns // knot_ns) + KNOTS_AFTER + 1
+        aside = max(1, -(-round(EDGE_S * NS_PER_S) // knot_ns))
+        first = self.origin_ns // knot_ns - KNOTS_BEFORE - aside
+        last = -(-self.end_slice * self.slice_ns // knot_ns) + KNOTS_AFTER + aside
         return first, np.arange(first, last + 1, dtype=np.int64) * knot_ns
 
     def _certify(self, columns: Rows, knots_km: Floats, knot_ns: int) -> Rows:

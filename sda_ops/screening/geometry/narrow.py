@@ -22,17 +22,18 @@ from sda_ops.astro.time import Floats
 from sda_ops.screening.approaches import SLOW_M_S
 from sda_ops.screening.geometry.bounds import Bounds, gravity
 from sda_ops.screening.geometry.broad import Pairs, near_line
-from sda_ops.screening.geometry.ephemeris import Ephemeris, SliceStates
+from sda_ops.screening.geometry.ephemeris import EDGE_S, Ephemeris, SliceStates
 from sda_ops.screening.geometry.parallel import chosen, joined
 from sda_ops.screening.objects import Rows
 
 SAMPLE_S = 15.0
 
-FAST_EDGE_S = 0.3
+FAST_EDGE_S = 1.0
 """Minima of fast pairs are looked for this far beyond the slice. By the interpolation error, SGP4's minimum may be in the
-slice and the interpolated one outside: for 25 m and the slowest pairs 0.26 s apart. What is found twice is merged."""
+slice and the interpolated one outside: with 25 m for each object, at the slowest 100 m/s, by 0.5 s for the error of the
+distance along the relative velocity and 0.3 s for that of the velocity. What is found twice is merged."""
 
-SLOW_EDGE_S = 10.0
+SLOW_EDGE_S = EDGE_S
 """The same for slow pairs, whose minima are flat. They are sampled with SGP4 itself where one of the objects is irregular."""
 
 _SLOW_KM_S = SLOW_M_S / 1e3

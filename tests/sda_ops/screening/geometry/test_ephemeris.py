@@ -8,7 +8,7 @@ import pytest
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.screening.geometry.bounds import EARTH_RADIUS_KM, J2, MU_KM3_S2, gravity
 from sda_ops.screening.geometry.direct import ended_spans
-from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects, lagrange_weights
+from sda_ops.screening.geometry.ephemeris import EDGE_S, Ephemeris, PreparedObjects, lagrange_weights
 from tests.sda_ops.screening.orbits import EPOCH_NS, HOUR_NS, Orbit, random_orbits, screened
 
 OBJECTS = screened(random_orbits(200, seed=3))
@@ -94,6 +94,19 @@ def test_positions_beside_a_step_of_sgp4_are_within_the_bound() -> None:
     )
     assert np.nanmax(np.linalg.norm(r_km - exact_r_km, axis=0)) <= ephemeris.interpolation_km
     assert ephemeris.shortened == 2
+
+
+@pytest.mark.parametrize("knot_s", [3.0, 10.0, 240.0])
+def test_positions_are_defined_a_little_outside_of_the_slices(knot_s: float) -> None:
+    prepared = PreparedObjects(screened(random_orbits(4, seed=3)), engine="sgp4")
+    ephemeris = Ephemeris(prepared, EPOCH_NS, EPOCH_NS + 60 * NS_PER_S, knot_s=knot_s)
+    timestamp_s = np.repeat([-EDGE_S, 60.0 + EDGE_S], 4)
+    columns = np.tile(np.arange(4), 2)
+
+    r_km, _ = ephemeris.at(columns, timestamp_s)
+
+    exact_r_km, _ = prepared.orbits.states_km(columns, EPOCH_NS + (timestamp_s * NS_PER_S).astype(np.int64))
+    assert np.linalg.norm(r_km - exact_r_km, axis=0).max() <= ephemeris.interpolation_km
 
 
 def test_a_position_does_not_depend_on_where_the_window_begins() -> None:

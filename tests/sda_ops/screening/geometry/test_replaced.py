@@ -100,7 +100,7 @@ def test_replacing_twice_and_back_gives_the_first_list(old: Ephemeris, new: Ephe
     """The second replacement is of the first one's result."""
     back, _ = with_objects(new, PreparedObjects(screened(ORBITS), engine="sgp4"))
     lists = [screen_against(each, ROWS, MISS_M, start_ns=EPOCH_NS, end_ns=END_NS) for each in (back, old)]
-    assert same_list(*lists) == ""
+    assert same_list(lists[0], lists[1]) == ""
     assert lists[0].ended == lists[1].ended
 
 
