@@ -226,17 +226,22 @@ def history_picture(
     return _saved(figure, file_format)
 
 
+_LINEAR = 50.0
+"""Distances within this factor of each other have a linear axis: on a logarithmic one they would have no round labels."""
+
+
 def _draw_horizon(axes: Axes, whole: PairDistance, encounter: Encounter | None, miss_distance_m: float) -> None:
     times = _times(whole.at_ns)
     axes.plot(times, whole.distance_m / M_PER_KM, color=_BLUE, linewidth=0.9, label="distance (SGP4)")
-    axes.plot(
-        times[whole.minima],
-        whole.distance_m[whole.minima] / M_PER_KM,
-        "o",
-        color=_BLUE,
-        markersize=3.5,
-        label="its minima",
-    )
+    if len(whole.minima):
+        axes.plot(
+            times[whole.minima],
+            whole.distance_m[whole.minima] / M_PER_KM,
+            "o",
+            color=_BLUE,
+            markersize=3.5,
+            label="its minima",
+        )
     axes.axhline(
         miss_distance_m / M_PER_KM,
         color=_GREY,
@@ -254,8 +259,11 @@ def _draw_horizon(axes: Axes, whole: PairDistance, encounter: Encounter | None, 
             markersize=7,
             label=f"closest approach: {_km(miss_m)} at {_clock(encounter.tca_ns, 3)} UTC",
         )
-    if np.nanmin(whole.distance_m, initial=np.inf) > 0.0:  # docked objects have one position
+    shown_m = np.append(whole.distance_m[np.isfinite(whole.distance_m)], miss_distance_m)
+    if 0.0 < shown_m.min() < shown_m.max() / _LINEAR:
         axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=-0.02 * shown_m.max() / M_PER_KM)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_ylabel("distance (km)")
     axes.set_title("Distance over the horizon", loc="left", fontsize=11)

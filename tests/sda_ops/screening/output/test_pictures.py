@@ -137,6 +137,9 @@ def test_docked_objects_have_a_picture(objects: ScreenedObjects) -> None:
     window = {"start_ns": EPOCH_NS, "end_ns": EPOCH_NS + 600 * NS_PER_S}
     png = pair_picture(docked, 0, 1, None, **window, miss_distance_m=5_000.0, file_format="png")
     assert png.startswith(b"\x89PNG")
+    shown = texts(pair_picture(docked, 0, 1, None, **window, miss_distance_m=5_000.0, file_format="svg"))
+    assert "its minima" not in shown, "it has none"
+    assert "mathdefault" not in shown, "the axis is linear"
 
 
 def test_the_history_of_an_event_shows_every_estimate_and_the_closest_approach() -> None:
