@@ -51,6 +51,8 @@ def doubling(pool: Bulkhead, source: AsyncIterator[int] | range, sink: CollectSi
     return graph
 
 
+# `long`: test_fusion_workers_killed has the same for the propagator's workers in `make test`.
+@pytest.mark.long
 async def test_kill_9_at_random_leaves_the_ledger_balanced_and_the_results_complete() -> None:
     """Workers are killed repeatedly: every number arrives once, doubled, in order, and there is no dead letter."""
     pool, sink, enough = bulkhead(workers=2), CollectSink(), asyncio.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -12,7 +11,8 @@ from orchestrator_adapter import BreakerState
 from sda_ops.simulate.config import OutageStyle
 
 
-@pytest.mark.parametrize("style", get_args(OutageStyle))
+# Refused connections are `long`: test_optical_failures has such an outage in `make test`.
+@pytest.mark.parametrize("style", ["503", "blackhole", "drip", pytest.param("refuse", marks=pytest.mark.long)])
 async def test_an_outage_of_the_archive_costs_no_restart_and_no_observation(style: OutageStyle, tmp_path: Path) -> None:
     """503s, refused connections, a black hole, a drip: everything sent is logged once; the breaker opens and closes."""
     result = await perform(style, SHORT, tmp_path)
