@@ -263,6 +263,22 @@ async def test_a_failed_screening_is_repeated_and_sends_nothing_twice(scene: Sce
     assert [(u.revision, u.status) for u in scene.updates] == [(1, "active"), (2, "active")]
 
 
+async def test_the_age_of_the_last_screening_is_known_before_the_first_has_succeeded(scene: Scene) -> None:
+    """An alert on it must also fire if no screening ever succeeds."""
+    scene.screener.fail = 1
+    scene.screener.hangs = True
+
+    async def during() -> None:
+        await eventually(lambda: len(scene.screener.calls) == 1, "the failed screening")
+        await eventually(lambda: bool(scene.clock.pending_timers), "the backoff")
+        await scene.later(5.0)
+        await eventually(lambda: len(scene.screener.calls) == 2, "the next one")
+        assert scene.graph is not None
+        assert counter(scene.graph, "last_screening_age_s", "screen") == 5
+
+    await scene.run(during)
+
+
 async def test_a_shutdown_ends_a_screening_at_once(scene: Scene) -> None:
     scene.screener.hangs = True
 
