@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from orchestrator_adapter.storage.jsonl import read_lines
 from sda_ops.sinks.event_log import STEM, read_event_log
+from tests.helpers.sizes import small_and_long
 from tests.helpers.support import Addresses, flows_process, listens, send_detections, wait_until
 
 
@@ -162,7 +161,8 @@ def test_after_kill_9_the_next_run_repairs_the_log_and_continues(tmp_path: Path)
     assert report(tmp_path)["counters"]["event-log"]["repaired_bytes"] == len(b'{"observation_id":"torn')
 
 
-@pytest.mark.parametrize("same", ["sockets", "folders"])
+# Folders in use are `long`: test_command_line has such a rejection in `make test`.
+@small_and_long("same", "sockets", "folders")
 def test_a_second_pipeline_on_the_same_sockets_or_folders_is_rejected_and_the_first_continues(
     tmp_path: Path, same: str
 ) -> None:
