@@ -173,6 +173,8 @@ def draw(curves: dict[str, list[tuple[float, Figures]]], path: Path) -> None:
         values = [value for value, _ in points]
         axes.loglog(values, [each.cpu_s for _, each in points], "o-", label="CPU time, s")
         axes.loglog(values, [max(1, each.events) / 1e3 for _, each in points], "s--", label="approaches, thousands")
+        axes.set_xticks(values, [f"{value:,g}" for value in values], minor=False)
+        axes.set_xticks([], minor=True)
         axes.set_xlabel(name)
         axes.grid(visible=True, which="both", alpha=0.3)
         axes.legend()
