@@ -57,7 +57,7 @@ class Version:
 
 
 class MovedCatalog:
-    """A catalogue, all of whose orbits move when the benchmark says so."""
+    """A catalogue. When the benchmark asks for it, all its orbits move."""
 
     def __init__(self, element_sets: Sequence[ElementSet]) -> None:
         self.current = Version(1, element_sets, ElementColumns.of(element_sets))

@@ -16,7 +16,7 @@ from tests.chaos.schedule import run_seed
 from tests.helpers.sizes import small_and_long
 from tests.helpers.support import ROOT
 
-SEEDS, MORE_SEEDS = 200, int(os.environ.get("CHAOS_SEEDS", "2000"))
+SEEDS, MORE_SEEDS = 300, int(os.environ.get("CHAOS_SEEDS", "2000"))
 CHUNK = 100
 ENOUGH_FOR_ANY_MUTANT = 1_500
 FOUND_AT = {

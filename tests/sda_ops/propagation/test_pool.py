@@ -29,7 +29,6 @@ from sda_ops.propagation.pool import (
     split_request,
 )
 from sda_ops.propagation.worker import Arrays, PropagationWorker
-from tests.helpers.sizes import small_and_long
 from tests.helpers.support import SDA_DATA_DIR
 
 NOW_NS = 1_790_000_000_000_000_000
@@ -345,7 +344,7 @@ def real_catalog() -> ElementColumns:
     return ElementColumns.of(read_catalog(path).element_sets)
 
 
-@small_and_long(("engine", "tolerance_m"), ("auto", ONE_MILLIONTH_KILOMETRE), ("sgp4", 0.0))
+@pytest.mark.parametrize(("engine", "tolerance_m"), [("sgp4", 0.0), ("auto", ONE_MILLIONTH_KILOMETRE)])
 async def test_real_processes_compute_the_real_catalogue(
     real_catalog: ElementColumns, engine: Engine, tolerance_m: float
 ) -> None:
