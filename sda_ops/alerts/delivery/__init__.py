@@ -1,0 +1,1 @@
+"""HTTP delivery of alerts to subscribers, and the sink ``alerts``."""

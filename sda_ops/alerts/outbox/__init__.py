@@ -1,0 +1,1 @@
+"""The outbox: what subscribers want, and the SQLite file in which alerts wait until they are acknowledged."""

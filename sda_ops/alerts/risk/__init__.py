@@ -1,0 +1,1 @@
+"""The risk of conjunctions: evidence by event time, and the operator ``risk``."""
