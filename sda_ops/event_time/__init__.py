@@ -3,5 +3,6 @@
 - ``watermark``: the control item, and how a fan-in combines those of its inputs
 - ``promises``: what a source may promise, and when. Pure
 - ``source``: the wrapper that makes a watermarked source of any source
+- ``metrics``: marks, lags and windows as metrics
 - ``windows``: windows over event time, with an active and a retained tier. Pure
 """
