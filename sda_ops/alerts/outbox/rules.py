@@ -1,0 +1,225 @@
+"""Which risks become alerts, and what each subscriber hears of them. Pure functions; the outbox stores what they decide.
+
+A conjunction becomes an alert when it is within the general thresholds (`AlertRules`). From then on each new statement about it is a
+revision. A subscriber hears of the conjunction when it is also within the subscriber's own thresholds (`SubscriberRules`). After
+that, it hears a revision only if it differs materially from what the subscriber was last told; its thresholds do not matter any
+more, so a value that oscillates around one of them is no stream of updates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from sda_ops.records.alert import Alert, Severity
+from sda_ops.records.conjunction import ConjunctionEstimate
+from sda_ops.records.risk import ConjunctionRisk, RiskStatus
+
+MEDIUM_FROM = 1e-7
+HIGH_FROM = 1e-4
+"""NASA Spacecraft Conjunction Assessment and Collision Avoidance Best Practices Handbook, NASA/SP-20230002470: a probability of
+collision from 1e-4 on calls for a manoeuvre, below 1e-7 for nothing, and between the two for attention."""
+
+SEVERITY_HYSTERESIS = 2.0
+"""A severity has fallen when the probability is below its limit by this factor. It rises at the limit, without delay."""
+
+LEAST_MISS_CHANGE_M = 10.0
+"""A smaller change of the miss distance is never material: it is a hundredth of the error of public element sets."""
+
+LEAST_PROBABILITY = 1e-10
+"""Probabilities below count as this one: a factor between two of them says nothing."""
+
+_NS_PER_S = 1_000_000_000
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""Ascending."""
+
+TellReason: TypeAlias = Literal[
+    "first", "again_active", "retracted", "severity", "miss_distance", "probability", "tca", "final"
+]
+"""Why a subscriber hears a revision. ``first``: it has not heard of the conjunction. ``again_active``: it was last told of a
+retraction. ``severity``, ``miss_distance``, ``probability`` and ``tca`` name what has changed."""
+
+QuietReason: TypeAlias = Literal[
+    "general",
+    "below_severity",
+    "other_objects",
+    "beyond_miss_distance",
+    "below_probability",
+    "few_observations",
+    "never_told",
+    "not_material",
+]
+"""Why it does not. ``general``: outside the general thresholds. The next five: outside its own thresholds. ``never_told``: a
+retraction of what it was never told. ``not_material``: it differs too little from what it was last told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertRules:
+    """The general thresholds: what becomes an alert at all. All must hold.
+
+    Attributes:
+        miss_distance_m: At most.
+        min_severity: At least.
+        fleets: Whether pairs within one fleet, docked objects and formations become alerts.
+    """
+
+    miss_distance_m: float = 1_000.0
+    min_severity: Severity = "medium"
+    fleets: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriberRules:
+    """What one subscriber hears.
+
+    The first five after the name are thresholds, beside the general ones; the others say which changes are material.
+
+    Attributes:
+        name: Unique. It is the key of what this subscriber was told: with another name it is another subscriber.
+        min_severity: At least; ``None``: no threshold of its own.
+        miss_distance_m: At most; ``None`` likewise.
+        min_probability: The least probability, or maximum probability if there is none.
+        objects: Catalogue numbers, one of which must be in the pair; empty: any.
+        min_observations: The least number of observations of the two objects together.
+        miss_change: The change of the miss distance, as a share of the one that it was told.
+        probability_factor: The factor, in either direction, between the probability and the one that it was told.
+        tca_shift_s: The shift of the time of closest approach, seconds.
+        finals: Whether it also hears that a risk has become final.
+    """
+
+    name: str
+    min_severity: Severity | None = None
+    miss_distance_m: float | None = None
+    min_probability: float | None = None
+    objects: frozenset[int] = frozenset()
+    min_observations: int = 0
+    miss_change: float = 0.2
+    probability_factor: float = 3.0
+    tca_shift_s: float = 5.0
+    finals: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a subscriber was last told of a conjunction.
+
+    Attributes:
+        status: Of the risk.
+        severity: Of the alert.
+        miss_m: Miss distance.
+        probability: The probability, or the maximum probability if there was none.
+        tca_ns: Time of closest approach, UTC.
+    """
+
+    status: RiskStatus
+    severity: Severity
+    miss_m: float
+    probability: float
+    tca_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """The subscriber hears the revision."""
+
+    reason: TellReason
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """The subscriber does not hear the revision."""
+
+    reason: QuietReason
+
+
+Decision: TypeAlias = Tell | Quiet
+
+
+def probability(estimate: ConjunctionEstimate) -> float:
+    """The probability of collision, or the maximum probability if there is none."""
+    return estimate.max_probability if estimate.probability is None else estimate.probability
+
+
+def severity(estimate: ConjunctionEstimate) -> Severity:
+    """The severity of an estimate."""
+    return _severity_of(probability(estimate))
+
+
+def becomes_alert(risk: ConjunctionRisk, rules: AlertRules) -> bool:
+    """Whether a conjunction that has no alert yet gets one: it is not retracted, and within the general thresholds."""
+    estimate = risk.estimate
+    return (
+        risk.status != "retracted"
+        and estimate.miss_m <= rules.miss_distance_m
+        and _at_least(severity(estimate), rules.min_severity)
+        and (rules.fleets or not (estimate.same_fleet or estimate.formation))
+    )
+
+
+def told_by(alert: Alert) -> Told:
+    """What a subscriber knows that has heard this alert."""
+    estimate = alert.risk.estimate
+    return Told(alert.risk.status, alert.severity, estimate.miss_m, probability(estimate), estimate.tca_timestamp)
+
+
+def decide(general: AlertRules, subscriber: SubscriberRules, told: Told | None, risk: ConjunctionRisk) -> Decision:
+    """Whether a subscriber hears a revision, given what it was last told of the conjunction (``None``: nothing)."""
+    if risk.status == "retracted":
+        if told is None:
+            return Quiet("never_told")
+        return Quiet("not_material") if told.status == "retracted" else Tell("retracted")
+    if told is None or told.status == "retracted":
+        outside = _outside(general, subscriber, risk)
+        if outside is not None:
+            return Quiet(outside)
+        return Tell("first" if told is None else "again_active")
+    change = _change(subscriber, told, risk)
+    return Quiet("not_material") if change is None else Tell(change)
+
+
+def _outside(general: AlertRules, subscriber: SubscriberRules, risk: ConjunctionRisk) -> QuietReason | None:
+    """The threshold that the risk is outside of."""
+    estimate = risk.estimate
+    if not becomes_alert(risk, general):
+        return "general"
+    if subscriber.min_severity is not None and not _at_least(severity(estimate), subscriber.min_severity):
+        return "below_severity"
+    pair = (estimate.catalog_number_first, estimate.catalog_number_second)
+    if subscriber.objects and subscriber.objects.isdisjoint(pair):
+        return "other_objects"
+    if subscriber.miss_distance_m is not None and estimate.miss_m > subscriber.miss_distance_m:
+        return "beyond_miss_distance"
+    if subscriber.min_probability is not None and probability(estimate) < subscriber.min_probability:
+        return "below_probability"
+    if sum(each.observations for each in risk.evidence) < subscriber.min_observations:
+        return "few_observations"
+    return None
+
+
+def _change(subscriber: SubscriberRules, told: Told, risk: ConjunctionRisk) -> TellReason | None:
+    """The first material change against what the subscriber was told."""
+    estimate = risk.estimate
+    value = probability(estimate)
+    rose = SEVERITIES.index(_severity_of(value)) > SEVERITIES.index(told.severity)
+    fell = SEVERITIES.index(_severity_of(value * SEVERITY_HYSTERESIS)) < SEVERITIES.index(told.severity)
+    if rose or fell:
+        return "severity"
+    if abs(estimate.miss_m - told.miss_m) >= max(subscriber.miss_change * told.miss_m, LEAST_MISS_CHANGE_M):
+        return "miss_distance"
+    low, high = sorted((max(value, LEAST_PROBABILITY), max(told.probability, LEAST_PROBABILITY)))
+    if high >= subscriber.probability_factor * low:
+        return "probability"
+    if abs(estimate.tca_timestamp - told.tca_ns) >= subscriber.tca_shift_s * _NS_PER_S:
+        return "tca"
+    if subscriber.finals and risk.status == "final" and told.status != "final":
+        return "final"
+    return None
+
+
+def _severity_of(value: float) -> Severity:
+    return "high" if value >= HIGH_FROM else "medium" if value >= MEDIUM_FROM else "low"
+
+
+def _at_least(value: Severity, least: Severity) -> bool:
+    return SEVERITIES.index(value) >= SEVERITIES.index(least)
