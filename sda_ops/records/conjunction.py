@@ -14,6 +14,10 @@ ConjunctionStatus: TypeAlias = Literal["active", "withdrawn", "passed"]
 """``active``: the newest element sets have the approach within the miss distance. ``withdrawn``: they do not have it any
 more; it may become active again. ``passed``: its time of closest approach is over."""
 
+WithdrawalReason: TypeAlias = Literal["moved_away", "left_catalog"]
+"""``moved_away``: the newest element sets do not have the approach within the miss distance. ``left_catalog``: the catalogue
+does not have one of the objects any more, so that nothing is known of the approach."""
+
 
 class ConjunctionEstimate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One close approach, computed from one element set of each of the two objects.
@@ -45,6 +49,21 @@ class ConjunctionEstimate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         fleet_second: The same for the second.
         same_fleet: Whether both belong to one fleet.
         formation: Whether both are docked or fly in formation.
+        designator_first: International designator as the catalogue has it (``98067A``); empty if unknown.
+        designator_second: The same for the second.
+        first_x_m: Position of the first at the closest approach, in TEME of date. The twelve numbers of both states are
+            ``None`` in records of earlier versions.
+        first_y_m: The same, y.
+        first_z_m: The same, z.
+        first_vx_m_s: Its velocity, the derivative of the position.
+        first_vy_m_s: The same, y.
+        first_vz_m_s: The same, z.
+        second_x_m: Position of the second.
+        second_y_m: The same, y.
+        second_z_m: The same, z.
+        second_vx_m_s: Its velocity.
+        second_vy_m_s: The same, y.
+        second_vz_m_s: The same, z.
     """
 
     catalog_number_first: int
@@ -72,6 +91,20 @@ class ConjunctionEstimate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     fleet_second: str | None = None
     same_fleet: bool = False
     formation: bool = False
+    designator_first: str = ""
+    designator_second: str = ""
+    first_x_m: float | None = None
+    first_y_m: float | None = None
+    first_z_m: float | None = None
+    first_vx_m_s: float | None = None
+    first_vy_m_s: float | None = None
+    first_vz_m_s: float | None = None
+    second_x_m: float | None = None
+    second_y_m: float | None = None
+    second_z_m: float | None = None
+    second_vx_m_s: float | None = None
+    second_vy_m_s: float | None = None
+    second_vz_m_s: float | None = None
 
 
 class ConjunctionUpdate(ConjunctionEstimate, frozen=True, gc=False, kw_only=True):
@@ -85,6 +118,7 @@ class ConjunctionUpdate(ConjunctionEstimate, frozen=True, gc=False, kw_only=True
         sequence: Ascending over all updates of one table, in the order in which they were made.
         status: The conjunction's status from now on.
         screened_timestamp: When the screening found this, UTC nanoseconds.
+        reason: Why it was withdrawn; ``None`` for another status, and in records of earlier versions.
     """
 
     conjunction_id: UUID
@@ -92,6 +126,7 @@ class ConjunctionUpdate(ConjunctionEstimate, frozen=True, gc=False, kw_only=True
     sequence: int
     status: ConjunctionStatus
     screened_timestamp: int
+    reason: WithdrawalReason | None = None
 
     @property
     def ingest_timestamp(self) -> int:

@@ -34,6 +34,7 @@ AuditRecord: TypeAlias = Observation | Correlation | CrossSensorUpdate | Conjunc
 _HORIZON = "topocentric horizon at the sensor"
 _J2000 = "topocentric, J2000 equator and equinox"
 _TEME = "TEME of the sensor's timestamp"
+_TEME_TCA = "TEME of the time of closest approach"
 _RTN = "radial, in-track, cross-track of the predicted state"
 _RTN_FIRST = "radial, in-track, cross-track of the first object"
 
@@ -213,6 +214,17 @@ _CONJUNCTION_FIELDS = (
     _text("fleet_second", "which the second belongs to", nullable=True),
     pa.field("same_fleet", pa.bool_(), nullable=False, metadata={"description": "both belong to one fleet"}),
     pa.field("formation", pa.bool_(), nullable=False, metadata={"description": "docked, or in formation"}),
+    _text("designator_first", "international designator of the first; empty if unknown", nullable=True),
+    _text("designator_second", "international designator of the second; empty if unknown", nullable=True),
+    *(
+        field
+        for which in ("first", "second")
+        for field in (
+            *(_number(f"{which}_{axis}_m", "m", f"position of the {which}, {axis}", frame=_TEME_TCA) for axis in "xyz"),
+            *(_number(f"{which}_v{axis}_m_s", "m/s", f"its velocity, {axis}", frame=_TEME_TCA) for axis in "xyz"),
+        )
+    ),
+    _text("reason", "why it was withdrawn: moved_away or left_catalog", nullable=True),
 )
 
 
@@ -409,6 +421,7 @@ TABLES: Mapping[type, AuditTable] = {
             "orbit_class_second",
             "fleet_first",
             "fleet_second",
+            "reason",
         ),
         _conjunction_columns,
     ),

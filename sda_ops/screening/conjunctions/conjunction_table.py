@@ -27,14 +27,15 @@ import msgspec
 import numpy as np
 
 from orchestrator_adapter import OperatorError
-from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
+from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate, WithdrawalReason
 from sda_ops.records.ids import conjunction_id
 from sda_ops.screening.conjunctions.identity import REACH_NS, Encounters, match
 
 APPLICATION_ID = 0x53444143
 """In the header of every such file ("SDAC"): another program's database is not one."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 has no designators, states and reasons of withdrawals. `ConjunctionTable.open` adds them; a reader reads both versions."""
 
 SAME_TCA_NS = 1_000_000
 """Two estimates from the same element sets that differ by less are the same: engines round differently."""
@@ -57,11 +58,14 @@ class Screened:
         start_ns: UTC.
         end_ns: UTC; the first time that was not screened.
         objects: The catalogue numbers that were screened against all others, as a set; ``None``: all.
+        catalog: The catalogue numbers that there were, as a set; ``None``: not known, and a withdrawal is never because of
+            one that is missing.
     """
 
     start_ns: int
     end_ns: int
     objects: Collection[int] | None = None
+    catalog: Collection[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,14 @@ _OF_REVISION = tuple(name for name in _FIELDS if name not in _OF_ESTIMATE)
 def _declared(name: str) -> str:
     annotation = str(ConjunctionUpdate.__annotations__.get(name, ConjunctionEstimate.__annotations__.get(name)))
     kind = "REAL" if "float" in annotation else "INTEGER" if annotation in ("int", "bool") else "TEXT"
-    return f"{name} {kind}{'' if 'None' in annotation else ' NOT NULL'}"
+    return f"{name} {kind}{'' if 'None' in annotation else ' NOT NULL'}{_DEFAULTS.get(name, '')}"
+
+
+_STATES = tuple(
+    f"{which}_{part}" for which in ("first", "second") for part in ("x_m", "y_m", "z_m", "vx_m_s", "vy_m_s", "vz_m_s")
+)
+_OF_VERSION_2 = ("designator_first", "designator_second", *_STATES, "reason")
+_DEFAULTS = dict.fromkeys(("designator_first", "designator_second"), " DEFAULT ''")
 
 
 _SCHEMA = (
@@ -119,11 +130,15 @@ _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+_TO_VERSION_2 = (
+    *(f"ALTER TABLE updates ADD COLUMN {_declared(name)}" for name in _OF_VERSION_2),
+    "PRAGMA user_version = 2",
+)
 _INSERT_UPDATE = (
     f"INSERT INTO updates (conjunction, {', '.join(_FIELDS)}) VALUES ({', '.join('?' * (1 + len(_FIELDS)))})"  # noqa: S608 - names of our own
 )
 _REPEAT_ESTIMATE = f"""INSERT INTO updates (conjunction, {", ".join(_OF_ESTIMATE)}, {", ".join(_OF_REVISION)})
-    SELECT conjunction, {", ".join(_OF_ESTIMATE)}, revision + 1, ?, ? FROM updates
+    SELECT conjunction, {", ".join(_OF_ESTIMATE)}, revision + 1, ?, ?, ? FROM updates
     WHERE conjunction = ? AND revision = ?"""  # noqa: S608 - names of our own
 _SELECT_UPDATES = (
     f"SELECT c.id, u.sequence, {', '.join(f'u.{name}' for name in _FIELDS)} "  # noqa: S608 - names of our own
@@ -133,13 +148,17 @@ _SELECT_UNDELIVERED = (
     f"{_SELECT_UPDATES} WHERE u.sequence > max(?, (SELECT confirmed FROM delivery)) "  # noqa: S608 - names of our own
     "ORDER BY u.sequence LIMIT ?"
 )
+_SELECT_NEWEST = (
+    f"{_SELECT_UPDATES} AND u.revision = c.revision "
+    "WHERE c.tca_timestamp >= ? AND c.status IN ('active', 'withdrawn') ORDER BY u.sequence"
+)
 _SELECT_LISTED = (
     f"SELECT c.first_seen_timestamp, {_SELECT_UPDATES.removeprefix('SELECT ')} AND u.revision = c.revision "
     "WHERE (? IS NULL OR c.status = ?) "
     "AND (? IS NULL OR ? IN (c.catalog_number_first, c.catalog_number_second)) ORDER BY c.tca_timestamp, c.id"
 )
 _SELECTED = ("conjunction_id", "sequence", *_FIELDS)
-assert (*_OF_ESTIMATE, "revision", "status", "screened_timestamp") == _FIELDS
+assert (*_OF_ESTIMATE, "revision", "status", "screened_timestamp", "reason") == _FIELDS
 
 
 class ConjunctionTable:
@@ -155,7 +174,10 @@ class ConjunctionTable:
         self._db: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Open the file, or make it with its folder; check it. Does nothing if it is open."""
+        """Open the file, or make it with its folder; check it. Does nothing if it is open.
+
+        A file of version 1 becomes one of version 2, in one transaction.
+        """
         with self._lock:
             if self._db is not None:
                 return
@@ -172,6 +194,10 @@ class ConjunctionTable:
                     if _is_new(db):
                         with _transaction(db):
                             for statement in _SCHEMA:
+                                db.execute(statement)
+                    elif _version(db) == 1:
+                        with _transaction(db):
+                            for statement in _TO_VERSION_2:
                                 db.execute(statement)
                 except BaseException:
                     db.close()
@@ -225,7 +251,7 @@ class ConjunctionTable:
             db.executemany(_INSERT_UPDATE, updates)
             earliest_ns, latest_ns = max(now_ns, screened.start_ns + REACH_NS), screened.end_ns - REACH_NS
             withdrawn = [
-                (known[row][0], known[row][5])
+                (known[row][0], known[row][5], _why(known[row][1:3], screened.catalog))
                 for row in matching.missing.tolist()
                 if known[row][4] == "active" and earliest_ns <= known[row][3] < latest_ns
             ]
@@ -236,7 +262,8 @@ class ConjunctionTable:
         """Set every active conjunction whose time is over to ``passed``. Returns how many."""
         with self._writing() as db:
             over = db.execute(
-                "SELECT number, revision FROM conjunctions WHERE tca_timestamp < ? AND status = 'active'", (now_ns,)
+                "SELECT number, revision, NULL FROM conjunctions WHERE tca_timestamp < ? AND status = 'active'",
+                (now_ns,),
             ).fetchall()
             _end(db, over, "passed", now_ns)
         return len(over)
@@ -250,6 +277,14 @@ class ConjunctionTable:
         """The next updates, at most ``limit``, that no sink has confirmed and whose sequence is greater than ``after``."""
         with self._lock, _clear_errors(self.path):
             return list(map(_update, self._opened.execute(_SELECT_UNDELIVERED, (after, limit))))
+
+    def newest(self, now_ns: int) -> list[ConjunctionUpdate]:
+        """The last update of each conjunction that is active or withdrawn and whose time is not over, by sequence.
+
+        Delivered or not: it is what a process starts with that keeps no state of its own.
+        """
+        with self._lock, _clear_errors(self.path):
+            return list(map(_update, self._opened.execute(_SELECT_NEWEST, (now_ns,))))
 
     def confirm(self, sequence: int) -> None:
         """A sink has every update up to ``sequence`` on its disk."""
@@ -290,15 +325,20 @@ def _encounters(rows: Sequence[tuple[int, int, int]]) -> Encounters:
 
 
 def _row(number: int, estimate: ConjunctionEstimate, revision: int, now_ns: int) -> tuple[Any, ...]:
-    return (number, *msgspec.structs.astuple(estimate), revision, "active", now_ns)
+    return (number, *msgspec.structs.astuple(estimate), revision, "active", now_ns, None)
 
 
-def _end(db: sqlite3.Connection, rows: Sequence[tuple[int, int]], status: str, now_ns: int) -> None:
-    """Set conjunctions, each with its revision, to ``status``, with one more revision that repeats the last estimate."""
-    db.executemany(_REPEAT_ESTIMATE, [(status, now_ns, number, revision) for number, revision in rows])
+def _why(pair: tuple[int, int], catalog: Collection[int] | None) -> WithdrawalReason:
+    there = catalog is None or all(number in catalog for number in pair)
+    return "moved_away" if there else "left_catalog"
+
+
+def _end(db: sqlite3.Connection, rows: Sequence[tuple[int, int, str | None]], status: str, now_ns: int) -> None:
+    """Set conjunctions, each with its revision and a reason, to ``status``, with one more revision that repeats the last estimate."""
+    db.executemany(_REPEAT_ESTIMATE, [(status, now_ns, reason, number, revision) for number, revision, reason in rows])
     db.executemany(
         "UPDATE conjunctions SET status = ?, revision = ? WHERE number = ?",
-        [(status, revision + 1, number) for number, revision in rows],
+        [(status, revision + 1, number) for number, revision, _ in rows],
     )
 
 
@@ -335,6 +375,7 @@ class ConjunctionReader:
             self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)
             try:
                 check(self._db, path)
+                self._of_version = _as_in_version_1 if _version(self._db) == 1 else str
             except BaseException:
                 self._db.close()
                 raise
@@ -346,7 +387,8 @@ class ConjunctionReader:
     def listed(self, *, status: str | None = None, catalog_number: int | None = None) -> list[ListedConjunction]:
         """The conjunctions with this status and of this object (``None``: any), by time of closest approach."""
         with _clear_errors(self.path):
-            rows = self._db.execute(_SELECT_LISTED, (status, status, catalog_number, catalog_number))
+            select = self._of_version(_SELECT_LISTED)
+            rows = self._db.execute(select, (status, status, catalog_number, catalog_number))
             return [ListedConjunction(first_seen_ns, _update(tuple(row))) for first_seen_ns, *row in rows]
 
     def ids(self, prefix: str, limit: int = 10) -> list[str]:
@@ -361,24 +403,35 @@ class ConjunctionReader:
     def history(self, full_id: str) -> list[ConjunctionUpdate]:
         """Every revision of a conjunction, the first one first; empty if the id is unknown."""
         with _clear_errors(self.path):
-            return list(
-                map(_update, self._db.execute(f"{_SELECT_UPDATES} WHERE c.id = ? ORDER BY u.revision", (full_id,)))
-            )
+            select = self._of_version(f"{_SELECT_UPDATES} WHERE c.id = ? ORDER BY u.revision")
+            return list(map(_update, self._db.execute(select, (full_id,))))
+
+
+def _as_in_version_1(select: str) -> str:
+    """The same question to a table that lacks the columns of version 2."""
+    for name in _OF_VERSION_2:
+        select = select.replace(f"u.{name}", "''" if name in _DEFAULTS else "NULL")
+    return select
 
 
 def check(db: sqlite3.Connection, path: Path) -> None:
-    """Raise `ConjunctionTableError` if the database is not a table of conjunctions of this version."""
+    """Raise `ConjunctionTableError` if the database is not a table of conjunctions of this version or an earlier one."""
     application = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(db)
     if application != APPLICATION_ID:
         raise ConjunctionTableError(
             f"table of conjunctions {path}: it is another program's database; choose another folder (screening.directory)"
         )
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise ConjunctionTableError(
-            f"table of conjunctions {path}: expected schema version {SCHEMA_VERSION}, got {version}; "
+            f"table of conjunctions {path}: expected schema version {SCHEMA_VERSION} or earlier, got {version}; "
             "use the program that wrote it, or move the file away"
         )
+
+
+def _version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _check_pages(db: sqlite3.Connection, path: Path) -> None:

@@ -8,6 +8,7 @@ from sda_ops.astro.time import Floats
 from sda_ops.records.conjunction import ConjunctionEstimate
 from sda_ops.screening.assessment.assess import Conjunctions
 from sda_ops.screening.assessment.orbit_classes import OrbitClass
+from sda_ops.screening.exact import exact_states
 from sda_ops.screening.objects import Rows, ScreenedObjects
 
 
@@ -48,6 +49,9 @@ def estimates_of(objects: ScreenedObjects, conjunctions: Conjunctions) -> list[C
         [fleets[index] for index in conjunctions.fleet_second.tolist()],
         conjunctions.same_fleet.tolist(),
         conjunctions.formation.tolist(),
+        [objects.designators[row] for row in conjunctions.first.tolist()],
+        [objects.designators[row] for row in conjunctions.second.tolist()],
+        *_states(objects, conjunctions),
         strict=True,
     )
     names = ConjunctionEstimate.__struct_fields__
@@ -56,6 +60,17 @@ def estimates_of(objects: ScreenedObjects, conjunctions: Conjunctions) -> list[C
 
 def _names(objects: ScreenedObjects, rows: Rows) -> list[str]:
     return [objects.names[row] for row in rows.tolist()]
+
+
+def _states(objects: ScreenedObjects, conjunctions: Conjunctions) -> list[list[float | None]]:
+    """Twelve columns: position and velocity of the first object, then of the second; ``None`` where SGP4 has no state."""
+    columns: list[list[float | None]] = []
+    for rows in (conjunctions.first, conjunctions.second):
+        states = exact_states(objects.satrecs, rows, conjunctions.tca_ns)
+        both = np.concatenate((states.r_teme_m, states.v_teme_m_s), axis=1)
+        both[states.failed] = np.nan
+        columns += map(_known, both.T)
+    return columns
 
 
 def _known(values: Floats) -> list[float | None]:

@@ -259,7 +259,9 @@ class _Screening:
             found = await ends.unless_shutdown(self._screener.screen(objects, step.start_ns, step.end_ns, rows))
         if found is None:
             return
-        screened = Screened(step.start_ns, step.end_ns, step.numbers if isinstance(step, ScreenChanged) else None)
+        changed = step.numbers if isinstance(step, ScreenChanged) else None
+        there = frozenset(objects.columns.catalog_number.tolist())
+        screened = Screened(step.start_ns, step.end_ns, changed, there)
         now_ns = ends.clock.now_ns()
         recorded = await ends.run_blocking_within(None, self._table.record, found.estimates, screened, now_ns)
         held = self._held

@@ -154,12 +154,14 @@ some_conjunctions = st.builds(
     catalog_number_second=st.integers(0, 999_999_999),
     **{name: moment for name in ConjunctionUpdate.__struct_fields__ if name.endswith("_timestamp")},
     **{
-        name: perhaps if name in ("dilution_m", "probability") else number
+        name: perhaps if name in ("dilution_m", "probability") or name.startswith(("first_", "second_")) else number
         for name in ConjunctionUpdate.__struct_fields__
         if name.endswith(("_m", "_m_s", "_s", "probability"))
     },
     **{name: st.text() for name in ("name_first", "name_second", "orbit_class_first", "orbit_class_second")},
     **{name: st.none() | st.text() for name in ("fleet_first", "fleet_second")},
+    **{name: st.text() for name in ("designator_first", "designator_second")},
+    reason=st.sampled_from([None, "moved_away", "left_catalog"]),
     same_fleet=st.booleans(),
     formation=st.booleans(),
 )

@@ -51,6 +51,19 @@ PLAIN = ConjunctionEstimate(
     orbit_class_first="low",
     orbit_class_second="low",
     fleet_second="starlink",
+    designator_first="58002B",
+    first_x_m=7.1e6,
+    first_y_m=-12.25,
+    first_z_m=1.0 / 3.0,
+    first_vx_m_s=0.125,
+    first_vy_m_s=7_500.0,
+    first_vz_m_s=-0.1,
+    second_x_m=7.1e6 - 100.0,
+    second_y_m=487.75,
+    second_z_m=632.9,
+    second_vx_m_s=-0.5,
+    second_vy_m_s=-6_500.0,
+    second_vz_m_s=100.0,
 )
 
 
@@ -130,6 +143,35 @@ def test_a_screening_of_some_objects_withdraws_only_their_conjunctions(table: Co
     assert table.record([], Screened(WHOLE.start_ns, WHOLE.end_ns, frozenset({9})), T0 + S).withdrawn == 1
     last = table.undelivered(0, 10)[-1]
     assert (last.catalog_number_second, last.status) == (9, "withdrawn")
+
+
+def test_a_withdrawal_says_whether_the_approach_moved_away_or_an_object_left_the_catalogue(
+    table: ConjunctionTable,
+) -> None:
+    table.record([estimate(5, 9), estimate(6, 7), estimate(6, 8)], WHOLE, T0)
+    table.record([], Screened(WHOLE.start_ns, WHOLE.end_ns, None, frozenset({5, 6, 7, 9})), T0 + S)
+    assert [(each.catalog_number_second, each.reason) for each in table.undelivered(3, 10)] == [
+        (9, "moved_away"),
+        (7, "moved_away"),
+        (8, "left_catalog"),
+    ]
+    table.record([estimate(6, 8)], WHOLE, T0 + 2 * S)
+    assert table.undelivered(6, 10)[0].reason is None
+
+
+def test_the_newest_updates_are_those_of_conjunctions_to_come_delivered_or_not(table: ConjunctionTable) -> None:
+    table.record([estimate(5, 9), estimate(6, 7), estimate(5, 8, tca_ns=T0 + 2 * HOUR)], WHOLE, T0)
+    table.record([estimate(5, 9, epoch_ns=T0), estimate(5, 8, tca_ns=T0 + 2 * HOUR)], WHOLE, T0 + S)
+    table.confirm(4)
+    newest = table.newest(T0 + 2 * HOUR)
+    assert [(each.catalog_number_second, each.revision, each.status) for each in newest] == [
+        (8, 1, "active"),
+        (9, 2, "active"),
+        (7, 2, "withdrawn"),
+    ]
+    table.mark_passed(T0 + 3 * HOUR)
+    assert [each.catalog_number_second for each in table.newest(T0 + 3 * HOUR)] == [9, 7]
+    assert table.newest(T0 + 6 * HOUR + 1) == []
 
 
 def test_a_conjunction_passes_once_and_is_never_withdrawn_then(table: ConjunctionTable) -> None:
@@ -297,7 +339,7 @@ def test_a_table_of_another_version_is_not_opened(table: ConjunctionTable) -> No
     other = sqlite3.connect(table.path)
     other.execute("PRAGMA user_version = 9")
     other.close()
-    with pytest.raises(ConjunctionTableError, match="expected schema version 1, got 9"):
+    with pytest.raises(ConjunctionTableError, match="expected schema version 2 or earlier, got 9"):
         ConjunctionTable(table.path).open()
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from sda_ops.astro.time import NS_PER_S
+from sda_ops.astro.time import NS_PER_S, Floats, julian_date
+from sda_ops.records.conjunction import ConjunctionEstimate
 from sda_ops.screening.assessment.assess import assess
 from sda_ops.screening.assessment.orbit_classes import OrbitClass
 from sda_ops.screening.conjunctions.estimates import estimates_of
@@ -57,6 +58,32 @@ async def test_the_records_are_those_of_a_screening_in_one_piece(objects: Screen
         assert 0.0 < each.max_probability <= 1.0
         assert each.orbit_class_first in OrbitClass.__members__
         assert each.probability is None
+
+
+async def test_the_states_are_those_of_the_element_sets_at_the_closest_approach(objects: ScreenedObjects) -> None:
+    """SGP4 itself has the position; the velocity is the position's derivative: the distance does not change at that time."""
+    numbers = objects.columns.catalog_number.tolist()
+    for each in (await screener().screen(objects, START_NS, END_NS, None)).estimates:
+        state = states_of(each)
+        for which, number in enumerate((each.catalog_number_first, each.catalog_number_second)):
+            row = numbers.index(number)
+            jd, fraction = julian_date(np.array([each.tca_timestamp]))
+            _, r_km, v_km_s = objects.satrecs[row].sgp4(jd[0], fraction[0])
+            assert state[which, 0] == pytest.approx(np.multiply(r_km, 1e3), abs=1e-3)
+            assert state[which, 1] == pytest.approx(np.multiply(v_km_s, 1e3), abs=20.0)  # SGP4's own is less accurate
+        relative_m, relative_m_s = state[1] - state[0]
+        assert np.linalg.norm(relative_m) == pytest.approx(each.miss_m, abs=1e-3)
+        assert np.linalg.norm(relative_m_s) == pytest.approx(each.relative_speed_m_s, abs=1e-2)
+        assert abs(relative_m @ relative_m_s) < 1e-3 * each.relative_speed_m_s**2  # within a millisecond of the minimum
+        row = numbers.index(each.catalog_number_second)
+        assert each.designator_second == objects.designators[row]
+
+
+def states_of(estimate: ConjunctionEstimate) -> Floats:
+    """``(2, 2, 3)``: position and velocity of the first object, and of the second."""
+    axes = ("x_m", "y_m", "z_m", "vx_m_s", "vy_m_s", "vz_m_s")
+    values = [getattr(estimate, f"{which}_{axis}") for which in ("first", "second") for axis in axes]
+    return np.array(values, dtype=np.float64).reshape(2, 2, 3)
 
 
 async def test_one_object_against_all_gives_its_part_of_the_records(objects: ScreenedObjects) -> None:
