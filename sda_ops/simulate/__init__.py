@@ -5,6 +5,7 @@ UDP datagrams, an HTTP archive and TCP beacons, at configured rates and with con
 to a file.
 
 - ``config``: all settings, validated together
+- ``staged``: made-up objects that pass catalogued ones: conjunctions and near misses
 - ``world``: the position of every object at any time
 - ``radar``, ``optical``, ``isl``: one kind of sensor each: times to frames, no I/O
 - ``faults``: faults in frames; the times of bursts and outages
