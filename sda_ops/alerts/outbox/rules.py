@@ -2,7 +2,7 @@
 
 A conjunction becomes an alert when it is within the general thresholds (`AlertRules`). From then on each new statement about it is a
 revision. A subscriber hears of the conjunction when it is also within the subscriber's own thresholds (`SubscriberRules`). After
-that, it hears a revision only if it differs materially from what the subscriber was last told; its thresholds do not matter any
+that, it hears a revision only if it differs materially from what the subscriber knows; its thresholds do not matter any
 more, so a value that oscillates around one of them is no stream of updates.
 """
 
@@ -34,11 +34,11 @@ _NS_PER_S = 1_000_000_000
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """Ascending."""
 
-TellReason: TypeAlias = Literal[
+NotifyReason: TypeAlias = Literal[
     "first", "again_active", "retracted", "severity", "miss_distance", "probability", "tca", "final"
 ]
-"""Why a subscriber hears a revision. ``first``: it has not heard of the conjunction. ``again_active``: it was last told of a
-retraction. ``severity``, ``miss_distance``, ``probability`` and ``tca`` name what has changed."""
+"""Why a subscriber hears a revision. ``first``: it does not know the conjunction. ``again_active``: the last that it
+knows is a retraction. ``severity``, ``miss_distance``, ``probability`` and ``tca`` name what has changed."""
 
 QuietReason: TypeAlias = Literal[
     "general",
@@ -47,11 +47,11 @@ QuietReason: TypeAlias = Literal[
     "beyond_miss_distance",
     "below_probability",
     "few_observations",
-    "never_told",
+    "not_known",
     "not_material",
 ]
-"""Why it does not. ``general``: outside the general thresholds. The next five: outside its own thresholds. ``never_told``: a
-retraction of what it was never told. ``not_material``: it differs too little from what it was last told."""
+"""Why it does not. ``general``: outside the general thresholds. The next five: outside its own thresholds. ``not_known``: a
+retraction of what it does not know. ``not_material``: it differs too little from what it knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +76,14 @@ class SubscriberRules:
     The first five after the name are thresholds, beside the general ones; the others say which changes are material.
 
     Attributes:
-        name: Unique. It is the key of what this subscriber was told: with another name it is another subscriber.
+        name: Unique. It is the key of what this subscriber knows: with another name it is another subscriber.
         min_severity: At least; ``None``: no threshold of its own.
-        miss_distance_m: At most; ``None`` likewise.
-        min_probability: The least probability, or maximum probability if there is none.
+        miss_distance_m: At most; ``None``: no threshold of its own.
+        min_probability: The least probability, or maximum probability without covariances.
         objects: Catalogue numbers, one of which must be in the pair; empty: any.
         min_observations: The least number of observations of the two objects together.
-        miss_change: The change of the miss distance, as a share of the one that it was told.
-        probability_factor: The factor, in either direction, between the probability and the one that it was told.
+        miss_change: The change of the miss distance, as a share of the one that it knows.
+        probability_factor: The factor, in either direction, between the probability and the one that it knows.
         tca_shift_s: The shift of the time of closest approach, seconds.
         finals: Whether it also hears that a risk has become final.
     """
@@ -101,14 +101,14 @@ class SubscriberRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a subscriber was last told of a conjunction.
+class Known:
+    """What a subscriber knows of a conjunction: the last revision that was, or will be, delivered to it.
 
     Attributes:
         status: Of the risk.
         severity: Of the alert.
         miss_m: Miss distance.
-        probability: The probability, or the maximum probability if there was none.
+        probability: The probability, or the maximum probability without covariances.
         tca_ns: Time of closest approach, UTC.
     """
 
@@ -120,10 +120,10 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Notify:
     """The subscriber hears the revision."""
 
-    reason: TellReason
+    reason: NotifyReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +133,11 @@ class Quiet:
     reason: QuietReason
 
 
-Decision: TypeAlias = Tell | Quiet
+Decision: TypeAlias = Notify | Quiet
 
 
 def probability(estimate: ConjunctionEstimate) -> float:
-    """The probability of collision, or the maximum probability if there is none."""
+    """The probability of collision, or the maximum probability without covariances."""
     return estimate.max_probability if estimate.probability is None else estimate.probability
 
 
@@ -157,25 +157,25 @@ def becomes_alert(risk: ConjunctionRisk, rules: AlertRules) -> bool:
     )
 
 
-def told_by(alert: Alert) -> Told:
-    """What a subscriber knows that has heard this alert."""
+def known_from(alert: Alert) -> Known:
+    """What a subscriber knows that has this alert."""
     estimate = alert.risk.estimate
-    return Told(alert.risk.status, alert.severity, estimate.miss_m, probability(estimate), estimate.tca_timestamp)
+    return Known(alert.risk.status, alert.severity, estimate.miss_m, probability(estimate), estimate.tca_timestamp)
 
 
-def decide(general: AlertRules, subscriber: SubscriberRules, told: Told | None, risk: ConjunctionRisk) -> Decision:
-    """Whether a subscriber hears a revision, given what it was last told of the conjunction (``None``: nothing)."""
+def decide(general: AlertRules, subscriber: SubscriberRules, known: Known | None, risk: ConjunctionRisk) -> Decision:
+    """Whether a subscriber hears a revision, given what it knows of the conjunction (``None``: nothing)."""
     if risk.status == "retracted":
-        if told is None:
-            return Quiet("never_told")
-        return Quiet("not_material") if told.status == "retracted" else Tell("retracted")
-    if told is None or told.status == "retracted":
+        if known is None:
+            return Quiet("not_known")
+        return Quiet("not_material") if known.status == "retracted" else Notify("retracted")
+    if known is None or known.status == "retracted":
         outside = _outside(general, subscriber, risk)
         if outside is not None:
             return Quiet(outside)
-        return Tell("first" if told is None else "again_active")
-    change = _change(subscriber, told, risk)
-    return Quiet("not_material") if change is None else Tell(change)
+        return Notify("first" if known is None else "again_active")
+    change = _change(subscriber, known, risk)
+    return Quiet("not_material") if change is None else Notify(change)
 
 
 def _outside(general: AlertRules, subscriber: SubscriberRules, risk: ConjunctionRisk) -> QuietReason | None:
@@ -197,22 +197,22 @@ def _outside(general: AlertRules, subscriber: SubscriberRules, risk: Conjunction
     return None
 
 
-def _change(subscriber: SubscriberRules, told: Told, risk: ConjunctionRisk) -> TellReason | None:
-    """The first material change against what the subscriber was told."""
+def _change(subscriber: SubscriberRules, known: Known, risk: ConjunctionRisk) -> NotifyReason | None:
+    """The first material change against what the subscriber knows."""
     estimate = risk.estimate
     value = probability(estimate)
-    rose = SEVERITIES.index(_severity_of(value)) > SEVERITIES.index(told.severity)
-    fell = SEVERITIES.index(_severity_of(value * SEVERITY_HYSTERESIS)) < SEVERITIES.index(told.severity)
+    rose = SEVERITIES.index(_severity_of(value)) > SEVERITIES.index(known.severity)
+    fell = SEVERITIES.index(_severity_of(value * SEVERITY_HYSTERESIS)) < SEVERITIES.index(known.severity)
     if rose or fell:
         return "severity"
-    if abs(estimate.miss_m - told.miss_m) >= max(subscriber.miss_change * told.miss_m, LEAST_MISS_CHANGE_M):
+    if abs(estimate.miss_m - known.miss_m) >= max(subscriber.miss_change * known.miss_m, LEAST_MISS_CHANGE_M):
         return "miss_distance"
-    low, high = sorted((max(value, LEAST_PROBABILITY), max(told.probability, LEAST_PROBABILITY)))
+    low, high = sorted((max(value, LEAST_PROBABILITY), max(known.probability, LEAST_PROBABILITY)))
     if high >= subscriber.probability_factor * low:
         return "probability"
-    if abs(estimate.tca_timestamp - told.tca_ns) >= subscriber.tca_shift_s * _NS_PER_S:
+    if abs(estimate.tca_timestamp - known.tca_ns) >= subscriber.tca_shift_s * _NS_PER_S:
         return "tca"
-    if subscriber.finals and risk.status == "final" and told.status != "final":
+    if subscriber.finals and risk.status == "final" and known.status != "final":
         return "final"
     return None
 

@@ -1,4 +1,4 @@
-"""The outbox: a SQLite file with every revision of every alert, and what each subscriber has heard of it.
+"""The outbox: a SQLite file with every revision of every alert, and what each subscriber knows of it.
 
 Everything here is synchronous. Calls from several threads are made one after the other.
 """
@@ -77,7 +77,7 @@ class AlertOutbox:
         raise NotImplementedError
 
     def park(self, delivery: Delivery, reason: str, now_ns: int) -> None:
-        """Do not deliver it any more. The subscriber counts as not told of this revision."""
+        """Do not deliver it any more. The subscriber counts as not knowing this revision."""
         raise NotImplementedError
 
     def depth(self) -> Mapping[str, Depth]:

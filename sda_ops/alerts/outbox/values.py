@@ -23,7 +23,7 @@ class Bounds:
     Attributes:
         keep: How long the revisions of a conjunction stay after its time of closest approach. One that is pending stays longer.
         max_age: An alert that is pending for longer is parked as too old.
-        max_bytes: The most bytes in the file. At 80 % the caller is warned (`Recorded.used_share`).
+        max_bytes: The most bytes in the file. At 80 % the caller is warned (`Recorded.used_bytes`).
     """
 
     keep: timedelta = timedelta(days=30)
@@ -55,14 +55,14 @@ class Recorded:
     Attributes:
         alerts: The new revisions, in order of recording.
         material: Those of them that are the first of a conjunction or differ materially from the one before, by the general
-            thresholds and the defaults of `SubscriberRules`, whatever the subscribers' rules are.
+            thresholds and the defaults of `SubscriberRules`; the subscribers' rules do not matter.
         repeats: Risks with the content of a revision that is stored already.
         stale: Risks with an older estimate than the one that is stored; a restart sends them.
         below: Risks of conjunctions without an alert, outside the general thresholds or retracted. Nothing is stored of them.
         pending: Deliveries that became pending, over all subscribers.
         quiet: Deliveries that did not, by reason.
         superseded: Deliveries that ended because the outbox was full.
-        used_share: Used bytes as a share of `Bounds.max_bytes`.
+        used_bytes: Of the file, without free pages. Compare it with `Bounds.max_bytes`.
     """
 
     alerts: tuple[Alert, ...]
@@ -73,7 +73,7 @@ class Recorded:
     pending: int
     quiet: Mapping[QuietReason, int]
     superseded: int
-    used_share: float
+    used_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Delivery:
         subscriber: Its name.
         alert: The revision.
         number: The alert's place in the order of recording. ``(subscriber, number)`` is the delivery's key.
-        reason: Why the subscriber hears it: a `TellReason`.
+        reason: Why the subscriber hears it: a `NotifyReason`.
         attempts: How many attempts have failed.
         pending_since_ns: When it became pending, UTC.
     """
@@ -121,9 +121,9 @@ class Pruned:
     Attributes:
         removed: Revisions removed, because their conjunction is over for longer than `Bounds.keep`.
         parked: Deliveries parked as too old, by subscriber.
-        used_share: Used bytes as a share of `Bounds.max_bytes`.
+        used_bytes: Of the file, without free pages. Compare it with `Bounds.max_bytes`.
     """
 
     removed: int
     parked: Mapping[str, int]
-    used_share: float
+    used_bytes: int
