@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast, get_args
 
@@ -26,6 +27,8 @@ from sda_ops.simulate import (
     Ready,
     SimulationSummary,
     SimulatorConfig,
+    Staged,
+    StagingPlan,
     simulate,
 )
 from sda_ops.simulate.config import OutageStyle
@@ -118,6 +121,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the first timestamp, UTC unless it has an offset; time runs at its real pace (default: the real clock)",
     )
 
+    staging = parser.add_argument_group(
+        "staging", "made-up objects that pass objects of the catalogue in low orbit; both have a beacon"
+    )
+    staging.add_argument(
+        "--stage",
+        metavar="N:M",
+        help="N conjunctions and M near misses; every second near miss differs from a conjunction in time only",
+    )
+    staging.add_argument(
+        "--stage-into",
+        type=Path,
+        metavar="FILE",
+        help="replace this catalogue file by one with the made-up objects (OMM in JSON): a pipeline that reads it gets them",
+    )
+    staging.add_argument(
+        "--stage-after",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="replace it so many seconds after the first frame (default: 0)",
+    )
+    staging.add_argument(
+        "--stage-threshold",
+        type=float,
+        default=1_000.0,
+        metavar="M",
+        help="conjunctions miss by 5 to 80 %% of it, near misses by 105 to 400 %%, metres (default: 1000)",
+    )
+    staging.add_argument(
+        "--stage-passages",
+        default="3600:21600",
+        metavar="FROM_S:TO_S",
+        help="when the objects pass each other, seconds from the start (default: %(default)s)",
+    )
+    staging.add_argument(
+        "--stage-truth",
+        type=Path,
+        metavar="FILE",
+        help="write the passages, with time and distance, to this JSON Lines file",
+    )
+
     faults = parser.add_argument_group("faults")
     faults.add_argument(
         "--malformed",
@@ -194,7 +238,13 @@ def _config(args: argparse.Namespace) -> SimulatorConfig:
             problems.append(f"{option}: {error}")
             return fallback
 
-    for option, path in (("--truth", args.truth), ("--summary", args.summary)):
+    paths = {
+        "--truth": args.truth,
+        "--summary": args.summary,
+        "--stage-into": args.stage_into,
+        "--stage-truth": args.stage_truth,
+    }
+    for option, path in paths.items():
         if path is not None and not path.parent.is_dir():
             problems.append(f"{option}: no such folder: {path.parent}")
     if args.catalog is not None and not os.path.exists(args.catalog):  # noqa: PTH110 - Path.exists raises for a long name
@@ -207,6 +257,9 @@ def _config(args: argparse.Namespace) -> SimulatorConfig:
     radar_targets = endpoints("--radar", args.radar, defaults.radar_targets)
     bursts = [parsed("--burst", text, _burst, None) for text in args.burst]
     outages = [parsed("--outage", text, _outage, None) for text in args.outage]
+    if args.stage is None and (args.stage_into or args.stage_truth):
+        problems.append("--stage-into and --stage-truth need --stage N:M")
+    staged = args.stage and parsed("--stage", args.stage, partial(_staged, args), None)
     start_time_ns = args.start_time and parsed("--start-time", args.start_time, _utc_ns, None)
     try:
         config = SimulatorConfig(
@@ -232,6 +285,7 @@ def _config(args: argparse.Namespace) -> SimulatorConfig:
             bursts=tuple(burst for burst in bursts if burst is not None),
             outages=tuple(outage for outage in outages if outage is not None),
             archive_outage=args.archive_outage,
+            staged=staged or None,
         )
     except ConfigurationError as error:
         raise ConfigurationError([*problems, *error.problems]) from None
@@ -248,6 +302,24 @@ def _burst(text: str) -> Burst | None:
 def _outage(text: str) -> Outage | None:
     kind, for_s, every_s = _parts(text, "KIND:FOR_S:EVERY_S")
     return Outage(cast("SourceKind", kind), float(for_s), float(every_s))
+
+
+def _staged(args: argparse.Namespace, text: str) -> Staged:
+    counts = _parts(text, "N:M")
+    if not all(count.isdecimal() for count in counts):
+        raise ValueError(f"expected two whole numbers N:M, got {text!r}")
+    try:
+        first_s, last_s = map(float, _parts(args.stage_passages, "FROM_S:TO_S"))
+    except ValueError as error:
+        raise ValueError(f"--stage-passages: {error}") from None
+    plan = StagingPlan(
+        conjunctions=int(counts[0]),
+        near_misses=int(counts[1]),
+        threshold_m=args.stage_threshold,
+        first_after_s=first_s,
+        last_after_s=last_s,
+    )
+    return Staged(plan=plan, into=args.stage_into, after_s=args.stage_after, truth=args.stage_truth)
 
 
 def _parts(text: str, form: str) -> list[str]:

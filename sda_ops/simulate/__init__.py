@@ -18,8 +18,9 @@ Timestamps are of the arrival of the signal, and light time is part of the measu
 aberration, as for a sensor that corrects for them. Telescopes also observe by day, and objects in the Earth's shadow.
 """
 
-from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Noise, Outage, SimulatorConfig
+from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Noise, Outage, SimulatorConfig, Staged
 from sda_ops.simulate.run import Ready, simulate
+from sda_ops.simulate.staged import StagingPlan
 from sda_ops.simulate.truth import SimulationSummary
 
 __all__ = [
@@ -31,5 +32,7 @@ __all__ = [
     "Ready",
     "SimulationSummary",
     "SimulatorConfig",
+    "Staged",
+    "StagingPlan",
     "simulate",
 ]

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.places import TELESCOPE_SITES
+from sda_ops.simulate.staged import StagingPlan
 
 OutageStyle: TypeAlias = Literal["503", "refuse", "blackhole", "drip"]
 """What an archive does in an outage: answer 503; refuse connections; accept requests and never answer; answer with an
@@ -16,6 +17,10 @@ endless body, a byte at a time."""
 
 SOURCE_KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
 MAX_PORT = 65_535
+MAX_THRESHOLD_M = 5_000.0
+"""Near misses are up to four times as far, and must be the nearest approach of their pair."""
+MAX_PASSAGE_S = 86_400.0
+"""A staged pair meets once within a day; after that, it may meet again."""
 
 
 class ConfigurationError(ValueError):
@@ -97,6 +102,25 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """Made-up objects that pass catalogued ones (`sda_ops.simulate.staged`). The sensors observe them from the start.
+
+    Both objects of each passage have a beacon, as far as there are beacons.
+
+    Attributes:
+        plan: The passages.
+        into: The catalogue file that is replaced by one with the made-up objects, in OMM in JSON; None for no file.
+        after_s: When, from the first frame on.
+        truth: JSON Lines file of the passages; None for no file.
+    """
+
+    plan: StagingPlan
+    into: Path | None = None
+    after_s: float = 0.0
+    truth: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorConfig:
     """One simulation. Raises `ConfigurationError` with every problem.
 
@@ -125,6 +149,7 @@ class SimulatorConfig:
         outages: One at most for each kind.
         archive_outage: What the archive does in an outage.
         archive_history: Entries that the archive stores; the oldest are dropped first.
+        staged: Conjunctions and near misses; None for those of the catalogue only.
     """
 
     radar_targets: tuple[Endpoint, ...] = (Endpoint("127.0.0.1", 9201), Endpoint("127.0.0.1", 9202))
@@ -151,9 +176,10 @@ class SimulatorConfig:
     outages: tuple[Outage, ...] = ()
     archive_outage: OutageStyle = "503"
     archive_history: int = 1_000_000
+    staged: Staged | None = None
 
     def __post_init__(self) -> None:
-        problems = [*self._out_of_bounds(), *self._impossible_windows()]
+        problems = [*self._out_of_bounds(), *self._impossible_windows(), *self._impossible_passages()]
         if problems:
             raise ConfigurationError(problems)
 
@@ -201,3 +227,19 @@ class SimulatorConfig:
         for burst in self.bursts:
             if not 0.0 < burst.factor <= 1e4:  # noqa: PLR2004 - a larger factor is a typing error
                 yield f"burst of {burst.kind}: factor must be in (0, 1e4], got {burst.factor}"
+
+    def _impossible_passages(self) -> Iterator[str]:
+        if self.staged is None:
+            return
+        plan, after_s = self.staged.plan, self.staged.after_s
+        if not plan.conjunctions + plan.near_misses >= 1 or min(plan.conjunctions, plan.near_misses) < 0:
+            yield f"staged: expected at least one passage, got {plan.conjunctions} and {plan.near_misses} near misses"
+        if not 1.0 <= plan.threshold_m <= MAX_THRESHOLD_M:
+            yield f"staged: threshold_m must be in [1, {MAX_THRESHOLD_M:g}], got {plan.threshold_m:g}"
+        if not 0.0 <= plan.first_after_s <= plan.last_after_s <= MAX_PASSAGE_S:
+            yield (
+                f"staged: 0 <= first_after_s <= last_after_s <= {MAX_PASSAGE_S:g} expected, "
+                f"got {plan.first_after_s:g}, {plan.last_after_s:g}"
+            )
+        if not 0.0 <= after_s < float("inf"):
+            yield f"staged: after_s must be >= 0, got {after_s:g}"

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from sda_ops.astro.time import NS_PER_S
 from sda_ops.catalog import ElementSet, synthetic_catalog
 from sda_ops.records.observation import SourceKind
 from sda_ops.simulate.archive import Archive, ArchiveServer
-from sda_ops.simulate.catalog_file import usable_element_sets
+from sda_ops.simulate.catalog_file import omm_json, usable_element_sets
 from sda_ops.simulate.config import Burst, ConfigurationError, Endpoint, Outage, OutageStyle, SimulatorConfig
 from sda_ops.simulate.faults import FaultRates, Schedule, Window
 from sda_ops.simulate.frames import SimulatedSensor
@@ -26,6 +27,7 @@ from sda_ops.simulate.optical import Telescopes
 from sda_ops.simulate.pace import Feed, Run, drive
 from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
 from sda_ops.simulate.radar import RadarArray
+from sda_ops.simulate.staged import Staging, stage, write_staged
 from sda_ops.simulate.truth import SimulationSummary, TruthLog
 from sda_ops.simulate.world import World
 
@@ -64,10 +66,12 @@ async def simulate(
     ``stop`` ends both at once, and cleanly: connections are closed so that everything written arrives, and the truth file
     is complete. ``on_ready`` is called when every archive listens, ``on_progress`` once a second. With ``go``, nothing is
     sent before it (or ``stop``) is set; the archive's outages are still counted from the time it listens. Raises
-    `ConfigurationError` for a catalogue without a usable object, and ``OSError`` if an address or a file is not available.
+    `ConfigurationError` for a catalogue without a usable object or with too few for the staged passages, and ``OSError`` if an address or a file is not available.
     """
     now_ns = _clock(config.start_time_ns)
     element_sets = _element_sets(config, now_ns())
+    staging = _staging(config, element_sets, now_ns())
+    element_sets = (*element_sets, *staging.element_sets)
     world = World(element_sets)
     if not world.interval(now_ns()).propagated().size:
         raise ConfigurationError([f"catalog: none of {len(element_sets)} objects can be propagated to the start time"])
@@ -88,8 +92,12 @@ async def simulate(
                 run.start_ns = now_ns()
             if on_progress is not None:
                 await tasks.enter_async_context(_background(_report(run, archives, on_progress)))
+            if config.staged is not None and config.staged.into is not None:
+                into, after_s = config.staged.into, config.staged.after_s
+                await tasks.enter_async_context(_background(_replace_catalog(into, element_sets, after_s)))
             await tasks.enter_async_context(_background(_end_after(config.duration_s, stop, run)))
-            await _drive_all(list(_feeds(config, run, archives)), run)
+            with_beacon = [number for each in staging.passages for number in each.numbers]
+            await _drive_all(list(_feeds(config, run, archives, with_beacon)), run)
             elapsed_s = (now_ns() - run.start_ns) / NS_PER_S
             if servers:
                 with suppress(TimeoutError):
@@ -121,7 +129,31 @@ def _element_sets(config: SimulatorConfig, epoch_ns: int) -> Sequence[ElementSet
     return usable_element_sets(config.catalog, at_ns=epoch_ns)
 
 
-def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> Iterator[Feed]:
+def _staging(config: SimulatorConfig, element_sets: Sequence[ElementSet], now_ns: int) -> Staging:
+    """The made-up objects; their truth is on disk before a pipeline can know them."""
+    if config.staged is None:
+        return Staging((), ())
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(3,)))
+    try:
+        staging = stage(element_sets, config.staged.plan, start_ns=now_ns, rng=rng)
+    except ValueError as error:
+        raise ConfigurationError([f"staged: {error}"]) from error
+    if config.staged.truth is not None:
+        write_staged(config.staged.truth, staging.passages)
+    return staging
+
+
+async def _replace_catalog(path: Path, element_sets: Sequence[ElementSet], after_s: float) -> None:
+    """Replace the file as a whole, so that a pipeline reads the old one or the new one."""
+    await asyncio.sleep(after_s)
+    written = path.with_name(f"{path.name}.new")
+    await asyncio.to_thread(lambda: written.write_bytes(omm_json(element_sets)))
+    written.replace(path)
+
+
+def _feeds(
+    config: SimulatorConfig, run: Run, archives: Sequence[Archive], with_beacon: Sequence[int]
+) -> Iterator[Feed]:
     """Every sensor, with random numbers of its own: one more sensor changes no other."""
     seeds = np.random.SeedSequence(config.seed)
 
@@ -166,6 +198,9 @@ def _feeds(config: SimulatorConfig, run: Run, archives: Sequence[Archive]) -> It
         candidates = world.interval(run.start_ns).propagated()
         count = min(config.isl_satellites, candidates.size)
         satellites = rng_of(2, 0).choice(candidates, count, replace=False)
+        if with_beacon:
+            staged = np.flatnonzero(np.isin(world.catalog_numbers, with_beacon))
+            satellites = np.concatenate((staged, satellites[~np.isin(satellites, staged)]))[:count]
         targets = [target for target in config.isl_targets for _ in range(config.isl_connections)][:count]
         for index, target in enumerate(targets):
             rng = rng_of(2, index + 1)

@@ -96,6 +96,11 @@ class StagedPassage(msgspec.Struct, frozen=True, kw_only=True):
     miss_m: float
     relative_speed_m_s: float
 
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Both catalogue numbers, the smaller one first."""
+        return self.catalog_number_first, self.catalog_number_second
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingPlan:
