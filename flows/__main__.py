@@ -20,6 +20,7 @@ COMMANDS = {
     "simulate": ("send what sensors would send, over real sockets", "flows.commands.simulate"),
     "check": ("validate settings and topology and print the graph", "flows.commands.check"),
     "conjunctions": ("list the conjunctions that sda-fusion has found, and show one", "flows.commands.conjunctions"),
+    "subscriber": ("receive alerts over HTTP, each one once, and print them", "flows.commands.subscriber"),
     "demo": ("run Prefect server, simulator and pipeline together, with live progress", "flows.commands.demo"),
     "automations": (
         "install Prefect automations on a pipeline's events: alarm, flapping, zombie",

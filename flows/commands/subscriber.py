@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--secret",
         metavar="SECRET",
-        help="refuse deliveries without this secret's signature: whsec_…, other text, env:NAME or file:PATH",
+        help="reject deliveries without this secret's signature: whsec_…, other text, env:NAME or file:PATH",
     )
 
 

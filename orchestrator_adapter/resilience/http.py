@@ -21,10 +21,11 @@ import asyncio
 import re
 import ssl
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -43,12 +44,22 @@ _USERINFO = re.compile("//[^/]*@")
 _MAX_DETAIL_BYTES = 2_048  # read of an error answer's body
 _MAX_DETAIL = 200  # characters of it in messages
 _DETAIL_PATIENCE_S = 1.0  # for it: the message can do without
+_MAX_SKIPPED_BYTES = 16_384  # of a body that is not needed
+_SKIP_PATIENCE_S = 0.2  # for it: a new connection costs less
 _MIN_SECRET = 4  # characters: shorter ones are in any text
 _TAG = re.compile("<[^>]*>")
 
 
 class HttpFailure(OperatorError):
-    """The peer's fault: an exchange failed. The message names the method, the URL and the result."""
+    """The peer's fault: an exchange failed. The message names the method, the URL and the result.
+
+    Attributes:
+        status: The status code of an error answer; ``None`` if there was no answer, or a success whose body is invalid.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 async def exchange(
@@ -70,6 +81,38 @@ async def exchange(
     connection.
     """
     where = f"{request.method} {_without_secrets(request.url)}"
+    body = await _answered(client, request, where, now_ns=now_ns, read=partial(_read, max_bytes=max_body_bytes))
+    if not isinstance(body, RetryOk):
+        return body
+    try:
+        return RetryOk(decode(body.value))
+    except ValueError as error:
+        failure = HttpFailure(f"{where} answered with {len(body.value)} bytes that are not what was expected: {error}")
+        failure.__cause__ = error
+        return Permanent(failure)
+
+
+async def submit(
+    client: httpx.AsyncClient, request: httpx.Request, *, now_ns: Callable[[], int]
+) -> Retry | Permanent | RetryOk[int]:
+    """As ``exchange``, for a request whose answer says all with its status: the value of a success is that status.
+
+    A success is one as soon as its header has come, and its body may be huge, endless or broken. A short body that comes soon is
+    read, so that the connection can be used again; with any other one the connection is closed.
+    """
+    where = f"{request.method} {_without_secrets(request.url)}"
+    return await _answered(client, request, where, now_ns=now_ns, read=_skip)
+
+
+async def _answered(
+    client: httpx.AsyncClient,
+    request: httpx.Request,
+    where: str,
+    *,
+    now_ns: Callable[[], int],
+    read: Callable[[httpx.Response], Awaitable[T]],
+) -> Retry | Permanent | RetryOk[T]:
+    """Send once; ``read`` makes the value of a success."""
     headers = httpx.Headers(request.headers)
     headers["Accept-Encoding"] = "gzip"
     sent = httpx.Request(
@@ -80,9 +123,7 @@ async def exchange(
         try:
             detail = "" if response.is_success else await _first_line(response)
             failed = classify_status(where, response.status_code, response.headers, now_ns=now_ns(), detail=detail)
-            if failed is not None:
-                return failed
-            body = await _read(response, max_body_bytes)
+            return failed or RetryOk(await read(response))
         finally:
             await response.aclose()
     except (httpx.HTTPError, OSError) as error:
@@ -91,12 +132,18 @@ async def exchange(
         return Permanent(HttpFailure(f"{where} answered with a redirection to an invalid URL: {error}"))
     except (_BadBody, zlib.error) as error:
         return Permanent(HttpFailure(f"{where} answered with {error}"))
-    try:
-        return RetryOk(decode(body))
-    except ValueError as error:
-        failure = HttpFailure(f"{where} answered with {len(body)} bytes that are not what was expected: {error}")
-        failure.__cause__ = error
-        return Permanent(failure)
+
+
+async def _skip(response: httpx.Response) -> int:
+    """Read a body that is not needed, as far as it is short and comes soon. Returns the status."""
+    skipped = 0
+    with suppress(httpx.HTTPError, OSError, TimeoutError):
+        async with asyncio.timeout(_SKIP_PATIENCE_S):
+            async for chunk in response.aiter_raw():
+                skipped += len(chunk)
+                if skipped > _MAX_SKIPPED_BYTES:
+                    break
+    return response.status_code
 
 
 class _BadBody(Exception):
@@ -177,7 +224,9 @@ def classify_status(
     except ValueError:
         phrase = ""
     said = f": {detail!r}" if detail else ""
-    failure = HttpFailure(f"{where} answered {status}{phrase}{_redirection_target(headers.get('location'))}{said}")
+    failure = HttpFailure(
+        f"{where} answered {status}{phrase}{_redirection_target(headers.get('location'))}{said}", status=status
+    )
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         return Retry(failure, retry_after(headers.get("retry-after"), now_ns=now_ns))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

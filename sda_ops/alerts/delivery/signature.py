@@ -1,7 +1,7 @@
 """The signature of a webhook by the Standard Webhooks specification (standardwebhooks.com, version 1.0.0).
 
 Three headers: ``webhook-id`` (the same for every attempt), ``webhook-timestamp`` (of this attempt, seconds UTC) and
-``webhook-signature``: ``v1,`` and the base64 text of HMAC-SHA256 over ``<id>.<timestamp>.<body>``. A receiver refuses a
+``webhook-signature``: ``v1,`` and the base64 text of HMAC-SHA256 over ``<id>.<timestamp>.<body>``. A receiver rejects a
 timestamp that is far from its own clock, so that a recorded request cannot be sent again later. Knows nothing of alerts.
 """
 

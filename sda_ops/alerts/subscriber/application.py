@@ -64,14 +64,14 @@ async def _receive(
         async with asyncio.timeout(_BODY_WITHIN_S):
             body = await _body(request)
     except TimeoutError:
-        return _refused(408, f"the body did not arrive within {_BODY_WITHIN_S:g} s")
+        return _rejected(408, f"the body did not arrive within {_BODY_WITHIN_S:g} s")
     except ClientDisconnect:
         return Response(status_code=400)  # the sender has closed the connection and reads no answer
     if body is None:
-        return _refused(413, f"expected at most {_MAX_BODY_BYTES} bytes")
+        return _rejected(413, f"expected at most {_MAX_BODY_BYTES} bytes")
     now = now_ns()
     if key is not None and (problem := signature_problem(key, request.headers, body, now_s=now / _NS_PER_S)):
-        return _refused(401, problem)
+        return _rejected(401, problem)
     try:
         alert = ReceivedAlert.from_key(
             request.headers.get("idempotency-key", ""),
@@ -80,11 +80,11 @@ async def _receive(
             received_ns=now,
         )
     except ValueError:
-        return _refused(400, "Idempotency-Key: expected <conjunction id>/<revision>")
+        return _rejected(400, "Idempotency-Key: expected <conjunction id>/<revision>")
     try:
         is_new = await run_in_threadpool(table.store, alert)
     except sqlite3.Error as error:
-        return _refused(503, f"the alert could not be written: {error}")
+        return _rejected(503, f"the alert could not be written: {error}")
     if is_new and on_alert is not None:
         on_alert(alert)
     return JSONResponse({"result": "stored" if is_new else "repeat"})
@@ -100,5 +100,5 @@ async def _body(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _refused(status: int, why: str) -> Response:
+def _rejected(status: int, why: str) -> Response:
     return JSONResponse({"error": why}, status)

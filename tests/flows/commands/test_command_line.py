@@ -23,6 +23,7 @@ COMMANDS = (
     "simulate",
     "check",
     "conjunctions",
+    "subscriber",
     "demo",
     "automations",
     "reconcile",
