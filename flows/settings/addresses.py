@@ -1,4 +1,4 @@
-"""``Address``: an address that may need a secret, and how a reference to a secret becomes the address.
+"""``Address``: an address that may need a secret, and how a reference to a secret becomes the address. ``SigningSecret``: a secret.
 
 Settings are stored and shown in clear: in a file, in Prefect's parameters, in the form. So an address with credentials in it is
 rejected. Instead, the setting refers to the place of the whole address:
@@ -9,11 +9,13 @@ rejected. Instead, the setting refers to the place of the whole address:
 ``file:PATH``      the content of a file, such as ``/run/secrets/archive``
 =================  =============================================================================
 
-The reference is resolved in the process that runs the pipeline, when the run begins (``with_secrets``).
+A ``SigningSecret`` is such a reference always. The reference is resolved in the process that runs the pipeline, when the run begins (``with_secrets``).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import threading
 from collections.abc import Callable
@@ -38,13 +40,49 @@ _NO_USERINFO = (
     r"^(?![^/?#]*//[^/?#]*@)"  # in the parameters' schema: the server rejects credentials before it stores them
 )
 _BLOCK_WITHIN_S = 10.0
+_LEAST_SECRET_BYTES = 24  # Standard Webhooks 1.0.0, "Signature scheme": 192 bits to 512 bits
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - the scheme's own prefix
 
 
 class SecretUnavailable(OSError):
     """A reference to a secret leads to none. The message has the reference and the reason, and no part of a secret."""
 
 
-class Address(str):
+class Reference(str):
+    """A text in the settings that may be a reference to the text that is meant."""
+
+    __slots__ = ()
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it only says where the text is."""
+        return self.startswith(_REFERENCES)
+
+    @classmethod
+    def expected(cls, content: str) -> str | None:
+        """What a reference must lead to, if ``content`` is not that: without a part of ``content``."""
+        raise NotImplementedError
+
+    @classmethod
+    def found(cls, content: str) -> str:
+        """What replaces the reference."""
+        return content
+
+    @classmethod
+    def checked(cls, text: str) -> Reference:
+        """The reference. Raises ``ValueError`` without repeating what may be a secret."""
+        if text.startswith(_REFERENCES):
+            if text.partition(":")[2].strip():
+                return cls(text)
+            raise ValueError(f"expected a name after the colon, got {text!r}")
+        raise ValueError(f"settings are stored and shown in clear; put the secret elsewhere, and write {_REFERENCE}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(cls.checked, core_schema.str_schema())
+
+
+class Address(Reference):
     """``http://…`` or ``https://…`` without credentials, or a reference to the whole address."""
 
     __slots__ = ()
@@ -52,18 +90,15 @@ class Address(str):
     schemes: ClassVar[tuple[str, ...]] = ("http", "https")
     """The schemes of an address; empty: any."""
 
-    @property
-    def is_reference(self) -> bool:
-        """Whether it only says where the address is."""
-        return self.startswith(_REFERENCES)
+    @classmethod
+    def expected(cls, content: str) -> str | None:
+        return None if _is_address(content, cls.schemes) else f"the address {_written(cls.schemes)}"
 
     @classmethod
-    def checked(cls, text: str) -> Address:
+    def checked(cls, text: str) -> Reference:
         """``text`` as an address. Raises ``ValueError`` without repeating what may be a secret."""
         if text.startswith(_REFERENCES):
-            if text.partition(":")[2].strip():
-                return cls(text)
-            raise ValueError(f"expected a name after the colon, got {text!r}")
+            return super().checked(text)
         if not _is_address(text, cls.schemes):
             got = "" if {"@", "?", "#", "="} & {*text} else f", got {text[:100]!r}"  # only what cannot have a secret
             raise ValueError(f"expected {_written(cls.schemes)}, {_EXPECTED}{got}")
@@ -78,10 +113,6 @@ class Address(str):
         return cls(text)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(cls.checked, core_schema.str_schema())
-
-    @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "pattern": _NO_USERINFO}
 
@@ -94,8 +125,37 @@ class SchedulerAddress(Address):
     schemes: ClassVar[tuple[str, ...]] = ()
 
 
-def with_secrets(settings: Model, look_up: Callable[[Address], str] | None = None) -> Model:
-    """The settings with the address in place of each reference, for the pipeline only: never store, show or dump them.
+class SigningSecret(Reference):
+    """A reference to a secret that signs what is sent: ``whsec_`` and base64 (Standard Webhooks), or any other text."""
+
+    __slots__ = ()
+
+    @classmethod
+    def expected(cls, content: str) -> str | None:
+        return (
+            None if _is_strong(content) else f"a secret of at least {_LEAST_SECRET_BYTES} bytes, or whsec_ and base64"
+        )
+
+    @classmethod
+    def found(cls, content: str) -> str:
+        return HiddenText(content)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^(secret|env|file):"}
+
+
+class HiddenText(str):
+    """A secret, in the settings of a pipeline that runs. Its ``repr``, and so that of the settings, does not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'**********'"
+
+
+def with_secrets(settings: Model, look_up: Callable[[Reference], str] | None = None) -> Model:
+    """The settings with the address or secret in place of each reference, for the pipeline only: never store, show or dump them.
 
     Raises ``SecretUnavailable``. Blocks while it reads a file, or asks Prefect for a block.
     """
@@ -108,8 +168,8 @@ def without_secrets(settings: Model) -> Model:
     return with_secrets(settings, lambda _: "https://from-a-secret.invalid/")
 
 
-def value_of(reference: Address) -> str:
-    """The address that the reference leads to. Raises ``SecretUnavailable``."""
+def value_of(reference: Reference) -> str:
+    """The address or secret that the reference leads to. Raises ``SecretUnavailable``."""
     kind, _, name = reference.partition(":")
     try:
         match kind:
@@ -125,15 +185,15 @@ def value_of(reference: Address) -> str:
         raise SecretUnavailable(f"{reference}: the file is not text in UTF-8") from None
     except OSError as error:
         raise SecretUnavailable(f"{reference}: {error.strerror or error}") from None
-    if not _is_address(value, schemes := type(reference).schemes):
-        raise SecretUnavailable(f"{reference}: expected the address {_written(schemes)} as its content")
+    if (expected := type(reference).expected(value)) is not None:
+        raise SecretUnavailable(f"{reference}: expected {expected} as its content")
     return value
 
 
-def _replaced(value: Any, look_up: Callable[[Address], str]) -> Any:
+def _replaced(value: Any, look_up: Callable[[Reference], str]) -> Any:
     match value:
-        case Address() if value.is_reference:
-            return str(look_up(value))
+        case Reference() if value.is_reference:
+            return type(value).found(str(look_up(value)))
         case BaseModel():
             fields = {name: getattr(value, name) for name in type(value).model_fields}
             new = {name: _replaced(field, look_up) for name, field in fields.items()}
@@ -160,6 +220,16 @@ def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
         and in_one_word
         and parts.scheme in (schemes or {parts.scheme})
     )
+
+
+def _is_strong(secret: str) -> bool:
+    """Whether a secret has enough bytes. The base64 of Standard Webhooks must be valid."""
+    if not secret.startswith(_SECRET_PREFIX):
+        return len(secret.encode()) >= _LEAST_SECRET_BYTES
+    try:
+        return len(base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)) >= _LEAST_SECRET_BYTES
+    except (binascii.Error, ValueError):
+        return False
 
 
 def _written(schemes: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from flows.settings.addresses import Address, SchedulerAddress
+from flows.settings.alerts import AlertSettings
 from flows.settings.screening import ScreeningSettings
 from flows.settings.sections import (
     NAME_PATTERN,
@@ -347,6 +348,7 @@ class FusionSettings(Section):
     propagator: PropagatorSettings = PropagatorSettings()
     correlation: CorrelationSettings = CorrelationSettings()
     screening: ConjunctionSettings = ConjunctionSettings()
+    alerts: AlertSettings = AlertSettings()
     validation: ValidationSettings = ValidationSettings()
     dedup: DedupSettings = DedupSettings()
     audit: AuditSettings = AuditSettings()
@@ -362,6 +364,14 @@ class FusionSettings(Section):
         """The sensors, and those stations of the file that are not among them. Reads the file."""
         own = {sensor.source_id for sensor in self.sensors}
         return (*self.sensors, *(station for station in self.stations.sensors() if station.source_id not in own))
+
+    @model_validator(mode="after")
+    def _alerts_have_conjunctions(self) -> FusionSettings:
+        if self.alerts.enabled and self.alerts.subscribers and not self.screening.enabled:
+            raise ValueError(
+                "alerts.subscribers: alerts come from screening; set screening.enabled, or alerts.enabled = false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_and_ports_differ(self) -> FusionSettings:

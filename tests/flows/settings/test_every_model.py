@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from flows.commands.running import UNUSABLE
 from flows.pipelines import FUSION, INGEST, PipelineKind
-from flows.settings.addresses import Address, SchedulerAddress
+from flows.settings.addresses import Address, SchedulerAddress, SigningSecret
 from flows.settings.fusion import FusionSettings
 from flows.settings.ingest import IngestSettings
 from flows.settings.sections import Section
@@ -61,6 +61,7 @@ def values(annotation: Any, field: FieldInfo | None = None) -> st.SearchStrategy
         Path: st.sampled_from([Path("a"), Path("/b/c.tle")]),
         Address: st.sampled_from([*ADDRESSES, "secret:archive", "env:ARCHIVE_URL", "file:/run/secrets/archive"]),
         SchedulerAddress: st.sampled_from(["tcp://scheduler:8786", "ray://head:10001", "secret:cluster"]),
+        SigningSecret: st.sampled_from(["secret:signing", "env:SIGNING_SECRET", "file:/run/secrets/signing"]),
         type(None): st.none(),
     }
     return plain.get(annotation, st.none())  # other types need a file or a secret; they are optional
