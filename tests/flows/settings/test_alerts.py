@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.pipelines import FUSION
-from flows.settings.addresses import SecretUnavailable, with_secrets
+from flows.settings.addresses import Address, SecretUnavailable, with_secrets
 from flows.settings.alerts import AlertSettings, SubscriberSettings
 from flows.settings.fusion import FusionSettings
 from flows.settings.load import SettingsError
@@ -35,7 +35,7 @@ def test_defaults_are_those_of_the_outbox() -> None:
     settings = FusionSettings().alerts
     assert (settings.rules(), settings.bounds()) == (AlertRules(), Bounds())
     assert settings.outbox == Path("run/sda-fusion/alerts/alerts.sqlite")
-    subscriber = SubscriberSettings(name="a", url="https://a.example/")  # type: ignore[arg-type] # as a file has it
+    subscriber = SubscriberSettings(name="a", url=Address("https://a.example/"))
     assert subscriber.rules() == SubscriberRules(name="a")
 
 
