@@ -25,7 +25,14 @@ _SEED: dict[SourceKind, int] = {"radar": 1, "optical": 2, "isl": 3}
 """Part of the id's definition: with another value every logged observation has another id."""
 
 _CONJUNCTION_SEED = 4
-_CONJUNCTION = Struct("<qqq")
+_CONJUNCTION = Struct("<qqqq")
+
+ENCOUNTER_BUCKET_NS = 40 * 60 * 10**9
+"""Width of the buckets of the time of closest approach in an id, from the Unix epoch on. Part of the id's definition.
+
+Two approaches of one pair are half a revolution apart, 41 minutes or more, so that two of them are never in one bucket. The wider
+the buckets, the more seldom two estimates of one approach are in different ones: they are if an edge lies between them, with the
+probability (their mean distance) / (the width). `bench.conjunction_identity` measures it."""
 
 # RFC 9562, section 4: the version is the high nibble of octet 6, the variant the two high bits of octet 8.
 _VERSION_AND_VARIANT_MASK = (0xF << 76) | (0b11 << 62)
@@ -45,12 +52,20 @@ def observation_id(kind: SourceKind, content: bytes) -> UUID:
     return _uuid(xxhash.xxh3_128_intdigest(content, _SEED[kind]))
 
 
-def conjunction_id(one: int, other: int, tca_ns: int) -> UUID:
-    """The id of the approach of two objects, from their catalogue numbers, in any order, and the first estimate of its time.
+def conjunction_id(one: int, other: int, tca_ns: int, *, occurrence: int = 0) -> UUID:
+    """The id of the approach of two objects, from their catalogue numbers, in any order, and the bucket of its time.
 
-    It is made once and stored. A later estimate has another time and the stored id.
+    So another process makes the same id from another estimate of the same approach, unless a bucket's edge lies between the two
+    estimates. It is made once and stored; a later estimate gets the stored id.
+
+    Args:
+        one: The catalogue number of one object.
+        other: That of the other one.
+        tca_ns: The first estimate of the time of closest approach, UTC.
+        occurrence: 1, 2, … for further approaches of the two objects in one bucket.
     """
-    content = _CONJUNCTION.pack(min(one, other), max(one, other), tca_ns)
+    bucket = tca_ns // ENCOUNTER_BUCKET_NS
+    content = _CONJUNCTION.pack(min(one, other), max(one, other), bucket, occurrence)
     return _uuid(xxhash.xxh3_128_intdigest(content, _CONJUNCTION_SEED))
 
 

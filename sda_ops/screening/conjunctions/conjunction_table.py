@@ -15,6 +15,7 @@ Everything here is synchronous. Calls from several threads are made one after th
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -215,7 +216,7 @@ class ConjunctionTable:
         """Write the result of one screening, in one transaction.
 
         An estimate is assigned to a conjunction by `sda_ops.screening.conjunctions.identity.match`; one that fits none gets a new one,
-        unless its time is before ``now_ns``. It becomes a revision if its element sets or its figures are not those of the
+        unless its time is before ``now_ns``. The order of ``found`` has no meaning. It becomes a revision if its element sets or its figures are not those of the
         conjunction's last estimate. A conjunction becomes ``withdrawn`` if it was not found although its time, with a margin
         of `REACH_NS` on both sides, lies in what was screened. Conjunctions whose time is over do not change.
         """
@@ -241,11 +242,15 @@ class ConjunctionTable:
                     heads.append((e.tca_timestamp, "active", revision + 1, number))
             db.executemany(_SET_HEAD, heads)
             number = db.execute("SELECT coalesce(max(number), 0) FROM conjunctions").fetchone()[0]
-            new = [found[row] for row in matching.new.tolist() if found[row].tca_timestamp >= now_ns]
+            new = sorted(
+                (found[row] for row in matching.new.tolist() if found[row].tca_timestamp >= now_ns), key=_by_time
+            )
+            minted: set[str] = set()
             first: list[tuple[Any, ...]] = []
             for number, e in enumerate(new, start=number + 1):  # noqa: B020 - it continues the numbers
                 one, other, tca_ns = e.catalog_number_first, e.catalog_number_second, e.tca_timestamp
-                first.append((number, str(conjunction_id(one, other, tca_ns)), one, other, now_ns, tca_ns, "active", 1))
+                minted.add(name := _free_id(db, minted, e))
+                first.append((number, name, one, other, now_ns, tca_ns, "active", 1))
                 updates.append(_row(number, e, 1, now_ns))
             db.executemany("INSERT INTO conjunctions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", first)
             db.executemany(_INSERT_UPDATE, updates)
@@ -326,6 +331,20 @@ def _encounters(rows: Sequence[tuple[int, int, int]]) -> Encounters:
 
 def _row(number: int, estimate: ConjunctionEstimate, revision: int, now_ns: int) -> tuple[Any, ...]:
     return (number, *msgspec.structs.astuple(estimate), revision, "active", now_ns, None)
+
+
+def _by_time(estimate: ConjunctionEstimate) -> tuple[int, int, int]:
+    return estimate.tca_timestamp, estimate.catalog_number_first, estimate.catalog_number_second
+
+
+def _free_id(db: sqlite3.Connection, minted: Collection[str], estimate: ConjunctionEstimate) -> str:
+    """The id of a new conjunction: the first occurrence in its bucket that no other conjunction has."""
+    pair = (estimate.catalog_number_first, estimate.catalog_number_second)
+    for occurrence in itertools.count():
+        name = str(conjunction_id(*pair, estimate.tca_timestamp, occurrence=occurrence))
+        if name not in minted and db.execute("SELECT 1 FROM conjunctions WHERE id = ?", (name,)).fetchone() is None:
+            break
+    return name
 
 
 def _why(pair: tuple[int, int], catalog: Collection[int] | None) -> WithdrawalReason:

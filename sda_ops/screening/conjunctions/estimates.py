@@ -13,7 +13,7 @@ from sda_ops.screening.objects import Rows, ScreenedObjects
 
 
 def estimates_of(objects: ScreenedObjects, conjunctions: Conjunctions) -> list[ConjunctionEstimate]:
-    """One estimate for each conjunction. About 3 µs each.
+    """One estimate for each conjunction. About 30 µs each, of which 21 for the states.
 
     Raises ``ValueError`` if the objects are not sorted by catalogue number: a record's first object has the smaller number.
     """

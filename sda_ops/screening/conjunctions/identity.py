@@ -1,7 +1,7 @@
 """Which estimate of a later screening belongs to which known conjunction. Pure.
 
-The id of a conjunction is made once (`sda_ops.records.ids.conjunction_id`) and stored, because an id from a rounded time
-would change where the rounding does. A later estimate of the same two objects belongs to the conjunction if it is near its
+The id of a conjunction is made once (`sda_ops.records.ids.conjunction_id`) and stored, because an estimate that drifts across
+the edge of a bucket would have another one. A later estimate of the same two objects belongs to the conjunction if it is near its
 *last* estimate in time, so that an estimate may drift from screening to screening. Successive approaches of two objects
 are about half a revolution apart: at least 41 minutes in a catalogue of 14,683 objects over two days. The reach is half of
 that. From one element set to the next the time of an approach changes by seconds at most.

@@ -24,6 +24,7 @@ from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.history import ElementHistory, selected
 from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
+from sda_ops.records.ids import ENCOUNTER_BUCKET_NS
 from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, ConjunctionTableError, Screened
 from sda_ops.screening.conjunctions.coverage import (
     Coverage,
@@ -102,7 +103,7 @@ class ScreeningRules:
 
     Attributes:
         plan: How far ahead, in which windows, and when everything is screened again.
-        keep: How long a conjunction stays in the table after its time of closest approach.
+        keep: How long a conjunction stays in the table after its time of closest approach; at least `ENCOUNTER_BUCKET_NS`.
         check_every: How often conjunctions are examined for being over, on the graph's clock.
     """
 
@@ -294,7 +295,8 @@ class _Screening:
         """Set conjunctions whose time is over to ``passed``, and remove old ones."""
         ends, now_ns = self._ends, self._ends.clock.now_ns()
         await ends.run_blocking_within(None, self._table.mark_passed, now_ns)
-        before_ns = now_ns - round(self._settings.keep.total_seconds()) * NS_PER_S
+        keep_ns = round(self._settings.keep.total_seconds()) * NS_PER_S
+        before_ns = now_ns - max(keep_ns, ENCOUNTER_BUCKET_NS)  # the next approach must not get the id of a removed one
         await ends.run_blocking_within(None, self._table.remove_older, before_ns)
 
     async def deliver(self) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sda_ops.records.ids import conjunction_id
 from sda_ops.screening.conjunctions.identity import REACH_NS, Encounters, Matching, match
 from tests.helpers.sizes import examples
 
@@ -43,7 +42,6 @@ def test_an_estimate_beyond_twenty_minutes_is_another_conjunction() -> None:
 
 def test_the_order_of_the_two_objects_has_no_meaning() -> None:
     assert pairs(match(encounters([(5, 9, 0)]), encounters([(9, 5, 1)]))) == [(0, 0)]
-    assert conjunction_id(5, 9, T0) == conjunction_id(9, 5, T0)
 
 
 def test_an_estimate_of_another_pair_at_the_same_time_is_another_conjunction() -> None:
@@ -108,35 +106,3 @@ def test_matching_is_one_to_one_complete_and_independent_of_the_order_of_rows(
 def test_the_same_estimates_again_are_the_same_conjunctions(found: list[Row]) -> None:
     some = encounters(found)
     assert pairs(match(some, some)) == [(i, i) for i in range(len(found))]
-
-
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=examples(60), deadline=None)
-def test_an_encounter_keeps_its_id_over_screenings_that_move_and_miss_it(seed: int) -> None:
-    """Successive approaches of a pair are 41 minutes apart or more; estimates move by up to ten minutes in all."""
-    rng = random.Random(seed)
-    truth: dict[tuple[int, int], int] = {}
-    for pair in range(4):
-        minute = 0
-        for number in range(6):
-            truth[pair, number] = minute = minute + rng.randint(41, 60)
-    held: dict[str, tuple[Row, tuple[int, int]]] = {}
-    drift = dict.fromkeys(truth, 0.0)
-    minted: dict[tuple[int, int], str] = {}
-    for _ in range(8):
-        for each in drift:
-            drift[each] = max(-10.0, min(10.0, drift[each] + rng.uniform(-4, 4)))
-        seen = [each for each in truth if rng.random() < 0.7]
-        rng.shuffle(seen)
-        found = [(pair, 100 + pair, round(truth[pair, n] + drift[pair, n])) for pair, n in seen]
-        ids = list(held)
-        matching = match(encounters([held[name][0] for name in ids]), encounters(found))
-        for i, j in pairs(matching):
-            assert held[ids[i]][1] == seen[j]
-            held[ids[i]] = (found[j], seen[j])
-        for j in matching.new.tolist():
-            assert seen[j] not in minted
-            name = str(conjunction_id(found[j][0], found[j][1], T0 + found[j][2] * MINUTE_NS))
-            minted[seen[j]] = name
-            held[name] = (found[j], seen[j])
-    assert len(set(minted.values())) == len(minted)
