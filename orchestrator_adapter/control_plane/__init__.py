@@ -7,6 +7,7 @@ Modules, bottom to top:
 
 - ``config``: ``ControlPlane``, where and how to serve
 - ``snapshot``: takes the graph's status on its event loop; keeps the last one for the time when the loop is stalled
+- ``collectors``: the user's own metrics
 - ``health``: a status to a health, as a pure function; ``exposition``: a status to metric families, text and JSON
 - ``server``: pages, connections, thread
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from orchestrator_adapter.primitives.check_fields import check_fields
+
+if TYPE_CHECKING:  # it imports prometheus_client, which a run without a control plane does not need
+    from orchestrator_adapter.control_plane.collectors import MetricsCollector
 
 _MAX_PORT = 65_535
 
@@ -24,6 +28,9 @@ class ControlPlane:
         max_connections: Further connections are closed at once.
         reuse_for: A rendered answer is sent again to requests that come within this time: rendering takes the
             interpreter a few milliseconds, which the graph needs as well.
+        collectors: ``prometheus_client`` collectors of your own, served with the built-in metrics. They are called on the
+            control plane's thread, and must not block. One that raises is logged once and costs only its own metrics. A
+            metric whose name exists already is an error at the start.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +39,7 @@ class ControlPlane:
     request_timeout: timedelta = timedelta(seconds=10)
     max_connections: int = 64
     reuse_for: timedelta = timedelta(milliseconds=50)
+    collectors: tuple[MetricsCollector, ...] = ()
 
     def __post_init__(self) -> None:
         zero = timedelta(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.families import Samples as _Samples
 from orchestrator_adapter.control_plane.families import counter as _counter
 from orchestrator_adapter.control_plane.families import gauge as _gauge
@@ -29,6 +31,9 @@ from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 
 JSON = "application/json"
 
+_END = b"# EOF\n"
+"""The last line of OpenMetrics."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextFormat:
@@ -37,10 +42,15 @@ class TextFormat:
     content_type: str
     _encode: Callable[[CollectorRegistry], bytes]
 
-    def render(self, plan: Plan, view: View) -> bytes:
-        """The metric families of ``view`` in this format."""
+    def render(self, plan: Plan, view: View, collectors: Collectors | None = None) -> bytes:
+        """The metric families of ``view``, and those of the user's collectors, in this format."""
+        pages = [self._page(families(plan, view)), *(collectors.each(self._page) if collectors is not None else ())]
+        end = _END if pages[0].endswith(_END) else b""
+        return b"".join(page.removesuffix(_END) for page in pages) + end
+
+    def _page(self, families: Iterable[Metric]) -> bytes:
         registry = CollectorRegistry()
-        registry.register(_OneView(plan, view))
+        registry.register(_Families(families))
         return self._encode(registry)
 
 
@@ -53,22 +63,34 @@ def text_format(accept: str) -> TextFormat:
     return TextFormat(content_type, encode)
 
 
-def as_json(plan: Plan, view: View) -> dict[str, Any]:
-    """The metric families as plain values. A counter's name ends in ``_total``, as the names of its samples do."""
-    return {
-        "metrics": [
-            {
-                "name": f"{family.name}_total" if family.type == "counter" else family.name,
-                "type": family.type,
-                "help": family.documentation,
-                "samples": [
-                    {"name": sample.name, "labels": dict(sample.labels), "value": sample.value}
-                    for sample in family.samples
-                ],
-            }
-            for family in families(plan, view)
-        ]
-    }
+def as_json(plan: Plan, view: View, collectors: Collectors | None = None) -> dict[str, Any]:
+    """The metric families as plain values. A counter's name ends in ``_total``, as the names of its samples do.
+
+    A value that is no finite number is ``None``: JSON has no other.
+    """
+    metrics = _as_values(families(plan, view))
+    for of_one in collectors.each(_as_values) if collectors is not None else ():
+        metrics += of_one
+    return {"metrics": metrics}
+
+
+def _as_values(families: Iterable[Metric]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"{family.name}_total" if family.type == "counter" else family.name,
+            "type": family.type,
+            "help": family.documentation,
+            "samples": [
+                {"name": sample.name, "labels": dict(sample.labels), "value": _finite(sample.value)}
+                for sample in family.samples
+            ],
+        }
+        for family in families
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def wants_json(accept: str) -> bool:
@@ -91,15 +113,14 @@ def _quality(parameters: Iterable[str]) -> float:
     return 1.0
 
 
-class _OneView(Collector):
-    """A ``prometheus_client`` collector of one view."""
+class _Families(Collector):
+    """A ``prometheus_client`` collector of families that exist already."""
 
-    def __init__(self, plan: Plan, view: View) -> None:
-        self._plan = plan
-        self._view = view
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
-        return families(self._plan, self._view)
+        return self._families
 
 
 def families(plan: Plan, view: View) -> Iterator[Metric]:

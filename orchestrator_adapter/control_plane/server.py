@@ -25,8 +25,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.config import ControlPlane
-from orchestrator_adapter.control_plane.exposition import JSON, as_json, text_format, wants_json
+from orchestrator_adapter.control_plane.exposition import JSON, as_json, families, text_format, wants_json
 from orchestrator_adapter.control_plane.health import health_of
 from orchestrator_adapter.control_plane.snapshot import Snapshots, View
 from orchestrator_adapter.control_plane.worker_pools import WorkerPool
@@ -52,7 +53,7 @@ class CannotListen(OrchestratorError, OSError):
 class ControlPlaneServer:
     """Serves one graph, and the figures of ``pools``, inside ``with``. Enter it on the graph's loop, before the run.
 
-    Entering raises ``CannotListen``; nothing has been started then. Exiting takes milliseconds and raises nothing.
+    Entering raises ``CannotListen`` or ``ClashingMetrics``; nothing has been started then. Exiting takes milliseconds and raises nothing.
 
     Attributes:
         url: The address with the real port; empty before ``__enter__``.
@@ -69,6 +70,8 @@ class ControlPlaneServer:
 
     def __enter__(self) -> Self:
         self._snapshots = Snapshots(self._built, patience=self._settings.patience, pools=self._pools)
+        built_in = families(self._built.plan, self._snapshots.latest())
+        self._collectors = Collectors(self._settings.collectors, built_in=built_in, log=self._log)
         self._socket = _listen(self._settings)
         self.url = _url(self._socket)
         self._thread = threading.Thread(target=self._run, name="control-plane", daemon=True)
@@ -101,7 +104,7 @@ class ControlPlaneServer:
             self._socket.close()
 
     async def _serve(self) -> None:
-        pages = application(self._built.plan, _Answers(self._snapshots, self._settings.reuse_for))
+        pages = application(self._built.plan, _Answers(self._snapshots, self._settings.reuse_for), self._collectors)
         server = _Server(pages, self._settings, on_stop=self._snapshots.release)
         self._serving = (asyncio.get_running_loop(), server)
         if self._stopping.is_set():
@@ -140,7 +143,7 @@ class _Answers:
         return answer if asyncio.get_running_loop().time() - rendered_at < self._reuse_for_s else None
 
 
-def application(plan: Plan, answers: _Answers) -> Starlette:
+def application(plan: Plan, answers: _Answers, collectors: Collectors) -> Starlette:
     """Every page there is."""
 
     def health_page(view: View) -> Response:
@@ -162,9 +165,11 @@ def application(plan: Plan, answers: _Answers) -> Starlette:
     async def metrics(request: Request) -> Response:
         accept = ",".join(request.headers.getlist("accept"))
         if wants_json(accept):
-            return await answers.get(JSON, lambda view: _json(as_json(plan, view)))
+            return await answers.get(JSON, lambda view: _json(as_json(plan, view, collectors)))
         text = text_format(accept)
-        return await answers.get(text.content_type, lambda view: _answer(text.render(plan, view), text.content_type))
+        return await answers.get(
+            text.content_type, lambda view: _answer(text.render(plan, view, collectors), text.content_type)
+        )
 
     pages = [Route("/health", health), Route("/metrics", metrics)]
 

@@ -92,6 +92,10 @@ class Snapshots:
             return self._view(query.snapshot, silent_since=None)
         return self._view(self._latest, silent_since=query.since)
 
+    def latest(self) -> View:
+        """The last status that was taken. Waits for nothing."""
+        return self._view(self._latest, silent_since=None)
+
     def release(self) -> None:
         """End every wait: the graph's loop will not answer any more."""
         self._released = True

@@ -27,7 +27,7 @@ LAG_BUCKETS_S: Final = (
 """Upper bounds, seconds: from one millisecond to one hour. A radar is late by milliseconds, an archive by half a minute."""
 
 MAX_SOURCES: Final = 100
-"""Sources with a label of their own in the histograms. The names of satellites come from the network."""
+"""Sources with a label of their own in lags and clock skew, beside those that are named at the start. The names of satellites come from the network."""
 
 OTHER: Final = "other"
 """The label of all further sources."""
@@ -45,6 +45,8 @@ class EventTimeMetrics(Collector):
 
     def __init__(self, *, sources: Iterable[str] = (), operators: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
+        self._sources = set(sources)
+        self._max_sources = len(self._sources) + MAX_SOURCES
         self._source_lag = _Lags("source_lag_seconds", "From the measurement to its ingest, seconds")
         self._pipeline_lag = _Lags(
             "pipeline_lag_seconds", "From the ingest of an observation to the end of its processing, seconds"
@@ -76,7 +78,7 @@ class EventTimeMetrics(Collector):
             "operator",
         )
         self._reported = False
-        for source in sources:
+        for source in self._sources:
             self._skew.labels(source)
             self._regressions.labels(source)
         for operator in operators:
@@ -143,6 +145,11 @@ class EventTimeMetrics(Collector):
 
     def _lags(self, histogram: _Lags, source: str, lags_ns: Sequence[int]) -> None:
         with self._lock:
+            if source not in self._sources:
+                if len(self._sources) < self._max_sources:
+                    self._sources.add(source)
+                else:
+                    source = OTHER
             negative = histogram.observe(source, lags_ns)
         if negative:
             self._skew.labels(source).inc(negative)
@@ -159,14 +166,14 @@ class _Lags:
 
     def observe(self, source: str, lags_ns: Sequence[int]) -> int:
         """Count these lags; returns how many are negative. Those are not in the histogram."""
-        lags = np.fromiter(lags_ns, dtype=np.int64, count=len(lags_ns))
+        lags = np.fromiter(
+            lags_ns, dtype=np.float64, count=len(lags_ns)
+        )  # a sender may claim any time: no integer overflows
         negative = int(np.count_nonzero(lags < 0))
         if negative:
             lags = lags[lags >= 0]
         if source not in self._counts:
-            if len(self._counts) >= MAX_SOURCES:
-                source = OTHER
-            self._counts.setdefault(source, np.zeros(len(LAG_BUCKETS_S) + 1, dtype=np.int64))
+            self._counts[source] = np.zeros(len(LAG_BUCKETS_S) + 1, dtype=np.int64)
         at = np.searchsorted(_BOUNDS_NS, lags)  # a lag equal to a bound belongs to that bucket
         self._counts[source] += np.bincount(at, minlength=len(LAG_BUCKETS_S) + 1)
         self._sums_s[source] = self._sums_s.get(source, 0.0) + float(lags.sum()) / _NS_PER_S
@@ -182,7 +189,7 @@ class _Lags:
         return family
 
 
-_BOUNDS_NS = np.array([round(bound * _NS_PER_S) for bound in LAG_BUCKETS_S], dtype=np.int64)
+_BOUNDS_NS = np.array([round(bound * _NS_PER_S) for bound in LAG_BUCKETS_S], dtype=np.float64)
 
 
 def collected(*metrics: Collector) -> Iterator[Metric]:
