@@ -1,0 +1,80 @@
+"""What windows report: closed windows, retracted ones, and what became of an item."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Insert(Generic[K, T]):
+    """A window has closed with these items.
+
+    Attributes:
+        key: Whose items they are.
+        start_ns: The first nanosecond of the window.
+        end_ns: The first nanosecond after it.
+        items: In ascending order of (event time, order).
+        edition: How many times a window with exactly these items was inserted and retracted before. With it, no insert has the
+            identity of a retracted one.
+    """
+
+    key: K
+    start_ns: int
+    end_ns: int
+    items: tuple[T, ...]
+    edition: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retract(Generic[K, T]):
+    """The insert with the same fields is no longer true."""
+
+    key: K
+    start_ns: int
+    end_ns: int
+    items: tuple[T, ...]
+    edition: int = 0
+
+
+Change: TypeAlias = Insert[K, T] | Retract[K, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Added(Generic[K, T]):
+    """The item is in a window.
+
+    Attributes:
+        changes: What this changes in closed windows: first the retractions, then the insertions, each in ascending order of
+            time. Then the insertions of windows that the cap has closed early.
+        late: Whether its event time is before the watermark.
+    """
+
+    changes: tuple[Change[K, T], ...] = ()
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The same item, by event time and order, is in a window already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Late(Generic[K, T]):
+    """The item is in no window, because its window was released. Nothing has changed but the count.
+
+    Attributes:
+        key: Whose item it is.
+        time_ns: Its event time.
+        item: The item.
+        late_ns: How long its event time is before the watermark. 0 or less: the cap has closed its window early.
+    """
+
+    key: K
+    time_ns: int
+    item: T
+    late_ns: int

@@ -1,0 +1,382 @@
+"""Windows over event time: of each key, the items in event order, cut into windows by a segmentation.
+
+A window is *active* until the watermark reaches its end; then it is inserted. It is *retained* until the watermark has reached
+its end plus the allowed lateness; in this time a late item amends it: what it changes is retracted, and inserted again. After
+that it is released, and an item that belongs there is too late. Only the watermark decides; the order of arrival does not.
+
+Pure. The windows know nothing of records: the caller passes the key, the event time and the item. See docs/event-time.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from orchestrator_adapter import check_fields
+from sda_ops.event_time.changes import Added, Change, Duplicate, Insert, Late, Retract
+from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
+
+__all__ = [
+    "Added",
+    "Change",
+    "Duplicate",
+    "EventTimeWindows",
+    "Insert",
+    "Late",
+    "Retract",
+    "Segmentation",
+    "Session",
+    "Sliding",
+    "Tumbling",
+]
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+_BEFORE_ALL_NS = -(1 << 200)
+_AFTER_ALL_NS = 1 << 200
+
+
+@dataclass(slots=True, eq=False)
+class _Window(Generic[K, T]):
+    """``ticket`` names its one valid entry in the two heaps; entries with another one are skipped."""
+
+    lane: _Lane[K, T]
+    start_ns: int
+    end_ns: int
+    entries: list[tuple[int, Any]]
+    items: list[T]
+    inserted: bool = False
+    ticket: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class _Lane(Generic[K, T]):
+    """The windows of one key, in ascending order, not overlapping; no item before ``released_ns`` is accepted.
+
+    ``forgetting``: it has an entry in the heap of lanes. ``retracted`` counts contents that were retracted: by first entry, last entry and number of items. Items are only added, so
+    that these three define the content.
+    """
+
+    key: K
+    released_ns: int = _BEFORE_ALL_NS
+    forgetting: bool = False
+    windows: list[_Window[K, T]] = field(default_factory=list)
+    retracted: dict[tuple[Any, Any, int], int] = field(default_factory=dict)
+
+
+_Heap: TypeAlias = list[tuple[int, int, _Window[K, T]]]
+
+
+class EventTimeWindows(Generic[K, T]):
+    """The windows of all keys.
+
+    The state is bounded by (length of a window + allowed lateness + how far the watermark is behind) times the rate of items,
+    and by ``max_held``. An item costs a bisection in the windows of its key; at the end, in event order, it costs an append.
+
+    Args:
+        segmentation: How items are cut into windows.
+        order: A total order of the items of one key with equal event times, such as their ids. Two items with equal event
+            time and order are the same item.
+        allowed_lateness_ns: How long a closed window can still be amended, in event time.
+        max_held: How many items are held. One more closes the oldest window early: it is inserted with what it has,
+            released, and counted.
+
+    Attributes:
+        active: How many windows are open.
+        retained: How many windows are closed, and can be amended.
+        held: How many items the windows have.
+        late: How many items were too late.
+        closed_early: How many windows were inserted before the watermark reached them, because of ``max_held``.
+        released_early: How many closed windows were released before their time, because of ``max_held``.
+    """
+
+    def __init__(
+        self,
+        segmentation: Segmentation,
+        *,
+        order: Callable[[T], Any],
+        allowed_lateness_ns: int = 0,
+        max_held: int = 1_000_000,
+    ) -> None:
+        check_fields(
+            "EventTimeWindows",
+            ("allowed_lateness_ns", allowed_lateness_ns, allowed_lateness_ns >= 0, ">= 0"),
+            ("max_held", max_held, max_held > 0, "> 0"),
+        )
+        self.active = self.retained = self.held = 0
+        self.late = self.closed_early = self.released_early = 0
+        self._segmentation = segmentation
+        self._lookback_ns = segmentation.lookback_ns
+        self._order = order
+        self._allowed_ns = allowed_lateness_ns
+        self._max_held = max_held
+        self._mark_ns = _BEFORE_ALL_NS
+        self._lanes: dict[K, _Lane[K, T]] = {}
+        self._tickets = count()
+        self._closing: _Heap[K, T] = []
+        self._retained: _Heap[K, T] = []
+        self._forgetting: list[tuple[int, int, _Lane[K, T]]] = []
+
+    @property
+    def mark_ns(self) -> int | None:
+        """The newest watermark; ``None`` before the first one, and after ``close_all``."""
+        return self._mark_ns if _BEFORE_ALL_NS < self._mark_ns < _AFTER_ALL_NS else None
+
+    def items_of(self, key: K) -> tuple[T, ...]:
+        """The items of the key that are held, in ascending order of (event time, order)."""
+        lane = self._lanes.get(key)
+        return tuple(item for window in lane.windows for item in window.items) if lane is not None else ()
+
+    def add(self, key: K, time_ns: int, item: T) -> Added[K, T] | Duplicate | Late[K, T]:
+        """Add an item of this key and event time."""
+        entry = (time_ns, self._order(item))
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = _Lane(key)
+        elif (
+            lane.windows
+            and (last := lane.windows[-1]).entries[-1] < entry
+            and time_ns < last.end_ns
+            and not last.inserted
+            and self.held < self._max_held
+        ):  # the usual case: it is the newest item of an open window
+            last.entries.append(entry)
+            last.items.append(item)
+            last.end_ns = self._segmentation.end_ns(last.entries[0][0], time_ns)
+            self.held += 1
+            return _ADDED if time_ns >= self._mark_ns else _ADDED_LATE
+        late = time_ns < self._mark_ns
+        if time_ns < lane.released_ns or (late and self._is_released(lane, time_ns)):
+            self.late += 1
+            return Late(key, time_ns, item, self._mark_ns - time_ns if late else 0)
+        changes = self._put(lane, entry, item)
+        if changes is None:
+            return _DUPLICATE
+        self._lanes[key] = lane
+        self.held += 1
+        while self.held > self._max_held:
+            changes += self._release_oldest()
+        return Added(tuple(changes), late) if changes or late else _ADDED
+
+    def advance(self, mark_ns: int) -> list[Change[K, T]]:
+        """The watermark is ``mark_ns``: close and release what it allows. A mark that does not advance changes nothing.
+
+        Returns the insertions, in ascending order of the windows' ends.
+        """
+        changes: list[Change[K, T]] = []
+        if mark_ns <= self._mark_ns:
+            return changes
+        self._mark_ns = mark_ns
+        while (window := self._due(self._closing, mark_ns)) is not None:
+            changes.append(self._insert(window))
+        keep_ns = self._allowed_ns + self._lookback_ns
+        while (window := self._due(self._retained, mark_ns - keep_ns)) is not None:
+            self._release(window, window.end_ns)
+        while self._forgetting and self._forgetting[0][0] <= mark_ns:
+            lane = heappop(self._forgetting)[2]
+            lane.forgetting = False
+            if not lane.windows:
+                self._forget(lane)
+        return changes
+
+    def close_all(self) -> list[Change[K, T]]:
+        """Close and release every window, at the end of the stream. Every later item is too late."""
+        return self.advance(_AFTER_ALL_NS)
+
+    # Adding.
+
+    def _is_released(self, lane: _Lane[K, T], time_ns: int) -> bool:
+        """Whether the window to which an item of this late time would belong has been released."""
+        segmentation, windows = self._segmentation, lane.windows
+        released_ns = self._mark_ns - self._allowed_ns
+        index = bisect_right(windows, time_ns, key=_first_ns) - 1
+        if index >= 0 and time_ns < windows[index].end_ns:
+            return windows[index].end_ns <= released_ns
+        end_ns = segmentation.end_ns(time_ns, time_ns)
+        for window in windows[index + 1 :]:
+            for following_ns, _ in window.entries:
+                if end_ns > released_ns or following_ns >= end_ns:
+                    return end_ns <= released_ns
+                end_ns = segmentation.end_ns(time_ns, following_ns)
+        return end_ns <= released_ns
+
+    def _put(self, lane: _Lane[K, T], entry: tuple[int, Any], item: T) -> list[Change[K, T]] | None:
+        """Insert the item, and segment anew what it changes. ``None``: it is there already."""
+        windows, time_ns = lane.windows, entry[0]
+        retractions: list[Change[K, T]] = []
+        index = bisect_right(windows, time_ns, key=_first_ns) - 1
+        if index >= 0 and time_ns < windows[index].end_ns:
+            window = windows[index]
+            at = bisect_left(window.entries, entry)
+            if at < len(window.entries) and window.entries[at] == entry:
+                return None
+            retractions += self._retract(window)
+            looking_back = self._retract_looking_back(lane, index + 1, time_ns, retractions)
+            window.entries.insert(at, entry)
+            window.items.insert(at, item)
+            window.end_ns = self._segmentation.end_ns(window.entries[0][0], window.entries[-1][0])
+        else:
+            index += 1
+            looking_back = self._retract_looking_back(lane, index, time_ns, retractions)
+            window = self._open(lane, entry, item)
+            windows.insert(index, window)
+        changed = [*self._merge_and_split(lane, index, retractions), *looking_back]
+        insertions: list[Change[K, T]] = []
+        for window in changed:
+            if window.end_ns <= self._mark_ns:
+                insertions.append(self._insert(window))
+            elif window.ticket < 0:
+                self._schedule(self._closing, window)
+        return retractions + insertions
+
+    def _merge_and_split(self, lane: _Lane[K, T], index: int, retractions: list[Change[K, T]]) -> list[_Window[K, T]]:
+        """Segment anew from the window ``index`` on, as far as something changes; returns the windows that have changed."""
+        windows, segmentation = lane.windows, self._segmentation
+        window = windows[index]
+        changed = [window]
+        while index + 1 < len(windows) and (following := windows[index + 1]).entries[0][0] < window.end_ns:
+            retractions += self._retract(following)
+            first_ns, joining = window.entries[0][0], 0
+            for time_ns, _ in following.entries:
+                if time_ns >= window.end_ns:
+                    break
+                window.end_ns = segmentation.end_ns(first_ns, time_ns)
+                joining += 1
+            window.entries += following.entries[:joining]
+            window.items += following.items[:joining]
+            del following.entries[:joining], following.items[:joining]
+            if following.entries:
+                following.start_ns = segmentation.start_ns(following.entries[0][0])
+                following.end_ns = segmentation.end_ns(following.entries[0][0], following.entries[-1][0])
+                index, window = index + 1, following
+                changed.append(window)
+            else:
+                del windows[index + 1]
+                following.ticket = -1
+                self.active -= 1
+        return changed
+
+    def _retract_looking_back(
+        self, lane: _Lane[K, T], index: int, time_ns: int, retractions: list[Change[K, T]]
+    ) -> list[_Window[K, T]]:
+        """Retract the closed windows from ``index`` on that look back to this time; returns them."""
+        affected: list[_Window[K, T]] = []
+        if self._lookback_ns:
+            for window in lane.windows[index:]:
+                if window.start_ns > time_ns:
+                    break
+                if window.inserted:
+                    retractions += self._retract(window)
+                    affected.append(window)
+        return affected
+
+    # The life of a window: opened, inserted, perhaps retracted and inserted again, released.
+
+    def _open(self, lane: _Lane[K, T], entry: tuple[int, Any], item: T) -> _Window[K, T]:
+        start_ns = self._segmentation.start_ns(entry[0])
+        self.active += 1
+        return _Window(lane, start_ns, self._segmentation.end_ns(entry[0], entry[0]), [entry], [item])
+
+    def _insert(self, window: _Window[K, T]) -> Insert[K, T]:
+        self.active -= 1
+        self.retained += 1
+        window.inserted = True
+        self._schedule(self._retained, window)
+        return Insert(window.lane.key, window.start_ns, window.end_ns, *self._content(window))
+
+    def _retract(self, window: _Window[K, T]) -> list[Change[K, T]]:
+        """Retract the window, if it was inserted. Call it before its content changes."""
+        if not window.inserted:
+            return []
+        retraction = Retract(window.lane.key, window.start_ns, window.end_ns, *self._content(window))
+        self.active += 1
+        self.retained -= 1
+        window.inserted = False
+        window.ticket = -1
+        retracted, identity = window.lane.retracted, _identity(window, len(retraction.items))
+        retracted[identity] = retracted.get(identity, 0) + 1
+        return [retraction]
+
+    def _content(self, window: _Window[K, T]) -> tuple[tuple[T, ...], int]:
+        """Its items, with those that it looks back to, and their edition."""
+        items = tuple(window.items)
+        if self._lookback_ns:
+            windows = window.lane.windows
+            first = bisect_left(windows, window.start_ns, key=_first_ns)
+            last = bisect_left(windows, window.end_ns, lo=first, key=_first_ns)
+            items = tuple(item for each in windows[first:last] for item in each.items)
+        retracted = window.lane.retracted
+        return items, retracted.get(_identity(window, len(items)), 0) if retracted else 0
+
+    def _release(self, window: _Window[K, T], released_ns: int) -> None:
+        """Forget the window, which is the first of its lane."""
+        lane = window.lane
+        del lane.windows[0]
+        window.ticket = -1
+        lane.released_ns = max(lane.released_ns, released_ns)
+        self.held -= len(window.items)
+        self.retained -= 1
+        if lane.retracted:
+            lane.retracted = {each: n for each, n in lane.retracted.items() if each[0][0] >= lane.released_ns}
+        if not lane.windows and not lane.forgetting:
+            self._forget(lane)
+
+    def _release_oldest(self) -> list[Change[K, T]]:
+        """Close the oldest window early, with those that look back to it."""
+        window = self._due(self._retained, _AFTER_ALL_NS) or self._due(self._closing, _AFTER_ALL_NS)
+        assert window is not None, "items are held, so that a window is there"
+        changes: list[Change[K, T]] = []
+        until_ns = window.end_ns + self._lookback_ns
+        if window.inserted:
+            self.released_early += 1
+        for each in window.lane.windows:
+            if each.end_ns > until_ns:
+                break
+            if not each.inserted:
+                self.closed_early += 1
+                changes.append(self._insert(each))
+        self._release(window, until_ns)
+        return changes
+
+    def _forget(self, lane: _Lane[K, T]) -> None:
+        """Forget an empty lane when every item before ``released_ns`` is too late without it."""
+        at_ns = lane.released_ns + self._segmentation.reach_ns + self._allowed_ns
+        if at_ns <= self._mark_ns:
+            del self._lanes[lane.key]
+        else:
+            lane.forgetting = True
+            heappush(self._forgetting, (at_ns, next(self._tickets), lane))
+
+    # Two heaps of windows by their end. The end of a window grows with its items; its entry follows when it comes up.
+
+    def _schedule(self, heap: _Heap[K, T], window: _Window[K, T]) -> None:
+        window.ticket = next(self._tickets)
+        heappush(heap, (window.end_ns, window.ticket, window))
+
+    def _due(self, heap: _Heap[K, T], until_ns: int) -> _Window[K, T] | None:
+        """Take the window with the earliest end from the heap, if that is not after ``until_ns``."""
+        while heap and heap[0][0] <= until_ns:
+            end_ns, ticket, window = heappop(heap)
+            if ticket == window.ticket:
+                if window.end_ns == end_ns:
+                    return window
+                self._schedule(heap, window)
+        return None
+
+
+def _first_ns(window: _Window[Any, Any]) -> int:
+    return window.entries[0][0]
+
+
+def _identity(window: _Window[Any, Any], items: int) -> tuple[Any, Any, int]:
+    return window.entries[0], window.entries[-1], items
+
+
+_ADDED: Added[Any, Any] = Added()
+_ADDED_LATE: Added[Any, Any] = Added(late=True)
+_DUPLICATE = Duplicate()
