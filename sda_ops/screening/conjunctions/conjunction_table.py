@@ -31,6 +31,7 @@ from orchestrator_adapter import OperatorError
 from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate, WithdrawalReason
 from sda_ops.records.ids import conjunction_id
 from sda_ops.screening.conjunctions.identity import REACH_NS, Encounters, match
+from sda_ops.sqlite_file import SqliteFile, schema_version, transaction
 
 APPLICATION_ID = 0x53444143
 """In the header of every such file ("SDAC"): another program's database is not one."""
@@ -45,6 +46,8 @@ SAME_MISS_M = 1.0
 
 _LOCKED_S = 2.0
 """How long a call waits for another program that writes the file. A shutdown cannot end this wait: it is shorter than its drain."""
+
+_READER_LOCKED_S = 10.0
 
 
 class ConjunctionTableError(OperatorError):
@@ -128,13 +131,8 @@ _SCHEMA = (
         UNIQUE (conjunction, revision))""",
     "CREATE TABLE delivery (confirmed INTEGER NOT NULL)",
     "INSERT INTO delivery VALUES (0)",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_TO_VERSION_2 = (
-    *(f"ALTER TABLE updates ADD COLUMN {_declared(name)}" for name in _OF_VERSION_2),
-    "PRAGMA user_version = 2",
-)
+_CONVERSIONS = {1: [f"ALTER TABLE updates ADD COLUMN {_declared(name)}" for name in _OF_VERSION_2]}
 _INSERT_UPDATE = (
     f"INSERT INTO updates (conjunction, {', '.join(_FIELDS)}) VALUES ({', '.join('?' * (1 + len(_FIELDS)))})"  # noqa: S608 - names of our own
 )
@@ -171,6 +169,7 @@ class ConjunctionTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = conjunction_file(path)
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
 
@@ -180,30 +179,8 @@ class ConjunctionTable:
         A file of version 1 becomes one of version 2, in one transaction.
         """
         with self._lock:
-            if self._db is not None:
-                return
-            with _clear_errors(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=_LOCKED_S)
-                try:
-                    if not _is_new(db):
-                        check(db, self.path)
-                        _check_pages(db, self.path)
-                    db.execute("PRAGMA journal_mode = WAL")
-                    db.execute("PRAGMA synchronous = FULL")
-                    db.execute("PRAGMA foreign_keys = ON")
-                    if _is_new(db):
-                        with _transaction(db):
-                            for statement in _SCHEMA:
-                                db.execute(statement)
-                    elif _version(db) == 1:
-                        with _transaction(db):
-                            for statement in _TO_VERSION_2:
-                                db.execute(statement)
-                except BaseException:
-                    db.close()
-                    raise
-                self._db = db
+            if self._db is None:
+                self._db = self._file.open(_SCHEMA, locked_s=_LOCKED_S, conversions=_CONVERSIONS)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -280,7 +257,7 @@ class ConjunctionTable:
 
     def undelivered(self, after: int, limit: int) -> list[ConjunctionUpdate]:
         """The next updates, at most ``limit``, that no sink has confirmed and whose sequence is greater than ``after``."""
-        with self._lock, _clear_errors(self.path):
+        with self._lock, self._file.clear_errors():
             return list(map(_update, self._opened.execute(_SELECT_UNDELIVERED, (after, limit))))
 
     def newest(self, now_ns: int) -> list[ConjunctionUpdate]:
@@ -288,7 +265,7 @@ class ConjunctionTable:
 
         Delivered or not: it is what a process starts with that keeps no state of its own.
         """
-        with self._lock, _clear_errors(self.path):
+        with self._lock, self._file.clear_errors():
             return list(map(_update, self._opened.execute(_SELECT_NEWEST, (now_ns,))))
 
     def confirm(self, sequence: int) -> None:
@@ -298,7 +275,7 @@ class ConjunctionTable:
 
     def held(self) -> HeldConjunctions:
         """Counts of what is in the table."""
-        with self._lock, _clear_errors(self.path):
+        with self._lock, self._file.clear_errors():
             count = dict(self._opened.execute("SELECT status, count(*) FROM conjunctions GROUP BY status"))
             updates = self._opened.execute("SELECT count(*) FROM updates").fetchone()[0]
         return HeldConjunctions(count.get("active", 0), count.get("withdrawn", 0), count.get("passed", 0), updates)
@@ -311,7 +288,7 @@ class ConjunctionTable:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _clear_errors(self.path), _transaction(self._opened) as db:
+        with self._lock, self._file.clear_errors(), transaction(self._opened) as db:
             yield db
 
 
@@ -390,14 +367,9 @@ class ConjunctionReader:
             raise ConjunctionTableError(
                 f"there is no table of conjunctions {path}: a run of sda-fusion with screening makes it"
             )
-        with _clear_errors(path):
-            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10.0)
-            try:
-                check(self._db, path)
-                self._of_version = _as_in_version_1 if _version(self._db) == 1 else str
-            except BaseException:
-                self._db.close()
-                raise
+        self._file = conjunction_file(path)
+        self._db = self._file.open_existing(locked_s=_READER_LOCKED_S, read_only=True)
+        self._of_version = _as_in_version_1 if schema_version(self._db) == 1 else str
 
     def close(self) -> None:
         """Close the file."""
@@ -405,14 +377,14 @@ class ConjunctionReader:
 
     def listed(self, *, status: str | None = None, catalog_number: int | None = None) -> list[ListedConjunction]:
         """The conjunctions with this status and of this object (``None``: any), by time of closest approach."""
-        with _clear_errors(self.path):
+        with self._file.clear_errors():
             select = self._of_version(_SELECT_LISTED)
             rows = self._db.execute(select, (status, status, catalog_number, catalog_number))
             return [ListedConjunction(first_seen_ns, _update(tuple(row))) for first_seen_ns, *row in rows]
 
     def ids(self, prefix: str, limit: int = 10) -> list[str]:
         """The ids that begin with ``prefix``, at most ``limit``, in order."""
-        with _clear_errors(self.path):
+        with self._file.clear_errors():
             rows = self._db.execute(
                 "SELECT id FROM conjunctions WHERE substr(id, 1, ?) = ? ORDER BY id LIMIT ?",
                 (len(prefix), prefix, limit),
@@ -421,7 +393,7 @@ class ConjunctionReader:
 
     def history(self, full_id: str) -> list[ConjunctionUpdate]:
         """Every revision of a conjunction, the first one first; empty if the id is unknown."""
-        with _clear_errors(self.path):
+        with self._file.clear_errors():
             select = self._of_version(f"{_SELECT_UPDATES} WHERE c.id = ? ORDER BY u.revision")
             return list(map(_update, self._db.execute(select, (full_id,))))
 
@@ -433,66 +405,13 @@ def _as_in_version_1(select: str) -> str:
     return select
 
 
-def check(db: sqlite3.Connection, path: Path) -> None:
-    """Raise `ConjunctionTableError` if the database is not a table of conjunctions of this version or an earlier one."""
-    application = db.execute("PRAGMA application_id").fetchone()[0]
-    version = _version(db)
-    if application != APPLICATION_ID:
-        raise ConjunctionTableError(
-            f"table of conjunctions {path}: it is another program's database; choose another folder (screening.directory)"
-        )
-    if not 1 <= version <= SCHEMA_VERSION:
-        raise ConjunctionTableError(
-            f"table of conjunctions {path}: expected schema version {SCHEMA_VERSION} or earlier, got {version}; "
-            "use the program that wrote it, or move the file away"
-        )
-
-
-def _version(db: sqlite3.Connection) -> int:
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    return version
-
-
-def _check_pages(db: sqlite3.Connection, path: Path) -> None:
-    if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        raise ConjunctionTableError(_damaged(path, found))
-
-
-def _is_new(db: sqlite3.Connection) -> bool:
-    return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-
-
-def _damaged(path: Path, why: str) -> str:
-    return f"table of conjunctions {path}: the file is damaged ({why}); move it away, and a new one is made"
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield db
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
-    """Raise SQLite's and the system's errors as one clear sentence."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise ConjunctionTableError(f"table of conjunctions {path}: {error}{_HINTS.get(str(error), '')}") from error
-    except sqlite3.DatabaseError as error:
-        raise ConjunctionTableError(_damaged(path, str(error))) from error
-    except OSError as error:
-        raise ConjunctionTableError(f"table of conjunctions {path}: {error.strerror or error}") from error
-
-
-_HINTS = {
-    "database or disk is full": "; free space there, or choose another folder (screening.directory)",
-    "unable to open database file": "; is the folder there, and may this user write to it?",
-    "database is locked": "; another process writes it",
-}
+def conjunction_file(path: Path) -> SqliteFile:
+    """The file as a table of conjunctions."""
+    return SqliteFile(
+        path=path,
+        what="table of conjunctions",
+        setting="screening.directory",
+        application_id=APPLICATION_ID,
+        schema_version=SCHEMA_VERSION,
+        error=ConjunctionTableError,
+    )
