@@ -132,7 +132,7 @@ _SCHEMA = (
     "CREATE TABLE delivery (confirmed INTEGER NOT NULL)",
     "INSERT INTO delivery VALUES (0)",
 )
-_CONVERSIONS = {1: [f"ALTER TABLE updates ADD COLUMN {_declared(name)}" for name in _OF_VERSION_2]}
+_TO_VERSION_2 = tuple(f"ALTER TABLE updates ADD COLUMN {_declared(name)}" for name in _OF_VERSION_2)
 _INSERT_UPDATE = (
     f"INSERT INTO updates (conjunction, {', '.join(_FIELDS)}) VALUES ({', '.join('?' * (1 + len(_FIELDS)))})"  # noqa: S608 - names of our own
 )
@@ -180,7 +180,7 @@ class ConjunctionTable:
         """
         with self._lock:
             if self._db is None:
-                self._db = self._file.open(_SCHEMA, locked_s=_LOCKED_S, conversions=_CONVERSIONS)
+                self._db = self._file.open(_SCHEMA, locked_s=_LOCKED_S, conversions={1: _TO_VERSION_2})
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
