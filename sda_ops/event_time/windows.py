@@ -10,7 +10,7 @@ Pure. The windows know nothing of records: the caller passes the key, the event 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -85,6 +85,8 @@ class EventTimeWindows(Generic[K, T]):
         allowed_lateness_ns: How long a closed window can still be amended, in event time.
         max_held: How many items are held. One more closes the oldest window early: it is inserted with what it has,
             released, and counted.
+        on_release: Called with the key and the items of each window that is released, in ascending order; they are not held any
+            more then. Of a sliding window, the items that it does not share with an earlier one.
 
     Attributes:
         active: How many windows are open.
@@ -102,6 +104,7 @@ class EventTimeWindows(Generic[K, T]):
         order: Callable[[T], Any],
         allowed_lateness_ns: int = 0,
         max_held: int = 1_000_000,
+        on_release: Callable[[K, Sequence[T]], object] | None = None,
     ) -> None:
         check_fields(
             "EventTimeWindows",
@@ -115,6 +118,7 @@ class EventTimeWindows(Generic[K, T]):
         self._order = order
         self._allowed_ns = allowed_lateness_ns
         self._max_held = max_held
+        self._on_release = on_release
         self._mark_ns = _BEFORE_ALL_NS
         self._lanes: dict[K, _Lane[K, T]] = {}
         self._tickets = count()
@@ -131,6 +135,11 @@ class EventTimeWindows(Generic[K, T]):
         """The items of the key that are held, in ascending order of (event time, order)."""
         lane = self._lanes.get(key)
         return tuple(item for window in lane.windows for item in window.items) if lane is not None else ()
+
+    def is_open(self, key: K) -> bool:
+        """Whether the key has an open window."""
+        lane = self._lanes.get(key)
+        return lane is not None and bool(lane.windows) and not lane.windows[-1].inserted
 
     def add(self, key: K, time_ns: int, item: T) -> Added[K, T] | Duplicate | Late[K, T]:
         """Add an item of this key and event time."""
@@ -321,6 +330,8 @@ class EventTimeWindows(Generic[K, T]):
         lane.released_ns = max(lane.released_ns, released_ns)
         self.held -= len(window.items)
         self.retained -= 1
+        if self._on_release is not None:
+            self._on_release(lane.key, window.items)
         if lane.retracted:
             lane.retracted = {each: n for each, n in lane.retracted.items() if each[0][0] >= lane.released_ns}
         if not lane.windows and not lane.forgetting:

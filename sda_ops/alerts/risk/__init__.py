@@ -1,1 +1,6 @@
-"""The risk of conjunctions: evidence by event time, and the operator ``risk``."""
+"""The risk of conjunctions, with the evidence for it.
+
+- ``evidence``: the observations of each object, by event time. Pure
+- ``assessor``: updates, observations and watermarks in, statements out. Pure
+- ``operator``: the operator ``risk``
+"""

@@ -238,7 +238,10 @@ def _add_seen(total: _Total, items: Sequence[_Seen]) -> None:
     total.ingest_ns = max(total.ingest_ns, *(seen.ingest_ns for seen in items))
     total.newest = _newest(
         total.newest,
-        ((seen.time_ns + _OFFSET).to_bytes(_TIME_BYTES, "big") + seen.observation_id.bytes for seen in items[-MAX_OBSERVATION_IDS:]),
+        (
+            (seen.time_ns + _OFFSET).to_bytes(_TIME_BYTES, "big") + seen.observation_id.bytes
+            for seen in items[-MAX_OBSERVATION_IDS:]
+        ),
     )
 
 

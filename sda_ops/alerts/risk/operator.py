@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, get_args
 
 from orchestrator_adapter import Control, EventLog, Factory, WiredEnds
-from sda_ops.alerts.risk.book import BookLimits, Recovery, RiskBook
+from sda_ops.alerts.risk.assessor import AssessorLimits, Recovery, RiskAssessor
 from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.event_time.watermark import Watermark
 from sda_ops.records.conjunction import ConjunctionEstimate
@@ -27,22 +27,22 @@ Recover: TypeAlias = Callable[[int], Recovery]
 class _Held:
     """What outlives an instance."""
 
-    book: RiskBook
+    assessor: RiskAssessor
     recovered: bool = False
 
 
 def assess_risk(
-    limits: BookLimits,
+    limits: AssessorLimits,
     concerns: Callable[[ConjunctionEstimate], bool],
     *,
     recover: Recover | None = None,
     metrics: EventTimeMetrics | None = None,
 ) -> Factory:
-    """An operator that states the risk of each conjunction. See `sda_ops.alerts.risk.book` for what it states, and when.
+    """An operator that states the risk of each conjunction. See `sda_ops.alerts.risk.assessor` for what it states, and when.
 
     Declare it as ``expanding`` and ``stateful``. Its input has `Correlation` and `ConjunctionUpdate` records and watermarks. Each
     `ConjunctionRisk` is sent in front of the watermark that follows it. Every watermark is forwarded. At the end of the stream
-    everything is settled. The book outlives an instance. With the process it is lost: then ``recover`` loads the
+    everything is settled. The assessor outlives an instance. With the process it is lost: then ``recover`` loads the
     conjunctions, before anything is read; their evidence begins anew. What ``recover`` raises fails the operator.
 
     Args:
@@ -58,11 +58,11 @@ def assess_risk(
     """
 
     async def run(ends: WiredEnds) -> None:
-        held = ends.keep("held", lambda: _Held(RiskBook(limits, concerns)))
-        book, figures = held.book, _Figures(ends, held.book, metrics)
+        held = ends.keep("held", lambda: _Held(RiskAssessor(limits, concerns)))
+        assessor, figures = held.assessor, _Figures(ends, held.assessor, metrics)
         if recover is not None and not held.recovered:
             recovery = await ends.run_blocking_within(None, recover, ends.clock.now_ns())
-            risks = book.recover(recovery)
+            risks = assessor.recover(recovery)
             held.recovered = True
             ends.commit(risks, acknowledge=0)
             figures.report(risks)
@@ -71,15 +71,15 @@ def assess_risk(
             await ends.flush()
         async for batch in ends.receiver.batches(_BATCH, controls=True):
             if isinstance(batch, Control):
-                advances = isinstance(batch, Watermark) and batch.time_ns is not None
-                risks = book.advance(batch.time_ns) if advances else []
+                mark_ns = batch.time_ns if isinstance(batch, Watermark) else None
+                risks = [] if mark_ns is None else assessor.advance(mark_ns)
                 ends.commit(risks, acknowledge=0)
             else:
-                risks = book.add(batch)
+                risks = assessor.add(batch)
                 ends.commit(risks, acknowledge=len(batch))
             figures.report(risks)
             await ends.flush()
-        risks = book.close()
+        risks = assessor.close()
         ends.commit(risks, acknowledge=0)
         figures.report(risks)
         await ends.flush()
@@ -90,44 +90,44 @@ def assess_risk(
 class _Figures:
     """The operator's figures and metrics."""
 
-    def __init__(self, ends: WiredEnds, book: RiskBook, metrics: EventTimeMetrics | None) -> None:
+    def __init__(self, ends: WiredEnds, assessor: RiskAssessor, metrics: EventTimeMetrics | None) -> None:
         self._ends = ends
-        self._book = book
+        self._assessor = assessor
         self._metrics = metrics
-        windows = book.evidence.windows
-        self._counted = Counter(late=windows.late, amended=book.amended, closed_early=windows.closed_early)
+        windows = assessor.evidence.windows
+        self._counted = Counter(late=windows.late, amended=assessor.amended, closed_early=windows.closed_early)
         for cause in get_args(RiskCause):
             ends.count(cause, 0)
 
     def report(self, risks: Sequence[ConjunctionRisk]) -> None:
         """After each batch and each watermark."""
-        ends, book = self._ends, self._book
-        windows = book.evidence.windows
+        ends, assessor = self._ends, self._assessor
+        windows = assessor.evidence.windows
         for cause, count in Counter([risk.cause for risk in risks]).items():
             ends.count(cause, count)
         for name, value in (
-            ("conjunctions", book.known),
-            ("watched", book.watched),
-            ("unsettled", book.unsettled),
+            ("conjunctions", assessor.known),
+            ("watched", assessor.watched),
+            ("unsettled", assessor.unsettled),
             ("observations_held", windows.held),
             ("open_windows", windows.active),
-            ("element_sets", book.evidence.totals),
+            ("element_sets", assessor.evidence.totals),
             ("late", windows.late),
             ("closed_early", windows.closed_early),
-            ("removed_totals", book.evidence.removed_totals),
-            ("forgotten", book.forgotten),
-            ("repeated_updates", book.repeated),
-            ("updates_over", book.over),
+            ("removed_totals", assessor.evidence.removed_totals),
+            ("forgotten", assessor.forgotten),
+            ("repeated_updates", assessor.repeated),
+            ("updates_over", assessor.over),
         ):
             ends.gauge(name, value)
         if self._metrics is not None:
             self._to_metrics(self._metrics, risks)
 
     def _to_metrics(self, metrics: EventTimeMetrics, risks: Sequence[ConjunctionRisk]) -> None:
-        name, book = self._ends.name, self._book
-        windows = book.evidence.windows
+        name, assessor = self._ends.name, self._assessor
+        windows = assessor.evidence.windows
         metrics.windows(name, windows.active, windows.retained)
-        now = Counter(late=windows.late, amended=book.amended, closed_early=windows.closed_early)
+        now = Counter(late=windows.late, amended=assessor.amended, closed_early=windows.closed_early)
         new = now - self._counted
         self._counted = now
         if new["late"]:

@@ -1,4 +1,4 @@
-"""The book of conjunctions: updates, observations and watermarks in, statements about risks out. Pure.
+"""The assessor of risks: updates, observations and watermarks in, statements about risks out. Pure.
 
 **What a statement contains.** The newest active estimate of the conjunction, and the evidence of both objects: what
 `sda_ops.alerts.risk.evidence` holds of each, up to the time of closest approach. A retracted statement has no evidence.
@@ -31,8 +31,8 @@ Evidence = tuple[ObjectEvidence, ObjectEvidence]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BookLimits:
-    """The bounds of the book.
+class AssessorLimits:
+    """The bounds of the assessor.
 
     Attributes:
         evidence: Those of the observations.
@@ -44,9 +44,7 @@ class BookLimits:
     max_conjunctions: int = 100_000
 
     def __post_init__(self) -> None:
-        check_fields(
-            "BookLimits", ("max_conjunctions", self.max_conjunctions, self.max_conjunctions >= 1, ">= 1")
-        )
+        check_fields("AssessorLimits", ("max_conjunctions", self.max_conjunctions, self.max_conjunctions >= 1, ">= 1"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class _Watched:
     Attributes:
         estimate: The newest one with the status ``active`` or ``withdrawn``.
         revision: The newest known; greater than that of ``estimate`` once it has passed.
-        stated: Status and evidence of the last statement about ``estimate``; ``None`` if there is none.
+        stated: Status and evidence of the last statement about ``estimate``; ``None`` without one.
     """
 
     estimate: ConjunctionUpdate
@@ -92,7 +90,7 @@ class _Ignored:
     stated: bool
 
 
-class RiskBook:
+class RiskAssessor:
     """The conjunctions that are known, the evidence, and what was last stated.
 
     Attributes:
@@ -104,7 +102,7 @@ class RiskBook:
         mark_ns: The last watermark, UTC; ``None`` before the first.
     """
 
-    def __init__(self, limits: BookLimits, concerns: Callable[[ConjunctionEstimate], bool]) -> None:
+    def __init__(self, limits: AssessorLimits, concerns: Callable[[ConjunctionEstimate], bool]) -> None:
         """``concerns`` says whether an estimate is within the general thresholds for alerts."""
         self.repeated = 0
         self.over = 0
@@ -190,7 +188,7 @@ class RiskBook:
             return []
         self.mark_ns = mark_ns
         self._note_observed()
-        # First, while the evidence up to their closest approach can still be told from the later one.
+        # First, while the evidence up to their closest approach can still be separated from the later one.
         risks = [risk for watched in self._leaving(mark_ns) for risk in self._settle(watched)]
         self.evidence.advance(mark_ns)
         return risks + self._settle_all()
@@ -237,7 +235,7 @@ class RiskBook:
             tca_ns = known.estimate.tca_timestamp
             known.estimate, known.revision, known.stated = update, update.revision, None
         else:
-            tca_ns = None if known is None else known.tca_ns
+            tca_ns = -1 if known is None else known.tca_ns
             self._make_room()
             known = self._known[update.conjunction_id] = _Watched(update, update.revision)
             self._watched += 1
