@@ -1,0 +1,179 @@
+"""The sink ``alerts``: writes risks into the outbox, and delivers what the outbox says to each subscriber.
+
+A batch is acknowledged when the outbox has it on the disk. From then on a kill loses nothing: what is not delivered is pending in
+the outbox, and the next start delivers it. Delivery never holds the stream; a subscriber that is down only makes the outbox grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+
+from orchestrator_adapter import BoundedLog, EventLog, Factory, Timeout, Wakeup, WiredEnds
+from sda_ops.alerts.delivery.deliver import DeliveryPolicy, SubscriberDelivery
+from sda_ops.alerts.delivery.webhook import Webhook
+from sda_ops.alerts.metrics import AlertMetrics
+from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError
+from sda_ops.alerts.outbox.values import Depth, Recorded
+from sda_ops.records.alert import Alert
+from sda_ops.records.risk import ConjunctionRisk
+
+logger = logging.getLogger(__name__)
+
+LAST_DELIVERIES = timedelta(seconds=1)
+"""At the end of the stream, for what is under way and what was recorded last. A shutdown must be over within its grace period."""
+
+_MAX_BATCH = 256
+_LOOK_EVERY_S = 1.0
+_PRUNE_EVERY_S = 3_600.0
+_BACKLOG = 100  # pending deliveries of one subscriber
+_ALMOST_FULL = 0.8
+_NS_PER_S = 10**9
+
+
+def alerts_sink(
+    outbox: AlertOutbox,
+    webhooks: Sequence[Webhook],
+    *,
+    policy: DeliveryPolicy | None = None,
+    metrics: AlertMetrics | None = None,
+    on_material: Callable[[Sequence[Alert]], object] | None = None,
+    last_deliveries: timedelta = LAST_DELIVERIES,
+) -> Factory:
+    """A sink for `ConjunctionRisk`, into ``outbox``, delivered to ``webhooks``: one for each subscriber that the outbox knows.
+
+    ``on_material`` gets the alerts of each batch that are new or have materially changed, once they are on the disk.
+    When the input has ended, the deliveries have ``last_deliveries`` to end; what is pending then stays in the outbox.
+
+    Raises `AlertOutboxError` if the outbox cannot be used or is full: nothing of the batch is acknowledged then. A failed
+    delivery never ends the sink. Raises ``ValueError`` if subscribers and webhooks do not have the same names.
+    """
+    known, given = sorted(each.name for each in outbox.subscribers), sorted(each.name for each in webhooks)
+    if known != given:
+        raise ValueError(f"alerts_sink: expected one webhook for each subscriber of the outbox, {known}, got {given}")
+    policy = policy or DeliveryPolicy()
+
+    async def run(ends: WiredEnds) -> None:
+        ends.keep("outbox", lambda: _opened(outbox, ends), lambda _: outbox.close())
+        deliveries = [SubscriberDelivery(ends, outbox, each, policy=policy, metrics=metrics) for each in webhooks]
+        running = [ends.start(each.run(), name=f"deliver alerts to {each.name}") for each in deliveries]
+        watch = OutboxWatch(EventLog(logger, clock=ends.clock, operator=ends.name), max_bytes=outbox.bounds.max_bytes)
+        ends.start(_housekeeping(outbox, ends, watch, metrics), name="look after the outbox")
+        while batch := await ends.receiver.recv_many(_MAX_BATCH):
+            written: list[Recorded] = []
+            await ends.acknowledge_after(len(batch), _record, outbox, batch, ends.clock.now_ns(), written)
+            _recorded(written[0], metrics, on_material)
+            watch.used_bytes = written[0].used_bytes
+            for each in deliveries:
+                each.wake()
+        for each in deliveries:
+            each.finish()
+        timeout = Timeout(ends.clock, last_deliveries.total_seconds())
+        try:
+            async with timeout:
+                await asyncio.gather(*running)
+        except TimeoutError:
+            if not timeout.expired:
+                raise
+
+    return run
+
+
+def _opened(outbox: AlertOutbox, ends: WiredEnds) -> AlertOutbox:
+    opened = outbox.open(ends.clock.now_ns())
+    if opened.added or opened.removed or opened.enqueued:
+        log = EventLog(logger, clock=ends.clock, operator=ends.name, instance=ends.instance)
+        log(
+            "alert_subscribers_changed",
+            added=list(opened.added),
+            removed=dict(opened.removed),
+            enqueued=opened.enqueued,
+        )
+    return outbox
+
+
+def _record(outbox: AlertOutbox, risks: Sequence[ConjunctionRisk], now_ns: int, written: list[Recorded]) -> None:
+    written.append(outbox.record(risks, now_ns))
+
+
+def _recorded(
+    recorded: Recorded, metrics: AlertMetrics | None, on_material: Callable[[Sequence[Alert]], object] | None
+) -> None:
+    if metrics is not None:
+        metrics.count("recorded", len(recorded.alerts))
+        metrics.count("duplicate", recorded.repeats)
+        metrics.count("quiet", sum(recorded.quiet.values()))
+    if recorded.material and on_material is not None:
+        on_material(recorded.material)
+
+
+# What is looked at once a second, and once an hour.
+
+
+async def _housekeeping(outbox: AlertOutbox, ends: WiredEnds, watch: OutboxWatch, metrics: AlertMetrics | None) -> None:
+    """Report depth and size, warn of a backlog and of an outbox that is almost full, and prune. Never raises."""
+    faults = BoundedLog(ends.name, ends.clock)
+    clock, prune_at = ends.clock, float("-inf")
+    while True:
+        now_ns = clock.now_ns()
+        try:
+            if clock.monotonic() >= prune_at:
+                pruned = await ends.run_blocking(outbox.prune, now_ns)
+                prune_at = clock.monotonic() + _PRUNE_EVERY_S
+                watch.pruned(pruned.parked)
+                watch.used_bytes = pruned.used_bytes
+                if metrics is not None:
+                    metrics.count("parked", sum(pruned.parked.values()))
+            depth = await ends.run_blocking(outbox.depth)
+        except AlertOutboxError as error:
+            faults.note("outbox", str(error), event="alert_outbox_failed")
+        else:
+            watch.look(depth, now_ns)
+            if metrics is not None:
+                metrics.size(watch.used_bytes, outbox.bounds.max_bytes)
+                for name, each in depth.items():
+                    metrics.depth(name, each.pending)
+                    metrics.parked(name, each.parked)
+        await Wakeup().wait_until(clock.monotonic() + _LOOK_EVERY_S, clock)
+
+
+class OutboxWatch:
+    """Logs what a person should know of the outbox: one line a change.
+
+    Attributes:
+        used_bytes: Of the file, as the last write has said.
+    """
+
+    def __init__(self, log: EventLog, *, max_bytes: int) -> None:
+        self.used_bytes = 0
+        self._log = log
+        self._max_bytes = max_bytes
+        self._logged: dict[str, int] = {}  # by subscriber, the backlog that was logged last
+        self._almost_full = False
+
+    def look(self, depth: Mapping[str, Depth], now_ns: int) -> None:
+        """Log a backlog of 100 deliveries, each doubling of it, and its end; and the outbox when it is 80 % full."""
+        for name, each in depth.items():
+            logged = self._logged.get(name, 0)
+            if each.pending >= max(_BACKLOG, 2 * logged):
+                self._logged[name] = each.pending
+                oldest_s = (now_ns - (each.oldest_pending_ns or now_ns)) // _NS_PER_S
+                self._log(
+                    "alert_backlog", level=logging.WARNING, subscriber=name, pending=each.pending, oldest_s=oldest_s
+                )
+            elif logged and each.pending < _BACKLOG // 10:
+                del self._logged[name]
+                self._log("alert_backlog_delivered", subscriber=name)
+        share = self.used_bytes / self._max_bytes
+        if (share >= _ALMOST_FULL) != self._almost_full and not (self._almost_full and share > _ALMOST_FULL - 0.1):
+            self._almost_full = share >= _ALMOST_FULL
+            event = "alert_outbox_almost_full" if self._almost_full else "alert_outbox_has_room"
+            level = logging.WARNING if self._almost_full else logging.INFO
+            self._log(event, level=level, used_bytes=self.used_bytes, max_bytes=self._max_bytes)
+
+    def pruned(self, parked: Mapping[str, int]) -> None:
+        """Log what was parked because it is too old."""
+        for name, count in parked.items():
+            self._log("alerts_too_old", level=logging.WARNING, subscriber=name, parked=count)
