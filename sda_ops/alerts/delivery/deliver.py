@@ -24,13 +24,14 @@ from orchestrator_adapter import (
     Attempt,
     BoundedLog,
     BreakerPolicy,
-    BreakerState,
     EventLog,
+    Permanent,
     PermanentFailure,
     RetriesExhausted,
     Retry,
     RetryCutShort,
     RetryDisposition,
+    RetryOk,
     RetryPolicy,
     Timeout,
     Wakeup,
@@ -58,7 +59,7 @@ POLL_S = 1.0
 
 _PAGE = 64  # deliveries taken from the outbox at once
 _AFTER_A_FAULT_S = 5.0  # of the outbox or of this code
-_PAUSE_PER_ATTEMPT = timedelta(seconds=8)  # of one alert that fails while others are accepted
+_PAUSE_PER_ATTEMPT = timedelta(seconds=2)  # of one alert that fails while others are accepted
 _LONGEST_PAUSE = timedelta(minutes=15)
 
 
@@ -74,8 +75,8 @@ class DeliveryPolicy:
 
     Attributes:
         retry: The attempts of one round. After a round, other alerts have their turn.
-        breaker: When deliveries are suspended. A subscriber that loses every second acknowledgement must not open it, and one
-            alert that always fails must not either: ``min_calls`` is above the attempts of a round.
+        breaker: When deliveries are suspended. Neither a subscriber that loses every second acknowledgement nor one alert that
+            always fails should open it: ``min_calls`` is above the attempts of a round.
     """
 
     retry: RetryPolicy = ROUND
@@ -121,6 +122,7 @@ class SubscriberDelivery:
         self._pace = ends.keep(f"pace-{webhook.name}", lambda: Pace(webhook.max_per_s, ends.clock))
         self._wakeup = Wakeup()
         self._look = True  # the outbox may have something that was not looked at
+        self._accepted = 0  # deliveries, by this instance
         self._finishing = False
         self._cut_short = False  # the shutdown has ended an attempt's retries: failures are left to the next start
         self._log = EventLog(logger, clock=ends.clock, operator=ends.name, subscriber=webhook.name)
@@ -157,7 +159,6 @@ class SubscriberDelivery:
                     await self._deliver(client)
             except Exception as error:  # noqa: BLE001 - one subscriber's fault must not stop the others, nor the sink
                 self._log("alert_delivery_failed", level=logging.ERROR, exc=error)
-                self._ends.count("delivery_failures")
                 if self._finishing:
                     return
                 await Wakeup().wait_until(self._ends.clock.monotonic() + _AFTER_A_FAULT_S, self._ends.clock)
@@ -232,10 +233,10 @@ class SubscriberDelivery:
 
     def _store(self, acknowledged: list[Delivery], failed: list[_Failed], parked: list[_Parked]) -> None:
         now_ns = self._ends.clock.now_ns()
+        for each in failed:  # first: one of them may have been acknowledged since
+            self._outbox.note_failure(each.delivery, each.error, now_ns, retry_at_ns=each.retry_at_ns)
         if acknowledged:
             self._outbox.acknowledge(acknowledged, now_ns)
-        for each in failed:
-            self._outbox.note_failure(each.delivery, each.error, now_ns, retry_at_ns=each.retry_at_ns)
         for park in parked:
             self._outbox.park(park.delivery, park.reason, now_ns)
 
@@ -259,24 +260,28 @@ class SubscriberDelivery:
                 self._pace.pause(min(answer.retry_after, self._policy.retry.max_retry_after).total_seconds())
             return answer
 
+        accepted = self._accepted
         try:
             await self._ends.with_retry(
                 self._policy.retry,
                 attempt,
                 breaker=self._breaker,
-                on_attempt=lambda made: self._note(delivery, made),
+                on_attempt=lambda made: self._note(delivery, made, others_accepted=self._accepted > accepted),
             )
         except PermanentFailure as failure:
             self._park(delivery, str(failure.__cause__))
-        except RetriesExhausted:
-            pass  # noted, and still pending
+        except RetriesExhausted:  # it is noted, and still pending
+            self._ready.clear()  # meanwhile the outbox may have changed
         except RetryCutShort:
             self._cut_short = True
         else:
+            self._accepted += 1
             self._acknowledged.append(delivery)
             self._measure(delivery)
 
-    async def _post(self, client: httpx.AsyncClient, delivery: Delivery, body: bytes) -> RetryDisposition[int]:
+    async def _post(
+        self, client: httpx.AsyncClient, delivery: Delivery, body: bytes
+    ) -> RetryOk[int] | Retry | Permanent:
         clock, limit_s = self._ends.clock, self._webhook.timeout.total_seconds()
         request = webhook_request(self._webhook, delivery.alert, body, now_ns=clock.now_ns())
         timeout = Timeout(clock, limit_s)
@@ -288,17 +293,15 @@ class SubscriberDelivery:
                 raise
             return Retry(TimeoutError(f"no answer within {limit_s:g} s"))
 
-    def _note(self, delivery: Delivery, attempt: Attempt) -> None:
-        """Count a failed attempt. An alert that fails while the breaker is closed fails alone: it pauses after its round."""
+    def _note(self, delivery: Delivery, attempt: Attempt, *, others_accepted: bool) -> None:
+        """Count a failed attempt. An alert that fails while others are accepted pauses after its round."""
         if attempt.outcome is not AttemptOutcome.FAILED:
             return
         if self._metrics is not None:
             self._metrics.count("refused")
-        ends_round = attempt.delay is None and not self._ends.shutdown.is_set
-        retry_at_ns = 0
-        if ends_round and self._breaker.state is BreakerState.CLOSED:
-            retry_at_ns = self._ends.clock.now_ns() + pause_ns(delivery.attempts + attempt.number)
-        self._failed.append(_Failed(delivery, str(attempt.error), retry_at_ns))
+        pauses = others_accepted and attempt.delay is None and not self._ends.shutdown.is_set
+        until_ns = self._ends.clock.now_ns() + pause_ns(delivery.attempts + attempt.number) if pauses else 0
+        self._failed.append(_Failed(delivery, str(attempt.error), until_ns))
         self._wakeup.wake()
 
     def _park(self, delivery: Delivery, reason: str) -> None:
@@ -317,5 +320,5 @@ class SubscriberDelivery:
 
 
 def pause_ns(failed_attempts: int) -> int:
-    """How long an alert that alone fails waits before its next round, nanoseconds: 8 s an attempt, at most 15 minutes."""
+    """How long an alert that alone fails waits before its next round, nanoseconds: 2 s an attempt, at most 15 minutes."""
     return min(failed_attempts * _PAUSE_PER_ATTEMPT, _LONGEST_PAUSE) // timedelta(microseconds=1) * 1_000
