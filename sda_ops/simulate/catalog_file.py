@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from math import degrees, pi
+from math import degrees, inf, nextafter, pi
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,10 @@ def usable_element_sets(path: Path, *, at_ns: int) -> tuple[ElementSet, ...]:
 
 
 def omm_json(element_sets: Iterable[ElementSet]) -> bytes:
-    """An array of OMM objects, in order. Numbers keep every digit; epochs are rounded to a microsecond (4 mm)."""
+    """An array of OMM objects, in order. Numbers keep every digit; epochs are rounded to a microsecond (4 mm).
+
+    An element set that was read from such a file, and is written and read again, has the same elements to the bit.
+    """
     return msgspec.json.encode([_omm(elements) for elements in element_sets])
 
 
@@ -56,11 +59,28 @@ def _omm(elements: ElementSet) -> dict[str, str | int | float]:
         "OBJECT_NAME": elements.name,
         "NORAD_CAT_ID": elements.catalog_number,
         "EPOCH": f"{epoch:%Y-%m-%dT%H:%M:%S.%f}",
-        "MEAN_MOTION": satrec.no_kozai * _MIN_PER_DAY / (2.0 * pi),
+        "MEAN_MOTION": _written(satrec.no_kozai, satrec.no_kozai * _MIN_PER_DAY / (2.0 * pi), _mean_motion),
         "ECCENTRICITY": satrec.ecco,
-        "INCLINATION": degrees(satrec.inclo),
-        "RA_OF_ASC_NODE": degrees(satrec.nodeo),
-        "ARG_OF_PERICENTER": degrees(satrec.argpo),
-        "MEAN_ANOMALY": degrees(satrec.mo),
+        "INCLINATION": _written(satrec.inclo, degrees(satrec.inclo), _angle),
+        "RA_OF_ASC_NODE": _written(satrec.nodeo, degrees(satrec.nodeo), _angle),
+        "ARG_OF_PERICENTER": _written(satrec.argpo, degrees(satrec.argpo), _angle),
+        "MEAN_ANOMALY": _written(satrec.mo, degrees(satrec.mo), _angle),
         "BSTAR": satrec.bstar,
     }
+
+
+def _written(value: float, number: float, read: Callable[[float], float]) -> float:
+    """The number that is read as ``value``: ``number`` or one beside it; ``number`` if it is none of them."""
+    return next(
+        (each for each in (number, nextafter(number, inf), nextafter(number, -inf)) if read(each) == value), number
+    )
+
+
+def _angle(number_deg: float) -> float:
+    """As `ElementSet.from_omm` reads it."""
+    return number_deg * (pi / 180.0)
+
+
+def _mean_motion(number_per_day: float) -> float:
+    """As `ElementSet.from_omm` reads it."""
+    return number_per_day / 720.0 * pi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from sgp4.api import SatrecArray
 from sda_ops.astro.propagation import sgp4_states
 from sda_ops.astro.sites import Site
 from sda_ops.astro.time import NS_PER_S
-from sda_ops.catalog import synthetic_catalog
+from sda_ops.catalog import ElementColumns, ElementSet, synthetic_catalog
 from sda_ops.catalog.reader import parse_catalog
 from sda_ops.records.observation import RadarTarget
 from sda_ops.simulate.catalog_file import omm_json, usable_element_sets
@@ -39,6 +40,17 @@ def test_a_written_catalogue_has_the_orbits_of_the_generated_one() -> None:
     one_cm = 0.01
     assert np.array_equal(ours.error, theirs.error)
     assert np.nanmax(np.linalg.norm(ours.r_teme_m - theirs.r_teme_m, axis=-1)) < one_cm
+
+
+def test_a_catalogue_that_is_read_and_written_again_has_the_same_elements() -> None:
+    """To the bit, of 2,000 objects: otherwise the pipeline would screen some of them again."""
+
+    def read_again(element_sets: Sequence[ElementSet]) -> tuple[ElementSet, ...]:
+        return parse_catalog(omm_json(element_sets).decode(), file="catalog.json").element_sets
+
+    first = read_again(synthetic_catalog(objects=2_000, epoch_ns=NOON_NS))
+    before, after = (ElementColumns.of(each).arrays() for each in (first, read_again(first)))
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_an_epoch_that_rounds_up_to_the_next_second_is_valid() -> None:
