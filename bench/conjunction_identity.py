@@ -8,6 +8,11 @@ that the days before have covered, and one day more, and recorded in a table of 
 It prints how many conjunctions were found again, how far their times moved, how many are new and how many withdrawn. It checks
 that every estimate of the table is nearest in time to its own conjunction, and that no two conjunctions of two objects are
 within twenty minutes of each other. The exit code is 1 if one is.
+
+Each day is also recorded in a table of its own, as by another process that begins on that day. It prints how many of the
+conjunctions that two such tables share have different ids, and what is to be expected: an id has a bucket of the time, so the
+two differ if a bucket's edge lies between two estimates; with edges anywhere, the probability is the mean distance of two
+estimates over the width. It prints the same for narrower buckets, in which this happens often enough to be compared.
 """
 
 from __future__ import annotations
@@ -17,26 +22,31 @@ import sqlite3
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from sda_ops.astro.time import NS_PER_DAY, NS_PER_S
+from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, Nanoseconds
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.history import selected
 from sda_ops.catalog.reader import nearest_of_each, read_catalog
+from sda_ops.records.ids import ENCOUNTER_BUCKET_NS
 from sda_ops.screening.assessment.assess import assess
 from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, Screened
 from sda_ops.screening.conjunctions.estimates import estimates_of
-from sda_ops.screening.conjunctions.identity import REACH_NS
+from sda_ops.screening.conjunctions.identity import REACH_NS, Encounters, match
 from sda_ops.screening.geometry.screen import screen
 from sda_ops.screening.objects import ScreenedObjects
 from tests.helpers.mixed_objects import CATALOG
 from tests.scenes.successive_days import a_day_later
 
 _QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
+_NARROW_NS = (1 * NS_PER_S, 10 * NS_PER_S, 60 * NS_PER_S, 600 * NS_PER_S)
 
 
 def days_of(objects: ScreenedObjects, days: int, rng: np.random.Generator) -> Iterator[ScreenedObjects]:
@@ -106,6 +116,48 @@ def faults(path: Path) -> tuple[int, int, float]:
     return close, foreign, smallest
 
 
+@dataclass(frozen=True, slots=True)
+class SharedConjunctions:
+    """Conjunctions that two tables have made an id for, each by itself.
+
+    Attributes:
+        one_ns: ``(n,)``, the times of closest approach of one table's first estimates.
+        other_ns: ``(n,)``, those of the other table.
+        same_id: ``(n,)``.
+    """
+
+    one_ns: Nanoseconds
+    other_ns: Nanoseconds
+    same_id: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Path, Path]]) -> SharedConjunctions:
+        """Those of all pairs of tables."""
+        times, same = [], []
+        for one, other in pairs:
+            (known, known_ids), (found, found_ids) = _minted(one), _minted(other)
+            matching = match(known, found)
+            times.append((known.tca_ns[matching.known], found.tca_ns[matching.found]))
+            same.append(known_ids[matching.known] == found_ids[matching.found])
+        one_ns, other_ns = (np.concatenate(each) for each in zip(*times, strict=True))
+        return cls(one_ns, other_ns, np.concatenate(same))
+
+    def in_different_buckets(self, width_ns: int) -> tuple[int, float]:
+        """How many would be with this width, and how many are to be expected with edges anywhere."""
+        apart_ns = np.abs(self.one_ns - self.other_ns)
+        differ = int((self.one_ns // width_ns != self.other_ns // width_ns).sum())
+        return differ, float(np.minimum(apart_ns / width_ns, 1.0).sum())
+
+
+def _minted(path: Path) -> tuple[Encounters, npt.NDArray[np.str_]]:
+    with sqlite3.connect(path) as db:
+        rows = db.execute(
+            "SELECT catalog_number_first, catalog_number_second, tca_timestamp, id FROM conjunctions"
+        ).fetchall()
+    one, other, tca_ns = np.array([row[:3] for row in rows], dtype=np.int64).reshape(-1, 3).T
+    return Encounters(one, other, tca_ns), np.array([row[3] for row in rows], dtype=np.str_)
+
+
 def main() -> int:
     """Print the figures. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,12 +173,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         table = ConjunctionTable(Path(folder) / "conjunctions.sqlite")
         table.open()
+        of_days: list[Path] = []
         for day, of_day in enumerate(days_of(objects, args.days, rng)):
             began = time.process_time()
             now_ns = start_ns + day * NS_PER_DAY
             screening = screen(of_day, now_ns - 2 * REACH_NS, horizon + timedelta(minutes=40), args.miss * 1_000.0)
             estimates = estimates_of(of_day, assess(of_day, screening.approaches))
             screened_s, began = time.process_time() - began, time.process_time()
+            alone = ConjunctionTable(Path(folder) / f"day-{day}.sqlite")
+            alone.open()
+            alone.record(estimates, Screened(screening.start_ns, screening.end_ns), now_ns)
+            alone.close()
+            of_days.append(alone.path)
             table.mark_passed(now_ns)
             recorded = table.record(estimates, Screened(screening.start_ns, screening.end_ns), now_ns)
             print(
@@ -141,6 +199,16 @@ def main() -> int:
                 f"{q:.1%} {value:.3f}" for q, value in zip(_QUANTILES, np.quantile(moved, _QUANTILES), strict=True)
             )
             print(f"|change of the time of closest approach| of {len(moved)} matches, s: {named}")
+        if len(of_days) > 1:
+            shared = SharedConjunctions.of(list(pairwise(of_days)))
+            print(f"conjunctions that two tables of successive days have in common: {len(shared.same_id)}")
+            print(f"of these with different ids: {int((~shared.same_id).sum())}")
+            for width_ns in (*_NARROW_NS, ENCOUNTER_BUCKET_NS):
+                differ, expected = shared.in_different_buckets(width_ns)
+                share = expected / len(shared.same_id)
+                print(
+                    f"in different buckets of {width_ns / NS_PER_S:g} s: {differ}, expected {expected:.2f} ({share:.1e} of them)"
+                )
         close, foreign, smallest = faults(table.path)
         print(f"smallest spacing of two conjunctions of two objects: {smallest:.1f} min")
         print(f"conjunctions within {REACH_NS / NS_PER_S / 60:g} min of another one of the same objects: {close}")
