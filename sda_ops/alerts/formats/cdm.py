@@ -22,6 +22,7 @@ from sda_ops.screening.output.message_builder import (
     US,
     MessageNumbers,
     MessageObject,
+    Notation,
     StatedProbability,
     content_of,
     covariance_comments_of,
@@ -29,7 +30,6 @@ from sda_ops.screening.output.message_builder import (
     one_line,
     stated_probability,
 )
-from sda_ops.screening.output.messages import Notation
 from sda_ops.wire.cdm import ConjunctionMessage, cdm_kvn, cdm_xml
 from sda_ops.wire.time_tags import tag_of_utc_ns
 
@@ -95,7 +95,7 @@ def _numbers(estimate: ConjunctionUpdate, tca_ns: int, errors: ElementSetErrors)
     if None in values:
         raise ValueError(
             f"conjunction {estimate.conjunction_id}: its estimate has no states, which a CDM needs; an earlier version stored "
-            "it, and the next screening adds them"
+            "it, and the next estimate from other element sets has them"
         )
     states = np.array(values, dtype=np.float64).reshape(2, 2, 3)
     r_m, v_m_s = states[:, 0], states[:, 1]
@@ -111,12 +111,13 @@ def _numbers(estimate: ConjunctionUpdate, tca_ns: int, errors: ElementSetErrors)
 def _mean_motion_rad_s(estimate: ConjunctionUpdate, r_m: Floats, v_m_s: Floats) -> Floats:
     """Of the orbits with these states: the energy gives the major axis, Kepler's third law the rest.
 
-    An element set's own mean motion differs by some 0.1 %. It is needed for the assumed errors of the velocity only.
+    An element set's own mean motion differs by 0.2 % in low orbit. It is needed for the assumed errors of the velocity only.
     """
     inverse_axis = 2.0 / np.linalg.norm(r_m, axis=-1) - (v_m_s**2).sum(axis=-1) / _MU_M3_S2
     if not (np.isfinite(inverse_axis) & (inverse_axis > 0.0)).all():
         raise ValueError(f"conjunction {estimate.conjunction_id}: a state of its estimate is not one of a closed orbit")
-    return np.sqrt(_MU_M3_S2 * inverse_axis**3)
+    mean_motion_rad_s: Floats = np.sqrt(_MU_M3_S2 * inverse_axis**3)
+    return mean_motion_rad_s
 
 
 def _status_comments(alert: Alert) -> tuple[str, ...]:

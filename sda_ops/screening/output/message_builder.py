@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from math import pi
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from sda_ops.screening.assessment.encounter import orbit_axes
 from sda_ops.screening.assessment.name_patterns import is_debris, is_rocket_body
 from sda_ops.wire.cdm import ConjunctionObject, PhysicalParameters, RtnCovariance
 from sda_ops.wire.time_tags import tag_of_utc_ns
+
+Notation: TypeAlias = Literal["kvn", "xml"]
 
 UNKNOWN = "UNKNOWN"
 

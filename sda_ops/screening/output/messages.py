@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import sqrt
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from sda_ops.screening.output.message_builder import (
     US,
     MessageNumbers,
     MessageObject,
+    Notation,
     StatedProbability,
     content_of,
     covariance_comments_of,
@@ -35,8 +36,6 @@ from sda_ops.screening.output.message_builder import (
 from sda_ops.screening.volumes.assets import Asset
 from sda_ops.screening.volumes.passages import AssetScreening
 from sda_ops.wire.cdm import ConjunctionMessage, cdm_kvn, cdm_xml
-
-Notation: TypeAlias = Literal["kvn", "xml"]
 
 _LINEAR_S = 30.0
 """Entry and exit times are written if they are at most this far from the closest approach: motion is then linear to 0.05 s."""

@@ -20,7 +20,8 @@ from sda_ops.screening.assessment.assumptions import Assumptions
 from sda_ops.screening.assessment.encounter import orbit_axes
 from sda_ops.screening.assessment.sizes import Sizes
 from sda_ops.screening.geometry.ephemeris import Ephemeris, PreparedObjects
-from sda_ops.screening.output.messages import Notation, message_files, passage_messages_of
+from sda_ops.screening.output.message_builder import Notation
+from sda_ops.screening.output.messages import message_files, passage_messages_of
 from sda_ops.screening.volumes.assets import Asset
 from sda_ops.screening.volumes.passages import screen_assets
 from sda_ops.screening.volumes.volumes import ScreeningVolume
