@@ -13,13 +13,17 @@ stays at the archive.
 breaker and without a limit: an outage of the partner costs no restart, and a fleet of pollers does not return at the same
 instant. A permanent one (a wrong address, a certificate, an answer that is not a page) raises ``PermanentFailure``, for
 the supervisor.
+
+**Event time.** No observation is emitted that is earlier than the watermark, because no later poll asks for it: an entry that
+the archive publishes behind later ones is never read. A poll that returned nothing new is a contact: everything that the
+archive had published before the request has been emitted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -49,6 +53,7 @@ from sda_ops.wire import optical
 from sda_ops.wire.malformed import MalformedFrame
 
 _Page: TypeAlias = tuple[list[Observation], list[MalformedFrame]]
+_Answer: TypeAlias = tuple[int, _Page]  # when it was requested, UTC ns
 
 _MAX_KNOWN_MALFORMED = 1_024  # malformed entries, or as many as are in one page
 _DEAD_LETTERS_A_TURN = 256  # malformed entries, before other tasks run
@@ -166,8 +171,11 @@ class Watermark:
             del self.malformed[next(iter(self.malformed))]
 
 
-def optical_source(feed: OpticalFeed) -> Factory:
-    """A source for one archive, in fixed-interval or long-poll mode. Its circuit breaker has the operator's name."""
+def optical_source(feed: OpticalFeed, *, on_contact: Callable[[int], object] | None = None) -> Factory:
+    """A source for one archive, in fixed-interval or long-poll mode. Its circuit breaker has the operator's name.
+
+    ``on_contact`` is called with the time of request (UTC ns) of each poll that returned nothing new.
+    """
 
     async def run(ends: WiredEnds) -> None:
         start_ns = ends.clock.now_ns() - feed.lookback // timedelta(microseconds=1) * 1_000
@@ -178,7 +186,7 @@ def optical_source(feed: OpticalFeed) -> Factory:
                 waiting = watermark.settled and bool(feed.long_poll)
                 poll = partial(_poll, client, feed, watermark.timestamp_ns, ends, waiting=waiting)
                 try:
-                    page = await ends.unless_shutdown(
+                    answer = await ends.unless_shutdown(
                         ends.with_retry(_with_timeout(feed, waiting=waiting), poll, breaker=breaker)
                     )
                 except RetryCutShort:
@@ -187,10 +195,13 @@ def optical_source(feed: OpticalFeed) -> Factory:
                     if (malformed := _malformed_page(failure)) is not None:
                         await watermark.dead_letter_new([malformed], DeadLetterKind.SCHEMA_MISMATCH, ends)
                     raise
-                if not isinstance(page, RetryOk):
+                if not isinstance(answer, RetryOk):
                     return  # the shutdown came first (a poll is never discarded)
                 ends.count("polls")
-                new = await _emit_new(page.value, watermark, ends)
+                requested_ns, page = answer.value
+                new = await _emit_new(page, watermark, ends)
+                if not new and on_contact is not None:
+                    on_contact(requested_ns)
                 if not feed.long_poll or (waiting and not new):
                     await ends.shutdown.wait_at_most(feed.poll_interval.total_seconds(), ends.clock)
 
@@ -219,13 +230,14 @@ def _with_timeout(feed: OpticalFeed, *, waiting: bool) -> RetryPolicy:
 
 async def _poll(
     client: httpx.AsyncClient, feed: OpticalFeed, since_ns: int, ends: WiredEnds, *, waiting: bool
-) -> RetryDisposition[_Page]:
+) -> RetryDisposition[_Answer]:
+    requested_ns = ends.clock.now_ns()
     params = {"since": since_ns if waiting else since_ns - 1}
     if waiting:
         params["wait_ms"] = feed.long_poll // timedelta(milliseconds=1)
 
-    def decode(body: bytes) -> _Page:
-        return optical.decode_page(body, ingest_timestamp=ends.clock.now_ns())
+    def decode(body: bytes) -> _Answer:
+        return requested_ns, optical.decode_page(body, ingest_timestamp=ends.clock.now_ns())
 
     return await exchange(
         client,

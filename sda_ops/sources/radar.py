@@ -3,6 +3,9 @@
 Up to 512 datagrams are drained at each wake-up. With a large kernel buffer, this keeps up with bursts. During
 backpressure the source does not read; datagrams that the kernel then drops are counted as ``kernel_drops``, which is
 also published at that time.
+
+**Contact.** A drain that has emptied the socket shows that everything that had arrived before it has been emitted. While the
+source does not read, and while datagrams come faster than it drains them, there is no contact.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator_adapter import (
+    Clock,
     DeadLetterKind,
     Factory,
     Timer,
@@ -31,6 +35,7 @@ _DRAIN_BATCH = 512  # datagrams; PERFORMANCE: 270-285k datagrams/s with "drain u
 _FINAL_DRAINS = 40  # at shutdown the kernel's buffer is still read; the limit is for a sender that never stops
 _MAX_DATAGRAM = 65_535  # bytes: the largest UDP payload, so that malformed datagrams are kept whole
 _DROPS_PERIOD_S = 1.0
+_CONTACT_PERIOD_S = 1.0  # without datagrams
 _MAX_PORT = 65_535
 _MAX_BUFFER = 2**31 - 1  # bytes; socket(7): SO_RCVBUF is a C int
 _SO_MEMINFO, _MEMINFO_DROPS = 55, 8  # Linux, include/uapi/linux/sock_diag.h
@@ -63,8 +68,12 @@ class RadarFeed:
         )
 
 
-def radar_source(feed: RadarFeed) -> Factory:
-    """A source for one radar array. A port that is in use or forbidden is an ``OperatorError`` that names it."""
+def radar_source(feed: RadarFeed, *, on_contact: Callable[[int], object] | None = None) -> Factory:
+    """A source for one radar array. A port that is in use or forbidden is an ``OperatorError`` that names it.
+
+    ``on_contact`` is called with a time (UTC ns) before which all datagrams that had arrived have been emitted: after each
+    drain that emptied the socket, and once a second without datagrams.
+    """
 
     async def run(ends: WiredEnds) -> None:
         binding = await ends.run_blocking(_resolve, feed)
@@ -74,12 +83,17 @@ def radar_source(feed: RadarFeed) -> Factory:
         ends.gauge("receive_buffer_bytes", sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
         with _publishing_drops(sock, ends):
             while not ends.shutdown.is_set:
-                if datagrams := _drain(sock):
+                before_ns = ends.clock.now_ns()
+                datagrams, emptied = _drain(sock)
+                if datagrams:
                     await _emit(datagrams, ends)
-                else:
-                    await _readable(sock, wakeup)
+                if emptied and on_contact is not None:
+                    on_contact(before_ns)
+                if not datagrams:
+                    await _readable(sock, wakeup, within=None if on_contact is None else ends.clock)
             for _ in range(_FINAL_DRAINS):
-                if not (datagrams := _drain(sock)):
+                datagrams, _emptied = _drain(sock)
+                if not datagrams:
                     break
                 await _emit(datagrams, ends)
 
@@ -120,28 +134,31 @@ async def _emit(datagrams: list[bytes], ends: WiredEnds) -> None:
     await asyncio.sleep(0)  # malformed datagrams fill no edge: without this, a flood of them would block the event loop
 
 
-def _drain(sock: socket.socket) -> list[bytes]:
-    """The datagrams in the kernel's buffer, up to one batch. Never waits."""
+def _drain(sock: socket.socket) -> tuple[list[bytes], bool]:
+    """The datagrams in the kernel's buffer, up to one batch, and whether the buffer is empty now. Never waits."""
     datagrams: list[bytes] = []
     receive, append = sock.recv, datagrams.append
     try:
         for _ in range(_DRAIN_BATCH):
             append(receive(_MAX_DATAGRAM))
     except BlockingIOError:
-        pass  # the buffer is empty
+        return datagrams, True
     except OSError:
         if not datagrams:
             raise
         # The datagrams before the error must not be lost with it. An error that persists is raised by the next call.
-    return datagrams
+    return datagrams, False
 
 
-async def _readable(sock: socket.socket, wakeup: Wakeup) -> None:
-    """Suspend until a datagram can be read, or until something else wakes ``wakeup``."""
+async def _readable(sock: socket.socket, wakeup: Wakeup, *, within: Clock | None) -> None:
+    """Suspend until a datagram can be read, or something else wakes ``wakeup``; for a second at most by the clock ``within``."""
     loop = asyncio.get_running_loop()
     loop.add_reader(sock, wakeup.wake)
     try:
-        await wakeup.wait()
+        if within is None:
+            await wakeup.wait()
+        else:
+            await wakeup.wait_until(within.monotonic() + _CONTACT_PERIOD_S, within)
     finally:
         loop.remove_reader(sock)
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
+import termios
 from collections.abc import Sequence
 from enum import StrEnum
+from fcntl import ioctl
 from typing import Protocol
 
 from sda_ops.sources.isl.feed import IslFeed
@@ -56,11 +59,13 @@ class BeaconConnection:
     Attributes:
         origin: What the limit per peer counts: the remote address, or the IPv6 network of it.
         peer: The remote address and port, for log lines.
+        received_bytes: All that was read from it.
     """
 
     def __init__(self, owner: ConnectionOwner, sock: socket.socket, origin: str, peer: str) -> None:
         self.origin = origin
         self.peer = peer
+        self.received_bytes = 0
         self._owner = owner
         self._feed = owner.feed
         self._loop = asyncio.get_running_loop()
@@ -69,6 +74,16 @@ class BeaconConnection:
         self._assembler = FrameAssembler(max_frame_bytes=self._feed.max_frame_bytes)
         self._malformed_frames = 0
         self._last_data_s = self._frame_began_s = owner.reading_s
+
+    @property
+    def unread_bytes(self) -> int:
+        """What the kernel has received and this process has not read (tcp(7): FIONREAD)."""
+        return int(struct.unpack("i", ioctl(self._socket, termios.FIONREAD, bytes(4)))[0])
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last data, or since the acceptance; on the owner's ``reading_s``."""
+        return self._owner.reading_s - self._last_data_s
 
     def resume(self) -> None:
         """Read from this peer."""
@@ -100,6 +115,7 @@ class BeaconConnection:
             self.close()
 
     def _receive(self, data: bytes) -> None:
+        self.received_bytes += len(data)
         torn = self._assembler.pending
         frames = self._assembler.feed(data)
         self._last_data_s = self._owner.reading_s

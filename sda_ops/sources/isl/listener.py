@@ -36,6 +36,7 @@ class IslListener:
         port: The port that the socket is bound to.
         inbox: Received frames, oldest first; the source removes them from the front.
         connections: The open connections.
+        received_frames: How many frames have ever been put into the inbox.
         faults: How often each fault has occurred.
         wakeup: Woken when any of these changes.
     """
@@ -44,6 +45,7 @@ class IslListener:
         self.feed = feed
         self.inbox: list[tuple[int, Assembled]] = []
         self.connections: set[BeaconConnection] = set()
+        self.received_frames = 0
         self.faults = dict.fromkeys(ConnectionFault, 0)
         self.wakeup = Wakeup()
         self._clock = clock
@@ -73,6 +75,11 @@ class IslListener:
         """Monotonic seconds during which connections were read. Deadlines run on this time: it stands still in a pause."""
         now_s = self._clock.monotonic() if self._paused_since_s is None else self._paused_since_s
         return now_s - self._paused_s
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new connections are accepted at present."""
+        return not self._closed_to_new and self._accept_timer is None
 
     # Accepting.
 
@@ -141,6 +148,7 @@ class IslListener:
     def receive(self, frames: Sequence[Assembled]) -> None:
         """Append frames of one connection to the inbox, in their order."""
         now_ns = self._clock.now_ns()
+        self.received_frames += len(frames)
         self.inbox.extend((now_ns, frame) for frame in frames)
         if self.full:
             # Not at once: connections that are readable in this same turn are read first. Otherwise a peer that always

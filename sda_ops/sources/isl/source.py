@@ -7,10 +7,13 @@ limits and deadlines are the listener's.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from datetime import timedelta
 
 from orchestrator_adapter import DeadLetterKind, Factory, WiredEnds
 from sda_ops.records.observation import Observation
 from sda_ops.sources.addresses import Binding
+from sda_ops.sources.isl.contact import ContactRounds
 from sda_ops.sources.isl.feed import IslFeed
 from sda_ops.sources.isl.listener import IslListener, resolve
 from sda_ops.wire import isl
@@ -20,14 +23,27 @@ _BATCH = 512  # frames taken from the inbox at a time
 _FINAL_TURNS = 64  # event loop turns at shutdown in which connections are still read: 1 MiB of each
 
 
-def isl_source(feed: IslFeed) -> Factory:
-    """A source for all beacons of one listener. A port that is in use or forbidden is an ``OperatorError``."""
+def isl_source(
+    feed: IslFeed,
+    *,
+    on_contact: Callable[[int], object] | None = None,
+    live_for: timedelta = timedelta(seconds=10),
+) -> Factory:
+    """A source for all beacons of one listener. A port that is in use or forbidden is an ``OperatorError``.
+
+    ``on_contact`` is called, up to twice a second, with a time (UTC ns) before which everything that had arrived on any
+    connection has been emitted. There is no contact without a connection that has had data within ``live_for``; the others
+    are not waited for. See ``contact``.
+    """
 
     async def run(ends: WiredEnds) -> None:
         binding = await ends.run_blocking(resolve, feed)
         listener = ends.keep("listener", lambda: _open_listener(feed, binding, ends), IslListener.close)
         try:
-            await _receive(listener, ends)
+            contacts = None
+            if on_contact is not None:
+                contacts = ContactRounds(listener, ends.clock, live_for=live_for), on_contact
+            await _receive(listener, ends, contacts)
         finally:
             _enqueue_remaining(listener, ends)
             _publish_figures(listener, ends)
@@ -41,7 +57,9 @@ def _open_listener(feed: IslFeed, binding: Binding, ends: WiredEnds) -> IslListe
     return listener
 
 
-async def _receive(listener: IslListener, ends: WiredEnds) -> None:
+async def _receive(
+    listener: IslListener, ends: WiredEnds, contacts: tuple[ContactRounds, Callable[[int], object]] | None
+) -> None:
     """Emit what arrives until the shutdown, then what the kernel and the inbox still contain."""
     listener.accept()
     ends.gauge("port", listener.port)
@@ -49,8 +67,12 @@ async def _receive(listener: IslListener, ends: WiredEnds) -> None:
         _publish_figures(listener, ends)
         if listener.inbox:
             await _emit_batch(listener, ends)
-        else:
+        elif contacts is None:
             await listener.wakeup.wait()
+        else:
+            await listener.wakeup.wait_until(contacts[0].next_s, ends.clock)
+        if contacts is not None and (at_ns := contacts[0].advance()) is not None:
+            contacts[1](at_ns)
     listener.stop_accepting()
     for _ in range(_FINAL_TURNS):
         await asyncio.sleep(0)

@@ -1,0 +1,67 @@
+"""When everything that had arrived before a time has been emitted, for a listener with many connections.
+
+A *round* begins at a time ``D``. It notes how many bytes of each connection the kernel has received and this process has not
+read. When those have been read, or their connection has closed, everything that had arrived before ``D`` is in the inbox or
+was emitted; and when what was in the inbox then has been emitted, ``D`` is a contact. So there are contacts under a load that never
+leaves the inbox empty, and none while connections are not read.
+
+TCP does not tell whether a silent peer is silent or its link is broken: nothing is sent to a beacon, and the kernel's probes
+begin after a minute. What a broken link holds back is later than the last data, because a connection keeps the order. So a
+connection counts as *live* for a time after its last data; without a live one there is no contact.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from orchestrator_adapter import Clock
+from sda_ops.sources.isl.connection import BeaconConnection
+from sda_ops.sources.isl.listener import IslListener
+
+_EVERY_S = 0.5  # a round asks the kernel once for each connection
+
+
+class ContactRounds:
+    """The rounds of one instance of the source; see above."""
+
+    def __init__(self, listener: IslListener, clock: Clock, *, live_for: timedelta) -> None:
+        """``live_for``: how long a connection counts as live after its last data."""
+        self._listener = listener
+        self._clock = clock
+        self._live_for_s = live_for.total_seconds()
+        self._next_s = clock.monotonic()
+        self._began_ns: int | None = None
+        self._unread_until: dict[BeaconConnection, int] = {}
+        self._fence: int | None = None  # in frames ever received
+
+    @property
+    def next_s(self) -> float:
+        """When the next round may begin, monotonic seconds."""
+        return self._next_s
+
+    def advance(self) -> int | None:
+        """Call it when all that was taken from the inbox has been emitted. Returns a contact (UTC ns) when one is found."""
+        listener, now_s = self._listener, self._clock.monotonic()
+        if self._began_ns is None:
+            if now_s < self._next_s:
+                return None
+            self._next_s = now_s + _EVERY_S
+            if not listener.accepting or not any(it.silent_s <= self._live_for_s for it in listener.connections):
+                return None
+            self._began_ns = self._clock.now_ns()
+            self._unread_until = {
+                it: it.received_bytes + unread for it in listener.connections if (unread := it.unread_bytes)
+            }
+        if self._fence is None:
+            self._unread_until = {
+                it: until
+                for it, until in self._unread_until.items()
+                if it in listener.connections and it.received_bytes < until
+            }
+            if self._unread_until:
+                return None
+            self._fence = listener.received_frames
+        if listener.received_frames - len(listener.inbox) < self._fence:
+            return None
+        contact_ns, self._began_ns, self._fence = self._began_ns, None, None
+        return contact_ns
