@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from flows.settings.addresses import Address, SchedulerAddress
 from flows.settings.alerts import AlertSettings
+from flows.settings.feed_time import ArchiveTimeSettings, FeedTimeSettings, RingTimeSettings
 from flows.settings.screening import ScreeningSettings
 from flows.settings.sections import (
     NAME_PATTERN,
@@ -39,13 +40,22 @@ _FILE_EVERY = timedelta(seconds=60)
 _URL_EVERY = timedelta(hours=2)  # celestrak.org's own interval of updates; it answers 403 to more frequent requests
 
 
-class NamedOpticalSettings(OpticalSettings):
+class TimedRadarSettings(RadarSettings, FeedTimeSettings):
+    """One radar array, and what is known of its times."""
+
+
+class NamedOpticalSettings(OpticalSettings, ArchiveTimeSettings):
     """One of several archives."""
 
     name: str = Field(min_length=1, pattern=NAME_PATTERN, description="The operator's name, e.g. optical-01")
 
+    @property
+    def longest_poll_s(self) -> float:
+        """See ``ArchiveTimeSettings``."""
+        return self.poll_interval_s + self.timeout_s + self.long_poll_s + self.retry.cap_s
 
-class NamedIslSettings(IslSettings):
+
+class NamedIslSettings(IslSettings, RingTimeSettings):
     """One of several rings of satellites, with a listener of its own."""
 
     name: str = Field(min_length=1, pattern=NAME_PATTERN, description="The operator's name, e.g. isl-01")
@@ -320,8 +330,8 @@ class ConjunctionSettings(ScreeningSettings):
 class FusionSettings(Section):
     """All settings of ``sda-fusion``."""
 
-    radars: tuple[RadarSettings, ...] = Field(
-        default_factory=lambda: tuple(RadarSettings(name=f"radar-{n:02}", port=9210 + n) for n in (1, 2, 3)),
+    radars: tuple[TimedRadarSettings, ...] = Field(
+        default_factory=lambda: tuple(TimedRadarSettings(name=f"radar-{n:02}", port=9210 + n) for n in (1, 2, 3)),
         min_length=1,
         description="The radar arrays",
     )
@@ -358,6 +368,12 @@ class FusionSettings(Section):
     control_plane: ControlPlaneSettings = ControlPlaneSettings(port=9101)
     prefect: PrefectSettings = PrefectSettings(directory=_RUN / "prefect")
     report: Path = Field(_RUN / "report.json", description="The file of the run's report")
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The operators that send observations."""
+        radars, opticals, isls = ((each.name for each in feeds) for feeds in (self.radars, self.opticals, self.isls))
+        return (*radars, *opticals, *isls, "replay")
 
     @property
     def known_sensors(self) -> tuple[SensorSettings, ...]:

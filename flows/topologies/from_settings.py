@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
+from prometheus_client.registry import Collector
+
 from flows.settings.sections import (
     ControlPlaneSettings,
     DeadLetterSettings,
@@ -112,9 +114,9 @@ def supervision_policy(shutdown: ShutdownSettings) -> SupervisionPolicy:
     return SupervisionPolicy(timedelta(seconds=shutdown.grace_s), timedelta(seconds=shutdown.patience_s))
 
 
-def control_plane(settings: ControlPlaneSettings) -> ControlPlane | None:
-    """The control plane, unless it is disabled."""
-    return ControlPlane(host=settings.host, port=settings.port) if settings.enabled else None
+def control_plane(settings: ControlPlaneSettings, *collectors: Collector) -> ControlPlane | None:
+    """The control plane, with these metrics too, unless it is disabled."""
+    return ControlPlane(host=settings.host, port=settings.port, collectors=collectors) if settings.enabled else None
 
 
 def claims(

@@ -23,6 +23,7 @@ from typing import Any
 from flows.settings.fusion import FusionSettings, ReplaySettings, SensorSettings, SpillSettings
 from flows.settings.uncertainty import element_set_errors
 from flows.topologies.cluster import launcher_of
+from flows.topologies.event_time import WatermarkedFeeds
 from flows.topologies.from_settings import (
     FIVE_A_MINUTE,
     PATIENT,
@@ -30,9 +31,6 @@ from flows.topologies.from_settings import (
     claims,
     control_plane,
     dead_letter_limits,
-    isl_feed,
-    optical_feed,
-    radar_feed,
     supervision_policy,
     validation,
 )
@@ -43,8 +41,10 @@ from orchestrator_adapter import (
     FlowPolicy,
     OperatorGraph,
     RestartPolicy,
+    VertexId,
     WiredEnds,
     map_items,
+    merge,
     sift,
     source_of,
 )
@@ -60,14 +60,13 @@ from sda_ops.correlate.operator import correlate
 from sda_ops.correlate.sensors import Sensor
 from sda_ops.correlate.windows import WindowLimits
 from sda_ops.dedup import deduplicate
+from sda_ops.event_time.metrics import EventTimeMetrics
+from sda_ops.event_time.watermark import Watermark, least_watermark
 from sda_ops.normalize import Normalizer
 from sda_ops.propagation.operator import Prediction, propagate
 from sda_ops.propagation.pool import PropagatorPool
 from sda_ops.records.observation import Uncertainty
 from sda_ops.sinks.audit import Audit, audit_sink
-from sda_ops.sources.isl import isl_source
-from sda_ops.sources.optical import optical_source
-from sda_ops.sources.radar import radar_source
 from sda_ops.sources.replay import ReplayFeed, replay_source
 from sda_ops.wire.tdm import TdmConventions
 
@@ -75,6 +74,7 @@ NEVER = RestartPolicy.never()
 
 _RAD_PER_ARCSEC = pi / (180 * 3600)
 _STATELESS = "stateless: a restart loses nothing"
+_LEAST_MARK = "stateless but for the marks of its inputs, which survive a restart"
 _MICRO_BATCHES = "four micro-batches keep both ends busy"
 _NO_GAPS = "the items that wait for one file; a slow disk holds both branches, because the audit must be complete"
 _ASIDE = "a stuck propagator holds nothing: what waits for it is on disk, and the audit has what is shed"
@@ -102,30 +102,19 @@ class Orbits:
         }
 
 
-def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
+def build_topology(
+    settings: FusionSettings, orbits: Orbits, *, event_time: EventTimeMetrics | None = None
+) -> OperatorGraph:
     """The graph of ``sda-fusion``. Opens nothing."""
     graph = OperatorGraph("sda-fusion")
-    merge = graph.add_fan_in("merge", restart_policy=FIVE_A_MINUTE, note=_STATELESS)
-    for radar in settings.radars:
-        factory, note = radar_source(radar_feed(radar)), "its socket survives a restart; more losses need attention"
-        source = graph.add_source(radar.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
-        graph.connect(source, merge, 4_096, note="8 s of one array at 500 Hz, plus the kernel's buffer")
-    for optical in settings.opticals:
-        factory, note = optical_source(optical_feed(optical)), "it retries through an outage; other errors restart it"
-        source = graph.add_source(optical.name, factory, restart_policy=PATIENT, endless=True, note=note)
-        graph.connect(source, merge, 2_048, note="a backlog comes in pages and can wait at the archive")
-    for isl in settings.isls:
-        factory, note = isl_source(isl_feed(isl)), "its connections survive a restart"
-        source = graph.add_source(isl.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
-        graph.connect(source, merge, 2_048, note="TCP buffers the rest")
+    least = merge(combine={Watermark: least_watermark()})
+    fan_in = graph.add_fan_in("merge", least, restart_policy=FIVE_A_MINUTE, note=_LEAST_MARK)
     replayed = _replayed(settings)
-    factory, note = _replay(settings, replayed.update), "a restart continues where it was"
-    replay = graph.add_source("replay", factory, restart_policy=FIVE_A_MINUTE, note=note)
-    graph.connect(replay, merge, 1_024, note="its files can wait")
+    _connect_sources(graph, fan_in, settings, WatermarkedFeeds(settings.validation, event_time), replayed)
 
     normalizer = map_items(Normalizer(clock_offset_ns=settings.validation.clock_offset_ns))
     normalize = graph.add_operator("normalize", normalizer, restart_policy=FIVE_A_MINUTE, note=_STATELESS)
-    graph.connect(merge, normalize, 1_024, note=_MICRO_BATCHES)
+    graph.connect(fan_in, normalize, 1_024, note=_MICRO_BATCHES)
     check = graph.add_operator(
         "validate",
         sift(validation(settings.validation, replayed=replayed.__contains__)),
@@ -183,16 +172,38 @@ def build_topology(settings: FusionSettings, orbits: Orbits) -> OperatorGraph:
     return graph
 
 
+def _connect_sources(
+    graph: OperatorGraph, fan_in: VertexId, settings: FusionSettings, feeds: WatermarkedFeeds, replayed: set[str]
+) -> None:
+    """The sources of observations, each with its watermarks. The replay adds its sensors to ``replayed``."""
+    for radar in settings.radars:
+        factory, note = feeds.radar(radar), "its socket survives a restart; more losses need attention"
+        source = graph.add_source(radar.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
+        graph.connect(source, fan_in, 4_096, note="8 s of one array at 500 Hz, plus the kernel's buffer")
+    for optical in settings.opticals:
+        factory, note = feeds.optical(optical), "it retries through an outage; other errors restart it"
+        source = graph.add_source(optical.name, factory, restart_policy=PATIENT, endless=True, note=note)
+        graph.connect(source, fan_in, 2_048, note="a backlog comes in pages and can wait at the archive")
+    for isl in settings.isls:
+        factory, note = feeds.isl(isl), "its connections survive a restart"
+        source = graph.add_source(isl.name, factory, restart_policy=FIVE_A_MINUTE, endless=True, note=note)
+        graph.connect(source, fan_in, 2_048, note="TCP buffers the rest")
+    factory, note = feeds.replay(_replay(settings, replayed.update)), "a restart continues where it was"
+    replay = graph.add_source("replay", factory, restart_policy=FIVE_A_MINUTE, note=note)
+    graph.connect(replay, fan_in, 1_024, note="its files can wait")
+
+
 def fusion_pipeline(settings: FusionSettings) -> Pipeline:
     """``sda-fusion`` as a pipeline: graph, process pool, dead-letter store, report, control plane, claims. Opens nothing."""
     orbits = orbits_of(settings)
     screening = orbits.screening
+    event_time = EventTimeMetrics(sources=settings.source_names)
     return Pipeline(
-        graph=build_topology(settings, orbits),
+        graph=build_topology(settings, orbits, event_time=event_time),
         policy=supervision_policy(settings.shutdown),
         dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
         report=settings.report,
-        control_plane=control_plane(settings.control_plane),
+        control_plane=control_plane(settings.control_plane, event_time),
         claims=claims(
             radars=settings.radars,
             isls=settings.isls,

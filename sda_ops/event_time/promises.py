@@ -165,13 +165,16 @@ class SourcePromises:
         self._alive(now_s)
         rules, newest_ns, sent_ns = self._rules, self.promised_ns, self._sent_ns
         ahead_ns, before_ns = rules.trusted_ahead_ns, rules.before_data_ns
-        moves = rules.order is not ReadOrder.ANY
+        moves, own_time = rules.order is not ReadOrder.ANY, rules.own_time
         for event_ns, arrived_ns in times_ns:
             if sent_ns is not None and event_ns < sent_ns:
                 self.late += 1
-            elif moves and (newest_ns is None or event_ns - before_ns > newest_ns):
-                if event_ns - ahead_ns <= arrived_ns or rules.own_time:
-                    newest_ns = event_ns - before_ns
+            elif (
+                moves
+                and (newest_ns is None or event_ns - before_ns > newest_ns)
+                and (own_time or event_ns - ahead_ns <= arrived_ns)
+            ):
+                newest_ns = event_ns - before_ns
         self.promised_ns = newest_ns
 
     def tick(self, *, now_s: float, waiting: bool = False) -> None:

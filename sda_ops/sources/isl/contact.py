@@ -36,8 +36,8 @@ class ContactRounds:
 
     @property
     def next_s(self) -> float:
-        """When the next round may begin, monotonic seconds."""
-        return self._next_s
+        """When to call ``advance`` again if nothing arrives, monotonic seconds."""
+        return self._next_s if self._began_ns is None else self._clock.monotonic() + _EVERY_S
 
     def advance(self) -> int | None:
         """Call it when all that was taken from the inbox has been emitted. Returns a contact (UTC ns) when one is found."""

@@ -4,6 +4,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.prefect_flow import workers
 from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
+from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.simulate.places import RADAR_SITES
 
 SETTINGS = FusionSettings()
@@ -106,10 +108,12 @@ def test_the_default_claims_of_fusion_and_ingest_do_not_overlap(tmp_path: Path) 
 
 
 def test_the_pipeline_has_its_pool_and_its_control_plane() -> None:
-    """Two bulkheads, started and stopped with it."""
+    """Two bulkheads, started and stopped with it; the metrics of event time are served."""
     pipeline = fusion_pipeline(SETTINGS)
     assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator", "screening"]
-    assert pipeline.control_plane == ControlPlane(host="127.0.0.1", port=9101)
+    assert pipeline.control_plane is not None
+    assert replace(pipeline.control_plane, collectors=()) == ControlPlane(host="127.0.0.1", port=9101)
+    assert any(isinstance(each, EventTimeMetrics) for each in pipeline.control_plane.collectors)
 
 
 def test_without_screening_there_is_neither_its_source_nor_its_workers_nor_its_folder() -> None:

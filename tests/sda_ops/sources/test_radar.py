@@ -229,7 +229,7 @@ async def test_the_datagrams_of_an_aborted_source_are_dead_lettered() -> None:
 
 async def test_a_flood_of_malformed_datagrams_does_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that never stops and sends only malformed datagrams cannot keep the graph from its shutdown."""
-    monkeypatch.setattr(radar_module, "_drain", lambda sock: [b"nonsense"])
+    monkeypatch.setattr(radar_module, "_drain", lambda sock: ([b"nonsense"], False))
 
     async def during(built: BuiltGraph) -> None:
         await eventually(lambda: (counter(built, "decode_errors") or 0) > 100, "the flood runs")
@@ -255,7 +255,7 @@ class BrokenSocket:
 def test_a_socket_error_does_not_cost_the_datagrams_before_it() -> None:
     """They are returned first; the next call raises the error."""
     sock: Any = BrokenSocket(b"one", b"two")
-    assert radar_module._drain(sock) == [b"one", b"two"]
+    assert radar_module._drain(sock) == ([b"one", b"two"], False)
     with pytest.raises(OSError, match="no memory"):
         radar_module._drain(sock)
 
