@@ -1,4 +1,4 @@
-"""What every conjunction message of ours has, whatever it is made from: a screening, or the record of a conjunction.
+"""What every conjunction message of ours has, if it is made from a screening or from the record of a conjunction.
 
 **Frame.** The messages have EME2000: a CDM does not know TEME, SGP4's frame. The rotation uses IAU 1976 precession and IAU 1980
 nutation without corrections: within 0.1 arcseconds of GCRS, 3 m in low orbit, for both objects alike. ITRF would need UT1 and

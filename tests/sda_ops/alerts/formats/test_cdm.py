@@ -319,7 +319,7 @@ def test_every_alert_is_read_with_equal_numbers_by_the_independent_library_and_b
     revision: int,
     recorded: int,
 ) -> None:
-    """Whatever the catalogue's names and the sensors are; no text of theirs makes a second line or a field."""
+    """With any names in the catalogue and of sensors; none of these texts makes a second line or a field."""
     alert = alert_of(
         estimate,
         status=status,

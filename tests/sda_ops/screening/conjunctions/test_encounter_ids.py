@@ -99,7 +99,7 @@ def test_an_encounter_has_one_id_over_screenings_that_move_and_miss_it(seed: int
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=examples(40), deadline=None)
 def test_another_process_and_a_replay_make_the_same_updates_in_the_same_order(seed: int) -> None:
-    """Whatever the order in which a screening lists what it has found."""
+    """In any order in which a screening lists what it has found."""
     screenings = World(seed).screenings(5)
     rng = random.Random(seed)
     shuffled = [rng.sample(found, len(found)) for found in screenings]
