@@ -273,7 +273,7 @@ def _evidence_of(number: int, epoch_ns: int, seen: list[Correlation]) -> ObjectE
 
 
 @dataclass(frozen=True, slots=True)
-class Arrivals:
+class ArrivalOrder:
     """One order of arrival: for each source its items with the time at which they arrive, seconds after the start."""
 
     of_sensor: dict[str, list[tuple[float, Correlation]]]
@@ -281,7 +281,7 @@ class Arrivals:
     seconds: float
 
     @classmethod
-    def of(cls, scene: Scene, seed: int, *, beyond: float = 0.0) -> Arrivals:
+    def of(cls, scene: Scene, seed: int, *, beyond: float = 0.0) -> ArrivalOrder:
         """Every observation within its sensor's lateness, and a share ``beyond`` up to 60 s later than that; updates within 30 s."""
         rng = random.Random(seed)
         of_sensor: dict[str, list[tuple[float, Correlation]]] = {name: [] for name in SENSORS}
@@ -301,7 +301,7 @@ class Arrivals:
             updates.append((at_s, update))
         return cls(of_sensor, updates, scene.seconds + 120)
 
-    def between(self, begin_s: float, end_s: float) -> Arrivals:
+    def between(self, begin_s: float, end_s: float) -> ArrivalOrder:
         """Those that arrive in ``[begin_s, end_s)``."""
         return replace(
             self,
@@ -343,15 +343,15 @@ def _steps(
         yield Pause(timedelta(microseconds=_TICK_NS // 1_000))
 
 
-def risk_graph(arrivals: Arrivals, risk: Factory, sink: Factory | None = None) -> tuple[OperatorGraph, CollectSink]:
+def risk_graph(order: ArrivalOrder, risk: Factory, sink: Factory | None = None) -> tuple[OperatorGraph, CollectSink]:
     """Sources, fan-ins, the operator and a sink, as ``sda-fusion`` has them."""
     graph, collected = OperatorGraph("risks"), CollectSink(controls=True)
     streams = graph.add_fan_in("merge", merge(combine={Watermark: least_watermark()}))
-    for name, source in arrivals.sources().items():
+    for name, source in order.sources().items():
         graph.connect(graph.add_source(name, source), streams, 1_024)
     evidence = graph.add_fan_in("evidence", merge())
     graph.connect(streams, evidence, 1_024)
-    graph.connect(graph.add_source("screen", arrivals.screenings()), evidence, 1_024)
+    graph.connect(graph.add_source("screen", order.screenings()), evidence, 1_024)
     assess = graph.add_operator("risk", risk, expanding=True, stateful=True)
     graph.connect(evidence, assess, 1_024)
     graph.connect(assess, graph.add_sink("alerts", sink or collected), 1_024)

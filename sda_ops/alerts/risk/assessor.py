@@ -38,10 +38,13 @@ class AssessorLimits:
         evidence: Those of the observations.
         max_conjunctions: How many conjunctions are watched at once. Beyond, those with the latest closest approach are forgotten:
             they get no further statement before their next estimate.
+        restate_after_ns: Further observations of a final statement are stated at the earliest so long after it, in event time; at
+            the latest when the watermark reaches the closest approach.
     """
 
     evidence: EvidenceLimits
     max_conjunctions: int = 100_000
+    restate_after_ns: int = 300 * 10**9
 
     def __post_init__(self) -> None:
         check_fields("AssessorLimits", ("max_conjunctions", self.max_conjunctions, self.max_conjunctions >= 1, ">= 1"))
@@ -68,11 +71,13 @@ class _Watched:
         estimate: The newest one with the status ``active`` or ``withdrawn``.
         revision: The newest known; greater than that of ``estimate`` once it has passed.
         stated: Status and evidence of the last statement about ``estimate``; ``None`` without one.
+        final_ns: The watermark of the last final statement about it.
     """
 
     estimate: ConjunctionUpdate
     revision: int
     stated: tuple[RiskStatus, Evidence] | None = None
+    final_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +238,7 @@ class RiskAssessor:
         known = self._known.get(update.conjunction_id)
         if isinstance(known, _Watched):
             tca_ns = known.estimate.tca_timestamp
-            known.estimate, known.revision, known.stated = update, update.revision, None
+            known.estimate, known.revision, known.stated, known.final_ns = update, update.revision, None, None
         else:
             tca_ns = -1 if known is None else known.tca_ns
             self._make_room()
@@ -308,7 +313,7 @@ class RiskAssessor:
         for conjunction_id in list(self._unsettled):
             watched = self._known[conjunction_id]
             assert isinstance(watched, _Watched)
-            if self._is_complete(watched.estimate):
+            if self._is_complete(watched.estimate) and self._is_due(watched):
                 del self._unsettled[conjunction_id]
                 risks += self._settle(watched)
         return risks
@@ -322,6 +327,13 @@ class RiskAssessor:
         if self.mark_ns is None or self.mark_ns < estimate.screened_timestamp:
             return False
         return not any(self.evidence.is_open(number, epoch_ns) for number, epoch_ns in _element_sets(estimate))
+
+    def _is_due(self, watched: _Watched) -> bool:
+        """Whether evidence that is complete is to be stated now."""
+        if self._ended or self.mark_ns is None or watched.stated is None or watched.stated[0] != "final":
+            return True
+        is_over = self.mark_ns >= watched.estimate.tca_timestamp
+        return is_over or watched.final_ns is None or self.mark_ns - watched.final_ns >= self._limits.restate_after_ns
 
     def _is_first_observation(self, watched: _Watched, number: int) -> bool:
         """Whether the last statement about it has no observation of this object."""
@@ -345,6 +357,8 @@ class RiskAssessor:
         if content == watched.stated:
             return []
         watched.stated = content
+        if status == "final":
+            watched.final_ns = self.mark_ns
         newest_ns = max(first.ingest_ns, second.ingest_ns) or estimate.screened_timestamp
         return [self._risk(estimate, status, cause, content[1], newest_ns if caused_ns is None else caused_ns)]
 
