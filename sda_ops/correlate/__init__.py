@@ -4,6 +4,6 @@
 - ``candidates``: which objects an observation may belong to, with their scores
 - ``measure``: residuals and likelihoods of candidates
 - ``associate``: the gate and the decision
-- ``windows``: the correlations of one object by several sensors
-- ``operator``, ``fuse``: the operators
+- ``operator``: the operator that associates
+- ``fuse``: the operator that combines the correlations of one object by several sensors
 """

@@ -172,17 +172,20 @@ class EventTimeWindows(Generic[K, T]):
             changes += self._release_oldest()
         return Added(tuple(changes), late) if changes or late else _ADDED
 
-    def advance(self, mark_ns: int) -> list[Change[K, T]]:
-        """The watermark is ``mark_ns``: close and release what it allows. A mark that does not advance changes nothing.
+    def advance(self, mark_ns: int, limit: int | None = None) -> list[Change[K, T]]:
+        """The watermark is ``mark_ns``: close and release what it allows. A mark before an earlier one changes nothing.
 
-        Returns the insertions, in ascending order of the windows' ends.
+        Returns the insertions, in ascending order of the windows' ends; at most ``limit`` of them. If there are more, the
+        next call with the same mark returns them; the last one returns none.
         """
         changes: list[Change[K, T]] = []
-        if mark_ns <= self._mark_ns:
+        if mark_ns < self._mark_ns:
             return changes
         self._mark_ns = mark_ns
-        while (window := self._due(self._closing, mark_ns)) is not None:
+        while (limit is None or len(changes) < limit) and (window := self._due(self._closing, mark_ns)) is not None:
             changes.append(self._insert(window))
+        if changes and limit is not None:
+            return changes
         keep_ns = self._allowed_ns + self._lookback_ns
         while (window := self._due(self._retained, mark_ns - keep_ns)) is not None:
             self._release(window, window.end_ns)
@@ -193,9 +196,9 @@ class EventTimeWindows(Generic[K, T]):
                 self._forget(lane)
         return changes
 
-    def close_all(self) -> list[Change[K, T]]:
-        """Close and release every window, at the end of the stream. Every later item is too late."""
-        return self.advance(_AFTER_ALL_NS)
+    def close_all(self, limit: int | None = None) -> list[Change[K, T]]:
+        """Close and release every window, at the end of the stream, as ``advance`` does. Every later item is too late."""
+        return self.advance(_AFTER_ALL_NS, limit)
 
     # Adding.
 

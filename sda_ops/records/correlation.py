@@ -104,20 +104,25 @@ class Contribution(msgspec.Struct, frozen=True, gc=False):
 
 
 class CrossSensorUpdate(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """Several sensors observed one object within one window.
+    """Several sensors observed one object within one window of event time, or this is not true any more.
+
+    Those that are true are those that were inserted and not retracted, in any order.
 
     Attributes:
-        update_id: Made from the object and the contributing ids: the same contributions have the same id.
+        update_id: Made from the object and the contributing ids. A retraction has the id of what it retracts, and that id
+            is never inserted again.
         catalog_number: The object.
-        opened_timestamp: When the first contribution arrived, UTC nanoseconds.
-        closed_timestamp: When the window was closed, UTC nanoseconds.
-        contributions: In order of arrival, from at least two sensors.
-        ingest_timestamp: That of the first contribution.
+        start_timestamp: The first nanosecond of the window, event time: that of the first contribution.
+        end_timestamp: The first nanosecond after the window, event time.
+        contributions: In order of event time, from at least two sensors.
+        ingest_timestamp: When the first of them was ingested.
+        retracted: Late observations have changed the window: the update with this id is withdrawn.
     """
 
     update_id: UUID
     catalog_number: int
-    opened_timestamp: int
-    closed_timestamp: int
+    start_timestamp: int
+    end_timestamp: int
     contributions: tuple[Contribution, ...]
     ingest_timestamp: int
+    retracted: bool = False

@@ -59,7 +59,8 @@ def audit_sink(audit: Audit, *, on_commit: OnCommit | None = None, measures_late
     """A sink into ``audit`` for records of the four types, in any order.
 
     ``on_commit`` is called in the writing thread with each batch that is on the disk, before it is acknowledged. Without
-    ``measures_latency`` the run's latency does not include these records, which may have waited for a restart.
+    ``measures_latency`` the run's latency does not include these records, which may have waited for a restart. It never includes
+    cross-sensor updates, which wait for a watermark.
 
     Raises ``StoreInUseError``, which names the other process, if another process writes the directory. Raises ``TypeError``
     (a panic) for any other type of record. If the disk is full or broken, it raises ``OSError``, and no row of the batch is
@@ -85,7 +86,8 @@ def audit_sink(audit: Audit, *, on_commit: OnCommit | None = None, measures_late
             if not measures_latency:
                 continue
             now_ns = ends.clock.now_ns()
-            for ingested_ns, count in Counter([record.ingest_timestamp for record in batch]).items():
+            own = [each.ingest_timestamp for each in batch if not isinstance(each, CrossSensorUpdate)]  # those wait for a mark
+            for ingested_ns, count in Counter(own).items():
                 ends.latency.record(now_ns - ingested_ns, count)
 
     return run

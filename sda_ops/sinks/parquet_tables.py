@@ -164,14 +164,20 @@ _CORRELATION_FIELDS = (
 _UPDATE_FIELDS = (
     _text("update_id", "from the object and the contributing ids"),
     _number("catalog_number", "1", "the object", kind=pa.int64(), nullable=False),
-    _time("opened_timestamp", "when the first contribution arrived at the correlator"),
-    _time("closed_timestamp", "when the window was closed"),
-    _time("ingest_timestamp", "the first contribution's; the partition"),
+    _time("start_timestamp", "event time: the window's first nanosecond"),
+    _time("end_timestamp", "event time: the first nanosecond after the window"),
+    _time("ingest_timestamp", "the earliest contribution's; the partition"),
     pa.field(
         "contributions",
         _CONTRIBUTIONS,
         nullable=False,
-        metadata={"description": "one for each observation, in order of arrival"},
+        metadata={"description": "one for each observation, in order of event time"},
+    ),
+    pa.field(
+        "retracted",
+        pa.bool_(),
+        nullable=False,
+        metadata={"description": "late observations have changed the window: the row with this id is withdrawn"},
     ),
 )
 _CONJUNCTION_FIELDS = (
@@ -290,10 +296,11 @@ def _update_columns(records: Sequence[CrossSensorUpdate]) -> list[pa.Array]:
     return [
         _ids([record.update_id for record in records]),
         pa.array([record.catalog_number for record in records], pa.int64()),
-        _times([record.opened_timestamp for record in records]),
-        _times([record.closed_timestamp for record in records]),
+        _times([record.start_timestamp for record in records]),
+        _times([record.end_timestamp for record in records]),
         _times([record.ingest_timestamp for record in records]),
         pa.ListArray.from_arrays(offsets, _contribution_structs(contributions), type=_CONTRIBUTIONS),
+        pa.array([record.retracted for record in records], pa.bool_()),
     ]
 
 
