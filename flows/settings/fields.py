@@ -49,12 +49,16 @@ def holds_a_secret(annotation: Any) -> bool:
 
 
 def suggestion(model: type[BaseModel], location: Location) -> str:
-    """What to write instead of the first unknown name in ``location``, as the end of a sentence."""
+    """What to write instead of the first unknown name in ``location``, as the end of the sentence "there is no such setting"."""
     known = next(n for n in range(len(location)) if annotation_at(model, location[: n + 1]) is None)
     within, name = _members(annotation_at(model, location[:known])), str(location[known])
     if any(_is_list(each) for each in within):
         return "; a list is set as a whole, in JSON"
-    names = [field for each in within if is_section(each) for field in each.model_fields]
+    sections = [each for each in within if is_section(each)]
+    for each in sections:
+        if (instead := getattr(each, "removed", {}).get(name)) is not None:
+            return f" any more; {instead}"
+    names = [field for each in sections for field in each.model_fields]
     if close := get_close_matches(name, names, n=1):
         return f"; did you mean {close[0]}?"
     if elsewhere := [path for path in _paths(model) if path[-1] == name]:

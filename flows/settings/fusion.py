@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from math import degrees
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from flows.settings.addresses import Address, SchedulerAddress
 from flows.settings.alerts import AlertSettings
+from flows.settings.event_time import EventTimeSettings
 from flows.settings.feed_time import ArchiveTimeSettings, FeedTimeSettings, RingTimeSettings
 from flows.settings.screening import ScreeningSettings
 from flows.settings.sections import (
@@ -260,7 +262,12 @@ class PropagatorSettings(Section):
 
 
 class CorrelationSettings(Section):
-    """When an observation belongs to an object, and when several make one update."""
+    """When an observation belongs to an object."""
+
+    removed: ClassVar[Mapping[str, str]] = {
+        "window_s": "it is now [event_time] window_s, the time between observations of one window",
+        "max_contributions": "[event_time] longest_window_s and max_held bound a window now",
+    }
 
     gate_miss: float = Field(1e-4, gt=0, lt=1, description="The probability that the right object is outside the gate")
     min_probability: float = Field(
@@ -271,11 +278,6 @@ class CorrelationSettings(Section):
     )
     near_earth: ErrorSettings | None = Field(None, description="Periods below 225 minutes (default: built in)")
     deep_space: ErrorSettings | None = Field(None, description="All other orbits (default: built in)")
-    window_s: PositiveSeconds = Field(
-        2.0,
-        description="From an object's first observation, seconds; the observations of other sensors in it give one update",
-    )
-    max_contributions: int = Field(256, ge=2, description="The most observations in one update")
 
 
 class SpillSettings(Section):
@@ -357,6 +359,7 @@ class FusionSettings(Section):
     catalog: CatalogSettings = CatalogSettings()
     propagator: PropagatorSettings = PropagatorSettings()
     correlation: CorrelationSettings = CorrelationSettings()
+    event_time: EventTimeSettings = EventTimeSettings()
     screening: ConjunctionSettings = ConjunctionSettings()
     alerts: AlertSettings = AlertSettings()
     validation: ValidationSettings = ValidationSettings()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Protocol, get_args
+from typing import Annotated, ClassVar, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationInfo, field_validator, model_validator
 
@@ -21,7 +21,12 @@ NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
 
 
 class Section(BaseModel):
-    """A section of settings: immutable, and an unknown name is an error."""
+    """A section of settings: immutable, and an unknown name is an error.
+
+    ``removed`` has settings of earlier versions, with what to set now. They are errors, too, which say it.
+    """
+
+    removed: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -58,7 +58,6 @@ from sda_ops.correlate.associate import AssociationRules, Associator
 from sda_ops.correlate.fuse import fuse
 from sda_ops.correlate.operator import correlate
 from sda_ops.correlate.sensors import Sensor
-from sda_ops.correlate.windows import WindowLimits
 from sda_ops.dedup import deduplicate
 from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.event_time.watermark import Watermark, least_watermark
@@ -153,7 +152,7 @@ def build_topology(
     graph.connect(predict, find, 1_024, note=_MICRO_BATCHES)
     combine = graph.add_operator(
         "fuse",
-        fuse(_windows(settings)),
+        fuse(settings.event_time.windows),
         stateful=True,
         expanding=True,
         restart_policy=THREE_A_MINUTE,
@@ -326,11 +325,6 @@ def _sensor(sensor: SensorSettings) -> Sensor:
     )
     arcsec = sensor.sigma_angle_arcsec
     return Sensor(site, Uncertainty(sigma_angle_rad=None if arcsec is None else arcsec * _RAD_PER_ARCSEC))
-
-
-def _windows(settings: FusionSettings) -> WindowLimits:
-    wanted = settings.correlation
-    return WindowLimits(length=timedelta(seconds=wanted.window_s), max_contributions=wanted.max_contributions)
 
 
 def _keep_fresh(settings: FusionSettings, orbits: Orbits) -> Callable[[WiredEnds], Coroutine[Any, Any, None]]:

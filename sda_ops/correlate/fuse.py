@@ -184,7 +184,7 @@ def update_of(change: Change[int, Correlation]) -> CrossSensorUpdate | None:
     from how often: a retracted id never returns.
     """
     items = change.items
-    if len({item.source_id for item in items}) < 2:
+    if len({item.source_id for item in items}) == 1:
         return None
     ids = " ".join(sorted(str(item.observation_id) for item in items))
     again = f" {change.edition}" if change.edition else ""
@@ -202,9 +202,7 @@ def update_of(change: Change[int, Correlation]) -> CrossSensorUpdate | None:
 def _contribution(correlation: Correlation) -> Contribution:
     residuals = correlation.residuals
     assert residuals is not None, "windows hold correlations with residuals"
-    return Contribution(
-        correlation.observation_id, correlation.source_id, correlation.sensor_timestamp, residuals
-    )
+    return Contribution(correlation.observation_id, correlation.source_id, correlation.sensor_timestamp, residuals)
 
 
 def _too_late(late: Late[int, Correlation]) -> str:

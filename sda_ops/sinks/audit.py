@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from orchestrator_adapter import EventLog, Factory, WiredEnds, check_fields
+from sda_ops.records.correlation import CrossSensorUpdate
 from sda_ops.sinks.parquet_store import ParquetStore, Part
 from sda_ops.sinks.parquet_tables import AuditRecord, table_of
 
@@ -86,7 +87,9 @@ def audit_sink(audit: Audit, *, on_commit: OnCommit | None = None, measures_late
             if not measures_latency:
                 continue
             now_ns = ends.clock.now_ns()
-            own = [each.ingest_timestamp for each in batch if not isinstance(each, CrossSensorUpdate)]  # those wait for a mark
+            own = [
+                each.ingest_timestamp for each in batch if not isinstance(each, CrossSensorUpdate)
+            ]  # those wait for a mark
             for ingested_ns, count in Counter(own).items():
                 ends.latency.record(now_ns - ingested_ns, count)
 

@@ -26,7 +26,7 @@ from sda_ops.records.conjunction import ConjunctionUpdate
 from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate, Residuals
 from sda_ops.records.observation import Observation, OpticalTarget, RadarTarget, StateTarget
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS: Mapping[type, int] = {Observation: 1, Correlation: 1, CrossSensorUpdate: 2, ConjunctionUpdate: 1}
 """In every file's metadata. It is raised when a column is removed or changes its meaning, not when a column is added."""
 
 AuditRecord: TypeAlias = Observation | Correlation | CrossSensorUpdate | ConjunctionUpdate
@@ -236,7 +236,7 @@ _CONJUNCTION_FIELDS = (
 
 def _schema(record: type, fields: Sequence[pa.Field]) -> pa.Schema:
     metadata = {
-        "schema_version": str(SCHEMA_VERSION),
+        "schema_version": str(SCHEMA_VERSIONS[record]),
         "record": record.__name__,
         "fields": json.dumps(_described(fields)),
     }

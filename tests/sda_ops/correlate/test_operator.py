@@ -61,7 +61,17 @@ async def test_every_observation_arrives_once_and_in_order_and_updates_are_deriv
     assert event.figures.counters == {
         "op-1": {"catalog_objects": 600, "catalog_element_sets": 600, "catalog_version": 1, "intervals": 3},
         "op-2": {"correlated": 600, "ambiguous": 0, "uct": 0, "unpredicted": 0, "unknown_sensors": 0},
-        "fuse": {"updates": 300, "open_windows": 0, "closed_early": 0},
+        "fuse": {
+            "updates": 300,
+            "retractions": 0,
+            "late": 0,
+            "late_amended": 0,
+            "closed_early": 0,
+            "released_early": 0,
+            "open_windows": 0,
+            "retained_windows": 0,
+            "held": 0,
+        },
     }
 
 
