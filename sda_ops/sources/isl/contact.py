@@ -5,7 +5,7 @@ read. When those have been read, or their connection has closed, everything that
 was emitted; and when what was in the inbox then has been emitted, ``D`` is a contact. So there are contacts under a load that never
 leaves the inbox empty, and none while connections are not read.
 
-TCP does not tell whether a silent peer is silent or its link is broken: nothing is sent to a beacon, and the kernel's probes
+TCP does not show whether a silent peer has nothing to send or its link is broken: nothing is sent to a beacon, and the kernel's probes
 begin after a minute. What a broken link holds back is later than the last data, because a connection keeps the order. So a
 connection counts as *live* for a time after its last data; without a live one there is no contact.
 """

@@ -228,7 +228,7 @@ def test_items_behind_a_mark_that_was_sent_are_counted_as_late() -> None:
     st.sampled_from([RADAR, OPTICAL, ISL, REPLAY]),
 )
 def test_the_mark_never_goes_back(happened: list[tuple[str, int]], rules: PromiseRules) -> None:
-    """Whatever is reported, in any order: the marks ascend, and two idle ones never follow each other."""
+    """For any reports in any order, the marks ascend, and two idle ones never follow each other."""
     promised, now_s, marks = promises(rules), 0.0, []
     for what, value in happened:
         match what:
