@@ -192,7 +192,12 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
     ignore_suspension()
     requests = _StopRequests(earlier=caller.stop.reasons if caller.stop is not None else ())
     reporter = Reporter(
-        identity, pipeline.graph, options, on_cancel=requests.cancelled, on_cancel_noticed=requests.noticed
+        identity,
+        pipeline.graph,
+        options,
+        on_cancel=requests.cancelled,
+        on_cancel_noticed=requests.noticed,
+        notices=pipeline.notices,
     )
     record_file = RunRecordFile(identity, options.directory)
     for bulkhead in pipeline.bulkheads:

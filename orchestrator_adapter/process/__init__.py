@@ -1,6 +1,7 @@
 """Run one graph as a process: signals, report on disk, exit code. Knows nothing of Prefect."""
 
 from orchestrator_adapter.process.ending import end_process
+from orchestrator_adapter.process.notices import Notice, NoticeBoard
 from orchestrator_adapter.process.pipeline import Pipeline, RunOutcome, run_pipeline
 from orchestrator_adapter.process.report import ExitCode, cause, exit_code, write_report
 from orchestrator_adapter.process.signals import ForcedEnd, stop_on_signals
@@ -9,6 +10,8 @@ from orchestrator_adapter.process.stop_requests import StopRequested, StopReques
 __all__ = [
     "ExitCode",
     "ForcedEnd",
+    "Notice",
+    "NoticeBoard",
     "Pipeline",
     "RunOutcome",
     "StopRequested",

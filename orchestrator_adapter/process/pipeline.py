@@ -19,6 +19,7 @@ from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.daemon_threads import DaemonThreads
 from orchestrator_adapter.primitives.event_log import EventLog, current_run, in_run, new_run_id
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap
+from orchestrator_adapter.process.notices import NoticeBoard
 from orchestrator_adapter.process.report import ExitCode, exit_code, write_report
 from orchestrator_adapter.process.signals import ForcedEnd
 from orchestrator_adapter.process.stop_requests import StopRequested, StopRequests
@@ -47,6 +48,7 @@ class Pipeline:
         preparations: Called one after another before anything is opened, for example to load data that every operator
             needs. If one raises, the run raises it and has opened nothing.
         bulkheads: Pools of worker processes: started before the graph, stopped after it has ended.
+        notices: Where operators post notices, which a compiled flow reports to Prefect; ``None``: there are none.
     """
 
     graph: OperatorGraph
@@ -59,6 +61,7 @@ class Pipeline:
     claims: tuple[str, ...] = ()
     preparations: tuple[Callable[[], Awaitable[object]], ...] = ()
     bulkheads: tuple[Bulkhead, ...] = ()
+    notices: NoticeBoard | None = None
 
 
 @dataclass(frozen=True, slots=True)

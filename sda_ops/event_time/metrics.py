@@ -59,7 +59,7 @@ class EventTimeMetrics(Collector):
         )
         self._idle = _gauge(
             "source_idle",
-            "Whether the source promises nothing, so that its watermark holds nobody: 1, else 0",
+            "Whether the source promises nothing, so that its watermark holds back no other: 1, else 0",
             "source",
         )
         self._regressions = _counter(
@@ -106,7 +106,7 @@ class EventTimeMetrics(Collector):
         self._lags(self._pipeline_lag, source, lags_ns)
 
     def pipeline_mark(self, mark: Watermark) -> None:
-        """The least mark of all sources. ``mark.source`` holds it; nobody does if it is idle."""
+        """The least mark of all sources. ``mark.source`` holds it; no source does if it is idle."""
         with self._lock:
             self._holder.clear()
             if mark.time_ns is not None:

@@ -12,12 +12,13 @@ from uuid import UUID, uuid4
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import Artifact, FlowRun, FlowRunPolicy, State, StateType, TaskRun
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events.filters import EventFilter
 from prefect.exceptions import ObjectNotFound
 
-from orchestrator_adapter.prefect_flow.client.posting import EVENTS, LOGS, PATHS, ReportItem
+from orchestrator_adapter.prefect_flow.client.posting import ARTIFACTS, EVENTS, LOGS, PATHS, ReportItem
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -129,9 +130,32 @@ class FakePrefect:
         if (method, path) == ("PATCH", "/artifacts/{id}"):
             assert path_params is not None
             self._update_artifact(path_params["id"], json)
+        elif path == PATHS[ARTIFACTS]:
+            self._accept_artifact(json)
         else:
             assert method == "POST"
             self._accept(path, json)
+
+    def _accept_artifact(self, json: ReportItem) -> None:
+        """The notice's artifact: every one is a new version."""
+        self._called(f"post {ARTIFACTS}")
+        if self.rejects(json):
+            raise answered(422)
+        self.posted.append((ARTIFACTS, [json]))
+        made = Artifact.model_validate({"id": uuid4()} | dict(json))
+        self.artifacts[made.id] = made
+        if self.loses_answers:
+            raise httpx.ReadTimeout("the answer was lost")
+
+    async def read_artifacts(
+        self, *, artifact_filter: ArtifactFilter, sort: ArtifactSort, limit: int
+    ) -> list[Artifact]:
+        self._called("read_artifacts")
+        assert artifact_filter.key is not None
+        assert limit <= 200, "the server rejects more"
+        assert sort is ArtifactSort.CREATED_DESC
+        keys = artifact_filter.key.any_ or []
+        return [made for made in reversed(self.artifacts.values()) if made.key in keys][:limit]
 
     def _accept(self, path: str, json: Sequence[ReportItem]) -> None:
         kind = next(kind for kind, its in PATHS.items() if its == path)

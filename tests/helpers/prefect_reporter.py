@@ -36,11 +36,11 @@ class Run:
     def __init__(self, *, directory: Path | None = None, artifacts: bool = True) -> None:
         self.prefect = FakePrefect()
         self.prefect.has_flow_run(RUN, state(StateType.RUNNING))
-        graph = chain(source_of([]), CollectSink())
-        self.built = graph.build()
+        self.graph = chain(source_of([]), CollectSink())
+        self.built = self.graph.build()
         self.cancelled: list[tuple[str, int]] = []
-        options = Reporting(directory=directory, artifacts=artifacts, status_every=MS, look_every=MS)
-        self.reporter = Reporter(IDENTITY, graph, options, on_cancel=self._cancel)
+        self.options = Reporting(directory=directory, artifacts=artifacts, status_every=MS, look_every=MS)
+        self.reporter = Reporter(IDENTITY, self.graph, self.options, on_cancel=self._cancel)
 
     def _cancel(self, reason: str) -> None:
         self.cancelled.append((reason, threading.get_ident()))

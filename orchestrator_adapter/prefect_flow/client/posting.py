@@ -1,4 +1,4 @@
-"""Posts events and log lines to the server, and finds out which events the server does not have."""
+"""Posts events, log lines and artifacts of notices to the server, and finds out which of them the server does not have."""
 
 from __future__ import annotations
 
@@ -7,30 +7,56 @@ from typing import Any, TypeAlias
 from uuid import UUID, uuid5
 
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventIDFilter
 
 from orchestrator_adapter.prefect_flow.client.api import ask
+from orchestrator_adapter.prefect_flow.client.vocabulary import RESOURCE_ID
 from orchestrator_adapter.resilience.retry import RetryOk
 
 ReportItem: TypeAlias = Mapping[str, Any]
-"""One event or one log line, as JSON values."""
+"""One event, one log line or one artifact of a notice, as JSON values."""
 
-EVENTS, LOGS = "event", "log"
-"""The two kinds of item."""
+EVENTS, LOGS, ARTIFACTS = "event", "log", "artifact"
+"""The kinds of item."""
 
-PATHS = {EVENTS: "/events", LOGS: "/logs/"}
+PATHS = {EVENTS: "/events", LOGS: "/logs/", ARTIFACTS: "/artifacts/"}
 """The route for each kind."""
 
 BATCH = 200
 """Items per request, and rows per answer: the server's own limit."""
 
+BATCHES = {EVENTS: BATCH, LOGS: BATCH, ARTIFACTS: 1}
+"""Items per request of each kind. The route of artifacts takes one."""
+
+NOTICE = "notice"
+"""The field of an artifact's metadata that has the key of its notice."""
+
 _IDS_PER_QUERY = 50  # the server's own limit for events
 
 
 async def post(client: PrefectClient, kind: str, items: Sequence[ReportItem]) -> None:
-    """Send items of one kind to the server. Raises what the client raises."""
+    """Send items of one kind to the server, at most as many as ``BATCHES`` says. Raises what the client raises."""
+    body = items[0] if kind == ARTIFACTS else list(items)
     # The route exists, but Prefect's own type of all routes does not list it.
-    await client.request("POST", PATHS[kind], json=list(items))  # type: ignore[arg-type]
+    await client.request("POST", PATHS[kind], json=body)  # type: ignore[arg-type]
+
+
+async def missing_artifacts(client: PrefectClient, artifacts: Sequence[ReportItem]) -> list[ReportItem] | None:
+    """Those artifacts of notices that the server does not have; ``None`` if it is unreachable or failing.
+
+    The server gives every new version an id of its own, so it is found by its notice, which is in its metadata.
+    """
+    missing: list[ReportItem] = []
+    for artifact in artifacts:
+        of_key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact["key"]]))
+        page = await ask(client.read_artifacts(artifact_filter=of_key, sort=ArtifactSort.CREATED_DESC, limit=BATCH))
+        if not isinstance(page, RetryOk):
+            return None
+        if artifact["metadata_"][NOTICE] not in {(version.metadata_ or {}).get(NOTICE) for version in page.value}:
+            missing.append(artifact)
+    return missing
 
 
 async def missing_events(
@@ -52,10 +78,13 @@ async def missing_events(
     if by_id is None:
         return None
     stored = [event for event in events if event["id"] in by_id]
-    by_run = await _stored(client, stored, EventAnyResourceFilter(id=[f"prefect.flow-run.{flow_run_id}"]))
-    if by_run is None:
+    # The event of a notice may be that of an earlier run: it is found by its own resource.
+    own = {event["resource"][RESOURCE_ID] for event in stored if "resource" in event}
+    resources = [f"prefect.flow-run.{flow_run_id}", *sorted(own)]
+    by_resource = await _stored(client, stored, EventAnyResourceFilter(id=resources))
+    if by_resource is None:
         return None
-    torn = [event for event in stored if event["id"] not in by_run and not _is_of_task_run(event)]
+    torn = [event for event in stored if event["id"] not in by_resource and not _is_of_task_run(event)]
     copies = [{**event, "id": str(uuid5(UUID(event["id"]), "again"))} for event in torn]
     copied = await _stored(client, copies, None)
     if copied is None:

@@ -25,7 +25,17 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.exceptions import ObjectNotFound
 
 from orchestrator_adapter.prefect_flow.client.api import ask
-from orchestrator_adapter.prefect_flow.client.posting import BATCH, EVENTS, LOGS, ReportItem, missing_events, post
+from orchestrator_adapter.prefect_flow.client.posting import (
+    ARTIFACTS,
+    BATCH,
+    BATCHES,
+    EVENTS,
+    LOGS,
+    ReportItem,
+    missing_artifacts,
+    missing_events,
+    post,
+)
 from orchestrator_adapter.prefect_flow.recovery.records import RunRecord, RunRecords
 from orchestrator_adapter.resilience.retry import Permanent, RetryOk
 
@@ -65,7 +75,7 @@ async def reconcile_run(
     except (OSError, ValueError):
         logger.exception("undelivered items of run %s cannot be read; the rest is reconciled", record.flow_run_id)
         undelivered = []
-    for kind in (EVENTS, LOGS):
+    for kind in (EVENTS, LOGS, ARTIFACTS):
         if not await _post_all(client, record.flow_run_id, kind, [item for of, item in undelivered if of == kind]):
             return None
     match await ask(client.read_flow_run(record.flow_run_id)):
@@ -116,13 +126,15 @@ def state_to_set(record: RunRecord, flow_run: FlowRun, *, by: str) -> State[None
 
 
 async def _post_all(client: PrefectClient, flow_run_id: UUID, kind: str, items: Sequence[ReportItem]) -> bool:
-    if kind == EVENTS:
-        missing = await missing_events(client, flow_run_id, items)
+    if kind != LOGS:
+        missing = await (
+            missing_events(client, flow_run_id, items) if kind == EVENTS else missing_artifacts(client, items)
+        )
         if missing is None:
             return False
         items = missing
-    for start in range(0, len(items), BATCH):
-        batch = items[start : start + BATCH]
+    for start in range(0, len(items), BATCHES[kind]):
+        batch = items[start : start + BATCHES[kind]]
         answer = await ask(post(client, kind, batch))
         if isinstance(answer, Permanent):
             logger.error("Prefect rejects %d %ss of an earlier run: %s", len(batch), kind, answer.error)

@@ -41,7 +41,7 @@ def decision_event(identity: RunIdentity, decided: Decided, at: datetime) -> Rep
         "event": name,
         "resource": resource,
         "related": related,
-        "payload": {field: _json_value(value) for field, value in decided.fields.items()},
+        "payload": {field: json_value(value) for field, value in decided.fields.items()},
     }
 
 
@@ -88,12 +88,12 @@ def _text(value: object) -> str:
     return storable(str(value), limit=_LONGEST_TEXT)
 
 
-def _json_value(value: object) -> object:
+def json_value(value: object) -> object:
     """``value`` as JSON. NaN, infinity and unknown types become text, and all text is made storable."""
     if isinstance(value, Mapping):
-        return {str(name): _json_value(inner) for name, inner in value.items()}
+        return {str(name): json_value(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_value(inner) for inner in value]
+        return [json_value(inner) for inner in value]
     if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
         return value
     return _text(value)

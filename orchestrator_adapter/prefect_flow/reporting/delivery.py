@@ -1,9 +1,10 @@
-"""Delivers events and log lines to the server, and checks that the server has stored them. Asynchronous, on one event loop.
+"""Delivers events, log lines and artifacts of notices to the server, and checks that the server has stored them. Asynchronous, on one event loop.
 
 Delivery is in batches and in order. What the server rejects is logged and dropped; what it does not answer stays queued.
 An answer says only that the server has the items in memory. So task runs are read back until the server shows their latest
 state, and after an outage the events of the 30 s before it are checked and sent again if they are missing. An event that may
-be on the server is never sent again before a query has shown that it is not there: see ``missing_events``.
+be on the server is never sent again before a query has shown that it is not there: see ``missing_events``. Events and artifacts
+of notices are looked up before they are sent at all: an earlier run may have sent them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,24 @@ from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 
 from orchestrator_adapter.prefect_flow.client.api import ask
 from orchestrator_adapter.prefect_flow.client.internals import set_state_by_api
-from orchestrator_adapter.prefect_flow.client.posting import BATCH, EVENTS, LOGS, ReportItem, missing_events, post
+from orchestrator_adapter.prefect_flow.client.posting import (
+    ARTIFACTS,
+    BATCH,
+    BATCHES,
+    EVENTS,
+    LOGS,
+    ReportItem,
+    missing_artifacts,
+    missing_events,
+    post,
+)
 from orchestrator_adapter.prefect_flow.reporting.decisions import decision_event, log_line, warning_line
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
+from orchestrator_adapter.prefect_flow.reporting.notices import notice_artifact, notice_event
 from orchestrator_adapter.prefect_flow.reporting.outbox import Outbox
 from orchestrator_adapter.prefect_flow.reporting.task_runs import TaskRunTracker, TrackedTaskRun
 from orchestrator_adapter.primitives.errors import describe
+from orchestrator_adapter.process.notices import Notice
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryDisposition, RetryOk
 from orchestrator_adapter.supervision.events import Decided, Exited, Spawned
 
@@ -50,7 +63,7 @@ class Delivery:
     def __init__(self, identity: RunIdentity, *, queue: int, monotonic: Callable[[], float]) -> None:
         self._identity = identity
         self._monotonic = monotonic
-        self._outboxes = {EVENTS: Outbox(queue), LOGS: Outbox(queue)}
+        self._outboxes = {kind: Outbox(queue) for kind in (EVENTS, LOGS, ARTIFACTS)}
         self._task_runs = TaskRunTracker(identity)
         self._unreachable_since: float | None = None
         self._reachable_since: float | None = None  # set until the events sent since then have been checked
@@ -72,6 +85,14 @@ class Delivery:
             case Decided():
                 self._outboxes[EVENTS].put(decision_event(self._identity, record, at))
                 self._outboxes[LOGS].put(log_line(self._identity, record, at))
+
+    def add_notice(self, notice: Notice, at_ns: int, *, artifact: bool) -> None:
+        """Queue the event of a notice that was posted at UTC nanoseconds ``at_ns``, and its artifact."""
+        event = notice_event(self._identity, notice, datetime.fromtimestamp(at_ns / 1e9, UTC))
+        self._uncertain.add(event["id"])
+        self._outboxes[EVENTS].put(event)
+        if artifact:
+            self._outboxes[ARTIFACTS].put(notice_artifact(self._identity, notice))
 
     def warn(self, message: str) -> None:
         """Queue a line for the flow run's log."""
@@ -108,7 +129,7 @@ class Delivery:
         again = [item for run in unconfirmed for item in self._task_runs.events_of(run, self._monotonic())]
         events = {item["id"]: item for item in (*again, *self._outboxes[EVENTS].undelivered())}  # each event once
         return [(EVENTS, item) for item in events.values()] + [
-            (LOGS, item) for item in self._outboxes[LOGS].undelivered()
+            (kind, item) for kind in (LOGS, ARTIFACTS) for item in self._outboxes[kind].undelivered()
         ]
 
     async def deliver(self, client: PrefectClient) -> bool:
@@ -116,8 +137,8 @@ class Delivery:
         self._check_again_after_outage()
         for kind, outbox in self._outboxes.items():
             while outbox and not (kind == EVENTS and self._monotonic() < self._events_wait_until):
-                batch = outbox.take(BATCH)
-                to_send = await self._not_on_server(client, batch) if kind == EVENTS else batch
+                batch = outbox.take(BATCHES[kind])
+                to_send = await self._not_on_server(client, kind, batch)
                 if to_send is None:
                     outbox.return_batch()
                     return False
@@ -177,8 +198,14 @@ class Delivery:
         self._uncertain |= {item["id"] for item in batch}
         self._events_wait_until = self._monotonic() + SHOWN_AFTER_S
 
-    async def _not_on_server(self, client: PrefectClient, batch: list[ReportItem]) -> list[ReportItem] | None:
+    async def _not_on_server(
+        self, client: PrefectClient, kind: str, batch: list[ReportItem]
+    ) -> list[ReportItem] | None:
         """What of the batch must be sent; ``None`` if the server is unreachable or failing."""
+        if kind == LOGS:
+            return batch
+        if kind == ARTIFACTS:
+            return await missing_artifacts(client, batch)
         uncertain = [item for item in batch if item["id"] in self._uncertain]
         missing = await missing_events(client, self._identity.flow_run_id, uncertain)
         return None if missing is None else [*missing, *(item for item in batch if item["id"] not in self._uncertain)]

@@ -35,6 +35,7 @@ from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_
 from orchestrator_adapter.prefect_flow.reporting.flow_run_watch import FlowRunWatch
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.task_runs import task_run_of
+from orchestrator_adapter.process.notices import NoticeBoard
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.resilience.retry import RetryPolicy
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
@@ -85,6 +86,7 @@ class Reporter:
         *,
         on_cancel: Callable[[str], object],
         on_cancel_noticed: Callable[[str], object] = lambda _: None,
+        notices: NoticeBoard | None = None,
     ) -> None:
         self._identity = identity
         self._options = options
@@ -95,6 +97,8 @@ class Reporter:
         self._flow_run = FlowRunWatch(identity.flow_run_id, on_cancel=self._pass_on_cancel, log=self._warn)
         self._records = RunRecords(options.directory) if options.directory is not None else None
         self._inbox: deque[tuple[int, SupervisionRecord]] = deque()
+        self._notices = NoticeBoard() if notices is None else notices
+        self._notices_dropped = 0
         self._data_loop = asyncio.get_running_loop()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox_filled = asyncio.Event()
@@ -120,6 +124,7 @@ class Reporter:
     def start(self, built: BuiltGraph) -> None:
         """Start reporting ``built``, which is about to run."""
         self._snapshots = Snapshots(built, patience=_SNAPSHOT_PATIENCE)
+        self._notices.notify(self._wake_up)
         context = contextvars.copy_context()  # Prefect's settings, as they are here
         thread = threading.Thread(target=context.run, args=(self._run,), name="prefect-reporter", daemon=True)
         thread.start()
@@ -150,6 +155,9 @@ class Reporter:
         if self._failed:
             return  # the thread no longer empties the inbox, and the run may be long
         self._inbox.append((time.time_ns(), record))
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         if not self._wakeup_sent:  # waking another thread costs ten times as much as the append
             self._wakeup_sent = True
             self._call(self._inbox_filled.set)
@@ -253,6 +261,11 @@ class Reporter:
         while self._inbox:
             at_ns, record = self._inbox.popleft()
             self._delivery.add(record, at_ns)
+        for at_ns, notice in self._notices.take():
+            self._delivery.add_notice(notice, at_ns, artifact=self._options.artifacts)
+        if (dropped := self._notices.dropped) > self._notices_dropped:
+            self._delivery.warn(f"{dropped - self._notices_dropped} notices were dropped: too many at once")
+            self._notices_dropped = dropped
 
     async def _publish_artifacts(self, client: PrefectClient) -> None:
         async def step() -> float:

@@ -31,7 +31,7 @@ from tests.helpers.running import eventually
 NOON_NS = round(NOON.timestamp() * 1e9)
 STEP_S = 0.02  # between two restarts
 OPERATORS = 3
-AT_REST = {"_outboxes": 2, "task_runs._related": 5, "task_runs._alive": OPERATORS}
+AT_REST = {"_outboxes": 3, "task_runs._related": 5, "task_runs._alive": OPERATORS}
 DELIVERED_KEPT = 1_000  # delivered items of each kind, in case a killed server has lost them
 
 
@@ -261,7 +261,7 @@ async def test_the_inbox_is_emptied_during_a_long_request(monkeypatch: pytest.Mo
     for number in range(1_000):
         on_decision(Decided("spawn", {"instance": number}))
     await eventually(lambda: not reporter._inbox, "the inbox is empty")
-    assert {len(box) for box in reporter._delivery._outboxes.values()} == {100}
+    assert {len(reporter._delivery._outboxes[kind]) for kind in (EVENTS, LOGS)} == {100}
     server.answers.set()
     await reporter.finish(RunOutcome(all_ok(), ExitCode.OK, ()), timedelta(hours=1))
     assert len(server.items(EVENTS)) == 100
