@@ -14,9 +14,10 @@ ConjunctionStatus: TypeAlias = Literal["active", "withdrawn", "passed"]
 """``active``: the newest element sets have the approach within the miss distance. ``withdrawn``: they do not have it any
 more; it may become active again. ``passed``: its time of closest approach is over."""
 
-WithdrawalReason: TypeAlias = Literal["moved_away", "left_catalog"]
-"""``moved_away``: the newest element sets do not have the approach within the miss distance. ``left_catalog``: the catalogue
-does not have one of the objects any more, so that nothing is known of the approach."""
+WithdrawalReason: TypeAlias = Literal["moved_away", "no_position", "left_catalog"]
+"""``moved_away``: the newest element sets do not have the approach within the miss distance. The others say that nothing is known of
+it any more: ``no_position``: the newest element set of an object has no position at that time, for example because the object
+decays before. ``left_catalog``: the catalogue does not have an object any more."""
 
 
 class ConjunctionEstimate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -132,3 +133,11 @@ class ConjunctionUpdate(ConjunctionEstimate, frozen=True, gc=False, kw_only=True
     def ingest_timestamp(self) -> int:
         """When it came into the pipeline: the time of the screening."""
         return self.screened_timestamp
+
+    def is_older_than(self, revision: int, screened_timestamp: int) -> bool:
+        """Whether another update of the same conjunction, of which this is known, came after this one.
+
+        A table that was lost and made anew has the same ids, and counts the revisions from 1 again: then the later screening is
+        the newer one. A clock that was set back does not matter within one table: then the greater revision is the newer one.
+        """
+        return self.revision < revision and self.screened_timestamp <= screened_timestamp

@@ -230,7 +230,7 @@ _CONJUNCTION_FIELDS = (
             *(_number(f"{which}_v{axis}_m_s", "m/s", f"its velocity, {axis}", frame=_TEME_TCA) for axis in "xyz"),
         )
     ),
-    _text("reason", "why it was withdrawn: moved_away or left_catalog", nullable=True),
+    _text("reason", "why it was withdrawn: moved_away, no_position or left_catalog", nullable=True),
 )
 
 

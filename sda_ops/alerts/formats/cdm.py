@@ -39,6 +39,7 @@ _AXES = ("x_m", "y_m", "z_m", "vx_m_s", "vy_m_s", "vz_m_s")
 _LONGEST_COMMENT = 240  # a line of KVN has 254 characters at most
 _WITHDRAWN = {
     "moved_away": "the newest element sets do not have this approach within the screened distance",
+    "no_position": "the newest element set of an object has no position at that time",
     "left_catalog": "an object is not in the catalogue any more",
     None: "the newest screening does not have this approach",
 }

@@ -55,6 +55,21 @@ class ConjunctionTableError(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
+class WithoutPosition:
+    """An object whose element set has no position in a part of what was screened.
+
+    Attributes:
+        catalog_number: The object.
+        from_ns: UTC.
+        until_ns: UTC.
+    """
+
+    catalog_number: int
+    from_ns: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Screened:
     """What a screening has covered.
 
@@ -64,12 +79,24 @@ class Screened:
         objects: The catalogue numbers that were screened against all others, as a set; ``None``: all.
         catalog: The catalogue numbers that there were, as a set; ``None``: not known, and a withdrawal is never because of
             one that is missing.
+        without_position: Objects that were not screened in a part of the time.
     """
 
     start_ns: int
     end_ns: int
     objects: Collection[int] | None = None
     catalog: Collection[int] | None = None
+    without_position: Sequence[WithoutPosition] = ()
+
+    def why_missing(self, pair: Collection[int], tca_ns: int) -> WithdrawalReason:
+        """Why an approach of two objects at that time was not found."""
+        if self.catalog is not None and not all(number in self.catalog for number in pair):
+            return "left_catalog"
+        if any(
+            each.catalog_number in pair and each.from_ns <= tca_ns < each.until_ns for each in self.without_position
+        ):
+            return "no_position"
+        return "moved_away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +260,7 @@ class ConjunctionTable:
             db.executemany(_INSERT_UPDATE, updates)
             earliest_ns, latest_ns = max(now_ns, screened.start_ns + REACH_NS), screened.end_ns - REACH_NS
             withdrawn = [
-                (known[row][0], known[row][5], _why(known[row][1:3], screened.catalog))
+                (known[row][0], known[row][5], screened.why_missing(known[row][1:3], known[row][3]))
                 for row in matching.missing.tolist()
                 if known[row][4] == "active" and earliest_ns <= known[row][3] < latest_ns
             ]
@@ -322,11 +349,6 @@ def _free_id(db: sqlite3.Connection, minted: Collection[str], estimate: Conjunct
         if name not in minted and db.execute("SELECT 1 FROM conjunctions WHERE id = ?", (name,)).fetchone() is None:
             break
     return name
-
-
-def _why(pair: tuple[int, int], catalog: Collection[int] | None) -> WithdrawalReason:
-    there = catalog is None or all(number in catalog for number in pair)
-    return "moved_away" if there else "left_catalog"
 
 
 def _end(db: sqlite3.Connection, rows: Sequence[tuple[int, int, str | None]], status: str, now_ns: int) -> None:

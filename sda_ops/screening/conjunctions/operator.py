@@ -25,7 +25,12 @@ from sda_ops.catalog.elements import ElementSet
 from sda_ops.catalog.history import ElementHistory, selected
 from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
 from sda_ops.records.ids import ENCOUNTER_BUCKET_NS
-from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, ConjunctionTableError, Screened
+from sda_ops.screening.conjunctions.conjunction_table import (
+    ConjunctionTable,
+    ConjunctionTableError,
+    Screened,
+    WithoutPosition,
+)
 from sda_ops.screening.conjunctions.coverage import (
     Coverage,
     CoveragePlan,
@@ -52,11 +57,13 @@ class Found:
         estimates: One for each close approach.
         slow_pairs: How many pairs are docked, in formation or otherwise slow.
         unscreened: One sentence for each object without a usable position in a part of the time.
+        without_position: The same objects, each with that part.
     """
 
     estimates: Sequence[ConjunctionEstimate]
     slow_pairs: int = 0
     unscreened: Sequence[str] = ()
+    without_position: Sequence[WithoutPosition] = ()
 
 
 class Screener(Protocol):
@@ -262,7 +269,7 @@ class _Screening:
             return
         changed = step.numbers if isinstance(step, ScreenChanged) else None
         there = frozenset(objects.columns.catalog_number.tolist())
-        screened = Screened(step.start_ns, step.end_ns, changed, there)
+        screened = Screened(step.start_ns, step.end_ns, changed, there, found.without_position)
         now_ns = ends.clock.now_ns()
         recorded = await ends.run_blocking_within(None, self._table.record, found.estimates, screened, now_ns)
         held = self._held

@@ -11,6 +11,7 @@ from sda_ops.screening.approaches import EndedObject, Screening
 from sda_ops.screening.assessment.assess import assess
 from sda_ops.screening.assessment.assumptions import Assumptions
 from sda_ops.screening.assessment.formations import assess_slow_pairs
+from sda_ops.screening.conjunctions.conjunction_table import WithoutPosition
 from sda_ops.screening.conjunctions.estimates import estimates_of
 from sda_ops.screening.conjunctions.operator import Found
 from sda_ops.screening.geometry.screen import ScreeningOptions
@@ -57,7 +58,9 @@ class WorkerScreener:
         slow_pairs = assess_slow_pairs(objects, screening.slow_pairs, assumptions=self.assumptions)
         conjunctions = assess(objects, screening.approaches, assumptions=self.assumptions, slow_pairs=slow_pairs)
         unscreened = [_why(objects, each) for each in screening.ended]
-        return Found(estimates_of(objects, conjunctions), len(screening.slow_pairs), unscreened)
+        numbers = objects.columns.catalog_number
+        without = [WithoutPosition(numbers[each.row].item(), each.from_ns, each.until_ns) for each in screening.ended]
+        return Found(estimates_of(objects, conjunctions), len(screening.slow_pairs), unscreened, without)
 
 
 def _why(objects: ScreenedObjects, ended: EndedObject) -> str:

@@ -161,7 +161,7 @@ some_conjunctions = st.builds(
     **{name: st.text() for name in ("name_first", "name_second", "orbit_class_first", "orbit_class_second")},
     **{name: st.none() | st.text() for name in ("fleet_first", "fleet_second")},
     **{name: st.text() for name in ("designator_first", "designator_second")},
-    reason=st.sampled_from([None, "moved_away", "left_catalog"]),
+    reason=st.sampled_from([None, "moved_away", "no_position", "left_catalog"]),
     same_fleet=st.booleans(),
     formation=st.booleans(),
 )

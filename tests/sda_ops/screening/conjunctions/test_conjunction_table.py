@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sda_ops.records.conjunction import ConjunctionEstimate
+from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
 from sda_ops.records.ids import conjunction_id
 from sda_ops.screening.conjunctions import conjunction_table
 from sda_ops.screening.conjunctions.conjunction_table import (
@@ -24,6 +24,7 @@ from sda_ops.screening.conjunctions.conjunction_table import (
     HeldConjunctions,
     Recorded,
     Screened,
+    WithoutPosition,
 )
 
 S = 10**9
@@ -145,18 +146,37 @@ def test_a_screening_of_some_objects_withdraws_only_their_conjunctions(table: Co
     assert (last.catalog_number_second, last.status) == (9, "withdrawn")
 
 
-def test_a_withdrawal_says_whether_the_approach_moved_away_or_an_object_left_the_catalogue(
-    table: ConjunctionTable,
-) -> None:
+def test_a_withdrawal_says_whether_the_approach_moved_away_or_nothing_is_known_of_it(table: ConjunctionTable) -> None:
     table.record([estimate(5, 9), estimate(6, 7), estimate(6, 8)], WHOLE, T0)
-    table.record([], Screened(WHOLE.start_ns, WHOLE.end_ns, None, frozenset({5, 6, 7, 9})), T0 + S)
+    tca_ns = PLAIN.tca_timestamp
+    without = (WithoutPosition(7, tca_ns, tca_ns + 1), WithoutPosition(9, tca_ns - 5, tca_ns))
+    table.record([], Screened(WHOLE.start_ns, WHOLE.end_ns, None, frozenset({5, 6, 7, 9}), without), T0 + S)
     assert [(each.catalog_number_second, each.reason) for each in table.undelivered(3, 10)] == [
         (9, "moved_away"),
-        (7, "moved_away"),
+        (7, "no_position"),
         (8, "left_catalog"),
     ]
     table.record([estimate(6, 8)], WHOLE, T0 + 2 * S)
     assert table.undelivered(6, 10)[0].reason is None
+
+
+@pytest.mark.parametrize(
+    ("revision", "screened_ns", "older"),
+    [(1, T0, True), (2, T0, False), (3, T0 + S, False), (1, T0 + 2 * S, False), (4, T0 - S, False)],
+)
+def test_an_update_is_older_if_both_its_revision_and_its_screening_are(
+    revision: int, screened_ns: int, *, older: bool
+) -> None:
+    """The fourth is of a table that was made anew, the last one of a clock that was set back."""
+    update = ConjunctionUpdate(
+        **msgspec.structs.asdict(PLAIN),
+        conjunction_id=conjunction_id(5, 9, T0),
+        revision=revision,
+        sequence=1,
+        status="active",
+        screened_timestamp=screened_ns,
+    )
+    assert update.is_older_than(2, T0 + S) == older
 
 
 def test_the_newest_updates_are_those_of_conjunctions_to_come_delivered_or_not(table: ConjunctionTable) -> None:

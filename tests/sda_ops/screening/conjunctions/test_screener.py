@@ -108,6 +108,10 @@ async def test_an_object_that_decays_is_named_with_time_and_reason(objects: Scre
     start = datetime.fromtimestamp(START_NS // NS_PER_S, UTC)
     assert start <= began < start + HORIZON
     assert len(reason.split()) > 2
+    (without,) = found.without_position
+    assert without.catalog_number == int(named.split()[0])
+    assert without.from_ns // NS_PER_S == int(began.timestamp())
+    assert without.until_ns > without.from_ns
 
 
 def test_objects_that_are_not_sorted_are_rejected(objects: ScreenedObjects) -> None:
