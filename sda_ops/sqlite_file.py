@@ -14,6 +14,9 @@ from pathlib import Path
 
 from orchestrator_adapter import OperatorError
 
+_LOG_BYTES = 64 * 1_024 * 1_024
+"""The write-ahead log is made shorter than this again when it was longer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqliteFile:
@@ -55,6 +58,7 @@ class SqliteFile:
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
                 db.execute("PRAGMA foreign_keys = ON")
+                db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
                 if _is_new(db):
                     with transaction(db):
                         db.execute(f"PRAGMA application_id = {self.application_id}")

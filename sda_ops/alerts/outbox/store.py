@@ -1,33 +1,52 @@
 """The outbox: a SQLite file with every revision of every alert, and what each subscriber knows of it.
 
+An alert is on the disk before it is delivered, and stays pending until the subscriber has acknowledged it. So a kill at any
+moment loses none, and one that is sent twice has the same id and revision. A revision's number is used once, also after its
+content was removed: the row of its conjunction stays.
+
 Everything here is synchronous. Calls from several threads are made one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
-from orchestrator_adapter import OperatorError
+from sda_ops.alerts.outbox import changes
+from sda_ops.alerts.outbox.file import (
+    ALERT_COLUMNS,
+    SCHEMA,
+    AlertOutboxError,
+    AlertOutboxFull,
+    alert_from,
+    outbox_file,
+    rules_text,
+)
+from sda_ops.alerts.outbox.recording import Recording
 from sda_ops.alerts.outbox.rules import AlertRules, SubscriberRules
+from sda_ops.alerts.outbox.space import make_room, remove_over, used_bytes
 from sda_ops.alerts.outbox.values import Bounds, Delivery, Depth, Opened, Pruned, Recorded
 from sda_ops.records.risk import ConjunctionRisk
+from sda_ops.sqlite_file import transaction
 
+__all__ = ["AlertOutbox", "AlertOutboxError", "AlertOutboxFull"]
 
-class AlertOutboxError(OperatorError):
-    """The file cannot be used; the message says why, and what to do."""
+_LOCKED_S = 2.0
+"""How long a call waits for the command line that writes the file. A shutdown cannot end this wait: it is shorter than its drain."""
 
-
-class AlertOutboxFull(AlertOutboxError):
-    """The file has as many bytes as it may have, and nothing in it can be removed. Nothing of the call was recorded."""
+_US = timedelta(microseconds=1)
 
 
 class AlertOutbox:
     """The writer. Constructing it opens nothing. The caller sees to it that no other pipeline writes the file (a claim).
 
-    The command line may write beside it, for a moment at a time: `resend` and `park`.
-    Every method but `close` raises `AlertOutboxError` if the file is damaged, or the disk full or broken; the file is unchanged
-    then.
+    The command line may write beside it, for a moment at a time (`sda_ops.alerts.outbox.beside`): what it has made pending is in the
+    next answer of `due`. Every method but `close` raises `AlertOutboxError` if the file is damaged, or the disk full or broken;
+    the file is unchanged then.
     """
 
     def __init__(
@@ -42,48 +61,186 @@ class AlertOutbox:
         self.rules = rules or AlertRules()
         self.subscribers = tuple(subscribers)
         self.bounds = bounds or Bounds()
+        self._file = outbox_file(path)
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._numbers: dict[str, int] = {}
 
     def open(self, now_ns: int) -> Opened:
         """Open the file, or make it with its folder; check it; compare the subscribers with those it knows.
 
-        Each subscriber gets the newest revision of each conjunction that is not over, if it is new to it and fits its rules.
+        A subscriber that is new, or whose rules have changed, gets the newest revision of each conjunction that is not over, if it
+        differs from what the subscriber knows. A second call does nothing.
         """
-        raise NotImplementedError
+        with self._lock:
+            if self._db is not None:
+                return Opened((), {}, 0)
+            db = self._file.open(SCHEMA, locked_s=_LOCKED_S)
+            try:
+                with self._file.clear_errors(), transaction(db):
+                    opened = self._compare_subscribers(db, now_ns)
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+            return opened
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        raise NotImplementedError
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
     def record(self, risks: Sequence[ConjunctionRisk], now_ns: int) -> Recorded:
         """Store new revisions and decide who hears them, in one transaction, which is on the disk when the call returns.
 
-        Raises `AlertOutboxFull`.
+        A risk is a new revision if its status, its estimate or its evidence is not that of any stored revision of its conjunction.
+        So the same risks again, in any order, change nothing. A risk with an older estimate than the stored one is stale.
+
+        If the file is full, room is made first (`sda_ops.alerts.outbox.space`). Raises `AlertOutboxFull`.
         """
-        raise NotImplementedError
+        if not risks:
+            with self._lock, self._file.clear_errors():
+                return Recorded((), (), 0, 0, 0, 0, {}, 0, used_bytes(self._opened))
+        with self._writing() as db:
+            superseded = make_room(db, self.bounds.max_bytes, now_ns)
+        with self._writing() as db:
+            if used_bytes(db) >= self.bounds.max_bytes:
+                raise AlertOutboxFull(
+                    f"outbox of alerts {self.path}: it is full ({self.bounds.max_bytes / 2**20:.0f} MiB of pending and parked "
+                    "alerts); raise alerts.max_mib, or park and remove what a subscriber does not acknowledge"
+                )
+            subscribers = [(self._numbers[each.name], each) for each in self.subscribers]
+            recording = Recording(db, self.rules, subscribers, now_ns)
+            recording.add_all(risks)
+            recording.write()
+            used = used_bytes(db)
+        return Recorded(
+            alerts=tuple(recording.alerts),
+            material=tuple(recording.material),
+            repeats=recording.repeats,
+            stale=recording.stale,
+            below=recording.below,
+            pending=recording.pending,
+            quiet=dict(recording.quiet),
+            superseded=superseded,
+            used_bytes=used,
+        )
 
     def due(self, subscriber: str, now_ns: int, limit: int) -> list[Delivery]:
         """What is to be delivered next, at most ``limit``, in order of recording: of each conjunction, the oldest pending revision.
 
         One whose ``retry_at_ns`` (`note_failure`) is later than ``now_ns`` is left out, and its conjunction with it.
         """
-        raise NotImplementedError
+        with self._lock, self._file.clear_errors():
+            rows = self._opened.execute(_DUE, (self._numbers.get(subscriber), now_ns, limit))
+            return [Delivery(subscriber, alert_from(row[4:]), *row[:4]) for row in rows]
 
     def acknowledge(self, deliveries: Sequence[Delivery], now_ns: int) -> None:
-        """The subscriber has them."""
-        raise NotImplementedError
+        """The subscribers have them."""
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE deliveries SET state = 'acknowledged', changed_timestamp = ? WHERE subscriber = ? AND alert = ?",
+                [(now_ns, self._numbers.get(each.subscriber), each.number) for each in deliveries],
+            )
 
     def note_failure(self, delivery: Delivery, error: str, now_ns: int, *, retry_at_ns: int = 0) -> None:
         """An attempt has failed, and the delivery stays pending: count it, with the error, for `flows alerts show`."""
-        raise NotImplementedError
+        with self._writing() as db:
+            db.execute(
+                """UPDATE deliveries SET attempts = attempts + 1, last_error = ?, changed_timestamp = ?, retry_timestamp = ?
+                WHERE subscriber = ? AND alert = ? AND state = 'pending'""",
+                (error, now_ns, retry_at_ns, self._numbers.get(delivery.subscriber), delivery.number),
+            )
 
     def park(self, delivery: Delivery, reason: str, now_ns: int) -> None:
         """Do not deliver it any more. The subscriber counts as not knowing this revision."""
-        raise NotImplementedError
+        with self._writing() as db:
+            changes.park(db, self._numbers.get(delivery.subscriber, 0), delivery.number, reason, now_ns)
 
     def depth(self) -> Mapping[str, Depth]:
         """What waits, by subscriber; removed subscribers too, as long as something of theirs is pending or parked."""
-        raise NotImplementedError
+        configured = {each.name for each in self.subscribers}
+        with self._lock, self._file.clear_errors():
+            rows = self._opened.execute(_DEPTH).fetchall()
+        return {
+            name: Depth(pending, parked, oldest_ns, name in configured)
+            for name, pending, parked, oldest_ns in rows
+            if name in configured or pending or parked
+        }
 
     def prune(self, now_ns: int) -> Pruned:
         """Park what is pending for too long, and remove the revisions of conjunctions that are over for long."""
-        raise NotImplementedError
+        with self._writing() as db:
+            too_old = now_ns - self.bounds.max_age // _US * 1_000
+            parked = {}
+            for number, name in db.execute("SELECT number, name FROM subscribers").fetchall():
+                reason = f"too old: pending for longer than {self.bounds.max_age / timedelta(days=1):g} days"
+                if count := db.execute(_PARK_OLD, (reason, now_ns, number, too_old)).rowcount:
+                    parked[name] = count
+            removed = remove_over(db, now_ns - self.bounds.keep // _US * 1_000)
+            used = used_bytes(db)
+        return Pruned(removed, parked, used)
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        assert self._db is not None, "the outbox is not open"
+        return self._db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._file.clear_errors(), transaction(self._opened) as db:
+            yield db
+
+    def _compare_subscribers(self, db: sqlite3.Connection, now_ns: int) -> Opened:
+        known = {
+            name: row for name, *row in db.execute("SELECT name, number, rules, removed_timestamp FROM subscribers")
+        }
+        added, changed = [], []
+        for each in self.subscribers:
+            number, text, removed_ns = known.pop(each.name, (None, None, None))
+            new_text = rules_text(self.rules, each)
+            if number is None:
+                (number,) = db.execute(
+                    "INSERT INTO subscribers (name, rules, added_timestamp) VALUES (?, ?, ?) RETURNING number",
+                    (each.name, new_text, now_ns),
+                ).fetchone()
+            else:
+                db.execute(
+                    "UPDATE subscribers SET rules = ?, removed_timestamp = NULL WHERE number = ?", (new_text, number)
+                )
+            self._numbers[each.name] = number
+            if text is None or removed_ns is not None:
+                added.append(each.name)
+            if text != new_text or removed_ns is not None:
+                changed.append(each)
+        active = changes.active_conjunctions(db, now_ns) if changed else []
+        enqueued = sum(
+            changes.enqueue_newest(db, self._numbers[each.name], (self.rules, each), active, now_ns) for each in changed
+        )
+        removed = {}
+        for name, (number, _, removed_ns) in known.items():
+            (pending,) = db.execute(
+                "SELECT count(*) FROM deliveries WHERE subscriber = ? AND state = 'pending'", (number,)
+            ).fetchone()
+            if removed_ns is None:
+                db.execute("UPDATE subscribers SET removed_timestamp = ? WHERE number = ?", (now_ns, number))
+            if removed_ns is None or pending:
+                removed[name] = pending
+        return Opened(tuple(added), removed, enqueued)
+
+
+_DUE = f"""SELECT d.alert, d.reason, d.attempts, d.since_timestamp, {ALERT_COLUMNS}
+    FROM deliveries d INDEXED BY pending_in_order CROSS JOIN alerts a ON a.number = d.alert JOIN conjunctions c ON c.number = a.conjunction
+    WHERE d.subscriber = ? AND d.state = 'pending' AND d.retry_timestamp <= ? AND NOT EXISTS (
+        SELECT 1 FROM deliveries e INDEXED BY pending_by_conjunction WHERE e.subscriber = d.subscriber AND e.conjunction = d.conjunction
+        AND e.state = 'pending' AND e.alert < d.alert)
+    ORDER BY d.alert LIMIT ?"""  # noqa: S608 - names of our own
+_DEPTH = """SELECT s.name,
+    (SELECT count(*) FROM deliveries d WHERE d.subscriber = s.number AND d.state = 'pending'),
+    (SELECT count(*) FROM deliveries d WHERE d.subscriber = s.number AND d.state = 'parked'),
+    (SELECT min(since_timestamp) FROM deliveries d WHERE d.subscriber = s.number AND d.state = 'pending')
+    FROM subscribers s ORDER BY s.number"""
+_PARK_OLD = """UPDATE deliveries SET state = 'parked', reason = ?, changed_timestamp = ?
+    WHERE subscriber = ? AND state = 'pending' AND since_timestamp < ?"""
