@@ -1,4 +1,4 @@
-"""Notices: what a run tells people outside the stream. Operators post them; a reporter, if there is one, delivers them.
+"""Notices: what a run has to say to people, outside the stream. Operators post them; a reporter, if there is one, delivers them.
 
 Knows nothing of Prefect. Without a reporter, notices stay on their board until newer ones replace them.
 """

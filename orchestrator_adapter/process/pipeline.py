@@ -48,7 +48,7 @@ class Pipeline:
         preparations: Called one after another before anything is opened, for example to load data that every operator
             needs. If one raises, the run raises it and has opened nothing.
         bulkheads: Pools of worker processes: started before the graph, stopped after it has ended.
-        notices: Where operators post notices, which a compiled flow reports to Prefect; ``None``: there are none.
+        notices: Where operators post notices, which a compiled flow reports to Prefect; ``None``: none post any.
     """
 
     graph: OperatorGraph

@@ -6,4 +6,5 @@
 - ``delivery``: HTTP delivery to each subscriber; the sink ``alerts``
 - ``subscriber``: a reference subscriber, which receives each alert once
 - ``metrics``: outcomes, outbox and latency as metrics
+- ``notice``: an alert as a notice for people
 """

@@ -11,12 +11,12 @@ from prometheus_client.registry import Collector
 
 from sda_ops.event_time.metrics import collected
 
-AlertOutcome: TypeAlias = Literal["recorded", "duplicate", "quiet", "sent", "retracted", "refused", "parked", "late"]
+AlertOutcome: TypeAlias = Literal["recorded", "duplicate", "quiet", "sent", "retracted", "failed", "parked", "late"]
 """- ``recorded``: a new revision is in the outbox
 - ``duplicate``: it says what the outbox has already
 - ``quiet``: a subscriber's rules do not want this revision
 - ``sent``: a subscriber has acknowledged it; ``retracted``: the same, for a retraction
-- ``refused``: a subscriber's answer was an error, or there was no answer; it is tried again
+- ``failed``: an attempt to send it failed; it is tried again
 - ``parked``: it will not be sent again by itself: a subscriber rejects it for good, or it is too old
 - ``late``: of those acknowledged, more than `LATE_S` after its evidence
 """
@@ -48,6 +48,12 @@ class AlertMetrics(Collector):
         self._parked = Gauge(
             "alert_outbox_parked", "Revisions that are not sent again by themselves", ["subscriber"], registry=None
         )
+        self._oldest = Gauge(
+            "alert_outbox_oldest_seconds",
+            "For how long the oldest of these revisions has waited, seconds; 0 if none waits",
+            ["subscriber"],
+            registry=None,
+        )
         self._bytes = Gauge("alert_outbox_bytes", "Size of the outbox on the disk, bytes", registry=None)
         self._max_bytes = Gauge("alert_outbox_max_bytes", "The size that it may have, bytes", registry=None)
         self._latency = Histogram(
@@ -60,15 +66,17 @@ class AlertMetrics(Collector):
             self._outcomes.labels(outcome)
         for subscriber in subscribers:
             self._depth.labels(subscriber)
+            self._oldest.labels(subscriber)
             self._parked.labels(subscriber)
 
     def count(self, outcome: AlertOutcome, n: int = 1) -> None:
         """So many revisions had this outcome. ``late`` is counted by `latency_ns`."""
         self._outcomes.labels(outcome).inc(n)
 
-    def depth(self, subscriber: str, n: int) -> None:
-        """So many revisions wait for this subscriber now."""
+    def depth(self, subscriber: str, n: int, *, oldest_ns: int = 0) -> None:
+        """So many revisions wait for this subscriber now, the oldest of them for ``oldest_ns`` nanoseconds."""
         self._depth.labels(subscriber).set(n)
+        self._oldest.labels(subscriber).set(oldest_ns / _NS_PER_S)
 
     def parked(self, subscriber: str, n: int) -> None:
         """So many revisions are parked for this subscriber now."""
@@ -90,4 +98,6 @@ class AlertMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every family, at this moment."""
-        yield from collected(*(self._outcomes, self._depth, self._parked, self._bytes, self._max_bytes, self._latency))
+        yield from collected(
+            *(self._outcomes, self._depth, self._oldest, self._parked, self._bytes, self._max_bytes, self._latency)
+        )

@@ -298,7 +298,7 @@ class SubscriberDelivery:
         if attempt.outcome is not AttemptOutcome.FAILED:
             return
         if self._metrics is not None:
-            self._metrics.count("refused")
+            self._metrics.count("failed")
         pauses = others_accepted and attempt.delay is None and not self._ends.shutdown.is_set
         until_ns = self._ends.clock.now_ns() + pause_ns(delivery.attempts + attempt.number) if pauses else 0
         self._failed.append(_Failed(delivery, str(attempt.error), until_ns))

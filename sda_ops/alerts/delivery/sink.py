@@ -134,7 +134,7 @@ async def _housekeeping(outbox: AlertOutbox, ends: WiredEnds, watch: OutboxWatch
             if metrics is not None:
                 metrics.size(watch.used_bytes, outbox.bounds.max_bytes)
                 for name, each in depth.items():
-                    metrics.depth(name, each.pending)
+                    metrics.depth(name, each.pending, oldest_ns=now_ns - (each.oldest_pending_ns or now_ns))
                     metrics.parked(name, each.parked)
         await Wakeup().wait_until(clock.monotonic() + _LOOK_EVERY_S, clock)
 

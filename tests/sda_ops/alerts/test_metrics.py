@@ -40,12 +40,13 @@ def test_outcomes_add_up_and_the_outbox_is_as_it_was_last() -> None:
     metrics.count("sent")
     metrics.count("sent", 4)
     metrics.depth("ops", 7)
-    metrics.depth("ops", 5)
+    metrics.depth("ops", 5, oldest_ns=90 * NS_PER_S)
     metrics.parked("ops", 1)
     metrics.size(8_192, 1 << 30)
     samples = scraped(metrics)
     assert samples["alerts_total", ("sent",)] == 5
     assert samples["alert_outbox_depth", ("ops",)] == 5
+    assert samples["alert_outbox_oldest_seconds", ("ops",)] == 90
     assert samples["alert_outbox_parked", ("ops",)] == 1
     assert samples["alert_outbox_bytes", ()] == 8_192
     assert samples["alert_outbox_max_bytes", ()] == 1 << 30
