@@ -20,7 +20,7 @@ from flows.pipelines import FUSION
 from flows.settings.load import SettingsError
 from orchestrator_adapter import MissingExtra
 from orchestrator_adapter.process import ExitCode
-from sda_ops.records.conjunction import ConjunctionStatus, ConjunctionUpdate
+from sda_ops.records.conjunction import WITHDRAWN_BECAUSE, ConjunctionStatus, ConjunctionUpdate
 from sda_ops.screening.conjunctions.conjunction_table import ConjunctionReader, ConjunctionTableError, ListedConjunction
 
 EPILOG = """\
@@ -114,7 +114,7 @@ def _show(reader: ConjunctionReader, args: argparse.Namespace) -> int:
         f"{last.relative_speed_m_s / _M_PER_KM:.3f} km/s"
     )
     lines = [
-        f"conjunction {last.conjunction_id}: {last.status}",
+        f"conjunction {last.conjunction_id}: {last.status}{_reason(last)}",
         *(f"  {text}" for text in _objects(last)),
         approach,
         f"  max P {last.max_probability:.2E}{_dilution(last)}",
@@ -126,6 +126,10 @@ def _show(reader: ConjunctionReader, args: argparse.Namespace) -> int:
         _plot(history, args.plot)
         print_line(f"plot: {args.plot}")
     return ExitCode.OK
+
+
+def _reason(last: ConjunctionUpdate) -> str:
+    return f": {WITHDRAWN_BECAUSE[last.reason]}" if last.status == "withdrawn" else ""
 
 
 def _not_one(reader: ConjunctionReader, given: str, wanted: str, ids: Sequence[str]) -> str:

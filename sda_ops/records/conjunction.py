@@ -5,6 +5,7 @@ Frozen, slotted values. No I/O and no orchestrator; `sda_ops.screening` computes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 from uuid import UUID
 
@@ -18,6 +19,14 @@ WithdrawalReason: TypeAlias = Literal["moved_away", "no_position", "left_catalog
 """``moved_away``: the newest element sets do not have the approach within the miss distance. The others say that nothing is known of
 it any more: ``no_position``: the newest element set of an object has no position at that time, for example because the object
 decays before. ``left_catalog``: the catalogue does not have an object any more."""
+
+WITHDRAWN_BECAUSE: Mapping[WithdrawalReason | None, str] = {
+    "moved_away": "the newest element sets do not have this approach within the screened distance",
+    "no_position": "the newest element set of an object has no position at that time",
+    "left_catalog": "an object is not in the catalogue any more",
+    None: "the newest screening does not have this approach",
+}
+"""The reason as a clause. ``None``: an earlier version has withdrawn it."""
 
 
 class ConjunctionEstimate(msgspec.Struct, frozen=True, gc=False, kw_only=True):

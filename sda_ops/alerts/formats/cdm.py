@@ -16,7 +16,7 @@ from sda_ops.astro.time import NS_PER_S, Floats
 from sda_ops.catalog.columns import MU_WGS72_KM3_S2
 from sda_ops.propagation.uncertainty import CatalogErrors, ElementSetErrors
 from sda_ops.records.alert import Alert
-from sda_ops.records.conjunction import ConjunctionUpdate
+from sda_ops.records.conjunction import WITHDRAWN_BECAUSE, ConjunctionUpdate
 from sda_ops.records.risk import ConjunctionRisk, ObjectEvidence
 from sda_ops.screening.output.message_builder import (
     US,
@@ -37,12 +37,6 @@ _WRITERS = {"kvn": cdm_kvn, "xml": cdm_xml}
 _MU_M3_S2 = MU_WGS72_KM3_S2 * 1e9
 _AXES = ("x_m", "y_m", "z_m", "vx_m_s", "vy_m_s", "vz_m_s")
 _LONGEST_COMMENT = 240  # a line of KVN has 254 characters at most
-_WITHDRAWN = {
-    "moved_away": "the newest element sets do not have this approach within the screened distance",
-    "no_position": "the newest element set of an object has no position at that time",
-    "left_catalog": "an object is not in the catalogue any more",
-    None: "the newest screening does not have this approach",
-}
 
 
 def alert_cdm(alert: Alert, *, notation: Notation, originator: str, errors: ElementSetErrors | None = None) -> str:
@@ -136,7 +130,7 @@ def _status_comments(alert: Alert) -> tuple[str, ...]:
 def _meaning(risk: ConjunctionRisk) -> str:
     match risk.status:
         case "retracted":
-            return f"Retracted: {_WITHDRAWN[risk.estimate.reason]}. All figures are those of the last estimate"
+            return f"Retracted: {WITHDRAWN_BECAUSE[risk.estimate.reason]}. All figures are those of the last estimate"
         case "final" if risk.complete_until_timestamp is not None:
             until = tag_of_utc_ns(risk.complete_until_timestamp // US * US)
             return f"Final: all observations from before {until} are counted"

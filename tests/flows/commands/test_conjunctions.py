@@ -87,6 +87,12 @@ def test_the_list_is_chosen_by_status_and_object(
     assert sorted(listed) == sorted(id_of(config, first)[:13] for first in firsts)
 
 
+def test_a_withdrawn_one_is_shown_with_the_reason(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(config, "show", id_of(config, 6)) == 0
+    expected = "withdrawn: the newest element sets do not have this approach within the screened distance"
+    assert capsys.readouterr().out.splitlines()[0].endswith(expected)
+
+
 @pytest.mark.parametrize("action", ["list", "show"])
 def test_a_terminal_of_80_columns_has_a_line_below_each_row(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
