@@ -118,7 +118,8 @@ class Session:
 
     def end_ns(self, first_ns: int, last_ns: int) -> int:
         """The earliest time at which an item would begin a new window."""
-        return min(last_ns + self.gap_ns, first_ns + self.longest_ns)
+        end_ns, latest_ns = last_ns + self.gap_ns, first_ns + self.longest_ns
+        return end_ns if end_ns < latest_ns else latest_ns  # noqa: FURB136 # ``min`` takes twice as long, for every item
 
 
 Segmentation: TypeAlias = Tumbling | Sliding | Session

@@ -37,6 +37,8 @@ __all__ = [
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
+_Identity: TypeAlias = tuple[int, Any, int, Any, int]
+
 _BEFORE_ALL_NS = -(1 << 200)
 _AFTER_ALL_NS = 1 << 200
 
@@ -48,7 +50,7 @@ class _Window(Generic[K, T]):
     lane: _Lane[K, T]
     start_ns: int
     end_ns: int
-    entries: list[tuple[int, Any]]
+    times_ns: list[int]
     items: list[T]
     inserted: bool = False
     ticket: int = -1
@@ -58,15 +60,14 @@ class _Window(Generic[K, T]):
 class _Lane(Generic[K, T]):
     """The windows of one key, in ascending order, not overlapping; no item before ``released_ns`` is accepted.
 
-    ``forgetting``: it has an entry in the heap of lanes. ``retracted`` counts contents that were retracted: by first entry, last entry and number of items. Items are only added, so
-    that these three define the content.
+    ``forgetting``: it has an entry in the heap of lanes. ``retracted`` counts contents that were retracted.
     """
 
     key: K
     released_ns: int = _BEFORE_ALL_NS
     forgetting: bool = False
     windows: list[_Window[K, T]] = field(default_factory=list)
-    retracted: dict[tuple[Any, Any, int], int] = field(default_factory=dict)
+    retracted: dict[_Identity, int] = field(default_factory=dict)
 
 
 _Heap: TypeAlias = list[tuple[int, int, _Window[K, T]]]
@@ -143,27 +144,25 @@ class EventTimeWindows(Generic[K, T]):
 
     def add(self, key: K, time_ns: int, item: T) -> Added[K, T] | Duplicate | Late[K, T]:
         """Add an item of this key and event time."""
-        entry = (time_ns, self._order(item))
         lane = self._lanes.get(key)
         if lane is None:
             lane = _Lane(key)
         elif (
             lane.windows
-            and (last := lane.windows[-1]).entries[-1] < entry
-            and time_ns < last.end_ns
+            and (last := lane.windows[-1]).times_ns[-1] < time_ns < last.end_ns
             and not last.inserted
             and self.held < self._max_held
         ):  # the usual case: it is the newest item of an open window
-            last.entries.append(entry)
+            last.times_ns.append(time_ns)
             last.items.append(item)
-            last.end_ns = self._segmentation.end_ns(last.entries[0][0], time_ns)
+            last.end_ns = self._segmentation.end_ns(last.times_ns[0], time_ns)
             self.held += 1
             return _ADDED if time_ns >= self._mark_ns else _ADDED_LATE
         late = time_ns < self._mark_ns
         if time_ns < lane.released_ns or (late and self._is_released(lane, time_ns)):
             self.late += 1
             return Late(key, time_ns, item, self._mark_ns - time_ns if late else 0)
-        changes = self._put(lane, entry, item)
+        changes = self._put(lane, time_ns, item)
         if changes is None:
             return _DUPLICATE
         self._lanes[key] = lane
@@ -211,31 +210,38 @@ class EventTimeWindows(Generic[K, T]):
             return windows[index].end_ns <= released_ns
         end_ns = segmentation.end_ns(time_ns, time_ns)
         for window in windows[index + 1 :]:
-            for following_ns, _ in window.entries:
+            for following_ns in window.times_ns:
                 if end_ns > released_ns or following_ns >= end_ns:
                     return end_ns <= released_ns
                 end_ns = segmentation.end_ns(time_ns, following_ns)
         return end_ns <= released_ns
 
-    def _put(self, lane: _Lane[K, T], entry: tuple[int, Any], item: T) -> list[Change[K, T]] | None:
+    def _put(self, lane: _Lane[K, T], time_ns: int, item: T) -> list[Change[K, T]] | None:
         """Insert the item, and segment anew what it changes. ``None``: it is there already."""
-        windows, time_ns = lane.windows, entry[0]
+        windows = lane.windows
+        if time_ns >= self._mark_ns and (not windows or time_ns >= windows[-1].end_ns):
+            windows.append(self._open(lane, time_ns, item))
+            self._schedule(self._closing, windows[-1])
+            return []
         retractions: list[Change[K, T]] = []
         index = bisect_right(windows, time_ns, key=_first_ns) - 1
         if index >= 0 and time_ns < windows[index].end_ns:
             window = windows[index]
-            at = bisect_left(window.entries, entry)
-            if at < len(window.entries) and window.entries[at] == entry:
+            at = self._place_of(window, time_ns, item)
+            if at is None:
                 return None
+            within = time_ns <= window.times_ns[-1]
             retractions += self._retract(window)
             looking_back = self._retract_looking_back(lane, index + 1, time_ns, retractions)
-            window.entries.insert(at, entry)
+            window.times_ns.insert(at, time_ns)
             window.items.insert(at, item)
-            window.end_ns = self._segmentation.end_ns(window.entries[0][0], window.entries[-1][0])
+            if within and not retractions:  # the window is open, and its end stays
+                return []
+            window.end_ns = self._segmentation.end_ns(window.times_ns[0], window.times_ns[-1])
         else:
             index += 1
             looking_back = self._retract_looking_back(lane, index, time_ns, retractions)
-            window = self._open(lane, entry, item)
+            window = self._open(lane, time_ns, item)
             windows.insert(index, window)
         changed = [*self._merge_and_split(lane, index, retractions), *looking_back]
         insertions: list[Change[K, T]] = []
@@ -251,20 +257,20 @@ class EventTimeWindows(Generic[K, T]):
         windows, segmentation = lane.windows, self._segmentation
         window = windows[index]
         changed = [window]
-        while index + 1 < len(windows) and (following := windows[index + 1]).entries[0][0] < window.end_ns:
+        while index + 1 < len(windows) and (following := windows[index + 1]).times_ns[0] < window.end_ns:
             retractions += self._retract(following)
-            first_ns, joining = window.entries[0][0], 0
-            for time_ns, _ in following.entries:
+            first_ns, joining = window.times_ns[0], 0
+            for time_ns in following.times_ns:
                 if time_ns >= window.end_ns:
                     break
                 window.end_ns = segmentation.end_ns(first_ns, time_ns)
                 joining += 1
-            window.entries += following.entries[:joining]
+            window.times_ns += following.times_ns[:joining]
             window.items += following.items[:joining]
-            del following.entries[:joining], following.items[:joining]
-            if following.entries:
-                following.start_ns = segmentation.start_ns(following.entries[0][0])
-                following.end_ns = segmentation.end_ns(following.entries[0][0], following.entries[-1][0])
+            del following.times_ns[:joining], following.items[:joining]
+            if following.items:
+                following.start_ns = segmentation.start_ns(following.times_ns[0])
+                following.end_ns = segmentation.end_ns(following.times_ns[0], following.times_ns[-1])
                 index, window = index + 1, following
                 changed.append(window)
             else:
@@ -287,12 +293,27 @@ class EventTimeWindows(Generic[K, T]):
                     affected.append(window)
         return affected
 
-    # The life of a window: opened, inserted, perhaps retracted and inserted again, released.
+    def _place_of(self, window: _Window[K, T], time_ns: int, item: T) -> int | None:
+        """Where the item belongs among the window's items; ``None``: it is there already."""
+        times_ns = window.times_ns
+        first = bisect_left(times_ns, time_ns)
+        if first == len(times_ns) or times_ns[first] != time_ns:
+            return first
+        last, order = bisect_right(times_ns, time_ns, first), self._order(item)
+        at = bisect_left(window.items, order, first, last, key=self._order)
+        return None if at < last and self._order(window.items[at]) == order else at
 
-    def _open(self, lane: _Lane[K, T], entry: tuple[int, Any], item: T) -> _Window[K, T]:
-        start_ns = self._segmentation.start_ns(entry[0])
+    def _identity(self, window: _Window[K, T], items: int) -> _Identity:
+        """What defines the content of a window with so many items: only additions change what is between two items."""
+        times_ns, order = window.times_ns, self._order
+        return times_ns[0], order(window.items[0]), times_ns[-1], order(window.items[-1]), items
+
+    # The states of a window: open, inserted, perhaps open again, released.
+
+    def _open(self, lane: _Lane[K, T], time_ns: int, item: T) -> _Window[K, T]:
+        segmentation = self._segmentation
         self.active += 1
-        return _Window(lane, start_ns, self._segmentation.end_ns(entry[0], entry[0]), [entry], [item])
+        return _Window(lane, segmentation.start_ns(time_ns), segmentation.end_ns(time_ns, time_ns), [time_ns], [item])
 
     def _insert(self, window: _Window[K, T]) -> Insert[K, T]:
         self.active -= 1
@@ -310,7 +331,7 @@ class EventTimeWindows(Generic[K, T]):
         self.retained -= 1
         window.inserted = False
         window.ticket = -1
-        retracted, identity = window.lane.retracted, _identity(window, len(retraction.items))
+        retracted, identity = window.lane.retracted, self._identity(window, len(retraction.items))
         retracted[identity] = retracted.get(identity, 0) + 1
         return [retraction]
 
@@ -323,7 +344,7 @@ class EventTimeWindows(Generic[K, T]):
             last = bisect_left(windows, window.end_ns, lo=first, key=_first_ns)
             items = tuple(item for each in windows[first:last] for item in each.items)
         retracted = window.lane.retracted
-        return items, retracted.get(_identity(window, len(items)), 0) if retracted else 0
+        return items, retracted.get(self._identity(window, len(items)), 0) if retracted else 0
 
     def _release(self, window: _Window[K, T], released_ns: int) -> None:
         """Forget the window, which is the first of its lane."""
@@ -336,7 +357,7 @@ class EventTimeWindows(Generic[K, T]):
         if self._on_release is not None:
             self._on_release(lane.key, window.items)
         if lane.retracted:
-            lane.retracted = {each: n for each, n in lane.retracted.items() if each[0][0] >= lane.released_ns}
+            lane.retracted = {each: n for each, n in lane.retracted.items() if each[0] >= lane.released_ns}
         if not lane.windows and not lane.forgetting:
             self._forget(lane)
 
@@ -384,11 +405,7 @@ class EventTimeWindows(Generic[K, T]):
 
 
 def _first_ns(window: _Window[Any, Any]) -> int:
-    return window.entries[0][0]
-
-
-def _identity(window: _Window[Any, Any], items: int) -> tuple[Any, Any, int]:
-    return window.entries[0], window.entries[-1], items
+    return window.times_ns[0]
 
 
 _ADDED: Added[Any, Any] = Added()

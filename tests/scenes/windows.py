@@ -39,7 +39,7 @@ def correlation(
 
 
 def effective_updates(items: Sequence[Any]) -> dict[UUID, CrossSensorUpdate]:
-    """The updates that were inserted and not retracted, by id, in whatever order they come."""
+    """The updates that were inserted and not retracted, by id, in any order."""
     updates = [item for item in items if isinstance(item, CrossSensorUpdate)]
     retracted = {update.update_id for update in updates if update.retracted}
     inserted = {update.update_id: update for update in updates if not update.retracted}
@@ -69,8 +69,8 @@ def observed(rng: Random, *, events: int, objects: int, seconds: float) -> list[
     ]
 
 
-def arrivals(rng: Random, events: Sequence[Correlation]) -> dict[Feed, list[tuple[float, Correlation]]]:
-    """For each feed its items with the time of their arrival, seconds after noon, in order of arrival."""
+def arriving(rng: Random, events: Sequence[Correlation]) -> dict[Feed, list[tuple[float, Correlation]]]:
+    """For each feed its items with the time of their arrival, seconds after noon, in that order."""
     return {
         feed: sorted(
             (
