@@ -55,8 +55,8 @@ SCHEMA = (
         catalog_number_first INTEGER NOT NULL, catalog_number_second INTEGER NOT NULL,
         first_recorded_timestamp INTEGER NOT NULL, tca_timestamp INTEGER NOT NULL,
         status TEXT NOT NULL, severity TEXT NOT NULL,
-        revision INTEGER NOT NULL, estimate_revision INTEGER NOT NULL, repeats INTEGER NOT NULL,
-        newest INTEGER, known TEXT NOT NULL)""",
+        revision INTEGER NOT NULL, estimate_revision INTEGER NOT NULL, estimate_screened INTEGER NOT NULL,
+        repeats INTEGER NOT NULL, newest INTEGER, known TEXT NOT NULL)""",
     "CREATE INDEX conjunctions_by_time ON conjunctions (tca_timestamp)",
     """CREATE TABLE alerts (
         number INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -36,11 +36,11 @@ _AT_ONCE = 500  # ids in one statement; SQLite's limit of variables is far above
 
 @dataclass(slots=True)
 class _Head:
-    """A conjunction, as it is in the file or will be after the transaction."""
+    """A conjunction, as it is in the file or will be after the transaction; ``estimate``: revision and screening of the newest."""
 
     number: int
     revision: int
-    estimate_revision: int
+    estimate: tuple[int, int]
     known: Known
     is_new: bool
     repeats: int = 0
@@ -85,7 +85,7 @@ class Recording:
         """Write what was decided."""
         new = [head for head in self._heads.values() if head.is_new and head.newest is not None]
         self._db.executemany(
-            "INSERT INTO conjunctions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO conjunctions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(head.number, *_objects(head), self._now_ns, *_state(head)) for head in new],
         )
         self._db.executemany(
@@ -99,7 +99,7 @@ class Recording:
         )
         self._db.executemany(
             """UPDATE conjunctions SET tca_timestamp = ?, status = ?, severity = ?, revision = ?, estimate_revision = ?,
-            repeats = repeats + ?, newest = ?, known = ? WHERE number = ?""",
+            estimate_screened = ?, repeats = repeats + ?, newest = ?, known = ? WHERE number = ?""",
             [
                 (*_state(head), head.number)
                 for head in self._heads.values()
@@ -115,28 +115,31 @@ class Recording:
         for start in range(0, len(names), _AT_ONCE):
             some = names[start : start + _AT_ONCE]
             marks = ", ".join("?" * len(some))
-            for name, number, revision, estimate_revision, known in self._db.execute(
-                f"SELECT id, number, revision, estimate_revision, known FROM conjunctions WHERE id IN ({marks})",  # noqa: S608 - marks only
+            for name, number, revision, *estimate, known in self._db.execute(
+                "SELECT id, number, revision, estimate_revision, estimate_screened, known FROM conjunctions "  # noqa: S608 - marks only
+                f"WHERE id IN ({marks})",
                 some,
             ):
-                self._heads[name] = _Head(number, revision, estimate_revision, _KNOWN.decode(known), is_new=False)
+                self._heads[name] = _Head(
+                    number, revision, (estimate[0], estimate[1]), _KNOWN.decode(known), is_new=False
+                )
 
     def _add(self, name: str, risk: ConjunctionRisk) -> None:
         head = self._heads.get(name)
-        estimate_revision = risk.estimate.revision
+        estimate = (risk.estimate.revision, risk.estimate.screened_timestamp)
         if head is None:
             if not becomes_alert(risk, self._general):
                 self.below += 1
                 return
-            head = _Head(self._next_head, -1, 0, _KNOWS_NOTHING, is_new=True)
+            head = _Head(self._next_head, -1, (0, 0), _KNOWS_NOTHING, is_new=True)
             self._heads[name] = head
             self._next_head += 1
-        elif estimate_revision < head.estimate_revision:
+        elif risk.estimate.is_older_than(*head.estimate):
             self.stale += 1
             head.repeats += 1
             return
         content = blake2b(_CONTENT.encode((risk.status, risk.estimate, risk.evidence)), digest_size=16).digest()
-        if (risk.cause == "recovered" and estimate_revision == head.estimate_revision) or self._has(head, content):
+        if (risk.cause == "recovered" and estimate == head.estimate) or self._has(head, content):
             self.repeats += 1
             head.repeats += 1
             return
@@ -162,7 +165,8 @@ class Recording:
         number = self._next_alert
         self._next_alert += 1
         is_first = head.revision < 0
-        head.revision, head.estimate_revision = alert.revision, risk.estimate.revision
+        head.revision = alert.revision
+        head.estimate = (risk.estimate.revision, risk.estimate.screened_timestamp)
         head.newest, head.newest_number = alert, number
         self._contents.add((head.number, content))
         self.alerts.append(alert)
@@ -210,7 +214,7 @@ def _state(head: _Head) -> tuple[Any, ...]:
     risk = alert.risk
     figures = (risk.estimate.tca_timestamp, risk.status, alert.severity)
     known = _ENCODER.encode(head.known).decode()
-    return (*figures, head.revision, head.estimate_revision, head.repeats, head.newest_number, known)
+    return (*figures, head.revision, *head.estimate, head.repeats, head.newest_number, known)
 
 
 def _one(db: sqlite3.Connection, query: str) -> int:

@@ -91,6 +91,16 @@ def test_a_risk_with_an_older_estimate_is_stale(outbox: AlertOutbox) -> None:
     assert (late.stale, late.alerts) == (2, ())
 
 
+def test_an_estimate_of_a_table_that_was_lost_and_made_anew_is_newer(outbox: AlertOutbox) -> None:
+    """It has the same id, and its revisions begin with 1 again: the time of the screening decides."""
+    outbox.record([risk(estimate=5)], T0)
+    (alert,) = outbox.record([risk(estimate=1, miss_m=10.0, screened_timestamp=T0)], T0).alerts
+    assert (alert.revision, alert.risk.estimate.miss_m) == (1, 10.0)
+    assert outbox.record([risk(estimate=1, miss_m=10.0, screened_timestamp=T0, cause="recovered")], T0).repeats == 1
+    (retracted,) = outbox.record([risk(estimate=2, status="retracted", screened_timestamp=T0 + S)], T0).alerts
+    assert (retracted.revision, retracted.risk.status) == (2, "retracted")
+
+
 def test_a_recovered_risk_with_nothing_newer_is_a_repeat(outbox: AlertOutbox) -> None:
     """The process that has started again has no evidence: it does not know more than the outbox."""
     outbox.record([risk(estimate=2, observations=(3, 0)), risk(6, 7)], T0)
