@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from orchestrator_adapter import Backoff, BuiltGraph, OperatorError, OperatorGraph, RestartPolicy, events
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph
@@ -69,9 +71,17 @@ class Catalog:
         """A new version, in which these rows have other elements."""
         arrays = {name: column.copy() for name, column in self.current.columns.arrays().items()}
         arrays["mo"][list(rows)] += 1e-6
-        self.current = Version(self.current.number + 1, self.sets, ElementColumns.from_arrays(arrays))
+        self._publish(Version(self.current.number + 1, self.sets, ElementColumns.from_arrays(arrays)))
+
+    def remove(self, number: int) -> None:
+        """A new version without this object."""
+        self.sets = tuple(each for each in self.sets if each.catalog_number != number)
+        self._publish(Version(self.current.number + 1, self.sets, ElementColumns.of(self.sets)))
+
+    def _publish(self, version: Version) -> None:
+        self.current = version
         for listener in self._listeners:
-            listener(self.current)
+            listener(version)
 
 
 @dataclass
@@ -213,6 +223,27 @@ async def test_a_new_catalogue_screens_the_changed_objects_only(scene: Scene) ->
     )
 
 
+async def test_a_conjunction_of_an_object_that_leaves_the_catalogue_is_withdrawn_with_that_reason(scene: Scene) -> None:
+    first, second, third, fourth = scene.catalog.numbers[:4]
+    scene.screener.found = [
+        estimate(first, second, tca_ns=T0 + 2 * HOUR),
+        estimate(third, fourth, tca_ns=T0 + 2 * HOUR),
+    ]
+
+    async def during() -> None:
+        await scene.received(2)
+        await scene.idle(1)
+        scene.screener.found = []
+        scene.catalog.remove(second)
+        await scene.received(3)
+        await scene.idle(2)
+
+    await scene.run(during)
+    (withdrawn,) = scene.updates[2:]
+    assert key(withdrawn) == (str(scene.updates[0].conjunction_id), 2, "withdrawn")
+    assert withdrawn.reason == "left_catalog"
+
+
 async def test_a_new_catalogue_with_many_changes_screens_everything(scene: Scene) -> None:
     async def during() -> None:
         await scene.idle(1)
@@ -310,6 +341,21 @@ async def test_the_next_process_sends_what_no_sink_has_confirmed(scene: Scene) -
 
     await again.run(until_idle)
     assert again.updates == first[1:]  # the same id and revision, and nothing new from the same element sets
+
+
+async def test_a_process_without_the_table_of_the_first_one_makes_the_same_ids(tmp_path: Path) -> None:
+    """From other element sets, and in another order."""
+    found = [estimate(5, 9, tca_ns=T0 + 2 * HOUR), estimate(6, 7, tca_ns=T0 + 5 * HOUR)]
+    ids = []
+    for number, listed in enumerate((found, found[::-1])):
+        other = Scene(ConjunctionTable(tmp_path / f"{number}.sqlite"))
+        other.screener.found = [
+            replace(each, tca_timestamp=each.tca_timestamp + (1 + number) * 10**9, epoch_first_timestamp=T0 + number)
+            for each in listed
+        ]
+        await other.run(partial(other.received, 2))
+        ids.append([each.conjunction_id for each in other.updates])
+    assert ids[0] == ids[1]
 
 
 async def test_updates_in_the_audit_are_confirmed_and_never_sent_again(scene: Scene, tmp_path: Path) -> None:
