@@ -148,10 +148,13 @@ def severity(estimate: ConjunctionEstimate) -> Severity:
 
 def becomes_alert(risk: ConjunctionRisk, rules: AlertRules) -> bool:
     """Whether a conjunction that has no alert yet gets one: it is not retracted, and within the general thresholds."""
-    estimate = risk.estimate
+    return risk.status != "retracted" and within(risk.estimate, rules)
+
+
+def within(estimate: ConjunctionEstimate, rules: AlertRules) -> bool:
+    """Whether an estimate is within the general thresholds."""
     return (
-        risk.status != "retracted"
-        and estimate.miss_m <= rules.miss_distance_m
+        estimate.miss_m <= rules.miss_distance_m
         and _at_least(severity(estimate), rules.min_severity)
         and (rules.fleets or not (estimate.same_fleet or estimate.formation))
     )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 from sda_ops.alerts.outbox import changes
 from sda_ops.alerts.outbox.file import (
@@ -64,17 +65,18 @@ class AlertOutbox:
         self._file = outbox_file(path)
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        self._found = Opened((), {}, 0)
         self._numbers: dict[str, int] = {}
 
     def open(self, now_ns: int) -> Opened:
         """Open the file, or make it with its folder; check it; compare the subscribers with those it knows.
 
         A subscriber that is new, or whose rules have changed, gets the newest revision of each conjunction that is not over, if it
-        differs from what the subscriber knows. A second call does nothing.
+        differs from what the subscriber knows. A second call does nothing, and returns the same.
         """
         with self._lock:
             if self._db is not None:
-                return Opened((), {}, 0)
+                return self._found
             db = self._file.open(SCHEMA, locked_s=_LOCKED_S)
             try:
                 with self._file.clear_errors(), transaction(db):
@@ -82,8 +84,14 @@ class AlertOutbox:
             except BaseException:
                 db.close()
                 raise
-            self._db = db
+            self._db, self._found = db, opened
             return opened
+
+    def alerted(self, now_ns: int) -> frozenset[UUID]:
+        """The conjunctions that have an alert and whose time of closest approach is not over."""
+        with self._lock, self._file.clear_errors():
+            rows = self._opened.execute("SELECT id FROM conjunctions WHERE tca_timestamp >= ?", (now_ns,))
+            return frozenset(UUID(name) for (name,) in rows)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
