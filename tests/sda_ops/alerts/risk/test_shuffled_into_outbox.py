@@ -18,6 +18,7 @@ from sda_ops.alerts.outbox.rules import AlertRules, SubscriberRules
 from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError
 from sda_ops.alerts.risk.operator import assess_risk
 from sda_ops.records.alert import Alert
+from sda_ops.records.risk import ConjunctionRisk
 from tests.helpers.sizes import small_and_long
 from tests.scenes.risks import LIMITS, NEAR_M, START_NS, ArrivalOrder, Scene, effective, near, risk_graph
 
@@ -32,8 +33,11 @@ def opened(path: Path) -> AlertOutbox:
 
 async def recorded(order: ArrivalOrder, outbox: AlertOutbox) -> dict[UUID, list[Alert]]:
     """The alerts that are in the outbox in the end, by conjunction."""
-    sink = for_each_batch(lambda batch: outbox.record(batch, START_NS))
-    graph, _ = risk_graph(order, assess_risk(LIMITS, near), sink)
+
+    def record(risks: list[ConjunctionRisk]) -> None:
+        outbox.record(risks, START_NS)
+
+    graph, _ = risk_graph(order, assess_risk(LIMITS, near), for_each_batch(record))
     clock = ManualClock(now_ns=START_NS, autojump=True)
     event = await run_graph(graph, clock=clock, limit=timedelta(minutes=10))
     assert event.figures.ledger_holds
