@@ -38,7 +38,7 @@ class Example:
             return FUSION if "sda-fusion/" in self.text else INGEST
         if self.form == "variable":
             return FUSION if self.text.startswith(FUSION.prefix) else INGEST
-        return FUSION if self.page in {"fusion.md", "screening.md", "alerts.md"} else INGEST
+        return FUSION if self.page in {"fusion.md", "screening.md", "alerts.md", "event-time.md"} else INGEST
 
 
 FORMS = {
