@@ -10,6 +10,9 @@ and a sentence that says what the status means. A retracted one repeats the last
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import Literal, TypeAlias
+
 import numpy as np
 
 from sda_ops.astro.time import NS_PER_S, Floats
@@ -35,11 +38,20 @@ from sda_ops.wire.time_tags import tag_of_utc_ns
 
 _WRITERS = {"kvn": cdm_kvn, "xml": cdm_xml}
 _MU_M3_S2 = MU_WGS72_KM3_S2 * 1e9
+_Side: TypeAlias = Literal["first", "second"]
+_IDENTITY = ("catalog_number", "name", "designator")
 _AXES = ("x_m", "y_m", "z_m", "vx_m_s", "vy_m_s", "vz_m_s")
 _LONGEST_COMMENT = 240  # a line of KVN has 254 characters at most
 
 
-def alert_cdm(alert: Alert, *, notation: Notation, originator: str, errors: ElementSetErrors | None = None) -> str:
+def alert_cdm(
+    alert: Alert,
+    *,
+    notation: Notation,
+    originator: str,
+    errors: ElementSetErrors | None = None,
+    own: Collection[int] = (),
+) -> str:
     """The message as text (UTF-8). The same alert gives the same text.
 
     Args:
@@ -47,58 +59,58 @@ def alert_cdm(alert: Alert, *, notation: Notation, originator: str, errors: Elem
         notation: ``kvn`` or ``xml``.
         originator: ``ORIGINATOR``, one line of text.
         errors: The uncertainty with which the conjunction was assessed. ``None``: the default figures.
+        own: Catalogue numbers of the receiver's own objects: such a one is OBJECT1, whose axes the relative state is in. Without
+            one, the object with the smaller number is.
 
     Raises ``ValueError`` if the estimate has no states (an earlier version stored it), or no orbits, and for an originator that is
     not one line of text.
     """
-    return _WRITERS[notation](alert_message(alert, originator=originator, errors=errors))
+    return _WRITERS[notation](alert_message(alert, originator=originator, errors=errors, own=own))
 
 
-def alert_message(alert: Alert, *, originator: str, errors: ElementSetErrors | None = None) -> ConjunctionMessage:
+def alert_message(
+    alert: Alert, *, originator: str, errors: ElementSetErrors | None = None, own: Collection[int] = ()
+) -> ConjunctionMessage:
     """The message that `alert_cdm` writes."""
     risk = alert.risk
     estimate = risk.estimate
-    tca_ns = (estimate.tca_timestamp + US // 2) // US * US
-    numbers = _numbers(estimate, tca_ns, ElementSetErrors() if errors is None else errors)
-    first, second = risk.evidence
-    pair = (
+    sides: list[tuple[_Side, ObjectEvidence]] = [("first", risk.evidence[0]), ("second", risk.evidence[1])]
+    if estimate.catalog_number_second in own and estimate.catalog_number_first not in own:
+        sides.reverse()
+    one, other = (
         MessageObject(
-            identity=identity_of(estimate.catalog_number_first, estimate.name_first, estimate.designator_first),
-            epoch_ns=estimate.epoch_first_timestamp,
-            radius_m=estimate.radius_first_m,
-            comments=_evidence_comments(first),
-        ),
-        MessageObject(
-            identity=identity_of(estimate.catalog_number_second, estimate.name_second, estimate.designator_second),
-            epoch_ns=estimate.epoch_second_timestamp,
-            radius_m=estimate.radius_second_m,
-            comments=_evidence_comments(second),
-        ),
+            identity=identity_of(*(getattr(estimate, f"{name}_{side}") for name in _IDENTITY)),
+            epoch_ns=getattr(estimate, f"epoch_{side}_timestamp"),
+            radius_m=getattr(estimate, f"radius_{side}_m"),
+            comments=_evidence_comments(evidence),
+        )
+        for side, evidence in sides
     )
+    numbers = _numbers(estimate, [side for side, _ in sides], ElementSetErrors() if errors is None else errors)
     return ConjunctionMessage(
         header_comments=_status_comments(alert),
         creation_date_ns=alert.recorded_timestamp // US * US,
         originator=originator,
         message_id=f"{alert.conjunction_id}_{alert.revision}",
-        **content_of(numbers, 0, pair, _probability(risk), covariance_comments_of(errors)),
+        **content_of(numbers, 0, (one, other), _probability(risk), covariance_comments_of(errors)),
     )
 
 
-def _numbers(estimate: ConjunctionUpdate, tca_ns: int, errors: ElementSetErrors) -> MessageNumbers:
-    """``tca_ns`` is the written time, at most half a microsecond from the estimate's: the positions are moved to it."""
-    values = [getattr(estimate, f"{which}_{axis}") for which in ("first", "second") for axis in _AXES]
+def _numbers(estimate: ConjunctionUpdate, sides: Sequence[_Side], errors: ElementSetErrors) -> MessageNumbers:
+    """The positions are moved to the written time, at most half a microsecond from the estimate's."""
+    values = [getattr(estimate, f"{side}_{axis}") for side in sides for axis in _AXES]
     if None in values:
         raise ValueError(
             f"conjunction {estimate.conjunction_id}: its estimate has no states, which a CDM needs; an earlier version stored "
             "it, and the next estimate from other element sets has them"
         )
+    tca_ns = (estimate.tca_timestamp + US // 2) // US * US
     states = np.array(values, dtype=np.float64).reshape(2, 2, 3)
     r_m, v_m_s = states[:, 0], states[:, 1]
     r_m = r_m + v_m_s * ((tca_ns - estimate.tca_timestamp) / NS_PER_S)
-    epoch_ns = np.array([estimate.epoch_first_timestamp, estimate.epoch_second_timestamp])
-    catalog_errors = CatalogErrors(
-        errors, epoch_ns=epoch_ns, mean_motion_rad_s=_mean_motion_rad_s(estimate, r_m, v_m_s)
-    )
+    epoch_ns = np.array([getattr(estimate, f"epoch_{side}_timestamp") for side in sides])
+    mean_motion_rad_s = _mean_motion_rad_s(estimate, r_m, v_m_s)
+    catalog_errors = CatalogErrors(errors, epoch_ns=epoch_ns, mean_motion_rad_s=mean_motion_rad_s)
     variances = np.concatenate(catalog_errors.variances(np.arange(2), np.full(2, tca_ns)), axis=-1)
     return MessageNumbers(np.array([tca_ns]), r_m[:, np.newaxis], v_m_s[:, np.newaxis], variances[:, np.newaxis])
 

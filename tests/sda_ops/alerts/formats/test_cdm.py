@@ -19,6 +19,7 @@ from sda_ops.records.alert import Alert
 from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
 from sda_ops.records.risk import ConjunctionRisk, ObjectEvidence, RiskStatus
 from sda_ops.screening.assessment.assumptions import Assumptions
+from sda_ops.screening.assessment.sizes import Sizes
 from sda_ops.screening.conjunctions.estimates import estimates_of
 from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.screening.output.message_builder import Notation
@@ -212,6 +213,17 @@ def test_the_evidence_is_in_comments_because_no_orbit_was_fitted_to_it() -> None
     )
     assert second.comments[1:] == ("Observations associated since the screening = 0",)
     assert (first.orbit_determination, second.orbit_determination) == (None, None)
+
+
+def test_an_object_of_the_receivers_own_is_the_first_one() -> None:
+    """The message is the screening's own for that asset, and the evidence changes places, too."""
+    scene, estimate = crossing(Assumptions(sizes=Sizes(by_number={700_002: 3.0})))
+    (theirs,) = scene.messages(assets=np.array([1]))
+    ours = message_of(alert_of(estimate), own={700_002, 5})
+    assert_same_conjunction(ours, theirs)
+    assert [each.designator for each in ours.objects] == ["700002", "700001"]
+    assert ours.objects[1].comments[1] == "Observations associated since the screening = 3"
+    assert message_of(alert_of(estimate), own={700_001, 700_002}) == message_of(alert_of(estimate))
 
 
 def test_many_sensors_fit_into_a_line_of_the_standard() -> None:
