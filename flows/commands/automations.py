@@ -19,7 +19,10 @@ from flows.commands.messages import announce, report_problems
 from flows.commands.options import add_api_wait_argument
 from flows.local_prefect.api_health import wait_for_api
 from flows.output import print_line, print_problem
+from flows.pipelines import FUSION
 from orchestrator_adapter.process import ExitCode
+from sda_ops.alerts.notice import ALERT_EVENT, CONJUNCTION, SEVERITY_LABEL
+from sda_ops.alerts.outbox.rules import SEVERITIES
 
 if TYPE_CHECKING:  # importing Prefect takes a second
     from prefect.client.orchestration import PrefectClient
@@ -31,10 +34,12 @@ if TYPE_CHECKING:  # importing Prefect takes a second
 _RESTARTS, _WITHIN_S = 10, 600.0
 _HEARTBEATS = 3  # one or two may be lost
 _SHORTEST_WATCH_S = 10  # Prefect's own minimum
+_ALERTS = "medium"
 
 EPILOG = """\
 the automations, each named "FLOW: NAME":
   alarm     an operator panicked, exhausted its restart budget, did not stop, or violated the ledger: notify
+  alerts    sda-fusion has a new or materially changed alert about a conjunction: notify; see --alerts
   flapping  one operator was restarted more than N times within S seconds: see --on-flapping
   zombie    a run's heartbeats stopped and it has not ended, as after kill -9: set it Crashed
   reaped    zombie has set a run Crashed: notify
@@ -86,6 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="a run without a heartbeat for so many seconds counts as dead "
         "(default, and least: 3 x PREFECT_FLOWS_HEARTBEAT_FREQUENCY, 540 s)",
+    )
+    parser.add_argument(
+        "--alerts",
+        choices=(*SEVERITIES, "none"),
+        help=f"notify of alerts of at least this severity (default: {_ALERTS} for {FUSION.name}, none for other flows)",
     )
     add_api_wait_argument(parser, default_s=10.0)
     instead = parser.add_mutually_exclusive_group()
@@ -217,7 +227,16 @@ def _wanted(
         within=timedelta(seconds=args.within),
         on_flapping=ready.OnFlapping(args.on_flapping),
         zombie_after=_zombie_after(args, heartbeat_s),
+        notices=ready.WantedNotices(ALERT_EVENT, f"{CONJUNCTION}*", {SEVERITY_LABEL: severities})
+        if (severities := _severities(args))
+        else None,
     )
+
+
+def _severities(args: argparse.Namespace) -> tuple[str, ...]:
+    """The severities of the alerts to notify of; none if there is no such automation."""
+    least = args.alerts or (_ALERTS if args.flow == FUSION.name else "none")
+    return () if least == "none" else SEVERITIES[SEVERITIES.index(least) :]
 
 
 def _zombie_after(args: argparse.Namespace, heartbeat_s: int | None) -> timedelta | None:

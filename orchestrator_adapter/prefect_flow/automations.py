@@ -1,4 +1,4 @@
-"""Ready-made Prefect automations on the supervisor's events (alarm, flapping, zombie, reaped), and their installation.
+"""Ready-made Prefect automations: on the supervisor's events (alarm, flapping, zombie, reaped) and on notices (alerts).
 
 Pure functions build the automations of one flow; ``install`` and ``uninstall`` bring the server in line with them. They use
 the names in ``vocabulary`` and Prefect's own flow-run events, and do not know what emits these. No run depends on them.
@@ -80,6 +80,21 @@ class NotificationBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedNotices:
+    """Which notices are notified of.
+
+    Attributes:
+        event: The notices' event.
+        resource: The id of their resource, as a pattern: ``conjunction.*``.
+        labels: Labels of the resource, each with the values that are wanted.
+    """
+
+    event: str
+    resource: str
+    labels: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
 class InstallResult:
     """What happened to the automation of this name: ``created``, ``updated``, ``unchanged`` or ``removed``."""
 
@@ -100,11 +115,17 @@ def automations_for(
     within: timedelta,
     on_flapping: OnFlapping,
     zombie_after: timedelta | None,
+    notices: WantedNotices | None = None,
 ) -> list[AutomationCore]:
-    """Every automation that these options allow: ``alarm`` and ``reaped`` need a ``target``, ``zombie`` needs heartbeats."""
+    """Every automation that these options allow.
+
+    ``alarm``, ``reaped`` and ``alerts`` need a ``target``, ``alerts`` also ``notices``, and ``zombie`` needs heartbeats.
+    """
     wanted: list[AutomationCore] = []
     if target is not None:
         wanted.append(alarm(flow, target))
+        if notices is not None:
+            wanted.append(alerts(flow, target, notices))
     if target is not None or on_flapping is not OnFlapping.NOTIFY:
         wanted.append(flapping(flow, restarts=restarts, within=within, on_flapping=on_flapping, target=target))
     if zombie_after is not None:
@@ -126,6 +147,23 @@ def alarm(flow: str, target: NotificationBlock) -> AutomationCore:
             posture=Posture.Reactive,
         ),
         actions=[_notify(target, _OF_OPERATOR)],
+    )
+
+
+def alerts(flow: str, target: NotificationBlock, notices: WantedNotices) -> AutomationCore:
+    """Notify of each notice that is wanted: one message each, at once. The pipeline decides what is a notice."""
+    return AutomationCore(
+        name=_name(flow, "alerts"),
+        description=f"The pipeline has posted a notice {notices.event}.",
+        trigger=EventTrigger(
+            expect={notices.event},
+            match=ResourceSpecification(
+                {RESOURCE_ID: notices.resource} | {label: list(values) for label, values in notices.labels.items()}
+            ),
+            match_related=_of_flow(flow),
+            posture=Posture.Reactive,
+        ),
+        actions=[_notify(target, _OF_NOTICE)],
     )
 
 
@@ -329,7 +367,7 @@ def json_template(values: Mapping[str, str]) -> str:
     return f"{{{members}}}"
 
 
-_KINDS = ("alarm", "flapping", "zombie", "reaped")
+_KINDS = ("alarm", "alerts", "flapping", "zombie", "reaped")
 
 _CAUSE = "event.payload.cause or event.payload.message or event.payload.stack"
 
@@ -355,6 +393,14 @@ _OF_FLOW_RUN: Mapping[str, str] = {
     "flow_run_name": "event.resource.name",
     "occurred": "event.occurred.isoformat()",
     "payload": "{}",
+}
+
+
+_OF_NOTICE: Mapping[str, str] = {
+    **_OF_OPERATOR,
+    "operator": "none",
+    "pipeline": "event.resource_in_role['pipeline'].name",
+    "cause": "event.resource.name",
 }
 
 

@@ -12,7 +12,10 @@ from sda_ops.records.conjunction import ConjunctionUpdate
 from sda_ops.records.risk import ObjectEvidence
 
 ALERT_EVENT: Final = "conjunction.alert"
-"""The name of the event. Its resource is ``conjunction.<id>``, with the labels of `SEVERITY_LABEL` and `STATUS_LABEL`."""
+"""The name of the event."""
+
+CONJUNCTION: Final = "conjunction."
+"""Before the conjunction's id, in the id of the event's resource."""
 
 SEVERITY_LABEL: Final = "conjunction.severity"
 STATUS_LABEL: Final = "conjunction.status"
@@ -36,7 +39,7 @@ def alert_notice(alert: Alert) -> Notice:
     return Notice(
         event=ALERT_EVENT,
         key=f"{alert.key}@{alert.recorded_timestamp}",
-        resource=f"conjunction.{alert.conjunction_id}",
+        resource=f"{CONJUNCTION}{alert.conjunction_id}",
         title=_title(alert),
         labels={SEVERITY_LABEL: alert.severity, STATUS_LABEL: risk.status},
         artifact=f"alert-{str(alert.conjunction_id)[:_KEY_CHARACTERS]}",

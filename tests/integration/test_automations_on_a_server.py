@@ -31,7 +31,9 @@ from orchestrator_adapter.prefect_flow.automations import (
     InstallResult,
     OnFlapping,
     UnusableBlock,
+    WantedNotices,
     alarm,
+    alerts,
     automations_for,
     find_block,
     flapping,
@@ -43,6 +45,7 @@ from orchestrator_adapter.prefect_flow.automations import (
     zombie_message,
 )
 from orchestrator_adapter.prefect_flow.client.vocabulary import operator_event, operator_resource, related_pipeline
+from sda_ops.alerts.notice import ALERT_EVENT, CONJUNCTION, SEVERITY_LABEL
 from tests.helpers.prefect_server import PrefectServer
 from tests.helpers.running import eventually
 
@@ -120,6 +123,10 @@ class Emitter:
 
     async def decide(self, decision: str, operator: str, **payload: object) -> None:
         await self._emit(operator_event(decision), operator_resource("pipe", operator), self._related, payload)
+
+    async def alert(self, severity: str, title: str) -> None:
+        resource = {"prefect.resource.id": f"{CONJUNCTION}{uuid4()}", "prefect.resource.name": title}
+        await self._emit(ALERT_EVENT, resource | {SEVERITY_LABEL: severity}, self._related, {})
 
     async def beat(self) -> None:
         resource = {"prefect.resource.id": f"prefect.flow-run.{self._run}"}
@@ -203,6 +210,23 @@ async def test_a_panic_reaches_the_webhook_with_operator_and_cause(
     assert (first["cause"], first["flow_run_id"], first["payload"]["instance"]) == (cause, str(run), 2)
     assert (second["operator"], second["cause"]) == ("radar-01", "OSError: port taken")
     assert receiver.types == {"application/json"}
+
+
+async def test_an_alert_of_the_wanted_severity_reaches_the_webhook(
+    shared_prefect_server: PrefectServer, client: PrefectClient, receiver: Receiver
+) -> None:
+    """One POST for each medium and high one of this flow; none for a low one, or for another flow's."""
+    target = await save_webhook(client, "alerted", f"{receiver.url}/alerts")
+    wanted = WantedNotices(ALERT_EVENT, f"{CONJUNCTION}*", {SEVERITY_LABEL: ["medium", "high"]})
+    await armed(client, shared_prefect_server, [alerts("alerted", target, wanted)])
+    ours = Emitter(shared_prefect_server.api_url, "alerted", run=uuid4())
+    await Emitter(shared_prefect_server.api_url, "alerted-2", run=uuid4()).alert("high", "another flow's")
+    for severity in ("low", "medium", "high"):
+        await ours.alert(severity, f"{severity}: ISS and COSMOS")
+    await eventually(lambda: receiver.has("/alerts", 2), "both alerts arrive")
+    bodies = sorted(receiver.of("/alerts"), key=lambda body: str(body["cause"]))
+    assert [body["cause"] for body in bodies] == ["high: ISS and COSMOS", "medium: ISS and COSMOS"]
+    assert {(body["event"], body["pipeline"]) for body in bodies} == {("conjunction.alert", "pipe")}
 
 
 async def test_an_existing_block_is_used_and_one_that_cannot_notify_is_rejected(

@@ -70,6 +70,27 @@ def test_a_dry_run_needs_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert "call-webhook" in out[0]
 
 
+@pytest.mark.parametrize(
+    ("options", "installed"),
+    [
+        ([], False),
+        (["--flow", "sda-fusion"], True),
+        (["--flow", "sda-fusion", "--alerts", "none"], False),
+        (["--flow", "mine", "--alerts", "high"], True),
+    ],
+)
+def test_alerts_are_notified_of_for_the_pipeline_that_has_them(
+    options: list[str],
+    installed: bool,  # noqa: FBT001 - a test parameter
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By default for ``sda-fusion`` only."""
+    assert main(["automations", "--webhook", "http://x", "--dry-run", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    alerts = [line for line in lines if ": alerts: 1 of conjunction.alert -> call-webhook" in line]
+    assert len(alerts) == installed
+
+
 def test_without_a_server_it_ends_with_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With one line, if PREFECT_API_URL is unset and if it names a closed port."""
     assert main(["automations"]) == 1

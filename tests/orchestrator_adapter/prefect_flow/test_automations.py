@@ -22,7 +22,9 @@ from orchestrator_adapter.prefect_flow.automations import (
     HEARTBEAT,
     NotificationBlock,
     OnFlapping,
+    WantedNotices,
     alarm,
+    alerts,
     automations_for,
     describe,
     equal,
@@ -244,6 +246,65 @@ def test_every_automation_that_the_options_allow_is_built(
         FLOW, target=target, restarts=3, within=TEN_MINUTES, on_flapping=on_flapping, zombie_after=zombie_after
     )
     assert [automation.name for automation in wanted] == [f"sda-ingest: {kind}" for kind in kinds]
+
+
+def notices(severity: str, *, flow: str = FLOW, event: str = "conjunction.alert") -> ReceivedEvent:
+    return ReceivedEvent.model_validate(
+        {
+            "event": event,
+            "resource": {
+                "prefect.resource.id": "conjunction.1",
+                "prefect.resource.name": f"{severity}: ISS and COSMOS",
+                "conjunction.severity": severity,
+            },
+            "related": of_flow(flow),
+            "payload": {"revision": 2, "objects": [{"name": "ISS"}]},
+            "occurred": NOON,
+            "id": uuid4(),
+        }
+    )
+
+
+WANTED = WantedNotices("conjunction.alert", "conjunction.*", {"conjunction.severity": ["medium", "high"]})
+
+
+@pytest.mark.parametrize(
+    ("event", "wanted"),
+    [
+        (notices("high"), True),
+        (notices("medium"), True),
+        (notices("low"), False),
+        (notices("high", flow="sda-ingest-2"), False),
+        (notices("high", event="conjunction.other"), False),
+    ],
+)
+def test_alerts_cover_the_notices_of_the_flow_with_the_wanted_labels(event: ReceivedEvent, wanted: bool) -> None:  # noqa: FBT001 - a test parameter
+    """As the server's own code says."""
+    assert covers(alerts(FLOW, WEBHOOK, WANTED), event) is wanted
+
+
+def test_the_webhook_of_an_alert_has_the_notice_and_the_keys_of_the_others() -> None:
+    """The cause is the notice's title; the payload is whole."""
+    body = sent(alerts(FLOW, WEBHOOK, WANTED), notices("high"))
+    assert body.keys() == sent(alarm(FLOW, WEBHOOK), operators("escalate")).keys()
+    assert (body["automation"], body["event"], body["operator"]) == ("sda-ingest: alerts", "conjunction.alert", None)
+    assert (body["pipeline"], body["cause"]) == ("sda-ingest", "high: ISS and COSMOS")
+    assert body["payload"] == {"revision": 2, "objects": [{"name": "ISS"}]}
+
+
+def test_alerts_need_a_target() -> None:
+    """Without one, nothing could be notified."""
+    for target, kinds in ((WEBHOOK, ["alarm", "alerts"]), (None, [])):
+        wanted = automations_for(
+            FLOW,
+            target=target,
+            restarts=3,
+            within=TEN_MINUTES,
+            on_flapping=OnFlapping.NOTIFY,
+            zombie_after=None,
+            notices=WANTED,
+        )
+        assert [each.name.removeprefix("sda-ingest: ") for each in wanted if "flapping" not in each.name] == kinds
 
 
 def test_the_webhook_gets_valid_json_for_any_cause() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import threading
+from typing import Any
 
 import pytest
 
+from orchestrator_adapter import OperatorGraph, source_of
 from orchestrator_adapter.process import Notice, NoticeBoard
+from orchestrator_adapter.testing import CollectSink, chain
 from tests.helpers.notices import notice
+from tests.helpers.support import ROOT
 
 
 def test_notices_are_taken_once_in_order_with_the_time_of_their_post() -> None:
@@ -82,3 +86,15 @@ def test_a_notice_that_prefect_would_confuse_or_reject_is_an_error(field: str, v
     with pytest.raises(ValueError, match=re.escape(expected)) as raised:
         Notice(**values)  # type: ignore[arg-type] # all of them are text
     assert field in str(raised.value)
+
+
+def test_the_example_of_the_page_posts_a_notice() -> None:
+    """``docs/automations.md``, "Notices of your own pipeline"."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "automations.md").read_text("utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if "NoticeBoard" in block]
+    names: dict[str, Any] = {"OperatorGraph": OperatorGraph}
+    exec(block, names)
+    names["report"]("t-17", "# Lost")
+    pipeline = names["pipeline"](chain(source_of([1]), CollectSink()))
+    ((_, posted),) = pipeline.notices.take()
+    assert (posted.event, posted.resource, posted.artifact) == ("track.lost", "track.t-17", "track-t-17")
