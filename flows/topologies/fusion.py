@@ -152,7 +152,7 @@ def build_topology(
     graph.connect(predict, find, 1_024, note=_MICRO_BATCHES)
     combine = graph.add_operator(
         "fuse",
-        fuse(settings.event_time.windows),
+        fuse(settings.event_time.windows, metrics=event_time),
         stateful=True,
         expanding=True,
         restart_policy=THREE_A_MINUTE,
@@ -196,7 +196,7 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
     """``sda-fusion`` as a pipeline: graph, process pool, dead-letter store, report, control plane, claims. Opens nothing."""
     orbits = orbits_of(settings)
     screening = orbits.screening
-    event_time = EventTimeMetrics(sources=settings.source_names)
+    event_time = EventTimeMetrics(sources=settings.source_names, operators=["fuse"])
     return Pipeline(
         graph=build_topology(settings, orbits, event_time=event_time),
         policy=supervision_policy(settings.shutdown),

@@ -69,12 +69,17 @@ def observed(rng: Random, *, events: int, objects: int, seconds: float) -> list[
     ]
 
 
-def arriving(rng: Random, events: Sequence[Correlation]) -> dict[Feed, list[tuple[float, Correlation]]]:
-    """For each feed its items with the time of their arrival, seconds after noon, in that order."""
+def arriving(
+    rng: Random, events: Sequence[Correlation], *, slower: float = 1.0
+) -> dict[Feed, list[tuple[float, Correlation]]]:
+    """For each feed its items with the time of their arrival, seconds after noon, in that order.
+
+    With ``slower`` they are delayed by so many times the lateness at most.
+    """
     return {
         feed: sorted(
             (
-                ((each.sensor_timestamp - NOON_NS) / NS_PER_S + rng.uniform(0.0, feed.lateness_s), each)
+                ((each.sensor_timestamp - NOON_NS) / NS_PER_S + rng.uniform(0.0, slower * feed.lateness_s), each)
                 for each in events
                 if each.source_id == feed.source_id
             ),

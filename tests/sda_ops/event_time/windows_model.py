@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from random import Random
+from typing import NamedTuple, TypeAlias
 
-from sda_ops.event_time.windows import Change, Insert, Segmentation, Session, Sliding, Tumbling
+from sda_ops.event_time.windows import (
+    Added,
+    Change,
+    Duplicate,
+    EventTimeWindows,
+    Insert,
+    Late,
+    Segmentation,
+    Session,
+    Sliding,
+    Tumbling,
+)
 
 
 class Item(NamedTuple):
@@ -100,3 +112,57 @@ def effective(changes: Sequence[Change[str, Item]]) -> set[tuple[str, ModelWindo
     left = [(key, window) for key, window, _ in identities[Insert] - retracted]
     assert len(left) == len(set(left))
     return set(left)
+
+
+Step: TypeAlias = tuple[str, Item] | int
+"""An item of a key, or a watermark."""
+
+
+def check_against_the_definition(segmentation: Segmentation, allowed_ns: int, steps: Sequence[Step]) -> None:
+    """After every step the effective windows are those of the definition. Raises ``AssertionError``."""
+    windows = EventTimeWindows[str, Item](segmentation, order=lambda item: item.name, allowed_lateness_ns=allowed_ns)
+    models = {key: Model(segmentation, allowed_ns) for key in "AB"}
+    changes: list[Change[str, Item]] = []
+    for step in steps:
+        if isinstance(step, int):
+            changes += windows.advance(step)
+            for model in models.values():
+                model.advance(step)
+        else:
+            key, item = step
+            accepted, late = len(models[key].accepted), len(models[key].late)
+            models[key].add(item)
+            match windows.add(key, item.time_ns, item):
+                case Added(changes=more):
+                    changes += more
+                    assert len(models[key].accepted) == accepted + 1
+                case Late():
+                    assert len(models[key].late) == late + 1
+                case Duplicate():
+                    assert (len(models[key].accepted), len(models[key].late)) == (accepted, late)
+        closed = {(key, window) for key, model in models.items() for window in model.closed()}
+        assert effective(changes) == closed
+    assert windows.late == sum(len(model.late) for model in models.values())
+    changes += windows.close_all()
+    for model in models.values():
+        model.advance(10**30)
+    assert effective(changes) == {(key, window) for key, model in models.items() for window in model.closed()}
+    assert (windows.active, windows.retained, windows.held) == (0, 0, 0)
+
+
+def random_case(rng: Random) -> tuple[Segmentation, int, list[Step]]:
+    """A segmentation, an allowed lateness, and steps near the boundaries of windows."""
+    gap = rng.randint(1, 6)
+    segmentations: list[Segmentation] = [
+        Tumbling(size_ns=rng.randint(1, 10)),
+        Sliding(width_ns=rng.randint(0, 10)),
+        Session(gap_ns=gap, longest_ns=rng.randint(gap, 4 * gap)),
+    ]
+    mark, steps = -20, list[Step]()
+    for _ in range(rng.randrange(40)):
+        if rng.random() < 0.3:
+            mark += rng.randint(0, 8)
+            steps.append(mark)
+        else:
+            steps.append((rng.choice("AB"), Item(mark + rng.randint(-15, 15), rng.choice("xyz"))))
+    return rng.choice(segmentations), rng.randint(0, 12), steps
