@@ -39,7 +39,7 @@ from orchestrator_adapter import (
     retry,
 )
 from orchestrator_adapter.resilience.http import submit
-from sda_ops.alerts.delivery.classify import classify
+from sda_ops.alerts.delivery.classify import SLOW, classify
 from sda_ops.alerts.delivery.pace import Pace
 from sda_ops.alerts.delivery.webhook import Webhook, webhook_request
 from sda_ops.alerts.metrics import AlertMetrics
@@ -55,7 +55,7 @@ NEW_EVIDENCE: frozenset[RiskCause] = frozenset({"screened", "observed"})
 """The causes whose latency is measured. A final revision waits for the watermark, and a recovered one for the restart."""
 
 POLL_S = 1.0
-"""The outbox is looked at this often without a wake-up: the command line may have made an alert pending, or one is due again."""
+"""The outbox is checked this often without a wake-up: the command line may have made an alert pending, or one is due again."""
 
 _PAGE = 64  # deliveries taken from the outbox at once
 _AFTER_A_FAULT_S = 5.0  # of the outbox or of this code
@@ -77,10 +77,12 @@ class DeliveryPolicy:
         retry: The attempts of one round. After a round, other alerts have their turn.
         breaker: When deliveries are suspended. Neither a subscriber that loses every second acknowledgement nor one alert that
             always fails should open it: ``min_calls`` is above the attempts of a round.
+        slow: The pause after an answer which says that a person must repair the subscriber: 401, 404, a redirect.
     """
 
     retry: RetryPolicy = ROUND
     breaker: BreakerPolicy = OF_A_SUBSCRIBER
+    slow: timedelta = SLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ class SubscriberDelivery:
 
         async def attempt() -> RetryDisposition[int]:
             await self._pace.turn()
-            answer = classify(await self._post(client, delivery, body))
+            answer = classify(await self._post(client, delivery, body), slow=self._policy.slow)
             if isinstance(answer, Retry) and answer.retry_after is not None:
                 self._pace.pause(min(answer.retry_after, self._policy.retry.max_retry_after).total_seconds())
             return answer
@@ -271,7 +273,7 @@ class SubscriberDelivery:
         except PermanentFailure as failure:
             self._park(delivery, str(failure.__cause__))
         except RetriesExhausted:  # it is noted, and still pending
-            self._ready.clear()  # meanwhile the outbox may have changed
+            self._ready.clear()  # the outbox may have changed since
         except RetryCutShort:
             self._cut_short = True
         else:

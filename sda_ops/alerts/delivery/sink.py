@@ -109,7 +109,7 @@ def _recorded(
         on_material(recorded.material)
 
 
-# What is looked at once a second, and once an hour.
+# What is done once a second, and once an hour.
 
 
 async def _housekeeping(outbox: AlertOutbox, ends: WiredEnds, watch: OutboxWatch, metrics: AlertMetrics | None) -> None:
