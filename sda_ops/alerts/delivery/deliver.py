@@ -125,6 +125,9 @@ class SubscriberDelivery:
         self._wakeup = Wakeup()
         self._look = True  # the outbox may have something that was not looked at
         self._accepted = 0  # deliveries, by this instance
+        self._failing: dict[
+            int, int
+        ] = {}  # of each delivery whose last round failed: how many were accepted until then
         self._finishing = False
         self._cut_short = False  # the shutdown has ended an attempt's retries: failures are left to the next start
         self._log = EventLog(logger, clock=ends.clock, operator=ends.name, subscriber=webhook.name)
@@ -262,7 +265,7 @@ class SubscriberDelivery:
                 self._pace.pause(min(answer.retry_after, self._policy.retry.max_retry_after).total_seconds())
             return answer
 
-        accepted = self._accepted
+        accepted = self._failing.get(delivery.number, self._accepted)  # when its previous round had failed
         try:
             await self._ends.with_retry(
                 self._policy.retry,
@@ -272,14 +275,17 @@ class SubscriberDelivery:
             )
         except PermanentFailure as failure:
             self._park(delivery, str(failure.__cause__))
-        except RetriesExhausted:  # it is noted, and still pending
-            self._ready.clear()  # the outbox may have changed since
+        except RetriesExhausted:  # it is noted, and still pending; those that are ready come first
+            self._failing[delivery.number] = self._accepted
+            return
         except RetryCutShort:
             self._cut_short = True
+            return
         else:
             self._accepted += 1
             self._acknowledged.append(delivery)
             self._measure(delivery)
+        self._failing.pop(delivery.number, None)
 
     async def _post(
         self, client: httpx.AsyncClient, delivery: Delivery, body: bytes

@@ -61,24 +61,34 @@ def alerts_sink(
         running = [ends.start(each.run(), name=f"deliver alerts to {each.name}") for each in deliveries]
         watch = OutboxWatch(EventLog(logger, clock=ends.clock, operator=ends.name), max_bytes=outbox.bounds.max_bytes)
         ends.start(_housekeeping(outbox, ends, watch, metrics), name="look after the outbox")
-        while batch := await ends.receiver.recv_many(_MAX_BATCH):
-            written: list[Recorded] = []
-            await ends.acknowledge_after(len(batch), _record, outbox, batch, ends.clock.now_ns(), written)
-            _recorded(written[0], metrics, on_material)
-            watch.used_bytes = written[0].used_bytes
-            for each in deliveries:
-                each.wake()
-        for each in deliveries:
-            each.finish()
-        timeout = Timeout(ends.clock, last_deliveries.total_seconds())
         try:
-            async with timeout:
-                await asyncio.gather(*running)
-        except TimeoutError:
-            if not timeout.expired:
-                raise
+            while batch := await ends.receiver.recv_many(_MAX_BATCH):
+                written: list[Recorded] = []
+                await ends.acknowledge_after(len(batch), _record, outbox, batch, ends.clock.now_ns(), written)
+                watch.used_bytes = written[0].used_bytes
+                _recorded(written[0], metrics, on_material)
+                for each in deliveries:
+                    each.wake()
+            for each in deliveries:
+                each.finish()
+            await _at_most(last_deliveries, running, ends)
+        finally:  # before the instance ends: their requests are tasks of their own
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     return run
+
+
+async def _at_most(limit: timedelta, running: Sequence[asyncio.Task[None]], ends: WiredEnds) -> None:
+    """Wait for the end of ``running``, and no longer than the limit."""
+    timeout = Timeout(ends.clock, limit.total_seconds())
+    try:
+        async with timeout:
+            await asyncio.gather(*running)
+    except TimeoutError:
+        if not timeout.expired:
+            raise
 
 
 def _opened(outbox: AlertOutbox, ends: WiredEnds) -> AlertOutbox:
