@@ -11,7 +11,7 @@ from sda_ops.records.conjunction import ConjunctionUpdate
 from sda_ops.records.risk import ConjunctionRisk, ObjectEvidence, RiskCause, RiskStatus
 from tests.helpers.running import NOON_NS
 
-_DAY_NS = 86_400 * 10**9
+_TEN_YEARS_NS = 3_650 * 86_400 * 10**9  # tests with the machine's clock are earlier
 
 
 def conjunction(number: int) -> UUID:
@@ -26,7 +26,7 @@ def risk(
     status: RiskStatus = "provisional",
     cause: RiskCause = "screened",
     evidence_timestamp: int = NOON_NS,
-    tca_timestamp: int = NOON_NS + _DAY_NS,
+    tca_timestamp: int = NOON_NS + _TEN_YEARS_NS,
 ) -> ConjunctionRisk:
     """Statement number ``step`` about conjunction ``number``. It differs materially from the one before."""
     estimate = ConjunctionUpdate(

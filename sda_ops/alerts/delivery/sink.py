@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from orchestrator_adapter import BoundedLog, EventLog, Factory, Timeout, Wakeup, WiredEnds
+from orchestrator_adapter.process import NoticeBoard
 from sda_ops.alerts.delivery.deliver import DeliveryPolicy, SubscriberDelivery
 from sda_ops.alerts.delivery.webhook import Webhook
 from sda_ops.alerts.metrics import AlertMetrics
+from sda_ops.alerts.notice import alert_notice
 from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError
 from sda_ops.alerts.outbox.values import Depth, Recorded
-from sda_ops.records.alert import Alert
 from sda_ops.records.risk import ConjunctionRisk
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,12 @@ def alerts_sink(
     *,
     policy: DeliveryPolicy | None = None,
     metrics: AlertMetrics | None = None,
-    on_material: Callable[[Sequence[Alert]], object] | None = None,
+    notices: NoticeBoard | None = None,
     last_deliveries: timedelta = LAST_DELIVERIES,
 ) -> Factory:
     """A sink for `ConjunctionRisk`, into ``outbox``, delivered to ``webhooks``: one for each subscriber that the outbox knows.
 
-    ``on_material`` gets the alerts of each batch that are new or have materially changed, once they are on the disk.
+    ``notices`` gets the alerts that are new or have materially changed, once they are on the disk.
     When the input has ended, the deliveries have ``last_deliveries`` to end; what is pending then stays in the outbox.
 
     Raises `AlertOutboxError` if the outbox cannot be used or is full: nothing of the batch is acknowledged then. A failed
@@ -59,18 +60,19 @@ def alerts_sink(
         ends.keep("outbox", lambda: _opened(outbox, ends), lambda _: outbox.close())
         deliveries = [SubscriberDelivery(ends, outbox, each, policy=policy, metrics=metrics) for each in webhooks]
         running = [ends.start(each.run(), name=f"deliver alerts to {each.name}") for each in deliveries]
-        watch = OutboxWatch(EventLog(logger, clock=ends.clock, operator=ends.name), max_bytes=outbox.bounds.max_bytes)
-        ends.start(_housekeeping(outbox, ends, watch, metrics), name="look after the outbox")
+        housekeeping = Housekeeping(ends, outbox, metrics)
+        running.append(ends.start(housekeeping.run(), name="look after the outbox"))
         try:
             while batch := await ends.receiver.recv_many(_MAX_BATCH):
                 written: list[Recorded] = []
                 await ends.acknowledge_after(len(batch), _record, outbox, batch, ends.clock.now_ns(), written)
-                watch.used_bytes = written[0].used_bytes
-                _recorded(written[0], metrics, on_material)
+                housekeeping.watch.used_bytes = written[0].used_bytes
+                _recorded(written[0], metrics, notices)
                 for each in deliveries:
                     each.wake()
             for each in deliveries:
                 each.finish()
+            housekeeping.finish()
             await _at_most(last_deliveries, running, ends)
         finally:  # before the instance ends: their requests are tasks of their own
             for task in running:
@@ -108,45 +110,68 @@ def _record(outbox: AlertOutbox, risks: Sequence[ConjunctionRisk], now_ns: int, 
     written.append(outbox.record(risks, now_ns))
 
 
-def _recorded(
-    recorded: Recorded, metrics: AlertMetrics | None, on_material: Callable[[Sequence[Alert]], object] | None
-) -> None:
+def _recorded(recorded: Recorded, metrics: AlertMetrics | None, notices: NoticeBoard | None) -> None:
     if metrics is not None:
         metrics.count("recorded", len(recorded.alerts))
         metrics.count("duplicate", recorded.repeats)
         metrics.count("quiet", sum(recorded.quiet.values()))
-    if recorded.material and on_material is not None:
-        on_material(recorded.material)
+    if notices is not None:
+        for alert in recorded.material:
+            notices.post(alert_notice(alert))
 
 
 # What is done once a second, and once an hour.
 
 
-async def _housekeeping(outbox: AlertOutbox, ends: WiredEnds, watch: OutboxWatch, metrics: AlertMetrics | None) -> None:
-    """Report depth and size, warn of a backlog and of an outbox that is almost full, and prune. Never raises."""
-    faults = BoundedLog(ends.name, ends.clock)
-    clock, prune_at = ends.clock, float("-inf")
-    while True:
-        now_ns = clock.now_ns()
-        try:
-            if clock.monotonic() >= prune_at:
-                pruned = await ends.run_blocking(outbox.prune, now_ns)
-                prune_at = clock.monotonic() + _PRUNE_EVERY_S
-                watch.pruned(pruned.parked)
-                watch.used_bytes = pruned.used_bytes
-                if metrics is not None:
-                    metrics.count("parked", sum(pruned.parked.values()))
-            depth = await ends.run_blocking(outbox.depth)
-        except AlertOutboxError as error:
-            faults.note("outbox", str(error), event="alert_outbox_failed")
-        else:
-            watch.look(depth, now_ns)
+class Housekeeping:
+    """Reports depth and size, warns of a backlog and of an outbox that is almost full, and prunes."""
+
+    def __init__(self, ends: WiredEnds, outbox: AlertOutbox, metrics: AlertMetrics | None) -> None:
+        log = EventLog(logger, clock=ends.clock, operator=ends.name)
+        self.watch = OutboxWatch(log, max_bytes=outbox.bounds.max_bytes)
+        self._ends = ends
+        self._outbox = outbox
+        self._metrics = metrics
+        self._faults = BoundedLog(ends.name, ends.clock)
+        self._prune_at = float("-inf")
+        self._wakeup = Wakeup()
+        self._finishing = False
+
+    def finish(self) -> None:
+        """`run` is to return after one more look."""
+        self._finishing = True
+        self._wakeup.wake()
+
+    async def run(self) -> None:
+        """Look after the outbox until `finish`. An outbox that cannot be read is logged, at most once a second."""
+        while True:
+            is_last = self._finishing
+            try:
+                await self._look()
+            except AlertOutboxError as error:
+                self._faults.note("outbox", str(error), event="alert_outbox_failed")
+            if is_last:
+                return
+            if not self._finishing:
+                await self._wakeup.wait_until(self._ends.clock.monotonic() + _LOOK_EVERY_S, self._ends.clock)
+
+    async def _look(self) -> None:
+        ends, metrics, now_ns = self._ends, self._metrics, self._ends.clock.now_ns()
+        if ends.clock.monotonic() >= self._prune_at:
+            pruned = await ends.run_blocking(self._outbox.prune, now_ns)
+            self._prune_at = ends.clock.monotonic() + _PRUNE_EVERY_S
+            self.watch.pruned(pruned.parked)
+            self.watch.used_bytes = pruned.used_bytes
             if metrics is not None:
-                metrics.size(watch.used_bytes, outbox.bounds.max_bytes)
-                for name, each in depth.items():
-                    metrics.depth(name, each.pending, oldest_ns=now_ns - (each.oldest_pending_ns or now_ns))
-                    metrics.parked(name, each.parked)
-        await Wakeup().wait_until(clock.monotonic() + _LOOK_EVERY_S, clock)
+                metrics.count("parked", sum(pruned.parked.values()))
+        depth = await ends.run_blocking(self._outbox.depth)
+        self.watch.look(depth, now_ns)
+        if metrics is not None:
+            metrics.size(self.watch.used_bytes, self._outbox.bounds.max_bytes)
+            for name, each in depth.items():
+                oldest_ns = 0 if each.oldest_pending_ns is None else max(0, now_ns - each.oldest_pending_ns)
+                metrics.depth(name, each.pending, oldest_ns=oldest_ns)
+                metrics.parked(name, each.parked)
 
 
 class OutboxWatch:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from orchestrator_adapter import Permanent, Retry, RetryOk
+from orchestrator_adapter import Permanent, Retry, RetryDisposition, RetryOk
 from orchestrator_adapter.resilience.http import classify_error, classify_status
 from sda_ops.alerts.delivery.classify import SLOW, classify
 
@@ -51,12 +51,14 @@ def test_the_pause_that_a_subscriber_asks_for_is_kept() -> None:
 def test_a_wrong_certificate_parks_nothing() -> None:
     error = httpx.ConnectError("tls")
     error.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
-    answer = classify(classify_error("POST https://subscriber/", error), slow=timedelta(seconds=9))
+    answer: RetryDisposition[int] = classify(
+        classify_error("POST https://subscriber/", error), slow=timedelta(seconds=9)
+    )
     assert isinstance(answer, Retry)
     assert answer.retry_after == timedelta(seconds=9)
 
 
 def test_a_lost_connection_is_tried_again_soon() -> None:
-    answer = classify(classify_error("POST http://subscriber/", httpx.ReadError("reset")))
+    answer: RetryDisposition[int] = classify(classify_error("POST http://subscriber/", httpx.ReadError("reset")))
     assert isinstance(answer, Retry)
     assert answer.retry_after is None

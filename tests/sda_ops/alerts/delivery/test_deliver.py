@@ -46,9 +46,8 @@ def text(alert: Alert) -> bytes:
 
 def webhook(name: str, url: str, **changes: Any) -> Webhook:
     """Deliveries to ``url`` without a bound on their rate."""
-    return Webhook(
-        **{"name": name, "url": url, "body": text, "max_per_s": None, "timeout": timedelta(seconds=30)} | changes
-    )
+    fields: dict[str, Any] = {"body": text, "max_per_s": None, "timeout": timedelta(seconds=30)}
+    return Webhook(name=name, url=url, **fields | changes)
 
 
 async def delivered(
@@ -226,9 +225,9 @@ def table_is_repeated(subscriber: FaultySubscriber, times: int) -> bool:
 async def test_after_an_outage_of_an_hour_nothing_is_lost_and_no_storm_follows(
     tmp_path: Path, table: SubscriberTable
 ) -> None:
-    """300 alerts wait for an hour of the graph's clock. Afterwards they come at the given rate, in order."""
+    """60 alerts wait for an hour of the graph's clock. Afterwards they come at the given rate, in order."""
     clock = ManualClock()
-    alerts = [risk(number, step) for step in range(3) for number in range(100)]
+    alerts = [risk(number, step) for step in range(3) for number in range(20)]
     async with FaultySubscriber(table, "503", monotonic=clock.monotonic) as subscriber:
 
         def seen() -> bool:
@@ -249,7 +248,7 @@ async def test_after_an_outage_of_an_hour_nothing_is_lost_and_no_storm_follows(
         times = [request.at_s for request in subscriber.requests]
     stored = table.keys()
     assert len(stored) == len({*stored}) == len(alerts)
-    for number in range(100):
+    for number in range(20):
         assert [revision for identity, revision in stored if identity == conjunction(number)] == [0, 1, 2]
     during = [at for at in times if at <= 3_600.0]
     assert 20 <= len(during) <= 3_600 / 4  # it was asked now and then: a probe of the breaker every 15 s, and few more
@@ -285,16 +284,16 @@ async def test_a_subscriber_that_must_be_repaired_is_asked_about_once_a_minute(
     async with FaultySubscriber(table, "401", monotonic=clock.monotonic) as subscriber:
 
         def seen() -> bool:
-            if clock.monotonic() > 1_800.0:
+            if clock.monotonic() > 600.0:
                 subscriber.follow("ok")
-            return len(table.keys()) == 20
+            return len(table.keys()) == 10
 
         hook = webhook("a", subscriber.url, timeout=timedelta(hours=9))
-        alerts = [risk(number) for number in range(20)]
+        alerts = [risk(number) for number in range(10)]
         outbox = outbox_in(tmp_path, "a")
-        await delivered(outbox, [hook], alerts, until=seen, policy=DeliveryPolicy(), clock=clock, advance_s=lambda: 0.5)
-        asked = [request.at_s for request in subscriber.requests if request.at_s <= 1_800.0]
-    assert 10 <= len(asked) <= 62  # two under way at once, in half an hour
+        await delivered(outbox, [hook], alerts, until=seen, policy=DeliveryPolicy(), clock=clock, advance_s=lambda: 1.0)
+        asked = [request.at_s for request in subscriber.requests if request.at_s <= 600.0]
+    assert 5 <= len(asked) <= 22  # two at once, and ten minutes
     assert depth(tmp_path, "a")["a"].parked == 0
 
 
@@ -343,7 +342,7 @@ async def test_outcomes_and_latency_are_measured(tmp_path: Path, table: Subscrib
     assert values["alerts_total", "recorded"] == 3
     assert values["alerts_total", "sent"] == 2
     assert values["alerts_total", "retracted"] == 1
-    assert values["alerts_total", "refused"] == 3
+    assert values["alerts_total", "failed"] == 3
     assert values["alert_latency_seconds_count", None] == 1
     assert 5.0 <= values["alert_latency_seconds_sum", None] < 15.0
 
@@ -356,15 +355,15 @@ async def test_the_log_has_the_first_failure_and_the_recovery_and_not_each_attem
     async with FaultySubscriber(table, "503", monotonic=clock.monotonic) as subscriber:
 
         def seen() -> bool:
-            if clock.monotonic() > 600.0:
+            if clock.monotonic() > 300.0:
                 subscriber.follow("ok")
-            return len(table.keys()) == 20
+            return len(table.keys()) == 10
 
         hook = webhook("a", subscriber.url, timeout=timedelta(hours=9))
-        alerts = [risk(number) for number in range(20)]
+        alerts = [risk(number) for number in range(10)]
         outbox = outbox_in(tmp_path, "a")
-        await delivered(outbox, [hook], alerts, until=seen, policy=DeliveryPolicy(), clock=clock, advance_s=lambda: 0.5)
-        assert len(subscriber.requests) > 40
+        await delivered(outbox, [hook], alerts, until=seen, policy=DeliveryPolicy(), clock=clock, advance_s=lambda: 1.0)
+        assert len(subscriber.requests) > 20
     lines = [json.loads(record.message) for record in caplog.records if record.message.startswith("{")]
     events = [line["event"] for line in lines if line.get("downstream") == "alerts-a"]
     assert events == ["downstream_failing", "downstream_answers"]
