@@ -220,9 +220,9 @@ def _report(metrics: EventTimeMetrics, ends: WiredEnds, batch: Sequence[Correlat
     if batch:
         now_ns, lags_ns = ends.clock.now_ns(), defaultdict[str, list[int]](list)
         for correlation in batch:
-            lags_ns[correlation.source_id].append(now_ns - correlation.ingest_timestamp)
-        for source_id, each in lags_ns.items():
-            metrics.pipeline_lag(source_id, each)
+            lags_ns[correlation.source_kind].append(now_ns - correlation.ingest_timestamp)
+        for kind, each in lags_ns.items():
+            metrics.pipeline_lag(kind, each)
 
 
 def _ns(duration: timedelta) -> int:

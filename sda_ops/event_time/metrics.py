@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -93,6 +94,12 @@ class EventTimeMetrics(Collector):
             self._source_mark.labels(mark.source).set(mark.time_ns / _NS_PER_S)
         self._idle.labels(mark.source).set(mark.time_ns is None)
 
+    def source_ended(self, source: str) -> None:
+        """The source has ended for good: it has no watermark any more, and no operator waits for it."""
+        with suppress(KeyError):  # it has sent none
+            self._source_mark.remove(source)
+        self._idle.labels(source).set(1)
+
     def regression(self, source: str) -> None:
         """A mark of the source was earlier than its last one, and was not sent."""
         self._regressions.labels(source).inc()
@@ -102,7 +109,10 @@ class EventTimeMetrics(Collector):
         self._lags(self._source_lag, source, lags_ns)
 
     def pipeline_lag(self, source: str, lags_ns: Sequence[int]) -> None:
-        """The time now minus ingest time of these items, nanoseconds. Negative ones are counted as clock skew only."""
+        """The time now minus ingest time of these items, nanoseconds. Negative ones are counted as clock skew only.
+
+        Where streams are merged, ``source`` may be a kind of sensor: this lag does not depend on the feed.
+        """
         self._lags(self._pipeline_lag, source, lags_ns)
 
     def pipeline_mark(self, mark: Watermark) -> None:

@@ -62,6 +62,8 @@ def watermarked(
         marks = _Marks(ends, promises, rules, times_of, metrics)
         with marks.ticking():
             await make(marks.contact)(cast("WiredEnds", _ObservedEnds(ends, marks)))
+        if metrics is not None:
+            metrics.source_ended(ends.name)
 
     return run
 

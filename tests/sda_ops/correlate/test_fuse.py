@@ -267,8 +267,8 @@ async def test_the_metrics_have_the_tiers_the_late_items_the_retractions_and_the
     assert sample(metrics, "retractions_emitted_total") == 1
     assert sample(metrics, "pending_windows", tier="active") == 0
     assert sample(metrics, "pipeline_watermark_seconds") == NOON_NS / NS_PER_S + 4
-    assert sample(metrics, "pipeline_lag_seconds_count", source="radar-1") == 2
-    assert sample(metrics, "pipeline_lag_seconds_sum", source="radar-1") == 2.0
+    assert sample(metrics, "pipeline_lag_seconds_count", source="radar") == 2
+    assert sample(metrics, "pipeline_lag_seconds_sum", source="radar") == 2.0
 
 
 def sample(metrics: Collector, name: str, **labels: str) -> float:

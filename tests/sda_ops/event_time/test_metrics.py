@@ -108,6 +108,17 @@ def test_an_idle_source_keeps_its_last_watermark() -> None:
     assert scraped(metrics)["source_idle", ("radar-01",)] == 0
 
 
+def test_a_source_that_has_ended_has_no_watermark_and_holds_nothing() -> None:
+    """Also one that never sent a mark, such as a replay without files."""
+    metrics = EventTimeMetrics()
+    metrics.source_mark(Watermark(NS_PER_S, "replay"))
+    for source in ("replay", "never"):
+        metrics.source_ended(source)
+    samples = scraped(metrics)
+    assert not [labels for name, labels in samples if name == "source_watermark_seconds"]
+    assert [samples["source_idle", (source,)] for source in ("replay", "never")] == [1, 1]
+
+
 def test_one_source_holds_the_pipelines_watermark() -> None:
     """The previous holder's series is gone. While all sources are idle there is no holder, and the mark stays."""
     metrics = EventTimeMetrics()
