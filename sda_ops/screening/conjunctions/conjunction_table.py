@@ -80,6 +80,8 @@ class Screened:
         catalog: The catalogue numbers that there were, as a set; ``None``: not known, and a withdrawal is never because of
             one that is missing.
         without_position: Objects that were not screened in a part of the time.
+        slow_pairs: Catalogue numbers of two objects each, the smaller first, as a set: pairs that are within the miss distance
+            while they hardly move against each other. They have no approaches, but have not moved away.
     """
 
     start_ns: int
@@ -87,6 +89,7 @@ class Screened:
     objects: Collection[int] | None = None
     catalog: Collection[int] | None = None
     without_position: Sequence[WithoutPosition] = ()
+    slow_pairs: Collection[tuple[int, int]] = ()
 
     def why_missing(self, pair: Collection[int], tca_ns: int) -> WithdrawalReason:
         """Why an approach of two objects at that time was not found."""
@@ -222,7 +225,7 @@ class ConjunctionTable:
         An estimate is assigned to a conjunction by `sda_ops.screening.conjunctions.identity.match`; one that fits none gets a new one,
         unless its time is before ``now_ns``. It becomes a revision if its element sets or its figures are not those of the
         conjunction's last estimate. The order of ``found`` has no meaning. A conjunction becomes ``withdrawn`` if it was not found although its time, with a margin
-        of `REACH_NS` on both sides, lies in what was screened. Conjunctions whose time is over do not change.
+        of `REACH_NS` on both sides, lies in what was screened, and its objects are not a slow pair. Conjunctions whose time is over do not change.
         """
         with self._writing() as db:
             known = [
@@ -262,7 +265,9 @@ class ConjunctionTable:
             withdrawn = [
                 (known[row][0], known[row][5], screened.why_missing(known[row][1:3], known[row][3]))
                 for row in matching.missing.tolist()
-                if known[row][4] == "active" and earliest_ns <= known[row][3] < latest_ns
+                if known[row][4] == "active"
+                and earliest_ns <= known[row][3] < latest_ns
+                and known[row][1:3] not in screened.slow_pairs
             ]
             _end(db, withdrawn, "withdrawn", now_ns)
         return Recorded(len(first), len(heads), len(matching.known) - len(heads), len(withdrawn))

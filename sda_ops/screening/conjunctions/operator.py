@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -55,13 +55,13 @@ class Found:
 
     Attributes:
         estimates: One for each close approach.
-        slow_pairs: How many pairs are docked, in formation or otherwise slow.
+        slow_pairs: The catalogue numbers of the pairs that are docked, in formation or otherwise slow, the smaller one first.
         unscreened: One sentence for each object without a usable position in a part of the time.
         without_position: The same objects, each with that part.
     """
 
     estimates: Sequence[ConjunctionEstimate]
-    slow_pairs: int = 0
+    slow_pairs: Collection[tuple[int, int]] = ()
     unscreened: Sequence[str] = ()
     without_position: Sequence[WithoutPosition] = ()
 
@@ -269,7 +269,9 @@ class _Screening:
             return
         changed = step.numbers if isinstance(step, ScreenChanged) else None
         there = frozenset(objects.columns.catalog_number.tolist())
-        screened = Screened(step.start_ns, step.end_ns, changed, there, found.without_position)
+        screened = Screened(
+            step.start_ns, step.end_ns, changed, there, found.without_position, frozenset(found.slow_pairs)
+        )
         now_ns = ends.clock.now_ns()
         recorded = await ends.run_blocking_within(None, self._table.record, found.estimates, screened, now_ns)
         held = self._held
@@ -280,7 +282,7 @@ class _Screening:
         ends.count("rescreenings", of_new_catalog)
         ends.gauge("last_screening_ms", round(1_000 * (held.screened_at - began)))
         if isinstance(step, ScreenAll):
-            ends.gauge("slow_pairs", found.slow_pairs)
+            ends.gauge("slow_pairs", len(found.slow_pairs))
             ends.gauge("unscreened_objects", len(found.unscreened))
         self._log(
             "screened",

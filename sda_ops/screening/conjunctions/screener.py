@@ -60,7 +60,9 @@ class WorkerScreener:
         unscreened = [_why(objects, each) for each in screening.ended]
         numbers = objects.columns.catalog_number
         without = [WithoutPosition(numbers[each.row].item(), each.from_ns, each.until_ns) for each in screening.ended]
-        return Found(estimates_of(objects, conjunctions), len(screening.slow_pairs), unscreened, without)
+        first, second = (numbers[rows].tolist() for rows in (screening.slow_pairs.first, screening.slow_pairs.second))
+        slow = set(zip(first, second, strict=True))
+        return Found(estimates_of(objects, conjunctions), slow, unscreened, without)
 
 
 def _why(objects: ScreenedObjects, ended: EndedObject) -> str:

@@ -146,6 +146,14 @@ def test_a_screening_of_some_objects_withdraws_only_their_conjunctions(table: Co
     assert (last.catalog_number_second, last.status) == (9, "withdrawn")
 
 
+def test_a_conjunction_of_a_pair_that_has_become_slow_is_not_withdrawn(table: ConjunctionTable) -> None:
+    """Below 10 m/s an approach is listed as a slow pair: the objects are as near as before."""
+    table.record([estimate(5, 9), estimate(6, 7)], WHOLE, T0)
+    slow = Screened(WHOLE.start_ns, WHOLE.end_ns, slow_pairs=frozenset({(5, 9), (5, 6)}))
+    assert table.record([], slow, T0 + S).withdrawn == 1
+    assert [(each.catalog_number_first, each.status) for each in table.newest(T0)] == [(5, "active"), (6, "withdrawn")]
+
+
 def test_a_withdrawal_says_whether_the_approach_moved_away_or_nothing_is_known_of_it(table: ConjunctionTable) -> None:
     table.record([estimate(5, 9), estimate(6, 7), estimate(6, 8)], WHOLE, T0)
     tca_ns = PLAIN.tca_timestamp

@@ -108,7 +108,7 @@ class Screener:
                 if start_ns <= each.tca_timestamp < end_ns
                 and (numbers is None or numbers & {each.catalog_number_first, each.catalog_number_second})
             ],
-            slow_pairs=2,
+            slow_pairs={(1, 2), (3, 4)},
             unscreened=("object 7 has decayed",),
         )
 

@@ -44,8 +44,10 @@ async def test_the_records_are_those_of_a_screening_in_one_piece(objects: Screen
         whole.approaches.tca_ns.tolist(), abs=1_000
     )
     assert [each.miss_m for each in found.estimates] == pytest.approx(whole.approaches.miss_m.tolist(), abs=1e-3)
-    assert found.slow_pairs == len(whole.slow_pairs) > 0
+    assert len(found.slow_pairs) == len(whole.slow_pairs) > 0
     numbers = objects.columns.catalog_number
+    slow = zip(numbers[whole.slow_pairs.first].tolist(), numbers[whole.slow_pairs.second].tolist(), strict=True)
+    assert set(found.slow_pairs) == set(slow)
     for each, i, j in zip(found.estimates, whole.approaches.first, whole.approaches.second, strict=True):
         assert (each.catalog_number_first, each.catalog_number_second) == (numbers[i], numbers[j])
         assert each.catalog_number_first < each.catalog_number_second
