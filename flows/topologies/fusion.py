@@ -2,12 +2,12 @@
 
 radar ×3 (UDP) ────┐                                            ┌─ audit: observations (Parquet)
 optical ×2 (HTTP) ─┼─ merge ── normalize ── validate ── dedup ── tee
-isl ×2 (TCP) ──────┤                                            └─ propagate ── correlate ── fuse ── correlations
-replay (files) ────┘                                                  │
-                                                               process pool
-
-catalogue ── screen ── conjunctions
-                │
+isl ×2 (TCP) ──────┤ (least mark)                               └─ propagate ── correlate ── matched ── fuse ── correlations
+replay (files) ────┘                                                  │                        │
+                                                               process pool                    └─ evidence ── risk ── alerts
+                                                                                                   │             (SQLite, HTTP)
+catalogue ── screen ── found ── conjunctions                                                       │
+                │        └─────────────────────────────────────────────────────────────────────────┘
      process pool, table (SQLite)
 """
 
@@ -22,6 +22,7 @@ from typing import Any
 
 from flows.settings.fusion import FusionSettings, ReplaySettings, SensorSettings, SpillSettings
 from flows.settings.uncertainty import element_set_errors
+from flows.topologies.alerts import Alerts, alerts_of
 from flows.topologies.cluster import launcher_of
 from flows.topologies.event_time import WatermarkedFeeds
 from flows.topologies.from_settings import (
@@ -102,9 +103,13 @@ class Orbits:
 
 
 def build_topology(
-    settings: FusionSettings, orbits: Orbits, *, event_time: EventTimeMetrics | None = None
+    settings: FusionSettings,
+    orbits: Orbits,
+    *,
+    alerts: Alerts | None = None,
+    event_time: EventTimeMetrics | None = None,
 ) -> OperatorGraph:
-    """The graph of ``sda-fusion``. Opens nothing."""
+    """The graph of ``sda-fusion``. Opens nothing. Alerts need the screening of ``orbits``."""
     graph = OperatorGraph("sda-fusion")
     least = merge(combine={Watermark: least_watermark()})
     fan_in = graph.add_fan_in("merge", least, restart_policy=FIVE_A_MINUTE, note=_LEAST_MARK)
@@ -150,6 +155,7 @@ def build_topology(
     associate = correlate(_associator(settings))
     find = graph.add_operator("correlate", associate, restart_policy=FIVE_A_MINUTE, note=_STATELESS)
     graph.connect(predict, find, 1_024, note=_MICRO_BATCHES)
+    matched = find if alerts is None else _branching(graph, find, "matched")
     combine = graph.add_operator(
         "fuse",
         fuse(settings.event_time.windows, metrics=event_time),
@@ -158,17 +164,27 @@ def build_topology(
         restart_policy=THREE_A_MINUTE,
         note="its windows survive a restart; updates are derived",
     )
-    graph.connect(find, combine, 1_024, note=_MICRO_BATCHES)
+    graph.connect(matched, combine, 1_024, note=_MICRO_BATCHES)
     store = _audit(settings, "correlations")
     correlations = graph.add_sink("correlations", store, restart_policy=NEVER, note=_IRREPLACEABLE)
     graph.connect(combine, correlations, 16_384, note="the items that wait for one file")
     if (screening := orbits.screening) is not None:
         note = "tried again without end: a screening that fails leaves no gap in the audit of the stream"
         screen = graph.add_source("screen", screening.source, restart_policy=UNTIL_IT_WORKS, endless=True, note=note)
+        found = screen if alerts is None else _branching(graph, screen, "found")
         store = _conjunctions(settings, screening)
         conjunctions = graph.add_sink("conjunctions", store, restart_policy=NEVER, note=_IRREPLACEABLE)
-        graph.connect(screen, conjunctions, 4_096, note="the rest waits in the table")
+        graph.connect(found, conjunctions, 4_096, note="the rest waits in the table")
+        if alerts is not None:
+            alerts.connect(graph, matched, found, _spill(settings.spill))
     return graph
+
+
+def _branching(graph: OperatorGraph, upstream: VertexId, name: str) -> VertexId:
+    """What comes from ``upstream``, for the audit and for the alerts."""
+    branches = graph.add_fan_out(name, restart_policy=FIVE_A_MINUTE, note=_STATELESS)
+    graph.connect(upstream, branches, 1_024, note=_MICRO_BATCHES)
+    return branches
 
 
 def _connect_sources(
@@ -196,13 +212,14 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
     """``sda-fusion`` as a pipeline: graph, process pool, dead-letter store, report, control plane, claims. Opens nothing."""
     orbits = orbits_of(settings)
     screening = orbits.screening
-    event_time = EventTimeMetrics(sources=settings.source_names, operators=["fuse"])
+    event_time = EventTimeMetrics(sources=settings.source_names, operators=("fuse", "risk"))
+    alerts = _alerts(settings, screening, event_time)
     return Pipeline(
-        graph=build_topology(settings, orbits, event_time=event_time),
+        graph=build_topology(settings, orbits, alerts=alerts, event_time=event_time),
         policy=supervision_policy(settings.shutdown),
         dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
         report=settings.report,
-        control_plane=control_plane(settings.control_plane, event_time),
+        control_plane=control_plane(settings.control_plane, event_time, *(() if alerts is None else (alerts.metrics,))),
         claims=claims(
             radars=settings.radars,
             isls=settings.isls,
@@ -213,10 +230,16 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
                 settings.dead_letters.directory,
                 settings.report,
                 *((settings.screening.directory,) if screening is not None else ()),
+                *((settings.alerts.directory,) if alerts is not None else ()),
             ),
         ),
-        preparations=(_first_catalog(orbits), *((screening.prepare,) if screening is not None else ())),
+        preparations=(
+            _first_catalog(orbits),
+            *((screening.prepare,) if screening is not None else ()),
+            *((alerts.prepare,) if alerts is not None else ()),
+        ),
         bulkheads=(orbits.pool, *((screening.pool,) if screening is not None else ())),
+        notices=None if alerts is None else alerts.notices,
     )
 
 
@@ -241,6 +264,16 @@ def orbits_of(settings: FusionSettings) -> Orbits:
         PropagatorPool(pool, engine=wanted.engine, max_age=timedelta(days=settings.catalog.max_age_days)),
         screening_of(settings.screening, catalog) if settings.screening.enabled else None,
     )
+
+
+def _alerts(
+    settings: FusionSettings, screening: CatalogScreening | None, event_time: EventTimeMetrics
+) -> Alerts | None:
+    """Conjunctions become alerts, unless that is switched off, or the screening is."""
+    if screening is None or not settings.alerts.enabled:
+        return None
+    errors = element_set_errors(settings.screening.near_earth, settings.screening.deep_space)
+    return alerts_of(settings.alerts, settings.event_time, screening.table, errors=errors, metrics=event_time)
 
 
 def _spill(spill: SpillSettings) -> FlowPolicy:
