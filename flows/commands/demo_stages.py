@@ -198,6 +198,7 @@ class FusionStage(Stage):
                 "audit": {"directory": self.folder / "audit"},
                 "spill": {"directory": self.folder / "spill"},
                 "screening": {"directory": self.folder / "screening"},
+                "alerts": {"directory": self.folder / "alerts"},
             }
         )
 

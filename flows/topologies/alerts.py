@@ -75,7 +75,9 @@ class Alerts:
         """Connect the operators to ``matched``, which has the correlations, and to ``found``, which has the conjunctions."""
         note = "stateless; the marks of the stream pass it"
         evidence = graph.add_fan_in("evidence", merge(), restart_policy=FIVE_A_MINUTE, note=note)
-        note = "slow alerts hold no audit: what waits for them is on disk; what is shed is in the audit, and only evidence"
+        note = (
+            "slow alerts hold no audit: what waits for them is on disk; what is shed is in the audit, and only evidence"
+        )
         graph.connect(matched, evidence, 16_384, policy=aside, note=note)
         graph.connect(found, evidence, 4_096, note="the rest waits in the table")
         note = "its windows survive a restart; a new process recovers the conjunctions from their table"
@@ -83,7 +85,9 @@ class Alerts:
             "risk", self.risk, stateful=True, expanding=True, restart_policy=THREE_A_MINUTE, note=note
         )
         graph.connect(evidence, risk, 1_024, note="four micro-batches keep both ends busy")
-        note = "tried again without end: a full outbox leaves no gap in the audit of the stream, and no alert is dropped"
+        note = (
+            "tried again without end: a full outbox leaves no gap in the audit of the stream, and no alert is dropped"
+        )
         alerts = graph.add_sink(
             "alerts", self.sink, restart_policy=UNTIL_IT_HAS_ROOM, max_deliveries=_NO_PILLS, note=note
         )
@@ -154,5 +158,11 @@ def _webhook(subscriber: SubscriberSettings, errors: ElementSetErrors | None) ->
 def _body(subscriber: SubscriberSettings, errors: ElementSetErrors | None) -> Callable[[Alert], bytes]:
     if subscriber.format == "json":
         return alert_json
-    notation = "kvn" if subscriber.format == "cdm-kvn" else "xml"
-    return lambda alert: alert_cdm(alert, notation=notation, originator=ORIGINATOR, errors=errors).encode()
+    write = partial(
+        alert_cdm,
+        notation="kvn" if subscriber.format == "cdm-kvn" else "xml",
+        originator=ORIGINATOR,
+        errors=errors,
+        own=subscriber.objects,
+    )
+    return lambda alert: write(alert).encode()

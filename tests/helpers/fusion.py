@@ -98,6 +98,7 @@ class FusionPlace:
             "audit": {"directory": str(self.folder / "audit"), "commit_every_s": 0.1},
             "spill": {"directory": str(self.folder / "spill")},
             "screening": {"enabled": False, "directory": str(self.folder / "screening")},
+            "alerts": {"directory": str(self.folder / "alerts")},
             "dead_letters": {"directory": str(self.folder / "dead-letters")},
             "control_plane": {"enabled": False},
             "prefect": {"directory": str(self.folder / "prefect")},

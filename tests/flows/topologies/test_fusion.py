@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from flows.settings.alerts import AlertSettings
 from flows.settings.fusion import FusionSettings
 from flows.settings.simulated import simulated_sensors
+from flows.topologies.alerts import _webhook
 from flows.topologies.fusion import (
     _associator,
     _conventions,
@@ -24,10 +27,13 @@ from flows.topologies.fusion import (
 from orchestrator_adapter.bulkhead import Launcher, LocalProcesses, Network
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.prefect_flow import workers
+from sda_ops.alerts.outbox.store import AlertOutboxError
 from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
 from sda_ops.event_time.metrics import EventTimeMetrics
+from sda_ops.records.alert import Alert
 from sda_ops.simulate.places import RADAR_SITES
+from tests.sda_ops.alerts.risks import risk
 
 SETTINGS = FusionSettings()
 SOURCES = ["radar-01", "radar-02", "radar-03", "optical-01", "optical-02", "isl-01", "isl-02", "replay"]
@@ -40,30 +46,44 @@ def test_build_topology_of_eight_sources_is_under_80_lines() -> None:
 
 def test_the_operators_come_in_the_order_of_the_data_from_eight_sources() -> None:
     """Sources, fan-in, the chain to the tee, then both branches."""
-    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    plan = fusion_pipeline(SETTINGS).graph.validate()
     names = [vertex.name for vertex in plan.order]
     assert names[:8] == SOURCES
-    of_stream = [name for name in names if name not in ("screen", "conjunctions")]
+    beside = ("screen", "found", "conjunctions", "evidence", "risk", "alerts")
+    of_stream = [name for name in names if name not in beside]
     assert of_stream[8:13] == ["merge", "normalize", "validate", "dedup", "tee"]
-    assert set(of_stream[13:]) == {"audit", "propagate", "correlate", "fuse", "correlations"}
-    assert [str(edge.id) for edge in plan.edges if "screen" in str(edge.id)] == ["screen -> conjunctions"]
+    assert set(of_stream[13:]) == {"audit", "propagate", "correlate", "matched", "fuse", "correlations"}
+    assert {str(edge.id) for edge in plan.edges if set(edge.id.split(" -> ")) & {*beside, "matched"}} == {
+        "correlate -> matched",
+        "matched -> fuse",
+        "matched -> evidence",
+        "screen -> found",
+        "found -> conjunctions",
+        "found -> evidence",
+        "evidence -> risk",
+        "risk -> alerts",
+    }
     at_the_tee = [str(edge.id) for edge in plan.edges if "tee" in str(edge.id)]
     assert at_the_tee == ["dedup -> tee", "tee -> audit", "tee -> propagate"]
 
 
 def test_every_vertex_and_every_edge_of_fusion_has_a_reason() -> None:
     """Each restart policy and each capacity, in one line."""
-    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    plan = fusion_pipeline(SETTINGS).graph.validate()
     reasons = [*(vertex.note for vertex in plan.order), *(edge.note for edge in plan.edges)]
     assert all(reasons)
     assert not [reason for reason in reasons if "\n" in reason]
 
 
-def test_the_propagator_has_a_spilling_edge_and_every_other_edge_has_backpressure() -> None:
-    """What does not fit on disk is shed, because the audit has it. The settings name folder, size and what else may happen."""
-    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+def test_propagator_and_alerts_have_a_spilling_edge_and_every_other_edge_has_backpressure() -> None:
+    """What does not fit on disk is shed, because the audit has it. The settings name folder, size and what else may happen.
+
+    Conjunctions are never shed on their way to the alerts.
+    """
+    plan = fusion_pipeline(SETTINGS).graph.validate()
     policies = {edge.id: str(edge.policy) for edge in plan.edges}
-    assert policies.pop("tee -> propagate") == "spill to run/sda-fusion/spill, at most 1 GiB, then shed"
+    for edge_id in ("tee -> propagate", "matched -> evidence"):
+        assert policies.pop(edge_id) == "spill to run/sda-fusion/spill, at most 1 GiB, then shed"
     assert set(policies.values()) == {"backpressure"}
     settings = FusionSettings.model_validate(
         {"spill": {"directory": "elsewhere", "max_mib": 10, "when_full": "backpressure"}}
@@ -74,15 +94,21 @@ def test_the_propagator_has_a_spilling_edge_and_every_other_edge_has_backpressur
 
 
 def test_fusions_restart_policies_are_those_of_the_specification() -> None:
-    """Five a minute for sources and stateless operators, three for stateful ones, always for archives and for the screening, never for the audit."""
-    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    """Five a minute for sources and stateless operators, three for stateful ones, always for archives, the screening and the alerts, never for the audit."""
+    plan = fusion_pipeline(SETTINGS).graph.validate()
     policies = {vertex.name: str(vertex.restart_policy) for vertex in plan.order}
-    assert {name for name, policy in policies.items() if policy == "bounded(3, 60 s)"} == {"dedup", "propagate", "fuse"}
+    assert {name for name, policy in policies.items() if policy == "bounded(3, 60 s)"} == {
+        "dedup",
+        "propagate",
+        "fuse",
+        "risk",
+    }
     assert {name for name, policy in policies.items() if policy == "never"} == {"audit", "correlations", "conjunctions"}
     assert {name for name, policy in policies.items() if policy.startswith("always")} == {
         "optical-01",
         "optical-02",
         "screen",
+        "alerts",
     }
     assert {policy for name, policy in policies.items() if name.startswith(("radar", "isl", "replay", "merge"))} == {
         "bounded(5, 60 s)"
@@ -91,7 +117,7 @@ def test_fusions_restart_policies_are_those_of_the_specification() -> None:
 
 def test_only_the_replay_may_end_by_itself() -> None:
     """The end of a live feed makes ``/health`` fail; the end of a file does not."""
-    plan = build_topology(SETTINGS, orbits_of(SETTINGS)).validate()
+    plan = fusion_pipeline(SETTINGS).graph.validate()
     assert {vertex.name for vertex in plan.order if vertex.endless} == {*SOURCES[:-1], "screen"}
 
 
@@ -101,7 +127,7 @@ def test_the_default_claims_of_fusion_and_ingest_do_not_overlap(tmp_path: Path) 
     from flows.topologies.ingest import ingest_pipeline  # noqa: PLC0415 - the same
 
     ours = set(fusion_pipeline(SETTINGS).claims)
-    assert len(ours) == 11  # three radars, two rings, control plane, audit, spill, dead letters, report, table
+    assert len(ours) == 12  # three radars, two rings, control plane, audit, spill, dead letters, report, table, outbox
     assert not ours & set(ingest_pipeline(IngestSettings()).claims)
     moved = SETTINGS.model_copy(update={"report": tmp_path / "report.json"})
     assert f"file://{os.path.realpath(tmp_path)}/report.json" in fusion_pipeline(moved).claims
@@ -122,6 +148,49 @@ def test_without_screening_there_is_neither_its_source_nor_its_workers_nor_its_f
     assert not {"screen", "conjunctions"} & {vertex.id.name for vertex in pipeline.graph.vertices}
     assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator"]
     assert not [claim for claim in pipeline.claims if claim.endswith("/screening")]
+
+
+@pytest.mark.parametrize("switched_off", ["alerts", "screening"])
+def test_without_alerts_or_without_screening_the_graph_has_no_part_of_the_alerts(switched_off: str) -> None:
+    """Neither operators nor an outbox."""
+    pipeline = fusion_pipeline(FusionSettings.model_validate({switched_off: {"enabled": False}}))
+    names = {vertex.id.name for vertex in pipeline.graph.vertices}
+    assert not {"matched", "found", "evidence", "risk", "alerts"} & names
+    assert not [claim for claim in pipeline.claims if claim.endswith("/alerts")]
+    assert pipeline.notices is None
+
+
+async def test_a_damaged_outbox_is_found_before_anything_runs(tmp_path: Path) -> None:
+    """One line says what to do."""
+    file = tmp_path / "alerts.sqlite"
+    file.write_bytes(b"no database" * 1_000)
+    pipeline = fusion_pipeline(FusionSettings.model_validate({"alerts": {"directory": tmp_path}}))
+    with pytest.raises(AlertOutboxError, match=r"^outbox of alerts .*alerts\.sqlite: .* move it away"):
+        await pipeline.preparations[-1]()
+
+
+@pytest.mark.parametrize(
+    ("format_", "begins", "content_type"),
+    [
+        ("json", b'{"schema_version":1,', "application/json"),
+        ("cdm-kvn", b"CCSDS_CDM_VERS", "text/plain; charset=utf-8"),
+        ("cdm-xml", b"<?xml", "application/xml"),
+    ],
+)
+def test_each_subscriber_gets_its_format(
+    format_: str, begins: bytes, content_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own address, pace and timeout."""
+    (settings,) = AlertSettings.model_validate(
+        {"subscribers": [{"name": "a", "url": "http://there/", "format": format_, "max_per_s": 3, "timeout_s": 7}]}
+    ).subscribers
+    webhook = _webhook(settings, None)
+    states = {f"{one}_{axis}": 0.0 for one in ("first", "second") for axis in ("y_m", "z_m", "vx_m_s", "vz_m_s")}
+    states |= {"first_x_m": 7e6, "second_x_m": 7e6 + 812.5, "first_vy_m_s": 7_500.0, "second_vy_m_s": -7_500.0}
+    alert = Alert(conjunction_id=UUID(int=1), revision=0, severity="medium", recorded_timestamp=0, risk=risk(**states))
+    assert webhook.body(alert).startswith(begins)
+    assert (webhook.url, webhook.content_type, webhook.max_per_s) == ("http://there/", content_type, 3.0)
+    assert webhook.timeout == timedelta(seconds=7)
 
 
 @pytest.mark.parametrize("kind", ["dask", "ray"])
