@@ -198,7 +198,6 @@ class FusionStage(Stage):
                 "audit": {"directory": self.folder / "audit"},
                 "spill": {"directory": self.folder / "spill"},
                 "screening": {"directory": self.folder / "screening"},
-                "alerts": {"directory": self.folder / "alerts"},
             }
         )
 
