@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -20,7 +20,6 @@ from sda_ops.alerts.delivery.webhook import Webhook
 from sda_ops.alerts.formats.cdm import alert_cdm
 from sda_ops.alerts.formats.json import alert_json
 from sda_ops.alerts.metrics import AlertMetrics
-from sda_ops.alerts.notice import alert_notice
 from sda_ops.alerts.outbox.rules import within
 from sda_ops.alerts.outbox.store import AlertOutbox
 from sda_ops.alerts.risk.assessor import AssessorLimits, Recovery
@@ -118,13 +117,8 @@ def alerts_of(
         metrics=metrics,
     )
     notices = NoticeBoard()
-
-    def post(material: Sequence[Alert]) -> None:
-        for alert in material:
-            notices.post(alert_notice(alert))
-
     webhooks = [_webhook(each, errors) for each in settings.subscribers]
-    sink = alerts_sink(outbox, webhooks, metrics=counted, on_material=post)
+    sink = alerts_sink(outbox, webhooks, metrics=counted, notices=notices)
     return Alerts(outbox, counted, notices, risk, sink)
 
 

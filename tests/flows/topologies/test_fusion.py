@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -185,7 +186,9 @@ def test_each_subscriber_gets_its_format(
         {"subscribers": [{"name": "a", "url": "http://there/", "format": format_, "max_per_s": 3, "timeout_s": 7}]}
     ).subscribers
     webhook = _webhook(settings, None)
-    states = {f"{one}_{axis}": 0.0 for one in ("first", "second") for axis in ("y_m", "z_m", "vx_m_s", "vz_m_s")}
+    states: dict[str, Any] = {
+        f"{one}_{axis}": 0.0 for one in ("first", "second") for axis in ("y_m", "z_m", "vx_m_s", "vz_m_s")
+    }
     states |= {"first_x_m": 7e6, "second_x_m": 7e6 + 812.5, "first_vy_m_s": 7_500.0, "second_vy_m_s": -7_500.0}
     alert = Alert(conjunction_id=UUID(int=1), revision=0, severity="medium", recorded_timestamp=0, risk=risk(**states))
     assert webhook.body(alert).startswith(begins)
