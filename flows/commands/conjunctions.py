@@ -6,22 +6,34 @@ It reads the table, also while a run writes it, and changes nothing.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import get_args
 
 from flows.commands.messages import report_problems
 from flows.commands.options import add_settings_argument
+from flows.commands.tables import (
+    SHORT_ID,
+    Columns,
+    NotOneId,
+    catalog_number,
+    fitting,
+    minute_text,
+    object_text,
+    objects_text,
+    one_id,
+    pair_text,
+    probability_text,
+    table,
+    time_text,
+)
 from flows.output import print_line
 from flows.pipelines import FUSION
 from flows.settings.load import SettingsError
 from orchestrator_adapter import MissingExtra
 from orchestrator_adapter.process import ExitCode
 from sda_ops.records.conjunction import WITHDRAWN_BECAUSE, ConjunctionStatus, ConjunctionUpdate
-from sda_ops.screening.conjunctions.conjunction_table import ConjunctionReader, ConjunctionTableError, ListedConjunction
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionReader, ConjunctionTableError
 
 EPILOG = """\
 probabilities:
@@ -33,11 +45,8 @@ examples:
   python -m flows conjunctions show 3f2a --plot history.svg
 """
 
-_SHORT_ID = 13  # characters: 48 bits, enough for any table
 _M_PER_KM = 1_000.0
 _S_PER_DAY = 86_400.0
-_NS_PER_S = 10**9
-_IDS_NAMED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = listing.add_mutually_exclusive_group()
     which.add_argument("--all", action="store_true", help="of every status (default: active)")
     which.add_argument("--status", choices=get_args(ConjunctionStatus), help="of this status (default: active)")
-    listing.add_argument(
-        "--object", type=_catalog_number, metavar="ID", help="of the object with this catalogue number"
-    )
+    listing.add_argument("--object", type=catalog_number, metavar="ID", help="of the object with this catalogue number")
     listing.add_argument(
         "--fleets",
         action="store_true",
@@ -80,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         if args.action == "show":
             return _show(reader, args)
         return _list(reader, args, fleets=args.fleets or not settings.exclude_fleets)
-    except (ConjunctionTableError, MissingExtra) as error:
+    except (ConjunctionTableError, MissingExtra, NotOneId) as error:
         return report_problems("conjunctions", [str(error)])
     except OSError as error:
         return report_problems("conjunctions", [f"{args.plot}: {error.strerror or error}"])
@@ -92,8 +99,15 @@ def _list(reader: ConjunctionReader, args: argparse.Namespace, *, fleets: bool) 
     status = None if args.all else args.status or "active"
     found = reader.listed(status=status, catalog_number=args.object)
     listed = [each for each in found if fleets or not (each.last.same_fleet or each.last.formation)]
+    updates = [each.last for each in listed]
     if listed:
-        print_line("\n".join(_fitting(_table(_LISTED, listed), _table(_LISTED_NARROW, listed, _below_listed))))
+        print_line(
+            "\n".join(
+                fitting(
+                    table(_LISTED, updates, text=_TEXT), table(_LISTED_NARROW, updates, text=_TEXT, below=_below_listed)
+                )
+            )
+        )
     else:
         of_object = "" if args.object is None else f" of object {args.object}"
         print_line(f"no {'' if status is None else f'{status} '}conjunctions{of_object} in {reader.path}")
@@ -103,23 +117,28 @@ def _list(reader: ConjunctionReader, args: argparse.Namespace, *, fleets: bool) 
 
 
 def _show(reader: ConjunctionReader, args: argparse.Namespace) -> int:
-    wanted = args.id.strip().lower()
-    ids = reader.ids(wanted, _IDS_NAMED + 1) if wanted else []
-    if len(ids) != 1:
-        return report_problems("conjunctions", [_not_one(reader, args.id, wanted, ids)])
-    history = reader.history(ids[0])
+    found = one_id(
+        args.id,
+        reader.ids,
+        what="conjunction",
+        none=f"the table {reader.path} is empty",
+        listing="conjunctions list --all --fleets",
+    )
+    history = reader.history(found)
     last = history[-1]
     approach = (
-        f"  time of closest approach {_time(last.tca_timestamp)}, {last.miss_m / _M_PER_KM:.3f} km, "
+        f"  time of closest approach {time_text(last.tca_timestamp)}, {last.miss_m / _M_PER_KM:.3f} km, "
         f"{last.relative_speed_m_s / _M_PER_KM:.3f} km/s"
     )
     lines = [
         f"conjunction {last.conjunction_id}: {last.status}{_reason(last)}",
-        *(f"  {text}" for text in _objects(last)),
+        *(f"  {text}" for text in objects_text(last)),
         approach,
         f"  max P {last.max_probability:.2E}{_dilution(last)}",
         "",
-        *_fitting(_table(_HISTORY, history), _table(_HISTORY_NARROW, history, _below_estimate)),
+        *fitting(
+            table(_HISTORY, history, text=_TEXT), table(_HISTORY_NARROW, history, text=_TEXT, below=_below_estimate)
+        ),
     ]
     print_line("\n".join(lines))
     if args.plot is not None:
@@ -130,24 +149,6 @@ def _show(reader: ConjunctionReader, args: argparse.Namespace) -> int:
 
 def _reason(last: ConjunctionUpdate) -> str:
     return f": {WITHDRAWN_BECAUSE[last.reason]}" if last.status == "withdrawn" else ""
-
-
-def _not_one(reader: ConjunctionReader, given: str, wanted: str, ids: Sequence[str]) -> str:
-    """Why the text is not the beginning of exactly one id, with the nearest ones."""
-    if ids:
-        more = ", …" if len(ids) > _IDS_NAMED else ""
-        return f"{given!r} is the beginning of several ids: {', '.join(ids[:_IDS_NAMED])}{more}"
-    if not wanted:
-        return "expected the beginning of an id, got an empty one"
-    nearest: list[str] = []
-    beginning = wanted
-    while beginning and not nearest:
-        beginning = beginning[:-1]
-        nearest = reader.ids(beginning, _IDS_NAMED)
-    if not nearest:
-        return f"no conjunction {given!r}: the table {reader.path} is empty"
-    near = ", ".join(name[:_SHORT_ID] for name in nearest)
-    return f"no conjunction begins with {given!r}; the nearest ids: {near} (`conjunctions list --all --fleets` has all)"
 
 
 def _plot(history: Sequence[ConjunctionUpdate], file: Path) -> None:
@@ -162,8 +163,8 @@ def _plot(history: Sequence[ConjunctionUpdate], file: Path) -> None:
     estimates = [each for each in history if each.status == "active"]
     last = estimates[-1]
     content = history_picture(
-        title=f"{_object(last.catalog_number_first, last.name_first)} and "
-        f"{_object(last.catalog_number_second, last.name_second)}",
+        title=f"{object_text(last.catalog_number_first, last.name_first)} and "
+        f"{object_text(last.catalog_number_second, last.name_second)}",
         estimated_ns=np.array([each.screened_timestamp for each in estimates], dtype=np.int64),
         miss_m=np.array([each.miss_m for each in estimates]),
         max_probability=np.array([each.max_probability for each in estimates]),
@@ -179,76 +180,10 @@ _FORMATS = ("svg", "png", "pdf")
 
 # Tables: a heading and a function for each column.
 
-_Columns = Sequence[tuple[str, Callable[[ConjunctionUpdate], str]]]
-
-
-def _fitting(wide: list[str], narrow: list[str]) -> list[str]:
-    """The narrow table if standard output is a terminal that is too narrow for the wide one."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return narrow if is_terminal and max(map(len, wide)) > get_terminal_size().columns else wide
-
-
-def _table(
-    columns: _Columns,
-    rows: Iterable[ConjunctionUpdate | ListedConjunction],
-    below: Callable[[ConjunctionUpdate], str] | None = None,
-) -> list[str]:
-    """Lines with aligned columns; text to the left, numbers to the right. ``below`` makes a second line of each row."""
-    updates = [row.last if isinstance(row, ListedConjunction) else row for row in rows]
-    cells = [[heading for heading, _ in columns], *([cell(update) for _, cell in columns] for update in updates)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_text = [heading in _TEXT for heading, _ in columns]
-    heading, *lines = [
-        "  ".join(
-            text.ljust(width) if left else text.rjust(width)
-            for text, width, left in zip(row, widths, is_text, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    if below is None:
-        return [heading, *lines]
-    return [heading, *(part for line, update in zip(lines, updates, strict=True) for part in (line, below(update)))]
-
-
 _TEXT = (
     *("id", "closest approach (UTC)", "closest approach", "objects", "status", "screened (UTC)", "screened"),
     *("epochs (UTC)", ""),
 )
-
-
-def _time(timestamp_ns: int) -> str:
-    whole, rest = divmod(timestamp_ns, _NS_PER_S)
-    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%d %H:%M:%S}.{rest // 1_000_000:03}"
-
-
-def _minute(timestamp_ns: int) -> str:
-    return f"{datetime.fromtimestamp(timestamp_ns // _NS_PER_S, UTC):%m-%d %H:%M}"
-
-
-def _object(number: int, name: str) -> str:
-    return f"{number} {name}".rstrip()
-
-
-def _objects(update: ConjunctionUpdate) -> list[str]:
-    return [
-        f"{_object(number, name)} ({', '.join(filter(None, (orbit, fleet, f'assumed radius {radius_m:g} m')))})"
-        for number, name, orbit, fleet, radius_m in (
-            (
-                update.catalog_number_first,
-                update.name_first,
-                update.orbit_class_first,
-                update.fleet_first,
-                update.radius_first_m,
-            ),
-            (
-                update.catalog_number_second,
-                update.name_second,
-                update.orbit_class_second,
-                update.fleet_second,
-                update.radius_second_m,
-            ),
-        )
-    ]
 
 
 def _dilution(update: ConjunctionUpdate) -> str:
@@ -261,80 +196,64 @@ def _marker(update: ConjunctionUpdate) -> str:
     return ", ".join(word for word, holds in (("fleet", update.same_fleet), ("formation", update.formation)) if holds)
 
 
-def _probability(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2E}"
-
-
 def _ages(update: ConjunctionUpdate) -> str:
     return f"{update.age_first_s / _S_PER_DAY:.2f} {update.age_second_s / _S_PER_DAY:.2f}"
 
 
-def _pair(update: ConjunctionUpdate) -> str:
-    first = _object(update.catalog_number_first, update.name_first)
-    return f"{first} | {_object(update.catalog_number_second, update.name_second)}"
-
-
-_LISTED: _Columns = (
-    ("id", lambda update: str(update.conjunction_id)[:_SHORT_ID]),
-    ("closest approach (UTC)", lambda update: _time(update.tca_timestamp)),
+_LISTED: Columns[ConjunctionUpdate] = (
+    ("id", lambda update: str(update.conjunction_id)[:SHORT_ID]),
+    ("closest approach (UTC)", lambda update: time_text(update.tca_timestamp)),
     ("miss km", lambda update: f"{update.miss_m / _M_PER_KM:.3f}"),
     ("km/s", lambda update: f"{update.relative_speed_m_s / _M_PER_KM:.3f}"),
-    ("max P", lambda update: _probability(update.max_probability)),
-    ("P", lambda update: _probability(update.probability)),
+    ("max P", lambda update: probability_text(update.max_probability)),
+    ("P", lambda update: probability_text(update.probability)),
     ("ages d", _ages),
     ("revision", lambda update: str(update.revision)),
     ("status", lambda update: update.status),
-    ("objects", _pair),
+    ("objects", pair_text),
     ("", _marker),
 )
-_HISTORY: _Columns = (
+_HISTORY: Columns[ConjunctionUpdate] = (
     ("revision", lambda update: str(update.revision)),
-    ("screened (UTC)", lambda update: _time(update.screened_timestamp)[:-4]),
+    ("screened (UTC)", lambda update: time_text(update.screened_timestamp)[:-4]),
     ("status", lambda update: update.status),
     (
         "epochs (UTC)",
-        lambda update: f"{_minute(update.epoch_first_timestamp)} {_minute(update.epoch_second_timestamp)}",
+        lambda update: f"{minute_text(update.epoch_first_timestamp)} {minute_text(update.epoch_second_timestamp)}",
     ),
-    ("closest approach (UTC)", lambda update: _time(update.tca_timestamp)),
+    ("closest approach (UTC)", lambda update: time_text(update.tca_timestamp)),
     ("miss km", lambda update: f"{update.miss_m / _M_PER_KM:.3f}"),
     ("R km", lambda update: f"{update.miss_radial_m / _M_PER_KM:.3f}"),
     ("I km", lambda update: f"{update.miss_in_track_m / _M_PER_KM:.3f}"),
     ("C km", lambda update: f"{update.miss_cross_track_m / _M_PER_KM:.3f}"),
-    ("max P", lambda update: _probability(update.max_probability)),
-    ("P", lambda update: _probability(update.probability)),
+    ("max P", lambda update: probability_text(update.max_probability)),
+    ("P", lambda update: probability_text(update.probability)),
 )
-_LISTED_NARROW: _Columns = (
+_LISTED_NARROW: Columns[ConjunctionUpdate] = (
     _LISTED[0],
-    (_LISTED[1][0], lambda update: _time(update.tca_timestamp)[:-4]),
+    (_LISTED[1][0], lambda update: time_text(update.tca_timestamp)[:-4]),
     *_LISTED[2:5],
     _LISTED[6],
     ("rev", lambda update: str(update.revision)),
 )
-_HISTORY_NARROW: _Columns = (
+_HISTORY_NARROW: Columns[ConjunctionUpdate] = (
     ("rev", lambda update: str(update.revision)),
-    ("screened", lambda update: _minute(update.screened_timestamp)),
+    ("screened", lambda update: minute_text(update.screened_timestamp)),
     _HISTORY[3],
-    ("closest approach", lambda update: _time(update.tca_timestamp)[5:]),
+    ("closest approach", lambda update: time_text(update.tca_timestamp)[5:]),
     _HISTORY[5],
     _HISTORY[9],
 )
 """What an 80-column terminal can show."""
 
 
-def _below_listed(update: ConjunctionUpdate) -> str:
-    return "  " + ", ".join(
-        filter(None, (_pair(update), _marker(update), "" if update.status == "active" else update.status))
-    )
+def _below_listed(update: ConjunctionUpdate) -> list[str]:
+    parts = (pair_text(update), _marker(update), "" if update.status == "active" else update.status)
+    return [f"  {', '.join(filter(None, parts))}"]
 
 
-def _below_estimate(update: ConjunctionUpdate) -> str:
+def _below_estimate(update: ConjunctionUpdate) -> list[str]:
     parts_m = (update.miss_radial_m, update.miss_in_track_m, update.miss_cross_track_m)
     parts = " ".join(f"{name} {part / _M_PER_KM:+.3f}" for name, part in zip("RIC", parts_m, strict=True))
-    probability = "" if update.probability is None else f", P {_probability(update.probability)}"
-    return f"     {parts} km{probability}{'' if update.status == 'active' else f', {update.status}'}"
-
-
-def _catalog_number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a catalogue number, got {text!r}")
-    return int(text)
+    probability = "" if update.probability is None else f", P {probability_text(update.probability)}"
+    return [f"     {parts} km{probability}{'' if update.status == 'active' else f', {update.status}'}"]

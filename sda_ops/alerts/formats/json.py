@@ -33,8 +33,8 @@ def alert_json(alert: Alert) -> bytes:
             "status": risk.status,
             "severity": alert.severity,
             "cause": risk.cause,
-            "recorded_at": _time(alert.recorded_timestamp),
-            "evidence_at": _time(risk.evidence_timestamp),
+            "recorded_at": time_text(alert.recorded_timestamp),
+            "evidence_at": time_text(risk.evidence_timestamp),
             "complete_until": _optional_time(risk.complete_until_timestamp),
             "conjunction": _conjunction(estimate),
             "objects": [_first(estimate, risk.evidence[0]), _second(estimate, risk.evidence[1])],
@@ -44,7 +44,7 @@ def alert_json(alert: Alert) -> bytes:
 
 def _conjunction(estimate: ConjunctionUpdate) -> dict[str, Any]:
     return {
-        "tca": _time(estimate.tca_timestamp),
+        "tca": time_text(estimate.tca_timestamp),
         "miss_distance_m": estimate.miss_m,
         "miss_radial_m": estimate.miss_radial_m,
         "miss_in_track_m": estimate.miss_in_track_m,
@@ -56,7 +56,7 @@ def _conjunction(estimate: ConjunctionUpdate) -> dict[str, Any]:
         "same_fleet": estimate.same_fleet,
         "formation": estimate.formation,
         "estimate_revision": estimate.revision,
-        "screened_at": _time(estimate.screened_timestamp),
+        "screened_at": time_text(estimate.screened_timestamp),
         "withdrawal_reason": estimate.reason,
     }
 
@@ -69,7 +69,7 @@ def _first(estimate: ConjunctionUpdate, evidence: ObjectEvidence) -> dict[str, A
         "fleet": estimate.fleet_first,
         "orbit_class": estimate.orbit_class_first,
         "assumed_radius_m": estimate.radius_first_m,
-        "epoch": _time(estimate.epoch_first_timestamp),
+        "epoch": time_text(estimate.epoch_first_timestamp),
         "age_s": estimate.age_first_s,
         "state": _state(
             (estimate.first_x_m, estimate.first_y_m, estimate.first_z_m),
@@ -87,7 +87,7 @@ def _second(estimate: ConjunctionUpdate, evidence: ObjectEvidence) -> dict[str, 
         "fleet": estimate.fleet_second,
         "orbit_class": estimate.orbit_class_second,
         "assumed_radius_m": estimate.radius_second_m,
-        "epoch": _time(estimate.epoch_second_timestamp),
+        "epoch": time_text(estimate.epoch_second_timestamp),
         "age_s": estimate.age_second_s,
         "state": _state(
             (estimate.second_x_m, estimate.second_y_m, estimate.second_z_m),
@@ -115,10 +115,11 @@ def _observations(evidence: ObjectEvidence) -> dict[str, Any]:
     }
 
 
-def _time(timestamp_ns: int) -> str:
+def time_text(timestamp_ns: int) -> str:
+    """RFC 3339, UTC, with nanoseconds."""
     seconds, rest = divmod(timestamp_ns, _NS_PER_S)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 
 def _optional_time(timestamp_ns: int | None) -> str | None:
-    return None if timestamp_ns is None else _time(timestamp_ns)
+    return None if timestamp_ns is None else time_text(timestamp_ns)
