@@ -58,6 +58,7 @@ class IslListener:
         self._deadline_timer: Timer | None = None
         self._shortest_deadline_s = min(feed.frame_deadline, feed.silence_deadline).total_seconds()
         self._paused_since_s: float | None = None
+        self._resumed_s = float("-inf")
         self._paused_s = 0.0  # in total, without a pause that is still going on
 
     @property
@@ -69,6 +70,10 @@ class IslListener:
     def paused(self) -> bool:
         """Whether connections are not read at present."""
         return self._paused_since_s is not None
+
+    def paused_within(self, last_s: float) -> bool:
+        """Whether connections were not read at any time in the last ``last_s`` seconds."""
+        return self.paused or self._clock.monotonic() - self._resumed_s <= last_s
 
     @property
     def reading_s(self) -> float:
@@ -184,6 +189,7 @@ class IslListener:
         if self._paused_since_s is not None and len(self.inbox) <= self.feed.inbox_frames // 2:
             self._paused_s += self._clock.monotonic() - self._paused_since_s
             self._paused_since_s = None
+            self._resumed_s = self._clock.monotonic()
             self._start_deadline_timer()
             for connection in self.connections:
                 connection.resume()

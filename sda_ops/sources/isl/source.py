@@ -66,7 +66,9 @@ async def _receive(
     while not ends.shutdown.is_set:
         _publish_figures(listener, ends)
         if listener.inbox:
-            await _emit_batch(listener, ends)
+            observations = await _emit_batch(listener, ends)
+            if contacts is not None:
+                contacts[0].emitted(observations)
         elif contacts is None:
             await listener.wakeup.wait()
         else:
@@ -88,14 +90,15 @@ def _publish_figures(listener: IslListener, ends: WiredEnds) -> None:
         ends.gauge(fault.value, count)
 
 
-async def _emit_batch(listener: IslListener, ends: WiredEnds) -> None:
-    """Move one batch from the inbox into the graph. Nothing is awaited while a frame is in neither."""
+async def _emit_batch(listener: IslListener, ends: WiredEnds) -> list[Observation]:
+    """Move one batch from the inbox into the graph, and return it. Nothing is awaited while a frame is in neither."""
     observations: list[Observation] = []
     try:
         _decode_batch(listener, ends, observations)
     finally:
         await ends.emit(observations)
     await asyncio.sleep(0)  # malformed frames fill no edge: without this, a flood of them would block the event loop
+    return observations
 
 
 def _enqueue_remaining(listener: IslListener, ends: WiredEnds) -> None:

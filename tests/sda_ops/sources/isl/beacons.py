@@ -24,11 +24,11 @@ ONE_READ = 16 * 1024 // 76 + 1  # frames in one read of a connection, at most
 EMPTY_FRAME = struct.pack("<I", 0)
 
 
-def message(number: int, satellite: int = 1) -> bytes:
+def message(number: int, satellite: int = 1, *, at_ns: int | None = None) -> bytes:
     return isl.encode(
         satellite_id=satellite,
         sequence=number,
-        timestamp_ns=NOON_NS + number,
+        timestamp_ns=NOON_NS + number if at_ns is None else at_ns,
         position_m=(7e6, 0.0, 0.0),
         velocity_m_s=(0.0, 7.5e3, 0.0),
         sigma_position_m=1.0,
