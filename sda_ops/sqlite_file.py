@@ -107,7 +107,7 @@ class SqliteFile:
 
     def _check_pages(self, db: sqlite3.Connection) -> None:
         if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise self.error(self._damaged(found))
+            raise self.error(self._damaged(" ".join(found.replace("*", " ").split())))  # it has several lines
 
     @contextmanager
     def clear_errors(self) -> Iterator[None]:
