@@ -66,6 +66,7 @@ class AlertOutbox:
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._found = Opened((), {}, 0)
+        self._found = Opened((), {}, 0)
         self._numbers: dict[str, int] = {}
 
     def open(self, now_ns: int) -> Opened:

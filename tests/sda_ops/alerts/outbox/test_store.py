@@ -31,6 +31,11 @@ def outbox(tmp_path: Path) -> Iterator[AlertOutbox]:
     opened.close()
 
 
+def test_a_second_opening_returns_what_the_first_one_has_found(outbox: AlertOutbox) -> None:
+    """The topology opens it before the run, so that a damaged file is found; the sink reports what has changed."""
+    assert outbox.open(T0 + S) == Opened(("dynamics",), {}, 0)
+
+
 def reopened(outbox: AlertOutbox, *subscribers: SubscriberRules, now_ns: int = T0) -> tuple[AlertOutbox, Opened]:
     """The file, opened by another process with these subscribers."""
     outbox.close()
