@@ -54,7 +54,13 @@ class Request:
 
 
 class FaultySubscriber:
-    """``async with FaultySubscriber(table) as subscriber`` listens on any free port."""
+    """``async with FaultySubscriber(table) as subscriber`` listens on any free port.
+
+    Attributes:
+        requests: All that were received.
+        rejected: The status that a key is always answered with.
+        on_stage: Called with ``received``, ``stored`` or ``answered``, and the number of the request, counted from 1.
+    """
 
     def __init__(
         self, table: SubscriberTable, script: str = "ok", *, monotonic: Callable[[], float] = time.monotonic
@@ -64,6 +70,7 @@ class FaultySubscriber:
         self.rejected: dict[str, str] = {}
         self.url = ""
         self.follow(script)
+        self.on_stage: Callable[[str, int], object] = lambda stage, number: None
         self._monotonic = monotonic
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -94,8 +101,8 @@ class FaultySubscriber:
         try:
             while await self._one(reader, writer):
                 pass
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client, or the test, has closed the connection
         finally:
             self._connections.discard(task)
             writer.transport.abort()
@@ -112,7 +119,11 @@ class FaultySubscriber:
         key = headers["idempotency-key"]
         behaviour = "ok" if path == "/elsewhere" else self.rejected.get(key) or next(self._script)
         self.requests.append(Request(self._monotonic(), key, behaviour, headers, body))
-        return await self._answer(behaviour, headers, body, writer)
+        number = len(self.requests)
+        self.on_stage("received", number)
+        stays = await self._answer(behaviour, headers, body, writer)
+        self.on_stage("answered", number)
+        return stays
 
     async def _control(self, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         if path == "/script":
@@ -167,6 +178,7 @@ class FaultySubscriber:
             received_ns=time.time_ns(),
         )
         self.table.store(received)
+        self.on_stage("stored", len(self.requests))
 
 
 async def _write(
