@@ -123,7 +123,7 @@ class SubscriberDelivery:
         self._breaker = ends.breaker(f"alerts-{webhook.name}", policy.breaker)
         self._pace = ends.keep(f"pace-{webhook.name}", lambda: Pace(webhook.max_per_s, ends.clock))
         self._wakeup = Wakeup()
-        self._look = True  # the outbox may have something that was not looked at
+        self._look = True  # the outbox may have something new
         self._accepted = 0  # deliveries, by this instance
         self._failing: dict[
             int, int

@@ -199,7 +199,7 @@ async def test_at_most_the_given_number_of_requests_is_under_way(tmp_path: Path,
 
 
 async def test_a_dead_subscriber_does_not_disturb_the_others(tmp_path: Path) -> None:
-    """Neither one that refuses connections, nor one that never answers."""
+    """Neither one whose port is closed, nor one that never answers."""
     first, second, hung = (SubscriberTable(tmp_path / f"{name}.sqlite") for name in ("first", "second", "hung"))
     async with FaultySubscriber(first) as one, FaultySubscriber(second) as two, FaultySubscriber(hung, "hang") as dead:
         hooks = [
