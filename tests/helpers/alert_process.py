@@ -75,7 +75,7 @@ def run(start: Run) -> None:
 
 
 async def _run(start: Run) -> None:
-    outbox = _Mortal.of(start)
+    outbox = _Mortal(start)
     _apply(start.mutant)
     script: list[Step] = []
     for each in statements():
@@ -99,13 +99,11 @@ async def _run(start: Run) -> None:
 class _Mortal(AlertOutbox):
     """An outbox that kills its process before or after a call."""
 
-    @classmethod
-    def of(cls, start: Run) -> _Mortal:
+    def __init__(self, start: Run) -> None:
         model = outbox_in(start.folder, "a")
-        self = cls(model.path, subscribers=model.subscribers)
+        super().__init__(model.path, subscribers=model.subscribers)
         self._die_at = start.die_at
         self._calls = dict.fromkeys(("record", "acknowledge"), 0)
-        return self
 
     def record(self, risks: Sequence[ConjunctionRisk], now_ns: int) -> Recorded:
         self._die("before", "record")

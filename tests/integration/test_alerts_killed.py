@@ -82,7 +82,12 @@ async def _killed(start: Run, point: Point, subscriber: FaultySubscriber) -> boo
     match point:
         case AtRequest(stage, number):
             process = _process(start)
-            subscriber.on_stage = lambda now, at: (now, at) == (stage, begun + number) and process.kill()
+
+            def kill(now: str, at: int) -> None:
+                if (now, at) == (stage, begun + number):
+                    process.kill()
+
+            subscriber.on_stage = kill
             process.start()
         case AtOutbox(when, method, number):
             process = _process(replace(start, die_at=(when, method, number)))
