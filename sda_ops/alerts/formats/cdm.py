@@ -102,7 +102,7 @@ def _numbers(estimate: ConjunctionUpdate, sides: Sequence[_Side], errors: Elemen
     if None in values:
         raise ValueError(
             f"conjunction {estimate.conjunction_id}: its estimate has no states, which a CDM needs; an earlier version stored "
-            "it, and the next estimate from other element sets has them"
+            "it, and the next screening adds them"
         )
     tca_ns = (estimate.tca_timestamp + US // 2) // US * US
     states = np.array(values, dtype=np.float64).reshape(2, 2, 3)

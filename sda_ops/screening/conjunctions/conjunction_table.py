@@ -240,10 +240,11 @@ class ConjunctionTable:
             updates: list[tuple[Any, ...]] = []
             heads: list[tuple[Any, ...]] = []
             for row, estimate in zip(matching.known.tolist(), matching.found.tolist(), strict=True):
-                number, *_, status, revision, epoch_first, epoch_second, tca_ns, miss_m = known[row]
+                number, *_, status, revision, epoch_first, epoch_second, tca_ns, miss_m, has_states = known[row]
                 e = found[estimate]
                 same_sets = (e.epoch_first_timestamp, e.epoch_second_timestamp) == (epoch_first, epoch_second)
                 same = abs(e.tca_timestamp - tca_ns) < SAME_TCA_NS and abs(e.miss_m - miss_m) < SAME_MISS_M
+                same &= has_states or e.first_x_m is None  # an estimate of version 1 gets its states
                 if e.tca_timestamp >= now_ns and not (status == "active" and same_sets and same):
                     updates.append(_row(number, e, revision + 1, now_ns))
                     heads.append((e.tca_timestamp, "active", revision + 1, number))
@@ -325,7 +326,7 @@ class ConjunctionTable:
 
 
 _KNOWN = """SELECT c.number, c.catalog_number_first, c.catalog_number_second, c.tca_timestamp, c.status, c.revision,
-        u.epoch_first_timestamp, u.epoch_second_timestamp, u.tca_timestamp, u.miss_m
+        u.epoch_first_timestamp, u.epoch_second_timestamp, u.tca_timestamp, u.miss_m, u.first_x_m IS NOT NULL
     FROM conjunctions c JOIN updates u ON u.conjunction = c.number AND u.revision = c.revision
     WHERE c.tca_timestamp >= ? AND c.tca_timestamp < ?"""
 _SET_HEAD = "UPDATE conjunctions SET tca_timestamp = ?, status = ?, revision = ? WHERE number = ?"

@@ -84,6 +84,26 @@ def test_a_table_of_version_1_keeps_its_ids_revisions_and_deliveries(old: Path) 
     again.close()
 
 
+def test_an_estimate_of_version_1_gets_its_states_from_the_same_element_sets_once(old: Path) -> None:
+    """A conjunction message needs them."""
+    table = ConjunctionTable(old)
+    table.open()
+    (stored,) = table.undelivered(0, 10)
+    values = {
+        name: getattr(stored, name) for name in PLAIN.__struct_fields__ if not name.startswith(("first_", "second_"))
+    }
+    same = msgspec.structs.replace(PLAIN, **values)
+    assert table.record([same], WHOLE, T0).updated == 1
+    assert table.record([same], WHOLE, T0 + S).unchanged == 1
+    last = table.undelivered(0, 10)[-1]
+    assert (last.revision, last.first_x_m, last.epoch_first_timestamp) == (
+        3,
+        PLAIN.first_x_m,
+        stored.epoch_first_timestamp,
+    )
+    table.close()
+
+
 def test_a_reader_reads_a_table_of_version_1_and_leaves_it_as_it_is(old: Path) -> None:
     before = content(old)
     reader = ConjunctionReader(old)
