@@ -143,7 +143,7 @@ class Scene:
         over before the end, and some are beyond the threshold for a time or always.
         """
         rng = random.Random(seed)
-        seconds = 200.0 if events <= 1_000 else 600.0
+        seconds = 140.0 if events <= 1_000 else 600.0
         numbers = [40_000 + n for n in range(max(60, min(400, events // 10)))]
         updates: list[ConjunctionUpdate] = []
         pairs = 0
@@ -299,7 +299,7 @@ class ArrivalOrder:
             at_s = (update.screened_timestamp - START_NS) / S + rng.uniform(0, 30)
             at_s = last_s[update.conjunction_id] = max(at_s, last_s.get(update.conjunction_id, 0.0))
             updates.append((at_s, update))
-        return cls(of_sensor, updates, scene.seconds + 120)
+        return cls(of_sensor, updates, scene.seconds + 95)
 
     def between(self, begin_s: float, end_s: float) -> ArrivalOrder:
         """Those that arrive in ``[begin_s, end_s)``."""

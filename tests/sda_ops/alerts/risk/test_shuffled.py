@@ -135,7 +135,7 @@ async def test_after_a_kill_in_the_middle_no_conjunction_is_lost_and_the_last_st
     """The process loses its state. The table keeps what the screening found, also what the process had not read. The evidence is that since the restart."""
     scene = Scene.of(1_000, seed=3)
     order = ArrivalOrder.of(scene, seed)
-    kill_s = 40.0 + 7 * seed
+    kill_s = 30.0 + 5 * seed
     before = await stated(order.between(0.0, kill_s), killed=True)
     table = {each.conjunction_id: each for at_s, each in order.updates if at_s < kill_s + 5}
     now_ns = START_NS + round(kill_s * S)
