@@ -11,13 +11,16 @@ from prometheus_client.registry import Collector
 
 from sda_ops.event_time.metrics import collected
 
-AlertOutcome: TypeAlias = Literal["recorded", "duplicate", "quiet", "sent", "retracted", "failed", "parked", "late"]
+AlertOutcome: TypeAlias = Literal[
+    "recorded", "duplicate", "quiet", "sent", "retracted", "failed", "parked", "superseded", "late"
+]
 """- ``recorded``: a new revision is in the outbox
 - ``duplicate``: it says what the outbox has already
 - ``quiet``: a subscriber's rules do not want this revision
 - ``sent``: a subscriber has acknowledged it; ``retracted``: the same, for a retraction
 - ``failed``: an attempt to send it failed; it is tried again
 - ``parked``: it will not be sent again by itself: a subscriber rejects it for good, or it is too old
+- ``superseded``: it is not sent, because the outbox was full and a newer revision of the conjunction is pending
 - ``late``: of those acknowledged, more than `LATE_S` after its evidence
 """
 

@@ -66,7 +66,7 @@ def alerts_sink(
             while batch := await ends.receiver.recv_many(_MAX_BATCH):
                 written: list[Recorded] = []
                 await ends.acknowledge_after(len(batch), _record, outbox, batch, ends.clock.now_ns(), written)
-                housekeeping.watch.used_bytes = written[0].used_bytes
+                housekeeping.watch.recorded(written[0])
                 _recorded(written[0], metrics, notices)
                 for each in deliveries:
                     each.wake()
@@ -115,6 +115,7 @@ def _recorded(recorded: Recorded, metrics: AlertMetrics | None, notices: NoticeB
         metrics.count("recorded", len(recorded.alerts))
         metrics.count("duplicate", recorded.repeats)
         metrics.count("quiet", sum(recorded.quiet.values()))
+        metrics.count("superseded", recorded.superseded)
     if notices is not None:
         for alert in recorded.material:
             notices.post(alert_notice(alert))
@@ -207,6 +208,12 @@ class OutboxWatch:
             event = "alert_outbox_almost_full" if self._almost_full else "alert_outbox_has_room"
             level = logging.WARNING if self._almost_full else logging.INFO
             self._log(event, level=level, used_bytes=self.used_bytes, max_bytes=self._max_bytes)
+
+    def recorded(self, recorded: Recorded) -> None:
+        """Log what is not delivered because the outbox was full, and a newer revision is pending in its place."""
+        self.used_bytes = recorded.used_bytes
+        if recorded.superseded:
+            self._log("alerts_superseded", level=logging.WARNING, superseded=recorded.superseded)
 
     def pruned(self, parked: Mapping[str, int]) -> None:
         """Log what was parked because it is too old."""

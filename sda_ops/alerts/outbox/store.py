@@ -107,14 +107,14 @@ class AlertOutbox:
         A risk is a new revision if its status, its estimate or its evidence is not that of any stored revision of its conjunction.
         So the same risks again, in any order, change nothing. A risk with an older estimate than the stored one is stale.
 
-        If the file is full, room is made first (`sda_ops.alerts.outbox.space`). Raises `AlertOutboxFull`.
+        If the file is full, room is made first (`sda_ops.alerts.outbox.space`), in the same transaction. Raises `AlertOutboxFull`: the file
+        is unchanged then.
         """
         if not risks:
             with self._lock, self._file.clear_errors():
                 return Recorded((), (), 0, 0, 0, 0, {}, 0, used_bytes(self._opened))
         with self._writing() as db:
             superseded = make_room(db, self.bounds.max_bytes, now_ns)
-        with self._writing() as db:
             if used_bytes(db) >= self.bounds.max_bytes:
                 raise AlertOutboxFull(
                     f"outbox of alerts {self.path}: it is full ({self.bounds.max_bytes / 2**20:.0f} MiB of pending and parked "
