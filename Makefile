@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Every process of the tests and the demo would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo demo-no-api fusion-demo up down browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening isolation screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time isolation screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -118,6 +118,9 @@ bench-correlation: $(VENV)/.run-ready  ## share of right associations by sensor 
 
 bench-screening: $(VENV)/.dev-ready  ## brute force on 15 random subsets; cost, growth, profile, break-even and peers on whole catalogues (half an hour)
 	$(BIN)/python -m bench.screening all --subsets 15 $(ARGS)
+
+bench-event-time: $(VENV)/.run-ready  ## 50,000 obs/s through marks and windows in memory: emission after the mark, cost of marks, profile (three minutes)
+	$(BIN)/python -m bench.event_time $(ARGS)
 
 isolation: $(VENV)/.run-ready  ## p99 of the audit with the propagator at 100x its load, in the pool and inline (three minutes)
 	$(BIN)/python -m bench.isolation $(ARGS)

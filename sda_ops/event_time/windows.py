@@ -224,7 +224,9 @@ class EventTimeWindows(Generic[K, T]):
             self._schedule(self._closing, windows[-1])
             return []
         retractions: list[Change[K, T]] = []
-        index = bisect_right(windows, time_ns, key=_first_ns) - 1
+        index = len(windows) - 1
+        if index >= 0 and time_ns < windows[index].times_ns[0]:
+            index = bisect_right(windows, time_ns, key=_first_ns) - 1
         if index >= 0 and time_ns < windows[index].end_ns:
             window = windows[index]
             at = self._place_of(window, time_ns, item)
