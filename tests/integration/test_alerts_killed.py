@@ -29,7 +29,7 @@ _PROCESSES.set_forkserver_preload(["tests.helpers.alert_process"])
 
 @dataclass(frozen=True, slots=True)
 class AtRequest:
-    """When the subscriber has ``received``, ``stored`` or ``answered`` request number ``number``, from the process's start."""
+    """When the subscriber has ``received``, ``stored`` or ``answered`` a request: number ``number`` of the process, or a later one."""
 
     stage: str
     number: int
@@ -84,7 +84,7 @@ async def _killed(start: Run, point: Point, subscriber: FaultySubscriber) -> boo
             process = _process(start)
 
             def kill(now: str, at: int) -> None:
-                if (now, at) == (stage, begun + number):
+                if now == stage and at >= begun + number:
                     process.kill()
 
             subscriber.on_stage = kill
