@@ -33,8 +33,8 @@ from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable
 UNTIL_IT_HAS_ROOM = RestartPolicy.always(
     backoff=Backoff(timedelta(seconds=1), timedelta(minutes=1), healthy_after=timedelta(minutes=10))
 )
-"""Of the sink: an outbox that cannot be written, because it or the disk is full, never ends the run. What was recorded is delivered
-meanwhile, which makes room; what comes waits in front of the sink, and then on disk."""
+"""Of the sink: an outbox that cannot be written, because the disk is full for example, never ends the run. What comes waits in front
+of the sink, and then on disk."""
 
 _NO_PILLS = 100_000
 """Deliveries to the sink. It fails because of the outbox, never because of an item: that must not become a dead letter."""
@@ -84,9 +84,7 @@ class Alerts:
             "risk", self.risk, stateful=True, expanding=True, restart_policy=THREE_A_MINUTE, note=note
         )
         graph.connect(evidence, risk, 1_024, note="four micro-batches keep both ends busy")
-        note = (
-            "tried again without end: a full outbox leaves no gap in the audit of the stream, and no alert is dropped"
-        )
+        note = "tried again without end: an outbox that fails leaves no gap in the audit of the stream, and no alert is dropped"
         alerts = graph.add_sink(
             "alerts", self.sink, restart_policy=UNTIL_IT_HAS_ROOM, max_deliveries=_NO_PILLS, note=note
         )

@@ -17,7 +17,7 @@ from sda_ops.alerts.delivery.deliver import DeliveryPolicy, SubscriberDelivery
 from sda_ops.alerts.delivery.webhook import Webhook
 from sda_ops.alerts.metrics import AlertMetrics
 from sda_ops.alerts.notice import alert_notice
-from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError
+from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError, AlertOutboxFull
 from sda_ops.alerts.outbox.values import Depth, Recorded
 from sda_ops.records.risk import ConjunctionRisk
 
@@ -48,8 +48,9 @@ def alerts_sink(
     ``notices`` gets the alerts that are new or have materially changed, once they are on the disk.
     When the input has ended, the deliveries have ``last_deliveries`` to end; what is pending then stays in the outbox.
 
-    Raises `AlertOutboxError` if the outbox cannot be used or is full: nothing of the batch is acknowledged then. A failed
-    delivery never ends the sink. Raises ``ValueError`` if subscribers and webhooks do not have the same names.
+    While the outbox is full, the sink waits with its batch, and deliveries go on; the log says so once. Raises `AlertOutboxError`
+    if the outbox cannot be used, or is full at the shutdown: nothing of the batch is acknowledged then. A failed delivery never
+    ends the sink. Raises ``ValueError`` if subscribers and webhooks do not have the same names.
     """
     known, given = sorted(each.name for each in outbox.subscribers), sorted(each.name for each in webhooks)
     if known != given:
@@ -64,10 +65,9 @@ def alerts_sink(
         running.append(ends.start(housekeeping.run(), name="look after the outbox"))
         try:
             while batch := await ends.receiver.recv_many(_MAX_BATCH):
-                written: list[Recorded] = []
-                await ends.acknowledge_after(len(batch), _record, outbox, batch, ends.clock.now_ns(), written)
-                housekeeping.watch.recorded(written[0])
-                _recorded(written[0], metrics, notices)
+                recorded = await _record_when_there_is_room(ends, outbox, batch)
+                housekeeping.watch.recorded(recorded)
+                _recorded(recorded, metrics, notices)
                 for each in deliveries:
                     each.wake()
             for each in deliveries:
@@ -104,6 +104,27 @@ def _opened(outbox: AlertOutbox, ends: WiredEnds) -> AlertOutbox:
             enqueued=opened.enqueued,
         )
     return outbox
+
+
+async def _record_when_there_is_room(
+    ends: WiredEnds, outbox: AlertOutbox, batch: Sequence[ConjunctionRisk]
+) -> Recorded:
+    """Record and acknowledge the batch."""
+    is_logged = False
+    while True:
+        written: list[Recorded] = []
+        try:
+            await ends.acknowledge_after(len(batch), _record, outbox, batch, ends.clock.now_ns(), written)
+        except AlertOutboxFull as error:
+            if ends.shutdown.is_set:
+                raise
+            if not is_logged:
+                log = EventLog(logger, clock=ends.clock, operator=ends.name, instance=ends.instance)
+                log("alert_outbox_full", level=logging.ERROR, message=str(error))
+                is_logged = True
+            await ends.shutdown.wait_at_most(_LOOK_EVERY_S, ends.clock)
+        else:
+            return written[0]
 
 
 def _record(outbox: AlertOutbox, risks: Sequence[ConjunctionRisk], now_ns: int, written: list[Recorded]) -> None:

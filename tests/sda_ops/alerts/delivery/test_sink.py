@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pytest
 
 from orchestrator_adapter import BuiltGraph, EventLog, OperatorGraph, RestartPolicy, SystemClock, source_of
 from orchestrator_adapter.process import NoticeBoard
-from orchestrator_adapter.testing import ListSource, ManualClock, UntilShutdown, chain, run_graph
+from orchestrator_adapter.testing import ListSource, ManualClock, Pause, UntilShutdown, chain, run_graph
 from sda_ops.alerts.delivery.sink import OutboxWatch, alerts_sink
 from sda_ops.alerts.delivery.webhook import Webhook
-from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError
-from sda_ops.alerts.outbox.values import Depth, Recorded
+from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError, AlertOutboxFull
+from sda_ops.alerts.outbox.values import Delivery, Depth, Recorded
 from sda_ops.alerts.subscriber.table import SubscriberTable
 from sda_ops.records.risk import ConjunctionRisk
 from tests.helpers.alerts import conjunction, outbox_in, risk
@@ -99,6 +100,48 @@ async def test_nothing_is_acknowledged_that_the_outbox_does_not_have(tmp_path: P
         event = await run_graph(graph)
     assert (event.figures.ledger.written, event.figures.restarts["alerts"].total) == (2, 1)
     assert sorted(table.keys()) == [(conjunction(0), 0), (conjunction(1), 0)]
+
+
+class FullUntilDelivered(AlertOutbox):
+    """An outbox without room for the second batch until the first one was acknowledged."""
+
+    acknowledged = False
+    rejected = 0
+
+    def record(self, risks: Sequence[ConjunctionRisk], now_ns: int) -> Recorded:
+        if risks[0].conjunction_id == conjunction(1) and not self.acknowledged:
+            self.rejected += 1
+            raise AlertOutboxFull("outbox of alerts: it is full")
+        return super().record(risks, now_ns)
+
+    def acknowledge(self, deliveries: Sequence[Delivery], now_ns: int) -> None:
+        super().acknowledge(deliveries, now_ns)
+        self.acknowledged = self.rejected > 1
+
+
+async def test_deliveries_go_on_while_the_outbox_is_full_and_nothing_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sink waits with its batch, without a restart, and logs it once."""
+    table, clock = SubscriberTable(tmp_path / "subscriber.sqlite"), ManualClock()
+    model = outbox_in(tmp_path, "a")
+    outbox = FullUntilDelivered(model.path, subscribers=model.subscribers)
+    async with FaultySubscriber(table, "503") as subscriber:
+
+        async def during(built: BuiltGraph) -> None:
+            while len(table.keys()) < 2:
+                await asyncio.sleep(0.001)
+                clock.advance(0.05)
+                if outbox.rejected > 1:
+                    subscriber.follow("ok")
+            built.request_shutdown("enough")
+
+        sink = alerts_sink(outbox, [webhook("a", subscriber.url)])
+        source = ListSource([risk(0)], Pause(timedelta(seconds=1)), [risk(1)], UntilShutdown())
+        event = await run_graph(chain(source, sink), clock=clock, during=during)
+    assert (event.figures.ledger.written, dict(event.figures.restarts)) == (2, {})
+    assert sorted(table.keys()) == [(conjunction(0), 0), (conjunction(1), 0)]
+    assert caplog.text.count("alert_outbox_full") == 1
 
 
 async def test_what_was_pending_is_delivered_after_the_next_start_before_anything_new(tmp_path: Path) -> None:
