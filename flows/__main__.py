@@ -24,7 +24,7 @@ COMMANDS = {
     "alerts": ("list what subscribers of sda-fusion's alerts have received, send again, park", "flows.commands.alerts"),
     "demo": ("run Prefect server, simulator and pipeline together, with live progress", "flows.commands.demo"),
     "automations": (
-        "install Prefect automations on a pipeline's events: alarm, flapping, zombie",
+        "install Prefect automations on a pipeline's events: alarm, alerts, flapping, zombie",
         "flows.commands.automations",
     ),
     "reconcile": ("report to Prefect how earlier runs ended, where they could not", "flows.commands.reconcile"),

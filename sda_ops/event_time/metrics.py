@@ -46,7 +46,7 @@ class EventTimeMetrics(Collector):
 
     def __init__(self, *, sources: Iterable[str] = (), operators: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
-        self._sources = set(sources)
+        self._sources = dict.fromkeys(sources)  # in order
         self._max_sources = len(self._sources) + MAX_SOURCES
         self._source_lag = _Lags("source_lag_seconds", "From the measurement to its ingest, seconds")
         self._pipeline_lag = _Lags(
@@ -157,7 +157,7 @@ class EventTimeMetrics(Collector):
         with self._lock:
             if source not in self._sources:
                 if len(self._sources) < self._max_sources:
-                    self._sources.add(source)
+                    self._sources[source] = None
                 else:
                     source = OTHER
             negative = histogram.observe(source, lags_ns)
