@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from flows.commands.demo_alerts import passages
 from flows.commands.demo_stages import LINGER_S, STAGES, Stage
 from flows.commands.messages import announce, report_problems
 from flows.commands.options import EXIT_CODES, add_pipeline_argument, at_least_one, seconds
@@ -40,6 +42,7 @@ from sda_ops.simulate import ConfigurationError
 EPILOG = EXIT_CODES
 _SIMULATOR_START_S = 60.0
 _STOP_S = 15.0
+_FIRST_SCREENING_S = 60.0  # on a busy machine; five seconds on an idle one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--objects", type=int, default=2000, metavar="N", help="size of the generated catalogue (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stage",
+        type=passages,
+        default=(1, 1),
+        metavar="N:M",
+        help="sda-fusion: N conjunctions and M near misses that appear in the catalogue while the sensors send (default: 1:1)",
     )
     parser.add_argument(
         "--quiet",
@@ -79,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         _log_to(folder / "pipeline.log")
         with ExitStack() as processes:
             simulator = processes.enter_context(_simulator(stage, args))
+            if stage.alerts is not None:
+                processes.enter_context(stage.alerts.subscriber(_say))
             if not args.no_api:
                 processes.enter_context(_prefect_server(stage))
             _wait_for_archive(stage, simulator)
@@ -94,11 +106,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _stage(make: type[Stage], folder: Path, radars: int) -> Stage:
-    ports = iter(free_ports(radars + make.archives + make.rings + 2))
+    ports = iter(free_ports(radars + make.archives + make.rings + 3))
     radar_ports, archive_ports, isl_ports = (
         tuple(islice(ports, count)) for count in (radars, make.archives, make.rings)
     )
-    return make(folder, radar_ports, archive_ports, isl_ports, server_port=next(ports), control_port=next(ports))
+    server, control, subscriber = ports
+    return make(
+        folder,
+        radar_ports,
+        archive_ports,
+        isl_ports,
+        server_port=server,
+        control_port=control,
+        subscriber_port=subscriber,
+    )
 
 
 async def _perform(
@@ -133,8 +154,13 @@ async def _perform(
 
 
 async def _conduct(graph: BuiltGraph, simulator: subprocess.Popen[bytes], seconds: float) -> None:
-    """Start the sensors once all sources listen, and stop the pipeline after they have ended."""
-    while not _all_listen(graph):  # noqa: ASYNC110 - the status has nothing to await
+    """Start the sensors once all sources listen, and stop the pipeline after they have ended.
+
+    A pipeline that screens has `_FIRST_SCREENING_S` for its first screening before.
+    """
+    deadline = time.monotonic() + _FIRST_SCREENING_S
+    # The status has nothing to await.
+    while not (_all_listen(graph) and (_has_screened(graph) or time.monotonic() > deadline)):  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     assert simulator.stdin is not None
     simulator.stdin.write(b"go\n")
@@ -150,6 +176,13 @@ def _all_listen(graph: BuiltGraph) -> bool:
         if operator.role is Role.SOURCE and operator.name.startswith(("radar", "isl"))
     ]
     return all("port" in source.counters for source in listening)
+
+
+def _has_screened(graph: BuiltGraph) -> bool:
+    """Whether the catalogue was screened once; also if the pipeline does not screen."""
+    return all(
+        operator.counters.get("screenings", 0) > 0 for operator in graph.status().operators if operator.name == "screen"
+    )
 
 
 def _log_to(file: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from flows.commands.demo_alerts import HORIZON_S, DemoAlerts
 from flows.local_prefect.processes import HOST, LocalServer
 from flows.output import print_line
 from flows.pipelines import FUSION, INGEST, PipelineKind
@@ -42,6 +43,7 @@ class Stage(ABC):
     isl_ports: tuple[int, ...]
     server_port: int
     control_port: int
+    subscriber_port: int
 
     archives = 1
     rings = 1
@@ -63,6 +65,11 @@ class Stage(ABC):
     @abstractmethod
     def settings(self) -> Any:
         """The pipeline's settings."""
+
+    @property
+    def alerts(self) -> DemoAlerts | None:
+        """The alerts; ``None`` if the pipeline makes none."""
+        return None
 
     def replayed(self) -> int:
         """The number of observations that come from a file, not from the simulator."""
@@ -173,8 +180,13 @@ class FusionStage(Stage):
         )
         (self.folder / "track.tdm").write_text(track, encoding="utf-8")
 
-    def catalog(self, args: argparse.Namespace) -> list[str]:  # noqa: ARG002 - `prepare` has written it
-        return ["--catalog", str(self.folder / "catalog.json")]
+    @property
+    def alerts(self) -> DemoAlerts:
+        return DemoAlerts(self.folder, self.subscriber_port)
+
+    def catalog(self, args: argparse.Namespace) -> list[str]:  # `prepare` has written it
+        catalog = self.folder / "catalog.json"
+        return ["--catalog", str(catalog), *self.alerts.staging(catalog, args)]
 
     def settings(self) -> FusionSettings:
         stations = simulated_sensors()
@@ -194,10 +206,12 @@ class FusionStage(Stage):
                 "isls": isls,
                 "replay": {"files": [self.folder / "track.tdm"], "sigma_range_m": 30.0, "sigma_range_rate_m_s": 0.3},
                 "sensors": [dict(sensor) for sensor in (*stations, track)],
-                "catalog": {"file": self.folder / "catalog.json"},
+                "catalog": {"file": self.folder / "catalog.json", "refresh_every_s": 1},
                 "audit": {"directory": self.folder / "audit"},
                 "spill": {"directory": self.folder / "spill"},
-                "screening": {"directory": self.folder / "screening"},
+                # A shorter horizon than the default one: the demo's half minute is not for the screening of a day.
+                "screening": {"directory": self.folder / "screening", "horizon_s": HORIZON_S},
+                "alerts": self.alerts.settings(),
             }
         )
 
@@ -220,10 +234,14 @@ class FusionStage(Stage):
         conjunctions = self._conjunctions()
         written = outcome.event.figures.ledger.written
         rows = len(observations) + len(correlations) + len(updates) + len(conjunctions)
-        print_line(f"  read     {rows:,} rows of the audit read back; the ledger says {written:,} were written")
+        revisions, counted = self.alerts.revisions(), outcome.event.figures.counters.get("alerts", {})
+        others = sum(counted.get(name, 0) for name in ("repeats", "stale", "below"))
+        read = f"{rows:,} rows of the audit and {revisions:,} revisions of alerts read back"
+        print_line(f"  read     {read}; the ledger says {written:,} were written")
         print_line(
             f"           {len(observations):,} observations, {len(correlations):,} correlations, {len(updates):,} updates, "
             f"{len(conjunctions):,} revisions of conjunctions"
+            f"{f'; {others:,} risks made no revision' if others else ''}"
         )
         true_numbers = dict(_sent(self.truth))
         found = Counter(
@@ -233,8 +251,10 @@ class FusionStage(Stage):
         )
         shares = ", ".join(f"{what} {count / found.total():.2%}" for what, count in found.most_common())
         print_line(f"  truth    of {found.total():,} simulated observations: {shares or 'none'}")
-        if rows != written:
-            print_line("demo: the audit and the ledger disagree")
+        for sentence in self.alerts.result():
+            print_line(f"  alerts   {sentence}")
+        if rows + revisions + others != written:
+            print_line("demo: the ledger disagrees with the audit and the alerts")
             return ExitCode.LEDGER_VIOLATION
         return outcome.exit_code
 

@@ -122,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     staging = parser.add_argument_group(
-        "staging", "made-up objects that pass objects of the catalogue in low orbit; both have a beacon"
+        "staging", "made-up objects, each with a beacon, that pass objects of the catalogue in low orbit"
     )
     staging.add_argument(
         "--stage",

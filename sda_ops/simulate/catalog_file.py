@@ -70,7 +70,7 @@ def _omm(elements: ElementSet) -> dict[str, str | int | float]:
 
 
 def _written(value: float, number: float, read: Callable[[float], float]) -> float:
-    """The number that is read as ``value``: ``number`` or one beside it; ``number`` if it is none of them."""
+    """The number that is read as ``value``: ``number`` or one beside it; otherwise ``number``."""
     return next(
         (each for each in (number, nextafter(number, inf), nextafter(number, -inf)) if read(each) == value), number
     )

@@ -105,7 +105,7 @@ class Noise:
 class Staged:
     """Made-up objects that pass catalogued ones (`sda_ops.simulate.staged`). The sensors observe them from the start.
 
-    Both objects of each passage have a beacon, as far as there are beacons.
+    Each of them has a beacon, as far as there are beacons.
 
     Attributes:
         plan: The passages.

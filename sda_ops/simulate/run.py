@@ -27,7 +27,7 @@ from sda_ops.simulate.optical import Telescopes
 from sda_ops.simulate.pace import Feed, Run, drive
 from sda_ops.simulate.places import RADAR_SITES, TELESCOPE_SITES
 from sda_ops.simulate.radar import RadarArray
-from sda_ops.simulate.staged import Staging, stage, write_staged
+from sda_ops.simulate.staged import Staging, low_orbits, stage, write_staged
 from sda_ops.simulate.truth import SimulationSummary, TruthLog
 from sda_ops.simulate.world import World
 
@@ -96,7 +96,7 @@ async def simulate(
                 into, after_s = config.staged.into, config.staged.after_s
                 await tasks.enter_async_context(_background(_replace_catalog(into, element_sets, after_s)))
             await tasks.enter_async_context(_background(_end_after(config.duration_s, stop, run)))
-            with_beacon = [number for each in staging.passages for number in each.numbers]
+            with_beacon = [each.catalog_number for each in staging.element_sets]
             await _drive_all(list(_feeds(config, run, archives, with_beacon)), run)
             elapsed_s = (now_ns() - run.start_ns) / NS_PER_S
             if servers:
@@ -134,13 +134,24 @@ def _staging(config: SimulatorConfig, element_sets: Sequence[ElementSet], now_ns
     if config.staged is None:
         return Staging((), ())
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(3,)))
+    plan, unseen = config.staged.plan, _unseen(element_sets, now_ns)
+    targets = unseen if len(low_orbits(unseen)) >= plan.conjunctions + plan.near_misses else element_sets
     try:
-        staging = stage(element_sets, config.staged.plan, start_ns=now_ns, rng=rng)
+        staging = stage(element_sets, plan, start_ns=now_ns, rng=rng, targets=targets)
     except ValueError as error:
         raise ConfigurationError([f"staged: {error}"]) from error
     if config.staged.truth is not None:
         write_staged(config.staged.truth, staging.passages)
     return staging
+
+
+def _unseen(element_sets: Sequence[ElementSet], now_ns: int) -> list[ElementSet]:
+    """The objects below the horizon of every site: the first observation of their passage is a beacon of the other object."""
+    interval = World(element_sets).interval(now_ns)
+    seen = [
+        interval.visible(site, min_elevation_rad=0.0, max_range_m=np.inf) for site in (*RADAR_SITES, *TELESCOPE_SITES)
+    ]
+    return [element_sets[row] for row in np.setdiff1d(interval.propagated(), np.concatenate(seen)).tolist()]
 
 
 async def _replace_catalog(path: Path, element_sets: Sequence[ElementSet], after_s: float) -> None:

@@ -134,18 +134,19 @@ def stage(
     *,
     start_ns: int,
     rng: np.random.Generator,
-    targets: Sequence[int] | None = None,
+    targets: Sequence[ElementSet] | None = None,
 ) -> Staging:
-    """Objects that pass random objects of a catalogue in low orbit, or those of these catalogue numbers, each once at most.
+    """Objects that pass random objects of a catalogue in low orbit, or random ones of ``targets``, each once at most.
 
-    ``start_ns`` (UTC) is also their epoch. Raises ``ValueError`` if the catalogue has too few objects in low orbit.
+    ``start_ns`` (UTC) is also their epoch. Raises ``ValueError`` if there are too few objects in low orbit.
     """
     count = plan.conjunctions + plan.near_misses
-    usable = [each for each in element_sets if _in_low_orbit(each.satrec)]
-    if targets is not None:
-        usable = [each for each in usable if each.catalog_number in set(targets)]
+    usable = low_orbits(element_sets if targets is None else targets)
     if len(usable) < count:
-        raise ValueError(f"staging {count} passages needs as many objects in low orbit, got {len(usable)}")
+        raise ValueError(
+            f"staging {count} passages needs as many objects in low orbit, got {len(usable)}; stage fewer, or take a larger "
+            "catalogue"
+        )
     taken = {each.catalog_number for each in element_sets}
     number = max(taken)
     epoch_ns = start_ns // 1000 * 1000  # a catalogue file has microseconds
@@ -159,6 +160,17 @@ def stage(
         made.append(staged)
         passages.append(truth)
     return Staging(tuple(made), tuple(passages))
+
+
+def low_orbits(element_sets: Sequence[ElementSet]) -> list[ElementSet]:
+    """Those between `_LOW_KM` and `_HIGH_KM` of altitude at all times."""
+    low: list[ElementSet] = []
+    for each in element_sets:
+        axis_km, eccentricity = _semi_major_axis_km(each.satrec), each.satrec.ecco
+        perigee_km, apogee_km = (axis_km * (1.0 + sign * eccentricity) - _EARTH_RADIUS_KM for sign in (-1, 1))
+        if perigee_km > _LOW_KM and apogee_km < _HIGH_KM:
+            low.append(each)
+    return low
 
 
 def passing(target: ElementSet, passage: Passage, *, catalog_number: int, name: str = "", epoch_ns: int) -> ElementSet:
@@ -269,13 +281,6 @@ def _other_approach_m(target: ElementSet, staged: ElementSet, tca_ns: int, start
     return float(np.nanmin(np.linalg.norm(r_km - v_km_s * late_s[:, np.newaxis], axis=1))) * M_PER_KM
 
 
-def _in_low_orbit(satrec: Satrec) -> bool:
-    """Between `_LOW_KM` and `_HIGH_KM` of altitude at all times."""
-    axis_km = _semi_major_axis_km(satrec)
-    perigee_km, apogee_km = (axis_km * (1.0 + sign * satrec.ecco) - _EARTH_RADIUS_KM for sign in (-1, 1))
-    return bool(perigee_km > _LOW_KM and apogee_km < _HIGH_KM)
-
-
 def _semi_major_axis_km(satrec: Satrec) -> float:
     return float((MU_KM3_S2 / (satrec.no_kozai * _MIN_PER_S) ** 2) ** (1.0 / 3.0))
 
@@ -318,7 +323,7 @@ def _state(satrec: Satrec, at_ns: int) -> tuple[Floats, Floats]:
 
 
 def _corrected(elements: Floats, wanted: Floats, *, bstar: float, epoch_ns: int, at_ns: int) -> Floats:
-    """The mean elements at the epoch whose state at ``at_ns`` is the wanted one. Raises ``ValueError`` if there are none.
+    """The mean elements at the epoch whose state at ``at_ns`` is the wanted one. Raises ``ValueError`` without a solution.
 
     ``wanted`` is the position in km and the velocity in km per `_TIME_SCALE_S`.
     """

@@ -67,7 +67,7 @@ def alerts_sink(
             while batch := await ends.receiver.recv_many(_MAX_BATCH):
                 recorded = await _record_when_there_is_room(ends, outbox, batch)
                 housekeeping.watch.recorded(recorded)
-                _recorded(recorded, metrics, notices)
+                _recorded(recorded, ends, metrics, notices)
                 for each in deliveries:
                     each.wake()
             for each in deliveries:
@@ -131,7 +131,12 @@ def _record(outbox: AlertOutbox, risks: Sequence[ConjunctionRisk], now_ns: int, 
     written.append(outbox.record(risks, now_ns))
 
 
-def _recorded(recorded: Recorded, metrics: AlertMetrics | None, notices: NoticeBoard | None) -> None:
+def _recorded(recorded: Recorded, ends: WiredEnds, metrics: AlertMetrics | None, notices: NoticeBoard | None) -> None:
+    """Count each risk once: what the ledger has as written is the sum of these four figures."""
+    ends.count("recorded", len(recorded.alerts))
+    ends.count("repeats", recorded.repeats)
+    ends.count("stale", recorded.stale)
+    ends.count("below", recorded.below)
     if metrics is not None:
         metrics.count("recorded", len(recorded.alerts))
         metrics.count("duplicate", recorded.repeats)

@@ -108,6 +108,13 @@ class SubscriberTable:
             rows = self._db.execute("SELECT conjunction_id, revision FROM alerts ORDER BY number").fetchall()
         return [(UUID(identity), revision) for identity, revision in rows]
 
+    def alerts(self) -> list[ReceivedAlert]:
+        """The alerts, in the same order."""
+        columns = "conjunction_id, revision, content_type, body, received_ns"
+        with self._lock:
+            rows = self._db.execute(f"SELECT {columns} FROM alerts ORDER BY number").fetchall()  # noqa: S608 - a constant
+        return [ReceivedAlert(UUID(identity), *rest) for identity, *rest in rows]
+
     def bodies(self) -> list[bytes]:
         """The bodies, in the same order."""
         with self._lock:

@@ -166,7 +166,7 @@ def test_a_catalogue_with_too_few_objects_in_low_orbit_is_rejected() -> None:
 
 
 def test_only_the_named_targets_are_passed() -> None:
-    number = next(each.catalog_number for each in CATALOG if each.name.startswith("SUNSYNC"))
+    one_target = next(each for each in CATALOG if each.name.startswith("SUNSYNC"))
     one = replace(PLAN, conjunctions=1, near_misses=0)
-    (truth,) = stage(CATALOG, one, start_ns=START_NS, rng=np.random.default_rng(0), targets=[number]).passages
-    assert truth.catalog_number_first == number
+    (truth,) = stage(CATALOG, one, start_ns=START_NS, rng=np.random.default_rng(0), targets=[one_target]).passages
+    assert truth.catalog_number_first == one_target.catalog_number

@@ -11,13 +11,14 @@ import pytest
 from flows.__main__ import main
 from sda_ops.catalog.reader import read_catalog
 from sda_ops.simulate import ConfigurationError, Endpoint, SimulatorConfig, Staged, StagingPlan, simulate
+from sda_ops.simulate.places import RADAR_SITES
 from sda_ops.simulate.staged import read_staged
 
 LOCAL = "127.0.0.1"
 
 
-async def test_both_objects_of_each_passage_send_beacons(tmp_path: Path) -> None:
-    """The made-up ones also before the catalogue of the pipeline has them."""
+async def test_each_made_up_object_sends_beacons(tmp_path: Path) -> None:
+    """Also before the catalogue of the pipeline has it."""
 
     async def read_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -42,7 +43,7 @@ async def test_both_objects_of_each_passage_send_beacons(tmp_path: Path) -> None
     seen = {json.loads(line)["catalog_number"] for line in truth.read_text().splitlines()}
     passages = read_staged(staged)
     assert len(passages) == 3
-    assert {number for passage in passages for number in passage.numbers} < seen
+    assert {passage.staged for passage in passages} < seen
     assert len(seen) == 10
 
 
@@ -58,6 +59,26 @@ def test_the_catalogue_of_the_pipeline_gets_the_made_up_objects_later(tmp_path: 
     numbers = [each.catalog_number for each in read_catalog(into).element_sets]
     assert len(numbers) == 52
     assert {passage.staged for passage in read_staged(truth)} == set(numbers[-2:])
+
+
+async def test_no_sensor_sees_the_targets_at_the_start(tmp_path: Path) -> None:
+    """So the beacons of the made-up objects are the first observations of the passages."""
+    truth, staged = tmp_path / "truth.jsonl", tmp_path / "staged.jsonl"
+    config = SimulatorConfig(
+        radar_targets=tuple(Endpoint(LOCAL, 9) for _ in RADAR_SITES),
+        radar_rate_hz=2_000.0,
+        optical_rate_hz=0.0,
+        isl_rate_hz=0.0,
+        objects=400,
+        count=3_000,
+        truth=truth,
+        staged=Staged(plan=StagingPlan(conjunctions=10, near_misses=0), truth=staged),
+    )
+    async with asyncio.timeout(60):
+        await simulate(config, stop=asyncio.Event())
+    seen = {json.loads(line)["catalog_number"] for line in truth.read_text().splitlines()}
+    assert len(seen) > 20
+    assert not seen & {passage.catalog_number_first for passage in read_staged(staged)}
 
 
 def test_impossible_passages_are_reported_together() -> None:
@@ -80,7 +101,10 @@ def test_impossible_passages_are_reported_together() -> None:
         (["--stage", "1:x"], "--stage: expected two whole numbers N:M, got '1:x'"),
         (["--stage", "1:1", "--stage-passages", "soon"], "--stage: --stage-passages: expected FROM_S:TO_S, got 'soon'"),
         (["--stage-into", "catalog.json"], "--stage-into and --stage-truth need --stage N:M"),
-        (["--stage", "9:9", "--objects", "5"], "staged: staging 18 passages needs as many objects in low orbit, got 5"),
+        (
+            ["--stage", "9:9", "--objects", "5"],
+            "staged: staging 18 passages needs as many objects in low orbit, got 5; stage fewer, or take a larger catalogue",
+        ),
     ],
 )
 def test_a_mistake_in_the_options_is_one_plain_line(
