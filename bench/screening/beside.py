@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -34,10 +34,10 @@ from flows.topologies.screening import CatalogScreening, screening_of
 from orchestrator_adapter import BuiltGraph
 from orchestrator_adapter.process import Pipeline
 from orchestrator_adapter.runtime import wiring
-from sda_ops.astro.time import NS_PER_DAY
 from sda_ops.catalog.columns import ElementColumns
 from sda_ops.catalog.elements import ElementSet
 from sda_ops.simulate.catalog_file import omm_json
+from tests.helpers.alerting import of_time
 from tests.helpers.fusion import FusionPlace, all_listen, conducted, go
 from tests.helpers.running import counter, eventually
 from tests.scenes.truth import catalog
@@ -139,19 +139,6 @@ class Stage:
         return Turn((to_ns - from_ns) / 1e9, rows.size, p50, p99, rows.max(), lag_p99, lags_ms.max())
 
 
-def of_today(element_sets: Sequence[ElementSet]) -> list[ElementSet]:
-    """These element sets, their epochs shifted by whole days so that their median is nearest to now."""
-    columns = ElementColumns.of(element_sets)
-    days = round((time.time_ns() - int(np.median(columns.epoch_ns))) / NS_PER_DAY)
-    shifted = replace(columns, jdsatepoch=columns.jdsatepoch + days, sgp4_epoch_days=columns.sgp4_epoch_days + days)
-    return [
-        ElementSet(each.catalog_number, each.name, satrec, epoch_days)
-        for each, satrec, epoch_days in zip(
-            element_sets, shifted.satrecs(), shifted.sgp4_epoch_days.tolist(), strict=True
-        )
-    ]
-
-
 def main() -> None:
     """Run the benchmark; see the module's docstring."""
     parser = argparse.ArgumentParser(
@@ -173,7 +160,7 @@ def main() -> None:
 
 
 async def _run(place: FusionPlace, args: argparse.Namespace) -> None:
-    element_sets = of_today(catalog()[0])
+    element_sets = of_time(catalog()[0], time.time_ns())
     place.catalog.write_bytes(omm_json(element_sets))
     settings = FusionSettings.model_validate(
         place.settings(
