@@ -30,6 +30,8 @@ BATCH = 200
 BATCHES = {EVENTS: BATCH, LOGS: BATCH, ARTIFACTS: 1}
 """Items per request of each kind. The route of artifacts takes one."""
 
+_LATEST_VERSIONS = 50  # of an artifact: a notice that is sent again is one of the latest
+
 NOTICE = "notice"
 """The field of an artifact's metadata that has the key of its notice."""
 
@@ -51,7 +53,9 @@ async def missing_artifacts(client: PrefectClient, artifacts: Sequence[ReportIte
     missing: list[ReportItem] = []
     for artifact in artifacts:
         of_key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact["key"]]))
-        page = await ask(client.read_artifacts(artifact_filter=of_key, sort=ArtifactSort.CREATED_DESC, limit=BATCH))
+        page = await ask(
+            client.read_artifacts(artifact_filter=of_key, sort=ArtifactSort.CREATED_DESC, limit=_LATEST_VERSIONS)
+        )
         if not isinstance(page, RetryOk):
             return None
         if artifact["metadata_"][NOTICE] not in {(version.metadata_ or {}).get(NOTICE) for version in page.value}:

@@ -51,6 +51,7 @@ SHOWN_AFTER_S = 8.0
 """The server shows what it accepted, and keeps, after this time: it writes events every 5 s, or 20 at a time."""
 
 _NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout)
+_ARTIFACTS_AT_ONCE = 20  # between two deliveries of events; each needs two requests
 _RESENT_AT_ONCE = 20  # task runs sent again between two deliveries; each needs two or three requests
 _MAY_BE_LOST_S = 30.0  # a killed server may have lost what it accepted in this time before
 
@@ -109,6 +110,11 @@ class Delivery:
         return self._reachable_since is None and not any(self._outboxes.values())
 
     @property
+    def has_artifacts(self) -> bool:
+        """More artifacts wait than one ``deliver`` delivers."""
+        return bool(self._outboxes[ARTIFACTS])
+
+    @property
     def all_delivered(self) -> bool:
         """The server has everything, and shows the latest state of every task run."""
         return self.idle and self._task_runs.all_confirmed
@@ -133,10 +139,18 @@ class Delivery:
         ]
 
     async def deliver(self, client: PrefectClient) -> bool:
-        """Deliver everything queued. False if the server is unreachable or failing; the rest then stays queued."""
+        """Deliver everything queued. False if the server is unreachable or failing; the rest then stays queued.
+
+        Of the artifacts of notices it delivers a few: thousands of them would hold up the events for minutes.
+        """
         self._check_again_after_outage()
+        artifacts_left = _ARTIFACTS_AT_ONCE
         for kind, outbox in self._outboxes.items():
             while outbox and not (kind == EVENTS and self._monotonic() < self._events_wait_until):
+                if kind == ARTIFACTS:
+                    if not artifacts_left:
+                        break
+                    artifacts_left -= 1
                 batch = outbox.take(BATCHES[kind])
                 to_send = await self._not_on_server(client, kind, batch)
                 if to_send is None:

@@ -250,6 +250,8 @@ class Reporter:
                 answers = await self._delivery.deliver(client) and await self._delivery.check(client)
             if answers:
                 delays.reset()
+                if self._delivery.has_artifacts:
+                    self._has_work.set()
                 return 0.0
             return delays.next_s()
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import CallWebhook, CancelFlowRun, ChangeFlowRunState, PauseDeployment, SendNotification
+from prefect.events.actions import (
+    CallWebhook,
+    CancelFlowRun,
+    ChangeFlowRunState,
+    DoNothing,
+    PauseDeployment,
+    SendNotification,
+)
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.server.events.schemas.automations import AutomationCore as ServerAutomation
 from prefect.server.events.schemas.automations import EventTrigger as ServerTrigger
@@ -42,6 +50,7 @@ from orchestrator_adapter.prefect_flow.client.vocabulary import (
     pipeline_resource,
     related_pipeline,
 )
+from tests.helpers.support import ROOT
 
 FLOW = "sda-ingest"
 RUN_ID = UUID("6ce0f195-ae6a-4619-863a-54c970bcbcee")
@@ -290,6 +299,21 @@ def test_the_webhook_of_an_alert_has_the_notice_and_the_keys_of_the_others() -> 
     assert (body["automation"], body["event"], body["operator"]) == ("sda-ingest: alerts", "conjunction.alert", None)
     assert (body["pipeline"], body["cause"]) == ("sda-ingest", "high: ISS and COSMOS")
     assert body["payload"] == {"revision": 2, "objects": [{"name": "ISS"}]}
+
+
+@pytest.mark.parametrize(
+    ("severity", "status", "wanted"),
+    [("high", "provisional", True), ("high", "final", False), ("low", "provisional", False)],
+)
+def test_the_trigger_of_the_page_covers_what_it_says(severity: str, status: str, wanted: bool) -> None:  # noqa: FBT001 - a test parameter
+    """``docs/automations.md``, "Alerts"."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "automations.md").read_text("utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if block.startswith("EventTrigger(")]
+    trigger = eval(block, {"EventTrigger": EventTrigger, "Posture": Posture})
+    event = notices(severity)
+    event.resource.root["conjunction.status"] = status
+    automation = AutomationCore(name="mine", trigger=trigger, actions=[DoNothing()])
+    assert covers(automation, event) is wanted
 
 
 def test_alerts_need_a_target() -> None:

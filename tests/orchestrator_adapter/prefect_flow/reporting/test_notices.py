@@ -122,6 +122,23 @@ async def test_an_artifact_that_the_server_rejects_costs_only_itself() -> None:
     assert scene.delivery.given_up == 1
 
 
+async def test_many_artifacts_do_not_hold_up_the_events_of_the_run() -> None:
+    """Of 50 notices, one delivery sends all events and 20 artifacts; a decision that comes then is sent by the next one."""
+    scene = Scene()
+    for number in range(50):
+        scene.delivery.add_notice(notice(number), NOON_NS, artifact=True)
+    assert await scene.deliver()
+    assert [len(found) for found in seen(scene.prefect)] == [50, 20]
+    assert scene.delivery.has_artifacts
+    scene.decide("restart")
+    assert await scene.deliver()
+    assert scene.decisions() == ["restart"]
+    assert len(seen(scene.prefect)[1]) == 40
+    assert await scene.deliver()
+    assert seen(scene.prefect)[1] == [f"# {number}" for number in range(50)]
+    assert scene.delivery.all_delivered
+
+
 async def test_notices_that_the_server_never_got_are_delivered_by_the_next_start(tmp_path: Path) -> None:
     """They are beside the run's record; reconciling delivers them, and again changes nothing."""
     scene = Scene()
