@@ -206,12 +206,12 @@ def test_a_retracted_alert_states_no_probability_and_keeps_the_last_estimates_fi
 def test_the_evidence_is_in_comments_because_no_orbit_was_fitted_to_it() -> None:
     first, second = message_of(alert_of()).objects
     assert first.comments[1:] == (
-        "Observations associated since the screening = 3",
+        "Observations of it, compared with this element set or a newer one = 3",
         "Sensors (2): optical-4172, radar-1",
         "First and last observation = 2026-03-09T23:59:00.000, 2026-03-09T23:59:40.000",
         "Mean square residual from the element set, in standard deviations = 1.25",
     )
-    assert second.comments[1:] == ("Observations associated since the screening = 0",)
+    assert second.comments[1:] == ("Observations of it, compared with this element set or a newer one = 0",)
     assert (first.orbit_determination, second.orbit_determination) == (None, None)
 
 
@@ -222,7 +222,7 @@ def test_an_object_of_the_receivers_own_is_the_first_one() -> None:
     ours = message_of(alert_of(estimate), own={700_002, 5})
     assert_same_conjunction(ours, theirs)
     assert [each.designator for each in ours.objects] == ["700002", "700001"]
-    assert ours.objects[1].comments[1] == "Observations associated since the screening = 3"
+    assert ours.objects[1].comments[1] == "Observations of it, compared with this element set or a newer one = 3"
     assert message_of(alert_of(estimate), own={700_001, 700_002}) == message_of(alert_of(estimate))
 
 
