@@ -39,8 +39,8 @@ class Run:
     Attributes:
         folder: Of the outbox.
         url: Of the subscriber.
-        die_at: ``before`` or ``after``, the name of a method of the outbox, and the number of its call: there the process
-            kills itself. ``None``: it does not.
+        die_at: The process kills itself ``before`` or ``after`` the call of ``record`` or ``acknowledge`` with which this many
+            risks, or deliveries, are recorded or acknowledged. ``None``: it does not.
         mutant: A defect that the test must find: ``acknowledge first``, ``key without revision`` or ``order ignored``.
     """
 
@@ -103,22 +103,23 @@ class _Mortal(AlertOutbox):
         model = outbox_in(start.folder, "a")
         super().__init__(model.path, subscribers=model.subscribers)
         self._die_at = start.die_at
-        self._calls = dict.fromkeys(("record", "acknowledge"), 0)
+        self._count = dict.fromkeys(("record", "acknowledge"), 0)
 
     def record(self, risks: Sequence[ConjunctionRisk], now_ns: int) -> Recorded:
+        self._count["record"] += len(risks)
         self._die("before", "record")
         recorded = super().record(risks, now_ns)
         self._die("after", "record")
         return recorded
 
     def acknowledge(self, deliveries: Sequence[Delivery], now_ns: int) -> None:
+        self._count["acknowledge"] += len(deliveries)
         self._die("before", "acknowledge")
         super().acknowledge(deliveries, now_ns)
         self._die("after", "acknowledge")
 
     def _die(self, when: str, method: str) -> None:
-        self._calls[method] += when == "before"
-        if self._die_at == (when, method, self._calls[method]):
+        if self._die_at is not None and self._die_at[:2] == (when, method) and self._count[method] >= self._die_at[2]:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

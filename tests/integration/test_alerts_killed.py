@@ -37,7 +37,7 @@ class AtRequest:
 
 @dataclass(frozen=True, slots=True)
 class AtOutbox:
-    """``before`` or ``after`` call number ``number`` of ``record`` or ``acknowledge``."""
+    """``before`` or ``after`` the call of ``record`` or ``acknowledge`` that has item number ``number`` of the process."""
 
     when: str
     method: str
@@ -59,7 +59,7 @@ EACH_KIND: tuple[Point, ...] = (
     AtRequest("answered", 2),
     AtOutbox("after", "record", 25),  # committed, and the batch is not acknowledged
     AtOutbox("before", "acknowledge", 2),  # acknowledged by the subscriber, and not in the outbox
-    AtTime(0.1),
+    AtTime(0.02),
 )
 
 

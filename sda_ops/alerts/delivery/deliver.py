@@ -172,11 +172,10 @@ class SubscriberDelivery:
                 return
 
     async def _client(self) -> httpx.AsyncClient:
-        # Loading the system's certificates takes tens of milliseconds: in a thread, and not at all for plain HTTP, which never uses
-        # them.
+        """Loading the system's certificates takes tens of milliseconds: in a thread, and not at all without TLS."""
         trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if httpx.URL(self._webhook.url).scheme == "https":
-            trusted = await asyncio.to_thread(httpx.create_ssl_context)
+            trusted = await self._ends.run_blocking(httpx.create_ssl_context)
         return httpx.AsyncClient(verify=trusted, timeout=self._webhook.timeout.total_seconds())
 
     async def _deliver(self, client: httpx.AsyncClient) -> None:
