@@ -18,7 +18,7 @@ as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -160,22 +160,22 @@ class SourcePromises:
         self._promise(at_ns - self._rules.before_contact_ns)
         return True
 
-    def emitted(self, times_ns: Iterable[tuple[int, int]], *, now_s: float) -> None:
-        """These items have been emitted: the event time and the arrival (UTC) of each."""
+    def emitted(self, events_ns: Sequence[int], arrivals_ns: Sequence[int], *, now_s: float) -> None:
+        """Items, one at least, have been emitted: the event time and the arrival (UTC) of each, in any order."""
         self._alive(now_s)
-        rules, newest_ns, sent_ns = self._rules, self.promised_ns, self._sent_ns
-        ahead_ns, before_ns = rules.trusted_ahead_ns, rules.before_data_ns
-        moves, own_time = rules.order is not ReadOrder.ANY, rules.own_time
-        for event_ns, arrived_ns in times_ns:
-            if sent_ns is not None and event_ns < sent_ns:
-                self.late += 1
-            elif (
-                moves
-                and (newest_ns is None or event_ns - before_ns > newest_ns)
-                and (own_time or event_ns - ahead_ns <= arrived_ns)
-            ):
-                newest_ns = event_ns - before_ns
-        self.promised_ns = newest_ns
+        rules, newest_ns, sent_ns = self._rules, max(events_ns), self._sent_ns
+        if sent_ns is not None and min(events_ns) < sent_ns:
+            self.late += sum(event_ns < sent_ns for event_ns in events_ns)
+        if rules.order is ReadOrder.ANY:
+            return
+        ahead_ns = rules.trusted_ahead_ns
+        if not rules.own_time and newest_ns - ahead_ns > min(arrivals_ns):  # one of them may have a wrong clock
+            both = zip(events_ns, arrivals_ns, strict=True)
+            trusted = [event_ns for event_ns, arrived_ns in both if event_ns - ahead_ns <= arrived_ns]
+            if not trusted:
+                return
+            newest_ns = max(trusted)
+        self._promise(newest_ns - rules.before_data_ns)
 
     def tick(self, *, now_s: float, waiting: bool = False) -> None:
         """Time has passed. ``waiting``: the source waits for space in its edge; it is behind, and not out of contact.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import sub
 from typing import Any, TypeAlias, cast
 
 from orchestrator_adapter import Control, EventLog, Factory, Timer, WiredEnds
@@ -119,15 +120,19 @@ class _Marks:
 
     def emitted(self, items: Sequence[Any]) -> None:
         """These items were sent just now."""
-        times = [self._times_of(item) for item in items if not isinstance(item, Control)]
-        if not times:
+        if any(issubclass(kind, Control) for kind in set(map(type, items))):
+            items = [item for item in items if not isinstance(item, Control)]
+        if not items:
             return
+        events_ns, arrivals_ns = zip(
+            *map(self._times_of, items), strict=True
+        )  # columns: this runs for every observation
         late_before = self._promises.late
-        self._promises.emitted(times, now_s=self._ends.clock.monotonic())
+        self._promises.emitted(events_ns, arrivals_ns, now_s=self._ends.clock.monotonic())
         if late := self._promises.late - late_before:
             self._ends.count("late_at_source", late)
         if self._metrics is not None:
-            self._metrics.source_lag(self._ends.name, _lags(times))
+            self._metrics.source_lag(self._ends.name, _lags(events_ns, arrivals_ns))
         self._send_due(behind_items=True)
 
     def _tick(self) -> None:
@@ -160,8 +165,8 @@ class _Marks:
             )
 
 
-def _lags(times_ns: Sequence[tuple[int, int]]) -> list[int]:
-    lags = [arrived_ns - event_ns for event_ns, arrived_ns in times_ns]
+def _lags(events_ns: Sequence[int], arrivals_ns: Sequence[int]) -> list[int]:
+    lags = list(map(sub, arrivals_ns, events_ns))
     if not -_LARGEST_LAG_NS < min(lags) <= max(lags) < _LARGEST_LAG_NS:
         return [max(-_LARGEST_LAG_NS, min(lag, _LARGEST_LAG_NS)) for lag in lags]
     return lags

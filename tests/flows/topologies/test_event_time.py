@@ -106,7 +106,8 @@ def test_an_archives_mark_holds_for_times_with_their_clock_offsets_subtracted(
         # What the source promises of its own: nothing before the newest entry that is not in the future.
         template = observations(1)[0]
         observation = replace(template, source_id=names[at], sensor_timestamp=raw_ns, ingest_timestamp=arrived_ns)
-        promises.emitted([times_of(observation)], now_s=0.0)
+        event_ns, ingest_ns = times_of(observation)
+        promises.emitted([event_ns], [ingest_ns], now_s=0.0)
         newest_ns = max(newest_ns, raw_ns) if raw_ns <= arrived_ns else newest_ns
         for name in names:  # the earliest that may still come, from any telescope
             earliest = normalize(replace(template, source_id=name, sensor_timestamp=newest_ns))

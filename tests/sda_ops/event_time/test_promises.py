@@ -32,6 +32,11 @@ def promises(rules: PromiseRules, *, source: str = "source") -> SourcePromises:
     return SourcePromises(rules, source, now_s=0.0)
 
 
+def emit(promised: SourcePromises, times_ns: Sequence[tuple[int, int]], *, now_s: float) -> None:
+    """Items with these event times and arrivals."""
+    promised.emitted([event for event, _ in times_ns], [arrived for _, arrived in times_ns], now_s=now_s)
+
+
 def marks_at(promised: SourcePromises, seconds: Sequence[float], *, tick: bool = True) -> list[Watermark]:
     """The marks that ticks at these times send."""
     sent = []
@@ -81,14 +86,14 @@ def test_a_source_in_contact_advances_its_mark_without_data() -> None:
 def test_data_promise_what_the_order_of_reading_allows(rules: PromiseRules, behind_ns: int) -> None:
     """Without any contact, as in a burst that never leaves the socket empty."""
     promised = promises(rules)
-    promised.emitted([(T - 5 * MS, T), (T - 50 * MS, T)], now_s=0.0)
+    emit(promised, [(T - 5 * MS, T), (T - 50 * MS, T)], now_s=0.0)
     assert promised.due(now_s=0.0) == Watermark(T - 5 * MS - behind_ns, "source")
 
 
 def test_data_of_several_streams_promise_nothing() -> None:
     """One connection may be behind the others."""
     promised = promises(ISL)
-    promised.emitted([(T, T)], now_s=0.0)
+    emit(promised, [(T, T)], now_s=0.0)
     assert promised.promised_ns is None
     assert promised.due(now_s=0.0) is None
 
@@ -102,7 +107,7 @@ def test_a_timestamp_that_is_ahead_of_its_arrival_by_more_than_the_clock_error_m
     promised = promises(rules)
     promised.contact(T, now_s=0.0)
     before = promised.promised_ns
-    promised.emitted([(T + ahead_ns, T)], now_s=0.0)
+    emit(promised, [(T + ahead_ns, T)], now_s=0.0)
     assert promised.promised_ns == before
 
 
@@ -113,7 +118,7 @@ def test_no_item_moves_the_mark_beyond_that_of_a_contact_at_its_arrival(
 ) -> None:
     by_data = promises(replace(rules, max_lateness=timedelta(0)))
     by_contact = promises(replace(rules, max_lateness=timedelta(0)))
-    by_data.emitted([(event_ns, arrived_ns)], now_s=0.0)
+    emit(by_data, [(event_ns, arrived_ns)], now_s=0.0)
     by_contact.contact(arrived_ns, now_s=0.0)
     assert by_contact.promised_ns is not None
     assert by_data.promised_ns is None or by_data.promised_ns <= by_contact.promised_ns
@@ -123,7 +128,7 @@ def test_a_replay_has_its_own_time() -> None:
     """Its data are years old, a contact promises nothing, and its mark is its last event time."""
     promised = promises(REPLAY)
     promised.contact(T, now_s=0.0)
-    promised.emitted([(T - 10**17, T), (T - 9 * 10**16, T)], now_s=0.0)
+    emit(promised, [(T - 10**17, T), (T - 9 * 10**16, T)], now_s=0.0)
     assert promised.due(now_s=0.0) == Watermark(T - 9 * 10**16, "source")
     assert marks_at(promised, range(1, 10_000, 10)) == []  # and it is never idle
 
@@ -136,7 +141,7 @@ def test_fast_data_send_ten_marks_a_second() -> None:
     promised = promises(RADAR)
     marks = []
     for ms in range(1_000):
-        promised.emitted([(T + ms * MS, T + ms * MS)], now_s=ms / 1_000)
+        emit(promised, [(T + ms * MS, T + ms * MS)], now_s=ms / 1_000)
         marks += marks_at(promised, [ms / 1_000], tick=False)
     assert len(marks) == 10
     assert marks_at(promised, [1.5]) == [Watermark(T + 999 * MS - 120 * MS, "source")]
@@ -155,7 +160,7 @@ def test_a_source_out_of_contact_is_idle_and_returns_with_the_mark_that_it_had()
     promised.contact(T, now_s=0.0)
     kept = promised.due(now_s=0.0)
     assert marks_at(promised, range(1, 20)) == [Watermark(None, "source")]
-    promised.emitted([(T - 3_600 * S, T - 3_600 * S)], now_s=20.0)
+    emit(promised, [(T - 3_600 * S, T - 3_600 * S)], now_s=20.0)
     assert promised.due(now_s=20.0) == kept
 
 
@@ -210,7 +215,7 @@ def test_items_behind_a_mark_that_was_sent_are_counted_as_late() -> None:
     promised = promises(RADAR)
     promised.contact(T, now_s=0.0)
     promised.due(now_s=0.0)
-    promised.emitted([(T - 250 * MS, T), (T - 110 * MS - 1, T), (T - 110 * MS, T)], now_s=0.1)
+    emit(promised, [(T - 250 * MS, T), (T - 110 * MS - 1, T), (T - 110 * MS, T)], now_s=0.1)
     assert promised.late == 2
 
 
@@ -235,7 +240,7 @@ def test_the_mark_never_goes_back(happened: list[tuple[str, int]], rules: Promis
             case "contact":
                 promised.contact(T + value, now_s=now_s)
             case "emitted":
-                promised.emitted([(T + value, T)], now_s=now_s)
+                emit(promised, [(T + value, T)], now_s=now_s)
             case "restarted":
                 now_s += value
                 promised.restarted(now_s=now_s)
