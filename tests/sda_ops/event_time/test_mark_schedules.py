@@ -30,7 +30,7 @@ def run(seed: int, *, blocks: bool = False) -> tuple[FeedsRun, SupervisorEvent, 
 
 
 @pytest.mark.usefixtures("_many_schedules")
-@small_and_long("seeds", 25, 1_500)
+@small_and_long("seeds", 16, 1_500)
 def test_no_item_comes_after_a_mark_that_excludes_it_and_no_dead_source_holds_the_others(seeds: int) -> None:
     """Feeds that are silent, late, stalled, restarted, ended, or have not begun; with edges of a few items."""
     idle = restarts = marked = 0
@@ -46,7 +46,7 @@ def test_no_item_comes_after_a_mark_that_excludes_it_and_no_dead_source_holds_th
 
 
 @pytest.mark.usefixtures("_many_schedules")
-@small_and_long("seeds", 8, 300)
+@small_and_long("seeds", 5, 300)
 def test_a_source_that_waits_for_space_holds_the_others_and_is_never_idle(seeds: int) -> None:
     """The sink takes nothing for three times as long as a source may be out of contact."""
     for seed in range(seeds):

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator_adapter import BuiltGraph, RestartPolicy
+from orchestrator_adapter import BuiltGraph, Factory, RestartPolicy
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
 from sda_ops.event_time.promises import PromiseRules, ReadOrder
-from sda_ops.event_time.source import watermarked
+from sda_ops.event_time.source import OnContact, watermarked
 from sda_ops.event_time.watermark import Watermark
 from sda_ops.records.observation import Observation
+from sda_ops.sources import radar as radar_module
 from sda_ops.sources.isl import IslFeed, isl_source
 from sda_ops.sources.optical import optical_source
 from sda_ops.sources.radar import radar_source
@@ -98,6 +99,38 @@ async def test_a_radar_that_waits_for_space_has_no_contact_until_it_has_emptied_
     graph = fed_by(radar_source(RADAR, on_contact=contacts), sink, capacity=8)
     await run_graph(graph, clock=clock, during=during)
     assert [contact for contact in contacts.seen if contact[0] < 5.0] == [(0.0, 0), (0.0, 20)]
+
+
+async def test_in_a_burst_that_keeps_its_socket_full_a_radar_advances_its_mark_by_its_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten full drains in a row are no contact. The mark follows the newest datagram of each."""
+    monkeypatch.setattr(radar_module, "_DRAIN_BATCH", 8)
+    clock, sink, contacts = ManualClock(now_ns=NOON_NS + S), CollectSink(controls=True), Contacts(start_ns=NOON_NS)
+    rules = PromiseRules(
+        max_lateness=timedelta(seconds=2), order=ReadOrder.ARRIVAL, least_step=timedelta(0), idle_after=None
+    )
+
+    def make(on_contact: OnContact) -> Factory:
+        def both(at_ns: int) -> None:
+            contacts(at_ns)
+            if contacts.last != (1.0, 0):  # the first drain, of an empty socket, would promise more than the data
+                on_contact(at_ns)
+
+        return radar_source(RADAR, on_contact=both)
+
+    async def during(built: BuiltGraph) -> None:
+        contacts.built = built
+        port = await port_of(built)
+        await contacts.after(built, (1.0, 0))
+        send(port, *map(datagram, range(80)))
+        await contacts.after(built, (1.0, 80))
+        built.request_shutdown("test")
+
+    await run_graph(fed_by(watermarked(make, rules, times_of=times_of), sink), clock=clock, during=during)
+    marks = [it.time_ns - NOON_NS for it in sink.items if isinstance(it, Watermark) and it.time_ns is not None]
+    assert marks == [*(last - 2 * S for last in range(7, 80, 8)), -S]
+    assert [emitted for _, emitted in contacts.seen] == [0, 80]
 
 
 # Optical.
