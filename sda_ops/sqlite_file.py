@@ -29,6 +29,7 @@ class SqliteFile:
         application_id: In the header of every such file: another program's database has another one.
         schema_version: Of the present program, from 1 on. Files of earlier versions are converted.
         error: What is raised, with one clear sentence.
+        when_damaged: What to do with a damaged file.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class SqliteFile:
     application_id: int
     schema_version: int
     error: type[OperatorError]
+    when_damaged: str = "move it away, and a new one is made"
 
     def open(
         self, schema: Sequence[str], *, locked_s: float, conversions: Mapping[int, Sequence[str]] | None = None
@@ -123,7 +125,7 @@ class SqliteFile:
             raise self.error(f"{self.what} {self.path}: {error.strerror or error}") from error
 
     def _damaged(self, why: str) -> str:
-        return f"{self.what} {self.path}: the file is damaged ({why}); move it away, and a new one is made"
+        return f"{self.what} {self.path}: the file is damaged ({why}); {self.when_damaged}"
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def outbox_file(path: Path) -> SqliteFile:
         application_id=APPLICATION_ID,
         schema_version=SCHEMA_VERSION,
         error=AlertOutboxError,
+        when_damaged="restore it from a backup; without one, see docs/alerts.md, The outbox",
     )
 
 

@@ -43,7 +43,8 @@ def test_a_file_that_is_no_database_is_named_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "alerts.sqlite"
     path.write_bytes(b"no database" * 1_000)
     assert problem(path) == (
-        f"outbox of alerts {path}: the file is damaged (file is not a database); move it away, and a new one is made"
+        f"outbox of alerts {path}: the file is damaged (file is not a database); "
+        "restore it from a backup; without one, see docs/alerts.md, The outbox"
     )
     assert path.read_bytes() == b"no database" * 1_000
 
