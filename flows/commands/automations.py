@@ -154,9 +154,9 @@ def unmet(args: argparse.Namespace, heartbeat_s: int | None) -> list[str]:
     """A sentence for each automation that these options do not give, with the option that would."""
     missing = []
     if args.webhook is None and args.block is None:
-        flapping = " and no flapping" if args.on_flapping == "notify" else ""
+        lost = ["no alarm"] + ["no alerts"] * bool(_severities(args)) + ["no flapping"] * (args.on_flapping == "notify")
         missing.append(
-            f"no notification is configured, so there is no alarm{flapping}: add --webhook URL or --block TYPE/NAME"
+            f"no notification is configured, so there is {' and '.join(lost)}: add --webhook URL or --block TYPE/NAME"
         )
     if _zombie_after(args, heartbeat_s) is None:
         missing.append(

@@ -271,8 +271,18 @@ def describe(automation: AutomationCore) -> str:
         condition = f"none of {wanted} within {_seconds(trigger.within)} s of {first}"
     else:
         window = f" within {_seconds(trigger.within)} s" if trigger.within else ""
-        condition = f"{trigger.threshold} of {wanted}{window}"
+        condition = f"{trigger.threshold} of {wanted}{_own_labels(trigger)}{window}"
     return f"{automation.name}{off}: {condition}{each} -> {actions}"
+
+
+def _own_labels(trigger: EventTrigger) -> str:
+    """The labels of ours that the resource must have."""
+    labels = {
+        label: [values] if isinstance(values, str) else values
+        for label, values in trigger.match.items()
+        if not label.startswith("prefect.")
+    }
+    return "".join(f" with {label} {' or '.join(values)}" for label, values in labels.items())
 
 
 async def install(client: PrefectClient, automations: Sequence[AutomationCore]) -> list[InstallResult]:

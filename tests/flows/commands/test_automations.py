@@ -48,6 +48,7 @@ def test_valid_options_are_accepted(options: list[str], heartbeat_s: int | None)
     [
         ([], 180, ["no notification is configured, so there is no alarm:"]),
         (["--on-flapping", "notify"], 180, ["no notification is configured, so there is no alarm and no flapping:"]),
+        (["--flow", "sda-fusion"], 180, ["no notification is configured, so there is no alarm and no alerts:"]),
         (["--webhook", "http://x"], 180, []),
         (["--block", "slack-webhook/x"], None, ["no zombie:"]),
         (["--block", "slack-webhook/x", "--zombie-after", "90"], None, []),
@@ -87,8 +88,9 @@ def test_alerts_are_notified_of_for_the_pipeline_that_has_them(
     """By default for ``sda-fusion`` only."""
     assert main(["automations", "--webhook", "http://x", "--dry-run", *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    alerts = [line for line in lines if ": alerts: 1 of conjunction.alert -> call-webhook" in line]
-    assert len(alerts) == installed
+    least = "high" if "high" in options else "medium or high"
+    expected = f": alerts: 1 of conjunction.alert with conjunction.severity {least} -> call-webhook"
+    assert sum(expected in line for line in lines) == installed
 
 
 def test_without_a_server_it_ends_with_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
