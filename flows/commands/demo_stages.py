@@ -230,7 +230,7 @@ class FusionStage(Stage):
         correlations = _read(
             self.folder / "audit/correlations/correlations", "observation_id", "association", "catalog_number"
         )
-        updates = _read(self.folder / "audit/correlations/cross_sensor_updates", "update_id")
+        updates = _read(self.folder / "audit/correlations/cross_sensor_updates", "retracted")
         conjunctions = self._conjunctions()
         written = outcome.event.figures.ledger.written
         rows = len(observations) + len(correlations) + len(updates) + len(conjunctions)
@@ -239,7 +239,8 @@ class FusionStage(Stage):
         read = f"{rows:,} rows of the audit and {revisions:,} revisions of alerts read back"
         print_line(f"  read     {read}; the ledger says {written:,} were written")
         print_line(
-            f"           {len(observations):,} observations, {len(correlations):,} correlations, {len(updates):,} updates, "
+            f"           {len(observations):,} observations, {len(correlations):,} correlations, {len(updates):,} updates "
+            f"({sum(row['retracted'] for row in updates):,} of them retractions), "
             f"{len(conjunctions):,} revisions of conjunctions"
             f"{f'; {others:,} risks made no revision' if others else ''}"
         )
