@@ -183,10 +183,10 @@ class EventTimeWindows(Generic[K, T]):
         self._mark_ns = mark_ns
         while (limit is None or len(changes) < limit) and (window := self._due(self._closing, mark_ns)) is not None:
             changes.append(self._insert(window))
-        if changes and limit is not None:
-            return changes
-        keep_ns = self._allowed_ns + self._lookback_ns
-        while (window := self._due(self._retained, mark_ns - keep_ns)) is not None:
+        # If windows are still to be closed, those that they look back to stay.
+        until_ns = min(mark_ns, self._closing[0][0] - 1) if changes and self._closing else mark_ns
+        until_ns -= self._allowed_ns + self._lookback_ns
+        while (window := self._due(self._retained, until_ns)) is not None:
             self._release(window, window.end_ns)
         while self._forgetting and self._forgetting[0][0] <= mark_ns:
             lane = heappop(self._forgetting)[2]

@@ -134,3 +134,24 @@ def test_every_mutant_is_found(name: str) -> None:
     owner, attribute, broken = MUTANTS[name]
     with patch.object(owner, attribute, broken):
         assert _found_by(20_000) is not None
+
+
+def test_steps_of_a_mark_give_the_same_as_the_whole_mark() -> None:
+    """In steps of one window. Between the steps, windows are released."""
+    for seed in range(examples(800)):
+        segmentation, allowed_ns, steps = random_case(Random(seed))
+        whole, stepwise = (
+            EventTimeWindows[str, Item](segmentation, order=lambda item: item.name, allowed_lateness_ns=allowed_ns)
+            for _ in range(2)
+        )
+        for step in [*steps, 1_000]:
+            if isinstance(step, int):
+                expected, found = whole.advance(step), []
+                while changes := stepwise.advance(step, 1):
+                    found += changes
+            else:
+                key, item = step
+                assert whole.add(key, item.time_ns, item) == stepwise.add(key, item.time_ns, item)
+                continue
+            assert sorted(found, key=str) == sorted(expected, key=str)
+            assert (stepwise.held, stepwise.active, stepwise.retained) == (whole.held, whole.active, whole.retained)
