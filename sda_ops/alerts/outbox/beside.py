@@ -6,12 +6,10 @@ pipeline, and takes only a moment itself.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sda_ops.alerts.outbox import changes
 from sda_ops.alerts.outbox.file import ALERT_COLUMNS, AlertOutboxError, alert_from, outbox_file, rules_from
@@ -20,6 +18,7 @@ from sda_ops.records.alert import Alert
 from sda_ops.sqlite_file import transaction
 
 _LOCKED_S = 10.0
+_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,28 +148,32 @@ class AlertEditor(AlertReader):
         If the conjunction is given and has no parked one for a subscriber, the last revision that the subscriber has acknowledged
         is sent again. Subscribers that are not in the settings are left out.
         """
-        with self._changing() as db:
-            chosen = db.execute(_PARKED, {"id": full_id, "subscriber": subscriber}).fetchall()
+        which = {"id": full_id, "subscriber": subscriber}
+        with self._file.clear_errors():
+            chosen = self._db.execute(_PARKED, which).fetchall()
             if full_id is not None:
                 with_parked = {row[0] for row in chosen}
-                known = db.execute(_LAST_ACKNOWLEDGED, {"id": full_id, "subscriber": subscriber}).fetchall()
-                chosen += [row for row in known if row[0] not in with_parked]
-            for number, _, rules, alert, *_ in chosen:
-                changes.send_again(db, number, rules_from(rules), alert, now_ns)
-        return [Changed(name, identity, revision) for _, name, _, _, identity, revision in chosen]
+                chosen += [row for row in self._db.execute(_LAST_ACKNOWLEDGED, which) if row[0] not in with_parked]
+        return self._changed(
+            chosen, lambda row: changes.send_again(self._db, row[0], rules_from(row[2]), row[3], now_ns)
+        )
 
     def park(self, full_id: str, *, subscriber: str | None, reason: str, now_ns: int) -> list[Changed]:
         """Park every pending delivery of the conjunction, of the subscriber (``None``: of each)."""
-        with self._changing() as db:
-            chosen = db.execute(_PENDING, {"id": full_id, "subscriber": subscriber}).fetchall()
-            for number, _, _, alert, *_ in chosen:
-                changes.park(db, number, alert, reason, now_ns)
-        return [Changed(name, identity, revision) for _, name, _, _, identity, revision in chosen]
+        with self._file.clear_errors():
+            chosen = self._db.execute(_PENDING, {"id": full_id, "subscriber": subscriber}).fetchall()
+        return self._changed(chosen, lambda row: changes.park(self._db, row[0], row[3], reason, now_ns))
 
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        with self._file.clear_errors(), transaction(self._db) as db:
-            yield db
+    def _changed(self, chosen: Sequence[Any], change: Callable[[Any], bool]) -> list[Changed]:
+        """Change each row, some in one transaction: a pipeline that writes waits for no more than those."""
+        changed = []
+        for start in range(0, len(chosen), _AT_ONCE):
+            with self._file.clear_errors(), transaction(self._db):
+                for row in chosen[start : start + _AT_ONCE]:
+                    _, name, _, _, identity, revision = row
+                    if change(row):
+                        changed.append(Changed(name, identity, revision))
+        return changed
 
 
 def _count(state: str) -> str:

@@ -80,11 +80,18 @@ def park(db: sqlite3.Connection, subscriber: int, alert: int, reason: str, now_n
 
 def send_again(
     db: sqlite3.Connection, subscriber: int, rules: tuple[AlertRules, SubscriberRules], alert: int, now_ns: int
-) -> None:
-    """Make a delivery pending, with attempts from 0 on, and after it the newest revision if the subscriber must know that, too."""
-    (conjunction,) = db.execute(
+) -> bool:
+    """Make a delivery pending, with attempts from 0 on, and after it the newest revision if the subscriber must know that, too.
+
+    Returns whether it was parked or acknowledged.
+    """
+    row = db.execute(
         """UPDATE deliveries SET state = 'pending', reason = ?, attempts = 0, retry_timestamp = 0, since_timestamp = ?,
-        changed_timestamp = ? WHERE subscriber = ? AND alert = ? RETURNING conjunction""",
+        changed_timestamp = ? WHERE subscriber = ? AND alert = ? AND state IN ('parked', 'acknowledged')
+        RETURNING conjunction""",
         (RESENT, now_ns, now_ns, subscriber, alert),
     ).fetchone()
-    enqueue_newest(db, subscriber, rules, [conjunction], now_ns)
+    if row is None:
+        return False
+    enqueue_newest(db, subscriber, rules, row, now_ns)
+    return True

@@ -66,7 +66,6 @@ class AlertOutbox:
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._found = Opened((), {}, 0)
-        self._found = Opened((), {}, 0)
         self._numbers: dict[str, int] = {}
 
     def open(self, now_ns: int) -> Opened:
@@ -118,7 +117,7 @@ class AlertOutbox:
             if used_bytes(db) >= self.bounds.max_bytes:
                 raise AlertOutboxFull(
                     f"outbox of alerts {self.path}: it is full ({self.bounds.max_bytes / 2**20:.0f} MiB of pending and parked "
-                    "alerts); raise alerts.max_mib, or park and remove what a subscriber does not acknowledge"
+                    "alerts); raise alerts.max_mib, or lower alerts.max_age_days and alerts.keep_days"
                 )
             subscribers = [(self._numbers[each.name], each) for each in self.subscribers]
             recording = Recording(db, self.rules, subscribers, now_ns)
