@@ -169,3 +169,11 @@ def test_every_decision_is_in_the_table_of_events() -> None:
     """With its name in the log."""
     text = table("The log")
     assert [decision.value for decision in Decision if f"`{decision}`" not in text] == []
+
+
+def test_every_event_of_the_sink_of_alerts_is_in_the_table_of_events() -> None:
+    """With its name in the log."""
+    text, sources = table("The log"), ROOT / "sda_ops" / "alerts" / "delivery"
+    written = [event for path in sources.glob("*.py") for event in re.findall(r'"(alerts?_[a-z_]+)"', path.read_text())]
+    assert len(set(written)) > 8
+    assert [event for event in written if f"`{event}`" not in text] == []

@@ -14,6 +14,7 @@ import pytest
 
 from flows.__main__ import main
 from sda_ops.alerts.subscriber.table import SubscriberTable
+from tests.helpers.sizes import small_and_long
 from tests.helpers.support import ROOT
 
 ID = UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
@@ -35,7 +36,7 @@ def subscriber(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@small_and_long("number", signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def test_each_new_alert_is_one_line_and_a_signal_ends_it_with_0(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "alerts.sqlite"
     with subscriber("--table", str(path)) as (process, url):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import UUID
@@ -8,9 +10,13 @@ import httpx
 import pytest
 
 from sda_ops.alerts.delivery.signature import signed_headers, signing_key
+from sda_ops.alerts.formats.json import alert_json
 from sda_ops.alerts.subscriber.application import application
 from sda_ops.alerts.subscriber.plain_line import plain_line
 from sda_ops.alerts.subscriber.table import ReceivedAlert, SubscriberTable
+from sda_ops.records.alert import Alert
+from tests.helpers.alerts import risk
+from tests.helpers.support import ROOT
 
 ID = UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
 NOW_NS = 1_767_268_800_000_000_000
@@ -95,20 +101,38 @@ async def test_an_alert_that_cannot_be_written_is_to_be_sent_again(table: Subscr
 @pytest.mark.parametrize(
     ("content_type", "body", "said"),
     [
-        ("application/json", b"[1]", ""),
-        ("application/json", b"\xff{", " (a body that is not JSON)"),
+        ("application/json", b"[1]", ": (not an alert in JSON, version 1)"),
+        ("application/json", b"\xff{", ": (not an alert in JSON, version 1)"),
+        ("application/json", b'{"objects": [1, 2]}', ": (not an alert in JSON, version 1)"),
         (
             "text/plain; charset=utf-8",
             b"TCA = 2026-01-01T12:00:00.000\nMISS_DISTANCE = 83.4 [m]",
-            " closest approach 2026-01-01T12:00:00.000 miss distance 83.4 m",
+            ": 83.4 m at 2026-01-01T12:00:00.000 UTC",
         ),
         (
             "application/xml",
             b'<TCA>2026-01-01T12:00:00.000</TCA><MISS_DISTANCE units="m">83.4</MISS_DISTANCE>',
-            " closest approach 2026-01-01T12:00:00.000 miss distance 83.4 m",
+            ": 83.4 m at 2026-01-01T12:00:00.000 UTC",
         ),
-        ("application/xml", b"<TCA>\x1b[31m</TCA>", " closest approach ?[31m"),
+        ("application/xml", b"<TCA>\x1b[31m</TCA><MISS_DISTANCE>1</MISS_DISTANCE>", ": 1 m at ?[31m UTC"),
+        ("application/xml", b"<html>", ""),
     ],
 )
 def test_an_alert_is_one_printable_line(content_type: str, body: bytes, said: str) -> None:
     assert plain_line(ReceivedAlert(ID, 3, content_type, body, NOW_NS)) == f"alert {ID}/3{said}"
+
+
+def test_an_alert_of_sda_fusion_is_one_line_with_objects_distance_and_time() -> None:
+    alert = Alert(conjunction_id=ID, revision=3, severity="high", recorded_timestamp=NOW_NS, risk=risk(0))
+    received = ReceivedAlert(ID, 3, "application/json", alert_json(alert), NOW_NS)
+    assert plain_line(received) == f"alert {ID}/3: high, provisional: 1 and 2, 300 m at 2035-12-30T12:00:00 UTC"
+
+
+def test_the_subscribers_model_needs_nothing_of_the_pipeline() -> None:
+    """It imports the signature, and neither the outbox, nor the orchestrator."""
+    program = (
+        "import sys, sda_ops.alerts.subscriber.application as _; "
+        "print([name for name in sys.modules if name.startswith(('orchestrator_adapter', 'sda_ops.alerts.outbox'))])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
