@@ -3,6 +3,7 @@
 ``python -m bench.alerts latency``: from the observation to the acknowledged alert, in the whole pipeline
 ``python -m bench.alerts restart``: from ``kill -9`` of the pipeline to the first new alert
 ``python -m bench.alerts kills``: what a subscriber has after many kills, against what it must have
+``python -m bench.alerts delivery``: deliveries a second, their latency and processor time, and a dead subscriber beside
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ COMMANDS = {
     "latency": ("from the observation to the acknowledged alert, in the whole pipeline", "bench.alerts.latency"),
     "restart": ("from kill -9 of the pipeline to the first new alert", "bench.alerts.restart"),
     "kills": ("what a subscriber has after many kills, against what it must have", "bench.alerts.kills"),
+    "delivery": ("what a delivery costs: rate, latency, processor time", "bench.alerts.delivery"),
 }
 """Each command's help, and its module, which has ``add_arguments(parser)`` and ``run(args) -> exit code``."""
 
