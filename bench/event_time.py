@@ -5,7 +5,8 @@ the least mark; ``fuse``; a sink that counts. Objects are observed in passes of 
 prints figures and asserts nothing.
 
 ``--open``: an open loop. Each source emits what is due by the clock, every 10 ms, whether or not the pipeline follows. For each
-update it measures the time from the last source's mark that allows its window to close, to the sink. ``--closed``: as fast as
+update it measures the time from the last source's mark that allows its window to close, to the sink. With ``--cpu`` its clock is the
+processor time of this process, and time without work is skipped: other load of the machine changes less then. ``--closed``: as fast as
 possible, CPU time per observation, and the same without marks, in turns. ``--profile``: the functions that take the most time.
 """
 
@@ -17,6 +18,7 @@ import cProfile
 import logging
 import pstats
 import random
+import selectors
 import time
 from bisect import bisect_left
 from collections import defaultdict
@@ -31,7 +33,8 @@ from uuid import UUID
 import numpy as np
 import psutil
 
-from orchestrator_adapter import Factory, OperatorGraph, WiredEnds, map_items, merge
+from orchestrator_adapter import Clock, Factory, OperatorGraph, SystemClock, WiredEnds, map_items, merge
+from orchestrator_adapter.testing import LoopClock
 from sda_ops.correlate.fuse import FusionWindows, fuse
 from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.event_time.promises import PromiseRules, ReadOrder
@@ -61,6 +64,9 @@ def main() -> None:
         "--rounds", type=int, default=7, help="of the closed loop, in which cases alternate (default: 7)"
     )
     parser.add_argument("--scale", type=float, default=1.0, help="shortens the latenesses, e.g. 0.1 (default: 1)")
+    parser.add_argument(
+        "--cpu", action="store_true", help="the open loop's clock is the processor time of this process"
+    )
     for part in ("open", "closed", "profile"):
         parser.add_argument(f"--{part}", action="store_true", help="only this part, or these")
     args = parser.parse_args()
@@ -70,7 +76,7 @@ def main() -> None:
     if args.profile or everything:
         profile(args.records)
     if args.open or everything:
-        open_loop(args.rate, args.seconds, args.scale)
+        open_loop(args.rate, args.seconds, args.scale, cpu=args.cpu)
 
 
 @dataclass
@@ -131,8 +137,9 @@ def graph_of(
 class Marks(EventTimeMetrics):
     """Records when each source has sent which mark."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__()
+        self.clock = clock
         self.times_ns: defaultdict[str, list[int]] = defaultdict(list)
         self.sent_s: defaultdict[str, list[float]] = defaultdict(list)
 
@@ -140,7 +147,7 @@ class Marks(EventTimeMetrics):
         super().source_mark(mark)
         if mark.time_ns is not None:
             self.times_ns[mark.source].append(mark.time_ns)
-            self.sent_s[mark.source].append(time.monotonic())
+            self.sent_s[mark.source].append(self.clock.monotonic())
 
     def allowed_s(self, end_ns: int) -> float | None:
         """When the last source promised that nothing before this time follows."""
@@ -153,21 +160,45 @@ class Marks(EventTimeMetrics):
         return max(found)
 
 
-def open_loop(rate: int, seconds: float, scale: float) -> None:
+class ProcessorTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is the processor time of this process. It skips time without work."""
+
+    def __init__(self) -> None:
+        self.skipping = _Skipping()
+        super().__init__(self.skipping)
+
+    def time(self) -> float:
+        return time.process_time() + self.skipping.skipped_s
+
+
+class _Skipping(selectors.SelectSelector):
+    skipped_s = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout > 0:
+            self.skipped_s += timeout
+            timeout = 0
+        return super().select(timeout)
+
+
+def open_loop(rate: int, seconds: float, scale: float, *, cpu: bool) -> None:
     """Sources that follow the clock."""
-    scene, marks = Scene(rate), Marks()
+    loop: asyncio.AbstractEventLoop = ProcessorTimeLoop() if cpu else asyncio.new_event_loop()
+    clock = LoopClock() if cpu else SystemClock()
+    scene, marks = Scene(rate), Marks(clock)
     arrived: list[tuple[int, float]] = []
     counts = {"observations": 0, "behind_s": 0.0}
-    begun = time.monotonic()
+    started, wall = time.process_time(), time.monotonic()
 
     def source(name: str, lateness_s: float) -> Factory:
         def make(on_contact: Callable[[int], object]) -> Factory:
             async def run(ends: WiredEnds) -> None:
-                due, sent = time.monotonic(), 0.0
-                while (now := time.monotonic()) < begun + seconds:
+                begun = due = clock.monotonic()
+                sent = 0.0
+                while (now := clock.monotonic()) < begun + seconds:
                     counts["behind_s"] = max(counts["behind_s"], now - due - TICK_S)
                     sent += (now - due) * rate / len(FEEDS)
-                    due, now_ns = now, time.time_ns()
+                    due, now_ns = now, clock.now_ns()
                     count, sent = int(sent), sent % 1.0
                     await ends.emit(scene.observations(name, lateness_s, now_ns, count))
                     on_contact(now_ns)
@@ -179,7 +210,7 @@ def open_loop(rate: int, seconds: float, scale: float) -> None:
 
     async def sink(ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches():
-            now = time.monotonic()
+            now = clock.monotonic()
             counts["observations"] += len(batch)
             for item in batch:
                 if isinstance(item, CrossSensorUpdate):
@@ -190,27 +221,29 @@ def open_loop(rate: int, seconds: float, scale: float) -> None:
     windows = FusionWindows(max_held=10_000_000)
     sources = {name: source(name, lateness_s) for name, lateness_s in latest.items()}
     graph = graph_of(sources, fuse(windows, metrics=marks), sink, fused=True)
-    cpu, memory = time.process_time(), psutil.Process().memory_info().rss
-    event = asyncio.run(_peak(graph.build().run))
-    took, cpu = time.monotonic() - begun, time.process_time() - cpu
+    memory = psutil.Process().memory_info().rss
+    peak: list[int] = []
+    event = loop.run_until_complete(_with_peak(graph.build(clock=clock).run, peak))
+    loop.close()
+    spent, wall = time.process_time() - started, time.monotonic() - wall
     delays = np.array([now - at for end, now in arrived if (at := marks.allowed_s(end)) is not None])
-    figures = event[0].figures
+    figures = event.figures
     print(f"open loop, {rate:,} observations/s for {seconds:g} s, latenesses {latest}")
-    print(f"  {counts['observations'] / took:,.0f} observations/s arrived at the sink, {len(arrived):,} updates")
-    print(f"  processor {cpu / took:.0%} of one core; a source was {counts['behind_s'] * 1e3:.0f} ms behind at most")
+    print(f"  {counts['observations'] / seconds:,.0f} observations/s arrived at the sink, {len(arrived):,} updates")
+    print(f"  processor {spent / seconds:.0%} of one core (it took {wall:.0f} s)")
+    print(f"  a source was {counts['behind_s'] * 1e3:.0f} ms behind at most")
     print(f"  emission after the mark that allows it: {_quantiles(delays)}, of {len(delays):,} updates")
     print(f"  late {figures.counters['fuse']['late']}, ledger holds: {figures.ledger_holds}")
-    print(f"  memory: {(event[1] - memory) / 2**20:,.0f} MiB more than at the start, at most")
+    print(f"  memory: {(max(peak) - memory) / 2**20:,.0f} MiB more than at the start, at most")
 
 
-async def _peak(run: Callable[[], Any]) -> tuple[Any, int]:
-    """The result, and the greatest memory of the process."""
-    process, peak = psutil.Process(), 0
-    running = asyncio.ensure_future(run())
+async def _with_peak(run: Callable[[], Any], peak: list[int]) -> Any:
+    """The result; ``peak`` gets the memory of the process, twice a second."""
+    process, running = psutil.Process(), asyncio.ensure_future(run())
     while not running.done():
-        await asyncio.wait({running}, timeout=0.5)
-        peak = max(peak, process.memory_info().rss)
-    return running.result(), peak
+        await asyncio.sleep(0.5)
+        peak.append(process.memory_info().rss)
+    return running.result()
 
 
 def _quantiles(delays: Any) -> str:
