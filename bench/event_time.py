@@ -47,6 +47,7 @@ FEEDS = {"radar": 0.1, "optical": 30.0, "isl": 10.0}
 """Each source's lateness, seconds."""
 
 TICK_S = 0.01
+BATCH = 512
 RECORDED_S = 120
 PASS_NS = 5 * NS_PER_S
 PER_PASS = 10
@@ -200,7 +201,8 @@ def open_loop(rate: int, seconds: float, scale: float, *, cpu: bool) -> None:
                     sent += (now - due) * rate / len(FEEDS)
                     due, now_ns = now, clock.now_ns()
                     count, sent = int(sent), sent % 1.0
-                    await ends.emit(scene.observations(name, lateness_s, now_ns, count))
+                    for batch in _batches(scene.observations(name, lateness_s, now_ns, count)):
+                        await ends.emit(batch)
                     on_contact(now_ns)
                     await asyncio.sleep(TICK_S)
 
@@ -329,8 +331,8 @@ def _replayed(
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for at in range(0, len(items), 256):
-        yield items[at : at + 256]
+    for at in range(0, len(items), BATCH):
+        yield items[at : at + BATCH]
 
 
 if __name__ == "__main__":
