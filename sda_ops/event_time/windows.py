@@ -137,10 +137,12 @@ class EventTimeWindows(Generic[K, T]):
         lane = self._lanes.get(key)
         return tuple(item for window in lane.windows for item in window.items) if lane is not None else ()
 
-    def is_open(self, key: K) -> bool:
-        """Whether the key has an open window."""
+    def open_until_ns(self, key: K) -> int | None:
+        """The end of the key's last window, as far as its items are known; ``None`` if none is open."""
         lane = self._lanes.get(key)
-        return lane is not None and bool(lane.windows) and not lane.windows[-1].inserted
+        if lane is None or not lane.windows or (last := lane.windows[-1]).inserted:
+            return None
+        return last.end_ns
 
     def add(self, key: K, time_ns: int, item: T) -> Added[K, T] | Duplicate | Late[K, T]:
         """Add an item of this key and event time."""

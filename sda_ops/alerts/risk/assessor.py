@@ -123,7 +123,7 @@ class RiskAssessor:
         self._of_object: dict[int, dict[UUID, _Watched]] = {}
         self._watched = 0
         self._by_tca: list[tuple[int, UUID]] = []
-        self._unsettled: dict[UUID, None] = {}
+        self._unsettled: dict[UUID, int] = {}  # and the earliest mark with which they can be settled
         self._observed: dict[int, None] = {}  # objects with observations since the last mark
 
     @property
@@ -305,35 +305,46 @@ class RiskAssessor:
         """The conjunctions of the objects that were observed since the last mark may have new evidence."""
         for number in self._observed:
             for conjunction_id in self._of_object.get(number, ()):
-                self._unsettled[conjunction_id] = None
+                self._unsettled.setdefault(conjunction_id, 0)
         self._observed.clear()
 
     def _settle_all(self) -> list[ConjunctionRisk]:
         risks: list[ConjunctionRisk] = []
-        for conjunction_id in list(self._unsettled):
+        mark_ns = self.mark_ns
+        possible = [
+            conjunction_id
+            for conjunction_id, from_ns in self._unsettled.items()
+            if self._ended or (mark_ns is not None and from_ns <= mark_ns)
+        ]
+        for conjunction_id in possible:
             watched = self._known[conjunction_id]
             assert isinstance(watched, _Watched)
-            if self._is_complete(watched.estimate) and self._is_due(watched):
+            from_ns = self._settled_from_ns(watched)
+            if self._ended or (mark_ns is not None and from_ns <= mark_ns):
                 del self._unsettled[conjunction_id]
                 risks += self._settle(watched)
+            else:
+                self._unsettled[conjunction_id] = from_ns  # its windows can only become longer
         return risks
 
     def _settle(self, watched: _Watched) -> list[ConjunctionRisk]:
         return self._state(watched, "settled", None)
 
     def _is_complete(self, estimate: ConjunctionUpdate) -> bool:
-        if self._ended or (self.mark_ns is not None and self.mark_ns >= estimate.tca_timestamp):
-            return True
-        if self.mark_ns is None or self.mark_ns < estimate.screened_timestamp:
-            return False
-        return not any(self.evidence.is_open(number, epoch_ns) for number, epoch_ns in _element_sets(estimate))
+        return self._ended or (self.mark_ns is not None and self._complete_from_ns(estimate) <= self.mark_ns)
 
-    def _is_due(self, watched: _Watched) -> bool:
-        """Whether evidence that is complete is to be stated now."""
-        if self._ended or self.mark_ns is None or watched.stated is None or watched.stated[0] != "final":
-            return True
-        is_over = self.mark_ns >= watched.estimate.tca_timestamp
-        return is_over or watched.final_ns is None or self.mark_ns - watched.final_ns >= self._limits.restate_after_ns
+    def _complete_from_ns(self, estimate: ConjunctionUpdate) -> int:
+        """The mark with which its evidence is complete, as far as the observations are known."""
+        ends = [self.evidence.open_until_ns(number, epoch_ns) for number, epoch_ns in _element_sets(estimate)]
+        return min(estimate.tca_timestamp, max(estimate.screened_timestamp, *ends))
+
+    def _settled_from_ns(self, watched: _Watched) -> int:
+        """The mark with which evidence that is in no final statement yet is stated."""
+        complete_ns = self._complete_from_ns(watched.estimate)
+        if watched.stated is None or watched.stated[0] != "final" or watched.final_ns is None:
+            return complete_ns
+        again_ns = max(complete_ns, watched.final_ns + self._limits.restate_after_ns)
+        return min(watched.estimate.tca_timestamp, again_ns)
 
     def _is_first_observation(self, watched: _Watched, number: int) -> bool:
         """Whether the last statement about it has no observation of this object."""
@@ -353,7 +364,7 @@ class RiskAssessor:
         status: RiskStatus = "final" if self._is_complete(estimate) else "provisional"
         content = status, (first.evidence, second.evidence)
         if status == "provisional":
-            self._unsettled[estimate.conjunction_id] = None
+            self._unsettled[estimate.conjunction_id] = 0
         if content == watched.stated:
             return []
         watched.stated = content

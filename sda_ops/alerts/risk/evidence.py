@@ -161,9 +161,10 @@ class EvidenceWindows:
         self.windows.close_all()
         self._make_room()
 
-    def is_open(self, catalog_number: int, epoch_ns: int) -> bool:
-        """Whether the object has an open window, of this element set or a newer one."""
-        return any(self.windows.is_open(key) for key in self._keys(catalog_number, epoch_ns))
+    def open_until_ns(self, catalog_number: int, epoch_ns: int) -> int:
+        """The end of the object's last open window, of this element set or a newer one, UTC; 0 if none is open."""
+        ends = [self.windows.open_until_ns(key) or 0 for key in self._keys(catalog_number, epoch_ns)]
+        return max(ends, default=0)
 
     def of(self, catalog_number: int, epoch_ns: int, *, before_ns: int) -> Gathered:
         """The evidence of the object from before ``before_ns``, of the element set with this epoch and of newer ones.

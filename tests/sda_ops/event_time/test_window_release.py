@@ -38,9 +38,11 @@ def test_a_key_is_open_until_the_mark_reaches_the_end_of_its_last_window() -> No
     windows: EventTimeWindows[str, Item] = EventTimeWindows(
         Session(gap_ns=5, longest_ns=20), order=lambda item: item.name
     )
-    assert not windows.is_open("a")
+    assert windows.open_until_ns("a") is None
     windows.add("a", 10, Item(10, "x"))
     windows.advance(14)
-    assert windows.is_open("a")
-    windows.advance(15)
-    assert not windows.is_open("a")
+    assert windows.open_until_ns("a") == 15
+    windows.add("a", 14, Item(14, "y"))
+    assert windows.open_until_ns("a") == 19
+    windows.advance(19)
+    assert windows.open_until_ns("a") is None
