@@ -91,6 +91,7 @@ def final_too_early(risks: Sequence[ConjunctionRisk], scene: Scene) -> Iterator[
             yield risk
 
 
+@pytest.mark.timeout(3_600)
 @small_and_long(("events", "orders"), (1_000, 3), (1_000, 20), (100_000, 20))
 async def test_the_last_statements_are_the_same_in_every_order_of_arrival_within_the_lateness(
     events: int, orders: int
@@ -148,7 +149,8 @@ async def test_after_a_kill_in_the_middle_no_conjunction_is_lost_and_the_last_st
     expected = replace(scene, observations=seen).expected()
     last = effective([*before, *after])
     for key, (estimate, status, evidence) in expected.items():
-        if estimate.tca_timestamp >= now_ns + 60 * S:
+        # One that was near only in estimates that no process has read was never stated.
+        if estimate.tca_timestamp >= now_ns + 60 * S and (near(estimate) or key in alerted):
             assert last[key] == (estimate, status, evidence)
     assert not [key for key in last if key not in expected]
 

@@ -57,6 +57,7 @@ def alerts_in(path: Path) -> dict[UUID, list[Alert]]:
     return found
 
 
+@pytest.mark.timeout(3_600)
 @small_and_long(("events", "orders"), (1_000, 1), (1_000, 20), (100_000, 5))
 async def test_the_newest_revisions_are_the_same_in_every_order_of_arrival(
     events: int, orders: int, tmp_path: Path
