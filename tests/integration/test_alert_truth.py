@@ -41,7 +41,7 @@ def test_every_staged_conjunction_is_alerted_once_and_no_near_miss(name: str, tm
     element_sets = real_catalog() if name == "real" else list(synthetic_catalog(objects=1_000, epoch_ns=time.time_ns()))
     place = AlertingPlace.free(tmp_path, ALL, OBSERVED)
     run = truth_run(place, element_sets, conjunctions=12, near_misses=12, observe_s=5.0)
-    print(figures(run))
+    print("\n".join(figures(run)))
     assert_staged_once(run)
     assert_subscribers_have_each_once(run)
     assert_as_screened(run, place)
