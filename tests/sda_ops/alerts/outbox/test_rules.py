@@ -102,13 +102,13 @@ def test_a_subscriber_hears_of_a_conjunction_within_its_thresholds(
         ({"status": "retracted"}, Notify("retracted")),
     ],
 )
-def test_an_update_is_heard_if_it_differs_materially_from_what_the_subscriber_knows(
+def test_an_update_is_sent_if_it_differs_materially_from_what_the_subscriber_knows(
     figures: dict[str, Any], decision: Decision
 ) -> None:
     assert after(KNOWN, risk(estimate=2, **figures)) == decision
 
 
-def test_a_final_risk_is_heard_on_request_and_once() -> None:
+def test_a_final_risk_is_sent_on_request_and_once() -> None:
     subscriber = SubscriberRules(name="a", finals=True)
     assert after(KNOWN, risk(status="final"), subscriber) == Notify("final")
     final = Known("final", "medium", 812.5, 1.5e-6, TCA)
@@ -122,13 +122,13 @@ def test_thresholds_do_not_matter_for_a_conjunction_that_the_subscriber_knows() 
     assert after(KNOWN, risk(status="retracted"), strict) == Notify("retracted")
 
 
-def test_a_retraction_is_heard_once_and_only_by_a_subscriber_that_knows_the_conjunction() -> None:
+def test_a_retraction_is_sent_once_and_only_by_a_subscriber_that_knows_the_conjunction() -> None:
     retracted = Known("retracted", "medium", 812.5, 1.5e-6, TCA)
     assert after(None, risk(status="retracted")) == Quiet("not_known")
     assert after(retracted, risk(status="retracted", estimate=3)) == Quiet("not_material")
 
 
-def test_a_conjunction_that_is_active_again_is_heard_within_the_thresholds() -> None:
+def test_a_conjunction_that_is_active_again_is_sent_within_the_thresholds() -> None:
     """After a retraction the subscriber counts as not knowing it, with all thresholds."""
     retracted = Known("retracted", "medium", 812.5, 1.5e-6, TCA)
     assert after(retracted, risk(estimate=3)) == Notify("again_active")
@@ -137,7 +137,7 @@ def test_a_conjunction_that_is_active_again_is_heard_within_the_thresholds() -> 
     )
 
 
-def heard(subscriber: SubscriberRules, risks: list[ConjunctionRisk]) -> int:
+def sent_of(subscriber: SubscriberRules, risks: list[ConjunctionRisk]) -> int:
     """How many of successive risks the subscriber hears."""
     known, count = None, 0
     for each in risks:
@@ -166,7 +166,7 @@ def test_a_value_that_oscillates_around_a_limit_is_no_stream_of_updates(
     subscriber: SubscriberRules, low: dict[str, Any], high: dict[str, Any]
 ) -> None:
     risks = [risk(estimate=n, **(low if n % 2 else high)) for n in range(1, 101)]
-    assert 1 <= heard(subscriber, risks) <= 2
+    assert 1 <= sent_of(subscriber, risks) <= 2
 
 
 @given(
@@ -176,7 +176,7 @@ def test_a_value_that_oscillates_around_a_limit_is_no_stream_of_updates(
 def test_values_that_stay_within_the_material_change_are_one_alert(misses: list[float], values: list[float]) -> None:
     """As long as no two of them differ by the share of the miss distance or the factor of the probability."""
     risks = [risk(estimate=n, miss_m=miss, max_probability=values[n]) for n, miss in enumerate(misses)]
-    assert heard(ANY, risks) == 1
+    assert sent_of(ANY, risks) == 1
 
 
 def test_tiny_figures_do_not_make_material_changes() -> None:

@@ -140,7 +140,7 @@ def test_immaterial_revisions_are_stored_and_quiet(outbox: AlertOutbox) -> None:
 def test_changes_are_compared_with_what_the_subscriber_was_sent_and_not_with_the_last_revision(
     outbox: AlertOutbox,
 ) -> None:
-    """A slow drift is heard when it has become material in sum; in several calls as in one."""
+    """A slow drift becomes an update when it is material in sum; in several calls as in one."""
     for n in range(1, 7):
         outbox.record([risk(estimate=n, miss_m=900.0 - 50.0 * n)], T0)
     assert deliver_all(outbox) == [(5, 0), (5, 4)]  # 850 m, and 650 m: below 80 % of it
