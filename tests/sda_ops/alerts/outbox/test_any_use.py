@@ -120,7 +120,7 @@ class AnyUse:
             pass
 
 
-@small_and_long("seeds", range(4), range(4, 200))
+@small_and_long("seeds", range(4), range(4, 100))
 def test_after_any_use_each_subscriber_knows_what_it_must(tmp_path: Path, seeds: range) -> None:
     """The newest revision differs from the last one that it has received in nothing that its rules call material."""
     for seed in seeds:
