@@ -19,7 +19,6 @@ from sda_ops.alerts.subscriber.table import SubscriberTable
 from tests.helpers.alert_process import CONJUNCTIONS, STEPS, Run, run, statements
 from tests.helpers.alerts import conjunction, outbox_in
 from tests.helpers.faulty_subscriber import FaultySubscriber
-from tests.helpers.running import eventually
 
 SCRIPTS = ("ok", "ok,lose", "lose,503,ok", "slow", "500,cut,lose,ok", "ok,redirect")
 
@@ -99,7 +98,7 @@ async def _killed(start: Run, point: Point, subscriber: FaultySubscriber) -> boo
             process.kill()
         case _:
             assert_never(point)
-    await eventually(lambda: not process.is_alive(), f"the process has ended: {point}")
+    await _ended(process)
     subscriber.on_stage = lambda now, at: None
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
@@ -114,6 +113,18 @@ async def _scene(script: str, points: Sequence[Point], folder: Path, mutant: str
         assert not await _killed(start, AtOutbox("before", "record", 10**9), subscriber)
     table.close()
     return killed
+
+
+async def _ended(process: BaseProcess) -> None:
+    """Wait for the end of the process, which frees its sentinel."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(process.sentinel, ended.set)
+    try:
+        async with asyncio.timeout(120.0):
+            await ended.wait()
+    finally:
+        loop.remove_reader(process.sentinel)
+    process.join()
 
 
 def _process(start: Run) -> BaseProcess:
