@@ -1,7 +1,7 @@
 """Three feeds with their physics, in virtual time: a radar's socket, an archive, and connections; and the oracle of their marks.
 
 A reading is measured at a true time, dated by a clock that is wrong by up to the clock error, and arrives up to the greatest
-lateness later. Half of the readings have the extreme values. The sources read as the real ones do. What each source sends
+lateness later. Most of the readings have extreme values, and arrive at a moment at which a source may read. The sources read as the real ones do. What each source sends
 and what the fan-in makes of it are recorded in front of, and behind, the fan-in.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator_adapter import (
     Backoff,
     Control,
+    DeadLetterList,
     Factory,
     OperatorGraph,
     RestartPolicy,
@@ -103,17 +104,19 @@ class Feed:
         self._clock = LoopClock()
         self._queues: list[deque[Reading]] = [deque() for _ in range(3 if plan.order is ReadOrder.ANY else 1)]
         self._published: list[Reading] = []
+        self._began_s = 0.0
         self._contacts = 0
         self._turn = 0
 
     def schedule_arrivals(self) -> None:
+        self._began_s = asyncio.get_running_loop().time()
         for number, at_s in enumerate(self.plan.arrivals_s):
             asyncio.get_running_loop().call_later(at_s, self._arrive, number)
 
     def _arrive(self, number: int) -> None:
         rng, plan, now_ns = self._rng, self.plan, self._clock.now_ns()
-        late_s = rng.choice((0.0, plan.lateness_s, rng.uniform(0, plan.lateness_s)))
-        error_s = rng.choice((-plan.error_s, plan.error_s, 0.0))
+        late_s = rng.choice((0.0, plan.lateness_s, plan.lateness_s, rng.uniform(0, plan.lateness_s)))
+        error_s = rng.choice((-plan.error_s, -plan.error_s, plan.error_s, 0.0))
         event_ns = now_ns - round(late_s * S) + round(error_s * S)
         if rng.random() < 0.05:
             event_ns = now_ns + _YEAR_NS
@@ -123,6 +126,12 @@ class Feed:
         reading = Reading(self.name, number, event_ns, now_ns)
         self._published.append(reading)
         rng.choice(self._queues).append(reading)
+
+    async def _pause(self, *steps: int) -> None:
+        """Until a moment at which something may arrive, so many steps from now; one of ``steps`` is drawn."""
+        now_s = self._now_s
+        at = int(now_s / _GRID_S) + self._rng.choice(steps)
+        await asyncio.sleep(max(0.0, at * _GRID_S - now_s))
 
     @property
     def _now_s(self) -> float:
@@ -136,7 +145,6 @@ class Feed:
         step = {ReadOrder.ARRIVAL: self._drain, ReadOrder.EVENT_TIME: self._poll, ReadOrder.ANY: self._read_in_turn}
 
         async def run(ends: WiredEnds) -> None:
-            self._began_s = ends.keep("began", lambda: asyncio.get_running_loop().time())
             while self._now_s < self.plan.ends_s and not ends.shutdown.is_set:
                 if self.plan.faults_s and self.plan.faults_s[0] <= self._now_s:
                     self.plan.faults_s.pop(0)
@@ -163,13 +171,13 @@ class Feed:
         if emptied:
             contact(before_ns)
         if not taken:
-            await asyncio.sleep(_GRID_S * self._rng.choice((1, 1, 5, 50)))
+            await self._pause(1, 1, 2, 50)
 
     async def _poll(self, ends: WiredEnds, contact: OnContact) -> None:
         """An archive: a page of entries after the newest one that was read, by the real position."""
         requested_ns = self._clock.now_ns()
         position = ends.keep("position", lambda: ArchivePosition(requested_ns - 3_600 * S))
-        await asyncio.sleep(_GRID_S * self._rng.choice((0, 1, 3)))
+        await self._pause(0, 1, 3)
         after_ns = position.timestamp_ns
         page = sorted(
             (each for each in self._published if each.sensor_timestamp >= after_ns), key=lambda it: it.sensor_timestamp
@@ -180,7 +188,7 @@ class Feed:
         await ends.emit(emitted)
         if not fresh:
             contact(requested_ns)
-        await asyncio.sleep(_GRID_S * self._rng.choice((1, 10, 30)))
+        await self._pause(1, 10, 30)
 
     async def _read_in_turn(self, ends: WiredEnds, contact: OnContact) -> None:
         """Connections: what had arrived at the beginning of a round is emitted before the round is a contact."""
@@ -195,7 +203,7 @@ class Feed:
                 await ends.emit(self._ingested(taken))
             await asyncio.sleep(0)
         contact(began_ns)
-        await asyncio.sleep(_GRID_S * self._rng.choice((1, 5, 50)))
+        await self._pause(1, 5, 50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +244,7 @@ class SlowSink:
         async for batch in ends.receiver.batches(4):
             if self._rng.random() < 0.1:
                 await asyncio.sleep(0.02)
-            if self._blocks_s and len(self.items) > 20:
+            if self._blocks_s and len(self.items) > 5:
                 await asyncio.sleep(self._blocks_s)
                 self._blocks_s = 0.0
             self.items += batch
@@ -245,9 +253,12 @@ class SlowSink:
 class FeedsRun:
     """One run: three feeds, or more, with what goes wrong in them; all drawn from a seed."""
 
-    def __init__(self, seed: int, *, blocks: bool = False) -> None:
+    def __init__(self, seed: int, *, blocks: bool = False, stops: int = 0) -> None:
+        """``stops``: one drains the run at a random time, a second one aborts it a moment later."""
         rng = random.Random(f"feeds {seed}")
         self.blocks = blocks
+        self.letters = DeadLetterList()
+        self._stops = [rng.uniform(0.0, DURATION_S), rng.uniform(0.0, 0.05)][:stops]
         self.feeds = [Feed(f"feed-{at}", _plan(rng, at, blocks=blocks), rng) for at in range(rng.randint(2, 4))]
         self.taps = {feed.name: Tap() for feed in self.feeds}
         self.merged, self.sink = Tap(), SlowSink(rng, blocks_s=3 * IDLE_AFTER_S if blocks else 0.0)
@@ -263,18 +274,26 @@ class FeedsRun:
         behind = graph.add_operator("behind", self.merged)
         graph.connect(fan_in, behind, rng.randint(1, 6))
         graph.connect(behind, graph.add_sink("sink", self.sink), rng.randint(1, 6))
-        self.built = graph.build(clock=LoopClock(), rng=rng)
+        self.built = graph.build(clock=LoopClock(), rng=rng, dead_letters=self.letters)
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self._stops)
 
     async def run(self) -> SupervisorEvent:
         for feed in self.feeds:
             feed.schedule_arrivals()
-        return await self.built.run(SupervisionPolicy(grace=timedelta(hours=1)))
+        running = asyncio.create_task(self.built.run(SupervisionPolicy(grace=timedelta(hours=1))))
+        for after_s in self._stops:
+            await asyncio.sleep(after_s)
+            self.built.request_shutdown("asked")
+        return await running
 
 
 def _plan(rng: random.Random, at: int, *, blocks: bool) -> Plan:
     order = (ReadOrder.ARRIVAL, ReadOrder.EVENT_TIME, ReadOrder.ANY)[at] if at < 3 else rng.choice(list(ReadOrder))
     arrivals_s: list[float] = []
-    for _ in range(rng.randint(0, 12)):
+    for _ in range(rng.randint(12, 20) if blocks else rng.randint(0, 12)):
         burst_s = rng.randrange(round(DURATION_S / _GRID_S)) * _GRID_S
         arrivals_s += [burst_s + _GRID_S * rng.randint(0, 2) for _ in range(rng.choice((1, 2, 8)))]
     stall, ends_s = None, DURATION_S
@@ -309,13 +328,15 @@ def problems_of(run: FeedsRun, event: SupervisorEvent) -> Iterator[str]:
     if not event.figures.ledger_holds:
         yield "the ledger does not hold, or a control item was lost"
     entered = [reading for feed in run.feeds for reading in feed.entered]
-    if sorted(map(_id, entered)) != sorted(map(_id, run.sink.items)):
+    left = [*run.sink.items, *(letter.payload for letter in run.letters.letters)]
+    if sorted(map(_id, entered)) != sorted(map(_id, left)):
         yield "a reading was lost or repeated"
     for feed in run.feeds:
         passed = run.taps[feed.name].passed
         yield from _goes_back(feed.name, passed, strictly=False)
         yield from _too_early(feed.name, passed, excused=lambda _: False)
-        yield from _stays_idle(feed.name, passed)
+        if not run.stopped:
+            yield from _stays_idle(feed, passed)
         if run.blocks and any(isinstance(sent.part, Watermark) and sent.part.time_ns is None for sent in passed):
             yield f"{feed.name} was idle while it waited for space"
     passed_over = {feed.name: _passed_over(run.taps[feed.name].passed, run.merged.passed) for feed in run.feeds}
@@ -323,7 +344,7 @@ def problems_of(run: FeedsRun, event: SupervisorEvent) -> Iterator[str]:
     yield from _too_early(
         "merge", run.merged.passed, excused=lambda reading: reading.sensor_timestamp < passed_over[reading.feed]
     )
-    if not run.blocks:
+    if not run.blocks and not run.stopped:
         yield from _held(run)
 
 
@@ -359,18 +380,22 @@ def _too_early(where: str, passed: Sequence[Sent], *, excused: Callable[[Reading
             return
 
 
-def _stays_idle(where: str, passed: Sequence[Sent]) -> Iterator[str]:
-    """A source that delivers again has a live mark within three seconds."""
+def _stays_idle(feed: Feed, passed: Sequence[Sent]) -> Iterator[str]:
+    """A source that delivers again has a live mark within three seconds, unless it ends before that."""
+    ends_ns = LoopClock().now_ns() + round(feed.plan.ends_s * S)  # outside the loop: from the beginning of virtual time
     delivered_ns = None  # since when, while it is idle
     idle = False
     for sent in passed:
-        if delivered_ns is not None and sent.at_ns > delivered_ns + 3 * S:
-            yield f"{where} delivers, and is idle"
-            return
         if isinstance(sent.part, Watermark):
             idle, delivered_ns = sent.part.time_ns is None, None
         elif idle and delivered_ns is None:
             delivered_ns = sent.at_ns
+        if delivered_ns is not None and sent.at_ns > delivered_ns + 3 * S:
+            break
+    else:
+        if delivered_ns is None or delivered_ns + 3 * S > ends_ns:
+            return
+    yield f"{feed.name} delivers, and is idle"
 
 
 def _passed_over(passed: Sequence[Sent], merged: Sequence[Sent]) -> int:
