@@ -154,8 +154,9 @@ class _Fusion:
 
     def commit(self, ends: WiredEnds, batch: Sequence[Correlation]) -> None:
         """Send the batch and the updates that are not sent yet."""
-        updates, self.unsent = self.unsent, []
+        updates = self.unsent
         ends.commit([*batch, *updates], acknowledge=len(batch))
+        self.unsent = []
         retractions = sum(update.retracted for update in updates)
         ends.count("updates", len(updates) - retractions)
         ends.count("retractions", retractions)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID, uuid5
 
 import pytest
 from prometheus_client.registry import Collector
 
-from orchestrator_adapter import BuiltGraph, Control, DeadLetterList, OperatorError, source_of
+from orchestrator_adapter import BuiltGraph, Control, DeadLetterList, OperatorError, WiredEnds, source_of
 from orchestrator_adapter.testing import CollectSink, ListSource, ManualClock, Pause, run_graph
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.correlate.fuse import FusionWindows, fuse
@@ -254,6 +255,35 @@ async def test_a_failure_within_a_batch_loses_no_retraction_and_no_update() -> N
     assert event.figures.ledger_holds
     (update,) = effective_updates(sink.items).values()
     assert [each.observation_id.int for each in update.contributions] == [1, 3, 2]
+
+
+@pytest.mark.parametrize("call", range(1, 8))
+async def test_a_failure_before_any_commit_changes_no_update(call: int) -> None:
+    """What was read is delivered again, marks included; what the windows had reported before is not lost."""
+    sent: list[Correlation | Control]
+    sent = [radar(1, 0), telescope(2, 1), mark(3), radar(3, 0.5), mark(4), telescope(4, 1.5), mark(6), radar(5, 9)]
+    whole, _ = await fused(sent)
+    calls, sound, clock, sink = 0, WiredEnds.commit, ManualClock(), CollectSink(controls=True)
+
+    def failing(self: WiredEnds, outputs: Sequence[Any], *, acknowledge: int) -> None:
+        nonlocal calls
+        calls += self.name == "fuse"
+        if self.name == "fuse" and calls == call:
+            raise OperatorError("away")
+        sound(self, outputs, acknowledge=acknowledge)
+
+    async def strike(_: BuiltGraph) -> None:
+        await clock.advance_when_idle(5.0)
+
+    with patch.object(WiredEnds, "commit", failing):
+        event = await run_graph(fusing(source_of(sent), fuse(TWO_SECONDS), sink=sink), clock=clock, during=strike)
+    assert event.figures.restarts["fuse"].total == 1
+    assert event.figures.ledger_holds
+    assert effective_updates(sink.items) == effective_updates(whole)
+    assert [each for each in sink.items if isinstance(each, Control)] == [
+        each for each in sent if isinstance(each, Control)
+    ]
+    assert correlations_of(sink.items) == correlations_of(sent)
 
 
 async def test_the_metrics_have_the_tiers_the_late_items_the_retractions_and_the_lag() -> None:
