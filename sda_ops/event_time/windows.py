@@ -177,7 +177,7 @@ class EventTimeWindows(Generic[K, T]):
         """The watermark is ``mark_ns``: close and release what it allows. A mark before an earlier one changes nothing.
 
         Returns the insertions, in ascending order of the windows' ends; at most ``limit`` of them. If there are more, the
-        next call with the same mark returns them; the last one returns none.
+        next call with the same mark returns them, and the last one returns none; no item may be added in between.
         """
         changes: list[Change[K, T]] = []
         if mark_ns < self._mark_ns:
@@ -185,7 +185,7 @@ class EventTimeWindows(Generic[K, T]):
         self._mark_ns = mark_ns
         while (limit is None or len(changes) < limit) and (window := self._due(self._closing, mark_ns)) is not None:
             changes.append(self._insert(window))
-        # If windows are still to be closed, those that they look back to stay.
+        # While windows are still to be closed, those that they look back to are kept.
         until_ns = min(mark_ns, self._closing[0][0] - 1) if changes and self._closing else mark_ns
         until_ns -= self._allowed_ns + self._lookback_ns
         while (window := self._due(self._retained, until_ns)) is not None:
