@@ -13,7 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, takewhile
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from orchestrator_adapter import check_fields
@@ -205,18 +205,7 @@ class EventTimeWindows(Generic[K, T]):
 
     def _is_released(self, lane: _Lane[K, T], time_ns: int) -> bool:
         """Whether the window to which an item of this late time would belong has been released."""
-        segmentation, windows = self._segmentation, lane.windows
-        released_ns = self._mark_ns - self._allowed_ns
-        index = bisect_right(windows, time_ns, key=_first_ns) - 1
-        if index >= 0 and time_ns < windows[index].end_ns:
-            return windows[index].end_ns <= released_ns
-        end_ns = segmentation.end_ns(time_ns, time_ns)
-        for window in windows[index + 1 :]:
-            for following_ns in window.times_ns:
-                if end_ns > released_ns or following_ns >= end_ns:
-                    return end_ns <= released_ns
-                end_ns = segmentation.end_ns(time_ns, following_ns)
-        return end_ns <= released_ns
+        return _ends_by(lane.windows, time_ns, self._mark_ns - self._allowed_ns, self._segmentation)
 
     def _put(self, lane: _Lane[K, T], time_ns: int, item: T) -> list[Change[K, T]] | None:
         """Insert the item, and segment anew what it changes. ``None``: it is there already."""
@@ -231,7 +220,7 @@ class EventTimeWindows(Generic[K, T]):
             index = bisect_right(windows, time_ns, key=_first_ns) - 1
         if index >= 0 and time_ns < windows[index].end_ns:
             window = windows[index]
-            at = self._place_of(window, time_ns, item)
+            at = _place_of(window, time_ns, item, self._order)
             if at is None:
                 return None
             within = time_ns <= window.times_ns[-1]
@@ -263,15 +252,7 @@ class EventTimeWindows(Generic[K, T]):
         changed = [window]
         while index + 1 < len(windows) and (following := windows[index + 1]).times_ns[0] < window.end_ns:
             retractions += self._retract(following)
-            first_ns, joining = window.times_ns[0], 0
-            for time_ns in following.times_ns:
-                if time_ns >= window.end_ns:
-                    break
-                window.end_ns = segmentation.end_ns(first_ns, time_ns)
-                joining += 1
-            window.times_ns += following.times_ns[:joining]
-            window.items += following.items[:joining]
-            del following.times_ns[:joining], following.items[:joining]
+            _join(window, following, segmentation)
             if following.items:
                 following.start_ns = segmentation.start_ns(following.times_ns[0])
                 following.end_ns = segmentation.end_ns(following.times_ns[0], following.times_ns[-1])
@@ -287,25 +268,13 @@ class EventTimeWindows(Generic[K, T]):
         self, lane: _Lane[K, T], index: int, time_ns: int, retractions: list[Change[K, T]]
     ) -> list[_Window[K, T]]:
         """Retract the closed windows from ``index`` on that look back to this time; returns them."""
-        affected: list[_Window[K, T]] = []
-        if self._lookback_ns:
-            for window in lane.windows[index:]:
-                if window.start_ns > time_ns:
-                    break
-                if window.inserted:
-                    retractions += self._retract(window)
-                    affected.append(window)
+        if not self._lookback_ns:
+            return []
+        reaching = takewhile(lambda window: window.start_ns <= time_ns, lane.windows[index:])
+        affected = [window for window in reaching if window.inserted]
+        for window in affected:
+            retractions += self._retract(window)
         return affected
-
-    def _place_of(self, window: _Window[K, T], time_ns: int, item: T) -> int | None:
-        """Where the item belongs among the window's items; ``None``: it is there already."""
-        times_ns = window.times_ns
-        first = bisect_left(times_ns, time_ns)
-        if first == len(times_ns) or times_ns[first] != time_ns:
-            return first
-        last, order = bisect_right(times_ns, time_ns, first), self._order(item)
-        at = bisect_left(window.items, order, first, last, key=self._order)
-        return None if at < last and self._order(window.items[at]) == order else at
 
     def _identity(self, window: _Window[K, T], items: int) -> _Identity:
         """What defines the content of a window with so many items: only additions change what is between two items."""
@@ -341,12 +310,7 @@ class EventTimeWindows(Generic[K, T]):
 
     def _content(self, window: _Window[K, T]) -> tuple[tuple[T, ...], int]:
         """Its items, with those that it looks back to, and their edition."""
-        items = tuple(window.items)
-        if self._lookback_ns:
-            windows = window.lane.windows
-            first = bisect_left(windows, window.start_ns, key=_first_ns)
-            last = bisect_left(windows, window.end_ns, lo=first, key=_first_ns)
-            items = tuple(item for each in windows[first:last] for item in each.items)
+        items = _items_back_to_the_start(window) if self._lookback_ns else tuple(window.items)
         retracted = window.lane.retracted
         return items, retracted.get(self._identity(window, len(items)), 0) if retracted else 0
 
@@ -410,6 +374,52 @@ class EventTimeWindows(Generic[K, T]):
 
 def _first_ns(window: _Window[Any, Any]) -> int:
     return window.times_ns[0]
+
+
+def _place_of(window: _Window[K, T], time_ns: int, item: T, order_of: Callable[[T], Any]) -> int | None:
+    """Where the item belongs among the window's items; ``None``: it is there already."""
+    times_ns = window.times_ns
+    first = bisect_left(times_ns, time_ns)
+    if first == len(times_ns) or times_ns[first] != time_ns:
+        return first
+    last, order = bisect_right(times_ns, time_ns, first), order_of(item)
+    at = bisect_left(window.items, order, first, last, key=order_of)
+    return None if at < last and order_of(window.items[at]) == order else at
+
+
+def _items_back_to_the_start(window: _Window[K, T]) -> tuple[T, ...]:
+    """Its items, and those of earlier windows of its key that it looks back to."""
+    windows = window.lane.windows
+    first = bisect_left(windows, window.start_ns, key=_first_ns)
+    last = bisect_left(windows, window.end_ns, lo=first, key=_first_ns)
+    return tuple(item for each in windows[first:last] for item in each.items)
+
+
+def _ends_by(windows: Sequence[_Window[K, T]], time_ns: int, until_ns: int, segmentation: Segmentation) -> bool:
+    """Whether the window to which an item of this time would belong ends at ``until_ns`` or before."""
+    index = bisect_right(windows, time_ns, key=_first_ns) - 1
+    if index >= 0 and time_ns < windows[index].end_ns:
+        return windows[index].end_ns <= until_ns
+    end_ns = segmentation.end_ns(time_ns, time_ns)
+    for window in windows[index + 1 :]:
+        for following_ns in window.times_ns:
+            if end_ns > until_ns or following_ns >= end_ns:
+                return end_ns <= until_ns
+            end_ns = segmentation.end_ns(time_ns, following_ns)
+    return end_ns <= until_ns
+
+
+def _join(window: _Window[K, T], following: _Window[K, T], segmentation: Segmentation) -> None:
+    """Move the items of the following window that belong to this one."""
+    first_ns, joining = window.times_ns[0], 0
+    for time_ns in following.times_ns:
+        if time_ns >= window.end_ns:
+            break
+        window.end_ns = segmentation.end_ns(first_ns, time_ns)
+        joining += 1
+    window.times_ns += following.times_ns[:joining]
+    window.items += following.items[:joining]
+    del following.times_ns[:joining], following.items[:joining]
 
 
 _ADDED: Added[Any, Any] = Added()
