@@ -22,6 +22,7 @@ import asyncio
 import itertools
 import json
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -63,8 +64,14 @@ class FaultySubscriber:
     """
 
     def __init__(
-        self, table: SubscriberTable, script: str = "ok", *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        table: SubscriberTable,
+        script: str = "ok",
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self.table = table
         self.requests: list[Request] = []
         self.rejected: dict[str, str] = {}
@@ -84,8 +91,9 @@ class FaultySubscriber:
         return [request.key for request in self.requests]
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/alerts"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/alerts"
         return self
 
     async def __aexit__(self, *_: object) -> None:

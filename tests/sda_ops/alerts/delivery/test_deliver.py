@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from orchestrator_adapter import BreakerPolicy, BuiltGraph, Clock, RetryPolicy, SupervisorEvent
 from orchestrator_adapter.testing import ListSource, ManualClock, Step, UntilShutdown, chain, run_graph
@@ -145,6 +147,27 @@ async def test_a_subscriber_that_does_not_end_its_answer_costs_its_timeout_only(
         # A drip of the body comes after the header, so it is an acknowledgement; the others are repeated.
         assert table.deliveries() - 2 == (0 if script == "dripping-body" else 2)
     assert table.keys() == [(conjunction(0), 0), (conjunction(0), 1)]
+
+
+async def test_a_certificate_must_verify_and_parks_nothing_until_it_does(
+    tmp_path: Path, table: SubscriberTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    async with FaultySubscriber(table, tls=tls) as subscriber:
+        hook, metrics = webhook("a", subscriber.url), AlertMetrics()
+        await delivered(outbox_in(tmp_path, "a"), [hook], [risk(0)], until=lambda: failed(metrics) > 1, metrics=metrics)
+        assert (depth(tmp_path, "a")["a"].pending, subscriber.requests) == (1, [])
+        with authority.cert_pem.tempfile() as trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", trusted)
+            await delivered(outbox_in(tmp_path, "a"), [hook], until=table.keys)
+    assert table.keys() == [(conjunction(0), 0)]
+
+
+def failed(metrics: AlertMetrics) -> float:
+    """How many attempts have failed."""
+    samples = [sample for family in metrics.collect() for sample in family.samples]
+    return sum(each.value for each in samples if each.name == "alerts_total" and each.labels["outcome"] == "failed")
 
 
 async def test_an_alert_that_is_rejected_is_parked_and_holds_nothing(tmp_path: Path, table: SubscriberTable) -> None:
