@@ -160,7 +160,7 @@ class SourcePromises:
         self._promise(at_ns - self._rules.before_contact_ns)
         return True
 
-    def emitted(self, events_ns: Sequence[int], arrivals_ns: Sequence[int], *, now_s: float) -> None:
+    def emitted(self, events_ns: Sequence[int], arrived_at_ns: Sequence[int], *, now_s: float) -> None:
         """Items, one at least, have been emitted: the event time and the arrival (UTC) of each, in any order."""
         self._alive(now_s)
         rules, newest_ns, sent_ns = self._rules, max(events_ns), self._sent_ns
@@ -169,8 +169,8 @@ class SourcePromises:
         if rules.order is ReadOrder.ANY:
             return
         ahead_ns = rules.trusted_ahead_ns
-        if not rules.own_time and newest_ns - ahead_ns > min(arrivals_ns):  # one of them may have a wrong clock
-            both = zip(events_ns, arrivals_ns, strict=True)
+        if not rules.own_time and newest_ns - ahead_ns > min(arrived_at_ns):  # one of them may have a wrong clock
+            both = zip(events_ns, arrived_at_ns, strict=True)
             trusted = [event_ns for event_ns, arrived_ns in both if event_ns - ahead_ns <= arrived_ns]
             if not trusted:
                 return

@@ -124,15 +124,15 @@ class _Marks:
             items = [item for item in items if not isinstance(item, Control)]
         if not items:
             return
-        events_ns, arrivals_ns = zip(
+        events_ns, arrived_at_ns = zip(
             *map(self._times_of, items), strict=True
         )  # columns: this runs for every observation
         late_before = self._promises.late
-        self._promises.emitted(events_ns, arrivals_ns, now_s=self._ends.clock.monotonic())
+        self._promises.emitted(events_ns, arrived_at_ns, now_s=self._ends.clock.monotonic())
         if late := self._promises.late - late_before:
             self._ends.count("late_at_source", late)
         if self._metrics is not None:
-            self._metrics.source_lag(self._ends.name, _lags(events_ns, arrivals_ns))
+            self._metrics.source_lag(self._ends.name, _lags(events_ns, arrived_at_ns))
         self._send_due(behind_items=True)
 
     def _tick(self) -> None:
@@ -165,8 +165,8 @@ class _Marks:
             )
 
 
-def _lags(events_ns: Sequence[int], arrivals_ns: Sequence[int]) -> list[int]:
-    lags = list(map(sub, arrivals_ns, events_ns))
+def _lags(events_ns: Sequence[int], arrived_at_ns: Sequence[int]) -> list[int]:
+    lags = list(map(sub, arrived_at_ns, events_ns))
     if not -_LARGEST_LAG_NS < min(lags) <= max(lags) < _LARGEST_LAG_NS:
         return [max(-_LARGEST_LAG_NS, min(lag, _LARGEST_LAG_NS)) for lag in lags]
     return lags

@@ -17,7 +17,7 @@ class Watermark(Control):
 
     Attributes:
         time_ns: No item with an event time before this follows, UTC nanoseconds. ``None``: the source is idle. It promises
-            nothing, and nobody waits for it.
+            nothing, and a fan-in does not wait for it.
         source: Whose promise it is. Behind a fan-in it names the source that holds the others back.
     """
 

@@ -38,7 +38,7 @@ MS = 1_000_000
 S = 1_000 * MS
 DURATION_S = 25.0
 IDLE_AFTER_S = 3.0
-_GRID_S = 0.01  # arrivals and reads often fall on the same instant
+_GRID_S = 0.01  # what arrives and what is read often falls on the same instant
 _YEAR_NS = 366 * 86_400 * S
 _ALWAYS = RestartPolicy.always(backoff=Backoff(initial=timedelta(seconds=0.05), cap=timedelta(seconds=0.3)))
 
@@ -66,7 +66,7 @@ class Plan:
         order: The kind of the feed.
         lateness_s: Its greatest lateness.
         error_s: Its clock error.
-        arrivals_s: On the grid; several may be at the same instant.
+        arrive_at_s: On the grid; several may be at the same instant.
         faults_s: When the source fails, at its next step after this time.
         stall: From when to when it neither reads nor has contact.
         ends_s: When it ends.
@@ -76,7 +76,7 @@ class Plan:
     order: ReadOrder
     lateness_s: float
     error_s: float
-    arrivals_s: list[float]
+    arrive_at_s: list[float]
     faults_s: list[float]
     stall: tuple[float, float] | None
     ends_s: float
@@ -108,9 +108,9 @@ class Feed:
         self._contacts = 0
         self._turn = 0
 
-    def schedule_arrivals(self) -> None:
+    def schedule_readings(self) -> None:
         self._began_s = asyncio.get_running_loop().time()
-        for number, at_s in enumerate(self.plan.arrivals_s):
+        for number, at_s in enumerate(self.plan.arrive_at_s):
             asyncio.get_running_loop().call_later(at_s, self._arrive, number)
 
     def _arrive(self, number: int) -> None:
@@ -282,7 +282,7 @@ class FeedsRun:
 
     async def run(self) -> SupervisorEvent:
         for feed in self.feeds:
-            feed.schedule_arrivals()
+            feed.schedule_readings()
         running = asyncio.create_task(self.built.run(SupervisionPolicy(grace=timedelta(hours=1))))
         for after_s in self._stops:
             await asyncio.sleep(after_s)
@@ -292,10 +292,10 @@ class FeedsRun:
 
 def _plan(rng: random.Random, at: int, *, blocks: bool) -> Plan:
     order = (ReadOrder.ARRIVAL, ReadOrder.EVENT_TIME, ReadOrder.ANY)[at] if at < 3 else rng.choice(list(ReadOrder))
-    arrivals_s: list[float] = []
+    arrive_at_s: list[float] = []
     for _ in range(rng.randint(12, 20) if blocks else rng.randint(0, 12)):
         burst_s = rng.randrange(round(DURATION_S / _GRID_S)) * _GRID_S
-        arrivals_s += [burst_s + _GRID_S * rng.randint(0, 2) for _ in range(rng.choice((1, 2, 8)))]
+        arrive_at_s += [burst_s + _GRID_S * rng.randint(0, 2) for _ in range(rng.choice((1, 2, 8)))]
     stall, ends_s = None, DURATION_S
     if at and not blocks:  # the first feed always lives, so that something must advance
         match rng.randrange(5):
@@ -312,7 +312,7 @@ def _plan(rng: random.Random, at: int, *, blocks: bool) -> Plan:
         order,
         lateness_s=(0.1, 2.0, 1.0)[at % 3],
         error_s=rng.choice((0.0, 0.05)),
-        arrivals_s=sorted(arrivals_s),
+        arrive_at_s=sorted(arrive_at_s),
         faults_s=faults,
         stall=stall,
         ends_s=ends_s,
@@ -412,7 +412,7 @@ def _passed_over(passed: Sequence[Sent], merged: Sequence[Sent]) -> int:
 
 
 def _held(run: FeedsRun) -> Iterator[str]:
-    """The least mark follows the clock at the distance of the slowest feed, whatever has died."""
+    """The least mark follows the clock at the distance of the slowest feed, also when other feeds have died."""
     slowest_s = max(feed.plan.lateness_s + feed.plan.error_s for feed in run.feeds)
     behind_ns = round((slowest_s + 2 * IDLE_AFTER_S + 3.0) * S)  # a first contact, a tick, a poll and backoffs
     marks = _live_marks(run.merged.passed)

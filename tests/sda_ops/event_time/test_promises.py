@@ -33,7 +33,7 @@ def promises(rules: PromiseRules, *, source: str = "source") -> SourcePromises:
 
 
 def emit(promised: SourcePromises, times_ns: Sequence[tuple[int, int]], *, now_s: float) -> None:
-    """Items with these event times and arrivals."""
+    """Items with these event times, and the times at which they arrived."""
     promised.emitted([event for event, _ in times_ns], [arrived for _, arrived in times_ns], now_s=now_s)
 
 

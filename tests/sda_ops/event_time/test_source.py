@@ -1,4 +1,4 @@
-"""``watermarked`` around any source: marks behind their items, whichever call sends them; full edges, restarts, metrics."""
+"""``watermarked`` around any source: marks behind their items for every call that sends them; full edges, restarts, metrics."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ async def test_a_radar_that_waits_for_space_has_no_contact_until_it_has_emptied_
 async def test_in_a_burst_that_keeps_its_socket_full_a_radar_advances_its_mark_by_its_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ten full drains in a row are no contact. The mark follows the newest datagram of each."""
+    """Ten consecutive full drains give no contact. The mark follows the newest datagram of each."""
     monkeypatch.setattr(radar_module, "_DRAIN_BATCH", 8)
     clock, sink, contacts = ManualClock(now_ns=NOON_NS + S), CollectSink(controls=True), Contacts(start_ns=NOON_NS)
     rules = PromiseRules(
@@ -137,7 +137,7 @@ async def test_in_a_burst_that_keeps_its_socket_full_a_radar_advances_its_mark_b
 
 
 async def test_a_poll_that_returned_nothing_new_is_a_contact_as_of_its_request() -> None:
-    """A poll with a new observation is none: the next one may have more. A failed poll is none, either."""
+    """A poll with a new observation is not a contact, because the next one may have more. Nor is a failed poll."""
     clock, contacts = ManualClock(), Contacts()
     async with Archive(entry(1)).serving() as archive:
 
@@ -172,7 +172,7 @@ async def test_a_poll_that_returned_nothing_new_is_a_contact_as_of_its_request()
 
 
 async def test_an_isl_source_has_contact_twice_a_second_while_a_connection_is_live(peers: Peers) -> None:
-    """Before the first connection there is none, and none once every beacon has been silent for too long."""
+    """Before the first connection it has no contact, nor once every beacon has been silent for too long."""
     clock, contacts = ManualClock(), Contacts()
 
     async def during(built: BuiltGraph) -> None:
