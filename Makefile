@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Every process of the tests and the demo would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo demo-no-api fusion-demo up down browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time isolation screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time isolation screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +40,7 @@ demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors and sda-ingest fo
 demo-no-api: $(VENV)/.run-ready  ## the same without a Prefect server
 	$(BIN)/python -m flows demo --no-api $(ARGS)
 
-fusion-demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors and sda-fusion for 30 s: eight sources, correlated with a catalogue
+fusion-demo: $(VENV)/.run-ready  ## Prefect server, simulated sensors, sda-fusion and a subscriber for 30 s: a staged conjunction becomes an alert
 	$(BIN)/python -m flows demo --pipeline sda-fusion $(ARGS)
 
 up: $(VENV)/.run-ready  ## a Prefect server and a worker that keep running, with every pipeline deployed; prints the URLs
@@ -121,6 +121,9 @@ bench-screening: $(VENV)/.dev-ready  ## brute force on 15 random subsets; cost, 
 
 bench-event-time: $(VENV)/.run-ready  ## 50,000 obs/s through marks and windows in memory: emission after the mark, cost of marks, profile (three minutes)
 	$(BIN)/python -m bench.event_time $(ARGS)
+
+bench-alerts: $(VENV)/.dev-ready  ## the real catalogue with staged conjunctions: from the observation to the acknowledged alert (minutes)
+	$(BIN)/python -m bench.alerts latency $(ARGS)
 
 isolation: $(VENV)/.run-ready  ## p99 of the audit with the propagator at 100x its load, in the pool and inline (three minutes)
 	$(BIN)/python -m bench.isolation $(ARGS)
