@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flows.commands.demo_alerts import passages
+from flows.commands.demo_alerts import DemoAlerts, passages
 from flows.commands.demo_stages import LINGER_S, STAGES, Stage
 from flows.commands.messages import announce, report_problems
 from flows.commands.options import EXIT_CODES, add_pipeline_argument, at_least_one, seconds
@@ -41,6 +41,7 @@ from sda_ops.simulate import ConfigurationError
 
 EPILOG = EXIT_CODES
 _SIMULATOR_START_S = 60.0
+_SUBSCRIBER_START_S = 60.0
 _STOP_S = 15.0
 _FIRST_SCREENING_S = 60.0  # on a busy machine; five seconds on an idle one
 
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         with ExitStack() as processes:
             simulator = processes.enter_context(_simulator(stage, args))
             if stage.alerts is not None:
-                processes.enter_context(stage.alerts.subscriber(_say))
+                processes.enter_context(_subscriber(stage.alerts))
             if not args.no_api:
                 processes.enter_context(_prefect_server(stage))
             _wait_for_archive(stage, simulator)
@@ -215,6 +216,21 @@ def _simulator(stage: Stage, args: argparse.Namespace) -> Iterator[subprocess.Po
     command = [sys.executable, "-m", "flows", "simulate", *stage.simulator_arguments(args)]
     with (stage.folder / "simulator.log").open("wb") as log, _process(command, log, stdin=subprocess.PIPE) as process:
         yield process
+
+
+@contextmanager
+def _subscriber(alerts: DemoAlerts) -> Iterator[None]:
+    log = alerts.folder / "subscriber.log"
+    with log.open("wb") as output, _process(alerts.command(), output) as process:
+        wait_for(
+            partial(listens, alerts.port),
+            timeout_s=_SUBSCRIBER_START_S,
+            what="the subscriber",
+            ended=lambda: exit_of(process),
+            hint=partial(last_lines, log),
+            report=_say,
+        )
+        yield
 
 
 @contextmanager

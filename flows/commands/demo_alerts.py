@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sqlite3
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.local_prefect.processes import HOST, exit_of, last_lines, listens, wait_for
+from flows.local_prefect.processes import HOST
 from sda_ops.alerts.subscriber.table import ReceivedAlert, SubscriberTable
 from sda_ops.simulate.staged import StagedPassage, read_staged
 
@@ -23,7 +21,6 @@ NS_PER_S = 1_000_000_000
 SUBSCRIBER = "reference"
 HORIZON_S = 6 * 3_600.0
 _FIRST_S, _LAST_S = 3_600, 18_000  # the staged passages, from the start
-_START_S = 30.0
 _STAGE_AFTER_S = 5.0
 
 
@@ -74,26 +71,9 @@ class DemoAlerts:
         }
         return {"directory": self.folder / "alerts", "subscribers": [subscriber]}
 
-    @contextmanager
-    def subscriber(self, report: Callable[[str], object]) -> Iterator[None]:
-        """``python -m flows subscriber`` during the context."""
-        command = [sys.executable, "-m", "flows", "subscriber", "--port", str(self.port), "--table", str(self.table)]
-        log = self.folder / "subscriber.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)  # noqa: S603 - our own command
-            try:
-                wait_for(
-                    partial(listens, self.port),
-                    timeout_s=_START_S,
-                    what="the subscriber",
-                    ended=lambda: exit_of(process),
-                    hint=partial(last_lines, log),
-                    report=report,
-                )
-                yield
-            finally:
-                process.terminate()
-                process.wait()
+    def command(self) -> list[str]:
+        """The command that runs the subscriber."""
+        return [sys.executable, "-m", "flows", "subscriber", "--port", str(self.port), "--table", str(self.table)]
 
     def result(self) -> list[str]:
         """Sentences about what arrived: for each staged passage, and for all alerts."""
