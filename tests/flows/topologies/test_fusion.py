@@ -166,7 +166,9 @@ async def test_a_damaged_outbox_is_found_before_anything_runs(tmp_path: Path) ->
     file = tmp_path / "alerts.sqlite"
     file.write_bytes(b"no database" * 1_000)
     pipeline = fusion_pipeline(FusionSettings.model_validate({"alerts": {"directory": tmp_path}}))
-    with pytest.raises(AlertOutboxError, match=r"^outbox of alerts .*alerts\.sqlite: the file is damaged .*; restore it from a backup"):
+    with pytest.raises(
+        AlertOutboxError, match=r"^outbox of alerts .*alerts\.sqlite: the file is damaged .*; restore it from a backup"
+    ):
         await pipeline.preparations[-1]()
 
 
