@@ -14,8 +14,6 @@ A ``SigningSecret`` is such a reference always. The reference is resolved in the
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import threading
 from collections.abc import Callable
@@ -26,6 +24,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+
+from sda_ops.alerts.delivery.signature import signing_key
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -41,7 +41,6 @@ _NO_USERINFO = (
 )
 _BLOCK_WITHIN_S = 10.0
 _LEAST_SECRET_BYTES = 24  # Standard Webhooks 1.0.0, "Signature scheme": 192 bits to 512 bits
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - the scheme's own prefix
 
 
 class SecretUnavailable(OSError):
@@ -224,11 +223,9 @@ def _is_address(text: str, schemes: tuple[str, ...]) -> bool:
 
 def _is_strong(secret: str) -> bool:
     """Whether a secret has enough bytes. The base64 of Standard Webhooks must be valid."""
-    if not secret.startswith(_SECRET_PREFIX):
-        return len(secret.encode()) >= _LEAST_SECRET_BYTES
     try:
-        return len(base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)) >= _LEAST_SECRET_BYTES
-    except (binascii.Error, ValueError):
+        return len(signing_key(secret)) >= _LEAST_SECRET_BYTES
+    except ValueError:
         return False
 
 

@@ -176,9 +176,8 @@ class _Lags:
 
     def observe(self, source: str, lags_ns: Sequence[int]) -> int:
         """Count these lags; returns how many are negative. Those are not in the histogram."""
-        lags = np.fromiter(
-            lags_ns, dtype=np.float64, count=len(lags_ns)
-        )  # a sender may claim any time: no integer overflows
+        # Not integers: a sender may claim any time, and these cannot overflow.
+        lags = np.fromiter(lags_ns, dtype=np.float64, count=len(lags_ns))
         negative = int(np.count_nonzero(lags < 0))
         if negative:
             lags = lags[lags >= 0]

@@ -28,8 +28,6 @@ OnContact: TypeAlias = Callable[[int], object]
 TimesOf: TypeAlias = Callable[[Any], tuple[int, int]]
 """The event time and the arrival of an item, UTC ns."""
 
-_LARGEST_LAG_NS = 1 << 62  # what the metrics can add up; a broken clock may be farther away
-
 
 def watermarked(
     make: Callable[[OnContact], Factory],
@@ -124,15 +122,14 @@ class _Marks:
             items = [item for item in items if not isinstance(item, Control)]
         if not items:
             return
-        events_ns, arrived_at_ns = zip(
-            *map(self._times_of, items), strict=True
-        )  # columns: this runs for every observation
+        # By columns: this runs for every observation.
+        events_ns, arrived_at_ns = zip(*map(self._times_of, items), strict=True)
         late_before = self._promises.late
         self._promises.emitted(events_ns, arrived_at_ns, now_s=self._ends.clock.monotonic())
         if late := self._promises.late - late_before:
             self._ends.count("late_at_source", late)
         if self._metrics is not None:
-            self._metrics.source_lag(self._ends.name, _lags(events_ns, arrived_at_ns))
+            self._metrics.source_lag(self._ends.name, list(map(sub, arrived_at_ns, events_ns)))
         self._send_due(behind_items=True)
 
     def _tick(self) -> None:
@@ -163,13 +160,6 @@ class _Marks:
                 promised_ns=self._promises.promised_ns,
                 message="the source's time has gone back, and its watermark stands; was this machine's clock set?",
             )
-
-
-def _lags(events_ns: Sequence[int], arrived_at_ns: Sequence[int]) -> list[int]:
-    lags = list(map(sub, arrived_at_ns, events_ns))
-    if not -_LARGEST_LAG_NS < min(lags) <= max(lags) < _LARGEST_LAG_NS:
-        return [max(-_LARGEST_LAG_NS, min(lag, _LARGEST_LAG_NS)) for lag in lags]
-    return lags
 
 
 class _ObservedEnds:

@@ -1,10 +1,10 @@
 """Optical archive over HTTP: poll ``?since=<timestamp_ns>``, decode the page, emit its observations.
 
-**Position.** The watermark outlives the operator's instances. It moves in the same step in which a page's observations are
+**Position.** The position in the archive outlives the operator's instances. It moves in the same step in which a page's observations are
 emitted, so that a restart neither skips nor repeats one. After a page with new observations, the next poll asks again for
-the watermark's own nanosecond and drops the known ones: a page that ends between two observations of one nanosecond loses
+the position's own nanosecond and drops the known ones: a page that ends between two observations of one nanosecond loses
 none. (Only an archive with more observations in one nanosecond than fit into a page cannot be read by ``since``.) A long
-poll waits only after a poll without new observations, and then for what is after the watermark.
+poll waits only after a poll without new observations, and then for what is after the position.
 
 **Memory.** At most one page is in memory. While the graph has not accepted it, no further poll is made, and the backlog
 stays at the archive.
@@ -14,7 +14,7 @@ breaker and without a limit: an outage of the partner costs no restart, and a fl
 instant. A permanent one (a wrong address, a certificate, an answer that is not a page) raises ``PermanentFailure``, for
 the supervisor.
 
-**Event time.** No observation is emitted that is earlier than the watermark, because no later poll asks for it: an entry that
+**Event time.** No observation is emitted that is earlier than the position, because no later poll asks for it: an entry that
 the archive publishes behind later ones is never read. A poll that returned nothing new is a contact: everything that the
 archive had published before the request has been emitted.
 """
@@ -105,7 +105,7 @@ class OpticalFeed:
 
 
 @dataclass(slots=True)
-class Watermark:
+class ArchivePosition:
     """How far the archive has been read.
 
     Attributes:
@@ -123,7 +123,7 @@ class Watermark:
     ahead: dict[UUID, int] = field(default_factory=dict)
 
     def fresh(self, observations: Sequence[Observation]) -> list[Observation]:
-        """The observations after the watermark, or at it, that were not emitted yet."""
+        """The observations after the position, or at it, that were not emitted yet."""
         newest = self.timestamp_ns
         return [
             observation
@@ -133,9 +133,9 @@ class Watermark:
         ]
 
     def advance(self, page: Sequence[Observation], *, now_ns: int) -> None:
-        """Move the watermark past a page that has been emitted.
+        """Move the position past a page that has been emitted.
 
-        The watermark never exceeds ``now_ns``: with one timestamp far in the future, every later poll would skip all
+        The position never exceeds ``now_ns``: with one timestamp far in the future, every later poll would skip all
         observations before it. Such observations are remembered one by one until their time.
         """
         newest = max((o.sensor_timestamp for o in page if o.sensor_timestamp <= now_ns), default=self.timestamp_ns)
@@ -152,7 +152,7 @@ class Watermark:
             del self.ahead[next(iter(self.ahead))]
 
     async def dead_letter_new(self, frames: Sequence[MalformedFrame], kind: DeadLetterKind, ends: WiredEnds) -> None:
-        """Dead-letter malformed entries that are new. An archive repeats one in every page until the watermark passes it.
+        """Dead-letter malformed entries that are new. An archive repeats one in every page until the position passes it.
 
         A malformed entry has no id, so that two with the same content count as one. One that the store fails to keep
         stays unknown, and the next poll finds it again. A cancellation can leave some of them done and some not.
@@ -179,12 +179,12 @@ def optical_source(feed: OpticalFeed, *, on_contact: Callable[[int], object] | N
 
     async def run(ends: WiredEnds) -> None:
         start_ns = ends.clock.now_ns() - feed.lookback // timedelta(microseconds=1) * 1_000
-        watermark = ends.keep("watermark", lambda: Watermark(start_ns))
+        position = ends.keep("position", lambda: ArchivePosition(start_ns))
         breaker = ends.breaker(ends.name, feed.breaker)
         async with _client(feed) as client:
             while not ends.shutdown.is_set:
-                waiting = watermark.settled and bool(feed.long_poll)
-                poll = partial(_poll, client, feed, watermark.timestamp_ns, ends, waiting=waiting)
+                waiting = position.settled and bool(feed.long_poll)
+                poll = partial(_poll, client, feed, position.timestamp_ns, ends, waiting=waiting)
                 try:
                     answer = await ends.unless_shutdown(
                         ends.with_retry(_with_timeout(feed, waiting=waiting), poll, breaker=breaker)
@@ -193,13 +193,13 @@ def optical_source(feed: OpticalFeed, *, on_contact: Callable[[int], object] | N
                     return
                 except PermanentFailure as failure:
                     if (malformed := _malformed_page(failure)) is not None:
-                        await watermark.dead_letter_new([malformed], DeadLetterKind.SCHEMA_MISMATCH, ends)
+                        await position.dead_letter_new([malformed], DeadLetterKind.SCHEMA_MISMATCH, ends)
                     raise
                 if not isinstance(answer, RetryOk):
                     return  # the shutdown came first (a poll is never discarded)
                 ends.count("polls")
                 requested_ns, page = answer.value
-                new = await _emit_new(page, watermark, ends)
+                new = await _emit_new(page, position, ends)
                 if not new and on_contact is not None:
                     on_contact(requested_ns)
                 if not feed.long_poll or (waiting and not new):
@@ -254,12 +254,12 @@ def _malformed_page(failure: PermanentFailure) -> MalformedFrame | None:
     return cause if isinstance(cause, MalformedFrame) else None
 
 
-async def _emit_new(page: _Page, watermark: Watermark, ends: WiredEnds) -> int:
+async def _emit_new(page: _Page, position: ArchivePosition, ends: WiredEnds) -> int:
     """Emit the new observations of a page; returns their number."""
     observations, malformed = page
-    await watermark.dead_letter_new(malformed, DeadLetterKind.DESERIALIZATION, ends)
-    fresh = watermark.fresh(observations)
-    watermark.advance(observations, now_ns=ends.clock.now_ns())
-    watermark.settled = not fresh
-    await ends.emit(fresh)  # takes them before it first waits: watermark and observations move in one step
+    await position.dead_letter_new(malformed, DeadLetterKind.DESERIALIZATION, ends)
+    fresh = position.fresh(observations)
+    position.advance(observations, now_ns=ends.clock.now_ns())
+    position.settled = not fresh
+    await ends.emit(fresh)  # takes them before it first waits: position and observations move in one step
     return len(fresh)

@@ -50,12 +50,10 @@ from sda_ops.records.risk import RiskCause
 
 logger = logging.getLogger(__name__)
 
-AttemptOutcome = retry.AttemptOutcome
-
-NEW_EVIDENCE: frozenset[RiskCause] = frozenset({"screened", "observed"})
+_NEW_EVIDENCE: frozenset[RiskCause] = frozenset({"screened", "observed"})
 """The causes whose latency is measured. A final revision waits for the watermark, and a recovered one for the restart."""
 
-POLL_S = 1.0
+_POLL_S = 1.0
 """The outbox is checked this often without a wake-up: the command line may have made an alert pending, or one is due again."""
 
 _PAGE = 64  # deliveries taken from the outbox at once
@@ -63,11 +61,10 @@ _AFTER_A_FAULT_S = 5.0  # of the outbox or of this code
 _PAUSE_PER_ATTEMPT = timedelta(seconds=2)  # of one alert that fails while others are accepted
 _LONGEST_PAUSE = timedelta(minutes=15)
 
-
-ROUND = RetryPolicy(
+_ROUND = RetryPolicy(
     timedelta(milliseconds=500), timedelta(seconds=15), max_attempts=4, max_retry_after=timedelta(hours=1)
 )
-OF_A_SUBSCRIBER = BreakerPolicy(threshold=0.8, window=timedelta(minutes=1), cooldown=timedelta(seconds=15), min_calls=6)
+_BREAKER = BreakerPolicy(threshold=0.8, window=timedelta(minutes=1), cooldown=timedelta(seconds=15), min_calls=6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +78,8 @@ class DeliveryPolicy:
         slow: The pause after an answer which says that a person must repair the subscriber: 401, 404, a redirect.
     """
 
-    retry: RetryPolicy = ROUND
-    breaker: BreakerPolicy = OF_A_SUBSCRIBER
+    retry: RetryPolicy = _ROUND
+    breaker: BreakerPolicy = _BREAKER
     slow: timedelta = SLOW
 
 
@@ -126,9 +123,7 @@ class SubscriberDelivery:
         self._wakeup = Wakeup()
         self._look = True  # the outbox may have something new
         self._accepted = 0  # deliveries, by this instance
-        self._failing: dict[
-            int, int
-        ] = {}  # of each delivery whose last round failed: how many were accepted until then
+        self._failing: dict[int, int] = {}  # by delivery whose last round failed: how many were accepted until then
         self._finishing = False
         self._cut_short = False  # the shutdown has ended an attempt's retries: failures are left to the next start
         self._log = EventLog(logger, clock=ends.clock, operator=ends.name, subscriber=webhook.name)
@@ -218,7 +213,7 @@ class SubscriberDelivery:
     async def _wait(self) -> None:
         """Until a task has ended, an attempt has failed, the outbox has something new, or the next poll is due."""
         if not (self._may_look or self._failed or any(task.done() for task in self._tasks)):
-            await self._wakeup.wait_until(self._ends.clock.monotonic() + POLL_S, self._ends.clock)
+            await self._wakeup.wait_until(self._ends.clock.monotonic() + _POLL_S, self._ends.clock)
             self._look = True
 
     # The outbox.
@@ -311,7 +306,7 @@ class SubscriberDelivery:
 
     def _note(self, delivery: Delivery, attempt: Attempt, *, others_accepted: bool) -> None:
         """Count a failed attempt. An alert that fails while others are accepted pauses after its round."""
-        if attempt.outcome is not AttemptOutcome.FAILED:
+        if attempt.outcome is not retry.AttemptOutcome.FAILED:
             return
         if self._metrics is not None:
             self._metrics.count("failed")
@@ -331,7 +326,7 @@ class SubscriberDelivery:
             return
         risk = delivery.alert.risk
         self._metrics.count("retracted" if risk.status == "retracted" else "sent")
-        if risk.cause in NEW_EVIDENCE:
+        if risk.cause in _NEW_EVIDENCE:
             self._metrics.latency_ns(self._ends.clock.now_ns() - risk.evidence_timestamp)
 
 

@@ -17,7 +17,8 @@ from sda_ops.alerts.delivery.deliver import DeliveryPolicy, SubscriberDelivery
 from sda_ops.alerts.delivery.webhook import Webhook
 from sda_ops.alerts.metrics import AlertMetrics
 from sda_ops.alerts.notice import alert_notice
-from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError, AlertOutboxFull
+from sda_ops.alerts.outbox.file import AlertOutboxError, AlertOutboxFull
+from sda_ops.alerts.outbox.store import AlertOutbox
 from sda_ops.alerts.outbox.values import Depth, Recorded
 from sda_ops.records.risk import ConjunctionRisk
 
@@ -61,7 +62,7 @@ def alerts_sink(
         ends.keep("outbox", lambda: _opened(outbox, ends), lambda _: outbox.close())
         deliveries = [SubscriberDelivery(ends, outbox, each, policy=policy, metrics=metrics) for each in webhooks]
         running = [ends.start(each.run(), name=f"deliver alerts to {each.name}") for each in deliveries]
-        housekeeping = Housekeeping(ends, outbox, metrics)
+        housekeeping = _Housekeeping(ends, outbox, metrics)
         running.append(ends.start(housekeeping.run(), name="look after the outbox"))
         try:
             while batch := await ends.receiver.recv_many(_MAX_BATCH):
@@ -150,7 +151,7 @@ def _recorded(recorded: Recorded, ends: WiredEnds, metrics: AlertMetrics | None,
 # What is done once a second, and once an hour.
 
 
-class Housekeeping:
+class _Housekeeping:
     """Reports depth and size, warns of a backlog and of an outbox that is almost full, and prunes."""
 
     def __init__(self, ends: WiredEnds, outbox: AlertOutbox, metrics: AlertMetrics | None) -> None:

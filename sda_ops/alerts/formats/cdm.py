@@ -154,10 +154,10 @@ def _meaning(risk: ConjunctionRisk) -> str:
 
 def _evidence_comments(evidence: ObjectEvidence) -> tuple[str, ...]:
     """An observation does not change the orbit, so that none of this is in the fields of the orbit determination."""
-    if not evidence.observations:
-        return ("Observations of it, compared with this element set or a newer one = 0",)
-    sensors = one_line(", ".join(evidence.sensors))
     comments = [f"Observations of it, compared with this element set or a newer one = {evidence.observations}"]
+    if not evidence.observations:
+        return tuple(comments)
+    sensors = one_line(", ".join(evidence.sensors))
     comments.append(f"Sensors ({len(evidence.sensors)}): {sensors}"[:_LONGEST_COMMENT].strip())
     times = (evidence.first_observation_timestamp, evidence.last_observation_timestamp)
     if None not in times:

@@ -21,7 +21,6 @@ from sda_ops.alerts.outbox import changes
 from sda_ops.alerts.outbox.file import (
     ALERT_COLUMNS,
     SCHEMA,
-    AlertOutboxError,
     AlertOutboxFull,
     alert_from,
     outbox_file,
@@ -33,8 +32,6 @@ from sda_ops.alerts.outbox.space import make_room, remove_over, used_bytes
 from sda_ops.alerts.outbox.values import Bounds, Delivery, Depth, Opened, Pruned, Recorded
 from sda_ops.records.risk import ConjunctionRisk
 from sda_ops.sqlite_file import transaction
-
-__all__ = ["AlertOutbox", "AlertOutboxError", "AlertOutboxFull"]
 
 _LOCKED_S = 2.0
 """How long a call waits for the command line that writes the file. A shutdown cannot end this wait: it is shorter than its drain."""

@@ -202,7 +202,7 @@ class RiskAssessor:
         """The stream has ended: everything is complete. Returns the final statements."""
         self._ended = True
         self._note_observed()
-        risks = self._settle_all()  # as above
+        risks = self._settle_all()  # before the windows are released: see `advance`
         self.evidence.close_all()
         return risks
 

@@ -28,7 +28,7 @@ from flows.topologies.fusion import (
 from orchestrator_adapter.bulkhead import Launcher, LocalProcesses, Network
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.prefect_flow import workers
-from sda_ops.alerts.outbox.store import AlertOutboxError
+from sda_ops.alerts.outbox.file import AlertOutboxError
 from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
 from sda_ops.event_time.metrics import EventTimeMetrics

@@ -31,7 +31,7 @@ from orchestrator_adapter.testing import LoopClock
 from sda_ops.event_time.promises import PromiseRules, ReadOrder
 from sda_ops.event_time.source import OnContact, watermarked
 from sda_ops.event_time.watermark import Watermark, least_watermark
-from sda_ops.sources.optical import Watermark as ArchivePosition
+from sda_ops.sources.optical import ArchivePosition
 from tests.scenes.restarts import away
 
 MS = 1_000_000

@@ -1,4 +1,4 @@
-"""Polling an optical archive: fixed interval and long poll, the watermark, malformed entries, backpressure."""
+"""Polling an optical archive: fixed interval and long poll, the position, malformed entries, backpressure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator_adapter import (
 )
 from orchestrator_adapter.supervision import events, task_exit
 from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph, settle
-from sda_ops.sources.optical import OpticalFeed, Watermark, optical_source
+from sda_ops.sources.optical import ArchivePosition, OpticalFeed, optical_source
 from sda_ops.wire import optical
 from tests.helpers.running import GatedSink, counter, eventually, fed_by
 from tests.sda_ops.sources.optical_archive import NOW_NS, Archive, entry, feed, http, ids, when
@@ -169,18 +169,18 @@ async def test_a_timestamp_in_the_future_does_not_hide_later_observations() -> N
 
 
 def test_an_observation_ahead_of_the_clock_is_emitted_once() -> None:
-    """It is new neither before nor after the watermark reaches it."""
+    """It is new neither before nor after the position reaches it."""
     early, late = (
         optical.decode_page(json.dumps([entry(n, at_ns=at)]).encode(), ingest_timestamp=0)[0][0]
         for n, at in ((1, 100), (2, 200))
     )
-    watermark = Watermark(50)
-    assert watermark.fresh([early, late]) == [early, late]
-    watermark.advance([early, late], now_ns=150)
-    assert (watermark.timestamp_ns, watermark.fresh([early, late])) == (100, [])
-    watermark.advance([early, late], now_ns=250)
-    assert (watermark.timestamp_ns, watermark.fresh([late])) == (200, [])
-    assert not watermark.ahead
+    position = ArchivePosition(50)
+    assert position.fresh([early, late]) == [early, late]
+    position.advance([early, late], now_ns=150)
+    assert (position.timestamp_ns, position.fresh([early, late])) == (100, [])
+    position.advance([early, late], now_ns=250)
+    assert (position.timestamp_ns, position.fresh([late])) == (200, [])
+    assert not position.ahead
 
 
 async def test_the_ingest_time_is_the_arrival_of_the_page() -> None:

@@ -14,7 +14,8 @@ from orchestrator_adapter.process import NoticeBoard
 from orchestrator_adapter.testing import ListSource, ManualClock, Pause, UntilShutdown, chain, run_graph
 from sda_ops.alerts.delivery.sink import OutboxWatch, alerts_sink
 from sda_ops.alerts.delivery.webhook import Webhook
-from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError, AlertOutboxFull
+from sda_ops.alerts.outbox.file import AlertOutboxError, AlertOutboxFull
+from sda_ops.alerts.outbox.store import AlertOutbox
 from sda_ops.alerts.outbox.values import Delivery, Depth, Recorded
 from sda_ops.alerts.subscriber.table import SubscriberTable
 from sda_ops.records.risk import ConjunctionRisk

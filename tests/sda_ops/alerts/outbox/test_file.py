@@ -16,8 +16,9 @@ import pytest
 
 from sda_ops.alerts.outbox import store
 from sda_ops.alerts.outbox.beside import AlertEditor, AlertReader
+from sda_ops.alerts.outbox.file import AlertOutboxError
 from sda_ops.alerts.outbox.rules import SubscriberRules
-from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError
+from sda_ops.alerts.outbox.store import AlertOutbox
 from tests.sda_ops.alerts.risks import T0, risk
 
 DYNAMICS = SubscriberRules(name="dynamics")
@@ -153,6 +154,7 @@ def test_the_command_line_changes_deliveries_while_the_pipeline_records_and_deli
 KILLED = """
 import sys
 from pathlib import Path
+from sda_ops.alerts.outbox.file import AlertOutboxError
 from sda_ops.alerts.outbox.rules import SubscriberRules
 from sda_ops.alerts.outbox.store import AlertOutbox
 from tests.sda_ops.alerts.risks import T0, risk

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sda_ops.alerts.outbox.file import AlertOutboxFull
 from sda_ops.alerts.outbox.rules import SubscriberRules
-from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxFull
+from sda_ops.alerts.outbox.store import AlertOutbox
 from sda_ops.alerts.outbox.values import Bounds
 from sda_ops.records.risk import ConjunctionRisk
 from tests.sda_ops.alerts.risks import HOUR, T0, TCA, risk

@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator_adapter import for_each_batch
 from orchestrator_adapter.testing import ManualClock, run_graph
-from sda_ops.alerts.outbox.file import ALERT_COLUMNS, alert_from
+from sda_ops.alerts.outbox.file import ALERT_COLUMNS, AlertOutboxError, alert_from
 from sda_ops.alerts.outbox.recording import Recording
 from sda_ops.alerts.outbox.rules import AlertRules, SubscriberRules
-from sda_ops.alerts.outbox.store import AlertOutbox, AlertOutboxError
+from sda_ops.alerts.outbox.store import AlertOutbox
 from sda_ops.alerts.risk.operator import assess_risk
 from sda_ops.records.alert import Alert
 from sda_ops.records.risk import ConjunctionRisk

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from uuid import UUID
@@ -16,7 +14,6 @@ from sda_ops.alerts.subscriber.plain_line import plain_line
 from sda_ops.alerts.subscriber.table import ReceivedAlert, SubscriberTable
 from sda_ops.records.alert import Alert
 from tests.helpers.alerts import risk
-from tests.helpers.support import ROOT
 
 ID = UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
 NOW_NS = 1_767_268_800_000_000_000
@@ -126,13 +123,3 @@ def test_an_alert_of_sda_fusion_is_one_line_with_objects_distance_and_time() -> 
     alert = Alert(conjunction_id=ID, revision=3, severity="high", recorded_timestamp=NOW_NS, risk=risk(0))
     received = ReceivedAlert(ID, 3, "application/json", alert_json(alert), NOW_NS)
     assert plain_line(received) == f"alert {ID}/3: high, provisional: 1 and 2, 300 m at 2035-12-30T12:00:00 UTC"
-
-
-def test_the_subscribers_model_needs_nothing_of_the_pipeline() -> None:
-    """It imports the signature, and neither the outbox, nor the orchestrator."""
-    program = (
-        "import sys, sda_ops.alerts.subscriber.application as _; "
-        "print([name for name in sys.modules if name.startswith(('orchestrator_adapter', 'sda_ops.alerts.outbox'))])"
-    )
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
