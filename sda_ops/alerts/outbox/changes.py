@@ -78,6 +78,24 @@ def park(db: sqlite3.Connection, subscriber: int, alert: int, reason: str, now_n
     )
 
 
+def enqueue_after_parking(
+    db: sqlite3.Connection,
+    subscriber: int,
+    rules: tuple[AlertRules, SubscriberRules],
+    conjunctions: Iterable[int],
+    now_ns: int,
+) -> int:
+    """What was parked is not known: a newer revision that was quiet beside it may be material now. Conjunctions that are over stay."""
+    to_come = [
+        conjunction
+        for conjunction in conjunctions
+        if db.execute(
+            "SELECT 1 FROM conjunctions WHERE number = ? AND tca_timestamp >= ?", (conjunction, now_ns)
+        ).fetchone()
+    ]
+    return enqueue_newest(db, subscriber, rules, to_come, now_ns)
+
+
 def send_again(
     db: sqlite3.Connection, subscriber: int, rules: tuple[AlertRules, SubscriberRules], alert: int, now_ns: int
 ) -> bool:

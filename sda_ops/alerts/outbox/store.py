@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -160,9 +160,14 @@ class AlertOutbox:
             )
 
     def park(self, delivery: Delivery, reason: str, now_ns: int) -> None:
-        """Do not deliver it any more. The subscriber counts as not knowing this revision."""
+        """Do not deliver it any more. The subscriber counts as not knowing this revision.
+
+        If the newest revision is quiet only because of this one, it becomes pending in its place.
+        """
         with self._writing() as db:
-            changes.park(db, self._numbers.get(delivery.subscriber, 0), delivery.number, reason, now_ns)
+            if changes.park(db, self._numbers.get(delivery.subscriber, 0), delivery.number, reason, now_ns):
+                of = db.execute("SELECT conjunction FROM alerts WHERE number = ?", (delivery.number,)).fetchone()
+                self._enqueue_after_parking(db, delivery.subscriber, of, now_ns)
 
     def depth(self) -> Mapping[str, Depth]:
         """What waits, by subscriber; removed subscribers too, as long as something of theirs is pending or parked."""
@@ -182,8 +187,9 @@ class AlertOutbox:
             parked = {}
             for number, name in db.execute("SELECT number, name FROM subscribers").fetchall():
                 reason = f"too old: pending for longer than {self.bounds.max_age / timedelta(days=1):g} days"
-                if count := db.execute(_PARK_OLD, (reason, now_ns, number, too_old)).rowcount:
-                    parked[name] = count
+                if old := [row[0] for row in db.execute(_PARK_OLD, (reason, now_ns, number, too_old))]:
+                    parked[name] = len(old)
+                    self._enqueue_after_parking(db, name, set(old), now_ns)
             removed = remove_over(db, now_ns - self.bounds.keep // _US * 1_000)
             used = used_bytes(db)
         return Pruned(removed, parked, used)
@@ -197,6 +203,13 @@ class AlertOutbox:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._file.clear_errors(), transaction(self._opened) as db:
             yield db
+
+    def _enqueue_after_parking(
+        self, db: sqlite3.Connection, name: str, conjunctions: Iterable[int], now_ns: int
+    ) -> None:
+        for rules in self.subscribers:
+            if rules.name == name:
+                changes.enqueue_after_parking(db, self._numbers[name], (self.rules, rules), conjunctions, now_ns)
 
     def _compare_subscribers(self, db: sqlite3.Connection, now_ns: int) -> Opened:
         known = {
@@ -248,4 +261,4 @@ _DEPTH = """SELECT s.name,
     (SELECT min(since_timestamp) FROM deliveries d WHERE d.subscriber = s.number AND d.state = 'pending')
     FROM subscribers s ORDER BY s.number"""
 _PARK_OLD = """UPDATE deliveries SET state = 'parked', reason = ?, changed_timestamp = ?
-    WHERE subscriber = ? AND state = 'pending' AND since_timestamp < ?"""
+    WHERE subscriber = ? AND state = 'pending' AND since_timestamp < ? RETURNING conjunction"""

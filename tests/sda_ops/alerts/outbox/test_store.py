@@ -190,6 +190,30 @@ def test_a_parked_revision_is_not_due_and_does_not_hold_the_next_one(outbox: Ale
     assert pending(outbox) == [(5, 2, "miss_distance")]
 
 
+def test_when_a_revision_is_parked_the_newest_that_was_quiet_beside_it_is_pending_in_its_place(outbox: AlertOutbox) -> None:
+    """Otherwise the subscriber would believe 812 m until a further revision comes, perhaps never."""
+    outbox.record([risk()], T0)
+    deliver_all(outbox)
+    assert outbox.record([risk(estimate=2, miss_m=400.0), risk(estimate=3, miss_m=405.0)], T0).quiet == {
+        "not_material": 1
+    }
+    (delivery,) = outbox.due("dynamics", T0, 10)
+    outbox.park(delivery, "HTTP 422", T0)
+    assert pending(outbox) == [(5, 2, "miss_distance")]
+    (newest,) = outbox.due("dynamics", T0, 10)
+    outbox.park(newest, "HTTP 422", T0)
+    assert pending(outbox) == [], "a revision that was refused is not sent again"
+
+
+def test_when_a_revision_is_too_old_the_newest_that_was_quiet_beside_it_is_pending_unless_it_is_over(
+    outbox: AlertOutbox,
+) -> None:
+    outbox.record([risk(tca_timestamp=T0 + 9 * DAY), risk(6, 7)], T0)
+    outbox.record([risk(estimate=2, tca_timestamp=T0 + 9 * DAY), risk(6, 7, estimate=2)], T0)
+    assert outbox.prune(T0 + 8 * DAY).parked == {"dynamics": 2}
+    assert pending(outbox) == [(5, 1, "first")]
+
+
 def test_a_retraction_follows_what_was_sent_and_is_quiet_for_who_does_not_know_the_conjunction(tmp_path: Path) -> None:
     strict = SubscriberRules(name="strict", min_severity="high")
     outbox = outbox_of(tmp_path, DYNAMICS, strict)
