@@ -54,6 +54,7 @@ class Alerts:
 
     Attributes:
         outbox: Its file.
+        table: The conjunctions; open before `prepare`.
         metrics: What became of them.
         notices: Of the new and the materially changed ones.
         risk: The operator.
@@ -61,14 +62,21 @@ class Alerts:
     """
 
     outbox: AlertOutbox
+    table: ConjunctionTable
     metrics: AlertMetrics
     notices: NoticeBoard
     risk: Factory
     sink: Factory
 
     async def prepare(self) -> None:
-        """Open the outbox: a damaged one is found before anything runs."""
-        await asyncio.to_thread(self.outbox.open, time.time_ns())
+        """Open the outbox: a damaged one is found before anything runs.
+
+        What stands as an alert and is not in the table, because that was lost, is given back to it: otherwise an
+        approach that the first screening does not find would never be retracted.
+        """
+        now_ns = time.time_ns()
+        await asyncio.to_thread(self.outbox.open, now_ns)
+        await asyncio.to_thread(lambda: self.table.adopt(self.outbox.standing(now_ns)))
 
     def connect(self, graph: OperatorGraph, matched: VertexId, found: VertexId, aside: FlowPolicy) -> None:
         """Connect the operators to ``matched``, which has the correlations, and to ``found``, which has the conjunctions."""
@@ -117,7 +125,7 @@ def alerts_of(
     notices = NoticeBoard()
     webhooks = [_webhook(each, errors) for each in settings.subscribers]
     sink = alerts_sink(outbox, webhooks, metrics=counted, notices=notices)
-    return Alerts(outbox, counted, notices, risk, sink)
+    return Alerts(outbox, table, counted, notices, risk, sink)
 
 
 def _limits(settings: EventTimeSettings) -> AssessorLimits:

@@ -30,6 +30,7 @@ from sda_ops.alerts.outbox.recording import Recording
 from sda_ops.alerts.outbox.rules import AlertRules, SubscriberRules
 from sda_ops.alerts.outbox.space import make_room, remove_over, used_bytes
 from sda_ops.alerts.outbox.values import Bounds, Delivery, Depth, Opened, Pruned, Recorded
+from sda_ops.records.conjunction import ConjunctionUpdate
 from sda_ops.records.risk import ConjunctionRisk
 from sda_ops.sqlite_file import transaction
 
@@ -89,6 +90,11 @@ class AlertOutbox:
         with self._lock, self._file.clear_errors():
             rows = self._opened.execute("SELECT id FROM conjunctions WHERE tca_timestamp >= ?", (now_ns,))
             return frozenset(UUID(name) for (name,) in rows)
+
+    def standing(self, now_ns: int) -> list[ConjunctionUpdate]:
+        """The newest estimate of each alert that is not retracted and whose time of closest approach is not over."""
+        with self._lock, self._file.clear_errors():
+            return [alert_from(row).risk.estimate for row in self._opened.execute(_STANDING, (now_ns,))]
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -255,6 +261,8 @@ _DUE = f"""SELECT d.alert, d.reason, d.attempts, d.since_timestamp, {ALERT_COLUM
         SELECT 1 FROM deliveries e INDEXED BY pending_by_conjunction WHERE e.subscriber = d.subscriber AND e.conjunction = d.conjunction
         AND e.state = 'pending' AND e.alert < d.alert)
     ORDER BY d.alert LIMIT ?"""  # noqa: S608 - names of our own
+_STANDING = f"""SELECT {ALERT_COLUMNS} FROM conjunctions c JOIN alerts a ON a.number = c.newest
+    WHERE c.tca_timestamp >= ? AND c.status != 'retracted' ORDER BY c.number"""  # noqa: S608 - names of our own
 _DEPTH = """SELECT s.name,
     (SELECT count(*) FROM deliveries d WHERE d.subscriber = s.number AND d.state = 'pending'),
     (SELECT count(*) FROM deliveries d WHERE d.subscriber = s.number AND d.state = 'parked'),

@@ -260,7 +260,7 @@ class ConjunctionTable:
                 minted.add(name := _free_id(db, minted, e))
                 first.append((number, name, one, other, now_ns, tca_ns, "active", 1))
                 updates.append(_row(number, e, 1, now_ns))
-            db.executemany("INSERT INTO conjunctions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", first)
+            db.executemany(_INSERT_HEAD, first)
             db.executemany(_INSERT_UPDATE, updates)
             earliest_ns, latest_ns = max(now_ns, screened.start_ns + REACH_NS), screened.end_ns - REACH_NS
             withdrawn = [
@@ -272,6 +272,23 @@ class ConjunctionTable:
             ]
             _end(db, withdrawn, "withdrawn", now_ns)
         return Recorded(len(first), len(heads), len(matching.known) - len(heads), len(withdrawn))
+
+    def adopt(self, updates: Sequence[ConjunctionUpdate]) -> int:
+        """Add conjunctions as they were, if the table does not have their ids. Returns how many.
+
+        For a table that was lost, or restored from a backup: what was alerted is known again, so that the next screening
+        finds it again or withdraws it. The revisions continue; the updates are passed on once more.
+        """
+        with self._writing() as db:
+            known = {name for (name,) in db.execute("SELECT id FROM conjunctions")} if updates else set()
+            missing = [each for each in updates if str(each.conjunction_id) not in known]
+            first = db.execute("SELECT coalesce(max(number), 0) + 1 FROM conjunctions").fetchone()[0]
+            for number, e in enumerate(missing, start=first):
+                pair = (e.catalog_number_first, e.catalog_number_second)
+                head = (e.screened_timestamp, e.tca_timestamp, e.status, e.revision)
+                db.execute(_INSERT_HEAD, (number, str(e.conjunction_id), *pair, *head))
+                db.execute(_INSERT_UPDATE, (number, *(getattr(e, name) for name in _FIELDS)))
+        return len(missing)
 
     def mark_passed(self, now_ns: int) -> int:
         """Set every active conjunction whose time is over to ``passed``. Returns how many."""
@@ -329,6 +346,7 @@ _KNOWN = """SELECT c.number, c.catalog_number_first, c.catalog_number_second, c.
         u.epoch_first_timestamp, u.epoch_second_timestamp, u.tca_timestamp, u.miss_m, u.first_x_m IS NOT NULL
     FROM conjunctions c JOIN updates u ON u.conjunction = c.number AND u.revision = c.revision
     WHERE c.tca_timestamp >= ? AND c.tca_timestamp < ?"""
+_INSERT_HEAD = "INSERT INTO conjunctions VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SET_HEAD = "UPDATE conjunctions SET tca_timestamp = ?, status = ?, revision = ? WHERE number = ?"
 _REMOVE = """DELETE FROM conjunctions WHERE tca_timestamp < ? AND NOT EXISTS (
     SELECT 1 FROM updates u WHERE u.conjunction = conjunctions.number AND u.sequence > (SELECT confirmed FROM delivery))"""

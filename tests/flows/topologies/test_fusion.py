@@ -3,7 +3,9 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,12 +31,13 @@ from orchestrator_adapter.bulkhead import Launcher, LocalProcesses, Network
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.prefect_flow import workers
 from sda_ops.alerts.outbox.file import AlertOutboxError
+from sda_ops.alerts.outbox.store import AlertOutbox
 from sda_ops.astro.sites import Site
 from sda_ops.catalog.fetch import CatalogFile, CatalogUrl
 from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.records.alert import Alert
 from sda_ops.simulate.places import RADAR_SITES
-from tests.sda_ops.alerts.risks import risk
+from tests.sda_ops.alerts.risks import T0, risk
 
 SETTINGS = FusionSettings()
 SOURCES = ["radar-01", "radar-02", "radar-03", "optical-01", "optical-02", "isl-01", "isl-02", "replay"]
@@ -170,6 +173,23 @@ async def test_a_damaged_outbox_is_found_before_anything_runs(tmp_path: Path) ->
         AlertOutboxError, match=r"^outbox of alerts .*alerts\.sqlite: the file is damaged .*; restore it from a backup"
     ):
         await pipeline.preparations[-1]()
+
+
+async def test_a_table_of_conjunctions_that_was_lost_gets_what_stands_as_an_alert_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    in_the_future = 4_000_000_000 * 10**9
+    outbox = AlertOutbox(tmp_path / "alerts.sqlite")
+    outbox.open(T0)
+    outbox.record([risk(tca_timestamp=in_the_future)], T0)
+    outbox.close()
+    folders = {"alerts": {"directory": tmp_path}, "screening": {"directory": tmp_path / "new"}}
+    pipeline = fusion_pipeline(FusionSettings.model_validate(folders))
+    for prepare in pipeline.preparations[-2:]:
+        await prepare()
+    (table,) = (tmp_path / "new").glob("*.sqlite")
+    with closing(sqlite3.connect(table)) as db:
+        assert db.execute("SELECT id, status FROM conjunctions").fetchall() == [(str(risk().conjunction_id), "active")]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from sda_ops.alerts.outbox.rules import SubscriberRules
 from sda_ops.alerts.outbox.store import AlertOutbox
 from sda_ops.alerts.outbox.values import Depth, Opened
+from sda_ops.records.conjunction import ConjunctionEstimate, ConjunctionUpdate
 from sda_ops.records.risk import ConjunctionRisk
-from tests.sda_ops.alerts.risks import DAY, T0, TCA, S, risk
+from sda_ops.screening.conjunctions.conjunction_table import ConjunctionTable, Recorded, Screened
+from tests.sda_ops.alerts.risks import DAY, HOUR, T0, TCA, S, risk
 
 DYNAMICS = SubscriberRules(name="dynamics")
 FINALS = SubscriberRules(name="finals", finals=True)
@@ -190,7 +193,9 @@ def test_a_parked_revision_is_not_due_and_does_not_hold_the_next_one(outbox: Ale
     assert pending(outbox) == [(5, 2, "miss_distance")]
 
 
-def test_when_a_revision_is_parked_the_newest_that_was_quiet_beside_it_is_pending_in_its_place(outbox: AlertOutbox) -> None:
+def test_when_a_revision_is_parked_the_newest_that_was_quiet_beside_it_is_pending_in_its_place(
+    outbox: AlertOutbox,
+) -> None:
     """Otherwise the subscriber would believe 812 m until a further revision comes, perhaps never."""
     outbox.record([risk()], T0)
     deliver_all(outbox)
@@ -281,6 +286,31 @@ def test_a_subscriber_that_comes_again_continues_and_hears_what_has_changed(outb
     assert opened == Opened(("dynamics",), {}, 1)
     assert pending(outbox) == [(5, 1, "retracted")]
     outbox.close()
+
+
+def test_what_stands_as_an_alert_is_given_back_to_a_table_of_conjunctions_that_was_lost(
+    outbox: AlertOutbox, tmp_path: Path
+) -> None:
+    """Else a conjunction that the first screening of a new table does not find would be an alert until its time is over."""
+    found, gone, retracted, over = risk(5, 9, estimate=4), risk(6, 9), risk(7, 9), risk(8, 9, tca_timestamp=T0 - 1)
+    outbox.record([found, gone, retracted, risk(7, 9, estimate=2, status="retracted"), over], T0)
+    table = ConjunctionTable(tmp_path / "conjunctions.sqlite")
+    table.open()
+    assert [each.conjunction_id for each in outbox.standing(T0)] == [found.conjunction_id, gone.conjunction_id]
+    assert (table.adopt(outbox.standing(T0)), table.adopt(outbox.standing(T0))) == (2, 0)
+    estimates = [msgspec.structs.replace(each, sequence=0) for each in table.newest(T0)]
+    assert estimates == [msgspec.structs.replace(each.estimate, sequence=0) for each in (found, gone)]
+    seen_again = [figures_of(found.estimate, epoch_first_timestamp=T0)]
+    whole = Screened(T0 - HOUR, T0 + DAY)
+    assert table.record(seen_again, whole, T0 + S) == Recorded(new=0, updated=1, unchanged=0, withdrawn=1)
+    after = {each.conjunction_id: (each.status, each.revision) for each in table.newest(T0)}
+    assert after == {found.conjunction_id: ("active", 5), gone.conjunction_id: ("withdrawn", 2)}
+    table.close()
+
+
+def figures_of(update: ConjunctionUpdate, **changed: Any) -> ConjunctionEstimate:
+    fields = {name: getattr(update, name) for name in ConjunctionEstimate.__struct_fields__}
+    return ConjunctionEstimate(**fields | changed)
 
 
 def test_what_is_pending_is_the_same_after_the_file_was_closed_and_opened(outbox: AlertOutbox) -> None:
