@@ -71,7 +71,7 @@ class Alerts:
     async def prepare(self) -> None:
         """Open the outbox: a damaged one is found before anything runs.
 
-        What stands as an alert and is not in the table, because that was lost, is given back to it: otherwise an
+        What stands as an alert and is not in the table, because that was lost, is added to it: otherwise an
         approach that the first screening does not find would never be retracted.
         """
         now_ns = time.time_ns()

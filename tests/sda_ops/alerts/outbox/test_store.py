@@ -207,7 +207,7 @@ def test_when_a_revision_is_parked_the_newest_that_was_quiet_beside_it_is_pendin
     assert pending(outbox) == [(5, 2, "miss_distance")]
     (newest,) = outbox.due("dynamics", T0, 10)
     outbox.park(newest, "HTTP 422", T0)
-    assert pending(outbox) == [], "a revision that was refused is not sent again"
+    assert pending(outbox) == [], "a revision that was rejected is not sent again"
 
 
 def test_when_a_revision_is_too_old_the_newest_that_was_quiet_beside_it_is_pending_unless_it_is_over(
@@ -288,7 +288,7 @@ def test_a_subscriber_that_comes_again_continues_and_hears_what_has_changed(outb
     outbox.close()
 
 
-def test_what_stands_as_an_alert_is_given_back_to_a_table_of_conjunctions_that_was_lost(
+def test_what_stands_as_an_alert_is_added_to_a_table_of_conjunctions_that_was_lost(
     outbox: AlertOutbox, tmp_path: Path
 ) -> None:
     """Else a conjunction that the first screening of a new table does not find would be an alert until its time is over."""
