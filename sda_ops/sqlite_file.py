@@ -55,7 +55,7 @@ class SqliteFile:
             db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=locked_s)
             try:
                 if not _is_new(db):
-                    self.check(db)
+                    self._check(db)
                     self._check_pages(db)
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = FULL")
@@ -84,7 +84,7 @@ class SqliteFile:
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=locked_s)
             try:
-                self.check(db)
+                self._check(db)
                 if not read_only:
                     db.execute("PRAGMA synchronous = FULL")
                     db.execute("PRAGMA foreign_keys = ON")
@@ -93,7 +93,7 @@ class SqliteFile:
                 raise
             return db
 
-    def check(self, db: sqlite3.Connection) -> None:
+    def _check(self, db: sqlite3.Connection) -> None:
         """Raise the error if the database is not of this kind, or of a later version."""
         application = db.execute("PRAGMA application_id").fetchone()[0]
         if application != self.application_id:

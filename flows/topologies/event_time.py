@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from operator import attrgetter
@@ -14,7 +14,7 @@ from flows.topologies.from_settings import isl_feed, optical_feed, radar_feed
 from orchestrator_adapter import Factory
 from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.event_time.promises import PromiseRules, ReadOrder
-from sda_ops.event_time.source import TimesOf, watermarked
+from sda_ops.event_time.source import OnContact, TimesOf, watermarked
 from sda_ops.records.observation import Observation
 from sda_ops.sources.isl import isl_source
 from sda_ops.sources.optical import optical_source
@@ -36,32 +36,22 @@ class WatermarkedFeeds:
 
     def radar(self, radar: TimedRadarSettings) -> Factory:
         """A socket: one queue."""
-        feed, rules = radar_feed(radar), self._rules(radar, ReadOrder.ARRIVAL)
-        return watermarked(
-            lambda on_contact: radar_source(feed, on_contact=on_contact),
-            rules,
-            times_of=self._times_of,
-            metrics=self.metrics,
-        )
+        feed = radar_feed(radar)
+        rules = self._rules(radar, ReadOrder.ARRIVAL)
+        return self._watermarked(lambda on_contact: radar_source(feed, on_contact=on_contact), rules)
 
     def optical(self, optical: NamedOpticalSettings) -> Factory:
         """An archive, which is read in the order of the measurements."""
-        feed, rules = optical_feed(optical), self._rules(optical, ReadOrder.EVENT_TIME)
-        return watermarked(
-            lambda on_contact: optical_source(feed, on_contact=on_contact),
-            rules,
-            times_of=self._times_of,
-            metrics=self.metrics,
-        )
+        feed = optical_feed(optical)
+        rules = self._rules(optical, ReadOrder.EVENT_TIME)
+        return self._watermarked(lambda on_contact: optical_source(feed, on_contact=on_contact), rules)
 
     def isl(self, isl: NamedIslSettings) -> Factory:
         """Connections, which are read in turn. A silent one counts for as long as an observation may be late."""
-        feed, rules = isl_feed(isl), self._rules(isl, ReadOrder.ANY)
-        return watermarked(
-            lambda on_contact: isl_source(feed, on_contact=on_contact, live_for=rules.max_lateness),
-            rules,
-            times_of=self._times_of,
-            metrics=self.metrics,
+        feed = isl_feed(isl)
+        rules = self._rules(isl, ReadOrder.ANY)
+        return self._watermarked(
+            lambda on_contact: isl_source(feed, on_contact=on_contact, live_for=rules.max_lateness), rules
         )
 
     def replay(self, replay: Factory) -> Factory:
@@ -73,7 +63,10 @@ class WatermarkedFeeds:
             own_time=True,
             idle_after=None,
         )
-        return watermarked(lambda _: replay, rules, times_of=self._times_of, metrics=self.metrics)
+        return self._watermarked(lambda _: replay, rules)
+
+    def _watermarked(self, make: Callable[[OnContact], Factory], rules: PromiseRules) -> Factory:
+        return watermarked(make, rules, times_of=self._times_of, metrics=self.metrics)
 
     def _rules(self, feed: FeedTimeSettings, order: ReadOrder) -> PromiseRules:
         return PromiseRules(

@@ -8,8 +8,8 @@ from typing import Final
 
 from orchestrator_adapter.process import Notice
 from sda_ops.records.alert import Alert
-from sda_ops.records.conjunction import ConjunctionUpdate
-from sda_ops.records.risk import ObjectEvidence
+from sda_ops.records.conjunction import WITHDRAWN_BECAUSE, ConjunctionUpdate
+from sda_ops.records.risk import ConjunctionRisk, ObjectEvidence
 
 ALERT_EVENT: Final = "conjunction.alert"
 """The name of the event."""
@@ -21,12 +21,6 @@ SEVERITY_LABEL: Final = "conjunction.severity"
 STATUS_LABEL: Final = "conjunction.status"
 
 _KEY_CHARACTERS: Final = 13  # of an id, in the artifact's key: 48 bits
-
-_STATUS: Final = {
-    "provisional": "provisional: more evidence may follow",
-    "final": "final: all evidence from before the watermark is in",
-    "retracted": "retracted: better evidence has removed the conjunction",
-}
 
 
 def alert_notice(alert: Alert) -> Notice:
@@ -84,7 +78,7 @@ def _page(alert: Alert) -> str:
         )
     )
     rows = [
-        ("status", _STATUS[risk.status]),
+        ("status", _status(risk)),
         ("time of closest approach", _utc(estimate.tca_timestamp)),
         ("miss distance", f"{_distance(estimate.miss_m)} ({components})"),
         ("relative speed", f"{estimate.relative_speed_m_s / 1e3:,.2f} km/s"),
@@ -106,6 +100,16 @@ def _page(alert: Alert) -> str:
             *_table(("object", "name", "element set of", "observations", "sensors", "last observed"), objects),
         ]
     )
+
+
+def _status(risk: ConjunctionRisk) -> str:
+    match risk.status:
+        case "provisional":
+            return "provisional: more evidence may follow"
+        case "final":
+            return "final: all evidence from before the watermark is in"
+        case "retracted":
+            return f"retracted: {WITHDRAWN_BECAUSE[risk.estimate.reason]}"
 
 
 def _objects(estimate: ConjunctionUpdate) -> tuple[tuple[int, str], tuple[int, str]]:

@@ -16,9 +16,11 @@ from uuid import UUID, uuid5
 import msgspec
 
 from orchestrator_adapter import Control, DeadLetterKind, Factory, WiredEnds, check_fields
+from sda_ops.event_time.changes import Added, Change, Duplicate, Late, Retract
 from sda_ops.event_time.metrics import EventTimeMetrics
+from sda_ops.event_time.segmentation import Session
 from sda_ops.event_time.watermark import Watermark
-from sda_ops.event_time.windows import Added, Change, Duplicate, EventTimeWindows, Late, Retract, Session
+from sda_ops.event_time.windows import EventTimeWindows
 from sda_ops.records.correlation import Contribution, Correlation, CrossSensorUpdate
 
 LatePolicy: TypeAlias = Literal["count", "dead_letter"]

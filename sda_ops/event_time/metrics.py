@@ -72,7 +72,7 @@ class EventTimeMetrics(Collector):
         )
         self._pending = _gauge("pending_windows", "Windows that the operator holds", "operator", "tier")
         self._late = _counter("late_items", "Items that came after their window was closed", "operator", "outcome")
-        self._retractions = _counter("retractions_emitted", "Results that the operator has withdrawn", "operator")
+        self._retractions = _counter("retractions_emitted", "Results that the operator has retracted", "operator")
         self._closed_early = _counter(
             "windows_closed_early",
             "Windows that were closed before the watermark, because the operator holds too much",
@@ -134,7 +134,7 @@ class EventTimeMetrics(Collector):
         self._late.labels(operator, outcome).inc(count)
 
     def retractions(self, operator: str, count: int = 1) -> None:
-        """The operator has withdrawn so many results."""
+        """The operator has retracted so many results."""
         self._retractions.labels(operator).inc(count)
 
     def closed_early(self, operator: str, count: int = 1) -> None:

@@ -18,21 +18,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from orchestrator_adapter import check_fields
 from sda_ops.event_time.changes import Added, Change, Duplicate, Insert, Late, Retract
-from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
-
-__all__ = [
-    "Added",
-    "Change",
-    "Duplicate",
-    "EventTimeWindows",
-    "Insert",
-    "Late",
-    "Retract",
-    "Segmentation",
-    "Session",
-    "Sliding",
-    "Tumbling",
-]
+from sda_ops.event_time.segmentation import Segmentation
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

@@ -116,7 +116,7 @@ class CrossSensorUpdate(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
         end_timestamp: The first nanosecond after the window, event time.
         contributions: In order of event time, from at least two sensors.
         ingest_timestamp: When the first of them was ingested.
-        retracted: Late observations have changed the window: the update with this id is withdrawn.
+        retracted: Late observations have changed the window: the update with this id is not true any more.
     """
 
     update_id: UUID

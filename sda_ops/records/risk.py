@@ -15,12 +15,12 @@ from sda_ops.records.conjunction import ConjunctionUpdate
 
 RiskStatus: TypeAlias = Literal["provisional", "final", "retracted"]
 """``provisional``: more evidence from before this moment may follow. ``final``: the watermark has passed the evidence, so that
-all of it is in. ``retracted``: better evidence has removed the conjunction."""
+all of it is in. ``retracted``: the conjunction is withdrawn; the estimate has the reason."""
 
 RiskCause: TypeAlias = Literal["screened", "observed", "settled", "amended", "withdrawn", "recovered"]
 """What a risk comes from. ``screened``: a screening has a new estimate. ``observed``: the first observation of one of its
-objects. ``settled``: the watermark has passed. ``amended``: late evidence. ``withdrawn``: the newest element sets do not have the
-approach. ``recovered``: the process has started again, and the table of conjunctions has it."""
+objects. ``settled``: the watermark has passed. ``amended``: late evidence. ``withdrawn``: the newest screening does not have the
+approach; the estimate has the reason. ``recovered``: the process has started again, and the table of conjunctions has it."""
 
 MAX_OBSERVATION_IDS = 64
 """Of each object in one risk. ``ObjectEvidence.observations`` counts all."""

@@ -53,8 +53,11 @@ def test_no_file_is_long_and_no_class_is() -> None:
     for folder in ("orchestrator_adapter", "sda_ops", "flows", "bench", "tests", "scripts"):
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")
-            if (lines := text.count("\n")) > 500:
+            lines = text.count("\n")
+            if lines > 500:
                 long.append(f"{path.relative_to(ROOT)}: {lines} lines")
+            if lines <= 300:  # it has no longer class
+                continue
             classes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef))
             long += [
                 f"{path.relative_to(ROOT)}: class {node.name} has {lines} lines"

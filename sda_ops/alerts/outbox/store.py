@@ -112,9 +112,6 @@ class AlertOutbox:
         If the file is full, room is made first (`sda_ops.alerts.outbox.space`), in the same transaction. Raises `AlertOutboxFull`: the file
         is unchanged then.
         """
-        if not risks:
-            with self._lock, self._file.clear_errors():
-                return Recorded((), (), 0, 0, 0, 0, {}, 0, used_bytes(self._opened))
         with self._writing() as db:
             superseded = make_room(db, self.bounds.max_bytes, now_ns)
             if used_bytes(db) >= self.bounds.max_bytes:

@@ -22,7 +22,9 @@ from uuid import UUID
 import msgspec
 
 from orchestrator_adapter import check_fields
-from sda_ops.event_time.windows import Added, EventTimeWindows, Late, Session
+from sda_ops.event_time.changes import Added, Late
+from sda_ops.event_time.segmentation import Session
+from sda_ops.event_time.windows import EventTimeWindows
 from sda_ops.records.correlation import Correlation
 from sda_ops.records.risk import MAX_OBSERVATION_IDS, ObjectEvidence
 

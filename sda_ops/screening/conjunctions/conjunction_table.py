@@ -224,8 +224,10 @@ class ConjunctionTable:
 
         An estimate is assigned to a conjunction by `sda_ops.screening.conjunctions.identity.match`; one that fits none gets a new one,
         unless its time is before ``now_ns``. It becomes a revision if its element sets or its figures are not those of the
-        conjunction's last estimate. The order of ``found`` has no meaning. A conjunction becomes ``withdrawn`` if it was not found although its time, with a margin
-        of `REACH_NS` on both sides, lies in what was screened, and its objects are not a slow pair. Conjunctions whose time is over do not change.
+        conjunction's last estimate. The order of ``found`` has no meaning.
+
+        A conjunction becomes ``withdrawn`` if it was not found although its time, with a margin of `REACH_NS` on both sides, lies in
+        what was screened, and its objects are not a slow pair. Conjunctions whose time is over do not change.
         """
         with self._writing() as db:
             known = [

@@ -16,7 +16,7 @@ such a pause the observations themselves show it: as long as one is older than i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from orchestrator_adapter import Clock
@@ -32,8 +32,11 @@ _OLDEST_NS = 300 * 1_000_000_000  # as above; validation rejects older ones by d
 class ContactRounds:
     """The rounds of one instance of the source; see above."""
 
-    def __init__(self, listener: IslListener, clock: Clock, *, live_for: timedelta) -> None:
-        """``live_for``: how long a connection counts as live after its last data."""
+    def __init__(
+        self, listener: IslListener, clock: Clock, on_contact: Callable[[int], object], *, live_for: timedelta
+    ) -> None:
+        """``on_contact`` gets each contact, UTC ns. ``live_for``: how long a connection counts as live after its last data."""
+        self._on_contact = on_contact
         self._listener = listener
         self._clock = clock
         self._live_for_s = live_for.total_seconds()
@@ -61,8 +64,13 @@ class ContactRounds:
             if behind:
                 self._oldest_ns = min(behind) if self._oldest_ns is None else min(self._oldest_ns, *behind)
 
-    def advance(self) -> int | None:
-        """Call it when all that was taken from the inbox has been emitted. Returns a contact (UTC ns) when one is found."""
+    def advance(self) -> None:
+        """Call it when all that was taken from the inbox has been emitted."""
+        if (contact_ns := self._found()) is not None:
+            self._on_contact(contact_ns)
+
+    def _found(self) -> int | None:
+        """A contact, UTC ns, when one is found."""
         listener, now_s = self._listener, self._clock.monotonic()
         if self._began_ns is None:
             if now_s < self._next_s:

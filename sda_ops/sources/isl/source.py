@@ -42,7 +42,7 @@ def isl_source(
         try:
             contacts = None
             if on_contact is not None:
-                contacts = ContactRounds(listener, ends.clock, live_for=live_for), on_contact
+                contacts = ContactRounds(listener, ends.clock, on_contact, live_for=live_for)
             await _receive(listener, ends, contacts)
         finally:
             _enqueue_remaining(listener, ends)
@@ -57,9 +57,7 @@ def _open_listener(feed: IslFeed, binding: Binding, ends: WiredEnds) -> IslListe
     return listener
 
 
-async def _receive(
-    listener: IslListener, ends: WiredEnds, contacts: tuple[ContactRounds, Callable[[int], object]] | None
-) -> None:
+async def _receive(listener: IslListener, ends: WiredEnds, contacts: ContactRounds | None) -> None:
     """Emit what arrives until the shutdown, then what the kernel and the inbox still contain."""
     listener.accept()
     ends.gauge("port", listener.port)
@@ -68,13 +66,13 @@ async def _receive(
         if listener.inbox:
             observations = await _emit_batch(listener, ends)
             if contacts is not None:
-                contacts[0].emitted(observations)
+                contacts.emitted(observations)
         elif contacts is None:
             await listener.wakeup.wait()
         else:
-            await listener.wakeup.wait_until(contacts[0].next_s, ends.clock)
-        if contacts is not None and (at_ns := contacts[0].advance()) is not None:
-            contacts[1](at_ns)
+            await listener.wakeup.wait_until(contacts.next_s, ends.clock)
+        if contacts is not None:
+            contacts.advance()
     listener.stop_accepting()
     for _ in range(_FINAL_TURNS):
         await asyncio.sleep(0)

@@ -86,6 +86,12 @@ def test_the_page_has_objects_approach_probability_and_evidence() -> None:
     assert "| probability of collision | 2.5e-06 (at most 1.0e-05) |" in with_covariances
 
 
+def test_a_retraction_says_why() -> None:
+    """An object that left the catalogue is no evidence against a collision."""
+    page = alert_notice(alert(status="retracted", reason="left_catalog")).markdown
+    assert "| status | retracted: an object is not in the catalogue any more |" in page.splitlines()
+
+
 def test_a_name_from_the_catalogue_cannot_change_the_page() -> None:
     """Lines, cells and markup in a name stay text; an object without a name has its number."""
     page = alert_notice(alert(name_first="A | B\n# <b>*x*", name_second="")).markdown

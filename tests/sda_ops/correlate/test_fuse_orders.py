@@ -19,8 +19,10 @@ from orchestrator_adapter.testing import CollectSink, ManualClock, run_graph
 from sda_ops.astro.time import NS_PER_S
 from sda_ops.correlate import fuse as fuse_module
 from sda_ops.correlate.fuse import FusionWindows, fuse
+from sda_ops.event_time.changes import Added, Retract
+from sda_ops.event_time.segmentation import Session
 from sda_ops.event_time.watermark import Watermark, least_watermark
-from sda_ops.event_time.windows import Added, EventTimeWindows, Retract, Session
+from sda_ops.event_time.windows import EventTimeWindows
 from sda_ops.records.correlation import Correlation
 from tests.helpers.running import NOON_NS
 from tests.helpers.sizes import small_and_long

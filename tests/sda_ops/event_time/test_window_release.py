@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import random
 
-from sda_ops.event_time.windows import EventTimeWindows, Session
+from sda_ops.event_time.segmentation import Session
+from sda_ops.event_time.windows import EventTimeWindows
 from tests.sda_ops.event_time.windows_model import Item
 
 

@@ -7,19 +7,9 @@ from typing import Any
 
 import pytest
 
-from sda_ops.event_time.windows import (
-    Added,
-    Change,
-    Duplicate,
-    EventTimeWindows,
-    Insert,
-    Late,
-    Retract,
-    Segmentation,
-    Session,
-    Sliding,
-    Tumbling,
-)
+from sda_ops.event_time.changes import Added, Change, Duplicate, Insert, Late, Retract
+from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
+from sda_ops.event_time.windows import EventTimeWindows
 from tests.sda_ops.event_time.windows_model import Item, effective
 
 MS = 1_000_000

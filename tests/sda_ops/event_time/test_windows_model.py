@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sda_ops.event_time import windows as windows_module
-from sda_ops.event_time.windows import Added, EventTimeWindows, Segmentation, Session, Sliding, Tumbling
+from sda_ops.event_time.changes import Added
+from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
+from sda_ops.event_time.windows import EventTimeWindows
 from tests.helpers.sizes import examples
 from tests.sda_ops.event_time.windows_model import Item, Step, check_against_the_definition, random_case
 

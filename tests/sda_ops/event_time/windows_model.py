@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple, TypeAlias
 
-from sda_ops.event_time.windows import (
-    Added,
-    Change,
-    Duplicate,
-    EventTimeWindows,
-    Insert,
-    Late,
-    Segmentation,
-    Session,
-    Sliding,
-    Tumbling,
-)
+from sda_ops.event_time.changes import Added, Change, Duplicate, Insert, Late
+from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
+from sda_ops.event_time.windows import EventTimeWindows
 
 
 class Item(NamedTuple):

@@ -14,8 +14,9 @@ from orchestrator_adapter import BuiltGraph, Factory, WiredEnds
 from orchestrator_adapter.testing import ManualClock, run_graph
 from sda_ops.alerts.risk.assessor import Recovery
 from sda_ops.alerts.risk.operator import assess_risk
+from sda_ops.event_time.segmentation import Session
 from sda_ops.event_time.watermark import Watermark
-from sda_ops.event_time.windows import EventTimeWindows, Session
+from sda_ops.event_time.windows import EventTimeWindows
 from sda_ops.records.risk import ConjunctionRisk
 from tests.helpers.sizes import small_and_long
 from tests.scenes.risks import (
