@@ -101,7 +101,7 @@ async def _run_here(kind: PipelineKind, args: argparse.Namespace) -> int:
                 on_forced_end=finish,
             )
         except (OSError, OperatorError) as error:  # raised before the graph starts
-            return report_problems(kind.name, [str(error)])
+            return report_problems(kind.name, str(error).splitlines())
         if args.ends_process:
             patience_s = pipeline.policy.patience.total_seconds()
             end_process(outcome.exit_code, within_s=max(patience_s, _PREFECT_EXIT_S) if api_url else patience_s)

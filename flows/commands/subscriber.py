@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import socket
 import sqlite3
@@ -19,6 +18,7 @@ import uvicorn
 
 from flows.commands.messages import report_problems
 from flows.output import print_line, print_problem
+from flows.settings.addresses import SecretUnavailable, SigningSecret, value_of
 from orchestrator_adapter import SystemClock, listen_tcp
 from orchestrator_adapter.process import ExitCode
 from sda_ops.alerts.delivery.signature import signing_key
@@ -59,16 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--secret",
-        metavar="SECRET",
-        help="reject deliveries without this secret's signature: whsec_…, other text, env:NAME or file:PATH",
+        type=_reference,
+        metavar="WHERE",
+        help="reject deliveries without this secret's signature; env:NAME or file:PATH, where it is, as in the settings",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Receive until SIGTERM, SIGHUP or Ctrl-C. The exit code is 1, with one line, if it cannot start."""
     try:
-        key = None if args.secret is None else signing_key(_secret(args.secret))
-    except (OSError, ValueError) as error:
+        key = None if args.secret is None else signing_key(value_of(args.secret))
+    except SecretUnavailable as error:
         return report_problems("subscriber", [f"--secret: {error}"])
     try:
         table = SubscriberTable(args.table)
@@ -124,16 +125,12 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _secret(text: str) -> str:
-    """The secret itself. Raises ``OSError`` or ``ValueError``, whose message does not repeat it."""
-    kind, _, where = text.partition(":")
-    if kind == "env":
-        if where not in os.environ:
-            raise ValueError(f"there is no environment variable {where!r}")
-        return os.environ[where]
-    if kind == "file":
-        return Path(where).read_text(encoding="utf-8").strip()
-    return text
+def _reference(text: str) -> SigningSecret:
+    if not text.startswith(("env:", "file:")):
+        raise argparse.ArgumentTypeError(
+            "expected env:NAME or file:PATH, where the secret is: every user of this machine sees arguments"
+        )
+    return SigningSecret(text)
 
 
 def _port(text: str) -> int:

@@ -156,9 +156,21 @@ class HiddenText(str):
 def with_secrets(settings: Model, look_up: Callable[[Reference], str] | None = None) -> Model:
     """The settings with the address or secret in place of each reference, for the pipeline only: never store, show or dump them.
 
-    Raises ``SecretUnavailable``. Blocks while it reads a file, or asks Prefect for a block.
+    Raises ``SecretUnavailable`` with a line for each reference that leads to none. Blocks while it reads a file, or asks Prefect
+    for a block.
     """
-    replaced: Model = _replaced(settings, look_up or value_of)
+    problems: list[str] = []
+
+    def found(reference: Reference) -> str:
+        try:
+            return (look_up or value_of)(reference)
+        except SecretUnavailable as error:
+            problems.append(str(error))
+            return reference
+
+    replaced: Model = _replaced(settings, found)
+    if problems:
+        raise SecretUnavailable("\n".join(dict.fromkeys(problems)))
     return replaced
 
 

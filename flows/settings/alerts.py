@@ -148,5 +148,5 @@ class AlertSettings(Section):
                     f"because less severe conjunctions become no alerts: got {each.min_severity}"
                 )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self

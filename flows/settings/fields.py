@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from flows.settings.addresses import Reference
+
 Location: TypeAlias = tuple[str | int, ...]
 """The names of sections and of the setting, with the index of an entry in a list after the list's name."""
 
@@ -44,8 +46,14 @@ def is_written_in_json(annotation: Any, text: str) -> bool:
 
 
 def holds_a_secret(annotation: Any) -> bool:
-    """Whether the value must not be shown."""
-    return any(each in (SecretStr, SecretBytes) for each in _members(annotation))
+    """Whether the value must not be shown: it, or a setting in it, is a secret, or an address, which may have one."""
+    return any(
+        each in (SecretStr, SecretBytes)
+        or (isinstance(each, type) and get_origin(each) is None and issubclass(each, Reference))
+        or (_is_list(each) and holds_a_secret(get_args(each)[0]))
+        or (is_section(each) and any(holds_a_secret(field.annotation) for field in each.model_fields.values()))
+        for each in _members(annotation)
+    )
 
 
 def suggestion(model: type[BaseModel], location: Location) -> str:

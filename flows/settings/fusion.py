@@ -388,7 +388,7 @@ class FusionSettings(Section):
     def _alerts_have_conjunctions(self) -> FusionSettings:
         if self.alerts.enabled and self.alerts.subscribers and not self.screening.enabled:
             raise ValueError(
-                "alerts.subscribers: alerts come from screening; set screening.enabled, or alerts.enabled = false"
+                "alerts.subscribers: alerts come from screening; set screening.enabled = true, or alerts.enabled = false"
             )
         return self
 

@@ -55,7 +55,9 @@ def load_settings(model: type[Model], file: Path | None, *, prefix: str) -> Mode
     try:
         settings = model.model_validate(_merged(from_file, environment.values))
     except ValidationError as error:
-        raise SettingsError([*problems, *map(sources.problem, _causes(error))]) from None
+        raise SettingsError(
+            [*problems, *(line for each in _causes(error) for line in sources.problems(each))]
+        ) from None
     if problems:
         raise SettingsError(problems)
     return settings
@@ -153,11 +155,14 @@ class _Sources:
     from_file: Values
     environment: _Environment
 
-    def problem(self, details: Any) -> str:
-        """One line for one of pydantic's errors."""
+    def problems(self, details: Any) -> list[str]:
+        """One of pydantic's errors: one line, or a line for each line of our own message."""
         location: Location = details["loc"]
-        parts = (self._origin(location), _place(self.model, location), self._complaint(details, location))
-        return _PASSWORD.sub("//…@", ": ".join(part for part in parts if part))
+        place = (self._origin(location), _place(self.model, location))
+        return [
+            _PASSWORD.sub("//…@", ": ".join(part for part in (*place, complaint) if part))
+            for complaint in self._complaint(details, location).split("\n")
+        ]
 
     def _complaint(self, details: Any, location: Location) -> str:
         match details["type"]:
@@ -168,7 +173,11 @@ class _Sources:
             case "value_error":  # our own message: it has the value
                 return str(details["msg"]).removeprefix("Value error, ")
             case "model_type" | "model_attributes_type" | "path_type" | "tuple_type" | "list_type" as kind:
-                return f"expected a {_KINDS.get(kind, 'table')}, got {_shown(details['input'])}"
+                expected = f"a {_KINDS.get(kind, 'table')}"
+                entry = annotation_at(self.model, (*location, 0))
+                if kind in {"tuple_type", "list_type"} and isinstance(entry, type) and is_section(entry):
+                    expected = f"a list of tables, [[{'.'.join(map(str, location))}]]"
+                return f"expected {expected}, got {_kind_or_value(details['input'])}"
             case _:
                 annotation = annotation_at(self.model, location)
                 shown = (
@@ -211,6 +220,11 @@ def _place(model: type[BaseModel], location: Location) -> str:
 
 def _quoted(name: str) -> str:
     return name if _BARE_KEY.fullmatch(name) else json.dumps(name)
+
+
+def _kind_or_value(value: Any) -> str:
+    """A value as text. Of a table or a list only the kind: a setting in it may be a secret."""
+    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else _shown(value)
 
 
 def _shown(value: Any) -> str:

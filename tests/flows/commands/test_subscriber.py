@@ -54,9 +54,15 @@ def test_each_new_alert_is_one_line_and_a_signal_ends_it_with_0(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--secret", "env:NO_SUCH_NAME"], "subscriber: --secret: there is no environment variable 'NO_SUCH_NAME'"),
-        (["--secret", "file:/no/such"], "subscriber: --secret: [Errno 2] No such file or directory: '/no/such'"),
-        (["--secret", "whsec_?"], "subscriber: --secret: the secret: expected base64 after 'whsec_'"),
+        (
+            ["--secret", "env:NO_SUCH_NAME"],
+            "subscriber: --secret: env:NO_SUCH_NAME: there is no such environment variable",
+        ),
+        (["--secret", "file:/no/such"], "subscriber: --secret: file:/no/such: No such file or directory"),
+        (
+            ["--secret", "file:/dev/null"],
+            "subscriber: --secret: file:/dev/null: expected a secret of at least 24 bytes, or whsec_ and base64",
+        ),
         (["--table", "/proc/none/x"], "subscriber: --table /proc/none/x: No such file or directory; choose another"),
         (["--table", __file__], f"subscriber: --table {__file__}: file is not a database; choose another file"),
         (["--host", "no.such.invalid"], "subscriber: cannot listen on no.such.invalid:9500: the name cannot be"),
@@ -69,6 +75,15 @@ def test_what_keeps_it_from_starting_is_one_plain_line(
     printed = capsys.readouterr().err
     assert printed.startswith(problem)
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "secret:alerts"])
+def test_a_secret_is_a_reference_and_otherwise_not_repeated(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["subscriber", "--secret", given])
+    printed = capsys.readouterr().err
+    assert "argument --secret: expected env:NAME or file:PATH, where the secret is" in printed
+    assert given not in printed
 
 
 def test_a_port_that_does_not_exist_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def test_every_setting_reaches_the_outbox(tmp_path: Path) -> None:
         ),
         (
             SUBSCRIBER + "[screening]\nenabled = false\n",
-            "alerts.subscribers: alerts come from screening; set screening.enabled, or alerts.enabled = false",
+            "alerts.subscribers: alerts come from screening; set screening.enabled = true, or alerts.enabled = false",
         ),
         ('[[alerts.subscribers]]\nname = "a b"\nurl = "https://a.example/"\n', "name: String should match pattern"),
     ],
@@ -120,8 +120,8 @@ def test_several_mistakes_are_reported_together(tmp_path: Path) -> None:
     text = f'{SUBSCRIBER}miss_distance_m = 5000\n{SUBSCRIBER}min_severity = "low"\n'
     with pytest.raises(SettingsError) as caught:
         loaded(tmp_path, text)
-    (line,) = caught.value.problems
-    assert all(part in line for part in ("names must differ", "miss_distance_m must be", "min_severity must not"))
+    parts = ("names must differ", "miss_distance_m must be", "min_severity must not")
+    assert [part in line for part, line in zip(parts, caught.value.problems, strict=True)] == [True] * len(parts)
 
 
 def test_a_secret_in_the_settings_is_rejected_and_not_repeated(tmp_path: Path) -> None:
@@ -133,6 +133,41 @@ def test_a_secret_in_the_settings_is_rejected_and_not_repeated(tmp_path: Path) -
         "secret:NAME (a Secret block of Prefect), env:NAME or file:PATH"
     )
     assert SECRET not in line
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ('[alerts.subscribers]\nsecret = "{}"\n', "expected a list of tables, [[alerts.subscribers]], got a table"),
+        ('[[alerts.subscribers]]\nname = "a"\nurl = "http://a/"\nsecret = ["{}"]\n', "should be a valid string"),
+        ('[alerts]\nsubscribers = [["{}"]]\n', "[alerts.subscribers #1]: expected a table, got a list"),
+    ],
+)
+def test_a_secret_in_a_setting_of_the_wrong_type_is_not_repeated(tmp_path: Path, wrong: str, problem: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        loaded(tmp_path, wrong.format(SECRET))
+    (line,) = caught.value.problems
+    assert problem in line
+    assert SECRET not in line
+
+
+def test_a_secret_in_a_variable_that_is_not_json_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDA_FUSION__ALERTS__SUBSCRIBERS", f'[{{"secret": "{SECRET}"')
+    with pytest.raises(SettingsError) as caught:
+        FUSION.load(None)
+    (line,) = caught.value.problems
+    assert "SDA_FUSION__ALERTS__SUBSCRIBERS: expected JSON" in line
+    assert SECRET not in line
+
+
+def test_each_reference_to_no_secret_is_reported(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, '[[alerts.subscribers]]\nname = "a"\nurl = "env:NO_URL"\nsecret = "file:/no/such"\n')
+    with pytest.raises(SecretUnavailable) as raised:
+        with_secrets(settings)
+    assert str(raised.value).splitlines() == [
+        "env:NO_URL: there is no such environment variable",
+        "file:/no/such: No such file or directory",
+    ]
 
 
 def test_the_secret_and_the_address_are_known_to_the_pipeline_and_in_no_dump(

@@ -229,7 +229,7 @@ def test_numbers_outside_the_range_of_durations_and_shares_are_errors(
     [
         ('[event_log]\ndirectory = ""\n', "[event_log] directory: expected a path, got ''"),
         ("[event_log]\ndirectory = 3\n", "[event_log] directory: expected a path, got 3"),
-        ('radars = "r"\n', "radars: expected a list, got 'r'"),
+        ('radars = "r"\n', "radars: expected a list of tables, [[radars]], got 'r'"),
     ],
 )
 def test_a_value_of_another_kind_is_an_error_that_says_what_is_expected(
