@@ -1,4 +1,4 @@
-"""The settings of alerts: what becomes one, who hears of it, and how much the outbox holds."""
+"""The settings of alerts: what becomes one, who is notified, and how much the outbox holds."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class SubscriberSettings(Section):
     tca_shift_s: PositiveSeconds = Field(
         _RULES.tca_shift_s, description="A shift of the time of closest approach by this is material, seconds"
     )
-    finals: bool = Field(default=False, description="Whether it also hears that a risk has become final")
+    finals: bool = Field(default=False, description="Whether it is also notified that a risk has become final")
     max_per_s: float = Field(
         20.0, ge=0.001, le=10_000, description="The most requests in a second, so that a recovery is no storm"
     )
     timeout_s: PositiveSeconds = Field(10.0, le=3_600, description="For a complete answer, seconds")
 
     def rules(self) -> SubscriberRules:
-        """What it hears."""
+        """What it receives."""
         return SubscriberRules(
             name=self.name,
             min_severity=self.min_severity,

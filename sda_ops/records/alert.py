@@ -1,4 +1,4 @@
-"""The alert: one revision of what subscribers are told about a conjunction. The outbox makes and numbers them."""
+"""The alert: one revision of what is reported to subscribers about a conjunction. The outbox makes and numbers them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         conjunction_id: The same for all revisions.
         revision: 0 for the first one, then 1, 2, and so on, without gaps; assigned once, when it is stored.
-        severity: From the probability, or from the maximum probability if there is none.
+        severity: From the probability, or from the maximum probability without one.
         recorded_timestamp: When it was stored, UTC nanoseconds.
         risk: What it says.
     """

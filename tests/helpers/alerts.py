@@ -67,6 +67,6 @@ def risk(
 
 
 def outbox_in(folder: Path, *names: str) -> AlertOutbox:
-    """An outbox whose subscribers hear every statement of `risk`."""
+    """An outbox whose subscribers receive every statement of `risk`."""
     subscribers = [SubscriberRules(name=name, finals=True) for name in names]
     return AlertOutbox(folder / "alerts.sqlite", rules=AlertRules(), subscribers=subscribers)

@@ -74,7 +74,7 @@ def beacon(element_set: ElementSet, sequence: int) -> bytes:
 
 
 def test_an_observed_conjunction_becomes_one_alert_at_a_subscriber_and_the_ledger_is_exact(tmp_path: Path) -> None:
-    """The subscriber wants observed conjunctions only: it hears of the staged one with its first observation, and never again."""
+    """The subscriber wants observed conjunctions only: it is notified of the staged one with its first observation, and never again."""
     place = FusionPlace.free(tmp_path, radars=1, archives=1, isls=1)
     element_sets, passage = staged_catalog(place)
     table = SubscriberTable(tmp_path / "subscriber.sqlite")

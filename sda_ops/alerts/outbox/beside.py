@@ -28,7 +28,7 @@ class DeliveryStatus:
     Attributes:
         subscriber: Its name.
         state: Where the delivery stands.
-        reason: Why the subscriber hears it or not, or why it is parked.
+        reason: Why the subscriber receives it or not, or why it is parked.
         since_ns: When it was decided, or became pending the last time, UTC.
         changed_ns: When it was acknowledged or parked, or when the last attempt was, UTC.
         attempts: Failed ones.

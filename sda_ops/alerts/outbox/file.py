@@ -105,7 +105,7 @@ def alert_from(row: Sequence[Any]) -> Alert:
 
 
 def rules_text(general: AlertRules, rules: SubscriberRules) -> str:
-    """Both rules that decide what a subscriber hears, as text."""
+    """Both rules that decide what a subscriber receives, as text."""
     return msgspec.json.encode([general, rules], order="sorted").decode()
 
 

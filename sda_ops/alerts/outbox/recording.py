@@ -1,4 +1,4 @@
-"""Recording risks: which of them are new revisions, and who hears each. It works within one transaction of the caller."""
+"""Recording risks: which of them are new revisions, and who receives each. It works within one transaction of the caller."""
 
 from __future__ import annotations
 

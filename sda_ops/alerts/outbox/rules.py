@@ -1,8 +1,8 @@
-"""Which risks become alerts, and what each subscriber hears of them. Pure functions; the outbox stores what they decide.
+"""Which risks become alerts, and what each subscriber receives of them. Pure functions; the outbox stores what they decide.
 
 A conjunction becomes an alert when it is within the general thresholds (`AlertRules`). From then on each new statement about it is a
-revision. A subscriber hears of the conjunction when it is also within the subscriber's own thresholds (`SubscriberRules`). After
-that, it hears a revision only if it differs materially from what the subscriber knows; its thresholds do not matter any
+revision. A subscriber is notified of the conjunction when it is also within the subscriber's own thresholds (`SubscriberRules`). After
+that, it receives a revision only if it differs materially from what the subscriber knows; its thresholds do not matter any
 more, so a value that oscillates around one of them is no stream of updates.
 """
 
@@ -37,7 +37,7 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 NotifyReason: TypeAlias = Literal[
     "first", "again_active", "retracted", "severity", "miss_distance", "probability", "tca", "final"
 ]
-"""Why a subscriber hears a revision. ``first``: it does not know the conjunction. ``again_active``: the last that it
+"""Why a subscriber receives a revision. ``first``: it does not know the conjunction. ``again_active``: the last that it
 knows is a retraction. ``severity``, ``miss_distance``, ``probability`` and ``tca`` name what has changed."""
 
 QuietReason: TypeAlias = Literal[
@@ -71,7 +71,7 @@ class AlertRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriberRules:
-    """What one subscriber hears.
+    """What one subscriber receives.
 
     The first five after the name are thresholds, beside the general ones; the others say which changes are material.
 
@@ -85,7 +85,7 @@ class SubscriberRules:
         miss_change: The change of the miss distance, as a share of the one that it knows.
         probability_factor: The factor, in either direction, between the probability and the one that it knows.
         tca_shift_s: The shift of the time of closest approach, seconds.
-        finals: Whether it also hears that a risk has become final.
+        finals: Whether it is also notified that a risk has become final.
     """
 
     name: str
@@ -121,14 +121,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """The subscriber hears the revision."""
+    """The subscriber receives the revision."""
 
     reason: NotifyReason
 
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """The subscriber does not hear the revision."""
+    """The subscriber does not receive the revision."""
 
     reason: QuietReason
 
@@ -167,7 +167,7 @@ def known_from(alert: Alert) -> Known:
 
 
 def decide(general: AlertRules, subscriber: SubscriberRules, known: Known | None, risk: ConjunctionRisk) -> Decision:
-    """Whether a subscriber hears a revision, given what it knows of the conjunction (``None``: nothing)."""
+    """Whether a subscriber receives a revision, given what it knows of the conjunction (``None``: nothing)."""
     if risk.status == "retracted":
         if known is None:
             return Quiet("not_known")

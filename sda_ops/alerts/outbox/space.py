@@ -3,7 +3,7 @@
 When it is full, in this order, until it is below 90 %:
 
 1. Everything of conjunctions that are over is removed, except what is pending or parked.
-2. Revisions that no subscriber hears are removed, except the newest one of each conjunction.
+2. Revisions that no subscriber receives are removed, except the newest one of each conjunction.
 3. Of several pending revisions of one conjunction for one subscriber, only the newest one stays pending. The others are
    superseded: the subscriber still gets the truth, but not how it came to it.
 
@@ -66,7 +66,7 @@ def make_room(db: sqlite3.Connection, max_bytes: int, now_ns: int) -> int:
         (now_ns,),
     )
     if used_bytes(db) >= enough:
-        _remove_unheard(db)
+        _remove_quiet(db)
     if used_bytes(db) >= enough:
         superseded = db.execute(
             """UPDATE deliveries SET state = 'superseded', reason = 'the outbox was full', changed_timestamp = ?
@@ -75,12 +75,12 @@ def make_room(db: sqlite3.Connection, max_bytes: int, now_ns: int) -> int:
                 AND e.conjunction = deliveries.conjunction AND e.state = 'pending' AND e.alert > deliveries.alert)""",
             (now_ns,),
         ).rowcount
-        _remove_unheard(db)
+        _remove_quiet(db)
     _forget_removed(db)
     return superseded
 
 
-def _remove_unheard(db: sqlite3.Connection) -> None:
+def _remove_quiet(db: sqlite3.Connection) -> None:
     """Remove revisions that are quiet or superseded for every subscriber, except the newest of each conjunction."""
     db.execute(
         """DELETE FROM alerts WHERE number NOT IN (SELECT newest FROM conjunctions WHERE newest IS NOT NULL)

@@ -104,7 +104,7 @@ class AlertOutbox:
                 self._db = None
 
     def record(self, risks: Sequence[ConjunctionRisk], now_ns: int) -> Recorded:
-        """Store new revisions and decide who hears them, in one transaction, which is on the disk when the call returns.
+        """Store new revisions and decide who receives them, in one transaction, which is on the disk when the call returns.
 
         A risk is a new revision if its status, its estimate or its evidence is not that of any stored revision of its conjunction.
         So the same risks again, in any order, change nothing. A risk with an older estimate than the stored one is stale.

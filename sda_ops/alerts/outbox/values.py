@@ -12,7 +12,7 @@ from sda_ops.records.alert import Alert
 
 DeliveryState: TypeAlias = Literal["pending", "acknowledged", "quiet", "parked", "superseded"]
 """Of one alert for one subscriber. ``pending``: to be delivered. ``acknowledged``: the subscriber has it. ``quiet``: its rules say
-that it does not hear it. ``parked``: not delivered any more, with a reason; it can be sent again. ``superseded``: the outbox was
+that it does not receive it. ``parked``: not delivered any more, with a reason; it can be sent again. ``superseded``: the outbox was
 full, and a newer revision of the conjunction is pending in its place."""
 
 
@@ -78,13 +78,13 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One alert that one subscriber is to hear.
+    """One alert that one subscriber is to receive.
 
     Attributes:
         subscriber: Its name.
         alert: The revision.
         number: The alert's place in the order of recording. ``(subscriber, number)`` is the delivery's key.
-        reason: Why the subscriber hears it: a `NotifyReason`.
+        reason: Why the subscriber receives it: a `NotifyReason`.
         attempts: How many attempts have failed.
         pending_since_ns: When it became pending, UTC.
     """

@@ -83,6 +83,6 @@ def test_staged_objects_appear_within_the_time_in_which_the_sensors_send(tmp_pat
 
 
 @pytest.mark.parametrize("text", ["1", "1:", ":1", "-1:2", "1:x"])
-def test_a_number_of_passages_that_is_none_is_rejected(text: str) -> None:
+def test_invalid_numbers_of_passages_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected two whole numbers N:M"):
         passages(text)

@@ -64,7 +64,7 @@ def test_a_receiver_rejects_what_was_changed_or_is_old(
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_no base64!"])
-def test_a_secret_that_is_none_is_rejected_without_repeating_it(secret: str) -> None:
+def test_an_invalid_secret_is_rejected_without_repeating_it(secret: str) -> None:
     with pytest.raises(ValueError, match="the secret: expected") as rejected:
         signing_key(secret)
     assert "no base64!" not in str(rejected.value)

@@ -1,4 +1,4 @@
-"""The rules of alerts: severities, thresholds, and which changes a subscriber hears. Pure; no file."""
+"""The rules of alerts: severities, thresholds, and of which changes a subscriber is notified. Pure; no file."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_final_risk_is_sent_on_request_and_once() -> None:
 
 
 def test_thresholds_do_not_matter_for_a_conjunction_that_the_subscriber_knows() -> None:
-    """It hears that the miss distance has grown beyond all of them, and of the retraction."""
+    """It is notified that the miss distance has grown beyond all of them, and of the retraction."""
     strict = SubscriberRules(name="a", miss_distance_m=900.0, min_observations=99, objects=frozenset({77}))
     assert after(KNOWN, risk(miss_m=4_000.0, max_probability=1.6e-6), strict) == Notify("miss_distance")
     assert after(KNOWN, risk(status="retracted"), strict) == Notify("retracted")
@@ -138,7 +138,7 @@ def test_a_conjunction_that_is_active_again_is_sent_within_the_thresholds() -> N
 
 
 def sent_of(subscriber: SubscriberRules, risks: list[ConjunctionRisk]) -> int:
-    """How many of successive risks the subscriber hears."""
+    """How many of successive risks the subscriber receives."""
     known, count = None, 0
     for each in risks:
         if isinstance(after(known, each, subscriber), Notify):

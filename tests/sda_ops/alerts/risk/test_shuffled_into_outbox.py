@@ -1,4 +1,4 @@
-"""The shuffled events through the operator into a real outbox: what a subscriber hears last is the same in every order."""
+"""The shuffled events through the operator into a real outbox: what a subscriber receives last is the same in every order."""
 
 from __future__ import annotations
 
