@@ -25,23 +25,21 @@ from sda_ops.astro.propagation import M_PER_KM
 from sda_ops.astro.time import NS_PER_DAY, NS_PER_S, UNIX_EPOCH_JD, Floats, julian_date
 from sda_ops.catalog import ElementSet
 from sda_ops.catalog.elements import MAX_SGP4_SATNUM, SGP4_EPOCH_JD
+from sda_ops.catalog.synthetic import EARTH_RADIUS_KM, MU_KM3_S2
 
 PassageKind: TypeAlias = Literal["conjunction", "near_miss", "late"]
 """``conjunction``: nearer than the threshold. ``near_miss``: the paths are farther apart than it. ``late``: the paths cross, but
 the second object passes the crossing later, so that the objects are farther apart than the threshold."""
 
-MU_KM3_S2 = 398600.8
-"""Earth's gravitational parameter of WGS-72, the constants of SGP4."""
-
-TOLERANCE_KM = 1e-6
+_TOLERANCE_KM = 1e-6
 """How far SGP4's position at the passage may be from the wanted one."""
 
-ALONE_M = 25_000.0
+_ALONE_M = 25_000.0
 """Both objects of a passage are farther apart than this at every other approach within a day."""
 
 _ITERATIONS = 25
 _TIME_SCALE_S = (
-    1_000.0  # about 1 / mean motion in low orbit: makes velocity errors comparable with those of the position
+    1_000.0  # about 1 / mean motion in low orbit: so velocity errors are comparable with those of the position
 )
 _STEP = 1e-6  # of the differences, rad: some metres along the orbit
 _TURNS_DEG = (10.0, 170.0)
@@ -49,7 +47,6 @@ _SPEEDS = (1.006, 1.03)
 _ATTEMPTS = 50
 _LATE_EVERY = 2  # of the near misses
 _LOW_KM, _HIGH_KM = 350.0, 2_000.0
-_EARTH_RADIUS_KM = 6378.135  # WGS-72
 _CHECK_STEP_S = 10
 _MIN_PER_S = 1.0 / 60.0
 
@@ -167,7 +164,7 @@ def low_orbits(element_sets: Sequence[ElementSet]) -> list[ElementSet]:
     low: list[ElementSet] = []
     for each in element_sets:
         axis_km, eccentricity = _semi_major_axis_km(each.satrec), each.satrec.ecco
-        perigee_km, apogee_km = (axis_km * (1.0 + sign * eccentricity) - _EARTH_RADIUS_KM for sign in (-1, 1))
+        perigee_km, apogee_km = (axis_km * (1.0 + sign * eccentricity) - EARTH_RADIUS_KM for sign in (-1, 1))
         if perigee_km > _LOW_KM and apogee_km < _HIGH_KM:
             low.append(each)
     return low
@@ -245,7 +242,7 @@ def _staged(
         staged = passing(target, passage, catalog_number=number, name=f"OBJECT {number}", epoch_ns=epoch_ns)
         tca_ns, miss_m, speed_m_s = closest_approach(target, staged, passage.at_ns)
         as_wanted = (miss_m < plan.threshold_m) == (kind == "conjunction")
-        if as_wanted and _other_approach_m(target, staged, tca_ns, epoch_ns) > ALONE_M:
+        if as_wanted and _other_approach_m(target, staged, tca_ns, epoch_ns) > _ALONE_M:
             first, second = sorted((target.catalog_number, number))
             return staged, StagedPassage(
                 kind=kind,
@@ -336,7 +333,7 @@ def _corrected(elements: Floats, wanted: Floats, *, bstar: float, epoch_ns: int,
     steps = np.diag([_STEP / (elapsed_min + 10.0), *[_STEP] * 5])
     for _ in range(_ITERATIONS):
         residual = state(elements) - wanted
-        if np.abs(residual).max() < TOLERANCE_KM:
+        if np.abs(residual).max() < _TOLERANCE_KM:
             return elements
         slopes = [(state(elements + step) - state(elements - step)) / (2.0 * step.sum()) for step in steps]
         elements = elements - np.linalg.solve(np.array(slopes).T, residual)

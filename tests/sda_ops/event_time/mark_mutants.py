@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from orchestrator_adapter import LeastOfInputs, WiredEnds
+from orchestrator_adapter.operators.combiners import Combined
 from sda_ops.event_time import source as source_module
 from sda_ops.event_time.promises import PromiseRules, SourcePromises
 
@@ -120,10 +121,8 @@ def _greatest(self: LeastOfInputs, state: Any, heads: Sequence[Any]) -> Any:
     taken = {at: head for at, head in enumerate(heads) if hasattr(head, "time_ns")}
     live = [head for head in taken.values() if head.time_ns is not None and (state is None or head.time_ns > state)]
     best = max(live, key=self.key, default=None)
-    return _COMBINED(state if best is None else best.time_ns, frozenset(taken), () if best is None else (best,))
+    return Combined(state if best is None else best.time_ns, frozenset(taken), () if best is None else (best,))
 
-
-from orchestrator_adapter.operators.combiners import Combined as _COMBINED  # noqa: E402, N814 - a detail of one mutant
 
 MUTANTS: Mapping[str, Mutant] = {
     mutant.__name__.replace("_", "-"): mutant

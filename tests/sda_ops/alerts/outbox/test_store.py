@@ -276,7 +276,7 @@ def test_what_is_pending_for_a_removed_subscriber_is_kept_and_reported_until_it_
     outbox.close()
 
 
-def test_a_subscriber_that_comes_again_continues_and_hears_what_has_changed(outbox: AlertOutbox) -> None:
+def test_a_subscriber_that_comes_again_continues_and_receives_what_has_changed(outbox: AlertOutbox) -> None:
     """Also of a retraction from the time in which it was not in the settings."""
     outbox.record([risk(), risk(6, 7)], T0)
     assert deliver_all(outbox) == [(5, 0), (6, 0)]
