@@ -224,6 +224,8 @@ class RiskAssessor:
                 return [self._retract(self._watch(update), "withdrawn")]
             case "passed" if isinstance(known, _Watched):
                 known.revision = update.revision  # it leaves with the watermark, when its evidence is complete
+            case "passed" if known is not None and not known.stated:
+                self._remove(update.conjunction_id)  # at once: without sources there is no watermark that removes it
             case "active" | "withdrawn" | "passed":
                 self._ignore(update)
             case _:

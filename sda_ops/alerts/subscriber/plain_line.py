@@ -9,6 +9,7 @@ from sda_ops.alerts.subscriber.table import ReceivedAlert
 
 _TAG = re.compile(r"<(\w+)[^>]*>")
 _OF_CDM = re.compile(r"\b(TCA|MISS_DISTANCE)\s*=\s*([^\s<]+)")
+_RETRACTED = re.compile(r"COMMENT>? *STATUS = RETRACTED\b")
 _MAX_SHOWN = 150  # characters: the body is the sender's
 
 
@@ -36,7 +37,10 @@ def _of_cdm(text: str) -> str:
     found = dict(_OF_CDM.findall(_TAG.sub(r"\1 = ", text)))  # XML as keyword and value
     if not {"TCA", "MISS_DISTANCE"} <= found.keys():
         return ""
-    return f"{found['MISS_DISTANCE']} m at {found['TCA']} UTC"
+    status = (
+        "retracted: " if _RETRACTED.search(text) else ""
+    )  # the figures of a retraction are those of the last estimate
+    return f"{status}{found['MISS_DISTANCE']} m at {found['TCA']} UTC"
 
 
 def _printable(text: str) -> str:

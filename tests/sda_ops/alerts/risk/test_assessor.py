@@ -228,11 +228,21 @@ def test_without_room_the_conjunctions_with_the_latest_approach_are_forgotten_un
     ]
 
 
+def test_a_conjunction_beyond_the_threshold_that_has_passed_is_forgotten_without_any_watermark() -> None:
+    """Without sources of observations there is none, and what is known would grow with every screening."""
+    risk = assessor()
+    assert risk.add([screened(PAIR, 1, miss_m=5_000.0), screened(PAIR, 2, miss_m=5_000.0, status="passed")]) == []
+    assert risk.known == 0
+
+
 def test_an_update_whose_time_is_over_is_counted_only() -> None:
     risk = assessor()
     risk.advance(at(100))
     assert risk.add([screened(PAIR, tca_s=90.0)]) == []
-    assert (risk.over, risk.known) == (1, 0)
+    last_ns = at(95)  # with the allowed lateness of 5 s its time is over exactly now
+    assert risk.add([msgspec.structs.replace(screened((1, 2)), tca_timestamp=last_ns)]) == []
+    assert (risk.over, risk.known) == (2, 0)
+    assert risk.add([msgspec.structs.replace(screened((1, 2)), tca_timestamp=last_ns + 1)]) != []
 
 
 def test_totals_beyond_the_limit_are_removed_and_counted_those_observed_last_stay() -> None:

@@ -111,6 +111,16 @@ async def test_an_alert_that_cannot_be_written_is_to_be_sent_again(table: Subscr
             b'<TCA>2026-01-01T12:00:00.000</TCA><MISS_DISTANCE units="m">83.4</MISS_DISTANCE>',
             ": 83.4 m at 2026-01-01T12:00:00.000 UTC",
         ),
+        (
+            "text/plain; charset=utf-8",
+            b"COMMENT STATUS = RETRACTED\nTCA = 2026-01-01T12:00:00.000\nMISS_DISTANCE = 83.4 [m]",
+            ": retracted: 83.4 m at 2026-01-01T12:00:00.000 UTC",
+        ),
+        (
+            "application/xml",
+            b"<COMMENT>STATUS = RETRACTED</COMMENT><TCA>2026-01-01T12:00:00.000</TCA><MISS_DISTANCE>83.4</MISS_DISTANCE>",
+            ": retracted: 83.4 m at 2026-01-01T12:00:00.000 UTC",
+        ),
         ("application/xml", b"<TCA>\x1b[31m</TCA><MISS_DISTANCE>1</MISS_DISTANCE>", ": 1 m at ?[31m UTC"),
         ("application/xml", b"<html>", ""),
     ],
