@@ -342,13 +342,15 @@ def _wait(now: float, until: float) -> timedelta:
 class Breakers:
     """The circuit breakers of one graph, by name: operators that name the same downstream share one.
 
-    Each state change is a decision, and is logged as one.
+    Each state change is a decision, and is logged as one. While a downstream stays down, each probe changes the state twice:
+    then only those of the first, second, fourth, eighth … probe are logged.
     """
 
     def __init__(self, log: DecisionLog, clock: Clock) -> None:
         self._log = log
         self._clock = clock
         self._by_name: dict[str, CircuitBreaker] = {}
+        self._probes: dict[str, int] = {}  # since it was closed
 
     def get(self, name: str, policy: BreakerPolicy) -> CircuitBreaker:
         """The breaker of that name, made at the first call. Raises ``ValueError`` if it was made with another policy."""
@@ -365,6 +367,13 @@ class Breakers:
         return {name: breaker.statistics() for name, breaker in self._by_name.items()}
 
     def _changed(self, change: StateChange) -> None:
+        if change.state is BreakerState.CLOSED:
+            self._probes.pop(change.breaker, None)
+        elif change.state is BreakerState.HALF_OPEN:
+            self._probes[change.breaker] = self._probes.get(change.breaker, 0) + 1
+        probes = self._probes.get(change.breaker, 0)
+        if probes & (probes - 1) and not change.forced:
+            return
         self._log(
             Decision.CIRCUIT_BREAKER,
             breaker=change.breaker,

@@ -211,7 +211,9 @@ async def test_a_source_that_retries_through_an_outage_is_not_restarted(caplog: 
     }
     lines = [event_of(record.getMessage()) for record in caplog.records]
     changes = [line for line in lines if line["event"] == "circuit_breaker"]
-    assert [change["state"] for change in changes].count("open") == breaker.opened
+    failed_probes = breaker.opened - 1
+    logged = failed_probes.bit_length()  # the first, second, fourth, eighth … of them
+    assert [change["state"] for change in changes].count("open") == 1 + logged
     assert changes[0] == {
         "event": "circuit_breaker",
         "graph": "outage",
@@ -221,10 +223,8 @@ async def test_a_source_that_retries_through_an_outage_is_not_restarted(caplog: 
         "forced": False,
         "reason": "5 of 10 calls in 30 s failed",
     }
-    assert [change["reason"] for change in changes[-2:]] == [
-        "10 s of cooldown are over: one probe decides",
-        "the probe succeeded",
-    ]
+    assert changes[1]["reason"] == "10 s of cooldown are over: one probe decides"
+    assert changes[-1]["reason"] == "the probe succeeded"
 
 
 async def test_a_breaker_is_shared_by_name_across_operators_and_restarts() -> None:
