@@ -44,7 +44,7 @@ from sda_ops.alerts.delivery.classify import SLOW, classify
 from sda_ops.alerts.delivery.pace import Pace
 from sda_ops.alerts.delivery.webhook import Webhook, webhook_request
 from sda_ops.alerts.metrics import AlertMetrics
-from sda_ops.alerts.outbox.store import AlertOutbox
+from sda_ops.alerts.outbox.store import LONGEST_PAUSE, AlertOutbox
 from sda_ops.alerts.outbox.values import Delivery
 from sda_ops.records.risk import RiskCause
 
@@ -59,7 +59,6 @@ _POLL_S = 1.0
 _PAGE = 64  # deliveries taken from the outbox at once
 _AFTER_A_FAULT_S = 5.0  # of the outbox or of this code
 _PAUSE_PER_ATTEMPT = timedelta(seconds=2)  # of one alert that fails while others are accepted
-_LONGEST_PAUSE = timedelta(minutes=15)
 
 _ROUND = RetryPolicy(
     timedelta(milliseconds=500), timedelta(seconds=15), max_attempts=4, max_retry_after=timedelta(hours=1)
@@ -332,4 +331,4 @@ class SubscriberDelivery:
 
 def pause_ns(failed_attempts: int) -> int:
     """How long an alert that alone fails waits before its next round, nanoseconds: 2 s an attempt, at most 15 minutes."""
-    return min(failed_attempts * _PAUSE_PER_ATTEMPT, _LONGEST_PAUSE) // timedelta(microseconds=1) * 1_000
+    return min(failed_attempts * _PAUSE_PER_ATTEMPT, LONGEST_PAUSE) // timedelta(microseconds=1) * 1_000

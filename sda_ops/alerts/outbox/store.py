@@ -39,6 +39,10 @@ _LOCKED_S = 2.0
 
 _US = timedelta(microseconds=1)
 
+LONGEST_PAUSE = timedelta(minutes=15)
+"""The latest ``retry_at_ns`` of `AlertOutbox.note_failure`. A stored one that is later was written before this machine's clock was
+set back; without this bound it would hold its conjunction for as long as the clock was ahead."""
+
 
 class AlertOutbox:
     """The writer. Constructing it opens nothing. The caller sees to it that no other pipeline writes the file (a claim).
@@ -139,10 +143,12 @@ class AlertOutbox:
     def due(self, subscriber: str, now_ns: int, limit: int) -> list[Delivery]:
         """What is to be delivered next, at most ``limit``, in order of recording: of each conjunction, the oldest pending revision.
 
-        One whose ``retry_at_ns`` (`note_failure`) is later than ``now_ns`` is left out, and its conjunction with it.
+        One whose ``retry_at_ns`` (`note_failure`) is later than ``now_ns``, by `LONGEST_PAUSE` at most, is left out, and its
+        conjunction with it.
         """
+        latest_ns = now_ns + LONGEST_PAUSE // _US * 1_000
         with self._lock, self._file.clear_errors():
-            rows = self._opened.execute(_DUE, (self._numbers.get(subscriber), now_ns, limit))
+            rows = self._opened.execute(_DUE, (self._numbers.get(subscriber), now_ns, latest_ns, limit))
             return [Delivery(subscriber, alert_from(row[4:]), *row[:4]) for row in rows]
 
     def acknowledge(self, deliveries: Sequence[Delivery], now_ns: int) -> None:
@@ -254,7 +260,7 @@ class AlertOutbox:
 
 _DUE = f"""SELECT d.alert, d.reason, d.attempts, d.since_timestamp, {ALERT_COLUMNS}
     FROM deliveries d INDEXED BY pending_in_order CROSS JOIN alerts a ON a.number = d.alert JOIN conjunctions c ON c.number = a.conjunction
-    WHERE d.subscriber = ? AND d.state = 'pending' AND d.retry_timestamp <= ? AND NOT EXISTS (
+    WHERE d.subscriber = ? AND d.state = 'pending' AND (d.retry_timestamp <= ? OR d.retry_timestamp > ?) AND NOT EXISTS (
         SELECT 1 FROM deliveries e INDEXED BY pending_by_conjunction WHERE e.subscriber = d.subscriber AND e.conjunction = d.conjunction
         AND e.state = 'pending' AND e.alert < d.alert)
     ORDER BY d.alert LIMIT ?"""  # noqa: S608 - names of our own

@@ -180,6 +180,15 @@ def test_a_failure_is_counted_and_holds_its_conjunction_until_the_time_of_the_re
     assert (again.alert, again.attempts) == (failed.alert, 1)
 
 
+def test_a_retry_is_due_at_once_if_the_clock_was_set_back_since_it_was_noted(outbox: AlertOutbox) -> None:
+    """The clock was a day ahead when the attempt failed. The retraction behind it must not wait for a day."""
+    outbox.record([risk(), risk(estimate=2, status="retracted")], T0 + DAY)
+    (failed,) = outbox.due("dynamics", T0 + DAY, 10)
+    outbox.note_failure(failed, "HTTP 503", T0 + DAY, retry_at_ns=T0 + DAY + 10 * S)
+    assert outbox.due("dynamics", T0 + DAY, 10) == []
+    assert deliver_all(outbox) == [(5, 0), (5, 1)]
+
+
 def test_a_parked_revision_is_not_due_and_does_not_hold_the_next_one(outbox: AlertOutbox) -> None:
     """The subscriber does not know it: the next revision is compared with what it knows."""
     outbox.record([risk()], T0)
