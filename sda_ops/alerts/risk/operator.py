@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, get_args
 
 from orchestrator_adapter import Control, EventLog, Factory, WiredEnds
@@ -18,6 +19,7 @@ from sda_ops.records.risk import ConjunctionRisk, RiskCause
 logger = logging.getLogger(__name__)
 
 _BATCH = 256
+_RECOVERED_AT_ONCE = 1_000  # conjunctions: about 10 ms of the event loop
 
 Recover: TypeAlias = Callable[[int], Recovery]
 """Loads what a new process begins with. It gets the time, UTC nanoseconds. It may block: it is called in a thread."""
@@ -62,13 +64,18 @@ def assess_risk(
         assessor, figures = held.assessor, _Figures(ends, held.assessor, metrics)
         if recover is not None and not held.recovered:
             recovery = await ends.run_blocking_within(None, recover, ends.clock.now_ns())
-            risks = assessor.recover(recovery)
+            statements = 0
+            for start in range(0, len(recovery.updates), _RECOVERED_AT_ONCE):
+                some = replace(recovery, updates=recovery.updates[start : start + _RECOVERED_AT_ONCE])
+                risks = assessor.recover(some)  # an instance that begins anew ignores those that are known
+                ends.commit(risks, acknowledge=0)
+                figures.report(risks)
+                statements += len(risks)
+                await ends.flush()
+                await asyncio.sleep(0)
             held.recovered = True
-            ends.commit(risks, acknowledge=0)
-            figures.report(risks)
             log = EventLog(logger, clock=ends.clock, operator=ends.name, instance=ends.instance)
-            log("risks_recovered", conjunctions=len(recovery.updates), statements=len(risks))
-            await ends.flush()
+            log("risks_recovered", conjunctions=len(recovery.updates), statements=statements)
         async for batch in ends.receiver.batches(_BATCH, controls=True):
             if isinstance(batch, Control):
                 mark_ns = batch.time_ns if isinstance(batch, Watermark) else None

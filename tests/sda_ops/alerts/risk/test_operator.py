@@ -15,6 +15,7 @@ from sda_ops.alerts.risk.evidence import EvidenceLimits
 from sda_ops.alerts.risk.operator import assess_risk
 from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.event_time.watermark import Watermark
+from sda_ops.records.conjunction import ConjunctionEstimate
 from sda_ops.records.risk import ConjunctionRisk
 from tests.helpers.running import Fault, counter, eventually
 from tests.scenes.risks import START_NS, S, near, observed, screened
@@ -106,6 +107,30 @@ async def test_a_recovery_that_fails_is_tried_again_before_anything_is_read() ->
     event = await run_graph(graph, clock=ManualClock(autojump=True))
     assert brief(sink.items)[:2] == ["recovered", "screened"]
     assert (len(attempts), event.figures.restarts["risk"].total) == (3, 2)
+
+
+async def test_a_large_recovery_gives_the_event_loop_its_turns_and_states_each_conjunction_once() -> None:
+    updates = [screened((1_000 + n, 9_000 + n)) for n in range(3_000)]
+    turns, turns_at = 0, list[int]()
+
+    def concerns(estimate: ConjunctionEstimate) -> bool:
+        turns_at.append(turns)
+        return near(estimate)
+
+    async def during(_: BuiltGraph) -> None:
+        nonlocal turns
+        while len(sink.items) < len(updates):
+            turns += 1
+            await asyncio.sleep(0)
+
+    risk = assess_risk(LIMITS, concerns, recover=lambda _: Recovery(updates, frozenset()))
+    graph, sink = risk_chain(ListSource([mark(1)]), risk)
+    await run_graph(graph, during=during)
+    stated = [
+        risk.conjunction_id for risk in sink.items if isinstance(risk, ConjunctionRisk) and risk.cause == "recovered"
+    ]
+    assert stated == [each.conjunction_id for each in updates]
+    assert turns_at[0] < turns_at[1_000] < turns_at[2_000]
 
 
 async def test_late_observations_retractions_and_windows_are_counted_in_figures_and_metrics() -> None:
