@@ -212,6 +212,7 @@ class SpillingEdge(Edge[T]):
         for run in runs(self.outbox) if self.outbox_signals else (self.outbox,):
             if isinstance(run, Control):
                 if len(self._controls) == _MAX_SIGNALS:
+                    self._note(Decision.SPILL_FULL, cause=f"{_MAX_SIGNALS:,} control items wait: the writer waits")
                     break
                 self._controls.append((self._queue.spilled, run))
                 self.outbox_signals -= 1

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator_adapter.channels import spilling_edge
 from orchestrator_adapter.channels.control import Control
 from orchestrator_adapter.channels.flow_policy import FlowPolicy
 from orchestrator_adapter.channels.ledger import Bookkeeping
@@ -92,6 +93,21 @@ async def test_a_full_queue_makes_the_writer_wait_and_says_so_once(tmp_path: Pat
     full = [fields for decision, fields in bench.log if decision == Decision.SPILL_FULL]
     assert len(full) == 1
     assert full[0]["cause"].endswith("of at most 4,000 bytes: the writer waits")
+
+
+async def test_too_many_control_items_among_the_spilled_items_make_the_writer_wait_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stay in memory. A bound of three, instead of a hundred thousand."""
+    monkeypatch.setattr(spilling_edge, "_MAX_SIGNALS", 3)
+    bench = spilling(tmp_path, when_full="shed")
+    marks = [item for number in range(4) for item in (number, Mark(number))]
+    sending = asyncio.create_task(bench.ends.emit([-4, -3, -2, -1, *marks]))
+    await settle()
+    assert not sending.done()
+    (cause,) = [fields["cause"] for decision, fields in bench.log if decision == Decision.SPILL_FULL]
+    assert cause == "3 control items wait: the writer waits"
+    await cancel(sending)
 
 
 async def test_a_full_queue_can_shed(tmp_path: Path) -> None:
