@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,10 @@ from orchestrator_adapter.supervision.events import SupervisionHooks, Supervisor
 from orchestrator_adapter.supervision.watchdog import inspect_loop
 
 logger = logging.getLogger("orchestrator_adapter.pipeline")
+
+_SHARED_THREADS = 32
+"""Threads of the loop for host names and ``asyncio.to_thread``, started when they are needed. Python's own number is six on a machine
+with two processors: then three peers whose names no resolver answers hold every thread, and all that needs one."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ async def run_pipeline(
     """
     problems: list[str] = []
     run_id = run_id or current_run() or new_run_id(pipeline.graph.name)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_SHARED_THREADS, "shared"))
     async with AsyncExitStack() as resources:
         if stop is None:
             # Until the report is written, so that a second Ctrl-C cannot lose it.

@@ -365,6 +365,28 @@ async def test_preparations_run_before_anything_starts_and_their_results_are_fro
     assert gc.get_freeze_count() == 0
 
 
+async def test_host_names_that_no_resolver_answers_do_not_hold_other_work_in_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten look-ups hang; Python's own executor has six threads on a machine with two processors."""
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    async def source(_: WiredEnds) -> None:
+        loop = asyncio.get_running_loop()
+        lookups = [asyncio.ensure_future(loop.getaddrinfo(f"host-{number}", 443)) for number in range(10)]
+        try:
+            async with asyncio.timeout(20.0):
+                assert await asyncio.to_thread(lambda: "done") == "done"
+        finally:
+            over.set()
+            await asyncio.gather(*lookups, return_exceptions=True)
+
+    outcome = await run_pipeline(Pipeline(chain(source, CollectSink())))
+    assert outcome.exit_code is ExitCode.OK
+
+
 async def test_a_run_whose_preparation_fails_does_not_start(tmp_path: Path) -> None:
     """It raises the same error; no bulkhead, store or graph has been started, and nothing stays claimed."""
     stores, graphs, log = list[Store](), list[BuiltGraph](), list[str]()
