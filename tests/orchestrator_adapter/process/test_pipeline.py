@@ -370,14 +370,21 @@ async def test_host_names_that_no_resolver_answers_do_not_hold_other_work_in_thr
 ) -> None:
     """Ten look-ups hang; Python's own executor has six threads on a machine with two processors."""
     over = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30.0))
+    begun: list[object] = []
+
+    def hangs(*arguments: object, **_: object) -> None:
+        begun.append(arguments)
+        over.wait(30.0)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
     async def source(_: WiredEnds) -> None:
         loop = asyncio.get_running_loop()
         lookups = [asyncio.ensure_future(loop.getaddrinfo(f"host-{number}", 443)) for number in range(10)]
         try:
-            async with asyncio.timeout(20.0):
+            await eventually(lambda: len(begun) >= 6, "the look-ups")
+            async with asyncio.timeout(5.0):
                 assert await asyncio.to_thread(lambda: "done") == "done"
         finally:
             over.set()
