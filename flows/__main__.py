@@ -21,7 +21,7 @@ COMMANDS = {
     "check": ("validate settings and topology and print the graph", "flows.commands.check"),
     "conjunctions": ("list the conjunctions that sda-fusion has found, and show one", "flows.commands.conjunctions"),
     "subscriber": ("receive alerts over HTTP, each one once, and print them", "flows.commands.subscriber"),
-    "alerts": ("list what subscribers of sda-fusion's alerts have received, send again, park", "flows.commands.alerts"),
+    "alerts": ("list sda-fusion's alerts and who has received them, send again, park", "flows.commands.alerts"),
     "demo": ("run Prefect server, simulator and pipeline together, with live progress", "flows.commands.demo"),
     "automations": (
         "install Prefect automations on a pipeline's events: alarm, alerts, flapping, zombie",

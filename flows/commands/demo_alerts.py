@@ -83,7 +83,10 @@ class DemoAlerts:
         others = {each.alert.conjunction_id for each in received if not any(each.is_of(one) for one in passages)}
         twice = len(received) - len({each.alert.key for each in received})
         repeats = f"{twice} of them TWICE" if twice else "each once"
-        return [*about, f"{len(received)} alerts arrived, {repeats}; {len(others)} other conjunctions are in them"]
+        return [
+            *about,
+            f"{len(received)} alerts arrived, {repeats}; {len(others)} conjunctions among them were not staged",
+        ]
 
     def revisions(self) -> int:
         """How many revisions of alerts are in the outbox."""

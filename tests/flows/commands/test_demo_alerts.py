@@ -57,13 +57,13 @@ def test_the_demo_names_each_staged_passage_with_its_alert_or_without(tmp_path: 
             "observation of 901 as a known object and 2.25 s after the screening that found it"
         ),
         "staged near miss of 5 and 902, 3,734 m at 00:27:07 UTC: no alert",
-        "3 alerts arrived, each once; 2 other conjunctions are in them",
+        "3 alerts arrived, each once; 2 conjunctions among them were not staged",
     ]
 
 
 def test_without_passages_and_alerts_the_demo_says_so(tmp_path: Path) -> None:
     demo = DemoAlerts(tmp_path, 0)
-    assert demo.result() == ["0 alerts arrived, each once; 0 other conjunctions are in them"]
+    assert demo.result() == ["0 alerts arrived, each once; 0 conjunctions among them were not staged"]
     assert demo.revisions() == 0
     args = argparse.Namespace(stage=(0, 0), seconds=30.0)
     assert demo.staging(tmp_path / "catalog.json", args) == []
