@@ -38,8 +38,9 @@ class AssessorLimits:
         evidence: Those of the observations.
         max_conjunctions: How many conjunctions are watched at once. Beyond, those with the latest closest approach are forgotten:
             they get no further statement before their next estimate.
-        restate_after_ns: Further observations of a final statement are stated at the earliest so long after it, in event time; at
-            the latest when the watermark reaches the closest approach.
+        restate_after_ns: Further observations are stated at the earliest so long after a final statement, in event time; at the
+            latest when the watermark reaches the closest approach. A provisional statement may not become final before that,
+            because an object is observed without a pause: it is stated again so long after it, if the observations have doubled.
     """
 
     evidence: EvidenceLimits
@@ -72,12 +73,14 @@ class _Watched:
         revision: The newest known; greater than that of ``estimate`` once it has passed.
         stated: Status and evidence of the last statement about ``estimate``; ``None`` without one.
         final_ns: The watermark of the last final statement about it.
+        seen_ns: The watermark when its evidence was compared with the last statement.
     """
 
     estimate: ConjunctionUpdate
     revision: int
     stated: tuple[RiskStatus, Evidence] | None = None
     final_ns: int | None = None
+    seen_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,10 +344,13 @@ class RiskAssessor:
         return min(estimate.tca_timestamp, max(estimate.screened_timestamp, *ends))
 
     def _settled_from_ns(self, watched: _Watched) -> int:
-        """The mark with which evidence that is in no final statement yet is stated."""
+        """The mark with which evidence that is in no statement yet is stated."""
         complete_ns = self._complete_from_ns(watched.estimate)
-        if watched.stated is None or watched.stated[0] != "final" or watched.final_ns is None:
+        if watched.stated is None:
             return complete_ns
+        if watched.stated[0] != "final" or watched.final_ns is None:
+            seen_ns = watched.estimate.screened_timestamp if watched.seen_ns is None else watched.seen_ns
+            return min(complete_ns, seen_ns + self._limits.restate_after_ns)
         again_ns = max(complete_ns, watched.final_ns + self._limits.restate_after_ns)
         return min(watched.estimate.tca_timestamp, again_ns)
 
@@ -365,9 +371,14 @@ class RiskAssessor:
         )
         status: RiskStatus = "final" if self._is_complete(estimate) else "provisional"
         content = status, (first.evidence, second.evidence)
+        watched.seen_ns = self.mark_ns
         if status == "provisional":
             self._unsettled[estimate.conjunction_id] = 0
-        if content == watched.stated:
+        if content == watched.stated or (
+            cause == "settled"
+            and status == "provisional"
+            and _observations(content) < 2 * _observations(watched.stated)
+        ):
             return []
         watched.stated = content
         if status == "final":
@@ -405,6 +416,10 @@ def _element_sets(estimate: ConjunctionEstimate) -> tuple[tuple[int, int], tuple
     """The catalogue number and the epoch of both."""
     first, second = _numbers(estimate)
     return (first, estimate.epoch_first_timestamp), (second, estimate.epoch_second_timestamp)
+
+
+def _observations(stated: tuple[RiskStatus, Evidence] | None) -> int:
+    return 0 if stated is None else sum(each.observations for each in stated[1])
 
 
 def _tca_ns(known: _Watched | _Ignored) -> int:

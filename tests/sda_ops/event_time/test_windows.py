@@ -139,6 +139,18 @@ def test_a_window_is_released_at_its_end_plus_the_allowed_lateness(
         assert windows.late == (not accepted)
 
 
+def test_an_item_at_the_mark_is_on_time_and_one_nanosecond_earlier_is_late() -> None:
+    """Whether it opens a window or is the newest of an open one: the mark excludes what is before it only."""
+    for times_ns, late in (((10,), False), ((9,), True), ((8, 10), False), ((7, 9), True)):
+        windows = windows_of(Session(gap_ns=5, longest_ns=50), allowed_lateness_ns=10)
+        for time_ns in times_ns[:-1]:
+            windows.add("A", time_ns, Item(time_ns, "x"))
+        windows.advance(10)
+        added = windows.add("A", times_ns[-1], Item(times_ns[-1], "x"))
+        assert isinstance(added, Added)
+        assert added.late is late
+
+
 def test_a_mark_that_does_not_advance_changes_nothing() -> None:
     """It neither closes nor opens anything."""
     windows = windows_of(Tumbling(size_ns=5))

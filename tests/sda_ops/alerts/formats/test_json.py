@@ -161,3 +161,21 @@ def test_the_documented_example_is_an_alert_as_it_is_sent() -> None:
     )
     CLOSED.validate(json.loads(example))
     assert json.loads(example) == json.loads(alert_json(sent))
+
+
+def test_every_number_of_an_estimate_is_the_field_of_its_name() -> None:
+    """Each number is another one, so that none can be in the place of another."""
+    axes = ("x_m", "y_m", "z_m", "vx_m_s", "vy_m_s", "vz_m_s")
+    states = [f"{one}_{axis}" for one in ("first", "second") for axis in axes]
+    of_conjunction = ("miss_radial_m", "miss_in_track_m", "miss_cross_track_m", "relative_speed_m_s", "dilution_m")
+    of_objects = [
+        f"{name}_{one}_{unit}" for one in ("first", "second") for name, unit in (("age", "s"), ("radius", "m"))
+    ]
+    number = {name: float(at) for at, name in enumerate([*states, *of_conjunction, *of_objects], start=1)}
+    body = json.loads(alert_json(alert(**number, probability=0.25, max_probability=0.5)))
+    assert [body["conjunction"][name] for name in of_conjunction] == [number[name] for name in of_conjunction]
+    assert (body["conjunction"]["probability"], body["conjunction"]["max_probability"]) == (0.25, 0.5)
+    for one, said in zip(("first", "second"), body["objects"], strict=True):
+        assert said["state"]["position_m"] == [number[f"{one}_{axis}"] for axis in axes[:3]]
+        assert said["state"]["velocity_m_s"] == [number[f"{one}_{axis}"] for axis in axes[3:]]
+        assert (said["age_s"], said["assumed_radius_m"]) == (number[f"age_{one}_s"], number[f"radius_{one}_m"])

@@ -194,6 +194,23 @@ def test_further_evidence_of_a_final_statement_waits_unless_the_closest_approach
     assert brief(risk.advance(at(111))) == [("settled", "final", 2, 0)]
 
 
+def test_an_object_that_is_observed_without_a_pause_is_stated_again_before_the_closest_approach() -> None:
+    """Its window is always open. Otherwise a subscriber with ``min_observations`` would receive nothing before the approach.
+
+    Each time the observations have doubled, so that this does not fill the outbox.
+    """
+    risk, stated = assessor(WAITING), []
+    risk.add([screened(PAIR)])
+    for second in range(1, 550):
+        stated += brief([*risk.add([observed(101, float(second))]), *risk.advance(at(second))])
+    assert stated == [
+        ("observed", "provisional", 1, 0),
+        ("settled", "provisional", 100, 0),
+        ("settled", "provisional", 200, 0),
+        ("settled", "provisional", 400, 0),
+    ]
+
+
 def test_a_new_process_states_active_conjunctions_again_and_retracts_withdrawn_ones() -> None:
     """Those that have an alert, or are within the threshold. What comes again from the table is ignored."""
     updates = [
