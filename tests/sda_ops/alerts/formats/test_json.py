@@ -171,7 +171,9 @@ def test_every_number_of_an_estimate_is_the_field_of_its_name() -> None:
     of_objects = [
         f"{name}_{one}_{unit}" for one in ("first", "second") for name, unit in (("age", "s"), ("radius", "m"))
     ]
-    number = {name: float(at) for at, name in enumerate([*states, *of_conjunction, *of_objects], start=1)}
+    number: dict[str, Any] = {
+        name: float(at) for at, name in enumerate([*states, *of_conjunction, *of_objects], start=1)
+    }
     body = json.loads(alert_json(alert(**number, probability=0.25, max_probability=0.5)))
     assert [body["conjunction"][name] for name in of_conjunction] == [number[name] for name in of_conjunction]
     assert (body["conjunction"]["probability"], body["conjunction"]["max_probability"]) == (0.25, 0.5)
