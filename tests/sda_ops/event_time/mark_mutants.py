@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from orchestrator_adapter import LeastOfInputs, WiredEnds
-from orchestrator_adapter.operators.combiners import Combined
+from orchestrator_adapter import Combined, LeastOfInputs, WiredEnds
 from sda_ops.event_time import source as source_module
 from sda_ops.event_time.promises import PromiseRules, SourcePromises
 

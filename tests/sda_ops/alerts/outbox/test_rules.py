@@ -75,7 +75,7 @@ def test_a_conjunction_becomes_an_alert_within_every_general_threshold(
         ({}, {}, {"miss_m": 1_500.0}, "general"),
     ],
 )
-def test_a_subscriber_hears_of_a_conjunction_within_its_thresholds(
+def test_a_subscriber_is_notified_of_a_conjunction_within_its_thresholds(
     threshold: dict[str, Any], inside: dict[str, Any], outside: dict[str, Any], reason: str
 ) -> None:
     """The general thresholds hold as well."""

@@ -71,7 +71,7 @@ def test_first_the_history_of_conjunctions_that_are_over_is_removed(outbox: Aler
     assert again.revision == 1  # the conjunction is remembered
 
 
-def test_then_revisions_that_no_subscriber_hears_and_never_the_newest_one(outbox: AlertOutbox) -> None:
+def test_then_revisions_that_no_subscriber_receives_and_never_the_newest_one(outbox: AlertOutbox) -> None:
     def quiet(batch: int) -> list[ConjunctionRisk]:
         return [risk(n, 100_000 + n, observations=(batch, 9)) for n in range(1, 11)]
 
