@@ -93,7 +93,7 @@ def final_too_early(risks: Sequence[ConjunctionRisk], scene: Scene) -> Iterator[
 
 
 @pytest.mark.timeout(3_600)
-@small_and_long(("events", "orders"), (1_000, 3), (1_000, 20), (100_000, 20))
+@small_and_long(("events", "orders"), (1_000, 2), (1_000, 20), (100_000, 20))
 async def test_the_last_statements_are_the_same_in_every_order_of_arrival_within_the_lateness(
     events: int, orders: int
 ) -> None:
