@@ -18,13 +18,21 @@ from sda_ops.catalog.reader import parse_catalog
 from sda_ops.screening.geometry.screen import ScreeningOptions, screen
 from sda_ops.screening.objects import ScreenedObjects
 from sda_ops.simulate.catalog_file import omm_json
-from sda_ops.simulate.staged import Passage, StagingPlan, passing, read_staged, stage, write_staged
+from sda_ops.simulate.staged import (
+    Passage,
+    StagedPassage,
+    Staging,
+    StagingPlan,
+    passing,
+    read_staged,
+    stage,
+    write_staged,
+)
 from tests.helpers.sizes import examples
 
 START_NS = 1_773_230_400 * NS_PER_S + 123_456_789
 CATALOG = synthetic_catalog(objects=300, epoch_ns=START_NS)
 PLAN = StagingPlan(conjunctions=6, near_misses=6, first_after_s=600.0, last_after_s=5_400.0)
-STAGED = stage(CATALOG, PLAN, start_ns=START_NS, rng=np.random.default_rng(7))
 ONE_M = 1.0
 
 
@@ -49,14 +57,21 @@ def minimum(first: ElementSet, second: ElementSet, near_ns: int, within_s: float
     return float(found.x), 1e3 * float(found.fun)
 
 
-BY_NUMBER = {each.catalog_number: each for each in (*CATALOG, *STAGED.element_sets)}
+@pytest.fixture(scope="module")
+def staged() -> Staging:
+    return stage(CATALOG, PLAN, start_ns=START_NS, rng=np.random.default_rng(7))
 
 
-def test_each_staged_pair_has_the_minimum_that_the_truth_names() -> None:
+def pair_of(staged: Staging, truth: StagedPassage) -> tuple[ElementSet, ElementSet]:
+    by_number = {each.catalog_number: each for each in (*CATALOG, *staged.element_sets)}
+    return by_number[truth.catalog_number_first], by_number[truth.catalog_number_second]
+
+
+def test_each_staged_pair_has_the_minimum_that_the_truth_names(staged: Staging) -> None:
     """Within 1 ms and 1 m, by bracketing SGP4's distance."""
-    assert [each.kind for each in STAGED.passages] == ["conjunction"] * 6 + ["near_miss", "late"] * 3
-    for truth in STAGED.passages:
-        first, second = BY_NUMBER[truth.catalog_number_first], BY_NUMBER[truth.catalog_number_second]
+    assert [each.kind for each in staged.passages] == ["conjunction"] * 6 + ["near_miss", "late"] * 3
+    for truth in staged.passages:
+        first, second = pair_of(staged, truth)
         late_s, miss_m = minimum(first, second, truth.tca_timestamp)
         assert abs(late_s) < 1e-3
         assert miss_m == pytest.approx(truth.miss_m, abs=ONE_M)
@@ -64,12 +79,12 @@ def test_each_staged_pair_has_the_minimum_that_the_truth_names() -> None:
         assert START_NS + 590 * NS_PER_S < truth.tca_timestamp < START_NS + 5_410 * NS_PER_S
 
 
-def test_a_late_object_crosses_the_path_of_the_other_one() -> None:
+def test_a_late_object_crosses_the_path_of_the_other_one(staged: Staging) -> None:
     """Its path is within 200 m of the other object's path, although the objects are more than 1,000 m apart."""
-    late = [each for each in STAGED.passages if each.kind == "late"]
+    late = [each for each in staged.passages if each.kind == "late"]
     assert late
     for truth in late:
-        first, second = BY_NUMBER[truth.catalog_number_first], BY_NUMBER[truth.catalog_number_second]
+        first, second = pair_of(staged, truth)
         shifts_s = np.linspace(-3.0, 3.0, 121)
         jd, fraction = julian_date(truth.tca_timestamp + np.rint(shifts_s * NS_PER_S).astype(np.int64))
         paths = [each.satrec.sgp4_array(jd, fraction)[1] for each in (first, second)]
@@ -83,11 +98,11 @@ def test_a_late_object_crosses_the_path_of_the_other_one() -> None:
         assert truth.miss_m > PLAN.threshold_m
 
 
-def test_the_screening_finds_each_staged_passage_and_no_other_of_the_pair() -> None:
+def test_the_screening_finds_each_staged_passage_and_no_other_of_the_pair(staged: Staging) -> None:
     """Over three hours and up to 25 km: with the time and the distance of the truth, from the written catalogue."""
-    written = omm_json((*CATALOG, *STAGED.element_sets)).decode()
+    written = omm_json((*CATALOG, *staged.element_sets)).decode()
     pairs = {
-        number for truth in STAGED.passages for number in (truth.catalog_number_first, truth.catalog_number_second)
+        number for truth in staged.passages for number in (truth.catalog_number_first, truth.catalog_number_second)
     }
     read = parse_catalog(written, file="catalog.json").element_sets
     few = ScreenedObjects.of([each for each in read if each.catalog_number in pairs])
@@ -99,7 +114,7 @@ def test_the_screening_finds_each_staged_passage_and_no_other_of_the_pair() -> N
     for index in range(len(found)):
         first, second = sorted((int(numbers[found.first[index]]), int(numbers[found.second[index]])))
         by_pair.setdefault((first, second), []).append(index)
-    for truth in STAGED.passages:
+    for truth in staged.passages:
         (index,) = by_pair[truth.catalog_number_first, truth.catalog_number_second]
         assert found.miss_m[index] == pytest.approx(truth.miss_m, abs=ONE_M)
         assert abs(int(found.tca_ns[index]) - truth.tca_timestamp) < NS_PER_S // 1000
@@ -144,19 +159,19 @@ def test_a_staged_object_has_the_speed_and_direction_of_the_passage() -> None:
     )  # the radial part of the velocity is not turned
 
 
-def test_staged_objects_have_free_numbers_and_plain_names() -> None:
+def test_staged_objects_have_free_numbers_and_plain_names(staged: Staging) -> None:
     taken = {each.catalog_number for each in CATALOG}
-    made = [each.catalog_number for each in STAGED.element_sets]
+    made = [each.catalog_number for each in staged.element_sets]
     assert not taken & set(made)
     assert len(set(made)) == len(made) == 12
-    assert {each.name for each in STAGED.element_sets} == {f"OBJECT {number}" for number in made}
+    assert {each.name for each in staged.element_sets} == {f"OBJECT {number}" for number in made}
 
 
-def test_the_same_seed_stages_the_same_objects(tmp_path: Path) -> None:
+def test_the_same_seed_stages_the_same_objects(staged: Staging, tmp_path: Path) -> None:
     """The truth is equal, read from its file."""
     again = stage(CATALOG, PLAN, start_ns=START_NS, rng=np.random.default_rng(7))
     write_staged(tmp_path / "staged.jsonl", again.passages)
-    assert read_staged(tmp_path / "staged.jsonl") == list(STAGED.passages)
+    assert read_staged(tmp_path / "staged.jsonl") == list(staged.passages)
 
 
 def test_a_catalogue_with_too_few_objects_in_low_orbit_is_rejected() -> None:

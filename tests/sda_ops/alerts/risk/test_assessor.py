@@ -246,7 +246,7 @@ def test_without_room_the_conjunctions_with_the_latest_approach_are_forgotten_un
 
 
 def test_a_conjunction_beyond_the_threshold_that_has_passed_is_forgotten_without_any_watermark() -> None:
-    """Without sources of observations there is none, and what is known would grow with every screening."""
+    """Without sources of observations no watermark comes, and what is known would grow with every screening."""
     risk = assessor()
     assert risk.add([screened(PAIR, 1, miss_m=5_000.0), screened(PAIR, 2, miss_m=5_000.0, status="passed")]) == []
     assert risk.known == 0
