@@ -84,6 +84,10 @@ class SqliteFile:
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=locked_s)
             try:
+                if _is_new(db):
+                    raise self.error(
+                        f"{self.what} {self.path}: it is empty: the run that makes it has not filled it yet"
+                    )
                 self._check(db)
                 if not read_only:
                     db.execute("PRAGMA synchronous = FULL")

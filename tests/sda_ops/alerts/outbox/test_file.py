@@ -71,6 +71,16 @@ def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
         AlertReader(path)
 
 
+def test_the_command_line_says_that_a_file_is_empty(tmp_path: Path) -> None:
+    """The pipeline makes the file before its tables, so a command may find it like that."""
+    path = tmp_path / "alerts.sqlite"
+    path.touch()
+    with pytest.raises(
+        AlertOutboxError, match="alerts.sqlite: it is empty: the run that makes it has not filled it yet"
+    ):
+        AlertReader(path)
+
+
 def test_a_file_of_a_newer_version_is_not_opened(outbox: AlertOutbox) -> None:
     outbox.close()
     with closing(sqlite3.connect(outbox.path)) as other:
