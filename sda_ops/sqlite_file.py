@@ -84,10 +84,6 @@ class SqliteFile:
             uri = f"{self.path.resolve().as_uri()}?mode={mode}"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=locked_s)
             try:
-                if _is_new(db):
-                    raise self.error(
-                        f"{self.what} {self.path}: it is empty: the run that makes it has not filled it yet"
-                    )
                 self._check(db)
                 if not read_only:
                     db.execute("PRAGMA synchronous = FULL")
@@ -99,6 +95,8 @@ class SqliteFile:
 
     def _check(self, db: sqlite3.Connection) -> None:
         """Raise the error if the database is not of this kind, or of a later version."""
+        if _is_new(db):
+            raise self.error(f"{self.what} {self.path}: it is empty: the run that makes it has not filled it yet")
         application = db.execute("PRAGMA application_id").fetchone()[0]
         if application != self.application_id:
             raise self.error(
