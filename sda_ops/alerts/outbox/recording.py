@@ -12,6 +12,7 @@ from typing import Any, assert_never
 import msgspec
 
 from sda_ops.alerts.outbox.changes import known_by
+from sda_ops.alerts.outbox.file import ALERT_COLUMNS, alert_from
 from sda_ops.alerts.outbox.rules import (
     AlertRules,
     Known,
@@ -25,7 +26,7 @@ from sda_ops.alerts.outbox.rules import (
     severity,
 )
 from sda_ops.records.alert import Alert
-from sda_ops.records.risk import ConjunctionRisk
+from sda_ops.records.risk import ConjunctionRisk, RiskStatus
 
 _DEFAULTS = SubscriberRules(name="")
 _ENCODER = msgspec.json.Encoder()
@@ -138,12 +139,28 @@ class Recording:
             self.stale += 1
             head.repeats += 1
             return
-        content = blake2b(_CONTENT.encode((risk.status, risk.estimate, risk.evidence)), digest_size=16).digest()
-        if (risk.cause == "recovered" and estimate == head.estimate) or self._has(head, content):
+        content = _content(risk)
+        known = (risk.cause == "recovered" and estimate == head.estimate) or self._has(head, content)
+        if not known and estimate == head.estimate and (newest := self._newest(head)) is not None:
+            with_all = _with_all_evidence(risk, newest)
+            if with_all is not risk:
+                risk, content = with_all, _content(with_all)
+                known = self._has(head, content)
+        if known:
             self.repeats += 1
             head.repeats += 1
             return
         self._revise(head, risk, content)
+
+    def _newest(self, head: _Head) -> ConjunctionRisk | None:
+        """The statement of the newest revision, if it is in the file."""
+        if head.newest is not None:
+            return head.newest.risk
+        row = self._db.execute(
+            f"SELECT {ALERT_COLUMNS} FROM conjunctions c JOIN alerts a ON a.number = c.newest WHERE c.number = ?",  # noqa: S608 - names of our own
+            (head.number,),
+        ).fetchone()
+        return None if row is None else alert_from(row).risk
 
     def _has(self, head: _Head, content: bytes) -> bool:
         if (head.number, content) in self._contents:
@@ -199,6 +216,25 @@ class Recording:
 
 _KNOWS_NOTHING = Known("retracted", "low", 0.0, 0.0, 0)
 """Of a conjunction without a revision; it is never compared."""
+
+
+def _content(risk: ConjunctionRisk) -> bytes:
+    return blake2b(_CONTENT.encode((risk.status, risk.estimate, risk.evidence)), digest_size=16).digest()
+
+
+def _with_all_evidence(risk: ConjunctionRisk, newest: ConjunctionRisk) -> ConjunctionRisk:
+    """The statement, if it has not less evidence than the newest one about the same estimate.
+
+    Less means that a process has started again, which gathers anew. Then what is stored stays, and only becomes final.
+    """
+    if "retracted" in {risk.status, newest.status} or _observations(risk) >= _observations(newest):
+        return risk
+    status: RiskStatus = "final" if "final" in {risk.status, newest.status} else newest.status
+    return msgspec.structs.replace(risk, status=status, evidence=newest.evidence)
+
+
+def _observations(risk: ConjunctionRisk) -> int:
+    return sum(each.observations for each in risk.evidence)
 
 
 def _objects(head: _Head) -> tuple[str, int, int]:

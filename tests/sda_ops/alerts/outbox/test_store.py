@@ -109,6 +109,24 @@ def test_an_estimate_of_a_table_that_was_lost_and_made_anew_is_newer(outbox: Ale
     assert (retracted.revision, retracted.risk.status) == (2, "retracted")
 
 
+def test_after_a_restart_that_gathers_evidence_anew_no_revision_has_less_of_it(outbox: AlertOutbox) -> None:
+    """The same estimate with fewer observations says less than what is stored. That it is final is new."""
+    outbox.record([risk(), risk(observations=(3, 2), cause="observed")], T0)
+    restarted = [
+        risk(cause="recovered"),
+        risk(observations=(1, 0), cause="observed"),
+        risk(observations=(1, 0), status="final", cause="settled"),
+    ]
+    (alert,) = outbox.record(restarted, T0).alerts
+    assert (alert.revision, alert.risk.status) == (2, "final")
+    assert [each.observations for each in alert.risk.evidence] == [3, 2]
+    assert outbox.record([*restarted, risk(observations=(2, 0), cause="observed")], T0).repeats == 4
+    (more,) = outbox.record([risk(observations=(6, 0), cause="observed")], T0).alerts
+    assert (more.revision, more.risk.status) == (3, "provisional")
+    (newer,) = outbox.record([risk(estimate=2, screened_timestamp=T0)], T0).alerts
+    assert [each.observations for each in newer.risk.evidence] == [0, 0], "another estimate has evidence of its own"
+
+
 def test_a_recovered_risk_with_nothing_newer_is_a_repeat(outbox: AlertOutbox) -> None:
     """The process that has started again has no evidence: it does not know more than the outbox."""
     outbox.record([risk(estimate=2, observations=(3, 0)), risk(6, 7)], T0)
