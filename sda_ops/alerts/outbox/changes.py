@@ -24,6 +24,17 @@ def known_by(db: sqlite3.Connection, subscriber: int, conjunction: int) -> Known
     return None if row is None else Known(*row)
 
 
+def may_know(db: sqlite3.Connection, subscriber: int, conjunction: int) -> bool:
+    """Whether a revision of the conjunction is parked: the subscriber may have it, and its answer was lost or was a rejection of a repeat."""
+    return (
+        db.execute(
+            "SELECT 1 FROM deliveries INDEXED BY parked WHERE subscriber = ? AND state = 'parked' AND conjunction = ?",
+            (subscriber, conjunction),
+        ).fetchone()
+        is not None
+    )
+
+
 def active_conjunctions(db: sqlite3.Connection, now_ns: int) -> list[int]:
     """Every conjunction with an alert whose time of closest approach is not over, in the order in which they were recorded."""
     return [

@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from sda_ops.alerts.outbox.changes import known_by
+from sda_ops.alerts.outbox.changes import known_by, may_know
 from sda_ops.alerts.outbox.file import ALERT_COLUMNS, alert_from
 from sda_ops.alerts.outbox.rules import (
     AlertRules,
@@ -201,7 +201,12 @@ class Recording:
         key = (subscriber, head.number)
         if key not in self._known:
             self._known[key] = None if head.is_new else known_by(self._db, subscriber, head.number)
-        match decide(self._general, rules, self._known[key], alert.risk):
+        decision = decide(self._general, rules, self._known[key], alert.risk)
+        if decision == Quiet("not_known") and not head.is_new and may_know(self._db, subscriber, head.number):
+            decision = Notify(
+                "retracted"
+            )  # it must not act on what it may know, and a retraction of the unknown does no harm
+        match decision:
             case Notify(reason):
                 state, why = "pending", str(reason)
                 self.pending += 1

@@ -237,6 +237,20 @@ def test_when_a_revision_is_parked_the_newest_that_was_quiet_beside_it_is_pendin
     assert pending(outbox) == [], "a revision that was rejected is not sent again"
 
 
+def test_a_retraction_is_sent_although_the_revision_before_is_parked_because_the_subscriber_may_have_it(
+    outbox: AlertOutbox,
+) -> None:
+    """The answer to the first attempt was lost, and the subscriber answers 400 to the repeat: it must not manoeuvre for nothing."""
+    outbox.record([risk()], T0)
+    (delivery,) = outbox.due("dynamics", T0, 10)
+    outbox.park(delivery, "HTTP 400", T0)
+    outbox.record([risk(estimate=2, status="retracted")], T0)
+    assert pending(outbox) == [(5, 1, "retracted")]
+    assert deliver_all(outbox) == [(5, 1)]
+    outbox.record([risk(estimate=3), risk(estimate=4, status="retracted")], T0)
+    assert [reason for *_, reason in pending(outbox)] == ["again_active"]
+
+
 def test_when_a_revision_is_too_old_the_newest_that_was_quiet_beside_it_is_pending_unless_it_is_over(
     outbox: AlertOutbox,
 ) -> None:
