@@ -6,8 +6,10 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
 
 from orchestrator_adapter import (
     BreakerPolicy,
@@ -157,3 +159,14 @@ class Everything:
         ends.count("decode_errors", 4)  # of a sink: has no family of its own
         ends.latency.record(2_000_000_000, 100)
         await self.screen(ends)
+
+
+def scraped(metrics: Collector) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Every sample that a Prometheus server reads, by name and values of the labels."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    return {
+        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in parse_text(generate_latest(registry).decode())
+        for sample in family.samples
+    }

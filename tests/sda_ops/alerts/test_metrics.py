@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
-
 from sda_ops.alerts.metrics import AlertMetrics, AlertOutcome
+from tests.helpers.metrics import scraped
 
 NS_PER_S = 1_000_000_000
-
-
-def scraped(metrics: AlertMetrics) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Every sample that a Prometheus server reads, by name and values of the labels."""
-    registry = CollectorRegistry()
-    registry.register(metrics)
-    return {
-        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(generate_latest(registry).decode())
-        for sample in family.samples
-    }
 
 
 def test_every_outcome_and_every_subscriber_begins_at_zero() -> None:

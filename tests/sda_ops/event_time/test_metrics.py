@@ -6,25 +6,13 @@ import threading
 from collections.abc import Iterable
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from sda_ops.event_time.metrics import LAG_BUCKETS_S, MAX_SOURCES, OTHER, EventTimeMetrics
 from sda_ops.event_time.watermark import Watermark
+from tests.helpers.metrics import scraped
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
-
-
-def scraped(metrics: EventTimeMetrics) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Every sample that a Prometheus server reads, by name and values of the labels."""
-    registry = CollectorRegistry()
-    registry.register(metrics)
-    return {
-        (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(generate_latest(registry).decode())
-        for sample in family.samples
-    }
 
 
 def holders(samples: Iterable[tuple[str, tuple[str, ...]]]) -> list[str]:

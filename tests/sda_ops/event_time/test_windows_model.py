@@ -16,7 +16,7 @@ from sda_ops.event_time import windows as windows_module
 from sda_ops.event_time.changes import Added
 from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
 from sda_ops.event_time.windows import EventTimeWindows
-from tests.helpers.sizes import examples
+from tests.helpers.sizes import LONG, examples
 from tests.sda_ops.event_time.windows_model import Item, Step, check_against_the_definition, random_case
 
 SEGMENTATIONS: st.SearchStrategy[Segmentation] = st.one_of(
@@ -35,7 +35,7 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(
 )
 
 
-@settings(max_examples=examples(2_000), deadline=None)
+@settings(max_examples=2_000 if LONG else 250, deadline=None)  # beside the random cases below
 @given(segmentation=SEGMENTATIONS, allowed_ns=st.integers(0, 12), steps=STEPS)
 def test_after_every_step_the_effective_windows_are_those_of_the_definition(
     segmentation: Segmentation, allowed_ns: int, steps: list[Step]
