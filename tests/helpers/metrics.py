@@ -161,7 +161,7 @@ class Everything:
         await self.screen(ends)
 
 
-def scraped(metrics: Collector) -> dict[tuple[str, tuple[str, ...]], float]:
+def scraped_from(metrics: Collector) -> dict[tuple[str, tuple[str, ...]], float]:
     """Every sample that a Prometheus server reads, by name and values of the labels."""
     registry = CollectorRegistry()
     registry.register(metrics)
