@@ -94,6 +94,10 @@ class Address(Reference):
         return None if _is_address(content, cls.schemes) else f"the address {_written(cls.schemes)}"
 
     @classmethod
+    def found(cls, content: str) -> str:
+        return HiddenText(content)
+
+    @classmethod
     def checked(cls, text: str) -> Reference:
         """``text`` as an address. Raises ``ValueError`` without repeating what may be a secret."""
         if text.startswith(_REFERENCES):
@@ -145,7 +149,7 @@ class SigningSecret(Reference):
 
 
 class HiddenText(str):
-    """A secret, in the settings of a pipeline that runs. Its ``repr``, and so that of the settings, does not show it."""
+    """What a reference led to, in the settings of a pipeline that runs. Its ``repr``, and so that of the settings, does not show it."""
 
     __slots__ = ()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from flows.settings.addresses import HiddenText
 from flows.settings.alerts import AlertSettings, SubscriberSettings
 from flows.settings.event_time import EventTimeSettings
 from flows.topologies.from_settings import FIVE_A_MINUTE, THREE_A_MINUTE
@@ -152,6 +153,7 @@ def _webhook(subscriber: SubscriberSettings, errors: ElementSetErrors | None) ->
         key=None if subscriber.secret is None else signing_key(str(subscriber.secret)),
         max_per_s=subscriber.max_per_s,
         timeout=timedelta(seconds=subscriber.timeout_s),
+        hide_path=isinstance(subscriber.url, HiddenText),  # it came from a reference
     )
 
 

@@ -50,6 +50,10 @@ _MIN_SECRET = 4  # characters: shorter ones are in any text
 _TAG = re.compile("<[^>]*>")
 
 
+HIDE_PATH = "hide_path"
+"""An extension of a request (``extensions={HIDE_PATH: True}``): its path is in no message, as user, password and query never are."""
+
+
 class HttpFailure(OperatorError):
     """The peer's fault: an exchange failed. The message names the method, the URL and the result.
 
@@ -80,7 +84,7 @@ async def exchange(
     (``RetryPolicy.attempt_timeout``), because a peer could send its response endlessly slowly. Cancelled, it closes the
     connection.
     """
-    where = f"{request.method} {_without_secrets(request.url)}"
+    where = f"{request.method} {_without_secrets(request)}"
     body = await _answered(client, request, where, now_ns=now_ns, read=partial(_read, max_bytes=max_body_bytes))
     if not isinstance(body, RetryOk):
         return body
@@ -100,7 +104,7 @@ async def submit(
     A success is one as soon as its header has come, and its body may be huge, endless or broken. A short body that comes soon is
     read, so that the connection can be used again; with any other one the connection is closed.
     """
-    where = f"{request.method} {_without_secrets(request.url)}"
+    where = f"{request.method} {_without_secrets(request)}"
     return await _answered(client, request, where, now_ns=now_ns, read=_skip)
 
 
@@ -122,7 +126,10 @@ async def _answered(
         response = await client.send(sent, stream=True)
         try:
             detail = "" if response.is_success else await _first_line(response)
-            failed = classify_status(where, response.status_code, response.headers, now_ns=now_ns(), detail=detail)
+            said = dict(response.headers)
+            if "location" in said:
+                said["location"] = _cleaned(said["location"], response.request)
+            failed = classify_status(where, response.status_code, said, now_ns=now_ns(), detail=detail)
             return failed or RetryOk(await read(response))
         finally:
             await response.aclose()
@@ -185,21 +192,30 @@ async def _first_line(response: httpx.Response) -> str:
             return ""
     text = _TAG.sub("\n", body[:_MAX_DETAIL_BYTES].decode("utf-8", errors="replace"))
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    for secret in _secrets(response.request):
-        line = line.replace(secret, "***")
+    line = _cleaned(line, response.request)
     return "".join(character if character.isprintable() else "?" for character in line[:_MAX_DETAIL])
 
 
 def _secrets(request: httpx.Request) -> set[str]:
-    """What a request's URL has that messages must not have: user, password, and the values of its query."""
+    """What a request's URL has that messages must not have: user, password, the values of its query, and a path that is secret."""
     url = request.url
     found = {url.username, url.password, url.query.decode("ascii", "replace"), *url.params.values()}
+    if request.extensions.get(HIDE_PATH):
+        found |= {url.path.strip("/"), *url.path.split("/")}
     return {text for text in found if len(text) >= _MIN_SECRET}
 
 
-def _without_secrets(url: httpx.URL) -> httpx.URL:
-    """The URL for messages and logs: without user, password and query, which may contain a token."""
-    return url.copy_with(userinfo=b"", query=None, fragment=None)
+def _cleaned(text: str, request: httpx.Request) -> str:
+    """A text of the server, without the secrets of the request's URL."""
+    for secret in sorted(_secrets(request), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _without_secrets(request: httpx.Request) -> str:
+    """The URL for messages and logs: without user, password and query, which may contain a token, or a path that is secret."""
+    url = request.url.copy_with(userinfo=b"", query=None, fragment=None)
+    return f"{url.copy_with(path='/')}…" if request.extensions.get(HIDE_PATH) else str(url)
 
 
 def _redirection_target(location: str | None) -> str:

@@ -9,6 +9,7 @@ from datetime import timedelta
 import httpx
 
 from orchestrator_adapter import check_fields
+from orchestrator_adapter.resilience.http import HIDE_PATH
 from sda_ops.alerts.delivery.signature import signed_headers
 from sda_ops.records.alert import Alert
 
@@ -22,6 +23,7 @@ class Webhook:
     Attributes:
         name: As in the outbox's `SubscriberRules`.
         url: The address that alerts are posted to. Certificates are verified, and redirects are not followed.
+        hide_path: The path of the address is in no message and no log.
         body: Writes an alert in the subscriber's format. An exception parks this alert for this subscriber.
         content_type: Of the body.
         key: Signs the requests (`signing_key`); ``None``: no signature.
@@ -38,6 +40,7 @@ class Webhook:
     key: bytes | None = field(default=None, repr=False)
     max_per_s: float | None = 10.0
     timeout: timedelta = timedelta(seconds=10)
+    hide_path: bool = False
     concurrency: int = 2
 
     def __post_init__(self) -> None:
@@ -56,4 +59,5 @@ def webhook_request(webhook: Webhook, alert: Alert, body: bytes, *, now_ns: int)
     """
     signed = {} if webhook.key is None else signed_headers(webhook.key, alert.key, now_ns // _NS_PER_S, body)
     headers = {"Content-Type": webhook.content_type, "Idempotency-Key": alert.key, "User-Agent": "sda-fusion"} | signed
-    return httpx.Request("POST", webhook.url, content=body, headers=headers)
+    extensions = {HIDE_PATH: webhook.hide_path}
+    return httpx.Request("POST", webhook.url, content=body, headers=headers, extensions=extensions)

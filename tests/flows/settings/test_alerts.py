@@ -183,6 +183,7 @@ def test_the_secret_and_the_address_are_known_to_the_pipeline_and_in_no_dump(
     assert running.subscribers[0].secret == SECRET
     assert running.subscribers[0].url == "https://me:pass@dynamics.example/"
     assert SECRET not in repr(running)
+    assert "me:pass" not in repr(running)
 
 
 @pytest.mark.parametrize(

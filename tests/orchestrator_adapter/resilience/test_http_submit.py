@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from orchestrator_adapter.primitives.clock import SystemClock, Timeout
-from orchestrator_adapter.resilience.http import HttpFailure, submit
+from orchestrator_adapter.resilience.http import HIDE_PATH, HttpFailure, submit
 from orchestrator_adapter.resilience.retry import Permanent, Retry, RetryOk
 from tests.orchestrator_adapter.resilience.http_peers import (
     Peer,
@@ -70,3 +70,17 @@ async def test_without_an_answer_there_is_no_status() -> None:
         assert isinstance(result, Retry)
         assert isinstance(result.error, HttpFailure)
         assert result.error.status is None
+
+
+@pytest.mark.parametrize("status", [302, 404])
+async def test_a_path_that_is_secret_is_in_no_message(status: int) -> None:
+    """Neither in the address, nor where the server repeats it: in a redirection's target, or in the page of an error."""
+    page = b"the requested URL /services/T0000/a-token was not found"
+    head = f"HTTP/1.1 {status} x\r\nLocation: https://b.example/services/T0000/a-token\r\nContent-Length: {len(page)}\r\n\r\n"
+    async with listening(answering(head.encode() + page)) as port, httpx.AsyncClient(timeout=10.0) as client:
+        url = f"http://127.0.0.1:{port}/services/T0000/a-token"
+        request = client.build_request("POST", url, extensions={HIDE_PATH: True})
+        result = await submit(client, request, now_ns=lambda: 0)
+    assert isinstance(result, Permanent)
+    assert str(result.error).startswith(f"POST http://127.0.0.1:{port}/… answered {status}")
+    assert "token" not in str(result.error)
