@@ -183,7 +183,7 @@ class RiskAssessor:
                         touched[number] = ("observed", item.ingest_timestamp)
         for number, (cause, ingest_ns) in touched.items():
             for watched in self._of_object.get(number, {}).values():
-                if cause == "amended" or self._is_first_observation(watched, number):
+                if cause == "amended" or _is_first_observation(watched, number):
                     risks += self._state(watched, cause, ingest_ns)
         return risks
 
@@ -354,12 +354,6 @@ class RiskAssessor:
         again_ns = max(complete_ns, watched.final_ns + self._limits.restate_after_ns)
         return min(watched.estimate.tca_timestamp, again_ns)
 
-    def _is_first_observation(self, watched: _Watched, number: int) -> bool:
-        """Whether the last statement about it has no observation of this object."""
-        if watched.estimate.status != "active" or watched.stated is None:
-            return False
-        return any(each.catalog_number == number and not each.observations for each in watched.stated[1])
-
     def _state(self, watched: _Watched, cause: RiskCause, caused_ns: int | None) -> list[ConjunctionRisk]:
         """The statement about a conjunction as it is now; none if it is withdrawn, or if it would repeat the last one."""
         estimate = watched.estimate
@@ -374,11 +368,7 @@ class RiskAssessor:
         watched.seen_ns = self.mark_ns
         if status == "provisional":
             self._unsettled[estimate.conjunction_id] = 0
-        if content == watched.stated or (
-            cause == "settled"
-            and status == "provisional"
-            and _observations(content) < 2 * _observations(watched.stated)
-        ):
+        if _is_known(content, watched.stated, cause):
             return []
         watched.stated = content
         if status == "final":
@@ -416,6 +406,21 @@ def _element_sets(estimate: ConjunctionEstimate) -> tuple[tuple[int, int], tuple
     """The catalogue number and the epoch of both."""
     first, second = _numbers(estimate)
     return (first, estimate.epoch_first_timestamp), (second, estimate.epoch_second_timestamp)
+
+
+def _is_first_observation(watched: _Watched, number: int) -> bool:
+    """Whether the last statement about it has no observation of this object."""
+    if watched.estimate.status != "active" or watched.stated is None:
+        return False
+    return any(each.catalog_number == number and not each.observations for each in watched.stated[1])
+
+
+def _is_known(
+    content: tuple[RiskStatus, Evidence], stated: tuple[RiskStatus, Evidence] | None, cause: RiskCause
+) -> bool:
+    """Whether the last statement says it already, or nearly: it stays provisional, and the observations have not doubled."""
+    few = _observations(content) < 2 * _observations(stated)
+    return content == stated or (cause == "settled" and content[0] == "provisional" and few)
 
 
 def _observations(stated: tuple[RiskStatus, Evidence] | None) -> int:
