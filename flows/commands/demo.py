@@ -66,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stage",
         type=passages,
-        default=(1, 1),
         metavar="N:M",
         help="sda-fusion: N conjunctions and M near misses that appear in the catalogue while the sensors send (default: 1:1)",
     )
@@ -84,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
     """Start server and simulator, run the pipeline, stop them, and print a summary. Returns the pipeline's exit code."""
     folder = args.folder or Path("run/demo") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     stage = _stage(STAGES[args.pipeline], folder, args.radars)
+    if args.stage is not None and stage.alerts is None:
+        return report_problems("demo", [f"--stage: {args.pipeline} has no alerts; add --pipeline sda-fusion"])
+    args.stage = args.stage or (1, 1)
     try:
         (folder / "prefect").mkdir(parents=True)
         stage.prepare(args)

@@ -11,7 +11,9 @@ from uuid import UUID
 
 import pytest
 
+from flows.__main__ import main
 from flows.commands.demo_alerts import DemoAlerts, passages
+from orchestrator_adapter.process import ExitCode
 from sda_ops.alerts.subscriber.table import ReceivedAlert, SubscriberTable
 from sda_ops.simulate.staged import PassageKind, StagedPassage, write_staged
 
@@ -86,3 +88,8 @@ def test_staged_objects_appear_within_the_time_in_which_the_sensors_send(tmp_pat
 def test_invalid_numbers_of_passages_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="expected two whole numbers N:M"):
         passages(text)
+
+
+def test_a_pipeline_without_alerts_cannot_stage_a_conjunction(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--pipeline", "sda-ingest", "--stage", "1:1"]) == ExitCode.FAILED
+    assert capsys.readouterr().err == "demo: --stage: sda-ingest has no alerts; add --pipeline sda-fusion\n"
