@@ -15,7 +15,7 @@ long as no observation is late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, nlargest
 from typing import assert_never
@@ -28,6 +28,8 @@ from sda_ops.records.correlation import Correlation
 from sda_ops.records.risk import ConjunctionRisk, ObjectEvidence, RiskCause, RiskStatus
 
 Evidence = tuple[ObjectEvidence, ObjectEvidence]
+
+_AT_ONCE = 200  # conjunctions that are settled in one step: at most 50 ms of the event loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,20 +194,27 @@ class RiskAssessor:
 
         Returns the final statements that it allows. A mark that is not later than the last one changes nothing.
         """
+        return [risk for risks in self.steps(mark_ns) for risk in risks]
+
+    def steps(self, mark_ns: int) -> Iterator[list[ConjunctionRisk]]:
+        """As ``advance``, in steps of about `_AT_ONCE` conjunctions. Nothing may be added between the steps.
+
+        What is left when the steps are abandoned comes with the next mark.
+        """
         if self.mark_ns is not None and mark_ns <= self.mark_ns:
-            return []
+            return
         self.mark_ns = mark_ns
         self._note_observed()
         # First, while the evidence up to their closest approach can still be separated from the later one.
-        risks = [risk for watched in self._leaving(mark_ns) for risk in self._settle(watched)]
+        yield [risk for watched in self._leaving(mark_ns) for risk in self._settle(watched)]
         self.evidence.advance(mark_ns)
-        return risks + self._settle_all()
+        yield from self._settle_all()
 
     def close(self) -> list[ConjunctionRisk]:
         """The stream has ended: everything is complete. Returns the final statements."""
         self._ended = True
         self._note_observed()
-        risks = self._settle_all()  # before the windows are released: see `advance`
+        risks = [risk for some in self._settle_all() for risk in some]  # before the windows are released: see `steps`
         self.evidence.close_all()
         return risks
 
@@ -313,7 +322,7 @@ class RiskAssessor:
                 self._unsettled.setdefault(conjunction_id, 0)
         self._observed.clear()
 
-    def _settle_all(self) -> list[ConjunctionRisk]:
+    def _settle_all(self) -> Iterator[list[ConjunctionRisk]]:
         risks: list[ConjunctionRisk] = []
         mark_ns = self.mark_ns
         possible = [
@@ -321,7 +330,7 @@ class RiskAssessor:
             for conjunction_id, from_ns in self._unsettled.items()
             if self._ended or (mark_ns is not None and from_ns <= mark_ns)
         ]
-        for conjunction_id in possible:
+        for number, conjunction_id in enumerate(possible, 1):
             watched = self._known[conjunction_id]
             assert isinstance(watched, _Watched)
             from_ns = self._settled_from_ns(watched)
@@ -330,7 +339,10 @@ class RiskAssessor:
                 risks += self._settle(watched)
             else:
                 self._unsettled[conjunction_id] = from_ns  # its windows can only become longer
-        return risks
+            if number % _AT_ONCE == 0:
+                yield risks
+                risks = []
+        yield risks
 
     def _settle(self, watched: _Watched) -> list[ConjunctionRisk]:
         return self._state(watched, "settled", None)
@@ -374,7 +386,7 @@ class RiskAssessor:
         if status == "final":
             watched.final_ns = self.mark_ns
         newest_ns = max(first.ingest_ns, second.ingest_ns) or estimate.screened_timestamp
-        return [self._risk(estimate, status, cause, content[1], newest_ns if caused_ns is None else caused_ns)]
+        return [_risk(self.mark_ns, estimate, status, cause, content[1], newest_ns if caused_ns is None else caused_ns)]
 
     def _retract(self, watched: _Watched, cause: RiskCause) -> ConjunctionRisk:
         estimate = watched.estimate
@@ -383,19 +395,7 @@ class RiskAssessor:
             ObjectEvidence(catalog_number=number, epoch_timestamp=epoch_ns)
             for number, epoch_ns in _element_sets(estimate)
         )
-        return self._risk(estimate, "retracted", cause, (first, second), estimate.screened_timestamp)
-
-    def _risk(
-        self, estimate: ConjunctionUpdate, status: RiskStatus, cause: RiskCause, evidence: Evidence, caused_ns: int
-    ) -> ConjunctionRisk:
-        return ConjunctionRisk(
-            estimate=estimate,
-            status=status,
-            cause=cause,
-            evidence=evidence,
-            evidence_timestamp=caused_ns,
-            complete_until_timestamp=self.mark_ns,
-        )
+        return _risk(self.mark_ns, estimate, "retracted", cause, (first, second), estimate.screened_timestamp)
 
 
 def _numbers(estimate: ConjunctionEstimate) -> tuple[int, int]:
@@ -429,3 +429,28 @@ def _observations(stated: tuple[RiskStatus, Evidence] | None) -> int:
 
 def _tca_ns(known: _Watched | _Ignored) -> int:
     return known.estimate.tca_timestamp if isinstance(known, _Watched) else known.tca_ns
+
+
+def _is_first_observation(watched: _Watched, number: int) -> bool:
+    """Whether the last statement about it has no observation of this object."""
+    if watched.estimate.status != "active" or watched.stated is None:
+        return False
+    return any(each.catalog_number == number and not each.observations for each in watched.stated[1])
+
+
+def _risk(
+    mark_ns: int | None,
+    estimate: ConjunctionUpdate,
+    status: RiskStatus,
+    cause: RiskCause,
+    evidence: Evidence,
+    caused_ns: int,
+) -> ConjunctionRisk:
+    return ConjunctionRisk(
+        estimate=estimate,
+        status=status,
+        cause=cause,
+        evidence=evidence,
+        evidence_timestamp=caused_ns,
+        complete_until_timestamp=mark_ns,
+    )

@@ -79,13 +79,17 @@ def assess_risk(
         async for batch in ends.receiver.batches(_BATCH, controls=True):
             if isinstance(batch, Control):
                 mark_ns = batch.time_ns if isinstance(batch, Watermark) else None
-                risks = [] if mark_ns is None else assessor.advance(mark_ns)
-                ends.commit(risks, acknowledge=0)
+                for number, risks in enumerate([] if mark_ns is None else assessor.steps(mark_ns)):
+                    ends.commit(risks, acknowledge=0)
+                    figures.report(risks)
+                    await ends.flush()
+                    if number > 1:  # a mark that settles many
+                        await asyncio.sleep(0)
             else:
                 risks = assessor.add(batch)
                 ends.commit(risks, acknowledge=len(batch))
-            figures.report(risks)
-            await ends.flush()
+                figures.report(risks)
+                await ends.flush()
         risks = assessor.close()
         ends.commit(risks, acknowledge=0)
         figures.report(risks)

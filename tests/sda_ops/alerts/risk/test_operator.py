@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator_adapter import BuiltGraph, Control, Factory, OperatorError, OperatorGraph, RestartPolicy
 from orchestrator_adapter.testing import CollectSink, ListSource, ManualClock, Pause, UntilShutdown, run_graph
-from sda_ops.alerts.risk.assessor import AssessorLimits, Recovery
+from sda_ops.alerts.risk.assessor import AssessorLimits, Recovery, RiskAssessor
 from sda_ops.alerts.risk.evidence import EvidenceLimits
 from sda_ops.alerts.risk.operator import assess_risk
 from sda_ops.event_time.metrics import EventTimeMetrics
@@ -131,6 +131,17 @@ async def test_a_large_recovery_gives_the_event_loop_its_turns_and_states_each_c
     ]
     assert stated == [each.conjunction_id for each in updates]
     assert turns_at[0] < turns_at[1_000] < turns_at[2_000]
+
+
+def test_a_mark_that_settles_many_conjunctions_does_so_in_steps() -> None:
+    """So that the event loop has its turns in between. What is left when the steps are abandoned comes with the next mark."""
+    assessor = RiskAssessor(LIMITS, near)
+    assessor.add([screened((1_000 + n, 9_000 + n)) for n in range(500)])
+    steps = assessor.steps(START_NS + S)
+    assert [len(next(steps)) for _ in range(2)] == [0, 200]
+    steps.close()  # type: ignore[attr-defined] # a generator
+    assert assessor.unsettled == 300
+    assert [len(risks) for risks in assessor.steps(START_NS + 2 * S)] == [0, 200, 100]
 
 
 async def test_late_observations_retractions_and_windows_are_counted_in_figures_and_metrics() -> None:
