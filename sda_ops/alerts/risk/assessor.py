@@ -431,13 +431,6 @@ def _tca_ns(known: _Watched | _Ignored) -> int:
     return known.estimate.tca_timestamp if isinstance(known, _Watched) else known.tca_ns
 
 
-def _is_first_observation(watched: _Watched, number: int) -> bool:
-    """Whether the last statement about it has no observation of this object."""
-    if watched.estimate.status != "active" or watched.stated is None:
-        return False
-    return any(each.catalog_number == number and not each.observations for each in watched.stated[1])
-
-
 def _risk(
     mark_ns: int | None,
     estimate: ConjunctionUpdate,
