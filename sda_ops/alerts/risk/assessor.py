@@ -418,7 +418,7 @@ def _is_first_observation(watched: _Watched, number: int) -> bool:
 def _is_known(
     content: tuple[RiskStatus, Evidence], stated: tuple[RiskStatus, Evidence] | None, cause: RiskCause
 ) -> bool:
-    """Whether the last statement says it already, or nearly: it stays provisional, and the observations have not doubled."""
+    """Whether the last statement says it already, or nearly: it is provisional, and the observations have not doubled."""
     few = _observations(content) < 2 * _observations(stated)
     return content == stated or (cause == "settled" and content[0] == "provisional" and few)
 
