@@ -238,6 +238,7 @@ def test_a_signal_before_the_run_exists_ends_it_with_its_report(tmp_path: Path) 
     """It arrives while the command is being imported; the run ends as ShutDown."""
     program = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # it is ignored if the tests run under nohup
         "from flows import __main__ as command\n"
         "load = command.import_module\n"
         "def slow_import(name):\n"
