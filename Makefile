@@ -60,7 +60,7 @@ check: lint types contracts test  ## what every change must pass
 # Many tests wait for processes and sockets: two test processes a core keep every core busy.
 PYTEST = $(BIN)/python -m pytest -n $(or $(WORKERS),$(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN)))))
 
-test: $(VENV)/.dev-ready  ## the tests that every change must pass (seven minutes on two cores)
+test: $(VENV)/.dev-ready  ## the tests that every change must pass (eight minutes on two cores)
 	$(PYTEST) $(ARGS)
 
 test-long: $(VENV)/.dev-ready  ## the same properties with more seeds, schedules and examples (minutes)
