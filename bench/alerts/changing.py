@@ -1,4 +1,4 @@
-"""A pipeline of its own process, whose catalogue changes: made-up objects appear, pass nearer or farther, and stay away."""
+"""A pipeline in a process of its own. Its catalogue changes: made-up objects are added, pass at another distance, and are removed."""
 
 from __future__ import annotations
 
