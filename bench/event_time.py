@@ -17,23 +17,22 @@ import asyncio
 import cProfile
 import logging
 import pstats
-import random
 import selectors
 import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from operator import attrgetter
 from statistics import median
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import numpy as np
 import psutil
 
-from orchestrator_adapter import Clock, Factory, OperatorGraph, SystemClock, WiredEnds, map_items, merge
+from orchestrator_adapter import Clock, Factory, OperatorGraph, SystemClock, WiredEnds, frozen_heap, map_items, merge
 from orchestrator_adapter.testing import LoopClock
 from sda_ops.correlate.fuse import FusionWindows, fuse
 from sda_ops.event_time.metrics import EventTimeMetrics
@@ -80,38 +79,40 @@ def main() -> None:
         open_loop(args.rate, args.seconds, args.scale, cpu=args.cpu)
 
 
-@dataclass
 class Scene:
-    """Makes the observations: who is observed at a time, and how late they come."""
+    """Makes the observations: who is observed at a time, and how late they come.
 
-    rate: int
-    rng: random.Random = field(default_factory=lambda: random.Random(16))
-    made: int = 0
+    The catalogue has twice as many objects as are observed at a time: a pass of 5 s, then 5 s without an observation.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.made = 0
+        self._observed = rate * PASS_NS // NS_PER_S // PER_PASS
+        self._rng = np.random.default_rng(16)
 
     def observations(self, source: str, lateness_s: float, now_ns: int, count: int) -> list[Correlation]:
         """So many correlations that arrive now, measured at random times within the lateness."""
-        slots = self.rate * PASS_NS // NS_PER_S // PER_PASS
-        lateness_ns, uniform, base = round(lateness_s * NS_PER_S), self.rng.random, self.made
-        self.made += count
-        made = []
-        for number in range(base, base + count):
-            at_ns = now_ns - int(uniform() * lateness_ns)
-            slot = int(uniform() * slots)
-            passes = (at_ns + slot * PASS_NS // slots) // PASS_NS
-            made.append(
-                Correlation(
-                    UUID(int=number),
-                    source,
-                    "radar",
-                    at_ns,
-                    now_ns,
-                    now_ns,
-                    "correlated",
-                    catalog_number=slot + slots * passes,
-                    residuals=RESIDUALS,
-                )
+        at_ns = now_ns - (self._rng.random(count) * lateness_s * NS_PER_S).astype(np.int64)
+        slots = self._rng.integers(self._observed, size=count)
+        passes = (at_ns + slots * PASS_NS // self._observed) // PASS_NS
+        numbers = slots + self._observed * (passes % 2)
+        base, self.made = self.made, self.made + count
+        # As a decoder makes them: UUID(int=...) takes as long as all the rest.
+        ids = msgspec.convert([each.to_bytes(16, "big") for each in range(base, self.made)], list[UUID])
+        return [
+            Correlation(
+                each_id,
+                source,
+                "radar",
+                each_ns,
+                now_ns,
+                now_ns,
+                "correlated",
+                catalog_number=number,
+                residuals=RESIDUALS,
             )
-        return made
+            for each_id, each_ns, number in zip(ids, at_ns.tolist(), numbers.tolist(), strict=True)
+        ]
 
 
 def rules(lateness_s: float) -> PromiseRules:
@@ -225,7 +226,8 @@ def open_loop(rate: int, seconds: float, scale: float, *, cpu: bool) -> None:
     graph = graph_of(sources, fuse(windows, metrics=marks), sink, fused=True)
     memory = psutil.Process().memory_info().rss
     peak: list[int] = []
-    event = loop.run_until_complete(_with_peak(graph.build(clock=clock).run, peak))
+    with frozen_heap():  # as every process of a pipeline
+        event = loop.run_until_complete(_with_peak(graph.build(clock=clock).run, peak))
     loop.close()
     spent, wall = time.process_time() - started, time.monotonic() - wall
     delays = np.array([now - at for end, now in arrived if (at := marks.allowed_s(end)) is not None])

@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from orchestrator_adapter import Control, DeadLetterKind, Factory, WiredEnds, check_fields
-from sda_ops.event_time.changes import Added, Change, Duplicate, Late, Retract
+from sda_ops.event_time.changes import Added, Change, Late, Retract
 from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.event_time.segmentation import Session
 from sda_ops.event_time.watermark import Watermark
@@ -65,6 +65,7 @@ class FusionWindows:
         """The windows, empty. The key is the catalogue number."""
         return EventTimeWindows(
             Session(gap_ns=_ns(self.gap), longest_ns=_ns(self.longest)),
+            time_of=attrgetter("sensor_timestamp"),
             order=lambda correlation: correlation.observation_id.int,
             allowed_lateness_ns=_ns(self.allowed_lateness),
             max_held=self.max_held,
@@ -138,17 +139,16 @@ class _Fusion:
             number = correlation.catalog_number
             if number is None or correlation.residuals is None:
                 continue
-            match self.windows.add(number, correlation.sensor_timestamp, correlation):
+            match self.windows.add(number, correlation):
+                case Added(changes=()):
+                    pass
                 case Added(changes=changes, late=is_late):
-                    if changes:
-                        self._take(changes)
-                        amended += is_late
+                    self._take(changes)
+                    amended += is_late
                 case Late() as outcome:
                     late += 1
                     if self.late == "dead_letter":
                         ends.dead_letter(correlation, DeadLetterKind.VALIDATION_FAILED, _too_late(outcome))
-                case Duplicate():
-                    pass
         ends.count("late_amended", amended)
         if self.metrics is not None and (amended or late):
             self.metrics.late(ends.name, "amended", amended)
@@ -199,9 +199,11 @@ def update_of(change: Change[int, Correlation]) -> CrossSensorUpdate | None:
         change.start_ns,
         change.end_ns,
         tuple(
-            Contribution(item.observation_id, item.source_id, item.sensor_timestamp, item.residuals)
-            for item in items
-            if item.residuals is not None  # always: `add` sees to it
+            [
+                Contribution(item.observation_id, item.source_id, item.sensor_timestamp, item.residuals)
+                for item in items
+                if item.residuals is not None  # always: `add` sees to it
+            ]
         ),
         min([item.ingest_timestamp for item in items]),
         isinstance(change, Retract),

@@ -46,7 +46,7 @@ Change: TypeAlias = Insert[K, T] | Retract[K, T]
 
 @dataclass(frozen=True, slots=True)
 class Added(Generic[K, T]):
-    """The item is in a window.
+    """The item is held, or the same item, by event time and order, was there already.
 
     Attributes:
         changes: What this changes in closed windows: first the retractions, then the insertions, each in ascending order of
@@ -56,11 +56,6 @@ class Added(Generic[K, T]):
 
     changes: tuple[Change[K, T], ...] = ()
     late: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """The same item, by event time and order, is in a window already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,9 @@ item; an item belongs to it if its event time is before the end, and the end dep
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TypeAlias
 
 from orchestrator_adapter import check_fields
@@ -45,6 +47,11 @@ class Tumbling:
         """The end of the window with these first and last items."""
         return self.start_ns(first_ns) + self.size_ns
 
+    def first_window(self, first_ns: int, times_ns: Iterable[int]) -> tuple[int, int]:
+        """The window of the first of these ascending times: how many belong to it, and its end."""
+        end_ns = self.end_ns(first_ns, first_ns)
+        return sum(1 for _ in takewhile(lambda time_ns: time_ns < end_ns, times_ns)), end_ns
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sliding:
@@ -78,6 +85,11 @@ class Sliding:
     def end_ns(self, first_ns: int, last_ns: int) -> int:  # noqa: ARG002 # the other segmentations need it
         """The end of the window of this event time."""
         return first_ns + 1
+
+    def first_window(self, first_ns: int, times_ns: Iterable[int]) -> tuple[int, int]:
+        """The window of the first of these ascending times: how many belong to it and to no earlier one, and its end."""
+        end_ns = self.end_ns(first_ns, first_ns)
+        return sum(1 for _ in takewhile(lambda time_ns: time_ns < end_ns, times_ns)), end_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +132,16 @@ class Session:
         """The earliest time at which an item would begin a new window."""
         end_ns, latest_ns = last_ns + self.gap_ns, first_ns + self.longest_ns
         return end_ns if end_ns < latest_ns else latest_ns  # noqa: FURB136 # ``min`` takes twice as long, for every item
+
+    def first_window(self, first_ns: int, times_ns: Iterable[int]) -> tuple[int, int]:
+        """The window of the first of these ascending times: how many belong to it, and its end."""
+        end_ns, gap_ns, latest_ns, size = first_ns + self.gap_ns, self.gap_ns, first_ns + self.longest_ns, 0
+        for time_ns in times_ns:
+            if time_ns >= end_ns or time_ns >= latest_ns:
+                break
+            end_ns = time_ns + gap_ns
+            size += 1
+        return size, min(end_ns, latest_ns)
 
 
 Segmentation: TypeAlias = Tumbling | Sliding | Session

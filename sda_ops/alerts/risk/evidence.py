@@ -16,19 +16,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
+from operator import attrgetter
 from typing import Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 
 from orchestrator_adapter import check_fields
-from sda_ops.event_time.changes import Added, Late
+from sda_ops.event_time.changes import Late
 from sda_ops.event_time.segmentation import Session
 from sda_ops.event_time.windows import EventTimeWindows
 from sda_ops.records.correlation import Correlation
 from sda_ops.records.risk import MAX_OBSERVATION_IDS, ObjectEvidence
 
-Outcome: TypeAlias = Literal["added", "amended", "late", "duplicate"]
+Outcome: TypeAlias = Literal["added", "amended", "late"]
 """``amended``: it was late, and has changed a closed window. ``late``: it was later than allowed, and counts nowhere."""
 
 _UNIT = 1 << 32
@@ -113,6 +114,7 @@ class EvidenceWindows:
         self.removed_totals = 0
         self.windows: EventTimeWindows[str, _Seen] = EventTimeWindows(
             Session(gap_ns=limits.gap_ns, longest_ns=limits.longest_ns),
+            time_of=attrgetter("time_ns"),
             order=_order,
             allowed_lateness_ns=limits.allowed_lateness_ns,
             max_held=limits.max_held,
@@ -136,22 +138,21 @@ class EvidenceWindows:
         )
         assert key is not None
         assert number is not None
-        time_ns = correlation.sensor_timestamp
         seen = _Seen(
             correlation.observation_id,
             correlation.source_id,
-            time_ns,
+            correlation.sensor_timestamp,
             correlation.ingest_timestamp,
             0.0 if squared is None else squared,
             correlation.components,
         )
-        added = self.windows.add(key, time_ns, seen)
-        if type(added) is Added:
-            of_object = self._sets.get(number)
-            if of_object is None or key not in of_object:
-                self._sets.setdefault(number, {})[key] = int(key.rpartition("@")[2])
-            return "amended" if added.late and added.changes else "added"
-        return "late" if isinstance(added, Late) else "duplicate"
+        added = self.windows.add(key, seen)
+        if isinstance(added, Late):
+            return "late"
+        of_object = self._sets.get(number)
+        if of_object is None or key not in of_object:
+            self._sets.setdefault(number, {})[key] = int(key.rpartition("@")[2])
+        return "amended" if added.late and added.changes else "added"
 
     def advance(self, mark_ns: int) -> None:
         """The watermark is ``mark_ns``."""

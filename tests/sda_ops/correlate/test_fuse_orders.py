@@ -152,8 +152,8 @@ async def test_windows_that_follow_the_newest_observation_lose_pairs_and_are_fou
     observations = observed(Random(7), events=1_000, objects=8, seconds=60.0)
     sound = EventTimeWindows.add
 
-    def newest(self: Any, key: Any, time_ns: int, item: Any) -> Any:
-        outcome, changes = sound(self, key, time_ns, item), self.advance(time_ns)
+    def newest(self: Any, key: Any, item: Any) -> Any:
+        outcome, changes = sound(self, key, item), self.advance(item.sensor_timestamp)
         return Added((*outcome.changes, *changes)) if isinstance(outcome, Added) else outcome
 
     with patch.object(EventTimeWindows, "add", newest):

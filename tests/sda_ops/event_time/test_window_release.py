@@ -3,17 +3,15 @@ from __future__ import annotations
 import random
 
 from sda_ops.event_time.segmentation import Session
-from sda_ops.event_time.windows import EventTimeWindows
-from tests.sda_ops.event_time.windows_model import Item
+from tests.sda_ops.event_time.windows_model import Item, windows_of
 
 
 def test_each_item_is_released_once_and_is_not_held_any_more() -> None:
     """In random order, with a cap that releases windows early."""
     rng = random.Random(3)
     released: list[Item] = []
-    windows: EventTimeWindows[str, Item] = EventTimeWindows(
+    windows = windows_of(
         Session(gap_ns=5, longest_ns=20),
-        order=lambda item: item.name,
         allowed_lateness_ns=7,
         max_held=40,
         on_release=lambda _, items: released.extend(items),
@@ -22,7 +20,7 @@ def test_each_item_is_released_once_and_is_not_held_any_more() -> None:
     for n in range(500):
         item = Item(n + rng.randrange(-10, 10), str(n))
         late = windows.late
-        windows.add("abc"[n % 3], item.time_ns, item)
+        windows.add("abc"[n % 3], item)
         if windows.late == late:
             accepted.append(item)
         if n % 10 == 0:
@@ -36,14 +34,12 @@ def test_each_item_is_released_once_and_is_not_held_any_more() -> None:
 
 
 def test_a_key_is_open_until_the_mark_reaches_the_end_of_its_last_window() -> None:
-    windows: EventTimeWindows[str, Item] = EventTimeWindows(
-        Session(gap_ns=5, longest_ns=20), order=lambda item: item.name
-    )
+    windows = windows_of(Session(gap_ns=5, longest_ns=20))
     assert windows.open_until_ns("a") is None
-    windows.add("a", 10, Item(10, "x"))
+    windows.add("a", Item(10, "x"))
     windows.advance(14)
     assert windows.open_until_ns("a") == 15
-    windows.add("a", 14, Item(14, "y"))
+    windows.add("a", Item(14, "y"))
     assert windows.open_until_ns("a") == 19
     windows.advance(19)
     assert windows.open_until_ns("a") is None

@@ -7,24 +7,20 @@ from typing import Any
 
 import pytest
 
-from sda_ops.event_time.changes import Added, Change, Duplicate, Insert, Late, Retract
+from sda_ops.event_time.changes import Added, Change, Insert, Late, Retract
 from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
 from sda_ops.event_time.windows import EventTimeWindows
-from tests.sda_ops.event_time.windows_model import Item, effective
+from tests.sda_ops.event_time.windows_model import Item, effective, windows_of
 
 MS = 1_000_000
 S = 1_000_000_000
-
-
-def windows_of(segmentation: Segmentation, **options: Any) -> EventTimeWindows[str, Item]:
-    return EventTimeWindows(segmentation, order=lambda item: item.name, **options)
 
 
 def add(windows: EventTimeWindows[str, Item], *times_ns: int, key: str = "A") -> list[Change[str, Item]]:
     """Add items at these times, each of which has a window; returns the changes."""
     changes: list[Change[str, Item]] = []
     for time_ns in times_ns:
-        added = windows.add(key, time_ns, Item(time_ns, "x"))
+        added = windows.add(key, Item(time_ns, "x"))
         assert isinstance(added, Added)
         changes += added.changes
     return changes
@@ -94,7 +90,7 @@ def test_a_late_item_within_the_allowed_lateness_amends_and_after_it_the_window_
     assert (windows.active, windows.retained, windows.held) == (0, 1, 3)
     assert windows.advance(9) == []
     assert (windows.active, windows.retained, windows.held) == (0, 0, 0)
-    assert windows.add("A", 3, Item(3, "y")) == Late("A", 3, Item(3, "y"), 6)
+    assert windows.add("A", Item(3, "y")) == Late("A", 3, Item(3, "y"), 6)
 
 
 def test_the_first_insertion_does_not_wait_for_the_allowed_lateness() -> None:
@@ -135,7 +131,7 @@ def test_a_window_is_released_at_its_end_plus_the_allowed_lateness(
         windows = windows_of(segmentation, allowed_lateness_ns=2)
         add(windows, 3)
         windows.advance(at)
-        assert isinstance(windows.add("A", 3, Item(3, "y")), Added) is accepted
+        assert isinstance(windows.add("A", Item(3, "y")), Added) is accepted
         assert windows.late == (not accepted)
 
 
@@ -144,9 +140,9 @@ def test_an_item_at_the_mark_is_on_time_and_one_nanosecond_earlier_is_late() -> 
     for times_ns, late in (((10,), False), ((9,), True), ((8, 10), False), ((7, 9), True)):
         windows = windows_of(Session(gap_ns=5, longest_ns=50), allowed_lateness_ns=10)
         for time_ns in times_ns[:-1]:
-            windows.add("A", time_ns, Item(time_ns, "x"))
+            windows.add("A", Item(time_ns, "x"))
         windows.advance(10)
-        added = windows.add("A", times_ns[-1], Item(times_ns[-1], "x"))
+        added = windows.add("A", Item(times_ns[-1], "x"))
         assert isinstance(added, Added)
         assert added.late is late
 
@@ -158,7 +154,7 @@ def test_a_mark_that_does_not_advance_changes_nothing() -> None:
     add(windows, 21)
     assert windows.advance(4) == []
     assert windows.mark_ns == 20
-    assert isinstance(windows.add("A", 10, Item(10, "x")), Late)
+    assert isinstance(windows.add("A", Item(10, "x")), Late)
 
 
 def test_times_before_the_epoch_have_windows_of_the_same_length() -> None:
@@ -174,9 +170,10 @@ def test_items_of_one_time_are_in_the_order_that_the_caller_gives() -> None:
         for segmentation in (Tumbling(size_ns=5), Sliding(width_ns=5), Session(gap_ns=5, longest_ns=50)):
             windows = windows_of(segmentation)
             for name in names:
-                assert isinstance(windows.add("A", 3, Item(3, name)), Added)
-            assert windows.add("A", 3, Item(3, "b")) == Duplicate()
+                assert isinstance(windows.add("A", Item(3, name)), Added)
+            windows.add("A", Item(3, "b"))
             (closed,) = windows.close_all()
+            assert (windows.duplicates, windows.held) == (1, 0)
             assert "".join(item.name for item in closed.items) == "abc"
 
 
@@ -185,8 +182,8 @@ def test_a_duplicate_of_a_late_item_changes_nothing() -> None:
     windows = windows_of(Tumbling(size_ns=5), allowed_lateness_ns=10)
     add(windows, 3)
     windows.advance(5)
-    assert windows.add("A", 3, Item(3, "x")) == Duplicate()
-    assert windows.held == 1
+    assert windows.add("A", Item(3, "x")) == Added()
+    assert (windows.held, windows.duplicates) == (1, 1)
 
 
 # Late items in sessions.
@@ -238,9 +235,9 @@ def test_an_item_in_a_released_session_opens_no_window_even_when_its_key_has_not
     add(windows, 0)
     windows.advance(5)
     assert (windows.held, windows.active, windows.retained) == (0, 0, 0)
-    assert windows.add("A", 4, Item(4, "x")) == Late("A", 4, Item(4, "x"), 1)
-    assert isinstance(windows.add("B", 4, Item(4, "x")), Added)  # another key has no such session
-    assert isinstance(windows.add("A", 5, Item(5, "x")), Added)  # the session has ended there
+    assert windows.add("A", Item(4, "x")) == Late("A", 4, Item(4, "x"), 1)
+    assert isinstance(windows.add("B", Item(4, "x")), Added)  # another key has no such session
+    assert isinstance(windows.add("A", Item(5, "x")), Added)  # the session has ended there
 
 
 def test_a_late_item_amends_every_sliding_window_that_looks_back_to_it() -> None:
@@ -262,7 +259,7 @@ def test_within_the_lateness_of_its_source_a_pair_is_found_and_beyond_it_the_ite
         windows = windows_of(Session(gap_ns=2 * S, longest_ns=30 * S))
         add(windows, 100 * S)
         windows.advance(102 * S - 1 + behind_ns)  # the session [100 s, 102 s)
-        outcome = windows.add("A", 101 * S, Item(101 * S, "optical"))
+        outcome = windows.add("A", Item(101 * S, "optical"))
         assert isinstance(outcome, Added) is found
         assert windows.late == (not found)
         assert any(len(change.items) == 2 for change in windows.close_all()) is found
@@ -300,7 +297,7 @@ def test_keys_that_are_quiet_leave_nothing_behind() -> None:
         windows.advance(n)
         assert len(windows._lanes) <= 25
     windows.advance(10_000)
-    internal = (windows._lanes, windows._closing, windows._retained, windows._forgetting)
+    internal = (windows._lanes, windows._open, windows._retained, windows._forgetting)
     assert [len(each) for each in internal] == [0, 0, 0, 0]
 
 
@@ -311,9 +308,9 @@ def test_amendments_leave_nothing_behind() -> None:
         add(windows, n)
         windows.advance(n + 6)
         add(windows, n + 3, n + 1)
-        assert sum(len(each) for each in (windows._closing, windows._retained)) < 20
+        assert sum(len(each) for each in (windows._open, windows._retained)) < 20
     windows.advance(20_000)
-    internal = (windows._lanes, windows._closing, windows._retained, windows._forgetting)
+    internal = (windows._lanes, windows._open, windows._retained, windows._forgetting)
     assert [len(each) for each in internal] == [0, 0, 0, 0]
 
 
@@ -325,8 +322,8 @@ def test_the_cap_closes_the_oldest_window_first_and_what_belongs_there_is_late()
     changes = add(windows, 7, key="C")
     assert ([type(each) for each in changes], times(changes)) == ([Insert], [[0, 1]])
     assert (windows.closed_early, windows.released_early, windows.held) == (1, 0, 2)
-    assert windows.add("A", 4, Item(4, "x")) == Late("A", 4, Item(4, "x"), 0)
-    assert isinstance(windows.add("A", 6, Item(6, "x")), Added)
+    assert windows.add("A", Item(4, "x")) == Late("A", 4, Item(4, "x"), 0)
+    assert isinstance(windows.add("A", Item(6, "x")), Added)
 
 
 def test_the_cap_releases_closed_windows_before_it_closes_open_ones() -> None:
@@ -344,7 +341,7 @@ def test_with_a_cap_that_is_always_reached_every_item_is_in_at_most_one_window_a
         windows = windows_of(segmentation, max_held=7)
         changes: list[Change[str, Item]] = []
         for n in range(50):
-            outcome = windows.add("ABCDE"[n % 5], n // 2, Item(n // 2, str(n)))
+            outcome = windows.add("ABCDE"[n % 5], Item(n // 2, str(n)))
             changes += outcome.changes if isinstance(outcome, Added) else ()
             assert windows.held <= 7
         changes += windows.close_all()
@@ -359,7 +356,7 @@ def test_a_sliding_window_that_the_cap_has_cut_is_closed_early_and_not_amended()
     add(windows, 10, 11)
     assert times(add(windows, 12)) == [[10], [10, 11], [10, 11, 12]]
     assert windows.closed_early == 3
-    assert windows.add("A", 15, Item(15, "x")) == Late("A", 15, Item(15, "x"), 0)
+    assert windows.add("A", Item(15, "x")) == Late("A", 15, Item(15, "x"), 0)
     assert times(add(windows, 16) + windows.close_all()) == [[11, 12, 16]]
 
 
@@ -377,7 +374,7 @@ def test_after_the_end_of_the_stream_every_item_is_late() -> None:
     """Even one with a later time than any other."""
     windows = windows_of(Tumbling(size_ns=5), allowed_lateness_ns=1 << 62)
     windows.close_all()
-    assert isinstance(windows.add("A", 1 << 62, Item(1 << 62, "x")), Late)
+    assert isinstance(windows.add("A", Item(1 << 62, "x")), Late)
     assert windows.mark_ns is None
 
 

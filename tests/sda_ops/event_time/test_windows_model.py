@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sda_ops.event_time import windows as windows_module
+from sda_ops.event_time import lanes
 from sda_ops.event_time.changes import Added
 from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
 from sda_ops.event_time.windows import EventTimeWindows
 from tests.helpers.sizes import LONG, examples
-from tests.sda_ops.event_time.windows_model import Item, Step, check_against_the_definition, random_case
+from tests.sda_ops.event_time.windows_model import Item, Step, check_against_the_definition, random_case, windows_of
 
 SEGMENTATIONS: st.SearchStrategy[Segmentation] = st.one_of(
     st.builds(Tumbling, size_ns=st.integers(1, 10)),
@@ -41,25 +41,34 @@ def test_after_every_step_the_effective_windows_are_those_of_the_definition(
     segmentation: Segmentation, allowed_ns: int, steps: list[Step]
 ) -> None:
     """Any items, marks, duplicates and late items of two keys; every item is in a window, a duplicate, or late."""
-    check_against_the_definition(segmentation, allowed_ns, steps)
+    check_against_the_definition(segmentation, allowed_ns, steps, slice_ns=4)
 
 
-SOUND_DUE = EventTimeWindows._due
+SOUND_CLOSE_FIRST = EventTimeWindows._close_first
+SOUND_WAIT = EventTimeWindows._wait
+SOUND_ADVANCE = EventTimeWindows.advance
 SOUND_RETRACT = EventTimeWindows._retract
 SOUND_ADD = EventTimeWindows.add
 SOUND_RELEASE = EventTimeWindows._release
 
 
-def _closes_early(self: Any, heap: Any, until_ns: int) -> Any:
-    return SOUND_DUE(self, heap, until_ns + (heap is self._closing))
+def _closes_early(self: Any, lane: Any, mark_ns: int) -> Any:
+    return SOUND_CLOSE_FIRST(self, lane, mark_ns + 1)
 
 
-def _releases_early(self: Any, heap: Any, until_ns: int) -> Any:
-    return SOUND_DUE(self, heap, until_ns + (heap is self._retained))
+def _closes_late(self: Any, mark_ns: int, limit: int | None = None) -> Any:
+    return SOUND_ADVANCE(self, mark_ns - 1, limit)
 
 
-def _closes_late(self: Any, heap: Any, until_ns: int) -> Any:
-    return SOUND_DUE(self, heap, until_ns - (heap is self._closing))
+def _examines_late(self: Any, lane: Any, earliest_ns: int, end_ns: int) -> None:
+    SOUND_WAIT(self, lane, earliest_ns, end_ns + 1)
+
+
+def _releases_early(self: Any, mark_ns: int, limit: int | None = None) -> Any:
+    changes = SOUND_ADVANCE(self, mark_ns, limit)
+    while (window := self._retained.pop(mark_ns - self._allowed_ns - self._lookback_ns + 1)) is not None:
+        self._release(window, window.end_ns)
+    return changes
 
 
 def _loses_retractions(self: Any, window: Any) -> Any:
@@ -67,9 +76,9 @@ def _loses_retractions(self: Any, window: Any) -> Any:
     return []
 
 
-def _advances_with_the_newest_item(self: Any, key: Any, time_ns: int, item: Any) -> Any:
-    outcome = SOUND_ADD(self, key, time_ns, item)
-    changes = self.advance(time_ns)
+def _advances_with_the_newest_item(self: Any, key: Any, item: Any) -> Any:
+    outcome = SOUND_ADD(self, key, item)
+    changes = self.advance(item.time_ns)
     return Added((*outcome.changes, *changes)) if isinstance(outcome, Added) else outcome
 
 
@@ -84,9 +93,10 @@ def _forgets_a_released_session_at_once(lane: Any) -> int:
 
 
 MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "a window closes one nanosecond early": (EventTimeWindows, "_due", _closes_early),
-    "a window closes one nanosecond late": (EventTimeWindows, "_due", _closes_late),
-    "a window is released one nanosecond early": (EventTimeWindows, "_due", _releases_early),
+    "a window closes one nanosecond early": (EventTimeWindows, "_close_first", _closes_early),
+    "a window closes one nanosecond late": (EventTimeWindows, "advance", _closes_late),
+    "what is not sorted is examined one nanosecond late": (EventTimeWindows, "_wait", _examines_late),
+    "a window is released one nanosecond early": (EventTimeWindows, "advance", _releases_early),
     "a retraction is lost": (EventTimeWindows, "_retract", _loses_retractions),
     "windows follow the newest item instead of the watermark": (
         EventTimeWindows,
@@ -103,10 +113,10 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "a window that returns has the identity of the retracted one": (
         EventTimeWindows,
         "_identity",
-        lambda _, window, __: (window.times_ns[0], object()),
+        lambda _, window, __: (window.first_ns, object()),
     ),
     "items of one time are in order of arrival": (
-        windows_module,
+        lanes,
         "bisect_left",
         lambda items, order, lo=0, hi=None, key=None: (
             hi if isinstance(order, str) else bisect_left(items, order, lo, hi, key=key)
@@ -119,7 +129,7 @@ def _found_by(cases: int) -> str | None:
     """The first difference to the definition in so many random cases."""
     for seed in range(cases):
         try:
-            check_against_the_definition(*random_case(Random(seed)))
+            check_against_the_definition(*random_case(Random(seed)), slice_ns=1 + seed % 9)
         except (AssertionError, IndexError) as error:
             return f"seed {seed}: {error}"
     return None
@@ -143,8 +153,7 @@ def test_steps_of_a_mark_give_the_same_as_the_whole_mark() -> None:
     for seed in range(examples(800)):
         segmentation, allowed_ns, steps = random_case(Random(seed))
         whole, stepwise = (
-            EventTimeWindows[str, Item](segmentation, order=lambda item: item.name, allowed_lateness_ns=allowed_ns)
-            for _ in range(2)
+            windows_of(segmentation, allowed_lateness_ns=allowed_ns, slice_ns=1 + seed % 9) for _ in range(2)
         )
         for step in [*steps, 1_000]:
             if isinstance(step, int):
@@ -153,7 +162,7 @@ def test_steps_of_a_mark_give_the_same_as_the_whole_mark() -> None:
                     found += changes
             else:
                 key, item = step
-                assert whole.add(key, item.time_ns, item) == stepwise.add(key, item.time_ns, item)
+                assert whole.add(key, item) == stepwise.add(key, item)
                 continue
             assert sorted(found, key=str) == sorted(expected, key=str)
             assert (stepwise.held, stepwise.active, stepwise.retained) == (whole.held, whole.active, whole.retained)

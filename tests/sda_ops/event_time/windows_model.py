@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from random import Random
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from sda_ops.event_time.changes import Added, Change, Duplicate, Insert, Late
+from sda_ops.event_time.changes import Added, Change, Insert, Late
 from sda_ops.event_time.segmentation import Segmentation, Session, Sliding, Tumbling
 from sda_ops.event_time.windows import EventTimeWindows
 
@@ -17,6 +18,12 @@ class Item(NamedTuple):
 
     time_ns: int
     name: str
+
+
+def windows_of(segmentation: Segmentation, **options: Any) -> EventTimeWindows[str, Item]:
+    """The windows of these items, with slices of a length near that of the windows."""
+    options = {"slice_ns": 4} | options
+    return EventTimeWindows(segmentation, time_of=attrgetter("time_ns"), order=attrgetter("name"), **options)
 
 
 class ModelWindow(NamedTuple):
@@ -64,9 +71,11 @@ class Model:
     released_ns: int = -(10**30)
     accepted: list[Item] = field(default_factory=list)
     late: list[Item] = field(default_factory=list)
+    duplicates: int = 0
 
     def add(self, item: Item) -> None:
         if item in self.accepted and item.time_ns >= self.released_ns:
+            self.duplicates += 1
             return
         own = next(w for w in segment([*self.accepted, item], self.segmentation) if own_of(w, item, self.segmentation))
         if item.time_ns < self.released_ns or own.end_ns + self.allowed_ns <= self.mark_ns:
@@ -109,9 +118,11 @@ Step: TypeAlias = tuple[str, Item] | int
 """An item of a key, or a watermark."""
 
 
-def check_against_the_definition(segmentation: Segmentation, allowed_ns: int, steps: Sequence[Step]) -> None:
+def check_against_the_definition(
+    segmentation: Segmentation, allowed_ns: int, steps: Sequence[Step], *, slice_ns: int
+) -> None:
     """After every step the effective windows are those of the definition. Raises ``AssertionError``."""
-    windows = EventTimeWindows[str, Item](segmentation, order=lambda item: item.name, allowed_lateness_ns=allowed_ns)
+    windows = windows_of(segmentation, allowed_lateness_ns=allowed_ns, slice_ns=slice_ns)
     models = {key: Model(segmentation, allowed_ns) for key in "AB"}
     changes: list[Change[str, Item]] = []
     for step in steps:
@@ -121,16 +132,14 @@ def check_against_the_definition(segmentation: Segmentation, allowed_ns: int, st
                 model.advance(step)
         else:
             key, item = step
-            accepted, late = len(models[key].accepted), len(models[key].late)
+            late = len(models[key].late)
             models[key].add(item)
-            match windows.add(key, item.time_ns, item):
+            match windows.add(key, item):
                 case Added(changes=more):
                     changes += more
-                    assert len(models[key].accepted) == accepted + 1
+                    assert len(models[key].late) == late
                 case Late():
                     assert len(models[key].late) == late + 1
-                case Duplicate():
-                    assert (len(models[key].accepted), len(models[key].late)) == (accepted, late)
         closed = {(key, window) for key, model in models.items() for window in model.closed()}
         assert effective(changes) == closed
     assert windows.late == sum(len(model.late) for model in models.values())
@@ -139,6 +148,7 @@ def check_against_the_definition(segmentation: Segmentation, allowed_ns: int, st
         model.advance(10**30)
     assert effective(changes) == {(key, window) for key, model in models.items() for window in model.closed()}
     assert (windows.active, windows.retained, windows.held) == (0, 0, 0)
+    assert windows.duplicates == sum(model.duplicates for model in models.values())
 
 
 def random_case(rng: Random) -> tuple[Segmentation, int, list[Step]]:
