@@ -130,7 +130,7 @@ def toy_pipeline(toy: Toy) -> Pipeline:
     decisions = logging.getLogger("orchestrator_adapter.supervisor")
     decisions.addHandler(logging.FileHandler(toy.folder / "decisions.jsonl"))
     decisions.setLevel(logging.INFO)
-    policy = RestartPolicy.always()
+    policy = RestartPolicy.always(backoff=None)  # a random delay would hide what a restart costs
     if toy.restarts is not None:
         policy = RestartPolicy.bounded(toy.restarts, timedelta(minutes=10))
     graph = OperatorGraph("toy")
