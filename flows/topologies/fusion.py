@@ -13,13 +13,14 @@ catalogue ── screen ── found ── conjunctions                        
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from math import pi
 from pathlib import Path
 from typing import Any
 
+from flows.settings.feed_time import FeedTimeSettings
 from flows.settings.fusion import FusionSettings, ReplaySettings, SensorSettings, SpillSettings
 from flows.settings.uncertainty import element_set_errors
 from flows.topologies.alerts import Alerts, alerts_of
@@ -345,8 +346,21 @@ def _prediction(settings: FusionSettings) -> Prediction:
 
 def _associator(settings: FusionSettings) -> Associator:
     wanted = settings.correlation
-    rules = AssociationRules(gate_miss=wanted.gate_miss, min_probability=wanted.min_probability)
+    rules = AssociationRules(
+        gate_miss=wanted.gate_miss,
+        min_probability=wanted.min_probability,
+        clock_error_s={
+            "radar": _stated_error_s(settings.radars),
+            "optical": _stated_error_s(settings.opticals),
+            "isl": _stated_error_s(settings.isls),
+        },
+    )
     return Associator({sensor.source_id: _sensor(sensor) for sensor in settings.known_sensors}, rules)
+
+
+def _stated_error_s(feeds: Iterable[FeedTimeSettings]) -> float:
+    """Only what is set counts here: the defaults are bounds for watermarks, and would widen the gate of every feed."""
+    return max((feed.clock_error_s or 0.0 for feed in feeds), default=0.0)
 
 
 def _sensor(sensor: SensorSettings) -> Sensor:

@@ -10,8 +10,9 @@ Pure: the only time is the one that is passed in. Nothing here knows how interva
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
@@ -22,9 +23,10 @@ from sda_ops.correlate.candidates import Kind, Matches, find_candidates, groups
 from sda_ops.correlate.sensors import Sensors
 from sda_ops.propagation.interval import CatalogInterval, Placed
 from sda_ops.records.correlation import Association, Correlation, Residuals
-from sda_ops.records.observation import Observation
+from sda_ops.records.observation import Observation, SourceKind
 
 _MAX_COMPONENTS = 6
+_SOURCE_KINDS: Mapping[Kind, SourceKind] = {"radar": "radar", "range": "radar", "optical": "optical", "state": "isl"}
 _EVEN = 0.5
 """Below this share two candidates could both be the most likely one."""
 
@@ -39,16 +41,20 @@ class AssociationRules:
             assumed: their velocity errors then follow from their position errors, but the gate treats them as independent,
             because real element sets may err differently.
         min_probability: The required probability of the most likely candidate; below it the observation is ambiguous.
+        clock_error_s: The largest error of the sensors' clocks, by kind of sensor, seconds; no error if it is absent. It widens
+            the gate along the object's motion.
     """
 
     gate_miss: float = 1e-4
     min_probability: float = 0.99
+    clock_error_s: Mapping[SourceKind, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(
             "AssociationRules",
             ("gate_miss", self.gate_miss, 0.0 < self.gate_miss < 1.0, "in (0, 1)"),
             ("min_probability", self.min_probability, _EVEN <= self.min_probability < 1.0, "in [0.5, 1)"),
+            ("clock_error_s", self.clock_error_s, all(each >= 0.0 for each in self.clock_error_s.values()), ">= 0"),
         )
 
 
@@ -62,6 +68,8 @@ class Associator:
         # The squared distance that chi-squared with m degrees of freedom exceeds with probability gate_miss.
         self._gate = np.array([0.0, *(chdtri(m, rules.gate_miss) for m in range(1, _MAX_COMPONENTS + 1))])
         self._gate_sigmas = float(np.sqrt(self._gate[-1]))
+        # One standard deviation of an error that may be anything up to the largest.
+        self._clock_s = {kind: error_s / math.sqrt(3.0) for kind, error_s in rules.clock_error_s.items()}
 
     def knows_site_of(self, source_id: str) -> bool:
         """Whether the sensor has a position; without one its observations are unpredicted."""
@@ -77,7 +85,8 @@ class Associator:
                 for index, observation in zip(indices, observations, strict=True):
                     found[index] = _without_object(observation, now_ns, "unpredicted", 0)
                 continue
-            matches = find_candidates(kind, observations, self._sensors, interval, self._gate_sigmas)
+            clock_s = self._clock_s.get(_SOURCE_KINDS[kind], 0.0)
+            matches = find_candidates(kind, observations, self._sensors, interval, self._gate_sigmas, clock_s)
             decided = self._decided(observations, interval, matches, now_ns)
             for index, correlation in zip(indices, decided, strict=True):
                 found[index] = correlation

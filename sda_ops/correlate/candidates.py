@@ -73,17 +73,25 @@ def groups(placed: Sequence[Placed], sensors: Sensors) -> Iterator[Group]:
 
 
 def find_candidates(
-    kind: Kind, observations: list[Observation], sensors: Sensors, interval: CatalogInterval, gate_sigmas: float
+    kind: Kind,
+    observations: list[Observation],
+    sensors: Sensors,
+    interval: CatalogInterval,
+    gate_sigmas: float,
+    clock_s: float,
 ) -> Matches:
-    """Score every object that may lie within ``gate_sigmas`` standard deviations of an observation."""
+    """Score every object that may lie within ``gate_sigmas`` standard deviations of an observation.
+
+    ``clock_s`` is one standard deviation of the sensors' clocks.
+    """
     of_each = [sensors.get(observation.source_id, _UNKNOWN) for observation in observations]
     match kind:
         case "state":
-            return _states(observations, of_each, interval, gate_sigmas)
+            return _states(observations, of_each, interval, gate_sigmas, clock_s)
         case "optical":
-            return _optical(observations, of_each, interval, gate_sigmas)
+            return _optical(observations, of_each, interval, gate_sigmas, clock_s)
         case "radar" | "range":
-            return _radar(observations, of_each, interval, gate_sigmas, kind)
+            return _radar(observations, of_each, interval, gate_sigmas, clock_s, kind)
         case _:
             assert_never(kind)
 
@@ -110,7 +118,11 @@ def _kind(observation: Observation, interval: CatalogInterval, sensors: Sensors)
 
 
 def _states(
-    observations: list[Observation], sensors: list[Sensor], interval: CatalogInterval, gate_sigmas: float
+    observations: list[Observation],
+    sensors: list[Sensor],
+    interval: CatalogInterval,
+    gate_sigmas: float,
+    clock_s: float,
 ) -> Matches:
     targets = [_state_target(observation) for observation in observations]
     sigma = _sigmas(observations, sensors, ("sigma_position_m", "sigma_velocity_m_s"))
@@ -119,13 +131,18 @@ def _states(
         np.array([target.r_teme_m for target in targets]),
         np.array([target.v_teme_m_s for target in targets]),
         sigma,
+        clock_s,
     )
-    pairs = interval.near(rows.r_teme_m, rows.timestamp_ns, gate_sigmas, sigma[:, 0])
+    pairs = interval.near(rows.r_teme_m, rows.timestamp_ns, gate_sigmas, sigma[:, 0], clock_s=clock_s)
     return Matches(pairs, score_states(rows, pairs, interval), np.full(len(targets), 6), "state")
 
 
 def _optical(
-    observations: list[Observation], sensors: list[Sensor], interval: CatalogInterval, gate_sigmas: float
+    observations: list[Observation],
+    sensors: list[Sensor],
+    interval: CatalogInterval,
+    gate_sigmas: float,
+    clock_s: float,
 ) -> Matches:
     directions = np.array(
         [(target.right_ascension_rad, target.declination_rad) for target in map(_optical_target, observations)]
@@ -143,12 +160,18 @@ def _optical(
         np.array([site.r_fixed_m for site in sites]),
         sight_j2000,
         sigma_rad,
+        clock_s,
     )
     sight_teme = line_of_sight_teme_from_j2000(directions[:, 0], directions[:, 1], interval.teme_to_j2000)
     pairs = _by_site(
         sites,
         lambda site, where: interval.towards(
-            site, sight_teme[where], timestamp_ns[where], gate_sigmas * sigma_rad[where], gate_sigmas
+            site,
+            sight_teme[where],
+            timestamp_ns[where],
+            gate_sigmas * sigma_rad[where],
+            gate_sigmas,
+            clock_s=clock_s,
         ),
     )
     return Matches(pairs, score_optical(rows, pairs, interval), np.full(len(sites), 2), "optical")
@@ -159,6 +182,7 @@ def _radar(
     sensors: list[Sensor],
     interval: CatalogInterval,
     gate_sigmas: float,
+    clock_s: float,
     kind: Literal["radar", "range"],
 ) -> Matches:
     measured = np.array(
@@ -180,6 +204,7 @@ def _radar(
         np.array([site.horizon for site in sites]),
         measured,
         sigma,
+        clock_s,
     )
     range_m = measured[:, 0]
     if kind == "radar":
@@ -188,12 +213,17 @@ def _radar(
         r_teme_m = teme_from_look(rows.r_fixed_m, rows.horizon, measured[:, 2], measured[:, 3], range_m, bounce_rad)
         bounce_ns = timestamp_ns - np.rint(delay_s * NS_PER_S).astype(np.int64)
         sigma_m = np.hypot(sigma[:, 0], range_m * sigma[:, 2])
-        pairs = interval.near(r_teme_m, bounce_ns, gate_sigmas, sigma_m)
+        pairs = interval.near(r_teme_m, bounce_ns, gate_sigmas, sigma_m, clock_s=clock_s)
     else:
         pairs = _by_site(
             sites,
             lambda site, where: interval.at_range(
-                site, range_m[where], timestamp_ns[where], gate_sigmas * sigma[where, 0], gate_sigmas
+                site,
+                range_m[where],
+                timestamp_ns[where],
+                gate_sigmas * sigma[where, 0],
+                gate_sigmas,
+                clock_s=clock_s,
             ),
         )
     return Matches(pairs, score_radar(rows, pairs, interval), np.sum(~np.isnan(measured), axis=1), kind)

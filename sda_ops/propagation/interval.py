@@ -108,24 +108,47 @@ class CatalogInterval:
         """TEME positions (m) and velocities (m/s), ``(n, 3)`` each, of object i at time i."""
         return between_knots(self._r_m, self._v_m_s, objects, (timestamp_ns - self.start_ns) / STEP_NS)
 
-    def near(self, r_teme_m: Floats, timestamp_ns: Nanoseconds, gate_sigmas: float, sigma_m: Floats) -> Pairs:
-        """Objects that may be at position i at time i; ``sigma_m`` is one standard deviation of the position."""
+    def near(
+        self,
+        r_teme_m: Floats,
+        timestamp_ns: Nanoseconds,
+        gate_sigmas: float,
+        sigma_m: Floats,
+        *,
+        clock_s: float = 0.0,
+    ) -> Pairs:
+        """Objects that may be at position i at time i.
+
+        ``sigma_m`` is one standard deviation of the position, ``clock_s`` one of the times.
+        """
         middle = self._middle
         elapsed_s = np.abs(timestamp_ns - self._middle_ns) / NS_PER_S
-        reach_m = middle.fastest_m_s * elapsed_s + gate_sigmas * np.hypot(sigma_m, middle.worst_sigma_m)
+        reach_m = middle.fastest_m_s * (elapsed_s + gate_sigmas * clock_s) + gate_sigmas * np.hypot(
+            sigma_m, middle.worst_sigma_m
+        )
         return _within(middle.tree, self.usable, r_teme_m, reach_m)
 
     def towards(
-        self, site: Site, line_of_sight_teme: Floats, timestamp_ns: Nanoseconds, gate_rad: Floats, gate_sigmas: float
+        self,
+        site: Site,
+        line_of_sight_teme: Floats,
+        timestamp_ns: Nanoseconds,
+        gate_rad: Floats,
+        gate_sigmas: float,
+        *,
+        clock_s: float = 0.0,
     ) -> Pairs:
-        """Objects that may appear from ``site`` within ``gate_rad[i]`` of direction i (a unit vector) at time i."""
+        """Objects that may appear from ``site`` within ``gate_rad[i]`` of direction i (a unit vector) at time i.
+
+        ``clock_s`` is one standard deviation of the times.
+        """
         found = [
             _within(
                 view.directions,
                 view.objects,
                 line_of_sight_teme[rows],
                 gate_rad[rows]
-                + view.fastest_rad_s * view.elapsed_s(timestamp_ns[rows])
+                + view.fastest_rad_s * (view.elapsed_s(timestamp_ns[rows]) + gate_sigmas * clock_s)
                 + gate_sigmas * view.worst_sigma_rad,
             ).renumbered(rows)
             for view, rows in self._views(site, timestamp_ns)
@@ -133,14 +156,23 @@ class CatalogInterval:
         return _joined(found)
 
     def at_range(
-        self, site: Site, range_m: Floats, timestamp_ns: Nanoseconds, gate_m: Floats, gate_sigmas: float
+        self,
+        site: Site,
+        range_m: Floats,
+        timestamp_ns: Nanoseconds,
+        gate_m: Floats,
+        gate_sigmas: float,
+        *,
+        clock_s: float = 0.0,
     ) -> Pairs:
-        """Objects anywhere in the sky that may be at range i from ``site`` at time i."""
+        """Objects anywhere in the sky that may be at range i from ``site`` at time i.
+
+        ``clock_s`` is one standard deviation of the times.
+        """
         found = []
         for view, rows in self._views(site, timestamp_ns):
-            reach_m = (
-                gate_m[rows] + view.fastest_m_s * view.elapsed_s(timestamp_ns[rows]) + gate_sigmas * view.worst_sigma_m
-            )
+            elapsed_s = view.elapsed_s(timestamp_ns[rows]) + gate_sigmas * clock_s
+            reach_m = gate_m[rows] + view.fastest_m_s * elapsed_s + gate_sigmas * view.worst_sigma_m
             low = np.searchsorted(view.ranges_m, range_m[rows] - reach_m)
             count = np.searchsorted(view.ranges_m, range_m[rows] + reach_m, side="right") - low
             row = np.repeat(np.arange(rows.size), count)

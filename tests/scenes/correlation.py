@@ -123,16 +123,38 @@ def risen(site: Site, interval: CatalogInterval, timestamp_ns: int, *, above_deg
 class Exhaustive(CatalogInterval):
     """Returns every object above the horizon as a candidate: the reference for the spatial index."""
 
-    def near(self, r_teme_m: Floats, timestamp_ns: Nanoseconds, gate_sigmas: float, sigma_m: Floats) -> Pairs:
+    def near(
+        self,
+        r_teme_m: Floats,
+        timestamp_ns: Nanoseconds,
+        gate_sigmas: float,
+        sigma_m: Floats,
+        *,
+        clock_s: float = 0.0,
+    ) -> Pairs:
         return _all_pairs([self.usable] * timestamp_ns.size)
 
     def towards(
-        self, site: Site, line_of_sight_teme: Floats, timestamp_ns: Nanoseconds, gate_rad: Floats, gate_sigmas: float
+        self,
+        site: Site,
+        line_of_sight_teme: Floats,
+        timestamp_ns: Nanoseconds,
+        gate_rad: Floats,
+        gate_sigmas: float,
+        *,
+        clock_s: float = 0.0,
     ) -> Pairs:
         return _all_pairs([risen(site, self, time_ns, above_deg=0.0) for time_ns in timestamp_ns.tolist()])
 
     def at_range(
-        self, site: Site, range_m: Floats, timestamp_ns: Nanoseconds, gate_m: Floats, gate_sigmas: float
+        self,
+        site: Site,
+        range_m: Floats,
+        timestamp_ns: Nanoseconds,
+        gate_m: Floats,
+        gate_sigmas: float,
+        *,
+        clock_s: float = 0.0,
     ) -> Pairs:
         return _all_pairs([risen(site, self, time_ns, above_deg=0.0) for time_ns in timestamp_ns.tolist()])
 

@@ -379,6 +379,7 @@ def test_gate_miss_sets_the_width_of_the_gate(miss: float, association: str) -> 
     [
         ({"gate_miss": 0.0}, "AssociationRules: gate_miss must be in (0, 1), got 0.0"),
         ({"gate_miss": 1.0}, "AssociationRules: gate_miss must be in (0, 1), got 1.0"),
+        ({"clock_error_s": {"isl": -0.1}}, "AssociationRules: clock_error_s must be >= 0, got {'isl': -0.1}"),
         ({"min_probability": 0.49}, "AssociationRules: min_probability must be in [0.5, 1), got 0.49"),
         (
             {"gate_miss": float("nan"), "min_probability": 1.0},
@@ -389,7 +390,7 @@ def test_gate_miss_sets_the_width_of_the_gate(miss: float, association: str) -> 
         ),
     ],
 )
-def test_all_invalid_rules_are_reported_at_once(rules: dict[str, float], message: str) -> None:
+def test_all_invalid_rules_are_reported_at_once(rules: dict[str, Any], message: str) -> None:
     """The message has the expected and the actual value of each."""
     with pytest.raises(ValueError, match="AssociationRules") as caught:
         AssociationRules(**rules)
@@ -420,6 +421,29 @@ def test_uncertainty_comes_from_the_observation_then_the_sensor_then_the_default
 def test_every_component_has_a_default_uncertainty() -> None:
     """So no measurement is used with an uncertainty of zero."""
     assert all(value is not None and value > 0.0 for value in msgspec.structs.asdict(DEFAULT_SIGMA).values())
+
+
+# Clocks that are wrong.
+
+
+PRECISE = Uncertainty(sigma_range_m=1.0, sigma_range_rate_m_s=0.1, sigma_angle_rad=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "squared"), [*((kind, 1.0) for kind in REPORTS if kind != "beacon"), ("beacon", 2.0)])
+def test_an_error_of_the_clock_within_its_bound_is_no_other_object(kind: str, squared: float) -> None:
+    """In low orbit, dated late by one standard deviation of the clock, 0.6 s or 4.3 km: in every component together as far off
+    as it should be, so that the squared distance is 1. A beacon's position and velocity are taken as independent: 2."""
+    report, over, _ = REPORTS[kind]
+    row, moment = high_over(over)
+    seen = report(moment)
+    late = msgspec.structs.replace(seen, sensor_timestamp=seen.sensor_timestamp + round(1e9 / 3**0.5))
+    sensors = {"radar-1": Sensor(TROMSO, PRECISE), "optical-1": Sensor(TEIDE, PRECISE), "isl-1": Sensor(None)}
+    (as_if_exact,) = correlated(late, sensors=sensors)
+    assert as_if_exact.association == "uct"
+    (found,) = correlated(late, sensors=sensors, rules=AssociationRules(clock_error_s={seen.source_kind: 1.0}))
+    assert found.catalog_number == number_of(row)
+    # The rest is the error of the element set.
+    assert found.mahalanobis_squared == pytest.approx(squared, rel=0.08)
 
 
 # Batches.
