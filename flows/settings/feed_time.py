@@ -23,7 +23,7 @@ class FeedTimeSettings(Section):
         ge=0,
         le=3_600,
         description="The largest difference between the sensors' clocks and this machine's, seconds (default: radar and "
-        "optical 0.011, ISL 0.36)",
+        "optical 0.011, ISL 0.36); where it is set, it also widens the gate of correlation along the object's motion",
     )
     idle_after_s: PositiveSeconds | None = Field(
         None,

@@ -359,7 +359,7 @@ def _associator(settings: FusionSettings) -> Associator:
 
 
 def _stated_error_s(feeds: Iterable[FeedTimeSettings]) -> float:
-    """Only what is set counts here: the defaults are bounds for watermarks, and would widen the gate of every feed."""
+    """The largest ``clock_error_s`` that is set; 0 if none is. The defaults are bounds for watermarks: they do not widen the gate."""
     return max((feed.clock_error_s or 0.0 for feed in feeds), default=0.0)
 
 

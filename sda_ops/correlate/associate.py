@@ -41,8 +41,8 @@ class AssociationRules:
             assumed: their velocity errors then follow from their position errors, but the gate treats them as independent,
             because real element sets may err differently.
         min_probability: The required probability of the most likely candidate; below it the observation is ambiguous.
-        clock_error_s: The largest error of the sensors' clocks, by kind of sensor, seconds; no error if it is absent. It widens
-            the gate along the object's motion.
+        clock_error_s: The largest error of the sensors' clocks, by kind of sensor, seconds; a kind that is absent has none. It
+            widens the gate along the object's motion.
     """
 
     gate_miss: float = 1e-4
@@ -68,7 +68,7 @@ class Associator:
         # The squared distance that chi-squared with m degrees of freedom exceeds with probability gate_miss.
         self._gate = np.array([0.0, *(chdtri(m, rules.gate_miss) for m in range(1, _MAX_COMPONENTS + 1))])
         self._gate_sigmas = float(np.sqrt(self._gate[-1]))
-        # One standard deviation of an error that may be anything up to the largest.
+        # One standard deviation, seconds, if all errors up to the largest are equally probable.
         self._clock_s = {kind: error_s / math.sqrt(3.0) for kind, error_s in rules.clock_error_s.items()}
 
     def knows_site_of(self, source_id: str) -> bool:

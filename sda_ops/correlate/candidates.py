@@ -82,7 +82,7 @@ def find_candidates(
 ) -> Matches:
     """Score every object that may lie within ``gate_sigmas`` standard deviations of an observation.
 
-    ``clock_s`` is one standard deviation of the sensors' clocks.
+    ``clock_s`` is one standard deviation of the sensors' clocks, seconds.
     """
     of_each = [sensors.get(observation.source_id, _UNKNOWN) for observation in observations]
     match kind:

@@ -6,14 +6,16 @@ measured quantities with respect to the object's state in its own axes (radial, 
 distance; with ``log det S`` it gives the likelihood (Bar-Shalom, Willett, Tian, Tracking and Data Fusion, 2011, 3.4).
 Directions are compared as angles between unit vectors, so that the zenith and the celestial poles need no special case.
 
-A clock that is wrong shifts all components of a measurement together, each by its rate of change. So the clock is one more
-component of the state: ``H`` has the rates as a column, ``P`` the variance of the time.
+A clock that is wrong shifts all components of a measurement together, each by its rate of change. So where ``clock_s`` is set,
+the clock is one more component of the state: ``H`` has the rates as a column, ``P`` the variance of the time. The components of
+a state vector are taken as independent, in this too.
 
 Arrays have one row for each pair. Nothing here decides which candidate is the right one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +25,6 @@ from sda_ops.astro.sites import teme_sites
 from sda_ops.astro.time import Floats, Nanoseconds
 from sda_ops.astro.topocentric import MU_M3_S2, light_time_corrected, site_in_teme
 from sda_ops.propagation.interval import CatalogInterval, Pairs
-from sda_ops.propagation.uncertainty import Objects
 
 
 class Scores(NamedTuple):
@@ -50,7 +51,7 @@ class RadarRows(NamedTuple):
         horizon: Horizons ``(n, 3, 3)`` of the sites.
         measured: ``(n, 4)``: range (m), range-rate (m/s), azimuth, elevation (rad); NaN for what was not measured.
         sigma: ``(n, 3)``: of range (m), range-rate (m/s) and angles (rad).
-        clock_s: One standard deviation of the timestamps.
+        clock_s: One standard deviation of the timestamps, seconds.
     """
 
     timestamp_ns: Nanoseconds
@@ -71,7 +72,7 @@ class OpticalRows(NamedTuple):
         r_fixed_m: Earth-fixed positions ``(n, 3)`` of the sites.
         line_of_sight_j2000: ``(n, 3)``, unit vectors.
         sigma_rad: ``(n,)``.
-        clock_s: One standard deviation of the timestamps.
+        clock_s: One standard deviation of the timestamps, seconds.
     """
 
     timestamp_ns: Nanoseconds
@@ -90,7 +91,7 @@ class StateRows(NamedTuple):
         r_teme_m: ``(n, 3)``.
         v_teme_m_s: ``(n, 3)``.
         sigma: ``(n, 2)``: of each component of position (m) and velocity (m/s).
-        clock_s: One standard deviation of the timestamps.
+        clock_s: One standard deviation of the timestamps, seconds.
     """
 
     timestamp_ns: Nanoseconds
@@ -127,21 +128,24 @@ def score_radar(rows: RadarRows, pairs: Pairs, interval: CatalogInterval) -> Sco
     sight_axes = _in(to_axes, sight)
     across_m_s = relative_m_s - range_rate_m_s[:, np.newaxis] * sight
     across_axes = _in(to_axes, across_m_s / range_m[:, np.newaxis])
-    jacobian = np.zeros((row.size, 4, 7))
+    jacobian = np.zeros((row.size, 4, 6))
     jacobian[:, 0, :3] = sight_axes
     jacobian[:, 1, :3] = across_axes
     jacobian[:, 1, 3:6] = sight_axes
-    for component, axis in ((2, azimuth_axis), (3, elevation_axis)):
-        in_teme = np.einsum("nij,ni->nj", site.horizon_teme, axis)
-        jacobian[:, component, :3] = _in(to_axes, in_teme) / range_m[:, np.newaxis]
-        # The horizon turns with the Earth.
-        jacobian[:, component, 6] = _dot(in_teme, relative_m_s - _turning(sight_m)) / range_m
-    jacobian[:, 0, 6] = range_rate_m_s
-    jacobian[:, 1, 6] = _dot(across_m_s, across_m_s) / range_m + _dot(
-        sight, _gravity(r_m)
-    )  # the site's own is 0.03 m/s^2
+    axes_teme = [np.einsum("nij,ni->nj", site.horizon_teme, axis) for axis in (azimuth_axis, elevation_axis)]
+    for component, axis in enumerate(axes_teme, 2):
+        jacobian[:, component, :3] = _in(to_axes, axis) / range_m[:, np.newaxis]
     sigma = rows.sigma[row][:, (0, 1, 2, 2)]
-    variance = np.concatenate((*_variances(interval, pairs, timestamp_ns), _clock(row, rows.clock_s)), axis=1)
+    variance = np.concatenate(_variances(interval, pairs, timestamp_ns), axis=1)
+    if rows.clock_s > 0.0:
+        acceleration_m_s2 = _gravity(r_m) - _turning(site.v_teme_m_s)
+        over_ground_m_s = relative_m_s - _turning(sight_m)  # the horizon turns with the Earth
+        rates = (
+            range_rate_m_s,
+            _dot(across_m_s, across_m_s) / range_m + _dot(sight, acceleration_m_s2),
+            *(_dot(axis, over_ground_m_s) / range_m for axis in axes_teme),
+        )
+        jacobian, variance = _with_clock(jacobian, variance, rates, rows.clock_s)
     return _scored(residuals, jacobian, sigma, variance)
 
 
@@ -151,20 +155,20 @@ def score_optical(rows: OpticalRows, pairs: Pairs, interval: CatalogInterval) ->
     timestamp_ns = rows.timestamp_ns[row]
     site_m = site_in_teme(rows.r_fixed_m[row], rows.sidereal_rad[row])
     r_m, v_m_s, _ = light_time_corrected(*interval.states(pairs.object, timestamp_ns), site_m)
-    relative_m_s = v_m_s - _turning(site_m)
     sight_m = r_m - site_m
     range_m = _length(sight_m)
     sight_j2000 = (sight_m / range_m[:, np.newaxis]) @ interval.teme_to_j2000.T
     axes = _axes(np.arctan2(sight_j2000[:, 1], sight_j2000[:, 0]), sight_j2000[:, 2])
     residuals = np.stack(_angles_between(rows.line_of_sight_j2000[row], sight_j2000, *axes), axis=1)
     to_axes = _orbit_axes(r_m, v_m_s)
-    jacobian = np.zeros((row.size, 2, 4))
-    for component, axis in enumerate(axes):
-        in_teme = axis @ interval.teme_to_j2000
-        jacobian[:, component, :3] = _in(to_axes, in_teme) / range_m[:, np.newaxis]
-        jacobian[:, component, 3] = _dot(in_teme, relative_m_s) / range_m
+    axes_teme = [axis @ interval.teme_to_j2000 for axis in axes]
+    jacobian = np.stack([_in(to_axes, axis) / range_m[:, np.newaxis] for axis in axes_teme], axis=1)
     sigma = np.repeat(rows.sigma_rad[row, np.newaxis], 2, axis=1)
-    variance = np.concatenate((_variances(interval, pairs, timestamp_ns)[0], _clock(row, rows.clock_s)), axis=1)
+    variance = _variances(interval, pairs, timestamp_ns)[0]
+    if rows.clock_s > 0.0:
+        relative_m_s = v_m_s - _turning(site_m)
+        rates = [_dot(axis, relative_m_s) / range_m for axis in axes_teme]
+        jacobian, variance = _with_clock(jacobian, variance, rates, rows.clock_s)
     return _scored(residuals, jacobian, sigma, variance)
 
 
@@ -178,10 +182,10 @@ def score_states(rows: StateRows, pairs: Pairs, interval: CatalogInterval) -> Sc
         (_in(to_axes, rows.r_teme_m[row] - r_m), _in(to_axes, rows.v_teme_m_s[row] - v_m_s)), axis=1
     )
     sigma = rows.sigma[row][:, (0, 0, 0, 1, 1, 1)]
-    rates = np.concatenate((_in(to_axes, v_m_s), _in(to_axes, _gravity(r_m))), axis=1)
-    variance = (
-        sigma**2 + np.concatenate(_variances(interval, pairs, timestamp_ns), axis=1) + (rows.clock_s * rates) ** 2
-    )
+    variance = sigma**2 + np.concatenate(_variances(interval, pairs, timestamp_ns), axis=1)
+    if rows.clock_s > 0.0:
+        rates = np.concatenate((_in(to_axes, v_m_s), _in(to_axes, _gravity(r_m))), axis=1)
+        variance += (rows.clock_s * rates) ** 2
     squared = np.sum(residuals**2 / variance, axis=1)
     return Scores(squared, -0.5 * (squared + np.sum(np.log(variance), axis=1)), residuals)
 
@@ -208,8 +212,13 @@ def _variances(interval: CatalogInterval, pairs: Pairs, timestamp_ns: Nanosecond
     return interval.facts.errors.variances(pairs.object, timestamp_ns)
 
 
-def _clock(row: Objects, clock_s: float) -> Floats:
-    return np.full((row.size, 1), clock_s**2)
+def _with_clock(
+    jacobian: Floats, state_variance: Floats, rates: Sequence[Floats], clock_s: float
+) -> tuple[Floats, Floats]:
+    """Append the clock to the state; ``rates`` has the derivative of each measured component with respect to the time."""
+    clock_variance = np.full((len(state_variance), 1), clock_s**2)
+    column = np.stack(rates, axis=1)[:, :, np.newaxis]
+    return np.concatenate((jacobian, column), axis=2), np.concatenate((state_variance, clock_variance), axis=1)
 
 
 def _gravity(r_m: Floats) -> Floats:
@@ -217,9 +226,9 @@ def _gravity(r_m: Floats) -> Floats:
     return r_m * (-MU_M3_S2 / _length(r_m) ** 3)[:, np.newaxis]
 
 
-def _turning(r_m: Floats) -> Floats:
-    """Velocity of what turns with the Earth, m/s, ``(n, 3)``."""
-    return EARTH_ROTATION_RAD_S * np.stack((-r_m[:, 1], r_m[:, 0], np.zeros(len(r_m))), axis=1)
+def _turning(vectors: Floats) -> Floats:
+    """The rate of change of a vector that turns with the Earth, per second, ``(n, 3)``."""
+    return EARTH_ROTATION_RAD_S * np.stack((-vectors[:, 1], vectors[:, 0], np.zeros(len(vectors))), axis=1)
 
 
 def _orbit_axes(r_m: Floats, v_m_s: Floats) -> Floats:

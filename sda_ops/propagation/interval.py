@@ -7,7 +7,7 @@ perigee of eccentric ones, 4 mm in high ones.
 The index makes the cost of an observation independent of the catalogue's size. For measured positions it is a k-d tree of
 positions at the middle of the interval. For a direction or a range alone it is a view of the sky from one site, valid for
 two seconds. The result is a superset of the objects that pass the gate: the search radius includes the motion since the
-index's time and the gate of the most uncertain object.
+index's time and within the error of the sensor's clock, and the gate of the most uncertain object.
 
 Nothing here knows how states are propagated, what was measured, or which candidate is the right one.
 """
@@ -119,7 +119,7 @@ class CatalogInterval:
     ) -> Pairs:
         """Objects that may be at position i at time i.
 
-        ``sigma_m`` is one standard deviation of the position, ``clock_s`` one of the times.
+        ``sigma_m`` is one standard deviation of the position, ``clock_s`` one of the times, seconds.
         """
         middle = self._middle
         elapsed_s = np.abs(timestamp_ns - self._middle_ns) / NS_PER_S
@@ -140,7 +140,7 @@ class CatalogInterval:
     ) -> Pairs:
         """Objects that may appear from ``site`` within ``gate_rad[i]`` of direction i (a unit vector) at time i.
 
-        ``clock_s`` is one standard deviation of the times.
+        ``clock_s`` is one standard deviation of the times, seconds.
         """
         found = [
             _within(
@@ -167,7 +167,7 @@ class CatalogInterval:
     ) -> Pairs:
         """Objects anywhere in the sky that may be at range i from ``site`` at time i.
 
-        ``clock_s`` is one standard deviation of the times.
+        ``clock_s`` is one standard deviation of the times, seconds.
         """
         found = []
         for view, rows in self._views(site, timestamp_ns):

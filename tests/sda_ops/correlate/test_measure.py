@@ -25,7 +25,7 @@ from sda_ops.correlate.measure import (
     score_states,
 )
 from sda_ops.propagation.interval import STEP_NS, CatalogInterval, Pairs
-from sda_ops.propagation.uncertainty import Objects
+from sda_ops.propagation.uncertainty import AxisErrors, ElementSetErrors, Objects
 from tests.helpers.running import NOON_NS
 from tests.helpers.sizes import examples
 from tests.scenes.correlation import (
@@ -40,6 +40,7 @@ from tests.scenes.correlation import (
     noon,
     orbit_axes,
     risen,
+    sky,
 )
 
 A_MICROMETRE, A_NANOMETRE_PER_SECOND = 1e-6, 1e-9
@@ -48,6 +49,8 @@ ONE_IN_TEN_THOUSAND, A_THOUSANDTH = 1e-4, 1e-3
 
 SOME_SIGMA = np.array([30.0, 0.5, 5e-4])
 """Standard deviations of range (m), range-rate (m/s) and angles (rad)."""
+
+NO_GROWTH = dict.fromkeys(("radial_m_per_day", "in_track_m_per_day", "cross_track_m_per_day"), 0.0)
 
 
 def radar_rows(site: Site, timestamp_ns: Nanoseconds, measured: Floats, sigma: Floats = SOME_SIGMA) -> RadarRows:
@@ -262,6 +265,29 @@ def test_at_the_celestial_pole_a_telescopes_residuals_are_the_angle_between(
 
 
 # Distances and likelihoods, compared with finite differences of the public functions.
+
+
+@pytest.mark.parametrize(
+    ("components", "sigma", "tolerance"),
+    [
+        (slice(0, 1), [1e-3, 1e9, 1e9], 1e-3),
+        (slice(1, 2), [1e9, 1e-7, 1e9], 1e-5),
+        (slice(2, 4), [1e9, 1e9, 1e-10], 3e-9),
+    ],
+)
+def test_a_clock_error_shifts_a_component_by_its_rate_of_change(
+    components: slice, sigma: list[float], tolerance: float
+) -> None:
+    """With only the clock uncertain, the residual of a report that is dated 10 ms late over its distance is the shift by one
+    standard deviation, 10 ms. In high orbits, where the site's acceleration is a third of the rate of the range-rate."""
+    exact = AxisErrors(**dict.fromkeys(("radial_m", "in_track_m", "cross_track_m"), 1e-4), **NO_GROWTH)
+    errors = ElementSetErrors(near_earth=exact, deep_space=exact)
+    seen = seen_from(TROMSO, interval_at([each for each in sky() if each.satrec.method == "d"], errors=errors))
+    rows = radar_rows(TROMSO, seen.timestamp_ns + 10_000_000, radar_reports(TROMSO, seen), np.array(sigma))
+    scores = score_radar(rows._replace(clock_s=0.01), each_of(seen.objects), seen.interval)
+    shift = np.linalg.norm(scores.residuals[:, components], axis=1)
+    assert shift.max() > 100 * tolerance
+    np.testing.assert_allclose(shift / np.sqrt(scores.mahalanobis_squared), shift, rtol=0.0, atol=tolerance)
 
 
 class Fit(NamedTuple):
