@@ -1,4 +1,4 @@
-"""A queue of what is due when, in slices of time (a calendar queue: R. Brown, CACM 31:1220, 1988)."""
+"""A priority queue by time, in slices of time (a calendar queue: R. Brown, CACM 31:1220, 1988). Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Generic, TypeVar
 
 @dataclass(slots=True, eq=False)
 class Ending:
-    """What a queue waits for. It waits in one queue at most.
+    """An entry of a queue, of one queue at a time.
 
     Attributes:
-        end_ns: When it is due. It may become later while it waits.
-        queue: Where it waits; set by the queue. ``None`` takes it out: the queue forgets it when it comes up.
-        due_ns: The ``end_ns`` by which the queue has it.
+        end_ns: When it is due. It may become later while it is in a queue.
+        queue: The queue that it is in; set by the queue. Setting it to ``None`` removes the entry: the queue skips it then.
+        due_ns: The ``end_ns`` by which the queue has sorted it.
     """
 
     end_ns: int
@@ -29,7 +29,7 @@ _DUE_NS = attrgetter("due_ns")
 
 
 class CalendarQueue(Generic[E]):
-    """Gives what waits, in ascending order of ``end_ns``.
+    """Returns its entries in ascending order of ``end_ns``.
 
     A slice is sorted when its time has come; until then an entry costs an append. A heap of a hundred thousand windows takes
     ten times as long for each.
@@ -45,16 +45,16 @@ class CalendarQueue(Generic[E]):
         self._sorted: int | None = None  # the slice that is in descending order
 
     def __len__(self) -> int:
-        """How many entries there are, with those that were taken out and have not come up yet."""
+        """How many entries there are, with those that were removed and have not been skipped yet."""
         return sum(map(len, self._slices.values()))
 
     @property
     def next_ns(self) -> int | None:
-        """Nothing that waits is due before this time; ``None`` if nothing waits."""
+        """No entry is due before this time; ``None`` if there is no entry."""
         return self._numbers[0] * self._slice_ns if self._numbers else None
 
     def add(self, entry: E) -> None:
-        """Wait for the entry."""
+        """Add the entry, or move it here from another place."""
         entry.queue, entry.due_ns = self, entry.end_ns
         number = entry.end_ns // self._slice_ns
         entries = self._slices.get(number)
@@ -67,7 +67,7 @@ class CalendarQueue(Generic[E]):
             self._sorted = None
 
     def pop(self, until_ns: int) -> E | None:
-        """Take the entry that is due first, if that is not after ``until_ns``."""
+        """Remove and return the entry that is due first; ``None`` if that is after ``until_ns``."""
         while self._numbers and (number := self._numbers[0]) * self._slice_ns <= until_ns:
             entries = self._slices[number]
             if self._sorted != number:
@@ -86,7 +86,7 @@ class CalendarQueue(Generic[E]):
                     if self._sorted is None:
                         break
                 else:
-                    entries.pop()  # it was taken out, or is elsewhere
+                    entries.pop()  # it was removed, or is in another slice or queue
             else:
                 del self._slices[heappop(self._numbers)]
                 self._sorted = None
