@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import count
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -29,10 +30,10 @@ _DUE_NS = attrgetter("due_ns")
 
 
 class CalendarQueue(Generic[E]):
-    """Returns its entries in ascending order of ``end_ns``.
+    """Returns its entries in ascending order of ``end_ns``; those with equal ends in the order in which they were added.
 
-    A slice is sorted when its time has come; until then an entry costs an append. A heap of a hundred thousand windows takes
-    ten times as long for each.
+    A slice becomes a heap when its time has come; until then an entry costs an append. A heap of a hundred thousand windows
+    takes ten times as long for each.
 
     Args:
         slice_ns: The length of a slice.
@@ -41,12 +42,13 @@ class CalendarQueue(Generic[E]):
     def __init__(self, *, slice_ns: int) -> None:
         self._slice_ns = slice_ns
         self._slices: dict[int, list[E]] = {}
-        self._numbers: list[int] = []  # a heap
-        self._sorted: int | None = None  # the slice that is in descending order
+        self._heaps: dict[int, list[tuple[int, int, E]]] = {}  # of the slices whose time has come
+        self._numbers: list[int] = []  # of all slices, a heap
+        self._tickets = count()
 
     def __len__(self) -> int:
         """How many entries there are, with those that were removed and have not been skipped yet."""
-        return sum(map(len, self._slices.values()))
+        return sum(map(len, self._slices.values())) + sum(map(len, self._heaps.values()))
 
     @property
     def next_ns(self) -> int | None:
@@ -58,36 +60,34 @@ class CalendarQueue(Generic[E]):
         entry.queue, entry.due_ns = self, entry.end_ns
         number = entry.end_ns // self._slice_ns
         entries = self._slices.get(number)
-        if entries is None:
+        if entries is not None:
+            entries.append(entry)
+        elif (heap := self._heaps.get(number)) is not None:
+            heappush(heap, (entry.due_ns, next(self._tickets), entry))
+        else:
             self._slices[number] = [entry]
             heappush(self._numbers, number)
-        else:
-            entries.append(entry)
-        if number == self._sorted:
-            self._sorted = None
 
     def pop(self, until_ns: int) -> E | None:
         """Remove and return the entry that is due first; ``None`` if that is after ``until_ns``."""
         while self._numbers and (number := self._numbers[0]) * self._slice_ns <= until_ns:
-            entries = self._slices[number]
-            if self._sorted != number:
-                entries.sort(key=_DUE_NS, reverse=True)
-                self._sorted = number
-            while entries:
-                entry = entries[-1]
-                if entry.queue is self and entry.due_ns // self._slice_ns == number:
-                    if entry.due_ns > until_ns:
-                        return None
-                    entries.pop()
-                    if entry.due_ns == entry.end_ns:
-                        entry.queue = None
-                        return entry
+            heap = self._heaps.get(number)
+            if heap is None:
+                heap = self._heaps[number] = [
+                    (entry.due_ns, next(self._tickets), entry)
+                    for entry in sorted(self._slices.pop(number), key=_DUE_NS)
+                    if entry.due_ns // self._slice_ns == number  # it is not in another slice by now
+                ]
+            while heap:
+                due_ns, _, entry = heap[0]
+                is_waiting = entry.queue is self and entry.due_ns == due_ns  # else it is elsewhere, or was removed
+                if is_waiting and due_ns > until_ns:
+                    return None
+                heappop(heap)
+                if is_waiting and due_ns == entry.end_ns:
+                    entry.queue = None
+                    return entry
+                if is_waiting:
                     self.add(entry)  # its end is later now
-                    if self._sorted is None:
-                        break
-                else:
-                    entries.pop()  # it was removed, or is in another slice or queue
-            else:
-                del self._slices[heappop(self._numbers)]
-                self._sorted = None
+            del self._heaps[heappop(self._numbers)]
         return None

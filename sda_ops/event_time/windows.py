@@ -150,7 +150,7 @@ class EventTimeWindows(Generic[K, T]):
                 if (due := self._open.pop(step_ns)) is None:
                     break
                 if isinstance(due, Lane):
-                    changes += self._close_first(due, step_ns)
+                    changes += self._close_first(due, due.end_ns)
                 elif due.lane.earliest_ns < due.end_ns:
                     self._open.add(due)
                     self._sort(due.lane)
@@ -181,17 +181,21 @@ class EventTimeWindows(Generic[K, T]):
         lane.earliest_ns, lane.end_ns = earliest_ns, end_ns
         self._open.add(lane)
 
-    def _close_first(self, lane: Lane[K, T], mark_ns: int) -> list[Change[K, T]]:
-        """Close the first window of what is unsorted, if this mark allows it."""
+    def _close_first(self, lane: Lane[K, T], due_ns: int) -> list[Change[K, T]]:
+        """Close the first window of what is unsorted, if it ends at ``due_ns``; else wait until it ends."""
         items, windows, segmentation, time_of = lane.unsorted, lane.windows, self._segmentation, self._time_of
+        if self._lookback_ns or (windows and not windows[-1].inserted):
+            self._sort(lane)
+            return []
         items.sort(key=time_of)
         first_ns = lane.earliest_ns
         size, end_ns = segmentation.first_window(first_ns, map(time_of, items))
-        is_alone = not self._lookback_ns and (not windows or windows[-1].inserted)
-        if not is_alone or len(set(map(time_of, items[:size]))) < size:  # what is of one time is ordered in windows
-            self._sort(lane)
+        is_later = end_ns > due_ns
+        is_examined_often = len(items) > _FEW and (is_later or 2 * size < len(items))
+        if is_examined_often or (not is_later and len(set(map(time_of, items[:size]))) < size):
+            self._sort(lane)  # what is of one time is ordered in windows, too
             return []
-        if end_ns > mark_ns:
+        if is_later:
             self._wait(lane, first_ns, end_ns)
             return []
         self._unsorted_lanes -= 1
@@ -375,15 +379,17 @@ class EventTimeWindows(Generic[K, T]):
             self._forget(lane)
 
     def _release_oldest(self) -> list[Change[K, T]]:
-        """Close the oldest window early, with those that look back to it."""
-        window = self._retained.pop(AFTER_ALL_NS)
-        while window is None:
-            due = self._open.pop(AFTER_ALL_NS)
-            assert due is not None, "items are held, so that a window is there"
-            if isinstance(due, Lane):
-                self._sort(due)
-            else:
-                window = due
+        """Close the oldest window early, with those that look back to it; or sort first what may be in it."""
+        oldest = self._retained.pop(AFTER_ALL_NS) or self._open.pop(AFTER_ALL_NS)
+        assert oldest is not None, "items are held, so that a window is there"
+        if isinstance(oldest, Lane):
+            self._sort(oldest)
+            return []  # what is the oldest window is known now; perhaps there is room now, without the duplicates
+        window = oldest
+        if window.lane.unsorted:  # some of it may belong to the window
+            (self._retained if window.inserted else self._open).add(window)
+            self._sort(window.lane)
+            return []
         changes: list[Change[K, T]] = []
         until_ns = window.end_ns + self._lookback_ns
         if window.inserted:
@@ -408,3 +414,5 @@ class EventTimeWindows(Generic[K, T]):
 
 
 _ADDED: Added[Any, Any] = Added()
+_FEW = 32
+"""So many unsorted items are examined again for each window, and each time its end has moved. More are sorted, once."""

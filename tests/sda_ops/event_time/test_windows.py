@@ -360,6 +360,61 @@ def test_a_sliding_window_that_the_cap_has_cut_is_closed_early_and_not_amended()
     assert times(add(windows, 16) + windows.close_all()) == [[11, 12, 16]]
 
 
+def test_the_cap_closes_a_window_with_what_has_come_since_its_key_was_asked_for() -> None:
+    """[10] is sorted when it is asked for; 14 comes after that, and belongs to it when another key needs room."""
+    windows = windows_of(Session(gap_ns=5, longest_ns=50), max_held=2)
+    add(windows, 10)
+    assert windows.items_of("A") == (Item(10, "x"),)
+    add(windows, 14)
+    assert times(add(windows, 40, key="B")) == [[10, 14]]
+
+
+def test_the_cap_closes_the_sliding_windows_that_look_back_with_what_has_come_since() -> None:
+    """10 and 12 are sorted when they are asked for; 11 comes after that. All three look back to 10, and close with it."""
+    windows = windows_of(Sliding(width_ns=5), max_held=3)
+    add(windows, 10, 12)
+    assert windows.items_of("A") == (Item(10, "x"), Item(12, "x"))
+    add(windows, 11)
+    assert times(add(windows, 40, key="B")) == [[10], [10, 11], [10, 11, 12]]
+    assert times(windows.close_all()) == [[40]]
+
+
+def test_windows_of_one_mark_come_in_the_order_of_their_ends() -> None:
+    """The session of A begins first, and is extended to 13; that of B ends at 8. In one step, or in steps of one."""
+    for limit in (None, 1):
+        windows = windows_of(Session(gap_ns=5, longest_ns=50), slice_ns=100)
+        add(windows, 0, 4, 8)
+        add(windows, 3, key="B")
+        closed = [change for _ in range(2) for change in windows.advance(20, limit)]
+        assert [(change.key, change.end_ns) for change in closed] == [("B", 8), ("A", 13)]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "step_ns", "lag_ns"),
+    [
+        (Session(gap_ns=10, longest_ns=100_000), 1, 0),  # a session that never pauses
+        (Tumbling(size_ns=10), 10, 100_000),  # as many windows as items, closed by one mark
+    ],
+)
+def test_the_work_for_an_item_does_not_grow_with_the_items_of_its_key(
+    segmentation: Segmentation, step_ns: int, lag_ns: int
+) -> None:
+    """How often the time of an item is asked for: on average less than ten times."""
+    asked = 0
+
+    def time_of(item: Item) -> int:
+        nonlocal asked
+        asked += 1
+        return item.time_ns
+
+    windows = EventTimeWindows[str, Item](segmentation, time_of=time_of, order=lambda item: item.name, slice_ns=10)
+    for n in range(1_000):
+        add(windows, n * step_ns)
+        windows.advance(n * step_ns - lag_ns)
+    assert sum(map(len, times(windows.close_all()))) == 1_000
+    assert asked < 10_000
+
+
 def test_a_mark_that_closes_much_can_be_taken_in_steps() -> None:
     """Ten windows in steps of four: 4, 4, 2, none. The last step releases."""
     windows = windows_of(Tumbling(size_ns=1))
