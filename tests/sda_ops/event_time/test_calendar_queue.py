@@ -39,12 +39,12 @@ def test_what_waits_comes_in_the_order_of_its_ends() -> None:
 
 
 def test_a_slice_whose_time_has_come_is_not_sorted_again_for_each_entry() -> None:
-    """500 entries of one slice, each of which is added again: each is looked at once."""
-    looked_at = 0
+    """500 entries of one slice, each of which is added again: each is examined once."""
+    examined = 0
 
     def due_ns(entry: Ending) -> int:
-        nonlocal looked_at
-        looked_at += 1
+        nonlocal examined
+        examined += 1
         return entry.due_ns
 
     queue = CalendarQueue[Ending](slice_ns=10_000)
@@ -57,7 +57,7 @@ def test_a_slice_whose_time_has_come_is_not_sorted_again_for_each_entry() -> Non
             assert entry.end_ns == n
             entry.end_ns += 1_000
             queue.add(entry)
-    assert looked_at == 500
+    assert examined == 500
 
 
 def test_what_is_due_at_the_same_time_comes_in_the_order_in_which_it_was_added() -> None:
