@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 
@@ -26,14 +26,12 @@ class Ending:
 
 E = TypeVar("E", bound=Ending)
 
-_DUE_NS = attrgetter("due_ns")
-
 
 class CalendarQueue(Generic[E]):
     """Returns its entries in ascending order of ``end_ns``; those with equal ends in the order in which they were added.
 
-    A slice becomes a heap when its time has come; until then an entry costs an append. A heap of a hundred thousand windows
-    takes ten times as long for each.
+    A slice is sorted when its time has come; until then an entry costs an append. A heap of a hundred thousand windows takes
+    ten times as long for each.
 
     Args:
         slice_ns: The length of a slice.
@@ -42,13 +40,13 @@ class CalendarQueue(Generic[E]):
     def __init__(self, *, slice_ns: int) -> None:
         self._slice_ns = slice_ns
         self._slices: dict[int, list[E]] = {}
-        self._heaps: dict[int, list[tuple[int, int, E]]] = {}  # of the slices whose time has come
+        self._sorted: dict[int, list[tuple[int, int, E]]] = {}  # the slices whose time has come: the first is the last
         self._numbers: list[int] = []  # of all slices, a heap
         self._tickets = count()
 
     def __len__(self) -> int:
         """How many entries there are, with those that were removed and have not been skipped yet."""
-        return sum(map(len, self._slices.values())) + sum(map(len, self._heaps.values()))
+        return sum(map(len, self._slices.values())) + sum(map(len, self._sorted.values()))
 
     @property
     def next_ns(self) -> int | None:
@@ -62,8 +60,8 @@ class CalendarQueue(Generic[E]):
         entries = self._slices.get(number)
         if entries is not None:
             entries.append(entry)
-        elif (heap := self._heaps.get(number)) is not None:
-            heappush(heap, (entry.due_ns, next(self._tickets), entry))
+        elif (in_order := self._sorted.get(number)) is not None:
+            insort(in_order, self._placed(entry))
         else:
             self._slices[number] = [entry]
             heappush(self._numbers, number)
@@ -71,23 +69,29 @@ class CalendarQueue(Generic[E]):
     def pop(self, until_ns: int) -> E | None:
         """Remove and return the entry that is due first; ``None`` if that is after ``until_ns``."""
         while self._numbers and (number := self._numbers[0]) * self._slice_ns <= until_ns:
-            heap = self._heaps.get(number)
-            if heap is None:
-                heap = self._heaps[number] = [
-                    (entry.due_ns, next(self._tickets), entry)
-                    for entry in sorted(self._slices.pop(number), key=_DUE_NS)
+            in_order = self._sorted.get(number)
+            if in_order is None:
+                in_order = self._sorted[number] = [
+                    self._placed(entry)
+                    for entry in self._slices.pop(number)
                     if entry.due_ns // self._slice_ns == number  # it is not in another slice by now
                 ]
-            while heap:
-                due_ns, _, entry = heap[0]
-                is_waiting = entry.queue is self and entry.due_ns == due_ns  # else it is elsewhere, or was removed
-                if is_waiting and due_ns > until_ns:
+                in_order.sort()
+            while in_order:
+                minus_due_ns, _, entry = in_order[-1]
+                is_waiting = (
+                    entry.queue is self and entry.due_ns == -minus_due_ns
+                )  # else it is elsewhere, or was removed
+                if is_waiting and entry.due_ns > until_ns:
                     return None
-                heappop(heap)
-                if is_waiting and due_ns == entry.end_ns:
+                in_order.pop()
+                if is_waiting and entry.due_ns == entry.end_ns:
                     entry.queue = None
                     return entry
                 if is_waiting:
                     self.add(entry)  # its end is later now
-            del self._heaps[heappop(self._numbers)]
+            del self._sorted[heappop(self._numbers)]
         return None
+
+    def _placed(self, entry: E) -> tuple[int, int, E]:
+        return -entry.due_ns, -next(self._tickets), entry

@@ -414,5 +414,5 @@ class EventTimeWindows(Generic[K, T]):
 
 
 _ADDED: Added[Any, Any] = Added()
-_FEW = 32
+_FEW = 100
 """So many unsorted items are examined again for each window, and each time its end has moved. More are sorted, once."""
