@@ -10,32 +10,28 @@ Pure. The windows know nothing of records: the caller passes the key, the event 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Sequence
-from itertools import takewhile
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from orchestrator_adapter import check_fields
-from sda_ops.event_time.calendar_queue import CalendarQueue
-from sda_ops.event_time.changes import Added, Change, Insert, Late, Retract
+from sda_ops.event_time.changes import Added, Change, Late
 from sda_ops.event_time.lanes import (
     AFTER_ALL_NS,
     BEFORE_ALL_NS,
     FIRST_NS,
-    Identity,
+    K,
     Lane,
+    T,
     Window,
     ends_by,
-    items_back_to_the_start,
     join,
     place_of,
 )
 from sda_ops.event_time.segmentation import Segmentation
-
-K = TypeVar("K", bound=Hashable)
-T = TypeVar("T")
+from sda_ops.event_time.states import WindowStates
 
 
-class EventTimeWindows(Generic[K, T]):
+class EventTimeWindows(WindowStates[K, T]):
     """The windows of all keys.
 
     The state is bounded by (length of a window + allowed lateness + how far the watermark is behind) times the rate of items,
@@ -82,22 +78,14 @@ class EventTimeWindows(Generic[K, T]):
             ("max_held", max_held, max_held > 0, "> 0"),
             ("slice_ns", slice_ns, slice_ns > 0, "> 0"),
         )
-        self.retained = self.held = self.late = self.duplicates = 0
-        self.closed_early = self.released_early = 0
-        self._open_windows = self._unsorted_lanes = 0
-        self._segmentation = segmentation
-        self._lookback_ns = segmentation.lookback_ns
+        super().__init__(
+            segmentation, order=order, allowed_ns=allowed_lateness_ns, slice_ns=slice_ns, on_release=on_release
+        )
+        self.duplicates = self.late = self.closed_early = self.released_early = 0
+        self._unsorted_lanes = 0
         self._time_of = time_of
-        self._order = order
-        self._allowed_ns = allowed_lateness_ns
         self._max_held = max_held
-        self._on_release = on_release
-        self._mark_ns = BEFORE_ALL_NS
-        self._lanes: dict[K, Lane[K, T]] = {}
         self._slice_ns = slice_ns
-        self._open: CalendarQueue[Lane[K, T] | Window[K, T]] = CalendarQueue(slice_ns=slice_ns)
-        self._retained: CalendarQueue[Window[K, T]] = CalendarQueue(slice_ns=slice_ns)
-        self._forgetting: CalendarQueue[Lane[K, T]] = CalendarQueue(slice_ns=slice_ns)
 
     @property
     def mark_ns(self) -> int | None:
@@ -313,71 +301,6 @@ class EventTimeWindows(Generic[K, T]):
                 self._open_windows -= 1
         return changed
 
-    def _retract_looking_back(
-        self, lane: Lane[K, T], index: int, time_ns: int, retractions: list[Change[K, T]]
-    ) -> list[Window[K, T]]:
-        """Retract the closed windows from ``index`` on that look back to this time; returns them."""
-        if not self._lookback_ns:
-            return []
-        reaching = takewhile(lambda window: window.start_ns <= time_ns, lane.windows[index:])
-        affected = [window for window in reaching if window.inserted]
-        for window in affected:
-            retractions += self._retract(window)
-        return affected
-
-    def _identity(self, window: Window[K, T], items: int) -> Identity:
-        """What defines the content of a window with so many items: only additions change what is between two items."""
-        order = self._order
-        return window.first_ns, order(window.items[0]), window.last_ns, order(window.items[-1]), items
-
-    # The states of a window: open, inserted, perhaps open again, released.
-
-    def _new(self, lane: Lane[K, T], time_ns: int, item: T) -> Window[K, T]:
-        start_ns, end_ns = self._segmentation.start_ns(time_ns), self._segmentation.end_ns(time_ns, time_ns)
-        self._open_windows += 1
-        return Window(end_ns, lane, start_ns, time_ns, time_ns, [item])
-
-    def _insert(self, window: Window[K, T]) -> Insert[K, T]:
-        self._open_windows -= 1
-        self.retained += 1
-        window.inserted = True
-        self._retained.add(window)
-        return Insert(window.lane.key, window.start_ns, window.end_ns, *self._content(window))
-
-    def _retract(self, window: Window[K, T]) -> list[Change[K, T]]:
-        """Retract the window, if it was inserted. Call it before its content changes."""
-        if not window.inserted:
-            return []
-        retraction = Retract(window.lane.key, window.start_ns, window.end_ns, *self._content(window))
-        self._open_windows += 1
-        self.retained -= 1
-        window.inserted = False
-        window.queue = None
-        retracted, identity = window.lane.retracted, self._identity(window, len(retraction.items))
-        retracted[identity] = retracted.get(identity, 0) + 1
-        return [retraction]
-
-    def _content(self, window: Window[K, T]) -> tuple[tuple[T, ...], int]:
-        """Its items, with those that it looks back to, and their edition."""
-        items = items_back_to_the_start(window) if self._lookback_ns else tuple(window.items)
-        retracted = window.lane.retracted
-        return items, retracted.get(self._identity(window, len(items)), 0) if retracted else 0
-
-    def _release(self, window: Window[K, T], released_ns: int) -> None:
-        """Forget the window, which is the first of its lane."""
-        lane = window.lane
-        del lane.windows[0]
-        window.queue = None
-        lane.released_ns = max(lane.released_ns, released_ns)
-        self.held -= len(window.items)
-        self.retained -= 1
-        if self._on_release is not None:
-            self._on_release(lane.key, window.items)
-        if lane.retracted:
-            lane.retracted = {each: n for each, n in lane.retracted.items() if each[0] >= lane.released_ns}
-        if not lane.windows and not lane.unsorted:
-            self._forget(lane)
-
     def _release_oldest(self) -> list[Change[K, T]]:
         """Close the oldest window early, with those that look back to it; or sort first what may be in it."""
         oldest = self._retained.pop(AFTER_ALL_NS) or self._open.pop(AFTER_ALL_NS)
@@ -402,15 +325,6 @@ class EventTimeWindows(Generic[K, T]):
                 changes.append(self._insert(each))
         self._release(window, until_ns)
         return changes
-
-    def _forget(self, lane: Lane[K, T]) -> None:
-        """Forget an empty lane when every item before ``released_ns`` is too late without it."""
-        lane.end_ns = lane.released_ns + self._segmentation.reach_ns + self._allowed_ns
-        if lane.end_ns <= self._mark_ns:
-            lane.queue = None
-            del self._lanes[lane.key]
-        elif lane.queue is None:
-            self._forgetting.add(lane)
 
 
 _ADDED: Added[Any, Any] = Added()
