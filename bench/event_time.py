@@ -224,21 +224,31 @@ def open_loop(rate: int, seconds: float, scale: float, *, cpu: bool) -> None:
     windows = FusionWindows(max_held=10_000_000)
     sources = {name: source(name, lateness_s) for name, lateness_s in latest.items()}
     graph = graph_of(sources, fuse(windows, metrics=marks), sink, fused=True)
-    memory = psutil.Process().memory_info().rss
+    memory, speed_ns = psutil.Process().memory_info().rss, [_sum_ns()]
     peak: list[int] = []
     with frozen_heap():  # as every process of a pipeline
         event = loop.run_until_complete(_with_peak(graph.build(clock=clock).run, peak))
     loop.close()
     spent, wall = time.process_time() - started, time.monotonic() - wall
+    speed_ns.append(_sum_ns())
     delays = np.array([now - at for end, now in arrived if (at := marks.allowed_s(end)) is not None])
     figures = event.figures
     print(f"open loop, {rate:,} observations/s for {seconds:g} s, latenesses {latest}")
     print(f"  {counts['observations'] / seconds:,.0f} observations/s arrived at the sink, {len(arrived):,} updates")
     print(f"  processor {spent / seconds:.0%} of one core (it took {wall:.0f} s)")
+    print(f"  this machine, before and after: {speed_ns[0]:.0f} and {speed_ns[1]:.0f} ns for an addition in a loop")
     print(f"  a source was {counts['behind_s'] * 1e3:.0f} ms behind at most")
     print(f"  emission after the mark that allows it: {_quantiles(delays)}, of {len(delays):,} updates")
     print(f"  late {figures.counters['fuse']['late']}, ledger holds: {figures.ledger_holds}")
     print(f"  memory: {(max(peak) - memory) / 2**20:,.0f} MiB more than at the start, at most")
+
+
+def _sum_ns() -> float:
+    """How fast this machine is at the moment: a shared one may be half as fast a minute later."""
+    begun, total, count = time.process_time_ns(), 0, 5_000_000
+    for number in range(count):
+        total += number
+    return (time.process_time_ns() - begun) / count
 
 
 async def _with_peak(run: Callable[[], Any], peak: list[int]) -> Any:
