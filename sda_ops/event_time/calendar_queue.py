@@ -40,7 +40,9 @@ class CalendarQueue(Generic[E]):
     def __init__(self, *, slice_ns: int) -> None:
         self._slice_ns = slice_ns
         self._slices: dict[int, list[E]] = {}
-        self._sorted: dict[int, list[tuple[int, int, E]]] = {}  # the slices whose time has come: the first is the last
+        self._sorted: dict[
+            int, list[tuple[int, int, E]]
+        ] = {}  # the slices whose time has come; what is due first is at the end
         self._numbers: list[int] = []  # of all slices, a heap
         self._tickets = count()
 
@@ -94,4 +96,5 @@ class CalendarQueue(Generic[E]):
         return None
 
     def _placed(self, entry: E) -> tuple[int, int, E]:
+        """The entry with its place in a list that is in ascending order: what is due first, and was added first, is at the end."""
         return -entry.due_ns, -next(self._tickets), entry

@@ -272,6 +272,17 @@ def test_the_simulators_sensors_have_the_simulators_positions() -> None:
     assert sensors["optical-1"].sigma.sigma_angle_rad is None
 
 
+@pytest.mark.parametrize(("feeds", "kind"), [("radars", "radar"), ("opticals", "optical"), ("isls", "isl")])
+def test_the_largest_clock_error_that_is_set_for_a_kind_of_feed_widens_its_gate(feeds: str, kind: str) -> None:
+    """And no other. The defaults are bounds for watermarks, and widen none."""
+    first, second, *rest = getattr(SETTINGS, feeds)
+    changed = [first.model_copy(update={"clock_error_s": 1.0}), second.model_copy(update={"clock_error_s": 2.0}), *rest]
+    settings = SETTINGS.model_copy(update={feeds: tuple(changed)})
+    none = {"radar": 0.0, "optical": 0.0, "isl": 0.0}
+    assert _associator(SETTINGS)._clock_s == none
+    assert _associator(settings)._clock_s == none | {kind: pytest.approx(2.0 / 3.0**0.5)}
+
+
 def test_the_stations_of_a_file_are_sensors(tmp_path: Path) -> None:
     """By their numbers; a table in [[sensors]] wins, and all of the file are replays if the settings say so."""
     file = tmp_path / "sites.txt"
