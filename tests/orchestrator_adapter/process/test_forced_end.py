@@ -16,6 +16,7 @@ from orchestrator_adapter.process.signals import Received, RunningTime, force_en
 from tests.helpers.support import ROOT, wait_until
 
 _ENDS_S = 60  # a busy machine; what it waits for takes a few tenths of a second
+_DRAINS_S = 3.0  # a run that gets stuck only after the signal must come so far within its grace, on a busy machine too
 _TERM, _INT = "SIGTERM", "SIGINT"
 
 
@@ -103,8 +104,7 @@ def test_a_process_whose_loop_is_blocked_ends_after_a_signal_with_its_report(
 ) -> None:
     """Exit code 5. The report names the operator with its stack, and the ledger balances with what is in flight."""
     path = tmp_path / "report.json"
-    # A run that is stuck only after the signal must come so far before its grace is over, on a busy machine too.
-    with stuck_run(where, path, grace_s=1.0 if where == "close" else 0.1) as process:
+    with stuck_run(where, path, grace_s=_DRAINS_S if where == "close" else 0.1) as process:
         if where == "close":
             assert line(process) == "running"
         else:
@@ -181,7 +181,7 @@ def test_a_second_signal_ends_a_blocked_process_after_its_patience(tmp_path: Pat
 def test_a_store_that_hangs_when_it_is_closed_does_not_keep_the_process_alive(tmp_path: Path) -> None:
     """The run has ended by then, so its event and exit code stay; the outcome says what hung."""
     path = tmp_path / "report.json"
-    with stuck_run("close_store", path, grace_s=0.1) as process:
+    with stuck_run("close_store", path, grace_s=_DRAINS_S) as process:
         assert line(process) == "running"
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=_ENDS_S)
