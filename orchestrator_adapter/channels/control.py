@@ -33,7 +33,7 @@ def runs(items: Sequence[Any]) -> Iterator[Control | Sequence[Any]]:
 
     Costs one truth test as long as no kind of control item is defined in the process.
     """
-    if not Control.__subclasses__() or not any(isinstance(item, Control) for item in items):
+    if not Control.__subclasses__() or not any(issubclass(kind, Control) for kind in set(map(type, items))):
         yield items
         return
     start = 0

@@ -30,6 +30,8 @@ dead letter has it as well."""
 _UPDATES = UUID("6f1c1a52-6f0b-5c39-9f43-3f4f6b8a2c11")
 """The namespace of update ids (RFC 9562, section 5.5). Changing it changes every id."""
 
+_NUMBER = attrgetter("catalog_number")
+
 _AT_ONCE = 1_024
 """Windows that close in one step, so that a mark that closes many does not stall the loop (10 ms instead of a second)."""
 
@@ -135,20 +137,15 @@ class _Fusion:
 
     def add(self, ends: WiredEnds, correlations: Iterable[Correlation]) -> None:
         amended = late = 0
-        for correlation in correlations:
-            number = correlation.catalog_number
-            if number is None or correlation.residuals is None:
-                continue
-            match self.windows.add(number, correlation):
-                case Added(changes=()):
-                    pass
-                case Added(changes=changes, late=is_late):
-                    self._take(changes)
-                    amended += is_late
-                case Late() as outcome:
-                    late += 1
-                    if self.late == "dead_letter":
-                        ends.dead_letter(correlation, DeadLetterKind.VALIDATION_FAILED, _too_late(outcome))
+        known = [each for each in correlations if each.catalog_number is not None and each.residuals is not None]
+        for said in self.windows.add_all(map(_NUMBER, known), known):
+            if isinstance(said, Added):
+                self._take(said.changes)
+                amended += said.late and bool(said.changes)
+            else:
+                late += 1
+                if self.late == "dead_letter":
+                    ends.dead_letter(said.item, DeadLetterKind.VALIDATION_FAILED, _too_late(said))
         ends.count("late_amended", amended)
         if self.metrics is not None and (amended or late):
             self.metrics.late(ends.name, "amended", amended)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
+
+import msgspec
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Insert(Generic[K, T]):
+class Insert(msgspec.Struct, Generic[K, T], frozen=True, gc=False):
     """A window has closed with these items.
 
     Attributes:
@@ -30,8 +30,7 @@ class Insert(Generic[K, T]):
     edition: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Retract(Generic[K, T]):
+class Retract(msgspec.Struct, Generic[K, T], frozen=True, gc=False):
     """The insert with the same fields is no longer true."""
 
     key: K
@@ -44,8 +43,7 @@ class Retract(Generic[K, T]):
 Change: TypeAlias = Insert[K, T] | Retract[K, T]
 
 
-@dataclass(frozen=True, slots=True)
-class Added(Generic[K, T]):
+class Added(msgspec.Struct, Generic[K, T], frozen=True, gc=False):
     """The item is held, or the same item, by event time and order, was there already.
 
     Attributes:
@@ -58,8 +56,7 @@ class Added(Generic[K, T]):
     late: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Late(Generic[K, T]):
+class Late(msgspec.Struct, Generic[K, T], frozen=True, gc=False):
     """The item is in no window, because its window was released. Nothing has changed but the count.
 
     Attributes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import attrgetter
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -20,6 +22,8 @@ Identity: TypeAlias = tuple[int, Any, int, Any, int]
 BEFORE_ALL_NS = -(1 << 200)
 AFTER_ALL_NS = 1 << 200
 FIRST_NS = attrgetter("first_ns")
+LEAST_UNSORTED_NS, LAST_UNSORTED_NS = -(1 << 63), (1 << 63) - 1
+"""Earlier and later items are put into windows at once: the array of times has no room for them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,16 +42,28 @@ class Window(Ending, Generic[K, T]):
 class Lane(Ending, Generic[K, T]):
     """The windows of one key, in ascending order, not overlapping; no item before ``released_ns`` is accepted.
 
-    ``unsorted`` are items that are in no window yet; the lane waits until their first window may close, ``earliest_ns`` is their
-    least time. Without items and windows it waits to be forgotten. ``retracted`` counts contents that were retracted.
+    ``unsorted`` are items that are in no window yet, with their times; the lane waits until their first window may close,
+    ``earliest_ns`` is their least time. Without items and windows it waits to be forgotten. ``retracted`` counts contents that
+    were retracted.
     """
 
     key: K
     released_ns: int = BEFORE_ALL_NS
     windows: list[Window[K, T]] = field(default_factory=list)
     unsorted: list[T] = field(default_factory=list)
+    unsorted_ns: array[int] = field(default_factory=partial(array, "q"))
     earliest_ns: int = AFTER_ALL_NS
     retracted: dict[Identity, int] = field(default_factory=dict)
+
+
+def take_before(lane: Lane[K, T], end_ns: int) -> list[T]:
+    """Take what is unsorted and before this time, in any order. What stays should be short: it is moved for each that is taken."""
+    unsorted, unsorted_ns = lane.unsorted, lane.unsorted_ns
+    places = [place for place, time_ns in enumerate(unsorted_ns) if time_ns < end_ns]
+    places.reverse()
+    for place in places:
+        del unsorted_ns[place]
+    return [unsorted.pop(place) for place in places]
 
 
 def place_of(

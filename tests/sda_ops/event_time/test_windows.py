@@ -37,6 +37,18 @@ def bounds(changes: list[Change[str, Item]]) -> list[tuple[int, int]]:
 # Traces.
 
 
+@pytest.mark.parametrize("segmentation", [Tumbling(size_ns=5), Sliding(width_ns=5), Session(gap_ns=5, longest_ns=9)])
+def test_times_of_any_size_have_windows(segmentation: Segmentation) -> None:
+    """A sender may claim any time, also one that does not fit into 64 bits."""
+    ordered = [-(1 << 64), -(1 << 63) - 1, 0, (1 << 63) - 1, 1 << 63, 1 << 100]
+    one_by_one, together = windows_of(segmentation), windows_of(segmentation)
+    assert add(one_by_one, *ordered[::-1]) == []
+    assert together.add_all("A" * len(ordered), [Item(time_ns, "x") for time_ns in ordered]) == []
+    closed = one_by_one.close_all()
+    assert {item.time_ns for change in closed for item in change.items} == set(ordered)
+    assert closed == together.close_all()
+
+
 def test_an_observation_belongs_to_the_window_of_its_own_time_not_of_its_arrival() -> None:
     """Sensor 14,000, 14,010 and 14,020 ms, arrival 14,080, 24,010 and 44,020: event window 2; by arrival it would be 2, 4, 8."""
     sensor_ms, arrival_ms, size = (14_000, 14_010, 14_020), (14_080, 24_010, 44_020), Tumbling(size_ns=5_000 * MS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from itertools import groupby
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -166,3 +167,23 @@ def test_steps_of_a_mark_give_the_same_as_the_whole_mark() -> None:
                 continue
             assert sorted(found, key=str) == sorted(expected, key=str)
             assert (stepwise.held, stepwise.active, stepwise.retained) == (whole.held, whole.active, whole.retained)
+
+
+def test_items_that_are_added_together_give_the_same_as_one_by_one() -> None:
+    """Also when the cap closes windows early, in the middle of a batch."""
+    for seed in range(examples(800)):
+        segmentation, allowed_ns, steps = random_case(Random(seed))
+        max_held = (3, 10, 1_000)[seed % 3]
+        single, together = (
+            windows_of(segmentation, allowed_lateness_ns=allowed_ns, max_held=max_held) for _ in range(2)
+        )
+        for are_marks, run in groupby(steps, lambda step: isinstance(step, int)):
+            if are_marks:
+                for mark_ns in run:
+                    assert single.advance(mark_ns) == together.advance(mark_ns)
+                continue
+            keys, items = zip(*run, strict=True)
+            said = [single.add(key, item) for key, item in zip(keys, items, strict=True)]
+            assert together.add_all(keys, items) == [each for each in said if each != Added()]
+            for name in ("held", "active", "retained", "late", "duplicates", "closed_early", "released_early"):
+                assert getattr(together, name) == getattr(single, name), name
