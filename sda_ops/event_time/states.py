@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from sda_ops.event_time.calendar_queue import CalendarQueue
 from sda_ops.event_time.changes import Change, Insert, Retract
-from sda_ops.event_time.lanes import BEFORE_ALL_NS, Identity, K, Lane, T, Window, items_back_to_the_start
+from sda_ops.event_time.lanes import AFTER_ALL_NS, BEFORE_ALL_NS, Identity, K, Lane, T, Window, items_back_to_the_start
 from sda_ops.event_time.segmentation import Segmentation
 
 
@@ -30,7 +30,7 @@ class WindowStates(Generic[K, T]):
         on_release: Callable[[K, Sequence[T]], object] | None,
     ) -> None:
         self.retained = self.held = 0
-        self._open_windows = 0
+        self._open_windows = self._unsorted_lanes = 0
         self._segmentation = segmentation
         self._lookback_ns = segmentation.lookback_ns
         self._order = order
@@ -41,6 +41,23 @@ class WindowStates(Generic[K, T]):
         self._open: CalendarQueue[Lane[K, T] | Window[K, T]] = CalendarQueue(slice_ns=slice_ns)
         self._retained: CalendarQueue[Window[K, T]] = CalendarQueue(slice_ns=slice_ns)
         self._forgetting: CalendarQueue[Lane[K, T]] = CalendarQueue(slice_ns=slice_ns)
+
+    @property
+    def mark_ns(self) -> int | None:
+        """The newest watermark; ``None`` before the first one, and after ``close_all``."""
+        return self._mark_ns if BEFORE_ALL_NS < self._mark_ns < AFTER_ALL_NS else None
+
+    @property
+    def active(self) -> int:
+        """How many windows are open. The items of a key that are not sorted yet count as one."""
+        return self._open_windows + self._unsorted_lanes
+
+    def _wait(self, lane: Lane[K, T], earliest_ns: int, end_ns: int) -> None:
+        """Examine the lane when the first window of what is unsorted may close: at ``end_ns``."""
+        if lane.earliest_ns == AFTER_ALL_NS:
+            self._unsorted_lanes += 1
+        lane.earliest_ns, lane.end_ns = earliest_ns, end_ns
+        self._open.add(lane)
 
     def _new(self, lane: Lane[K, T], time_ns: int, item: T) -> Window[K, T]:
         start_ns, end_ns = self._segmentation.start_ns(time_ns), self._segmentation.end_ns(time_ns, time_ns)

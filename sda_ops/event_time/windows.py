@@ -85,20 +85,9 @@ class EventTimeWindows(WindowStates[K, T]):
             segmentation, order=order, allowed_ns=allowed_lateness_ns, slice_ns=slice_ns, on_release=on_release
         )
         self.duplicates = self.late = self.closed_early = self.released_early = 0
-        self._unsorted_lanes = 0
         self._time_of = time_of
         self._max_held = max_held
         self._slice_ns = slice_ns
-
-    @property
-    def mark_ns(self) -> int | None:
-        """The newest watermark; ``None`` before the first one, and after ``close_all``."""
-        return self._mark_ns if BEFORE_ALL_NS < self._mark_ns < AFTER_ALL_NS else None
-
-    @property
-    def active(self) -> int:
-        """How many windows are open. The items of a key that are not sorted yet count as one."""
-        return self._open_windows + self._unsorted_lanes
 
     def items_of(self, key: K) -> tuple[T, ...]:
         """The items of the key that are held, in ascending order of (event time, order)."""
@@ -128,24 +117,21 @@ class EventTimeWindows(WindowStates[K, T]):
             self._wait(lane, time_ns, self._segmentation.end_ns(time_ns, time_ns))
         return _ADDED
 
-    def add_all(self, keys: Iterable[K], items: Iterable[T]) -> list[Added[K, T] | Late[K, T]]:
+    def add_all(self, keys: Iterable[K], items: Sequence[T]) -> list[Added[K, T] | Late[K, T]]:
         """Add these items, each to its key, in order. Returns what ``add`` says of those that are late or change a window."""
         said = []
-        lanes, time_of, mark_ns = self._lanes, self._time_of, self._mark_ns
+        lanes, time_of, mark_ns, last_ns = self._lanes, self._time_of, self._mark_ns, LAST_UNSORTED_NS
+        has_room = self.held + len(items) <= self._max_held
+        waiting = 0
         for key, item in zip(keys, items, strict=True):
-            time_ns = time_of(item)
-            lane = lanes.get(key)
-            if (
-                lane is not None
-                and lane.earliest_ns <= time_ns <= LAST_UNSORTED_NS
-                and time_ns >= mark_ns
-                and self.held < self._max_held
-            ):  # most are
-                lane.unsorted.append(item)
+            time_ns, lane = time_of(item), lanes.get(key)
+            if has_room and lane is not None and time_ns >= mark_ns and lane.earliest_ns <= time_ns <= last_ns:
+                lane.unsorted.append(item)  # as most do
                 lane.unsorted_ns.append(time_ns)
-                self.held += 1
+                waiting += 1
             elif (outcome := self.add(key, item)) is not _ADDED:
                 said.append(outcome)
+        self.held += waiting
         return said
 
     def advance(self, mark_ns: int, limit: int | None = None) -> list[Change[K, T]]:
@@ -187,13 +173,6 @@ class EventTimeWindows(WindowStates[K, T]):
 
     # Sorting. Items that are not late are in ``unsorted`` until their window closes, or is asked for.
 
-    def _wait(self, lane: Lane[K, T], earliest_ns: int, end_ns: int) -> None:
-        """Examine the lane when the first window of what is unsorted may close: at ``end_ns``."""
-        if lane.earliest_ns == AFTER_ALL_NS:
-            self._unsorted_lanes += 1
-        lane.earliest_ns, lane.end_ns = earliest_ns, end_ns
-        self._open.add(lane)
-
     def _close_first(self, lane: Lane[K, T], due_ns: int) -> list[Change[K, T]]:
         """Close the first window of what is unsorted, if it ends at ``due_ns``; else wait until it ends."""
         windows, segmentation, first_ns = lane.windows, self._segmentation, lane.earliest_ns
@@ -217,8 +196,8 @@ class EventTimeWindows(WindowStates[K, T]):
         items = take_before(lane, end_ns)
         items.sort(key=self._time_of)
         if lane.unsorted:
-            earliest_ns = times_ns[size]
-            self._wait(lane, earliest_ns, segmentation.end_ns(earliest_ns, earliest_ns))
+            rest_ns = times_ns[size:]
+            self._wait(lane, rest_ns[0], segmentation.first_window(rest_ns[0], rest_ns)[1])
         window = Window(end_ns, lane, segmentation.start_ns(first_ns), first_ns, times_ns[size - 1], items)
         windows.append(window)
         return [self._insert(window)]

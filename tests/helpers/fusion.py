@@ -102,6 +102,7 @@ class FusionPlace:
             "dead_letters": {"directory": str(self.folder / "dead-letters")},
             "control_plane": {"enabled": False},
             "prefect": {"directory": str(self.folder / "prefect")},
+            "shutdown": {"grace_s": 60.0},  # a busy machine also drains to the end
             "report": str(self.folder / "report.json"),
             **others,
         }

@@ -103,10 +103,7 @@ def truth_run(
     """Run until every staged conjunction is acknowledged by both subscribers, and for ``observe_s`` more; then stop."""
     place.fusion.catalog.write_bytes(omm_json(element_sets))
     staged_catalog = place.fusion.folder / "staged-catalog.json"
-    # On a busy machine the stream may need longer than the default period for its drain.
-    given = place.settings(
-        rules={OBSERVED: {"min_observations": 1}}, **{"shutdown": {"grace_s": 60.0}, **(settings or {})}
-    )
+    given = place.settings(rules={OBSERVED: {"min_observations": 1}}, **(settings or {}))
     sensors = ["--rate-radar", "100", "--rate-optical", "20", "--rate-isl", "100"]
     beacons = ["--isl-satellites", str(2 * (conjunctions + near_misses) + 16)]
     staging = ["--stage", f"{conjunctions}:{near_misses}", "--stage-into", str(staged_catalog)]
