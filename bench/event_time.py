@@ -4,7 +4,8 @@ Three sources with the latenesses of radars, archives and inter-satellite links,
 the least mark; ``fuse``; a sink that counts. Objects are observed in passes of 5 s with ten observations, by random sensors. It
 prints figures and asserts nothing.
 
-``--open``: an open loop. Each source emits what is due by the clock, every 10 ms, whether or not the pipeline follows. For each
+``--open``: an open loop. Each source emits what is due by the clock, every 10 ms, whether or not the pipeline follows; the
+observations are made beforehand (a gigabyte for a minute). For each
 update it measures the time from the last source's mark that allows its window to close, to the sink. With ``--cpu`` its clock is the
 processor time of this process, and time without work is skipped: other load of the machine changes less then. ``--closed``: as fast as
 possible, CPU time per observation, and the same without marks, in turns. ``--profile``: the functions that take the most time.
@@ -20,7 +21,7 @@ import pstats
 import selectors
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from operator import attrgetter
@@ -30,7 +31,6 @@ from uuid import UUID
 
 import msgspec
 import numpy as np
-import psutil
 
 from orchestrator_adapter import Clock, Factory, OperatorGraph, SystemClock, WiredEnds, frozen_heap, map_items, merge
 from orchestrator_adapter.testing import LoopClock
@@ -190,22 +190,21 @@ def open_loop(rate: int, seconds: float, scale: float, *, cpu: bool) -> None:
     scene, marks = Scene(rate), Marks(clock)
     arrived: list[tuple[int, float]] = []
     counts = {"observations": 0, "behind_s": 0.0}
+    latest = {name: lateness_s * scale for name, lateness_s in FEEDS.items()}
+    start_ns, ticks = clock.now_ns(), round(seconds / TICK_S)
+    made = {name: _in_ticks(scene, name, lateness_s, start_ns, ticks, rate) for name, lateness_s in latest.items()}
     started, wall = time.process_time(), time.monotonic()
 
     def source(name: str, lateness_s: float) -> Factory:
         def make(on_contact: Callable[[int], object]) -> Factory:
             async def run(ends: WiredEnds) -> None:
-                begun = due = clock.monotonic()
-                sent = 0.0
-                while (now := clock.monotonic()) < begun + seconds:
-                    counts["behind_s"] = max(counts["behind_s"], now - due - TICK_S)
-                    sent += (now - due) * rate / len(FEEDS)
-                    due, now_ns = now, clock.now_ns()
-                    count, sent = int(sent), sent % 1.0
-                    for batch in _batches(scene.observations(name, lateness_s, now_ns, count)):
+                begun, waiting = clock.monotonic(), made[name]
+                for tick in range(1, ticks + 1):
+                    await asyncio.sleep(begun + tick * TICK_S - clock.monotonic())
+                    counts["behind_s"] = max(counts["behind_s"], clock.monotonic() - begun - tick * TICK_S)
+                    for batch in _batches(waiting.popleft()):
                         await ends.emit(batch)
-                    on_contact(now_ns)
-                    await asyncio.sleep(TICK_S)
+                    on_contact(start_ns + _tick_ns(tick))
 
             return run
 
@@ -214,20 +213,16 @@ def open_loop(rate: int, seconds: float, scale: float, *, cpu: bool) -> None:
     async def sink(ends: WiredEnds) -> None:
         async for batch in ends.receiver.batches():
             now = clock.monotonic()
-            counts["observations"] += len(batch)
-            for item in batch:
-                if isinstance(item, CrossSensorUpdate):
-                    counts["observations"] -= 1
-                    arrived.append((item.end_timestamp, now))
+            updates = [item.end_timestamp for item in batch if isinstance(item, CrossSensorUpdate)]
+            counts["observations"] += len(batch) - len(updates)
+            arrived.extend((end_ns, now) for end_ns in updates)
 
-    latest = {name: lateness_s * scale for name, lateness_s in FEEDS.items()}
     windows = FusionWindows(max_held=10_000_000)
     sources = {name: source(name, lateness_s) for name, lateness_s in latest.items()}
     graph = graph_of(sources, fuse(windows, metrics=marks), sink, fused=True)
-    memory, speed_ns = psutil.Process().memory_info().rss, [_sum_ns()]
-    peak: list[int] = []
+    speed_ns = [_sum_ns()]
     with frozen_heap():  # as every process of a pipeline
-        event = loop.run_until_complete(_with_peak(graph.build(clock=clock).run, peak))
+        event = loop.run_until_complete(graph.build(clock=clock).run())
     loop.close()
     spent, wall = time.process_time() - started, time.monotonic() - wall
     speed_ns.append(_sum_ns())
@@ -240,7 +235,6 @@ def open_loop(rate: int, seconds: float, scale: float, *, cpu: bool) -> None:
     print(f"  a source was {counts['behind_s'] * 1e3:.0f} ms behind at most")
     print(f"  emission after the mark that allows it: {_quantiles(delays)}, of {len(delays):,} updates")
     print(f"  late {figures.counters['fuse']['late']}, ledger holds: {figures.ledger_holds}")
-    print(f"  memory: {(max(peak) - memory) / 2**20:,.0f} MiB more than at the start, at most")
 
 
 def _sum_ns() -> float:
@@ -251,13 +245,19 @@ def _sum_ns() -> float:
     return (time.process_time_ns() - begun) / count
 
 
-async def _with_peak(run: Callable[[], Any], peak: list[int]) -> Any:
-    """The result; ``peak`` gets the memory of the process, twice a second."""
-    process, running = psutil.Process(), asyncio.ensure_future(run())
-    while not running.done():
-        await asyncio.sleep(0.5)
-        peak.append(process.memory_info().rss)
-    return running.result()
+def _in_ticks(
+    scene: Scene, source: str, lateness_s: float, start_ns: int, ticks: int, rate: int
+) -> deque[list[Correlation]]:
+    """What a source has received at each tick, made beforehand: the collector does not examine it in the run."""
+    due = [tick * rate * TICK_S / len(FEEDS) for tick in range(ticks + 1)]
+    return deque(
+        scene.observations(source, lateness_s, start_ns + _tick_ns(tick), int(due[tick]) - int(due[tick - 1]))
+        for tick in range(1, ticks + 1)
+    )
+
+
+def _tick_ns(tick: int) -> int:
+    return round(tick * TICK_S * NS_PER_S)
 
 
 def _quantiles(delays: Any) -> str:
