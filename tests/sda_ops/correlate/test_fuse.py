@@ -202,7 +202,7 @@ async def test_the_cap_closes_the_oldest_window_early_and_counts_it() -> None:
     pairs = [item for n in range(5) for item in (radar(2 * n, n, n), telescope(2 * n + 1, n, n))]
     items, figures = await fused(pairs, windows)
     assert len(updates_of(items)) == 5
-    assert figures.counters["fuse"]["closed_early"] == 3
+    assert (figures.counters["fuse"]["closed_early"], figures.counters["fuse"]["late_amended"]) == (3, 0)
     assert figures.counters["fuse"]["held"] == 0
     whole, _ = await fused(pairs)
     assert effective_updates(items) == effective_updates(whole)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from itertools import groupby
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -177,13 +176,15 @@ def test_items_that_are_added_together_give_the_same_as_one_by_one() -> None:
         single, together = (
             windows_of(segmentation, allowed_lateness_ns=allowed_ns, max_held=max_held) for _ in range(2)
         )
-        for are_marks, run in groupby(steps, lambda step: isinstance(step, int)):
-            if are_marks:
-                for mark_ns in run:
-                    assert single.advance(mark_ns) == together.advance(mark_ns)
+        batch: list[tuple[str, Item]] = []
+        for step in [*steps, 1_000]:
+            if not isinstance(step, int):
+                batch.append(step)
                 continue
-            keys, items = zip(*run, strict=True)
-            said = [single.add(key, item) for key, item in zip(keys, items, strict=True)]
+            said = [single.add(key, item) for key, item in batch]
+            keys, items = [key for key, _ in batch], [item for _, item in batch]
             assert together.add_all(keys, items) == [each for each in said if each != Added()]
             for name in ("held", "active", "retained", "late", "duplicates", "closed_early", "released_early"):
                 assert getattr(together, name) == getattr(single, name), name
+            assert single.advance(step) == together.advance(step)
+            batch.clear()
