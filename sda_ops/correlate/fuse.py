@@ -136,20 +136,20 @@ class _Fusion:
                 return
 
     def add(self, ends: WiredEnds, correlations: Iterable[Correlation]) -> None:
-        amended = late = 0
         known = [each for each in correlations if each.catalog_number is not None and each.residuals is not None]
-        for said in self.windows.add_all(map(_NUMBER, known), known):
-            if isinstance(said, Added):
-                self._take(said.changes)
-                amended += said.late and bool(said.changes)
-            else:
-                late += 1
-                if self.late == "dead_letter":
-                    ends.dead_letter(said.item, DeadLetterKind.VALIDATION_FAILED, _too_late(said))
+        said = self.windows.add_all(map(_NUMBER, known), known)
+        amended, too_late = 0, [each for each in said if isinstance(each, Late)]
+        for each in said:
+            if isinstance(each, Added):
+                self._take(each.changes)
+                amended += each.late and bool(each.changes)
         ends.count("late_amended", amended)
-        if self.metrics is not None and (amended or late):
+        if self.late == "dead_letter":  # last: it may fail, and the windows have taken the items by now
+            for each in too_late:
+                ends.dead_letter(each.item, DeadLetterKind.VALIDATION_FAILED, _too_late(each))
+        if self.metrics is not None and said:
             self.metrics.late(ends.name, "amended", amended)
-            self.metrics.late(ends.name, "dropped" if self.late == "count" else "dead_lettered", late)
+            self.metrics.late(ends.name, "dropped" if self.late == "count" else "dead_lettered", len(too_late))
 
     def commit(self, ends: WiredEnds, batch: Sequence[Correlation]) -> None:
         """Send the batch and the updates that are not sent yet."""

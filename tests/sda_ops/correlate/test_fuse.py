@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import permutations
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID, uuid5
@@ -240,11 +241,12 @@ class Failing(DeadLetterList):
         super().append(letters)
 
 
-async def test_a_failure_within_a_batch_loses_no_retraction_and_no_update() -> None:
-    """The dead letter of the batch's second item fails. The first item, which has amended a window, is redelivered."""
+@pytest.mark.parametrize("last", permutations([radar(3, 0.5), radar(4, -20)]))
+async def test_a_failure_within_a_batch_loses_no_retraction_and_no_update(last: tuple[Correlation, ...]) -> None:
+    """The dead letter of one item fails. The other one, which has amended a window, is redelivered, and is a duplicate then."""
     windows = FusionWindows(allowed_lateness=timedelta(seconds=5), late="dead_letter")
     sink, clock = CollectSink(), ManualClock()
-    sent = [radar(1, 0), telescope(2, 1), radar(9, -9, 4), mark(7), radar(3, 0.5), radar(4, -20)]
+    sent = [radar(1, 0), telescope(2, 1), radar(9, -9, 4), mark(7), *last]
     graph = fusing(source_of(sent), fuse(windows), sink=sink)
 
     async def strike(_: BuiltGraph) -> None:
