@@ -5,10 +5,10 @@ the least mark; ``fuse``; a sink that counts. Objects are observed in passes of 
 prints figures and asserts nothing.
 
 ``--open``: an open loop. Each source emits what is due by the clock, every 10 ms, whether or not the pipeline follows; the
-observations are made beforehand (a gigabyte for a minute). For each
-update it measures the time from the last source's mark that allows its window to close, to the sink. With ``--cpu`` its clock is the
-processor time of this process, and time without work is skipped: other load of the machine changes less then. ``--closed``: as fast as
-possible, CPU time per observation, and the same without marks, in turns. ``--profile``: the functions that take the most time.
+observations are made beforehand (a gigabyte for a minute). For each update it measures the time from the last source's mark that
+allows its window to close, to the sink. With ``--cpu`` its clock is the processor time of this process, and time without work is
+skipped: other load of the machine changes less then. ``--closed``: as fast as possible, CPU time per observation, and the same
+without marks, in turns. ``--profile``: the functions that take the most time.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ E = TypeVar("E", bound=Ending)
 class CalendarQueue(Generic[E]):
     """Returns its entries in ascending order of ``end_ns``; those with equal ends in the order in which they were added.
 
-    A slice is sorted when its time has come; until then an entry costs an append. A heap of a hundred thousand windows takes
+    A slice is sorted when its first entry may be due; until then an entry costs an append. A heap of a hundred thousand windows takes
     ten times as long for each.
 
     Args:
@@ -40,9 +40,8 @@ class CalendarQueue(Generic[E]):
     def __init__(self, *, slice_ns: int) -> None:
         self._slice_ns = slice_ns
         self._slices: dict[int, list[E]] = {}
-        self._sorted: dict[
-            int, list[tuple[int, int, E]]
-        ] = {}  # the slices whose time has come; what is due first is at the end
+        # The slices that are examined now. What is due first is at the end.
+        self._sorted: dict[int, list[tuple[int, int, E]]] = {}
         self._numbers: list[int] = []  # of all slices, a heap
         self._tickets = count()
 
@@ -81,9 +80,8 @@ class CalendarQueue(Generic[E]):
                 in_order.sort()
             while in_order:
                 minus_due_ns, _, entry = in_order[-1]
-                is_waiting = (
-                    entry.queue is self and entry.due_ns == -minus_due_ns
-                )  # else it is elsewhere, or was removed
+                # Otherwise it is in another place, or was removed.
+                is_waiting = entry.queue is self and entry.due_ns == -minus_due_ns
                 if is_waiting and entry.due_ns > until_ns:
                     return None
                 in_order.pop()

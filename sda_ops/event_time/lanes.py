@@ -22,7 +22,7 @@ Identity: TypeAlias = tuple[int, Any, int, Any, int]
 BEFORE_ALL_NS = -(1 << 200)
 AFTER_ALL_NS = 1 << 200
 FIRST_NS = attrgetter("first_ns")
-LEAST_UNSORTED_NS, LAST_UNSORTED_NS = -(1 << 63), (1 << 63) - 1
+EARLIEST_UNSORTED_NS, LATEST_UNSORTED_NS = -(1 << 63), (1 << 63) - 1
 """Earlier and later items are put into windows at once: the array of times has no room for them."""
 
 
@@ -57,7 +57,7 @@ class Lane(Ending, Generic[K, T]):
 
 
 def take_before(lane: Lane[K, T], end_ns: int) -> list[T]:
-    """Take what is unsorted and before this time, in any order. What stays should be short: it is moved for each that is taken."""
+    """Take the unsorted items before this time, in any order. At most a few should stay: each removal moves those behind it."""
     unsorted, unsorted_ns = lane.unsorted, lane.unsorted_ns
     places = [place for place, time_ns in enumerate(unsorted_ns) if time_ns < end_ns]
     places.reverse()

@@ -18,9 +18,9 @@ from sda_ops.event_time.changes import Added, Change, Late
 from sda_ops.event_time.lanes import (
     AFTER_ALL_NS,
     BEFORE_ALL_NS,
+    EARLIEST_UNSORTED_NS,
     FIRST_NS,
-    LAST_UNSORTED_NS,
-    LEAST_UNSORTED_NS,
+    LATEST_UNSORTED_NS,
     K,
     Lane,
     T,
@@ -105,7 +105,7 @@ class EventTimeWindows(WindowStates[K, T]):
         """Add an item of this key."""
         time_ns = self._time_of(item)
         lane = self._lanes.get(key)
-        fits = self.held < self._max_held and LEAST_UNSORTED_NS <= time_ns <= LAST_UNSORTED_NS
+        fits = self.held < self._max_held and EARLIEST_UNSORTED_NS <= time_ns <= LATEST_UNSORTED_NS
         if not fits or time_ns < self._mark_ns or (lane is not None and time_ns < lane.released_ns):
             return self._add_sorted(key, time_ns, item)
         if lane is None:
@@ -120,18 +120,16 @@ class EventTimeWindows(WindowStates[K, T]):
     def add_all(self, keys: Iterable[K], items: Sequence[T]) -> list[Added[K, T] | Late[K, T]]:
         """Add these items, each to its key, in order. Returns what ``add`` says of those that are late or change a window."""
         said = []
-        lanes, time_of, mark_ns, last_ns = self._lanes, self._time_of, self._mark_ns, LAST_UNSORTED_NS
+        lanes, time_of, mark_ns, latest_ns = self._lanes, self._time_of, self._mark_ns, LATEST_UNSORTED_NS
         has_room = self.held + len(items) <= self._max_held
-        waiting = 0
         for key, item in zip(keys, items, strict=True):
             time_ns, lane = time_of(item), lanes.get(key)
-            if has_room and lane is not None and time_ns >= mark_ns and lane.earliest_ns <= time_ns <= last_ns:
+            if has_room and lane is not None and time_ns >= mark_ns and lane.earliest_ns <= time_ns <= latest_ns:
                 lane.unsorted.append(item)  # as most do
                 lane.unsorted_ns.append(time_ns)
-                waiting += 1
+                self.held += 1
             elif (outcome := self.add(key, item)) is not _ADDED:
                 said.append(outcome)
-        self.held += waiting
         return said
 
     def advance(self, mark_ns: int, limit: int | None = None) -> list[Change[K, T]]:
@@ -179,7 +177,7 @@ class EventTimeWindows(WindowStates[K, T]):
         if self._lookback_ns or (windows and not windows[-1].inserted):
             self._sort(lane)
             return []
-        # Their times only: most items were used last when they were added, and reading them again takes longer than all of this.
+        # Of the times alone: the items are not in the processor's cache any more, and to read them takes longer than all of this.
         times_ns = sorted(lane.unsorted_ns)
         size, end_ns = segmentation.first_window(first_ns, times_ns)
         is_later = end_ns > due_ns
