@@ -241,7 +241,7 @@ class Failing(DeadLetterList):
         super().append(letters)
 
 
-@pytest.mark.parametrize("last", permutations([radar(3, 0.5), radar(4, -20)]))
+@pytest.mark.parametrize("last", list(permutations([radar(3, 0.5), radar(4, -20)])))
 async def test_a_failure_within_a_batch_loses_no_retraction_and_no_update(last: tuple[Correlation, ...]) -> None:
     """The dead letter of one item fails. The other one, which has amended a window, is redelivered, and is a duplicate then."""
     windows = FusionWindows(allowed_lateness=timedelta(seconds=5), late="dead_letter")
