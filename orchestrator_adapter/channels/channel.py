@@ -29,10 +29,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from orchestrator_adapter.channels.control import Control
+from orchestrator_adapter.primitives.metrics import LatencyFigures
 
 T = TypeVar("T")
 
@@ -64,6 +65,8 @@ class EdgeStatistics:
         spilled: Items on disk now, behind those in the edge; 0 unless its policy is ``spill``, as the next two.
         spilled_bytes: Bytes on disk now.
         spilled_total: Items ever written to disk.
+        pressure_s: For how long the edge has held up its writer, dropped items or had items on disk, seconds so far.
+        wait: How long items waited in the edge, from their acceptance until the reader took them.
     """
 
     occupancy: int
@@ -83,6 +86,8 @@ class EdgeStatistics:
     spilled: int = 0
     spilled_bytes: int = 0
     spilled_total: int = 0
+    pressure_s: float = 0.0
+    wait: LatencyFigures = field(default_factory=LatencyFigures)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator_adapter.primitives.check_fields import check_fields
 
@@ -14,9 +16,45 @@ if TYPE_CHECKING:  # it imports prometheus_client, which a run without a control
 _MAX_PORT = 65_535
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One column of a ``MetricsPanel``.
+
+    Attributes:
+        title: The column's heading.
+        metric: The name of a sample of one of the run's collectors, for example ``alerts_total``. A histogram's name stands
+            for its 99th percentile.
+        labels: Only samples with these labels.
+        unit: How the value is shown: ``count``, ``seconds``, ``bytes``, ``age`` (seconds since this Unix time) or ``flag``
+            (yes, if it is not 0).
+        alarm_above: A row with a greater value is marked; ``None``: none is.
+    """
+
+    title: str
+    metric: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unit: Literal["count", "seconds", "bytes", "age", "flag"] = "count"
+    alarm_above: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsPanel:
+    """A table of the live page: figures of the run's own collectors, one row for each value of the label ``by``.
+
+    Attributes:
+        title: Its heading.
+        by: The label that names the rows, for example ``source``. Samples without it are one row, whose name is empty.
+        figures: Its columns.
+    """
+
+    title: str
+    by: str
+    figures: tuple[Figure, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlPlane:
-    """Where and how to serve. It is read-only and asks for no password: everyone who reaches the address can read it.
+    """Where and how to serve. On a loopback address, everyone on the machine can read. Other addresses need a token and TLS.
 
     Attributes:
         host: The address to listen on. ``0.0.0.0`` is every IPv4 address, ``::`` every address, IPv4 and IPv6.
@@ -31,6 +69,12 @@ class ControlPlane:
         collectors: ``prometheus_client`` collectors of your own, served with the built-in metrics. They are called on the
             control plane's thread, and must not block. One that raises is logged once and costs only its own metrics. A
             metric whose name exists already is an error at the start.
+        panels: Tables of the live page, made of the collectors' figures.
+        token: A secret of at least 16 characters. With one, actions need it, and on an address that is not loopback reading
+            needs it as well: as ``Authorization: Bearer TOKEN``, or as the password of HTTP Basic, which browsers ask for.
+        tls: The files of the certificate (with its chain) and of its key, PEM; ``None``: plain HTTP.
+        behind_proxy: Plain HTTP on an address that is not loopback is an error, unless a proxy ends TLS in front of it.
+        actions: Whether drain, pause and force may be requested. Needs ``token``.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +84,11 @@ class ControlPlane:
     max_connections: int = 64
     reuse_for: timedelta = timedelta(milliseconds=50)
     collectors: tuple[MetricsCollector, ...] = ()
+    panels: tuple[MetricsPanel, ...] = ()
+    token: str = field(default="", repr=False)
+    tls: tuple[Path, Path] | None = None
+    behind_proxy: bool = False
+    actions: bool = False
 
     def __post_init__(self) -> None:
         zero = timedelta(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 _BUCKETS_PER_DOUBLING = 16  # a bucket is 4.4 % wide: quantiles are exact to that
 RATE_TAU_S = 30.0
@@ -18,6 +19,27 @@ class LatencySummary:
     p50_ms: float
     p99_ms: float
     max_ms: float
+
+
+BOUNDS_S: Final = (
+    0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0,
+)  # fmt: skip
+"""The bounds of the histograms that `/metrics` serves, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFigures:
+    """What a ``LatencyHistogram`` has recorded up to one moment.
+
+    Attributes:
+        count: How many were recorded.
+        sum_s: Their sum, seconds.
+        counts: By bucket, as the histogram has them.
+    """
+
+    count: int = 0
+    sum_s: float = 0.0
+    counts: tuple[int, ...] = ()
 
 
 class LatencyHistogram:

@@ -11,10 +11,48 @@ from orchestrator_adapter.channels.ledger import LedgerSnapshot, SignalsSnapshot
 from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
 from orchestrator_adapter.primitives.clock import Clock
-from orchestrator_adapter.primitives.metrics import LatencySummary
+from orchestrator_adapter.primitives.metrics import LatencyFigures, LatencySummary
 from orchestrator_adapter.resilience.breaker import BreakerStatistics
 from orchestrator_adapter.runtime.operator_run import OperatorRun, OperatorState
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTimes:
+    """What the instances of an operator have done with their time so far, seconds.
+
+    Attributes:
+        alive_s: An instance ran.
+        idle_s: It waited for input.
+        blocked_s: It waited for space in its outputs.
+    """
+
+    alive_s: float = 0.0
+    idle_s: float = 0.0
+    blocked_s: float = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        """The rest: it worked, or waited for what it has called. For a source this includes the wait for its feed."""
+        return max(0.0, self.alive_s - self.idle_s - self.blocked_s)
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """The last failure of an operator: when (UTC nanoseconds), its kind (the exception's type, or the dead letter's kind), in words."""
+
+    time_ns: int
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartBudget:
+    """Restarts that an operator has left, of how many, within which time (seconds). ``None``: no limit."""
+
+    left: int | None = None
+    of: int | None = None
+    window_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +82,14 @@ class OperatorStatus:
         counters: The figures that it counts itself.
         signals_in: Control items that it has acknowledged. No other figure counts control items.
         signals_out: Control items that it has sent, one for each output.
+        times: What its instances have done with their time.
+        batch_latency: From taking a batch to its acknowledgement.
+        sink_latency: The figures behind ``latency``.
+        errors: Failures of its instances, by the exception's type; at most 20 types, further ones count as ``other``.
+        last_error: The last failure of an instance or of an item.
+        budget: What its restart policy still admits.
+        restart_in_s: Until its next instance starts, seconds; ``None`` unless it is ``restarting``.
+        breakers: The circuit breakers that it uses, by name.
     """
 
     name: str
@@ -65,6 +111,14 @@ class OperatorStatus:
     counters: Mapping[str, int]
     signals_in: int = 0
     signals_out: int = 0
+    times: OperatorTimes = OperatorTimes()
+    batch_latency: LatencyFigures = field(default_factory=LatencyFigures)
+    sink_latency: LatencyFigures | None = None
+    errors: Mapping[str, int] = field(default_factory=dict)
+    last_error: LastError | None = None
+    budget: RestartBudget = RestartBudget()
+    restart_in_s: float | None = None
+    breakers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
