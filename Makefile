@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Every process of the tests and the demo would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo demo-no-api fusion-demo up down browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time isolation screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time isolation screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -49,8 +49,10 @@ up: $(VENV)/.run-ready  ## a Prefect server and a worker that keep running, with
 down: $(VENV)/.run-ready  ## stop what `make up` started; flow runs drain first
 	$(BIN)/python -m flows down $(ARGS)
 
-browser:  ## install Chromium (Debian and derivatives), for the test that checks the UI
+debian-packages:  ## install Chromium and Prometheus (Debian and derivatives), for the tests of the pages and the alert rules
 	scripts/debian-packages.sh
+
+browser: debian-packages  # the earlier name
 
 topology: $(VENV)/.run-ready  ## validate the settings and the topology, print the graph
 	$(BIN)/python -m flows check $(ARGS)
@@ -107,7 +109,7 @@ bench-cost: $(VENV)/.run-ready  ## orchestrated against a plain loop; instrument
 bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
 	$(BIN)/python -m bench.ingest $(ARGS)
 
-screenshot: $(VENV)/.dev-ready browser  ## screenshots of the Prefect UI: docs/flow-run*.png (a minute)
+screenshot: $(VENV)/.dev-ready debian-packages  ## screenshots of the Prefect UI: docs/flow-run*.png (a minute)
 	$(BIN)/python -m bench.flow_run_page $(ARGS)
 
 bench-prefect: $(VENV)/.run-ready  ## what reporting to a Prefect server costs: start, restarts, throughput, hooks, a killed server (ten minutes)

@@ -1,6 +1,6 @@
 """Screenshots, by a headless Chromium, of ``sda-ingest`` under a real Prefect server, after a restart.
 
-``make screenshot`` (needs ``make browser`` once) writes ``docs/flow-run.png``, ``docs/flow-run-topology.png`` and
+``make screenshot`` (needs ``make debian-packages`` once) writes ``docs/flow-run.png``, ``docs/flow-run-topology.png`` and
 ``docs/flow-run-status.png``. It prints where they are and judges nothing; ``tests/integration/test_flow_run_page.py`` asks
 the same server for what the page draws.
 """
@@ -40,7 +40,7 @@ def browser() -> str | None:
 def photograph(url: str, file: Path) -> None:
     """Open a page in a headless Chromium, wait until it has loaded, and save a screenshot."""
     chromium = browser()
-    assert chromium is not None, "there is no Chromium: make browser"
+    assert chromium is not None, "there is no Chromium: make debian-packages"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # its helpers may still be writing
         subprocess.run(
             [
@@ -128,7 +128,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="where the pictures go")
     args = parser.parse_args()
     if browser() is None:
-        print("there is no Chromium: make browser", file=sys.stderr)
+        print("there is no Chromium: make debian-packages", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as name:
         server = PrefectServer(Path(name), Addresses.free(radars=1).archive)

@@ -148,7 +148,7 @@ def test_prometheus_distinguishes_a_source_that_stalls_from_the_pipeline(tmp_pat
     """Prometheus' own tool evaluates the rules of the page on made-up series: healthy, and each of the faults."""
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+        pytest.skip("promtool is not installed (Debian: make debian-packages)")
     (rules,) = [
         block for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "WatermarkHeldBySource" in block
     ]
