@@ -20,6 +20,7 @@ from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.families import Samples as _Samples
 from orchestrator_adapter.control_plane.families import counter as _counter
 from orchestrator_adapter.control_plane.families import gauge as _gauge
+from orchestrator_adapter.control_plane.health import HealthStatus, health_of
 from orchestrator_adapter.control_plane.process_figures import of_the_process
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.control_plane.worker_pools import of_worker_pools
@@ -126,6 +127,7 @@ class _Families(Collector):
 def families(plan: Plan, view: View) -> Iterator[Metric]:
     """Every metric family, with its help and its unit."""
     operators = view.status.operators
+    yield _health(view)
     yield from _of_operators(operators)
     yield from _of_sources([operator for operator in operators if operator.role is Role.SOURCE])
     yield from _of_sinks([operator for operator in operators if operator.role is Role.SINK])
@@ -137,6 +139,16 @@ def families(plan: Plan, view: View) -> Iterator[Metric]:
     yield from _of_the_ledger(view.status)
     yield from _of_the_loop(view)
     yield from of_the_process(view.process)
+
+
+def _health(view: View) -> Metric:
+    health = health_of(view.status, silent_s=view.silent_s, threshold_s=view.threshold_s, blocked_by=view.blocked_by)
+    return _gauge(
+        "pipeline_health",
+        "The health of the run, as /health has it: 1 for its present status, 0 for the others",
+        ["status"],
+        (((status.value,), status is health.status) for status in HealthStatus),
+    )
 
 
 def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:

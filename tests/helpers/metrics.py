@@ -49,7 +49,7 @@ OTHERS = {
     *("process_resident_memory_bytes", "process_open_fds", "process_max_fds", "process_threads"),
     *("process_cpu_seconds_total", "bulkhead_workers_hung_total", "bulkhead_rejected_connections_total"),
     *("blocking_pool_threads", "blocking_pool_busy", "blocking_pool_waiting", "blocking_pool_abandoned"),
-    *("spill_items", "spill_bytes", "spilled_items_total"),
+    *("spill_items", "spill_bytes", "spilled_items_total", "pipeline_health"),
 }
 
 parse_openmetrics: Callable[[str], Any] = openmetrics.text_string_to_metric_families

@@ -61,6 +61,7 @@ async def test_every_family_has_the_expected_values() -> None:
         **{(name,): 0 for name in ("feed", "call", "split", "screen", "archive")},
         ("fragile",): 2,
     }
+    assert metrics["pipeline_health"] == {("ok",): 1, ("degraded",): 0, ("draining",): 0, ("failing",): 0}
     assert metrics["operator_up"] == {(name,): 1 for name in ("feed", "call", "fragile", "split", "screen", "archive")}
     assert all(uptime > 0 for uptime in metrics["operator_uptime_seconds"].values())
     assert metrics["operator_items_total"] == {  # direction, operator
