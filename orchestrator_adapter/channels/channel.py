@@ -215,8 +215,8 @@ class Channel(Generic[T]):
         """The writer has finished and everything has been taken."""
         return self.closed and self._taken == len(self._buffer)
 
-    def statistics(self) -> EdgeStatistics:
-        """A frozen picture of this edge."""
+    def statistics(self, *, pressure_s: float = 0.0) -> EdgeStatistics:
+        """A frozen picture of this edge. Its owner knows the pressure."""
         return EdgeStatistics(
             occupancy=self.occupancy,
             leased=self.leased_items,
@@ -232,6 +232,7 @@ class Channel(Generic[T]):
             signals_sent=self.signals_sent,
             signals_received=self.signals_received,
             signals_undelivered=self.signals_undelivered,
+            pressure_s=pressure_s,
         )
 
     # The writer's side.

@@ -22,6 +22,7 @@ from orchestrator_adapter.channels.control import Control, runs
 from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.errors import ReaderDone, ReaderGone
+from orchestrator_adapter.primitives.stopwatch import Stopwatch
 from orchestrator_adapter.primitives.wakeup import Wakeup
 
 T = TypeVar("T")
@@ -33,15 +34,20 @@ class Side:
 
     Attributes:
         account: The operator's account.
+        waiting: For how long a task of the operator has been suspended here: for input, or for space in its outputs.
         wakeup: Wakes the operator: for its inputs when items are available, for its outputs when space is.
         edges: In the order in which they were connected.
         outputs: For the inputs of an operator: its outputs, to which its control items are forwarded.
     """
 
     account: OperatorAccount
-    wakeup: Wakeup = field(default_factory=Wakeup)
+    waiting: Stopwatch
+    wakeup: Wakeup = field(init=False)
     edges: list[Edge[Any]] = field(default_factory=list)
     outputs: Side | None = None
+
+    def __post_init__(self) -> None:
+        self.wakeup = Wakeup(self.waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,8 @@ class Edge(Generic[T]):
         space_available: Wakes the writer.
         reading: Rejects a second concurrent reader.
         writing: Rejects a second concurrent writer.
+        pressure: For how long the edge has held up its writer, has dropped items without an acknowledgement since, or has had
+            items on disk.
         outbox: Items and control items that wait for space, oldest first.
         outbox_signals: How many of these are control items.
     """
@@ -103,6 +111,7 @@ class Edge(Generic[T]):
     __slots__ = (
         "_clock",
         "_dead_letter",
+        "_has_dropped",
         "_reader_account",
         "_sheds",
         "_writer_account",
@@ -110,6 +119,7 @@ class Edge(Generic[T]):
         "items_available",
         "outbox",
         "outbox_signals",
+        "pressure",
         "reader",
         "reading",
         "space_available",
@@ -136,6 +146,8 @@ class Edge(Generic[T]):
         self.writing = ConflictDetector(f"the writing end of edge {channel.edge!r}")
         self.outbox: list[T] = []
         self.outbox_signals = 0
+        self.pressure = Stopwatch(clock)
+        self._has_dropped = False  # since the last acknowledgement
         self._writer_account = writer.account
         self._reader_account = reader.account
         self._clock = clock
@@ -161,7 +173,7 @@ class Edge(Generic[T]):
 
     def statistics(self) -> EdgeStatistics:
         """A frozen picture of this edge."""
-        return self.channel.statistics()
+        return self.channel.statistics(pressure_s=self.pressure.reading_s)
 
     def open(self) -> None:
         """Open what the edge needs for a run. Raises ``OSError``."""
@@ -187,6 +199,9 @@ class Edge(Generic[T]):
             if count > signals or not still_leased:
                 self._reader_account.acknowledge(count - signals, still_leased=still_leased)
             self.space_available.wake()
+            if self._has_dropped:
+                self._has_dropped = False
+                self.pressure.stop()
 
     def acknowledge_and_forward(self) -> bool:
         """Forward the leased control items, and acknowledge all leases, in one step. Returns whether it forwarded any."""
@@ -240,6 +255,9 @@ class Edge(Generic[T]):
         self.channel.reader_done = done
         self.channel.reader_ignored = ignored
         self.space_available.wake()
+        if self._has_dropped:
+            self._has_dropped = False
+            self.pressure.stop()
 
     # The writer's side.
 
@@ -283,7 +301,8 @@ class Edge(Generic[T]):
                 self.enqueue(items[start : start + room])
                 start += room
             else:
-                await self.space_available.wait()
+                with self.pressure:
+                    await self.space_available.wait()
 
     def pump(self) -> Blocked | None:
         """Move what fits from the outbox into the channel. ``None`` if the outbox is then empty."""
@@ -343,6 +362,9 @@ class Edge(Generic[T]):
     def _drop(self, items: Sequence[Undeliverable[T]], *, dead_letter_because: str | None) -> None:
         """The flow policy gives ``items`` up: dead-letter them, or shed them without a reason."""
         self.channel.policy_drops += len(items)
+        if items and not self._has_dropped:
+            self._has_dropped = True
+            self.pressure.start()
         if dead_letter_because is None:
             self._shed(items)
         else:
@@ -385,13 +407,20 @@ def readers_are_done(edges: Collection[Edge[Any]]) -> bool:
 
 async def flush(edges: Collection[Edge[Any]], space_available: Wakeup, clock: Clock) -> None:
     """Suspend until the outboxes of ``edges`` are empty. All edges are pumped in turn, so none waits for another."""
-    while blocked := [step for edge in edges if (step := edge.pump()) is not None]:
-        if any(isinstance(step, YieldToReader) for step in blocked):
+    while blocked := [(edge, step) for edge in edges if (step := edge.pump()) is not None]:
+        if any(isinstance(step, YieldToReader) for _, step in blocked):
             await asyncio.sleep(0)
-        elif deadlines := [step.at for step in blocked if isinstance(step, RetryAt)]:
-            await space_available.wait_until(min(deadlines), clock)
-        else:
-            await space_available.wait()
+            continue
+        for edge, _ in blocked:
+            edge.pressure.start()
+        try:
+            if deadlines := [step.at for _, step in blocked if isinstance(step, RetryAt)]:
+                await space_available.wait_until(min(deadlines), clock)
+            else:
+                await space_available.wait()
+        finally:
+            for edge, _ in blocked:
+                edge.pressure.stop()
 
 
 async def wait_for_items(inputs: Side) -> None:

@@ -71,7 +71,7 @@ class SpillQueue(Protocol):
 class SpillingEdge(Edge[T]):
     """An edge with a queue on disk between channel and outbox."""
 
-    __slots__ = ("_controls", "_log", "_logged_at", "_queue", "_writer_has_ended")
+    __slots__ = ("_controls", "_has_spilled", "_log", "_logged_at", "_queue", "_writer_has_ended")
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class SpillingEdge(Edge[T]):
         self._log = log
         self._logged_at: dict[Decision, float] = {}
         self._writer_has_ended = False
+        self._has_spilled = False  # items are on disk now
 
     @property
     def spilled(self) -> int:
@@ -105,7 +106,7 @@ class SpillingEdge(Edge[T]):
 
     def statistics(self) -> EdgeStatistics:
         """As ``Edge.statistics``."""
-        queue, figures = self._queue, self.channel.statistics()
+        queue, figures = self._queue, super().statistics()
         return replace(
             figures,
             signals=figures.signals + len(self._controls),
@@ -129,6 +130,7 @@ class SpillingEdge(Edge[T]):
         self.channel.dead_lettered += left.count
         self.channel.signals_undelivered += len(self._controls)
         self._controls.clear()
+        self._measure_pressure()
         return left if left.count else None
 
     # The reader's side.
@@ -187,7 +189,8 @@ class SpillingEdge(Edge[T]):
                     self._writer_account.emit(len(items) - start)
                     self._drop([Undeliverable(item, ()) for item in items[start:]], dead_letter_because=None)
                     return
-                await self.space_available.wait()
+                with self.pressure:
+                    await self.space_available.wait()
 
     def pump(self) -> Blocked | None:
         """As ``Edge.pump``: what does not fit into the channel goes to disk."""
@@ -245,6 +248,7 @@ class SpillingEdge(Edge[T]):
         if accepted < len(items):
             policy = "what does not fit is shed" if self._sheds else "the writer waits"
             self._note(Decision.SPILL_FULL, cause=f"{self._queue.full_because}: {policy}")
+        self._measure_pressure()
         return accepted
 
     def _replay(self) -> None:
@@ -256,14 +260,17 @@ class SpillingEdge(Edge[T]):
                 to_next_control = before - (self._queue.spilled - self._queue.items)
                 if to_next_control <= 0:
                     if not self.channel.push_control(control):
-                        return
+                        break
                     self._controls.popleft()
                     self.items_available.wake()
                     continue
             room = self.channel.room
             if room <= 0:
-                return
+                break
             self._replay_items(min(room, to_next_control))
+        self._measure_pressure()
+        if self._has_backlog:
+            return
         if self._writer_has_ended:
             super().close()
         self.space_available.wake()
@@ -279,6 +286,15 @@ class SpillingEdge(Edge[T]):
             accepted = self.channel.push(items)
             self.channel.sent -= accepted  # they were counted when they were spilled
             self.items_available.wake()
+
+    def _measure_pressure(self) -> None:
+        """Items on disk are one cause of pressure."""
+        if self._has_spilled != (self._queue.items > 0):
+            self._has_spilled = not self._has_spilled
+            if self._has_spilled:
+                self.pressure.start()
+            else:
+                self.pressure.stop()
 
     def _note(self, decision: Decision, **fields: object) -> None:
         """Log it, at most once a minute."""

@@ -192,7 +192,8 @@ class TimedEdge(Edge[T]):
                 self._accept(waiting[:room], deadlines[:room])
                 del waiting[:room], deadlines[:room]
             else:
-                await self.space_available.wait_until(self._next_deadline(deadlines), self._clock)
+                with self.pressure:
+                    await self.space_available.wait_until(self._next_deadline(deadlines), self._clock)
 
     def pump(self) -> Blocked | None:
         """As ``Edge.pump``, after the items that are too old have left channel and outbox."""

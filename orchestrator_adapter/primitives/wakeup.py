@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 
 from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.stopwatch import Stopwatch
 
 
 class Wakeup:
-    """Wakes all tasks that wait: usually one; several, if an operator has one task for each of its edges."""
+    """Wakes all tasks that wait: usually one; several, if an operator has one task for each of its edges.
 
-    __slots__ = ("_waiters",)
+    ``waiting``, if it is given, measures for how long at least one task waits: until it runs again, not until it is woken.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_waiters", "_waiting")
+
+    def __init__(self, waiting: Stopwatch | None = None) -> None:
         self._waiters: list[asyncio.Future[None]] = []
+        self._waiting = waiting
 
     @property
     def awaited(self) -> bool:
@@ -33,10 +38,14 @@ class Wakeup:
         """Suspend until ``wake``. Cancel-safe."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        if self._waiting is not None:
+            self._waiting.start()
         try:
             await waiter
         finally:
             self._waiters.remove(waiter)
+            if self._waiting is not None:
+                self._waiting.stop()
 
     async def wait_until(self, deadline: float, clock: Clock) -> None:
         """As ``wait``, but also woken at ``deadline`` (monotonic seconds of ``clock``)."""

@@ -19,6 +19,7 @@ from orchestrator_adapter.operators.ends import WiredEnds
 from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.errors import ReaderGone, Stalled, describe
 from orchestrator_adapter.primitives.metrics import RateMeter
+from orchestrator_adapter.primitives.stopwatch import Stopwatch
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 from orchestrator_adapter.supervision import task_exit
 from orchestrator_adapter.supervision.events import Restarted
@@ -72,6 +73,9 @@ class OperatorRun:
         exit: How its latest ended instance ended.
         restarted: Why it is being restarted.
         ignored: It has failed for good, and its policy ignores that.
+        alive: For how long a task of it has run: an instance, or what delivers its outboxes.
+        idle: For how long it has waited for input.
+        blocked: For how long it has waited for space in its outputs.
     """
 
     def __init__(self, vertex: Vertex, *, inputs: Side, outputs: Side, services: VertexServices) -> None:
@@ -88,6 +92,9 @@ class OperatorRun:
         self.exit: TaskExit | None = None
         self.restarted: Restarted | None = None
         self.ignored = False
+        self.alive = Stopwatch(services.clock)
+        self.idle = inputs.waiting
+        self.blocked = outputs.waiting
         self._space_available = outputs.wakeup
 
     @property
@@ -158,8 +165,18 @@ class OperatorRun:
             self.services.start_helper = None
             on_exit(task, exit_)
 
-        self.task.start(ended, context)
+        self._start_task(self.task, ended, context)
         return self.task
+
+    def _start_task(
+        self, task: Task, on_exit: Callable[[Task, TaskExit], None], context: Context | None = None
+    ) -> None:
+        def ended(task: Task, exit_: TaskExit) -> None:
+            self.alive.stop()
+            on_exit(task, exit_)
+
+        self.alive.start()
+        task.start(ended, context)
 
     def has_stalled(self, now: float) -> bool:
         """Whether the running instance has made no progress for its progress timeout."""
@@ -215,7 +232,7 @@ class OperatorRun:
             restart_policy=self.vertex.restart_policy,
             instance=self.ends.instance,
         )
-        self.task.start(on_exit)
+        self._start_task(self.task, on_exit)
 
     def finish(self, *, done: bool) -> None:
         """The operator has ended for good: close its inputs, dead-letter its outboxes and close its outputs."""

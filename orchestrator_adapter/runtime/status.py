@@ -22,7 +22,7 @@ class OperatorTimes:
     """What the instances of an operator have done with their time so far, seconds.
 
     Attributes:
-        alive_s: An instance ran.
+        alive_s: An instance ran, or after its end a task that delivered what it had sent.
         idle_s: It waited for input.
         blocked_s: It waited for space in its outputs.
     """
@@ -180,6 +180,7 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int) -> Operato
         counters=dict(services.counters),
         signals_in=run.account.signals_in,
         signals_out=run.account.signals_out,
+        times=OperatorTimes(run.alive.reading_s, run.idle.reading_s, run.blocked.reading_s),
     )
 
 

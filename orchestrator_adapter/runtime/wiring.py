@@ -21,6 +21,7 @@ from orchestrator_adapter.primitives.errors import OrchestratorError
 from orchestrator_adapter.primitives.event_log import BoundedLog, DecisionLog
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
+from orchestrator_adapter.primitives.stopwatch import Stopwatch
 from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.runtime.operator_run import OperatorRun
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterKind
@@ -44,8 +45,10 @@ class GraphServices:
 def wire(plan: Plan, services: GraphServices) -> tuple[Mapping[str, OperatorRun], Mapping[str, Edge[Any]]]:
     """The operators by name, in topological order, and the edges by id. Every end of every edge is used exactly once."""
     lent = {vertex.name: _services(vertex, services) for vertex in plan.order}
-    inputs = {name: Side(its.account) for name, its in lent.items()}
-    outputs = {name: Side(its.account) for name, its in lent.items()}
+    inputs, outputs = (
+        {name: Side(its.account, Stopwatch(services.clock)) for name, its in lent.items()}
+        for _ in ("inputs", "outputs")
+    )
     edges: dict[str, Edge[Any]] = {}
     for declared in plan.edges:
         writer = declared.upstream.name

@@ -20,6 +20,7 @@ from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.event_log import BoundedLog, DecisionLog
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
+from orchestrator_adapter.primitives.stopwatch import Stopwatch
 from orchestrator_adapter.resilience.breaker import Breakers
 from orchestrator_adapter.storage.dead_letter import DeadLetterGate, DeadLetterLimits, DeadLetterList
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
@@ -60,13 +61,13 @@ class Bench:
             log=BoundedLog("op", self.clock),
             latency=LatencyHistogram(),
         )
-        sides = Side(self.account), Side(self.account)
+        sides = (Side(self.account, Stopwatch(self.clock)), Side(self.account, Stopwatch(self.clock)))
         self.inputs = [
-            self._edge(f"in-{number} -> op", capacity, None, writer=_side(f"in-{number}"), reader=sides[0])
+            self._edge(f"in-{number} -> op", capacity, None, writer=self._side(f"in-{number}"), reader=sides[0])
             for number in range(inputs)
         ]
         self.outputs = [
-            self._edge(f"op -> out-{number}", capacity, policy, writer=sides[1], reader=_side(f"out-{number}"))
+            self._edge(f"op -> out-{number}", capacity, policy, writer=sides[1], reader=self._side(f"out-{number}"))
             for number in range(outputs)
         ]
         self.feeds: list[Sender[Any]] = [Sender(edge) for edge in self.inputs]
@@ -105,9 +106,8 @@ class Bench:
     def _dead_letter(self, why: str, items: Sequence[Undeliverable[Any]]) -> None:
         self.dead_lettered.append((why, [undeliverable.item for undeliverable in items]))
 
-
-def _side(operator: str) -> Side:
-    return Side(OperatorAccount(operator, Bookkeeping.EXPANDING))
+    def _side(self, operator: str) -> Side:
+        return Side(OperatorAccount(operator, Bookkeeping.EXPANDING), Stopwatch(self.clock))
 
 
 async def cancel(task: asyncio.Task[Any]) -> None:
