@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Final
 
-_BUCKETS_PER_DOUBLING = 16  # a bucket is 4.4 % wide: quantiles are exact to that
 RATE_TAU_S = 30.0
 """In a ``RateMeter`` an item of this age weighs a third (1/e) of a new one, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencySummary:
-    """Quantiles in milliseconds, exact to 4.4 %; ``max`` is exact. ``count`` items were measured."""
+    """Quantiles in milliseconds, exact to 5 %; ``max`` is exact. ``count`` items were measured."""
 
     count: int
     p50_ms: float
@@ -26,6 +28,24 @@ BOUNDS_S: Final = (
 )  # fmt: skip
 """The bounds of the histograms that `/metrics` serves, seconds."""
 
+_NS_PER_S: Final = 1_000_000_000
+_WIDEST: Final = 1.05  # a bucket's upper bound by its lower one: quantiles are exact to that
+_FROM_S, _TO_S = 1e-6, 86_400.0  # with this exactness: from a microsecond to a day
+
+
+def _fine_bounds_ns() -> tuple[int, ...]:
+    """Upper bounds of the buckets, nanoseconds: each step between two of ``BOUNDS_S`` is divided into steps of equal ratio."""
+    bounds = [round(_FROM_S * _NS_PER_S)]
+    for low, high in pairwise((_FROM_S, *BOUNDS_S, _TO_S)):
+        steps = math.ceil(math.log(high / low) / math.log(_WIDEST * (1 - 1e-3)))  # the bounds are whole nanoseconds
+        bounds += [round(low * (high / low) ** (step / steps) * _NS_PER_S) for step in range(1, steps + 1)]
+    return tuple(bounds)
+
+
+_FINE_NS: Final = _fine_bounds_ns()
+_COARSE_AT: Final = tuple(_FINE_NS.index(round(bound * _NS_PER_S)) for bound in BOUNDS_S)
+"""Which of the fine bounds the bounds of ``BOUNDS_S`` are."""
+
 
 @dataclass(frozen=True, slots=True)
 class LatencyFigures:
@@ -34,7 +54,7 @@ class LatencyFigures:
     Attributes:
         count: How many were recorded.
         sum_s: Their sum, seconds.
-        counts: By bucket, as the histogram has them.
+        counts: By bucket, as the histogram has them; empty if it has recorded nothing.
     """
 
     count: int = 0
@@ -42,43 +62,91 @@ class LatencyFigures:
     counts: tuple[int, ...] = ()
 
 
-class LatencyHistogram:
-    """Latencies in logarithmic buckets: bounded memory, any number of items."""
+def quantile_s(figures: LatencyFigures, quantile: float) -> float | None:
+    """The nearest-rank quantile, seconds, or at most 5 % more; ``None`` if nothing was recorded.
 
-    __slots__ = ("_buckets", "_count", "_max_ns")
+    Less than a microsecond counts as one, and more than a day as a day.
+    """
+    if not figures.count:
+        return None
+    return _FINE_NS[min(_bucket_of(figures, quantile), len(_FINE_NS) - 1)] / _NS_PER_S
+
+
+def difference(later: LatencyFigures, earlier: LatencyFigures) -> LatencyFigures:
+    """What the same histogram has recorded between two moments."""
+    if not earlier.counts:
+        return later
+    counts = tuple(now - before for now, before in zip(later.counts, earlier.counts, strict=True))
+    return LatencyFigures(later.count - earlier.count, later.sum_s - earlier.sum_s, counts)
+
+
+def merged(figures: Iterable[LatencyFigures]) -> LatencyFigures:
+    """What several histograms have recorded together."""
+    parts = [part for part in figures if part.counts]
+    if len(parts) <= 1:
+        return parts[0] if parts else LatencyFigures()
+    counts = tuple(map(sum, zip(*(part.counts for part in parts), strict=True)))
+    return LatencyFigures(sum(part.count for part in parts), math.fsum(part.sum_s for part in parts), counts)
+
+
+def cumulative_counts(figures: LatencyFigures) -> tuple[int, ...]:
+    """How many were at most as long as each of ``BOUNDS_S``, exactly; then all of them."""
+    if not figures.counts:
+        return (0,) * (len(BOUNDS_S) + 1)
+    up_to = tuple(accumulate(figures.counts))
+    return (*(up_to[at] for at in _COARSE_AT), figures.count)
+
+
+def _bucket_of(figures: LatencyFigures, quantile: float) -> int:
+    up_to = accumulate(figures.counts)
+    return next(bucket for bucket, seen in enumerate(up_to) if seen and seen >= quantile * figures.count)
+
+
+class LatencyHistogram:
+    """Latencies in fine, fixed buckets: bounded memory, any number of items. Each bound of ``BOUNDS_S`` is the bound of one.
+
+    A bucket contains its upper bound. The first one has everything up to a microsecond, negative latencies included (two
+    clocks may disagree; they add nothing to the sum), and the last one everything above a day.
+    """
+
+    __slots__ = ("_counts", "_max_ns", "_sum_ns")
 
     def __init__(self) -> None:
-        self._buckets: dict[int, int] = {}
-        self._count = 0
+        self._counts = [0] * (len(_FINE_NS) + 1)
         self._max_ns = 0
+        self._sum_ns = 0
 
     def record(self, latency_ns: int, count: int = 1) -> None:
-        """``count`` items took ``latency_ns`` nanoseconds each. Less than a microsecond counts as one."""
-        bucket = math.ceil(math.log2(max(latency_ns, 1_000)) * _BUCKETS_PER_DOUBLING)
-        self._buckets[bucket] = self._buckets.get(bucket, 0) + count
-        self._count += count
-        self._max_ns = max(self._max_ns, latency_ns)
+        """``count`` items took ``latency_ns`` nanoseconds each."""
+        self._counts[bisect_left(_FINE_NS, latency_ns)] += count
+        if latency_ns > 0:
+            self._sum_ns += latency_ns * count
+            if latency_ns > self._max_ns:  # noqa: PLR1730 - a call of max costs twice as much
+                self._max_ns = latency_ns
 
     def merge(self, other: LatencyHistogram) -> None:
         """Add everything that ``other`` has recorded."""
-        for bucket, count in other._buckets.items():
-            self._buckets[bucket] = self._buckets.get(bucket, 0) + count
-        self._count += other._count
+        self._counts = list(map(sum, zip(self._counts, other._counts, strict=True)))
+        self._sum_ns += other._sum_ns
         self._max_ns = max(self._max_ns, other._max_ns)
+
+    def figures(self) -> LatencyFigures:
+        """What was recorded so far."""
+        count = sum(self._counts)
+        return LatencyFigures(count, self._sum_ns / _NS_PER_S, tuple(self._counts)) if count else LatencyFigures()
 
     def summary(self) -> LatencySummary | None:
         """The quantiles, or ``None`` if nothing was measured."""
-        if not self._count:
+        figures = self.figures()
+        if not figures.count:
             return None
-        return LatencySummary(self._count, self._quantile_ms(0.50), self._quantile_ms(0.99), self._max_ns / 1e6)
+        return LatencySummary(figures.count, self._ms(figures, 0.50), self._ms(figures, 0.99), self._max_ns / 1e6)
 
-    def _quantile_ms(self, quantile: float) -> float:
-        wanted, seen = quantile * self._count, 0
-        for bucket in sorted(self._buckets):
-            seen += self._buckets[bucket]
-            if seen >= wanted:
-                return float(min(2 ** (bucket / _BUCKETS_PER_DOUBLING), self._max_ns) / 1e6)
-        raise AssertionError("the buckets hold fewer items than were counted")
+    def _ms(self, figures: LatencyFigures, quantile: float) -> float:
+        """No quantile is above the maximum, which is exact also above a day."""
+        bucket = _bucket_of(figures, quantile)
+        bound_ns = _FINE_NS[bucket] if bucket < len(_FINE_NS) else self._max_ns
+        return min(bound_ns, self._max_ns) / 1e6
 
 
 class RateMeter:

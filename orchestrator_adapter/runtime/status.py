@@ -176,6 +176,7 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int) -> Operato
         restarts=restarts,
         ingest_rate_per_s=rate.rate(now) if rate is not None else None,
         latency=services.latency.summary(),
+        sink_latency=services.latency.figures() if run.vertex.role is Role.SINK else None,
         dead_letters=services.dead_letter_writer.counts(run.name),
         counters=dict(services.counters),
         signals_in=run.account.signals_in,
