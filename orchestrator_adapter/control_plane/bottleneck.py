@@ -4,7 +4,7 @@ It rests on two laws of operational analysis (Denning & Buzen, *The Operational 
 Computing Surveys 10(3), 1978). The utilisation law: an operator is busy for the share ``X * D`` of the time, where ``X`` is
 the throughput of the graph and ``D`` the time that the operator needs for one item of the graph. The bottleneck law: the
 operator with the greatest ``D`` limits ``X``. So among operators with a common throughput, the busiest one is the
-bottleneck, whatever the sizes of their edges and batches, and however irregular their times are. ``docs/bottleneck.md`` has
+bottleneck, for any sizes of edges and batches, and however irregular their times are. ``docs/bottleneck.md`` has
 the proof by experiment.
 
 Operators have a common throughput where one makes the other wait: they are connected by edges under pressure that hold their

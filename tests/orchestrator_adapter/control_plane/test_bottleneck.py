@@ -60,7 +60,7 @@ def test_of_two_slow_operators_the_slower_one_is_marked_whether_it_comes_first_o
 
 
 def test_two_operators_that_are_equally_slow_are_both_marked() -> None:
-    """The rule cannot tell times apart that differ by less than 3 % of the window."""
+    """Shares that differ by less than 3 % of the window are equal to the rule."""
     equal = [source(), operator("a", busy=0.98, blocked=0.02), operator("b", busy=1.0)]
     assert set(names(equal, [edge("source", "a", 0.97), edge("a", "b", 0.06)])) == {"a", "b"}
 
@@ -156,7 +156,7 @@ def test_a_spilling_edge_marks_its_reader_and_says_how_many_items_are_on_disk() 
 
 
 def test_nothing_is_marked_where_nothing_is_held_up() -> None:
-    """A slow source is no bottleneck, neither is a busy operator that keeps up, nor one that is restarting meanwhile."""
+    """A slow source is no bottleneck, neither is a busy operator that keeps up, nor one that is restarting and has an empty input."""
     operators = [
         source(busy=1.0, blocked=0.0),
         operator("busy", busy=0.97),
