@@ -251,7 +251,9 @@ class WiredEnds:
         It outlives the instance, its changes are logged, and metrics and the report contain it. Raises ``ValueError`` if
         it was made with another policy.
         """
-        return self._services.breakers.get(name, policy)
+        breaker = self._services.breakers.get(name, policy)
+        self._services.breakers_used[name] = None
+        return breaker
 
     async def with_retry(
         self,

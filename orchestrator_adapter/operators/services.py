@@ -92,6 +92,7 @@ def _as_error(error: BaseException, name: str) -> RuntimeError:
 class VertexServices:
     """What the runtime lends to one vertex. A source has an ``ingest_rate`` from its first start on.
 
+    ``breakers_used`` has the names of the circuit breakers that the operator has asked for, in that order.
     ``start_helper`` starts a task that belongs to the present instance; see ``WiredEnds.start``.
     """
 
@@ -107,6 +108,7 @@ class VertexServices:
     latency: LatencyHistogram
     kept: KeptResources = field(default_factory=KeptResources)
     counters: dict[str, int] = field(default_factory=dict)
+    breakers_used: dict[str, None] = field(default_factory=dict)
     last_item_monotonic: float | None = None
     ingest_rate: RateMeter | None = None
     start_helper: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]] | None = None

@@ -145,7 +145,39 @@ class MissingExtra(OrchestratorError, ImportError):
 
 
 _LONGEST_TEXT = 2_000  # characters; an error's text may contain the body of an answer, and goes into logs and reports
+_MOST_KINDS = 20  # types of failures that are counted for an operator, so that a metric has a bounded number of labels
+_OTHER_KINDS = "other"
 _LONGEST_CHAIN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """The last failure of an operator.
+
+    Attributes:
+        time_ns: When, UTC nanoseconds.
+        kind: The exception's type, or the dead letter's kind.
+        message: In words.
+    """
+
+    time_ns: int
+    kind: str
+    message: str
+
+
+class Failures:
+    """The failures of one operator's instances: how many, by the exception's type, and the last one."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.last: LastError | None = None
+
+    def record(self, error: BaseException, time_ns: int) -> None:
+        """An instance has failed with ``error``. At most 20 types are counted; further ones count as ``other``."""
+        kind = type(error).__name__
+        counted = kind if kind in self.counts or len(self.counts) < _MOST_KINDS else _OTHER_KINDS
+        self.counts[counted] = self.counts.get(counted, 0) + 1
+        self.last = LastError(time_ns, kind, describe(error).removeprefix(f"{kind}: "))
 
 
 def describe(error: BaseException) -> str:

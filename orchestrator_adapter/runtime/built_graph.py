@@ -155,9 +155,16 @@ class BuiltGraph:
         """The graph as it is now, consistent because it is taken between two steps. Cheap enough for once a second."""
         restarts = {operator: history.total for operator, history in self._supervisor.restarts.items()}
         requested = self._requests_before_run[0] if self._requests_before_run else None
+        now = self.clock.monotonic()
         return GraphStatus(
             operators=tuple(
-                operator_status(run, self.clock, restarts=restarts.get(run.name, 0)) for run in self._runs.values()
+                operator_status(
+                    run,
+                    self.clock,
+                    restarts=restarts.get(run.name, 0),
+                    restarts_left=self._supervisor.restarts_left(run.name, now),
+                )
+                for run in self._runs.values()
             ),
             edges={edge_id: edge.statistics() for edge_id, edge in self._edges.items()},
             outboxes={edge_id: edge.outbox_items for edge_id, edge in self._edges.items()},

@@ -17,7 +17,7 @@ from orchestrator_adapter.channels.ledger import Bookkeeping, OperatorAccount
 from orchestrator_adapter.graph.plan import Role, Vertex
 from orchestrator_adapter.operators.ends import WiredEnds
 from orchestrator_adapter.operators.services import VertexServices
-from orchestrator_adapter.primitives.errors import ReaderGone, Stalled, describe
+from orchestrator_adapter.primitives.errors import Failures, ReaderGone, Stalled, describe
 from orchestrator_adapter.primitives.metrics import RateMeter
 from orchestrator_adapter.primitives.stopwatch import Stopwatch
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
@@ -73,6 +73,7 @@ class OperatorRun:
         exit: How its latest ended instance ended.
         restarted: Why it is being restarted.
         ignored: It has failed for good, and its policy ignores that.
+        failures: The failures of its instances.
         alive: For how long a task of it has run: an instance, or what delivers its outboxes.
         idle: For how long it has waited for input.
         blocked: For how long it has waited for space in its outputs.
@@ -92,6 +93,7 @@ class OperatorRun:
         self.exit: TaskExit | None = None
         self.restarted: Restarted | None = None
         self.ignored = False
+        self.failures = Failures()
         self.alive = Stopwatch(services.clock)
         self.idle = inputs.waiting
         self.blocked = outputs.waiting
@@ -209,6 +211,10 @@ class OperatorRun:
             exit_ = task_exit.Errored(Stalled(self.stall_message))
         self.exit = exit_
         return exit_
+
+    def record_failure(self, error: BaseException) -> None:
+        """An instance has failed with ``error``, and that was not part of a shutdown."""
+        self.failures.record(error, self.services.clock.now_ns())
 
     def restart_at(self, restarted: Restarted, due: float) -> None:
         """Start the next instance at ``due``."""

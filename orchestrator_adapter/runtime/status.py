@@ -11,10 +11,12 @@ from orchestrator_adapter.channels.ledger import LedgerSnapshot, SignalsSnapshot
 from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
 from orchestrator_adapter.primitives.clock import Clock
+from orchestrator_adapter.primitives.errors import LastError
 from orchestrator_adapter.primitives.metrics import LatencyFigures, LatencySummary
 from orchestrator_adapter.resilience.breaker import BreakerStatistics
 from orchestrator_adapter.runtime.operator_run import OperatorRun, OperatorState
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
+from orchestrator_adapter.supervision.restart import BoundedRestart, NeverRestart, RestartPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +37,6 @@ class OperatorTimes:
     def busy_s(self) -> float:
         """The rest: it worked, or waited for what it has called. For a source this includes the wait for its feed."""
         return max(0.0, self.alive_s - self.idle_s - self.blocked_s)
-
-
-@dataclass(frozen=True, slots=True)
-class LastError:
-    """The last failure of an operator: when (UTC nanoseconds), its kind (the exception's type, or the dead letter's kind), in words."""
-
-    time_ns: int
-    kind: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +149,7 @@ class GraphStatus:
     signals: SignalsSnapshot = field(default_factory=SignalsSnapshot)
 
 
-def operator_status(run: OperatorRun, clock: Clock, *, restarts: int) -> OperatorStatus:
+def operator_status(run: OperatorRun, clock: Clock, *, restarts: int, restarts_left: int | None) -> OperatorStatus:
     """One operator as it is now."""
     services, now = run.services, clock.monotonic()
     last_item, rate = services.last_item_monotonic, services.ingest_rate
@@ -181,8 +174,29 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int) -> Operato
         counters=dict(services.counters),
         signals_in=run.account.signals_in,
         signals_out=run.account.signals_out,
+        errors=dict(run.failures.counts),
+        last_error=_last_error(run),
+        budget=_budget(run.vertex.restart_policy, restarts_left),
+        restart_in_s=max(0.0, run.due - now) if run.state is OperatorState.RESTARTING and run.due is not None else None,
+        breakers=tuple(services.breakers_used),
         times=OperatorTimes(run.alive.reading_s, run.idle.reading_s, run.blocked.reading_s),
     )
+
+
+def _last_error(run: OperatorRun) -> LastError | None:
+    """The later one of the last failure of an instance and the last dead letter."""
+    errors = [error for error in (run.failures.last, run.services.dead_letter_writer.last(run.name)) if error]
+    return max(errors, key=lambda error: error.time_ns, default=None)
+
+
+def _budget(policy: RestartPolicy, left: int | None) -> RestartBudget:
+    match policy.rule:
+        case NeverRestart():
+            return RestartBudget(left, 0)
+        case BoundedRestart(max_restarts, window):
+            return RestartBudget(left, max_restarts, window.total_seconds())
+        case _:
+            return RestartBudget(left)
 
 
 def _state(run: OperatorRun) -> str:

@@ -212,6 +212,7 @@ class SupervisionLoop:
             run.stop_waiting_for_stalled()
             self.name_straggler(self._leftovers.straggler(task))
             error = Stalled(f"{run.stall_message}, and it did not stop when it was aborted")
+            run.record_failure(error)
             self._tear_down(supervisor.TeardownCause(supervisor.Exhausted(error), run.name))
 
     # What follows from an exit.
@@ -239,6 +240,9 @@ class SupervisionLoop:
             draining=self._token.is_set,
             aborting=was_straggler or self.shutdown.phase >= Phase.ABORTING,
         )
+        if not isinstance(action, supervisor.CloseOutputs | supervisor.NoAction):
+            assert isinstance(exit_, task_exit.Errored | Panicked)
+            run.record_failure(exit_.error)
         who = {"operator": run.name, "instance": task.instance}
         match action:
             case supervisor.CloseOutputs():

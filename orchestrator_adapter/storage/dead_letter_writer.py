@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator_adapter.channels.channel import Undeliverable
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.decision import Decision
-from orchestrator_adapter.primitives.errors import describe, raised_at
+from orchestrator_adapter.primitives.errors import LastError, describe, raised_at
 from orchestrator_adapter.primitives.event_log import DecisionLog
 from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
 
@@ -38,6 +38,7 @@ class DeadLetterWriter:
     def __init__(self, log: DecisionLog, store: DeadLetterStore, clock: Clock) -> None:
         self.undelivered = 0
         self._counts: dict[str, Counter[DeadLetterKind]] = {}
+        self._last: dict[str, tuple[int, DeadLetterKind, str]] = {}
         self._lost: dict[tuple[str, DeadLetterKind, type[Exception], str], _Loss] = {}
         self._log = log
         self._store = store
@@ -49,6 +50,11 @@ class DeadLetterWriter:
         The sum over all operators is what the ledger has as dead-lettered or rejected.
         """
         return dict(self._counts.get(operator, {}))
+
+    def last(self, operator: str) -> LastError | None:
+        """The last dead letter of ``operator``."""
+        last = self._last.get(operator)
+        return None if last is None else LastError(last[0], str(last[1]), last[2])
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -123,7 +129,7 @@ class DeadLetterWriter:
                 )
             loss.items += count
             loss.failures += 1
-            self._count(operator, kind, count)
+            self._count(operator, kind, count, message, self._clock.now_ns())
 
     def write_unlogged_or_raise(
         self,
@@ -150,7 +156,8 @@ class DeadLetterWriter:
             for item in items
         ]
         self._store.append(letters)
-        self._count(operator, kind, len(items) if stands_for is None else stands_for)
+        self._count(operator, kind, len(items) if stands_for is None else stands_for, message, now_ns)
 
-    def _count(self, operator: str, kind: DeadLetterKind, items: int) -> None:
+    def _count(self, operator: str, kind: DeadLetterKind, items: int, message: str, now_ns: int) -> None:
         self._counts.setdefault(operator, Counter())[kind] += items
+        self._last[operator] = (now_ns, kind, message)

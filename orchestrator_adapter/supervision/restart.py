@@ -170,6 +170,19 @@ def admit(
             assert_never(policy.rule)
 
 
+def restarts_left(policy: RestartPolicy, charged: tuple[float, ...], now: float) -> int | None:
+    """How many more restarts ``admit`` would admit at ``now``, one after the other; ``None`` without a limit."""
+    match policy.rule:
+        case NeverRestart():
+            return 0
+        case AlwaysRestart():
+            return None
+        case BoundedRestart(max_restarts, window):
+            return max_restarts - sum(now - at < window.total_seconds() for at in charged)
+        case _:
+            assert_never(policy.rule)
+
+
 SOURCE_DEFAULT = RestartPolicy.bounded(5, timedelta(seconds=60))
 STATELESS_DEFAULT = SOURCE_DEFAULT
 STATEFUL_DEFAULT = RestartPolicy.bounded(3, timedelta(seconds=60))

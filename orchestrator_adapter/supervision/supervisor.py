@@ -31,7 +31,7 @@ from orchestrator_adapter.supervision.events import (
     ShutDown,
     SupervisorEvent,
 )
-from orchestrator_adapter.supervision.restart import NeverRestart, RestartPolicy, admit
+from orchestrator_adapter.supervision.restart import NeverRestart, RestartPolicy, admit, restarts_left
 from orchestrator_adapter.supervision.task_exit import Aborted, Errored, Ok, Panicked, TaskExit
 
 
@@ -147,6 +147,11 @@ class Supervisor:
             for name, operator in self._operators.items()
             if operator.restarts
         }
+
+    def restarts_left(self, operator: str, now: float) -> int | None:
+        """How many more restarts of ``operator`` are within its budget at ``now``; ``None`` without a limit."""
+        watched = self._operators[operator]
+        return restarts_left(watched.policy, watched.charged, now)
 
     def decide(
         self,
