@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,36 +21,21 @@ from typing import Any
 
 import httpx
 
+from tests.helpers.browser import Browser, chromium, headless
 from tests.helpers.prefect_server import PrefectServer
 from tests.helpers.support import ROOT, Addresses, flows_process, wait_until
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_LOADED_MS = 15_000  # of the page's own time
+_QUIET_S = 1.5  # without a request: the page has what it shows, and its transitions are over
 _LIMIT_S = 120.0
 _WIDTH, _HEIGHT = 1500, 1100  # pixels
 
 
-def browser() -> str | None:
-    """The path of a Chromium, if there is one."""
-    return next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-
-
-def photograph(url: str, file: Path) -> None:
-    """Open a page in a headless Chromium, wait until it has loaded, and save a screenshot."""
-    chromium = browser()
-    assert chromium is not None, "there is no Chromium: make debian-packages"
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # its helpers may still be writing
-        subprocess.run(
-            [
-                *(chromium, "--headless=new", "--no-sandbox", "--no-first-run", "--enable-unsafe-swiftshader"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"),
-                *(f"--user-data-dir={profile}", f"--window-size={_WIDTH},{_HEIGHT}", "--hide-scrollbars"),
-                *(f"--virtual-time-budget={_LOADED_MS}", f"--screenshot={file}", url),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=_LIMIT_S,
-        )
+def photograph(browser: Browser, url: str, file: Path) -> None:
+    """Open a page, wait until it has loaded all that it shows, and save a screenshot."""
+    page = browser.open(url, width=_WIDTH, height=_HEIGHT)
+    page.settle(quiet_s=_QUIET_S, limit_s=_LIMIT_S)
+    page.screenshot(file)
+    page.close()
 
 
 class _Archive(BaseHTTPRequestHandler):
@@ -127,7 +110,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the run goes on before the picture")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="where the pictures go")
     args = parser.parse_args()
-    if browser() is None:
+    if chromium() is None:
         print("there is no Chromium: make debian-packages", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as name:
@@ -144,10 +127,11 @@ def main() -> int:
                     # The classic UI shows a Mermaid graph as its text; the new one, on the same server, draws it.
                     "flow-run-topology": f"{ui}/v2/artifacts/artifact/{shown['sda-ingest-topology']}",
                 }
-                for what, url in pages.items():
-                    file = args.folder / f"{what}.png"
-                    photograph(url, file)
-                    print(json.dumps({"picture": str(file), "of": url, "bytes": file.stat().st_size}))
+                with headless() as browser:
+                    for what, url in pages.items():
+                        file = args.folder / f"{what}.png"
+                        photograph(browser, url, file)
+                        print(json.dumps({"picture": str(file), "of": url, "bytes": file.stat().st_size}))
         finally:
             server.stop()
     return 0

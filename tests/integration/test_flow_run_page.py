@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bench.flow_run_page import browser, photograph, restarted_ingest
+from bench.flow_run_page import photograph, restarted_ingest
 from flows.settings.ingest import IngestSettings
 from flows.topologies.ingest import build_topology
+from tests.helpers.browser import chromium, headless
 from tests.helpers.prefect_server import PrefectServer
 
 pytestmark = [pytest.mark.prefect, pytest.mark.timeout(600)]
@@ -31,9 +32,10 @@ def test_the_page_of_a_running_pipeline_shows_every_operator_its_edges_and_a_res
         now = {vertex.name: "optical #2" if vertex.name == "optical" else vertex.name for vertex in plan.order}
         states = {**dict.fromkeys(now.values(), "RUNNING"), "optical": "FAILED"}
         graph = graph_that_shows(states, f"{shared_prefect_server.api_url}/flow_runs/{flow_run}/graph-v2")
-        if browser() is not None:
+        if chromium() is not None:
             page = f"{shared_prefect_server.api_url.removesuffix('/api')}/runs/flow-run/{flow_run}"
-            photograph(page, tmp_path / "page.png")
+            with headless() as browser:
+                photograph(browser, page, tmp_path / "page.png")
     nodes: dict[str, dict[str, Any]] = dict(graph["nodes"])
     label = {key: node["label"] for key, node in nodes.items()}
     assert sorted(label.values()) == sorted([*now.values(), "optical"])
@@ -42,7 +44,7 @@ def test_the_page_of_a_running_pipeline_shows_every_operator_its_edges_and_a_res
         ("optical", "optical #2")
     }
     assert {label[key]: node["state_type"] for key, node in nodes.items()} == states
-    if browser() is None:
+    if chromium() is None:
         pytest.skip("no Chromium to look with (scripts/debian-packages.sh installs it); the graph itself is right")
     running, failed = bars(tmp_path / "page.png", RUNNING), bars(tmp_path / "page.png", FAILED)
     assert running >= len(plan.order)
