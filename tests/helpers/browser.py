@@ -47,7 +47,9 @@ def chromium() -> str | None:
     return next((path for name in _NAMES if (path := shutil.which(name))), None)
 
 
-needs_chromium = pytest.mark.skipif(chromium() is None, reason="there is no Chromium: `make debian-packages` installs it")
+needs_chromium = pytest.mark.skipif(
+    chromium() is None, reason="there is no Chromium: `make debian-packages` installs it"
+)
 
 
 class PageError(AssertionError):
