@@ -20,6 +20,7 @@ from orchestrator_adapter.channels.channel import Channel, EdgeStatistics, Undel
 from orchestrator_adapter.channels.conflict_detector import ConflictDetector
 from orchestrator_adapter.channels.control import Control, runs
 from orchestrator_adapter.channels.ledger import OperatorAccount
+from orchestrator_adapter.channels.pressure import Pressure
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.errors import ReaderDone, ReaderGone
 from orchestrator_adapter.primitives.stopwatch import Stopwatch
@@ -102,8 +103,7 @@ class Edge(Generic[T]):
         space_available: Wakes the writer.
         reading: Rejects a second concurrent reader.
         writing: Rejects a second concurrent writer.
-        pressure: For how long the edge has held up its writer, has dropped items without an acknowledgement since, or has had
-            items on disk.
+        pressure: For how long the edge has had more items than its reader takes.
         outbox: Items and control items that wait for space, oldest first.
         outbox_signals: How many of these are control items.
     """
@@ -111,7 +111,6 @@ class Edge(Generic[T]):
     __slots__ = (
         "_clock",
         "_dead_letter",
-        "_has_dropped",
         "_reader_account",
         "_sheds",
         "_writer_account",
@@ -146,8 +145,7 @@ class Edge(Generic[T]):
         self.writing = ConflictDetector(f"the writing end of edge {channel.edge!r}")
         self.outbox: list[T] = []
         self.outbox_signals = 0
-        self.pressure = Stopwatch(clock)
-        self._has_dropped = False  # since the last acknowledgement
+        self.pressure = Pressure(clock)
         self._writer_account = writer.account
         self._reader_account = reader.account
         self._clock = clock
@@ -199,9 +197,8 @@ class Edge(Generic[T]):
             if count > signals or not still_leased:
                 self._reader_account.acknowledge(count - signals, still_leased=still_leased)
             self.space_available.wake()
-            if self._has_dropped:
-                self._has_dropped = False
-                self.pressure.stop()
+            if self.pressure.drops:
+                self.pressure.acknowledged()
 
     def acknowledge_and_forward(self) -> bool:
         """Forward the leased control items, and acknowledge all leases, in one step. Returns whether it forwarded any."""
@@ -255,9 +252,7 @@ class Edge(Generic[T]):
         self.channel.reader_done = done
         self.channel.reader_ignored = ignored
         self.space_available.wake()
-        if self._has_dropped:
-            self._has_dropped = False
-            self.pressure.stop()
+        self.pressure.acknowledged()
 
     # The writer's side.
 
@@ -362,9 +357,8 @@ class Edge(Generic[T]):
     def _drop(self, items: Sequence[Undeliverable[T]], *, dead_letter_because: str | None) -> None:
         """The flow policy gives ``items`` up: dead-letter them, or shed them without a reason."""
         self.channel.policy_drops += len(items)
-        if items and not self._has_dropped:
-            self._has_dropped = True
-            self.pressure.start()
+        if items:
+            self.pressure.dropped()
         if dead_letter_because is None:
             self._shed(items)
         else:
@@ -390,13 +384,11 @@ class Edge(Generic[T]):
         if self.channel.reader_ignored:
             self._shed(items)
             return YieldToReader()
-        self._dead_letter_items(items, f"edge {self.channel.edge!r}: its reader needs no more items")
-        return None
-
-    def _dead_letter_items(self, items: Sequence[T], why: str) -> None:
         if items:  # there may have been control items only
             self.channel.dead_lettered += len(items)
+            why = f"edge {self.channel.edge!r}: its reader needs no more items"
             self._dead_letter(why, [Undeliverable(item, ()) for item in items])
+        return None
 
 
 def readers_are_done(edges: Collection[Edge[Any]]) -> bool:

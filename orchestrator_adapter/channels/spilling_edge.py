@@ -71,7 +71,7 @@ class SpillQueue(Protocol):
 class SpillingEdge(Edge[T]):
     """An edge with a queue on disk between channel and outbox."""
 
-    __slots__ = ("_controls", "_has_spilled", "_log", "_logged_at", "_queue", "_writer_has_ended")
+    __slots__ = ("_controls", "_log", "_logged_at", "_queue", "_writer_has_ended")
 
     def __init__(
         self,
@@ -92,7 +92,6 @@ class SpillingEdge(Edge[T]):
         self._log = log
         self._logged_at: dict[Decision, float] = {}
         self._writer_has_ended = False
-        self._has_spilled = False  # items are on disk now
 
     @property
     def spilled(self) -> int:
@@ -130,7 +129,7 @@ class SpillingEdge(Edge[T]):
         self.channel.dead_lettered += left.count
         self.channel.signals_undelivered += len(self._controls)
         self._controls.clear()
-        self._measure_pressure()
+        self.pressure.on_disk(self._queue.items)
         return left if left.count else None
 
     # The reader's side.
@@ -248,7 +247,7 @@ class SpillingEdge(Edge[T]):
         if accepted < len(items):
             policy = "what does not fit is shed" if self._sheds else "the writer waits"
             self._note(Decision.SPILL_FULL, cause=f"{self._queue.full_because}: {policy}")
-        self._measure_pressure()
+        self.pressure.on_disk(self._queue.items)
         return accepted
 
     def _replay(self) -> None:
@@ -268,7 +267,7 @@ class SpillingEdge(Edge[T]):
             if room <= 0:
                 break
             self._replay_items(min(room, to_next_control))
-        self._measure_pressure()
+        self.pressure.on_disk(self._queue.items)
         if self._has_backlog:
             return
         if self._writer_has_ended:
@@ -286,15 +285,6 @@ class SpillingEdge(Edge[T]):
             accepted = self.channel.push(items)
             self.channel.sent -= accepted  # they were counted when they were spilled
             self.items_available.wake()
-
-    def _measure_pressure(self) -> None:
-        """Items on disk are one cause of pressure."""
-        if self._has_spilled != (self._queue.items > 0):
-            self._has_spilled = not self._has_spilled
-            if self._has_spilled:
-                self.pressure.start()
-            else:
-                self.pressure.stop()
 
     def _note(self, decision: Decision, **fields: object) -> None:
         """Log it, at most once a minute."""
