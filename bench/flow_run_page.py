@@ -25,7 +25,7 @@ from tests.helpers.browser import Browser, chromium, headless
 from tests.helpers.prefect_server import PrefectServer
 from tests.helpers.support import ROOT, Addresses, flows_process, wait_until
 
-_QUIET_S = 1.5  # without a request: the page has what it shows, and its transitions are over
+_LOADED_S = 15.0  # of the page's own time
 _LIMIT_S = 120.0
 _WIDTH, _HEIGHT = 1500, 1100  # pixels
 
@@ -33,7 +33,7 @@ _WIDTH, _HEIGHT = 1500, 1100  # pixels
 def photograph(browser: Browser, url: str, file: Path) -> None:
     """Open a page, wait until it has loaded all that it shows, and save a screenshot."""
     page = browser.open(url, width=_WIDTH, height=_HEIGHT)
-    page.settle(quiet_s=_QUIET_S, limit_s=_LIMIT_S)
+    page.pass_time(_LOADED_S, limit_s=_LIMIT_S)
     page.screenshot(file)
     page.close()
 

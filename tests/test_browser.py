@@ -19,8 +19,9 @@ pytestmark = needs_chromium
 
 _PAGE = b"""<!doctype html><html lang="en"><title>A page</title><body><button id="go" aria-label="Start it">Go</button>
 <input id="in"><script>
-document.querySelector("#go").addEventListener("click", () => setTimeout(() => {
-  document.body.dataset.clicked = Date.now(); console.error("it was", "clicked"); fetch("/other"); }, 100));
+document.querySelector("#go").addEventListener("click", () => setTimeout(async () => {
+  document.body.dataset.clicked = Date.now(); console.error("it was", "clicked");
+  await fetch("/other"); document.body.dataset.answered = true; }, 100));
 document.addEventListener("keydown", e => document.body.dataset.key = e.key);
 </script></body></html>"""
 
@@ -83,12 +84,20 @@ def test_a_condition_is_timed_in_the_page(browser: Browser, url: str) -> None:
 def test_errors_and_requests_are_kept(browser: Browser, url: str) -> None:
     page = browser.open(url)
     page.click("#go")
-    page.wait_for("document.body.dataset.clicked")
-    page.settle(quiet_s=0.2)
+    page.wait_for("document.body.dataset.answered")
     assert "error: it was clicked" in page.errors
     assert any("404" in error and error.endswith(f"{url}other") for error in page.errors)
     assert page.requests.count(url) == 1
     assert f"{url}other" in page.requests
+
+
+def test_the_page_s_own_time_can_pass_faster(browser: Browser, url: str) -> None:
+    page = browser.open(url)
+    began = time.monotonic()
+    page.evaluate("setTimeout(() => document.body.dataset.late = true, 29_000)")
+    page.pass_time(30.0)
+    assert page.evaluate("document.body.dataset.late") == "true"
+    assert time.monotonic() - began < 20
 
 
 def test_keys_text_and_the_accessibility_tree(browser: Browser, url: str) -> None:

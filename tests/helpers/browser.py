@@ -143,7 +143,7 @@ class Browser:
     def call(
         self, method: str, parameters: dict[str, Any] | None = None, session: str = "", *, limit_s: float = _CALL_S
     ) -> dict[str, Any]:
-        """Send one command and wait for its result. Events that come meanwhile go to their pages."""
+        """Send one command and wait for its result. Events that come before it go to their pages."""
         self._number += 1
         number = self._number
         command = {"id": number, "method": method, "params": parameters or {}}
@@ -201,7 +201,7 @@ class Page:
     requests: list[str] = field(default_factory=list)
     _loaded: bool = False
     _waits: int = 0
-    _open_requests: set[str] = field(default_factory=set)
+    _time_passed: bool = False
 
     def call(
         self, method: str, parameters: dict[str, Any] | None = None, *, limit_s: float = _CALL_S
@@ -241,17 +241,17 @@ class Page:
             self.evaluate("0")
             time.sleep(0.01)
 
-    def settle(self, *, quiet_s: float = 1.0, limit_s: float = 60.0) -> None:
-        """Wait until no request has been open for ``quiet_s`` seconds. A page with an open stream never settles."""
+    def pass_time(self, seconds: float, *, limit_s: float = _CALL_S) -> None:
+        """Let so much of the page's own time pass, as fast as its requests are answered. Its clock is then its own."""
+        self._time_passed = False
+        policy = {"policy": "pauseIfNetworkFetchesPending", "budget": seconds * 1000}
+        self.call("Emulation.setVirtualTimePolicy", policy)
         deadline = time.monotonic() + limit_s
-        quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < quiet_s:
+        while not self._time_passed:
             if time.monotonic() > deadline:
-                raise PageError(f"there were requests for {limit_s:g} s: {self.requests[-3:]}")
+                raise PageError(f"{seconds:g} s of the page's time took more than {limit_s:g} s")
             self.evaluate("0")
-            if self._open_requests:
-                quiet_since = time.monotonic()
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def evaluate(self, script: str, *, limit_s: float = _CALL_S) -> Any:
         """The value of a JavaScript expression; of a promise, what it resolves to. The value must be JSON."""
@@ -350,9 +350,8 @@ class Page:
                 self._loaded = True
             case "Network.requestWillBeSent":
                 self.requests.append(event["request"]["url"])
-                self._open_requests.add(event["requestId"])
-            case "Network.loadingFinished" | "Network.loadingFailed":
-                self._open_requests.discard(event["requestId"])
+            case "Emulation.virtualTimeBudgetExpired":
+                self._time_passed = True
             case "Runtime.exceptionThrown":
                 self.errors.append(_exception(event["exceptionDetails"]))
             case "Runtime.consoleAPICalled" if event["type"] in {"error", "warning", "assert"}:
