@@ -6,7 +6,7 @@ Prometheus sees the first increase.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -20,15 +20,15 @@ from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.families import Samples as _Samples
 from orchestrator_adapter.control_plane.families import counter as _counter
 from orchestrator_adapter.control_plane.families import gauge as _gauge
+from orchestrator_adapter.control_plane.families import histogram as _histogram
 from orchestrator_adapter.control_plane.health import HealthStatus, health_of
+from orchestrator_adapter.control_plane.operator_metrics import of_operators
 from orchestrator_adapter.control_plane.process_figures import of_the_process
 from orchestrator_adapter.control_plane.snapshot import View
 from orchestrator_adapter.control_plane.worker_pools import of_worker_pools
-from orchestrator_adapter.graph.plan import Plan, Role
+from orchestrator_adapter.graph.plan import Plan
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
-from orchestrator_adapter.primitives.metrics import LatencySummary
-from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
-from orchestrator_adapter.storage.dead_letter import DeadLetterKind
+from orchestrator_adapter.runtime.status import GraphStatus
 
 JSON = "application/json"
 
@@ -126,11 +126,8 @@ class _Families(Collector):
 
 def families(plan: Plan, view: View) -> Iterator[Metric]:
     """Every metric family, with its help and its unit."""
-    operators = view.status.operators
     yield _health(view)
-    yield from _of_operators(operators)
-    yield from _of_sources([operator for operator in operators if operator.role is Role.SOURCE])
-    yield from _of_sinks([operator for operator in operators if operator.role is Role.SINK])
+    yield from of_operators(view.status.operators)
     yield from _of_edges(plan, view.status)
     yield from _of_spills(plan, view.status)
     yield from _of_breakers(view.status)
@@ -148,127 +145,6 @@ def _health(view: View) -> Metric:
         "The health of the run, as /health has it: 1 for its present status, 0 for the others",
         ["status"],
         (((status.value,), status is health.status) for status in HealthStatus),
-    )
-
-
-def _of_operators(operators: Sequence[OperatorStatus]) -> Iterator[Metric]:
-    def each(figure: Callable[[OperatorStatus], float]) -> _Samples:
-        return (((operator.name,), figure(operator)) for operator in operators)
-
-    yield _gauge("operator_up", "Whether an instance of the operator runs: 1, else 0", ["operator"], each(_is_up))
-    yield _counter(
-        "operator_restart_total",
-        "Restarts of the operator",
-        ["operator"],
-        each(lambda operator: operator.restarts),
-    )
-    yield _gauge(
-        "operator_uptime_seconds",
-        "For how long the operator's present or last instance has run, seconds",
-        ["operator"],
-        each(lambda operator: operator.uptime_s),
-    )
-    yield _counter(
-        "operator_items_total",
-        "Items that the operator has consumed (acknowledged) or emitted (sent on)",
-        ["operator", "direction"],
-        (
-            sample
-            for operator in operators
-            for sample in (
-                ((operator.name, "consumed"), operator.consumed),
-                ((operator.name, "emitted"), operator.emitted),
-            )
-        ),
-    )
-    yield _counter(
-        "operator_signals_total",
-        "Control items that the operator has acknowledged (in), or sent, one for each output (out); no other figure has them",
-        ["operator", "direction"],
-        (
-            sample
-            for operator in operators
-            for sample in (((operator.name, "in"), operator.signals_in), ((operator.name, "out"), operator.signals_out))
-        ),
-    )
-    yield _counter(
-        "retry_attempts_total",
-        "Attempts that the operator made after the first, of calls with retry",
-        ["operator"],
-        _counted(operators, "retry_attempts"),
-    )
-    yield _counter(
-        "dead_letters_total",
-        "Items of the operator that became dead letters, by kind of error",
-        ["operator", "kind"],
-        (
-            ((operator.name, kind.value), operator.dead_letters.get(kind, 0))
-            for operator in operators
-            for kind in DeadLetterKind
-        ),
-    )
-    yield _gauge(
-        "operator_figure",
-        "A figure that the operator itself counts; the operator defines its meaning and unit",
-        ["operator", "name"],
-        (
-            ((operator.name, name), value)
-            for operator in operators
-            for name, value in operator.counters.items()
-            if name not in _WELL_KNOWN[operator.role]
-        ),
-    )
-
-
-_WELL_KNOWN: dict[Role, frozenset[str]] = {
-    role: frozenset({"retry_attempts"})
-    | {Role.SOURCE: {"decode_errors", "kernel_drops"}, Role.SINK: {"bytes_written"}}.get(role, set())
-    for role in Role
-}
-"""The operators' counters that have a metric family of their own; see ``WiredEnds.count``."""
-
-
-def _of_sources(sources: Sequence[OperatorStatus]) -> Iterator[Metric]:
-    yield _gauge(
-        "source_ingest_rate",
-        "Items that the source takes in, malformed ones included, per second; mean weighted exponentially over 30 s",
-        ["source"],
-        (((source.name,), source.ingest_rate_per_s or 0.0) for source in sources),
-    )
-    yield _counter(
-        "source_decode_errors_total",
-        "Frames that the source could not decode",
-        ["source"],
-        (((source.name,), source.counters.get("decode_errors", 0)) for source in sources),
-    )
-    yield _counter(
-        "source_kernel_drops_total",
-        "Datagrams that the kernel dropped before the source could read them",
-        ["source"],
-        _counted(sources, "kernel_drops"),
-    )
-    yield _gauge(
-        "source_last_item_age_seconds",
-        "The time since the source sent its last item, seconds; absent before the first item",
-        ["source"],
-        (((source.name,), source.idle_s) for source in sources if source.idle_s is not None),
-    )
-
-
-def _of_sinks(sinks: Sequence[OperatorStatus]) -> Iterator[Metric]:
-    yield _counter(
-        "sink_bytes_written_total", "What the sink has written, bytes", ["sink"], _counted(sinks, "bytes_written")
-    )
-    yield _gauge(
-        "sink_latency_seconds",
-        "From ingest to the sink's acknowledgement, quantiles since the start, seconds; quantile 1 is the longest",
-        ["sink", "quantile"],
-        (
-            ((sink.name, quantile), milliseconds / 1e3)
-            for sink in sinks
-            if sink.latency is not None
-            for quantile, milliseconds in _quantiles(sink.latency)
-        ),
     )
 
 
@@ -323,6 +199,18 @@ def _of_edges(plan: Plan, status: GraphStatus) -> Iterator[Metric]:
         "Items that the edge's flow policy shed or dead-lettered: the edge was full, or they waited too long",
         ["edge", "policy"],
         (((edge.id, edge.policy.name), edges[edge.id].policy_drops) for edge in plan.edges),
+    )
+    yield _counter(
+        "edge_pressure_seconds_total",
+        "For how long the edge has held up its writer, was dropping items, or had items on disk, seconds",
+        ["edge"],
+        (((edge,), figures.pressure_s) for edge, figures in edges.items()),
+    )
+    yield _histogram(
+        "edge_wait_seconds",
+        "How long items waited in the edge until its reader took them, sampled, seconds",
+        ["edge"],
+        (((edge,), figures.wait) for edge, figures in edges.items()),
     )
 
 
@@ -444,15 +332,3 @@ def _of_the_loop(view: View) -> Iterator[Metric]:
         [],
         [((), view.age_s)],
     )
-
-
-def _is_up(operator: OperatorStatus) -> int:
-    return int(operator.state == "running")
-
-
-def _counted(operators: Iterable[OperatorStatus], name: str) -> _Samples:
-    return (((operator.name,), operator.counters[name]) for operator in operators if name in operator.counters)
-
-
-def _quantiles(latency: LatencySummary) -> tuple[tuple[str, float], ...]:
-    return ("0.5", latency.p50_ms), ("0.99", latency.p99_ms), ("1", latency.max_ms)

@@ -49,6 +49,8 @@ OTHERS = {
     *("process_resident_memory_bytes", "process_open_fds", "process_max_fds", "process_threads"),
     *("process_cpu_seconds_total", "bulkhead_workers_hung_total", "bulkhead_rejected_connections_total"),
     *("blocking_pool_threads", "blocking_pool_busy", "blocking_pool_waiting", "blocking_pool_abandoned"),
+    *("operator_restarts_left", "operator_errors_total", "operator_time_seconds_total", "operator_latency_seconds"),
+    *("edge_pressure_seconds_total", "edge_wait_seconds", "source_paused"),
     *("spill_items", "spill_bytes", "spilled_items_total", "pipeline_health"),
 }
 
@@ -69,13 +71,18 @@ def scraped(built: BuiltGraph) -> dict[str, Figures]:
 
 
 def figures(parsed: Any) -> dict[str, Figures]:
+    """Of a histogram, the counts of the buckets, which have the label ``le``, and all of them, without it."""
     found: dict[str, Figures] = {}
     for family in parsed:
         name = f"{family.name}_total" if family.type == "counter" else family.name
+        names = {name} if family.type != "histogram" else {f"{name}_bucket", f"{name}_count"}
         found[name] = {
-            tuple(value for _, value in sorted(sample.labels.items())): sample.value for sample in family.samples
+            tuple(value for _, value in sorted(sample.labels.items())): sample.value
+            for sample in family.samples
+            if sample.name in names
         }
-        assert {sample.name for sample in family.samples} <= {name}
+        others = {f"{name}_sum"} if family.type == "histogram" else set()
+        assert {sample.name for sample in family.samples} <= names | others
     return found
 
 

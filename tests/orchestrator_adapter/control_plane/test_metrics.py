@@ -32,6 +32,7 @@ from orchestrator_adapter import (
     source_of,
 )
 from orchestrator_adapter.control_plane.exposition import as_json
+from orchestrator_adapter.primitives.metrics import BOUNDS_S
 from orchestrator_adapter.testing import (
     CollectSink,
     Fail,
@@ -100,9 +101,26 @@ async def test_every_family_has_the_expected_values() -> None:
     assert metrics["source_last_item_age_seconds"][("feed",)] > 0
     assert metrics["sink_bytes_written_total"] == {("screen",): 77}
     assert metrics["sink_latency_seconds"] == {
-        ("0.5", "screen"): pytest.approx(2, rel=0.045),
-        ("0.99", "screen"): pytest.approx(2, rel=0.045),
-        ("1", "screen"): 2,
+        **{(str(bound), "screen"): 100 if bound >= 2 else 0 for bound in BOUNDS_S},
+        ("+Inf", "screen"): 100,
+        ("screen",): 100,
+    }
+    assert metrics["operator_restarts_left"] == {
+        **{(name,): 5 for name in ("feed", "call", "split")},
+        ("fragile",): 4,
+        ("screen",): 0,
+        ("archive",): 0,
+    }
+    assert metrics["operator_errors_total"] == {("OSError", "fragile"): 2}
+    assert metrics["source_paused"] == {("feed",): 0}
+    spent = metrics["operator_time_seconds_total"]  # operator, state
+    assert len(spent) == 3 * 6
+    assert spent["split", "blocked"] > 0
+    assert spent["feed", "idle"] == 0
+    assert all(spent["call", state] > 0 for state in ("busy", "idle"))
+    assert {edge for (edge,), pressure_s in metrics["edge_pressure_seconds_total"].items() if pressure_s} == {
+        "split -> screen",
+        "split -> archive",
     }
     dead = metrics["dead_letters_total"]  # kind, operator
     assert {labels: count for labels, count in dead.items() if count} == {
@@ -156,7 +174,7 @@ def test_a_graph_that_has_not_started_has_zeros_and_no_samples_of_unknown_values
 def test_the_documentation_lists_exactly_these_families_with_their_types() -> None:
     """``docs/control-plane.md`` is the reference."""
     lines = re.findall(
-        r"^\| `(\w+)` \| (counter|gauge) \|", (ROOT / "docs" / "control-plane.md").read_text(), re.MULTILINE
+        r"^\| `(\w+)` \| (counter|gauge|histogram) \|", (ROOT / "docs" / "control-plane.md").read_text(), re.MULTILINE
     )
     built = chain(source_of([1]), CollectSink()).build()
     assert dict(lines) == {family["name"]: family["type"] for family in as_json(built.plan, view(built))["metrics"]}
