@@ -9,12 +9,13 @@ rejected. Instead, the setting refers to the place of the whole address:
 ``file:PATH``      the content of a file, such as ``/run/secrets/archive``
 =================  =============================================================================
 
-A ``SigningSecret`` is such a reference always. The reference is resolved in the process that runs the pipeline, when the run begins (``with_secrets``).
+A ``SigningSecret`` and an ``AccessToken`` are such references always. The reference is resolved in the process that runs the pipeline, when the run begins (``with_secrets``).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -40,6 +41,7 @@ _NO_USERINFO = (
     r"^(?![^/?#]*//[^/?#]*@)"  # in the parameters' schema: the server rejects credentials before it stores them
 )
 _BLOCK_WITHIN_S = 10.0
+_TOKEN = re.compile(r"[!-~]{16,}")  # as the control plane checks it
 _LEAST_SECRET_BYTES = 24  # Standard Webhooks 1.0.0, "Signature scheme": 192 bits to 512 bits
 
 
@@ -138,6 +140,24 @@ class SigningSecret(Reference):
         return (
             None if _is_strong(content) else f"a secret of at least {_LEAST_SECRET_BYTES} bytes, or whsec_ and base64"
         )
+
+    @classmethod
+    def found(cls, content: str) -> str:
+        return HiddenText(content)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^(secret|env|file):"}
+
+
+class AccessToken(Reference):
+    """A reference to the token of the control plane: 16 or more visible ASCII characters without spaces."""
+
+    __slots__ = ()
+
+    @classmethod
+    def expected(cls, content: str) -> str | None:
+        return None if _TOKEN.fullmatch(content) else "16 or more visible ASCII characters without spaces"
 
     @classmethod
     def found(cls, content: str) -> str:

@@ -6,11 +6,12 @@ import os
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol, get_args
+from typing import Annotated, ClassVar, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationInfo, field_validator, model_validator
 
-from flows.settings.addresses import Address
+from flows.settings.addresses import AccessToken, Address
+from orchestrator_adapter.control_plane import ControlPlane
 
 Port = Annotated[int, Field(ge=0, le=65_535, description="Port; 0 lets the system choose")]
 _YEAR_S = 366 * 86_400.0  # a longer duration is a mistake; much longer ones overflow `timedelta`
@@ -224,13 +225,46 @@ class ShutdownSettings(Section):
 
 
 class ControlPlaneSettings(Section):
-    """The HTTP server of the run's health and metrics: /health and /metrics."""
+    """The HTTP server of the run: live page, health, metrics and actions."""
 
     enabled: bool = Field(default=True, description="Whether the server runs")
     host: str = Field(
-        "127.0.0.1", min_length=1, description="Address to listen on; everyone who can reach it can read it"
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on. One that other machines can reach needs a token, and TLS or a proxy",
     )
     port: Port = 9100
+    token: AccessToken | None = Field(
+        None, description="Reference to the token: secret:NAME, env:NAME or file:PATH; 16 or more characters"
+    )
+    tls_certificate: Path | None = Field(None, description="Certificate with its chain, PEM; with it, HTTPS is served")
+    tls_key: Path | None = Field(None, description="Its key, PEM, without a password")
+    behind_proxy: bool = Field(
+        default=False, description="Whether clients come through a proxy that ends TLS; reading then needs the token"
+    )
+    actions: bool = Field(
+        default=False,
+        description="Whether drain, pause of a source and force of a breaker are admitted, with the token",
+    )
+
+    @property
+    def tls(self) -> tuple[Path, Path] | None:
+        """Certificate and key."""
+        return None if self.tls_certificate is None or self.tls_key is None else (self.tls_certificate, self.tls_key)
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key must be set together")
+        ControlPlane(  # raises ValueError
+            host=self.host,
+            port=self.port,
+            token="" if self.token is None else "a-stand-in-for-it",
+            tls=self.tls,
+            behind_proxy=self.behind_proxy,
+            actions=self.actions,
+        )
+        return self
 
 
 class PrefectSettings(Section):

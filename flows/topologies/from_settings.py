@@ -116,7 +116,17 @@ def supervision_policy(shutdown: ShutdownSettings) -> SupervisionPolicy:
 
 def control_plane(settings: ControlPlaneSettings, *collectors: Collector) -> ControlPlane | None:
     """The control plane, with these metrics too, unless it is disabled."""
-    return ControlPlane(host=settings.host, port=settings.port, collectors=collectors) if settings.enabled else None
+    if not settings.enabled:
+        return None
+    return ControlPlane(
+        host=settings.host,
+        port=settings.port,
+        collectors=collectors,
+        token=settings.token or "",
+        tls=settings.tls,
+        behind_proxy=settings.behind_proxy,
+        actions=settings.actions,
+    )
 
 
 def claims(

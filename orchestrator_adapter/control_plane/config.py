@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +16,7 @@ if TYPE_CHECKING:  # it imports prometheus_client, which a run without a control
     from orchestrator_adapter.control_plane.collectors import MetricsCollector
 
 _MAX_PORT = 65_535
+_TOKEN = re.compile(r"[!-~]{16,}")  # what a header can carry
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +104,38 @@ class ControlPlane:
             ("max_connections", self.max_connections, self.max_connections >= 1, ">= 1"),
             ("reuse_for", self.reuse_for, self.reuse_for >= zero, ">= 0"),
         )
+        if problem := self._access_problem():
+            raise ValueError(f"ControlPlane: {problem}")
+
+    @property
+    def token_to_read(self) -> bool:
+        """Whether reading needs the token: clients on other machines may reach it."""
+        return self.behind_proxy or not is_loopback(self.host)
+
+    def _access_problem(self) -> str:
+        """Why this access is not safe, in words; empty: it is. Does not repeat the token."""
+        if self.token and not _TOKEN.fullmatch(self.token):
+            return "token must have at least 16 characters, which are visible ASCII characters without spaces"
+        if self.actions and not self.token:
+            return "actions need a token"
+        if self.behind_proxy and not self.token:
+            return "behind_proxy needs a token: everyone who can reach the proxy could read"
+        if is_loopback(self.host):
+            return ""
+        missing = [] if self.token else ["a token"]
+        if self.tls is None and not self.behind_proxy:
+            missing.append("a certificate and its key for TLS (or behind_proxy, if a proxy ends TLS in front of it)")
+        if not missing:
+            return ""
+        return f"host {self.host!r} can be reached from other machines, so it needs {' and '.join(missing)}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` means this machine by definition: ``localhost``, a name below it (RFC 6761), 127.0.0.0/8 or ::1."""
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -179,7 +179,7 @@ async def test_a_connection_whose_client_does_not_read_the_answer_is_closed(monk
 
     async def during(url: str) -> None:
         with connect(url) as sock:
-            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await eventually(lambda: len(server_connections(url)) == 0, "the connection's end")
             assert (await fetch(f"{url}/health")).status_code == 200
 
@@ -204,7 +204,7 @@ async def test_requests_of_clients_that_disconnect_leave_no_task() -> None:
         state = server._serving[1].server_state
         crowd = [connect(server.url) for _ in range(60)]
         for client in crowd:
-            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for client in crowd:
             client.close()
         await eventually(lambda: not state.tasks and not state.connections, "the end of every request")
@@ -281,11 +281,11 @@ async def test_a_connection_is_closed_after_one_answer() -> None:
 
     async def during(url: str) -> None:
         with connect(url) as sock:
-            sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\nabc")
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n\r\nabc")
             answer = await asyncio.to_thread(_all_of, sock)
             assert answer.startswith(b"HTTP/1.1 200 ")
         with connect(url) as sock:
-            sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
             assert (await asyncio.to_thread(_all_of, sock)).count(b"HTTP/1.1 200 ") == 1
 
     await served(waiting(), during)

@@ -57,14 +57,31 @@ async def test_metrics_come_in_the_format_of_the_accept_header() -> None:
     await served(built, during)
 
 
-@pytest.mark.parametrize("path", ["/", "/graph", "/health/", "/metrics/x", "/%2e%2e/etc/passwd", "/☃"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health/",
+        "/metrics/x",
+        "/%2e%2e/etc/passwd",
+        "/☃",
+        "/page/",
+        "/page/nothing.js",
+        "/page/../server.py",
+        "/page/%2e%2e/server.py",
+        "/page/..%2fserver.py",
+        "/page//etc/passwd",
+        "/page/%5c..%5cserver.py",
+        "/page/index.html%00.js",
+    ],
+)
 async def test_any_other_path_is_a_404_that_lists_the_pages(path: str) -> None:
     """As JSON."""
 
     async def during(url: str) -> None:
         answer = await fetch(f"{url}{path}")
         assert answer.status_code == 404
-        assert answer.json() == {"error": "Not Found", "pages": ["/health", "/metrics"]}
+        assert answer.json()["error"] == "Not Found"
+        assert {"/", "/health", "/metrics"} <= set(answer.json()["pages"])
 
     await served(waiting(), during)
 
@@ -168,3 +185,31 @@ async def test_a_requested_drain_is_200_and_a_drain_after_a_panic_is_503() -> No
 
         event = await served(built, during)
         assert isinstance(event, events.Panicked if panics else events.ShutDown)
+
+
+async def test_every_answer_forbids_other_origins_and_inline_scripts() -> None:
+    """The page, its files, figures and errors: no script of another origin may run in them, frame them or read them."""
+
+    async def during(url: str) -> None:
+        for path in ("/", "/page/index.html", "/health", "/metrics", "/nothing"):
+            headers = (await fetch(f"{url}{path}")).headers
+            policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+            assert policy["default-src"] == "'self'"
+            assert {policy[name] for name in ("frame-ancestors", "base-uri", "object-src")} == {"'none'"}
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == "no-store"
+            assert not [name for name in headers if name.startswith("access-control")]
+
+    await served(waiting(), during)
+
+
+async def test_the_live_page_is_served_at_the_root() -> None:
+    """As HTML; the same file is below /page/."""
+
+    async def during(url: str) -> None:
+        page = await fetch(f"{url}/")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert page.text.startswith("<!doctype html>")
+        assert (await fetch(f"{url}/page/index.html")).content == page.content
+
+    await served(waiting(), during)

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -50,14 +51,17 @@ async def test_an_ipv6_address_is_written_in_brackets() -> None:
         assert (await fetch(f"{server.url}/health")).status_code == 200
 
 
+OPEN = ControlPlane(host="::", port=0, token="sixteen-characters", behind_proxy=True)
+
+
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 async def test_two_colons_are_every_ipv4_and_ipv6_address() -> None:
     """One server answers at 127.0.0.1 and at ::1; 0.0.0.0 answers by IPv4 only."""
-    with ControlPlaneServer(waiting(), ControlPlane(host="::", port=0)) as server:
+    with ControlPlaneServer(waiting(), OPEN) as server:
         port = server.url.rpartition(":")[2]
         for address in ("127.0.0.1", "[::1]"):
             assert (await fetch(f"http://{address}:{port}/health")).status_code == 200
-    with ControlPlaneServer(waiting(), ControlPlane(host="0.0.0.0", port=0)) as server:
+    with ControlPlaneServer(waiting(), replace(OPEN, host="0.0.0.0")) as server:
         port = server.url.rpartition(":")[2]
         assert (await fetch(f"http://127.0.0.1:{port}/health")).status_code == 200
         with pytest.raises(httpx.ConnectError):
@@ -70,7 +74,7 @@ async def test_an_address_that_cannot_be_bound_is_an_error_that_names_it(host: s
     threads = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(CannotListen) as raised, ControlPlaneServer(waiting(), ControlPlane(host=host, port=port)):
+        with pytest.raises(CannotListen) as raised, ControlPlaneServer(waiting(), replace(OPEN, host=host, port=port)):
             raise AssertionError("it listens")
     assert isinstance(raised.value, OSError)
     assert isinstance(raised.value, OrchestratorError)
@@ -110,7 +114,7 @@ async def test_exiting_ends_the_thread_and_frees_the_port() -> None:
             assert {thread.name for thread in set(threading.enumerate()) - before} == {"control-plane"}
             clients = [stack.enter_context(connect(server.url)) for _ in range(3)]
             clients[1].sendall(b"GET /health HTTP/1.1\r\n")
-            clients[2].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            clients[2].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await fetch(f"{server.url}/health")).status_code == 200
         assert "control-plane" not in {thread.name for thread in threading.enumerate()}
         assert all(is_closed(client) for client in clients)
@@ -154,7 +158,7 @@ async def test_a_failure_of_the_control_plane_is_logged_and_the_run_goes_on(
         await eventually(lambda: built.ledger().written == 3, "three items")
         await eventually(lambda: lines, "the failure's line")
 
-    monkeypatch.setattr("orchestrator_adapter.control_plane.server._Server.serve", broken)
+    monkeypatch.setattr("orchestrator_adapter.control_plane.server.Server.serve", broken)
     built = waiting()
     with logged("orchestrator_adapter.control_plane") as lines:
         event = await served(built, during)
