@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from orchestrator_adapter.channels.control import Control
+from orchestrator_adapter.channels.handover_times import HandoverTimes
+from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.metrics import LatencyFigures
 
 T = TypeVar("T")
@@ -129,9 +131,10 @@ class Channel(Generic[T]):
         "signals_received",
         "signals_sent",
         "signals_undelivered",
+        "times",
     )
 
-    def __init__(self, edge: str, capacity: int) -> None:
+    def __init__(self, edge: str, capacity: int, clock: Clock | None = None) -> None:
         self.edge = edge
         self.capacity = capacity
         self.closed = False  # the writer has finished
@@ -147,8 +150,8 @@ class Channel(Generic[T]):
         self.high_water_mark = 0
         self.max_signals = max(capacity, _LEAST_MAX_SIGNALS)
         self.signals_sent = 0  # counted by the edge, because control items may wait in its outbox
-        self.signals_received = 0
-        self.signals_undelivered = 0
+        self.signals_received = self.signals_undelivered = 0
+        self.times = HandoverTimes(clock)
         self._buffer: list[T] = []  # and control items
         self.controls: deque[int] = deque()  # the sequence numbers of the control items that are not acknowledged
         self._head = 0
@@ -211,6 +214,11 @@ class Channel(Generic[T]):
         return None
 
     @property
+    def end(self) -> int:
+        """The sequence number of the next item that is sent."""
+        return self._base + len(self._buffer)
+
+    @property
     def ended(self) -> bool:
         """The writer has finished and everything has been taken."""
         return self.closed and self._taken == len(self._buffer)
@@ -233,30 +241,24 @@ class Channel(Generic[T]):
             signals_received=self.signals_received,
             signals_undelivered=self.signals_undelivered,
             pressure_s=pressure_s,
+            wait=self.times.waits.figures(),
         )
 
     # The writer's side.
 
     def push(self, items: Sequence[T]) -> int:
         """Accept as many of ``items``, which are data, as fit, from the front; return how many that was."""
-        room = self.room
         accepted = len(items)
-        if accepted <= room:
-            self._buffer += items
-        else:
-            accepted = room
-            self._buffer += items[:room]
+        if accepted > (room := self.room):
+            accepted, items = room, items[:room]
+        self._buffer += items
         self.sent += accepted
         occupancy = len(self._buffer) - self._head - len(self.controls)
-        self.high_water_mark = max(self.high_water_mark, occupancy)
+        if occupancy > self.high_water_mark:  # noqa: PLR1730 - the data path: a call of max costs twice as much
+            self.high_water_mark = occupancy
+        if self.sent >= self.times.mark_from:
+            self.times.accepted(self.end, accepted)
         return accepted
-
-    def push_one(self, item: T) -> bool:
-        """Accept ``item`` if it fits; say whether it did."""
-        if self.room <= 0:
-            return False
-        self.push((item,))
-        return True
 
     def leased_controls(self) -> list[Control]:
         """The leased control items, oldest first."""
@@ -296,6 +298,8 @@ class Channel(Generic[T]):
         items = self._buffer[taken : taken + max_items]
         self._taken = taken + len(items)
         self.received += len(items)
+        if items and sequence + len(items) > self.times.attend_at:
+            self.times.taken(sequence + len(items), len(items), received=self.received, sent=self.sent)
         return items
 
     def acknowledge(self, count: int) -> int:
@@ -307,6 +311,8 @@ class Channel(Generic[T]):
             for sequence in range(first, first + count):
                 self._failures.pop(sequence, None)
         self._head += count
+        if self.times.holds:
+            self.times.acknowledged(self._base + self._head)
         signals = self._drop_controls() if self.controls else 0
         self.signals_received += signals
         self._compact()
@@ -319,6 +325,7 @@ class Channel(Generic[T]):
         and leave the edge. The others are suspects: they are delivered one at a time until they are acknowledged, so
         that the item at fault becomes known. A control item is neither.
         """
+        self.times.returned(self.leased_items)
         first, last = self._base + self._head, self._base + self._taken
         controls = {self.controls.popleft() for _ in range(self.leased_signals)}
         survivors: list[T] = []
@@ -353,6 +360,9 @@ class Channel(Generic[T]):
 
         Control items between them leave the edge too, as ``signals_undelivered``.
         """
+        self.times.returned(self.leased_items)
+        if not leased_only:
+            self.times.forget_mark()
         end = self._taken if leased_only else len(self._buffer)
         controls = set(self.controls)
         items = [

@@ -90,8 +90,7 @@ class SpilledLeft:
 
 
 class Edge(Generic[T]):
-    """A channel with its writer and its reader, and the policies backpressure and shed. ``timed_edge`` and ``spilling_edge``
-    have the others.
+    """A channel with its writer and its reader, for backpressure and shed; ``timed_edge``, ``spilling_edge`` are for the others.
 
     The *outbox* holds items that the writer has offered and that did not fit. It outlives the writer's instance.
 
@@ -170,7 +169,8 @@ class Edge(Generic[T]):
         return 0
 
     def statistics(self) -> EdgeStatistics:
-        """A frozen picture of this edge."""
+        """A frozen picture of this edge. Measures the next wait and the next batch, so that the next picture has them."""
+        self.channel.times.measure_next()
         return self.channel.statistics(pressure_s=self.pressure.reading_s)
 
     def open(self) -> None:

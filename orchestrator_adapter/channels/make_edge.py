@@ -29,7 +29,7 @@ def make_edge(
     match policy.when_full:
         case Backpressure() | Shed():
             return Edge(
-                Channel(edge_id, capacity),
+                Channel(edge_id, capacity, clock),
                 writer=writer,
                 reader=reader,
                 clock=clock,
@@ -47,7 +47,7 @@ def make_edge(
             )
         case Spill(when_full=when_full):
             return SpillingEdge(
-                Channel(edge_id, capacity),
+                Channel(edge_id, capacity, clock),
                 make_queue(edge_id, policy.when_full),
                 writer=writer,
                 reader=reader,

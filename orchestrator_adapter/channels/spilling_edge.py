@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from orchestrator_adapter.channels.channel import Channel, EdgeStatistics, Undeliverable
 from orchestrator_adapter.channels.control import Control, runs
 from orchestrator_adapter.channels.edge import Blocked, DeadLetterDropped, Edge, Side, SpilledLeft, YieldToReader, flush
+from orchestrator_adapter.channels.handover_times import NEVER
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.decision import Decision
 
@@ -71,7 +72,7 @@ class SpillQueue(Protocol):
 class SpillingEdge(Edge[T]):
     """An edge with a queue on disk between channel and outbox."""
 
-    __slots__ = ("_controls", "_log", "_logged_at", "_queue", "_writer_has_ended")
+    __slots__ = ("_controls", "_log", "_logged_at", "_marked", "_queue", "_writer_has_ended")
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class SpillingEdge(Edge[T]):
         self._log = log
         self._logged_at: dict[Decision, float] = {}
         self._writer_has_ended = False
+        self._marked: tuple[int, float] | None = None  # an item on disk: its number, and when it was accepted
 
     @property
     def spilled(self) -> int:
@@ -129,6 +131,7 @@ class SpillingEdge(Edge[T]):
         self.channel.dead_lettered += left.count
         self.channel.signals_undelivered += len(self._controls)
         self._controls.clear()
+        self._marked = None
         self.pressure.on_disk(self._queue.items)
         return left if left.count else None
 
@@ -242,6 +245,9 @@ class SpillingEdge(Edge[T]):
         begins = not self._queue.items
         accepted = self._queue.append(items)
         self.channel.sent += accepted
+        if accepted and self.channel.sent >= self.channel.times.mark_from:
+            self.channel.times.mark_from = NEVER
+            self._marked = self._queue.spilled - 1 - accepted // 2, self._clock.monotonic()
         if begins and accepted:
             self._note(Decision.SPILLING)
         if accepted < len(items):
@@ -275,15 +281,24 @@ class SpillingEdge(Edge[T]):
         self.space_available.wake()
 
     def _replay_items(self, max_items: int) -> None:
+        first, times = self._queue.spilled - self._queue.items, self.channel.times
         try:
             items = self._queue.take(max_items)
         except SpillUnreadable as error:
             lost = [Undeliverable(f"<an item that was spilled: {error}>", ())] * error.items
             self.channel.dead_lettered += error.items
             self._dead_letter(f"edge {self.channel.edge!r}: {error}", lost)
+            if self._marked is not None and self._marked[0] < first + error.items:
+                self._marked = None
+                times.forget_mark()
         else:
+            mark_from, times.mark_from = times.mark_from, NEVER  # they were not accepted now
             accepted = self.channel.push(items)
+            times.mark_from = mark_from
             self.channel.sent -= accepted  # they were counted when they were spilled
+            if self._marked is not None and self._marked[0] < first + accepted:
+                times.mark(self.channel.end - accepted + self._marked[0] - first, self._marked[1])
+                self._marked = None
             self.items_available.wake()
 
     def _note(self, decision: Decision, **fields: object) -> None:

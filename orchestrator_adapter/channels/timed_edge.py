@@ -28,7 +28,7 @@ class TimedChannel(Channel[T]):
     __slots__ = ("_clock", "_deadlines", "_earliest", "_ingested_ns", "_limit_s")
 
     def __init__(self, edge: str, capacity: int, timed: Timed, clock: Clock) -> None:
-        super().__init__(edge, capacity)
+        super().__init__(edge, capacity, clock)
         self._clock = clock
         self._limit_s = timed.deadline.total_seconds()
         self._ingested_ns: Callable[[T], int] | None = None
@@ -98,6 +98,7 @@ class TimedChannel(Channel[T]):
         if not positions:
             return []
         removed, base = set(positions), self._base
+        self.times.removed([base + at for at in positions])
         expired = [Undeliverable(self._buffer[at], self._failures.pop(base + at, ())) for at in positions]
         kept = [at for at in range(positions[0], len(self._buffer)) if at not in removed]
         failures = {

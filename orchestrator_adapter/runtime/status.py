@@ -12,7 +12,7 @@ from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.operators.blocking import BlockingPoolStatistics
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.errors import LastError
-from orchestrator_adapter.primitives.metrics import LatencyFigures, LatencySummary
+from orchestrator_adapter.primitives.metrics import LatencyFigures, LatencySummary, merged
 from orchestrator_adapter.resilience.breaker import BreakerStatistics
 from orchestrator_adapter.runtime.operator_run import OperatorRun, OperatorState
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
@@ -179,6 +179,7 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int, restarts_l
         budget=_budget(run.vertex.restart_policy, restarts_left),
         restart_in_s=max(0.0, run.due - now) if run.state is OperatorState.RESTARTING and run.due is not None else None,
         breakers=tuple(services.breakers_used),
+        batch_latency=merged(edge.channel.times.batches.figures() for edge in run.inputs),
         times=OperatorTimes(run.alive.reading_s, run.idle.reading_s, run.blocked.reading_s),
     )
 

@@ -35,7 +35,7 @@ def test_push_accepts_from_the_front_what_fits_and_no_more() -> None:
 def test_push_one_returns_whether_the_item_fits() -> None:
     """A full channel rejects an item and does not change."""
     channel = channel_with("a", capacity=1)
-    assert not channel.push_one("b")
+    assert channel.push(["b"]) == 0
     assert channel.take(9) == ["a"]
 
 
