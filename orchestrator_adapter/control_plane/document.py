@@ -315,6 +315,7 @@ class Document(_Part, frozen=True, kw_only=True):
         at: When the document was made.
         started_at: When the run began.
         shutting_down: Why it drains; ``None`` while it runs.
+        headline: What a person must know first, in one or two sentences (``headline.with_headline`` sets it).
         window_s: The time over which rates, shares and present latencies are taken; shorter after the start.
         operators: In topological order. ``edges``: in the order of their declaration.
         bottlenecks: The worst first; empty if nothing is held up.
@@ -345,6 +346,7 @@ class Document(_Part, frozen=True, kw_only=True):
     panels: tuple[Panel, ...] = ()
     actions: bool = False
     url: str = ""
+    headline: str = ""
 
 
 def decode(body: bytes) -> Document:
