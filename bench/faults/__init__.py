@@ -1,0 +1,1 @@
+"""``python -m bench.faults``: what the page, the metrics, the alerts and the log say of twelve faults, and how soon."""
