@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Every process of the tests and the demo would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time isolation screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time bench-faults isolation screenshot storm lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -123,6 +123,9 @@ bench-screening: $(VENV)/.dev-ready  ## brute force on 15 random subsets; cost, 
 
 bench-event-time: $(VENV)/.run-ready  ## 50,000 obs/s through marks and windows in memory: emission after the mark, cost of marks, profile (three minutes)
 	$(BIN)/python -m bench.event_time $(ARGS)
+
+bench-faults: $(VENV)/.dev-ready debian-packages  ## twelve faults in real pipelines: when page, metrics, alerts and log show each one (eight minutes)
+	$(BIN)/python -m bench.faults $(ARGS)
 
 bench-alerts: $(VENV)/.dev-ready  ## the real catalogue with staged conjunctions: from the observation to the acknowledged alert (minutes)
 	$(BIN)/python -m bench.alerts latency $(ARGS)

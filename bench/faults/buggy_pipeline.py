@@ -6,6 +6,7 @@ the Unix time in seconds. Everything else is the product as it is.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 from flows.__main__ import main
 from flows.topologies import from_settings
-from orchestrator_adapter import OperatorError, RotatingJsonLines
+from orchestrator_adapter import OperatorError, RotatingJsonLines, WiredEnds
 
 
 class Faults:
@@ -48,10 +49,6 @@ class Faults:
 
     def at(self, item: Any) -> None:
         """``validate`` has this item."""
-        if self.work_s:
-            until = time.perf_counter() + self.work_s
-            while time.perf_counter() < until:
-                pass
         if self.pill == item.observation_id and self.pill is not None:
             raise OperatorError(f"cannot handle {item.observation_id}")
         what, self.next_item = self.next_item, ""
@@ -75,7 +72,7 @@ def _say(what: str) -> None:
 
 def _install(faults: Faults) -> None:
     # Before the module of the topology imports it by name.
-    validation, sync = from_settings.validation, RotatingJsonLines.sync
+    validation, sync, flush = from_settings.validation, RotatingJsonLines.sync, WiredEnds.flush
 
     @wraps(validation)
     def faulty_validation(*arguments: Any, **options: Any) -> Callable[[Any], Any]:
@@ -92,7 +89,13 @@ def _install(faults: Faults) -> None:
             time.sleep(faults.sync_s)
         sync(lines)
 
+    async def slow_flush(ends: WiredEnds) -> None:
+        if faults.work_s and ends.name == "validate":
+            await asyncio.sleep(faults.work_s)
+        await flush(ends)
+
     from_settings.validation = faulty_validation
+    WiredEnds.flush = slow_flush  # type: ignore[method-assign,assignment] # it is the fault
     RotatingJsonLines.sync = slow_sync  # type: ignore[method-assign,assignment] # it is the fault
 
 

@@ -228,9 +228,9 @@ def catalogue() -> Iterator[Fault]:
     )
     yield Fault(
         name="slow operator",
-        how="`validate` computes for 1 ms at each observation, under 4,000 observations/s",
+        how="`validate` waits for 0.25 s with each batch, as for another service, under 4,000 observations/s",
         prepare=_loaded(4_000),
-        inject=_code("work 0.001"),
+        inject=_code("work 0.25"),
         on_page=_bottleneck("validate"),
         in_metrics=_pressed("normalize -> validate", "validate"),
         in_log=lambda _: False,

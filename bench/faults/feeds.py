@@ -92,6 +92,9 @@ class Archive:
             daemon_threads = True
             block_on_close = False
 
+            def handle_error(self, *_: Any) -> None:
+                """A client that has gone is no error."""
+
         self._server = Server(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

@@ -91,7 +91,7 @@ def _key(name: str, labels: Mapping[str, str]) -> str:
 
 
 class Metrics:
-    """Asks ``/metrics`` ten times a second until ``holds(before, now)`` returns what to show."""
+    """Asks ``/metrics`` ten times a second until ``holds(before, now)`` returns what to show, or the run has ended."""
 
     def __init__(self, url: str, holds: Callable[[Samples, Samples], str | None]) -> None:
         self.at: float | None = None
@@ -104,10 +104,15 @@ class Metrics:
 
     def _ask(self) -> None:
         while not self._closed.wait(_EVERY_S):
-            with suppress(httpx.HTTPError):
-                if found := self._holds(self._before, read_metrics(self._url)):
-                    self.at, self.says = time.time(), found
-                    return
+            try:
+                found = self._holds(self._before, read_metrics(self._url))
+            except httpx.ConnectError:
+                found = "no answer any more: the run has ended"
+            except httpx.HTTPError:
+                continue
+            if found:
+                self.at, self.says = time.time(), found
+                return
 
     def close(self) -> None:
         """Stop asking."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -36,6 +36,7 @@ from orchestrator_adapter import (
     OperatorGraph,
     RestartPolicy,
     RetryPolicy,
+    SupervisionPolicy,
     WiredEnds,
     source_of,
 )
@@ -44,7 +45,7 @@ from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.control_plane.server import ControlPlaneServer
 from orchestrator_adapter.process import Pipeline, run_pipeline
 from orchestrator_adapter.resilience.http import exchange
-from tests.helpers.support import ROOT, environment
+from tests.helpers.support import ROOT, environment, wait_until
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import bulkhead
 from tests.scenes.bottlenecks import scenes
 
@@ -179,7 +180,7 @@ async def _run_scenes(folder: Path) -> None:
         for scene in scenes():
             built = scene.graph(folder).build()
             url = stack.enter_context(ControlPlaneServer(built, ControlPlane(port=0))).url
-            running.append((built, asyncio.create_task(built.run())))
+            running.append((built, asyncio.create_task(built.run(SupervisionPolicy(grace=timedelta(seconds=1))))))
             say("scene", name=scene.name, url=url)
         await asyncio.to_thread(sys.stdin.readline)
         for built, _ in running:
@@ -219,7 +220,7 @@ class WatchedRun:
     process: subprocess.Popen[str]
     folder: Path
     url: str = ""
-    said: list[dict[str, Any]] = field(default_factory=list)
+    returned: dict[str, int] = field(default_factory=dict)
 
     def command(self, line: str, *, wait_for: str = "") -> float:
         """Send a command. Wait until the process reports it; returns when it happened."""
@@ -233,10 +234,27 @@ class WatchedRun:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             said: dict[str, Any] = json.loads(line)
-            self.said.append(said)
             if said["did"] == what:
                 return said
         raise AssertionError(f"the process has ended without {what!r}:\n{self.log()[-4000:]}")
+
+    def logged(self, event: str, **fields: str) -> dict[str, Any]:
+        """The first such line of its log that has not been returned yet; with ``at``, its Unix time in seconds."""
+        found: list[dict[str, Any]] = []
+
+        def is_there() -> bool:
+            lines = [
+                json.loads(line) for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")
+            ]
+            wanted = {"event": event, **fields}
+            found[:] = [line for line in lines if wanted.items() <= line.items()]
+            return len(found) > self.returned.get(str(wanted), 0) or self.process.poll() is not None
+
+        wait_until(is_there, f"{event} in the log")
+        key = str({"event": event, **fields})
+        line = found[self.returned.get(key, 0)]
+        self.returned[key] = self.returned.get(key, 0) + 1
+        return line | {"at": datetime.fromisoformat(line["time"]).timestamp()}
 
     def log(self) -> str:
         """What it has logged so far."""
