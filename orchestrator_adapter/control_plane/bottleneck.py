@@ -28,11 +28,12 @@ LEAST_PRESSURE: Final = 0.05
 TIE: Final = 0.03
 """Shares of time that differ by less are equal: the rule's resolution."""
 
+SATURATED: Final = 0.95
+"""An operator that is busy for this share of the window can take no more, wherever its items come from."""
+
 _NEGLIGIBLE: Final = 0.005  # less than this is shown as "no output made it wait"
 _IN_TURN: Final = 0.5  # of the greatest pressure at a fan-in: an input with less gets all that it offers
 _ENDED: Final = frozenset({"ok", "errored", "panicked", "aborted", "straggler"})
-_NEVER_HOLDS: Final = "shed"
-_HOLDS_WHEN_FULL: Final = "spill"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,6 @@ class EdgeFigures:
         policy: The name of its flow policy: ``backpressure``, ``shed``, ``timed`` or ``spill``.
         dropped: Items that the policy has dropped in the window.
         spilled: Items on disk now.
-        outbox: Items that its writer has offered and that wait for space now.
     """
 
     id: str
@@ -79,7 +79,6 @@ class EdgeFigures:
     policy: str = "backpressure"
     dropped: int = 0
     spilled: int = 0
-    outbox: int = 0
 
 
 def find_bottlenecks(
@@ -111,6 +110,11 @@ class _Graph:
             self.inputs[edge.downstream].append(edge)
             self.outputs[edge.upstream].append(edge)
         self._worst_inputs = {name: worst for name in operators if (worst := _worst(self.inputs[name]))}
+        self._held_by_backpressure: dict[str, float] = {}
+        for edge in edges:
+            if edge.policy == "backpressure":
+                most = max(edge.pressure, self._held_by_backpressure.get(edge.upstream, 0.0))
+                self._held_by_backpressure[edge.upstream] = most
 
     def worst_input(self, name: str) -> EdgeFigures | None:
         """The input under the greatest pressure, if any is under pressure."""
@@ -123,9 +127,26 @@ class _Graph:
         limits it is upstream of it.
         """
         worst = self.worst_input(edge.downstream)
-        if worst is None or edge.pressure < max(LEAST_PRESSURE, _IN_TURN * worst.pressure):
-            return False
-        return edge.policy != _NEVER_HOLDS and (edge.policy != _HOLDS_WHEN_FULL or edge.outbox > 0)
+        in_turn = _IN_TURN * worst.pressure if worst is not None and worst is not edge else 0.0
+        return self._holding(edge) >= max(LEAST_PRESSURE, in_turn)
+
+    def _holding(self, edge: EdgeFigures) -> float:
+        """The share of the time for which it held its writer up. Pressure is more than that if the edge drops or spills."""
+        blocked = self.operators[edge.upstream].shares.blocked
+        if edge.policy != "backpressure":
+            blocked -= self._held_by_backpressure.get(edge.upstream, 0.0)
+        return min(edge.pressure, blocked)
+
+    def is_pushed(self, name: str) -> bool:
+        """Whether more comes to it than it takes: it is a source, or an input of it drops or spills.
+
+        If it waits for input for longer than that input is under pressure, only bursts are dropped or spilled.
+        """
+        operator = self.operators[name]
+        least = max(LEAST_PRESSURE, operator.shares.idle)
+        return operator.is_source or any(
+            it.policy != "backpressure" and it.pressure >= least for it in self.inputs[name]
+        )
 
     def starves(self, name: str) -> bool:
         """Whether it is a fan-in that waits for an input while another one is full."""
@@ -140,11 +161,12 @@ def _worst(edges: Sequence[EdgeFigures]) -> EdgeFigures | None:
 
 def _by_utilisation(graph: _Graph, window_s: float) -> Iterable[Bottleneck]:
     for group in _groups_with_a_common_throughput(graph):
+        least = LEAST_PRESSURE if any(graph.is_pushed(name) for name in group) else SATURATED
         busiest = max(_utilisation(graph.operators[name]) for name in group)
         for name in group:
             operator, worst = graph.operators[name], graph.worst_input(name)
             used = _utilisation(operator)
-            if operator.is_source or worst is None or used < max(busiest - TIE, LEAST_PRESSURE):
+            if operator.is_source or worst is None or used < max(busiest - TIE, least):
                 continue
             if used >= operator.shares.blocked and not graph.starves(name):
                 outputs = max(graph.outputs[name], key=lambda edge: edge.pressure, default=None)
@@ -233,7 +255,7 @@ def _reason(operator: OperatorFigures, edge: EdgeFigures, output: EdgeFigures | 
 
 def _held_up(edge: EdgeFigures) -> str:
     share = _percent(edge.pressure)
-    if edge.policy == _HOLDS_WHEN_FULL and edge.spilled:
+    if edge.policy == "spill" and edge.spilled:
         return f"had items on disk for {share} of it (now {edge.spilled:,})"
     if edge.dropped:
         return f"was full for {share} of it and dropped {edge.dropped:,} {'item' if edge.dropped == 1 else 'items'}"

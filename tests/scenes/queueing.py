@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count, islice
-from math import inf
+from math import inf, isclose
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +22,8 @@ from orchestrator_adapter.primitives.clock import sleep
 Kind: TypeAlias = Literal["source", "operator", "fan-in", "broadcast", "router", "sink"]
 Policy: TypeAlias = Literal["backpressure", "shed", "timed", "spill", "spill to a small disk"]
 
-_ROUNDS = 200  # of the fixed point; each one carries a limit over one more hop
+_STEPS_OF_ACCEPTANCE = (*[0.5] * 60, *[0.2] * 200, *[0.05] * 2_000)  # towards the fixed point
+_PLENTY = 1e9  # items per second: no operator here serves so many
 _SMALL_DISK_BYTES = 2_000
 
 
@@ -75,7 +76,7 @@ class Link:
         """
         match self.policy:
             case "shed" | "spill":
-                return inf
+                return _PLENTY
             case "timed":
                 return max(taken_per_s, self.capacity / self.deadline_s)
             case _:
@@ -148,17 +149,19 @@ class _Fluid:
         self.inputs = {node.name: [it for it in network.links if it.downstream == node.name] for node in network.nodes}
         self.outputs = {node.name: [it for it in network.links if it.upstream == node.name] for node in network.nodes}
         self.batch = {node.name: node.batch for node in network.nodes}
-        self.accept: dict[Link, float] = dict.fromkeys(network.links, inf)
+        self.accept: dict[Link, float] = dict.fromkeys(network.links, _PLENTY)
         self.supply: dict[Link, float] = dict.fromkeys(network.links, inf)
 
     def loads(self) -> dict[str, float]:
-        for _ in range(_ROUNDS):
-            before = dict(self.accept), dict(self.supply)
+        for step in _STEPS_OF_ACCEPTANCE:
+            before = dict(self.accept)
             self._send_supply_downstream()
             self._send_acceptance_upstream()
-            if before == (self.accept, self.supply):
-                break
-        return self._flow()
+            if all(isclose(self.accept[link], rate, rel_tol=1e-7) for link, rate in before.items()):
+                return self._flow()
+            for link, rate in before.items():  # a part of the way, so that the branches of a diamond do not take turns
+                self.accept[link] = rate * (1 - step) + self.accept[link] * step
+        raise ArithmeticError("the rates of the network do not settle")
 
     def _send_supply_downstream(self) -> None:
         for node in self.network.nodes:
@@ -176,7 +179,7 @@ class _Fluid:
             inputs = self.inputs[node.name]
             for link in inputs:
                 wanted = {it: inf if it is link else self.supply[it] for it in inputs}
-                self.accept[link] = link.accepts(self._in_turn(most, wanted)[link])
+                self.accept[link] = min(_PLENTY, link.accepts(self._in_turn(most, wanted)[link]))
 
     def _most(self, node: Node) -> float:
         """The greatest rate that it can take, because of itself and its outputs."""
@@ -328,7 +331,7 @@ def random_network(rng: random.Random, *, slow: int, greedy: bool | None = None)
     drawing = _Drawing(rng)
     structure = drawing.network()
     rate = {node.name: 10 ** rng.uniform(-0.3, 0.3) for node in structure.nodes if node.kind == "source"}
-    greedy_ones = {name for name in rate if (rng.random() < 0.5 if greedy is None else greedy)}  # noqa: PLR2004 - a coin
+    greedy_ones = {name for name in rate if (rng.random() < 0.5 if greedy is None else greedy)}
     paced = structure.with_service({name: 1 / rate[name] for name in rate})
     flows = _flows(paced)
     times = {name: 0.0 if name in greedy_ones else 1 / rate[name] for name in rate}
@@ -336,7 +339,7 @@ def random_network(rng: random.Random, *, slow: int, greedy: bool | None = None)
     for node in structure.nodes:
         if node.name in slow_ones:
             times[node.name] = rng.uniform(1.5, 6.0) / flows[node.name]
-        elif node.kind in ("operator", "sink") or (node.kind != "source" and rng.random() < 0.3):  # noqa: PLR2004 - most routers are quick
+        elif node.kind in ("operator", "sink") or (node.kind != "source" and rng.random() < 0.3):
             times[node.name] = rng.uniform(0.05, 0.6) / flows[node.name]
     network = structure.with_service(times)
     links = tuple(
@@ -361,13 +364,13 @@ def _flows(network: Network) -> dict[str, float]:
     return flows
 
 
-def _in_seconds(network: Network, *, slowest_per_s: float = 60.0) -> Network:
-    """Scaled so that the busiest operators serve at least so many items a second."""
+def _in_seconds(network: Network, *, slowest_per_s: float = 60.0, all_per_s: float = 1_000.0) -> Network:
+    """Scaled so that the busiest operators serve at least so many items a second, and all together not too many to run."""
     loads = network.loads()
     most = max(loads.values())
-    busiest = [node for node in network.nodes if loads[node.name] > most - 0.05 and node.service_s]
-    slowest = min(loads[node.name] / node.service_s for node in busiest)
-    return network.scaled(slowest / slowest_per_s)
+    flows = {node.name: loads[node.name] / node.service_s for node in network.nodes if node.service_s}
+    slowest = min(flow for name, flow in flows.items() if loads[name] > most - 0.05)
+    return network.scaled(max(slowest / slowest_per_s, sum(flows.values()) / all_per_s))
 
 
 class _Drawing:
@@ -402,7 +405,7 @@ class _Drawing:
         node = Node(
             name=f"{kind} {len(self.nodes)}",
             kind=kind,
-            irregular=rng.random() < 0.5,  # noqa: PLR2004 - a coin
+            irregular=rng.random() < 0.5,
             batch=rng.choice(_BATCHES),
             gain=gain,
         )
