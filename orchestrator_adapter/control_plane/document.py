@@ -316,6 +316,7 @@ class Document(_Part, frozen=True, kw_only=True):
         started_at: When the run began.
         shutting_down: Why it drains; ``None`` while it runs.
         headline: What a person must know first, in one or two sentences (``headline.with_headline`` sets it).
+        conditions: What a person should check, the most severe first. The headline begins with the first one.
         window_s: The time over which rates, shares and present latencies are taken; shorter after the start.
         operators: In topological order. ``edges``: in the order of their declaration.
         bottlenecks: The worst first; empty if nothing is held up.
@@ -347,6 +348,7 @@ class Document(_Part, frozen=True, kw_only=True):
     actions: bool = False
     url: str = ""
     headline: str = ""
+    conditions: tuple[str, ...] = ()
 
 
 def decode(body: bytes) -> Document:

@@ -16,8 +16,8 @@ _MOST_CHARACTERS = 200  # of one condition: an error's message may be long
 
 
 def with_headline(document: Document) -> Document:
-    """The same document, with its headline."""
-    return msgspec.structs.replace(document, headline=headline_of(document))
+    """The same document, with its headline and its conditions."""
+    return msgspec.structs.replace(document, headline=headline_of(document), conditions=conditions_of(document))
 
 
 def headline_of(document: Document) -> str:
@@ -27,11 +27,16 @@ def headline_of(document: Document) -> str:
     has failed, one that is restarted, a circuit breaker that is open, the reasons of ``degraded`` and ``draining``, a paused
     source, a bottleneck. Without any of them: how many operators run, and how much comes in.
     """
-    conditions = list(dict.fromkeys(_conditions(document)))
+    conditions = conditions_of(document)
     first = conditions[0] if conditions else _all_well(document)
     further = f" {_count(len(conditions) - 1, 'further condition')}." if len(conditions) > 1 else ""
     balance = " No item is lost." if document.ledger.balanced else ""
     return f"{first}.{further}{balance}"
+
+
+def conditions_of(document: Document) -> tuple[str, ...]:
+    """What a person should check, each once and without its full stop, in the order of ``headline_of``."""
+    return tuple(dict.fromkeys(_conditions(document)))
 
 
 def _conditions(document: Document) -> Iterator[str]:

@@ -1,11 +1,11 @@
 // Where operators and edges are drawn. Pure functions; the result depends on the topology and the width, not on figures.
 
 export const NODE_HEIGHT = 56;
-const ROW_GAP = 22; // room for the badge above a node and the note below it
+const ROW_GAP = 20; // room for the badge above a node and the note below it
 const PASSAGE_HEIGHT = 10; // where an edge passes a column
 const MARGIN = 8;
 const TOP = 16;
-const PITCH = {min: 134, max: 236};
+const PITCH = {min: 138, max: 236};
 const MIN_SCALE = 0.85;
 const PORTS = 34; // edges begin and end within these pixels of a node's side
 
@@ -16,7 +16,7 @@ const PORTS = 34; // edges begin and end within these pixels of a node's side
 export function layout(operators, edges, available) {
   const columns = Math.max(1, ...operators.map((each) => each.column + 1));
   const pitch = Math.min(PITCH.max, Math.max(PITCH.min, (available - 2 * MARGIN) / (columns - 0.3)));
-  const gap = Math.round(Math.max(46, pitch * 0.3));
+  const gap = Math.round(Math.max(48, pitch * 0.3));
   const nodeWidth = Math.round(pitch - gap);
   const placed = rows(operators, edges, columns);
   const x = (column) => MARGIN + column * pitch;
@@ -143,14 +143,15 @@ function label(edge, edges, points) {
   return points.length > 2 ? {x: end.x + 4, y: end.y, anchor: "start"} : {x: end.x - 9, y: end.y, anchor: "end"};
 }
 
-/** The path through the points: curves between columns, straight lines past nodes. */
-export function path(points) {
+/** The path through the points: curves between columns, straight lines past nodes. It turns away from the label's side. */
+export function path(points, labelledAt) {
+  const turn = labelledAt === "start" ? 0.7 : 0.3;
   const parts = [`M${points[0].x} ${points[0].y}`];
   for (let i = 1; i < points.length; i += 1) {
     const [a, b] = [points[i - 1], points[i]];
     if (a.y === b.y) parts.push(`H${b.x}`);
     else {
-      const middle = (a.x + b.x) / 2;
+      const middle = Math.round(a.x + (b.x - a.x) * turn);
       parts.push(`C${middle} ${a.y} ${middle} ${b.y} ${b.x} ${b.y}`);
     }
   }

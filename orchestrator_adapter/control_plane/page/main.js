@@ -2,8 +2,8 @@
 
 import {ActionButton, Confirm} from "./actions.js";
 import {Details} from "./details.js";
-import {answers, disconnected, findings} from "./findings.js";
-import {duration, time, whole} from "./format.js";
+import {answers, disconnected, level, meaning, named} from "./findings.js";
+import {duration, moment, time, whole} from "./format.js";
 import {Breakers, Latency, Ledger, OperatorTable, Panels, Pools, ProcessFigures, Timeline} from "./sections.js";
 import {listen} from "./stream.js";
 import {element, Legend, Topology} from "./topology.js";
@@ -136,31 +136,36 @@ function Head({doc, now, gone, end, act}) {
 }
 
 function Headline({doc, now, connection, end, onSelect}) {
-  const lost = !connection.connected && end === null;
-  let all = findings(doc, now);
-  if (end !== null) all = [{level: end.outcome === "" || /AllOk|ShutDown/.test(end.outcome) ? "info" : "bad", key: "end", text: `The run has ended: ${end.text}.`}];
-  if (lost) all = [disconnected(connection.sinceMs, Date.now()), ...all.map((each) => ({...each, level: each.level === "ok" ? "info" : each.level, text: `Before: ${each.text}`}))];
-  const at = all.findIndex((each) => each.headline);
-  const first = all.splice(all[0].level === "bad" || at < 0 ? 0 : at, 1)[0];
+  const lost = end === null && !connection.connected ? disconnected(connection.sinceMs, Date.now()) : null;
+  const stalled = lost === null && end === null && doc.loop.stalled;
+  const first = end !== null ? `The run has ended: ${end.text}.` : lost !== null ? lost.headline : doc.headline;
+  const severe = end !== null ? (GOOD_ENDS.has(end.outcome) ? "info" : "bad") : lost !== null ? "bad" : level(doc);
+  const further = end !== null ? [] : lost !== null ? doc.conditions : doc.conditions.slice(1);
   return html`
-    ${lost && html`<p class="banner bad" data-banner="disconnected">${first.banner}</p>`}
-    ${end !== null && html`<p class="banner" data-banner="ended">The figures below are the last ones, of ${time(doc.at)}.</p>`}
-    ${!lost && end === null && doc.loop.stalled && html`<p class="banner bad" data-banner="stalled">The event loop does not answer. The figures below are ${duration(doc.loop.snapshot_age_s)} old.</p>`}
-    <p class=${`headline ${first.level}`} data-headline=${first.key}>${first.text}</p>
-    ${all.length > 0 && html`<ul class="also">${all.map((each) => html`<li key=${each.key} class=${each.level} data-finding=${each.key}>
-      ${each.operator ? html`<button class="link" onClick=${() => onSelect(`operator=${each.operator}`)}>${each.text}</button>` : each.text}</li>`)}</ul>`}
-    ${doc.loop.stalled && doc.loop.stack && html`<details class="stack" open><summary>Where it is blocked</summary><pre>${doc.loop.stack}</pre></details>`}
-    <${Announcement} first=${first} />`;
+    ${lost !== null && html`<p class="banner bad" data-banner="disconnected">${lost.banner}</p>`}
+    ${end !== null && html`<p class="banner" data-banner="ended">The figures below are the last ones, of ${moment(doc.at)}.</p>`}
+    ${stalled && html`<p class="banner bad" data-banner="stalled">The event loop does not answer. The figures below are ${duration(doc.loop.snapshot_age_s)} old.</p>`}
+    <p class=${`headline ${severe}`} data-headline=${severe}>${first}</p>
+    ${further.length > 0 && html`<ul class="also" aria-label=${lost === null ? "Further conditions" : "Conditions before that"}>
+      ${further.map((each, i) => html`<li key=${i}>${lost === null ? "" : "Before: "}<${Condition} text=${each} name=${named(each, doc)} onSelect=${onSelect} /></li>`)}</ul>`}
+    ${stalled && doc.loop.stack && html`<details class="stack" open><summary>Where it is blocked</summary><pre tabindex="0">${doc.loop.stack}</pre></details>`}
+    <${Announcement} text=${first} />`;
+}
+
+const GOOD_ENDS = new Set(["AllOk", "ShutDown", ""]);
+
+function Condition({text, name, onSelect}) {
+  return name === null ? text : html`<button class="link" onClick=${() => onSelect(`operator=${name}`)}>${text}</button>`;
 }
 
 /** For screen readers: the headline, when its meaning changes, and not with every figure. */
 class Announcement extends Component {
   shouldComponentUpdate(next) {
-    return next.first.key !== this.props.first.key;
+    return meaning(next.text) !== meaning(this.props.text);
   }
 
-  render({first}) {
-    return html`<p class="unseen" role="status" aria-live="polite">${first.text}</p>`;
+  render({text}) {
+    return html`<p class="unseen" role="status" aria-live="polite">${text}</p>`;
   }
 }
 

@@ -1,6 +1,6 @@
 // The graph from left to right, as SVG: operators with state and shares, edges with rate, fill and pressure.
 
-import {ENDED_BADLY, restartIn} from "./findings.js";
+import {isDown, restartIn} from "./findings.js";
 import {count, percent, plural, rate, whole} from "./format.js";
 import {layout, NODE_HEIGHT, path, step} from "./layout.js";
 import {html, useEffect, useRef} from "./vendor/htm-preact.js";
@@ -104,7 +104,7 @@ function Node({operator, at, width, bottleneck, breakers, focus}) {
     bottleneck ? "bottleneck" : "",
     ...breakers.map((each) => `breaker ${each.name} ${each.state}`),
   ].filter(Boolean);
-  const kind = ENDED_BADLY.has(state) || state === "restarting" ? "bad" : state === "paused" ? "warn" : state;
+  const kind = isDown(operator) ? "bad" : state === "paused" ? "warn" : state;
   return html`
     <g class=${`node ${operator.role} is-${kind}`} transform=${`translate(${at.x} ${at.y})`} role="button"
       aria-label=${label.join(", ")} data-operator=${name} data-state=${state}
@@ -114,11 +114,11 @@ function Node({operator, at, width, bottleneck, breakers, focus}) {
       <rect class="box" width=${width} height=${NODE_HEIGHT} rx=${operator.role === "operator" ? 6 : 0} />
       ${operator.role === "source" && html`<rect class="role" width="4" height=${NODE_HEIGHT} />`}
       ${operator.role === "sink" && html`<rect class="role" x=${width - 4} width="4" height=${NODE_HEIGHT} />`}
-      <text class="name" x="8" y="15">${fit(name, width - 14, 6.5)}</text>
+      <text class="name" x="8" y="15">${fit(name, width - 10, 6.6)}</text>
       <text class="state" x="8" y="29">${stateWithGlyph(operator)}</text>
       <text class="share" x="8" y="42">busy ${percent(shares.busy)}</text>
       <${Bar} shares=${shares} x=${7} y=${46} width=${width - 14} height=${6} />
-      ${bottleneck && html`<rect class="badge" x="-1" y="-13" width="76" height="13" /><text class="badge-text" x="4" y="-3">BOTTLENECK</text>`}
+      ${bottleneck && html`<rect class="badge" x="-1" y="-13" width="84" height="13" /><text class="badge-text" x="4" y="-3">BOTTLENECK</text>`}
       ${note && html`<text class="note" x="2" y=${NODE_HEIGHT + 11}>${fit(note, width + 36, 5.6)}</text>`}
     </g>`;
 }
@@ -153,7 +153,7 @@ export function shareText(shares) {
 function Line({edge, where, focus}) {
   const held = pressure(edge);
   const {points, label} = where;
-  const line = path(points);
+  const line = path(points, label.anchor);
   const end = points[points.length - 1];
   const filled = held !== "none" || edge.fill >= 0.1;
   const pressed = held === "none" ? "no pressure" : `${held} pressure`;
