@@ -87,7 +87,8 @@ def labels_of(expression: str, schema: Schema) -> frozenset[str]:
 
 
 def _tokens(expression: str) -> list[tuple[str, str]]:
-    tokens, at = [], 0
+    tokens: list[tuple[str, str]] = []
+    at = 0
     while not tokens or tokens[-1][0] != "end":
         found = _TOKEN.match(expression, at)
         if found is None:
