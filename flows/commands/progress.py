@@ -92,7 +92,7 @@ def screen(title: str, status: GraphStatus, before: GraphStatus, period_s: float
         counters = "  ".join(
             f"{name} {value}" if name == "port" else f"{name} {value:,}" for name, value in operator.counters.items()
         )
-        colour = {"running": "green", "restarting": "yellow"}.get(operator.state, "red")
+        colour = {"running": "green", "restarting": "yellow", "paused": "yellow"}.get(operator.state, "red")
         operators.add_row(
             operator.name,
             Text(operator.state, style=colour),

@@ -102,10 +102,10 @@ def _without_port(host: str) -> str:
 class Guard:
     """Answers requests that may not read, and passes the others on. Denied requests are logged, at most one line a second."""
 
-    def __init__(self, app: ASGIApp, settings: ControlPlane, log: EventLog, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, settings: ControlPlane, denials: DenialLog) -> None:
         self._app = app
         self._settings = settings
-        self.denials = DenialLog(log, clock)
+        self._denials = denials
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -117,7 +117,7 @@ class Guard:
         if denial is None or (denial.status == HTTPStatus.UNAUTHORIZED and request.url.path == _HEALTH):
             await self._app(scope, receive, send)
             return
-        self.denials(request, denial)
+        self._denials(request, denial)
         await as_json({"error": denial.message}, denial.status, denial.headers)(scope, receive, send)
 
 

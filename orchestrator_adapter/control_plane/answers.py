@@ -20,7 +20,7 @@ _POLICY = (
 
 
 def headers() -> dict[str, str]:
-    """The headers of every answer. There is none for CORS: scripts of other origins can read nothing."""
+    """The headers of every answer. CORS is not enabled: scripts of other origins can read nothing."""
     return {
         "Connection": "close",
         "Cache-Control": "no-store",

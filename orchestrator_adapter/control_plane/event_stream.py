@@ -68,14 +68,14 @@ class EventStreams:
         self._ended = ended
         self._log = log
         self._latest: bytes | None = None  # the newest event; a new object for each
-        self._news = asyncio.Event()  # set, and replaced, with each event
+        self._published = asyncio.Event()  # set, and replaced, with each event
         self._stopped = asyncio.Event()
         self._publishing: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """End every stream. Each one sends how the run has ended."""
         self._stopped.set()
-        self._news.set()
+        self._published.set()
 
     async def answer(self, request: Request) -> Response:
         """A stream, or 503 if there are enough of them."""
@@ -108,7 +108,7 @@ class EventStreams:
                 yield event
                 sent = event
             else:
-                await self._news.wait()
+                await self._published.wait()
         connection.extend()
         yield _event("end", json.dumps(_end(self._ended())).encode())
 
@@ -129,8 +129,8 @@ class EventStreams:
                     if newest is not document:
                         document, decisions, due = newest, now_decided, loop.time() + _EVERY_S
                         self._latest = _event("graph", document)
-                        self._news.set()
-                        self._news = asyncio.Event()
+                        self._published.set()
+                        self._published = asyncio.Event()
             try:
                 await asyncio.wait_for(self._stopped.wait(), _LOOK_EVERY_S)
             except TimeoutError:

@@ -50,8 +50,8 @@ def health_of(status: GraphStatus, *, silent_s: float = 0.0, threshold_s: float 
         return Health(HealthStatus.FAILING, (*faults, *_hanging(status)))
     if status.shutting_down is not None:
         return Health(HealthStatus.DRAINING, (f"shutting down: {status.shutting_down}",))
-    if hanging := _hanging(status):
-        return Health(HealthStatus.DEGRADED, hanging)
+    if concerns := (*_paused(status), *_hanging(status)):
+        return Health(HealthStatus.DEGRADED, concerns)
     return Health(HealthStatus.OK, ())
 
 
@@ -62,6 +62,14 @@ def has_ended_unexpectedly(operator: OperatorStatus) -> bool:
     """
     gone = operator.role is Role.SOURCE and operator.ended_for_good and not operator.has_done_its_part
     return gone and (operator.endless or operator.state != "ok")
+
+
+def _paused(status: GraphStatus) -> tuple[str, ...]:
+    return tuple(
+        f"source {each.name!r} is paused ({each.paused}) and ingests nothing until it is resumed"
+        for each in status.operators
+        if each.paused
+    )
 
 
 def _hanging(status: GraphStatus) -> tuple[str, ...]:

@@ -157,7 +157,7 @@ def _of_sources(sources: Sequence[OperatorStatus]) -> Iterator[Metric]:
         "source_paused",
         "Whether a person has paused the source, so that it ingests nothing: 1, else 0",
         ["source"],
-        (((source.name,), int(source.state == "paused")) for source in sources),
+        (((source.name,), bool(source.paused)) for source in sources),
     )
 
 
@@ -178,7 +178,7 @@ def _of_sinks(sinks: Sequence[OperatorStatus]) -> Iterator[Metric]:
 
 
 def _is_up(operator: OperatorStatus) -> int:
-    return int(operator.state == "running")
+    return int(operator.state in {"running", "paused"})
 
 
 def _counted(operators: Iterable[OperatorStatus], name: str) -> Samples:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
-from orchestrator_adapter.control_plane.access import Guard
+from orchestrator_adapter.control_plane.access import DenialLog, Guard
+from orchestrator_adapter.control_plane.actions import Actions
 from orchestrator_adapter.control_plane.answers import Answers
 from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.config import ControlPlane
@@ -58,6 +59,7 @@ class ControlPlaneServer:
         self._serving: tuple[asyncio.AbstractEventLoop, Server] | None = None
 
     def __enter__(self) -> Self:
+        self._graph_loop = asyncio.get_running_loop()
         self._snapshots = Snapshots(self._built, patience=self._settings.patience, pools=self._pools)
         built_in = families(self._built.plan, self._snapshots.latest())
         self._collectors = Collectors(self._settings.collectors, built_in=built_in, log=self._log)
@@ -105,6 +107,7 @@ class ControlPlaneServer:
             if streams is not None:
                 streams.stop()
 
+        denials = DenialLog(self._log, self._built.clock)
         pages = application(
             self._built.plan,
             Answers(self._snapshots, self._settings.reuse_for),
@@ -112,8 +115,9 @@ class ControlPlaneServer:
             documents=documents,
             streams=streams,
             page=self._page,
+            more=Actions(self._built, self._graph_loop, self._settings, denials).routes,
         )
-        guarded = Guard(pages, self._settings, self._log, self._built.clock)
+        guarded = Guard(pages, self._settings, denials)
         server = Server(guarded, self._settings, self._tls, on_stop=on_stop)
         self._serving = (asyncio.get_running_loop(), server)
         if self._stopping.is_set():

@@ -129,7 +129,7 @@ class WiredEnds:
         If it is cancelled while it waits, the control item is in the outbox, and the next flush or instance delivers it.
         """
         self._offer_control(control)
-        await self.flush()
+        await self._flush()
 
     def _offer_control(self, control: Control) -> None:
         for sender in self.senders:
@@ -144,11 +144,24 @@ class WiredEnds:
             self.sender.offer(outputs)
         self.receiver.acknowledge(acknowledge)
 
+    @property
+    def paused(self) -> bool:
+        """Whether a person has paused this source."""
+        return (pause := self._services.pause) is not None and bool(pause.reason)
+
     async def flush(self) -> None:
         """Suspend until the outgoing edges have accepted every offered item, or their flow policies have dropped it.
 
+        A source that a person has paused is suspended after that, until it is resumed or the shutdown begins. A source that
+        calls this before it takes more in ingests nothing while it is paused. Control items are sent also during a pause.
+
         Raises ``DeadLetterLimitExceeded``, before it waits, when too much of the stream has become dead letters.
         """
+        await self._flush()
+        if (pause := self._services.pause) is not None and pause.reason:
+            await pause.wait()
+
+    async def _flush(self) -> None:
         self.check_dead_letter_limits()
         for edge in self._outputs.edges:
             if edge.outbox:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from orchestrator_adapter.channels.ledger import OperatorAccount
 from orchestrator_adapter.operators.blocking import BlockingCalls
+from orchestrator_adapter.operators.pause import Pause
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.event_log import BoundedLog
 from orchestrator_adapter.primitives.kept import KEPT
@@ -93,6 +94,7 @@ class VertexServices:
     """What the runtime lends to one vertex. A source has an ``ingest_rate`` from its first start on.
 
     ``breakers_used`` has the names of the circuit breakers that the operator has asked for, in that order.
+    ``pause`` is that of a source; ``None`` for other operators.
     ``start_helper`` starts a task that belongs to the present instance; see ``WiredEnds.start``.
     """
 
@@ -109,6 +111,7 @@ class VertexServices:
     kept: KeptResources = field(default_factory=KeptResources)
     counters: dict[str, int] = field(default_factory=dict)
     breakers_used: dict[str, None] = field(default_factory=dict)
+    pause: Pause | None = None
     last_item_monotonic: float | None = None
     ingest_rate: RateMeter | None = None
     start_helper: Callable[[Coroutine[Any, Any, Any], str], asyncio.Task[Any]] | None = None

@@ -362,6 +362,11 @@ class Breakers:
             raise ValueError(f"breaker {name!r}: expected the policy it was made with, {breaker.policy}, got {policy}")
         return breaker
 
+    @property
+    def by_name(self) -> Mapping[str, CircuitBreaker]:
+        """Every breaker."""
+        return self._by_name
+
     def statistics(self) -> Mapping[str, BreakerStatistics]:
         """The figures of each breaker now."""
         return {name: breaker.statistics() for name, breaker in self._by_name.items()}

@@ -21,6 +21,7 @@ from orchestrator_adapter.primitives.event_log import DecisionLog, call_hook, cu
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
 from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.resilience.breaker import Breakers
+from orchestrator_adapter.runtime.interventions import ForcedState, Interventions
 from orchestrator_adapter.runtime.leftovers import Leftovers
 from orchestrator_adapter.runtime.operator_run import OperatorRun
 from orchestrator_adapter.runtime.shutdown import Phase
@@ -79,6 +80,7 @@ class BuiltGraph:
             self.clock, rng, self._token, self._dead_letter_writer, self._pools, self._breakers, self._log
         )
         self._runs, self._edges = wire(plan, services)
+        self._interventions = Interventions(self._runs, self._breakers, self._token, self._log)
         for run in self._runs.values():
             self._supervisor.watch(run.name, run.vertex.restart_policy, is_source=run.vertex.role is Role.SOURCE)
         self._loop = SupervisionLoop(
@@ -145,6 +147,34 @@ class BuiltGraph:
             self._requests_before_run.append(reason)
             return
         self._loop.request_shutdown(reason)
+
+    def pause_source(self, name: str, reason: str) -> bool:
+        """Pause a source: it is suspended at its next ``emit`` or ``flush``. Call it on the event loop. False: it is paused already.
+
+        What it has ingested is delivered, and a restart does not end the pause. A shutdown does. Raises ``UnknownName``, and
+        ``CannotIntervene`` if the source has ended or the graph drains.
+        """
+        return self._interventions.pause_source(name, reason)
+
+    def resume_source(self, name: str, reason: str) -> bool:
+        """End the pause of a source. Call it on the event loop. False: it was not paused. Raises ``UnknownName``."""
+        return self._interventions.resume_source(name, reason)
+
+    def force_breaker(self, name: str, state: ForcedState, reason: str) -> None:
+        """Force a circuit breaker, or end that with ``auto``. Call it on the event loop. Raises ``UnknownName``."""
+        self._interventions.force_breaker(name, state, reason)
+
+    def drain(self, reason: str) -> bool:
+        """As the first ``request_shutdown``; without effect, and False, if the graph drains already or has ended."""
+        draining = self._loop.shutdown.phase is not Phase.RUNNING or bool(self._requests_before_run)
+        if draining or self.event is not None:
+            return False
+        self.request_shutdown(reason)
+        return True
+
+    def record_action(self, who: str, action: str, result: str) -> None:
+        """Log what a person has requested, and how it ended. Any thread may call it."""
+        self._log(Decision.ACTION, who=who, action=action, result=result)
 
     @property
     def watchdog(self) -> LoopWatchdog | None:

@@ -16,6 +16,7 @@ from orchestrator_adapter.channels.edge import Side, flush, readers_are_done
 from orchestrator_adapter.channels.ledger import Bookkeeping, OperatorAccount
 from orchestrator_adapter.graph.plan import Role, Vertex
 from orchestrator_adapter.operators.ends import WiredEnds
+from orchestrator_adapter.operators.pause import Pause
 from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.errors import Failures, ReaderGone, Stalled, describe
 from orchestrator_adapter.primitives.metrics import RateMeter
@@ -83,6 +84,8 @@ class OperatorRun:
         self.vertex = vertex
         self.ends = WiredEnds(vertex.name, inputs=inputs, outputs=outputs, services=services)
         self.services = services
+        if vertex.role is Role.SOURCE:
+            services.pause = Pause(services.shutdown, inputs.waiting)
         self.inputs = tuple(inputs.edges)
         self.outputs = tuple(outputs.edges)
         timeout = vertex.progress_timeout

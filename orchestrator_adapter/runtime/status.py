@@ -55,7 +55,7 @@ class OperatorStatus:
     Attributes:
         name: The operator.
         role: What it is.
-        state: ``waiting`` (not started), ``running``, ``restarting``, or how it ended: ``ok``, ``errored``, ``panicked``,
+        state: ``waiting`` (not started), ``running``, ``paused``, ``restarting``, or how it ended: ``ok``, ``errored``, ``panicked``,
             ``aborted``, ``straggler``.
         instance: Which instance, counted from 1; 0 before the first.
         uptime_s: How long this instance has run, seconds.
@@ -83,6 +83,7 @@ class OperatorStatus:
         budget: What its restart policy still admits.
         restart_in_s: Until its next instance starts, seconds; ``None`` unless it is ``restarting``.
         breakers: The circuit breakers that it uses, by name.
+        paused: Why a person has paused this source; empty if it is not paused.
     """
 
     name: str
@@ -112,6 +113,7 @@ class OperatorStatus:
     budget: RestartBudget = RestartBudget()
     restart_in_s: float | None = None
     breakers: tuple[str, ...] = ()
+    paused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int, restarts_l
         restart_in_s=max(0.0, run.due - now) if run.state is OperatorState.RESTARTING and run.due is not None else None,
         breakers=tuple(services.breakers_used),
         batch_latency=merged(edge.channel.times.batches.figures() for edge in run.inputs),
+        paused="" if services.pause is None else services.pause.reason,
         times=OperatorTimes(run.alive.reading_s, run.idle.reading_s, run.blocked.reading_s),
     )
 
@@ -207,6 +210,8 @@ def _state(run: OperatorRun) -> str:
         case OperatorState.RESTARTING:
             return "restarting"
         case OperatorState.WAITING | OperatorState.RUNNING | OperatorState.STALLED:
-            return "running" if run.is_alive() else "waiting"
+            if not run.is_alive():
+                return "waiting"
+            return "paused" if run.ends.paused else "running"
         case _:
             assert_never(run.state)

@@ -134,18 +134,27 @@ class _Marks:
 
     def _tick(self) -> None:
         self._timer = self._ends.clock.call_later(self._interval_s, self._tick)
-        self._promises.tick(now_s=self._ends.clock.monotonic(), waiting=self._sends > 0)
+        self._promises.tick(now_s=self._ends.clock.monotonic(), waiting=self._waits_for_space)
         self._send_due()
 
     def _send_due(self, *, behind_items: bool = False) -> None:
         """Send the mark that is due. Marks alone never queue in the outbox: the next one replaces them."""
-        if not behind_items and (self._sends or any(sender.pending for sender in self._ends.senders)):
+        if not behind_items and (self._waits_for_space or self._has_pending):
             return
         if (mark := self._promises.due(now_s=self._ends.clock.monotonic())) is not None:
             for sender in self._ends.senders:
                 sender.offer_control(mark)
             if self._metrics is not None:
                 self._metrics.source_mark(mark)
+
+    @property
+    def _waits_for_space(self) -> bool:
+        """A source that a person has paused does not: it counts as one without contact, and becomes idle."""
+        return self._sends > 0 and (self._has_pending or not self._ends.paused)
+
+    @property
+    def _has_pending(self) -> bool:
+        return any(sender.pending for sender in self._ends.senders)
 
     def _regressed(self, at_ns: int, now_s: float) -> None:
         self._ends.count("watermark_regressions")

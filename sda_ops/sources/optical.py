@@ -183,6 +183,7 @@ def optical_source(feed: OpticalFeed, *, on_contact: Callable[[int], object] | N
         breaker = ends.breaker(ends.name, feed.breaker)
         async with _client(feed) as client:
             while not ends.shutdown.is_set:
+                await ends.flush()  # suspends while the source is paused
                 waiting = position.settled and bool(feed.long_poll)
                 poll = partial(_poll, client, feed, position.timestamp_ns, ends, waiting=waiting)
                 try:

@@ -83,6 +83,7 @@ def radar_source(feed: RadarFeed, *, on_contact: Callable[[int], object] | None 
         ends.gauge("receive_buffer_bytes", sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
         with _publishing_drops(sock, ends):
             while not ends.shutdown.is_set:
+                await ends.flush()  # suspends while the source is paused: datagrams then stay with the kernel
                 before_ns = ends.clock.now_ns()
                 datagrams, emptied = _drain(sock)
                 if datagrams:

@@ -149,6 +149,7 @@ async def _replay(playback: Playback, pace: float | None, ends: WiredEnds) -> No
     clock = ends.clock
     await _dead_letter(playback.malformed, ends)
     while not playback.done and not ends.shutdown.is_set:
+        await ends.flush()  # suspends while the source is paused
         now_ns = clock.now_ns()
         due = playback.take(clock.monotonic(), pace)
         await ends.emit([replace(observation, ingest_timestamp=now_ns) for observation in due])

@@ -62,6 +62,7 @@ async def _receive(listener: IslListener, ends: WiredEnds, contacts: ContactRoun
     listener.accept()
     ends.gauge("port", listener.port)
     while not ends.shutdown.is_set:
+        await ends.flush()  # suspends while the source is paused: frames then stay in the inbox, and with the peers
         _publish_figures(listener, ends)
         if listener.inbox:
             observations = await _emit_batch(listener, ends)
