@@ -17,7 +17,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol, assert_never
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -27,7 +27,6 @@ from orchestrator_adapter.control_plane.answers import as_json, headers
 from orchestrator_adapter.control_plane.connections import connection_of
 from orchestrator_adapter.primitives.clock import SystemClock
 from orchestrator_adapter.primitives.event_log import EventLog, RateLimiter
-from orchestrator_adapter.supervision import events
 
 MAX_STREAMS = 16
 _EVERY_S = 0.5
@@ -47,8 +46,8 @@ class Renders(Protocol):
 class EventStreams:
     """The streams of one server.
 
-    ``decisions`` is a number that changes with every decision of the supervisor, and ``ended`` is how the run has ended.
-    Both are called on the control plane's thread.
+    ``decisions`` is a number that changes with every decision of the supervisor, and ``ended`` says how the run has ended:
+    the outcome and a sentence. Both are called on the control plane's thread.
 
     Attributes:
         clients: How many clients listen.
@@ -59,7 +58,7 @@ class EventStreams:
         documents: Renders,
         *,
         decisions: Callable[[], int],
-        ended: Callable[[], events.SupervisorEvent | None],
+        ended: Callable[[], tuple[str, str]],
         log: EventLog,
     ) -> None:
         self.clients = 0
@@ -110,7 +109,7 @@ class EventStreams:
             else:
                 await self._published.wait()
         connection.extend()
-        yield _event("end", json.dumps(_end(self._ended())).encode())
+        yield _event("end", json.dumps(dict(zip(("outcome", "text"), self._ended(), strict=True))).encode())
 
     async def _publish(self) -> None:
         """Until no client listens any more."""
@@ -157,20 +156,3 @@ class _Stream(StreamingResponse):
 
 def _event(name: str, data: bytes) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
-
-
-def _end(event: events.SupervisorEvent | None) -> dict[str, str]:
-    match event:
-        case None:
-            return {"outcome": "", "text": "the run has ended"}
-        case events.AllOk():
-            text = "every operator has ended by itself"
-        case events.ShutDown(_, reason):
-            text = f"the run was asked to stop ({reason}) and has drained"
-        case events.BudgetExhausted(_, operator, chain):
-            text = f"operator {operator!r} failed more often than its restart policy admits: {chain[0]}"
-        case events.GraphPanicked(_, operator, chain):
-            text = f"operator {operator!r} failed with a bug: {chain[0]}"
-        case _:
-            assert_never(event)
-    return {"outcome": event.name, "text": text}

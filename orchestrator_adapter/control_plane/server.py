@@ -30,6 +30,7 @@ from orchestrator_adapter.primitives.event_log import EventLog
 from orchestrator_adapter.primitives.forked_children import close_in_forked_children
 from orchestrator_adapter.primitives.listening import listen_tcp
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
+from orchestrator_adapter.runtime.ending import ending_of
 
 logger = logging.getLogger("orchestrator_adapter.control_plane")
 
@@ -100,7 +101,9 @@ class ControlPlaneServer:
         documents: Renders | None = None
         streams = None
         if documents is not None:
-            streams = EventStreams(documents, decisions=lambda: 0, ended=lambda: self._built.event, log=self._log)
+            streams = EventStreams(
+                documents, decisions=lambda: 0, ended=lambda: ending_of(self._built.event), log=self._log
+            )
 
         def on_stop() -> None:
             self._snapshots.release()

@@ -31,6 +31,7 @@ from orchestrator_adapter.operators.attempts import recorded
 from orchestrator_adapter.operators.services import VertexServices
 from orchestrator_adapter.primitives.errors import EdgeMisuse
 from orchestrator_adapter.primitives.metrics import LatencyHistogram
+from orchestrator_adapter.primitives.shutdown_token import ShutdownToken
 from orchestrator_adapter.resilience.breaker import BreakerPolicy, CircuitBreaker
 from orchestrator_adapter.resilience.retry import (
     Attempt,
@@ -347,17 +348,21 @@ class WiredEnds:
         ``work`` must store elsewhere what a cancellation would lose. If it returns or raises in spite of the cancellation,
         so does this call.
         """
-        working = asyncio.ensure_future(work)
-        stopping = asyncio.ensure_future(self.shutdown.wait())
-        given_up = False
-        try:
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            given_up = not working.done()
-        finally:
-            for task in (working, stopping):
-                task.cancel()
-            await asyncio.gather(working, stopping, return_exceptions=True)
-        return None if given_up and working.cancelled() else working.result()
+        return await _unless_set(self.shutdown, work)
+
+
+async def _unless_set(token: ShutdownToken, work: Coroutine[Any, Any, T]) -> T | None:
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(token.wait())
+    given_up = False
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        given_up = not working.done()
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+    return None if given_up and working.cancelled() else working.result()
 
 
 Factory: TypeAlias = Callable[[WiredEnds], Coroutine[Any, Any, None]]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import Any
 
+from orchestrator_adapter.channels.edge import Edge
 from orchestrator_adapter.channels.ledger import LedgerSnapshot, SignalsSnapshot, snapshot
 from orchestrator_adapter.graph.plan import Plan, Role
 from orchestrator_adapter.operators.blocking import BlockingPools
@@ -106,7 +108,7 @@ class BuiltGraph:
             raise ValueError(f"done_when: expected sinks of {sorted(sinks)}, got {sorted(policy.done_when - sinks)}")
         self._loop.policy = policy
         self._loop.hooks = hooks or SupervisionHooks()
-        self._open_edges()
+        _open(self._edges.values())
         self._started_at = self.clock.monotonic()
         for reason in self._requests_before_run:
             self.request_shutdown(reason)
@@ -166,8 +168,7 @@ class BuiltGraph:
 
     def drain(self, reason: str) -> bool:
         """As the first ``request_shutdown``; without effect, and False, if the graph drains already or has ended."""
-        draining = self._loop.shutdown.phase is not Phase.RUNNING or bool(self._requests_before_run)
-        if draining or self.event is not None:
+        if self._requests_before_run or self._token.is_set or self.event is not None:
             return False
         self.request_shutdown(reason)
         return True
@@ -225,15 +226,6 @@ class BuiltGraph:
             undelivered=sum(edge.channel.signals_undelivered for edge in edges),
             in_flight=sum(edge.channel.signals + edge.spilled_signals + edge.outbox_signals for edge in edges),
         )
-
-    def _open_edges(self) -> None:
-        try:
-            for edge in self._edges.values():
-                edge.open()
-        except OSError:
-            for edge in self._edges.values():
-                edge.leave_spilled()
-            raise
 
     # The end.
 
@@ -342,6 +334,16 @@ class BuiltGraph:
         self._log(
             Decision.LOOP_STALL, operator=stall.operator, instance=stall.instance, lag_s=stall.lag_s, stack=stall.stack
         )
+
+
+def _open(edges: Collection[Edge[Any]]) -> None:
+    try:
+        for edge in edges:
+            edge.open()
+    except OSError:
+        for edge in edges:
+            edge.leave_spilled()
+        raise
 
 
 def _ignored(runs: Iterable[OperatorRun]) -> list[str]:
