@@ -19,6 +19,7 @@ COMMANDS = {
     "screen": ("find every close approach of a catalogue's objects within a horizon", "flows.commands.screen"),
     "simulate": ("send what sensors would send, over real sockets", "flows.commands.simulate"),
     "check": ("validate settings and topology and print the graph", "flows.commands.check"),
+    "top": ("show a running pipeline in the terminal: bottleneck, states, errors, losses", "flows.commands.top"),
     "conjunctions": ("list the conjunctions that sda-fusion has found, and show one", "flows.commands.conjunctions"),
     "subscriber": ("receive alerts over HTTP, each one once, and print them", "flows.commands.subscriber"),
     "alerts": ("list sda-fusion's alerts and who has received them, send again, park", "flows.commands.alerts"),

@@ -22,6 +22,7 @@ COMMANDS = (
     "screen",
     "simulate",
     "check",
+    "top",
     "conjunctions",
     "subscriber",
     "demo",
