@@ -118,7 +118,7 @@ def url_of(address: str, *, tls: bool) -> str:
 
 
 def is_encrypted_or_local(url: str) -> bool:
-    """Whether a token that is sent there can be read on the way by nobody else."""
+    """Whether a token that is sent there cannot be read by others on the way."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:

@@ -230,7 +230,7 @@ def _sections(document: Document, width: int) -> Iterator[RenderableType]:
     latency = document.latency
     line = _label("latency", one_line=True)
     line.append(f"now {quantiles(latency.now)}   15 min {quantiles(latency.last_15_min)}")
-    worst = trend([point.quantiles and point.quantiles.p99_s for point in latency.series], _TREND)
+    worst = trend([None if point.quantiles is None else point.quantiles.p99_s for point in latency.series], _TREND)
     yield line.append(f"   {worst}")
     yield from _timeline(document)
     yield from (_edge(edge) for edge in document.edges if edge.pressure >= _VISIBLE_PRESSURE or edge.dropped)

@@ -7,8 +7,10 @@ import os
 import queue
 import select
 import sys
+import termios
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,12 +33,6 @@ from flows.commands.top.client import (
 from flows.commands.top.picture import Banners, picture
 from flows.output import print_line, print_problem
 from orchestrator_adapter.control_plane.document import Document
-
-try:
-    import termios
-    import tty
-except ImportError:  # not on Windows; the picture ends with Ctrl-C there
-    termios = None  # type: ignore[assignment]
 
 _REDRAW_S = 0.25  # how soon a new size of the terminal shows, and how long `q` may take
 _WIDTH = 120  # of a picture that goes into a file or a pipe
@@ -123,9 +119,9 @@ class _Lost:
 
 def _watch(source: Source, document: Document, console: Console, *, interval_s: float, note: str) -> None:
     """Show each new document until `q`."""
-    news: queue.SimpleQueue[Document | _Lost] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[Document | _Lost] = queue.SimpleQueue()
     # A request may hang for seconds. The thread ends with the process, so that `q` does not wait for it.
-    fetching = threading.Thread(target=_fetch, args=(source, interval_s, news.put), name="top", daemon=True)
+    fetching = threading.Thread(target=_fetch, args=(source, interval_s, answers.put), name="top", daemon=True)
     lost, last_answer, drawn = "", time.monotonic(), None
     with (
         _single_keys(sys.stdin) as pressed,
@@ -133,8 +129,8 @@ def _watch(source: Source, document: Document, console: Console, *, interval_s: 
     ):
         fetching.start()
         while True:
-            while not news.empty():
-                match news.get():
+            while not answers.empty():
+                match answers.get():
                     case _Lost(why):
                         lost = why
                     case Document() as document:
@@ -162,7 +158,7 @@ def _fetch(source: Source, interval_s: float, put: Callable[[Document | _Lost], 
 @contextmanager
 def _single_keys(keyboard: TextIO) -> Iterator[Callable[[float], bool]]:
     """Within it, keys arrive without Enter and are not shown. Gives a function: wait so long, and whether a key ends it."""
-    if termios is None or not keyboard.isatty():
+    if not keyboard.isatty():
         yield _wait
         return
     number = keyboard.fileno()
