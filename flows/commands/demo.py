@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         (folder / "prefect").mkdir(parents=True)
         stage.prepare(args)
         _log_to(folder / "pipeline.log")
+        url = f"http://{HOST}:{stage.control_port}"
+        announce("demo", "control_plane_address", f"live page at {url}/ once the pipeline runs", url=url)
         with ExitStack() as processes:
             simulator = processes.enter_context(_simulator(stage, args))
             if stage.alerts is not None:
@@ -97,8 +99,6 @@ def run(args: argparse.Namespace) -> int:
             if not args.no_api:
                 processes.enter_context(_prefect_server(stage))
             _wait_for_archive(stage, simulator)
-            url = f"http://{HOST}:{stage.control_port}"
-            announce("demo", "control_plane_address", f"health and metrics at {url}/metrics", url=url)
             outcome = asyncio.run(_perform(stage, args, simulator, processes))
     except ConfigurationError as error:
         return report_problems("demo", error.problems)

@@ -50,7 +50,7 @@ function OperatorDetails({doc, now, operator, onSelect, act}) {
       operator.role !== "sink" && ["Emitted", plural(operator.emitted, "item")],
       ["Last item", operator.last_item_age_s === null ? "none yet" : ago(operator.last_item_age_s)],
       ["Latency of a batch", latency === null ? "not measured" : `p50 ${duration(latency.p50_s)}, p99 ${duration(latency.p99_s)}`],
-      ["Runs since", operator.state === "running" ? whole(operator.uptime_s) : "does not run"],
+      ["Running for", operator.state === "running" ? whole(operator.uptime_s) : "does not run"],
       ["Restarts", restarts(budget)],
       ["Restart policy", operator.policy],
       operator.note && ["Why", operator.note],

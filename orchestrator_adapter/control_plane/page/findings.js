@@ -35,7 +35,17 @@ export function answers(doc, now) {
   return [bottleneckAnswer(doc), failedAnswer(doc, now), lostAnswer(doc), latencyAnswer(doc)];
 }
 
+/** The operator that blocks the event loop now, or null. */
+export function blocker(doc) {
+  return doc.loop.stalled && doc.loop.blocked_by ? doc.loop.blocked_by : null;
+}
+
 function bottleneckAnswer(doc) {
+  if (doc.loop.stalled) {
+    const operator = blocker(doc);
+    const more = operator === null ? "which operator blocks it is not known" : "it blocks the event loop";
+    return {question: "Bottleneck", answer: operator ?? "the event loop", more, level: "bad", operator, current: true};
+  }
   const names = doc.bottlenecks.map((each) => each.operator);
   const question = names.length > 1 ? "Bottlenecks" : "Bottleneck";
   if (!names.length) return {question, answer: "none", more: "no operator holds up the others", level: "ok"};
@@ -50,6 +60,13 @@ function failedAnswer(doc, now) {
     const error = down[0].last_error;
     const more = error === null ? down[0].state : `${error.kind}, ${ago(now - error.at)}`;
     return {question, answer: list(down.map((each) => each.name)), more, level: "bad", operator: down[0].name};
+  }
+  const open = doc.breakers.filter((each) => each.state !== "closed");
+  if (open.length) {
+    const answer = open.length === 1 ? `breaker ${open[0].name}` : plural(open.length, "breaker");
+    const users = list(open.flatMap((each) => each.operators));
+    const more = `${open[0].state}${users ? `; used by ${users}` : ""}`;
+    return {question, answer, more, level: "warn", href: "#breakers"};
   }
   const [last] = doc.operators
     .filter((each) => each.budget.restarts > 0 && each.last_error !== null)

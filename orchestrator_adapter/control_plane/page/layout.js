@@ -10,7 +10,7 @@ const MIN_SCALE = 0.85;
 const PORTS = 34; // edges begin and end within these pixels of a node's side
 
 /**
- * {width, height, shown, nodeWidth, nodes: Map(name -> {x, y}), edges: Map(id -> {points, label})}. shown is the width in CSS
+ * {width, height, shown, narrow, nodeWidth, nodes: Map(name -> {x, y}), edges: Map(id -> {points, label})}. shown is the width in CSS
  * pixels; it is smaller than width if the drawing is scaled down to fit, and greater than the given one if it must scroll.
  */
 export function layout(operators, edges, available) {
@@ -38,7 +38,7 @@ export function layout(operators, edges, available) {
     }),
   );
   const scale = Math.max(MIN_SCALE, Math.min(1, available / width));
-  return {width, height: placed.height, shown: Math.floor(width * scale), nodeWidth, nodes, edges: drawn};
+  return {width, height: placed.height, shown: Math.floor(width * scale), narrow: gap < 58, nodeWidth, nodes, edges: drawn};
 }
 
 /** The y of each operator and of each passage of a long edge, so that neighbours are beside each other. */

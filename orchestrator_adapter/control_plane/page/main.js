@@ -76,6 +76,7 @@ class App extends Component {
     const now = doc.at + Math.max(0, Date.now() - receivedAt) / 1000;
     const act = (next) => this.setState({action: next});
     const stale = gone || doc.loop.stalled;
+    const age = now - doc.at + doc.loop.snapshot_age_s;
     return html`
       <div class=${selected ? "page has-details" : "page"}>
         <div class="content">
@@ -85,7 +86,7 @@ class App extends Component {
             <div class=${stale ? "stale" : ""}>
               <${Answers} doc=${doc} now=${now} onSelect=${this.select} />
               <section class="card wide" aria-labelledby="topology-title">
-                <h2 id="topology-title">Topology <span class="quiet">figures of the last ${whole(doc.window_s)}; select an operator or an edge for its details</span></h2>
+                <h2 id="topology-title">Topology <span class="quiet">${stale ? `as it was ${whole(age)} ago` : `figures of the last ${whole(doc.window_s)}`}; select an operator or an edge for its details</span></h2>
                 <${Topology} doc=${doc} width=${width} selected=${selected} active=${active}
                   onActive=${(id) => id !== this.state.active && this.setState({active: id})} onSelect=${this.select} />
                 <${Legend} />
@@ -177,7 +178,7 @@ function Answers({doc, now, onSelect}) {
   return html`<div class="answers" role="group" aria-label="The run in short">${answers(doc, now).map((each) => {
     const inner = html`<span class="question">${each.question}</span><span class="answer">${LEVELS[each.level]} ${each.answer}</span><span class="more">${each.more}</span>`;
     return each.operator || each.href
-      ? html`<button key=${each.question} class=${`tile ${each.level}`} onClick=${go(each)}>${inner}</button>`
+      ? html`<button key=${each.question} class=${`tile ${each.level} ${each.current ? "current" : ""}`} onClick=${go(each)}>${inner}</button>`
       : html`<div key=${each.question} class=${`tile ${each.level}`}>${inner}</div>`;
   })}</div>`;
 }

@@ -1,6 +1,6 @@
 // The graph from left to right, as SVG: operators with state and shares, edges with rate, fill and pressure.
 
-import {isDown, restartIn} from "./findings.js";
+import {blocker, isDown, restartIn} from "./findings.js";
 import {count, percent, plural, rate, whole} from "./format.js";
 import {layout, NODE_HEIGHT, path, step} from "./layout.js";
 import {html, useEffect, useRef} from "./vendor/htm-preact.js";
@@ -17,11 +17,15 @@ export function pressure(edge) {
 }
 
 export function stateText(operator) {
-  return operator.state === "restarting" ? `restart ${restartIn(operator)}` : operator.state;
+  return operator.state === "restarting" ? `restarts ${restartIn(operator)}` : operator.state;
 }
 
 export function stateWithGlyph(operator) {
-  return `${GLYPHS[operator.state] ?? "●"} ${stateText(operator)}`;
+  return `${glyph(operator)} ${stateText(operator)}`;
+}
+
+function glyph(operator) {
+  return GLYPHS[operator.state] ?? "●";
 }
 
 let cached = {key: "", drawn: null};
@@ -82,8 +86,10 @@ export function Topology({doc, width, selected, active, onActive, onSelect}) {
         </defs>
         ${doc.edges.map((edge) => html`<${Line} key=${edge.id} edge=${edge} where=${where.edges.get(edge.id)}
           focus=${focus(`edge=${edge.id}`)} />`)}
+        <g aria-hidden="true">${doc.edges.map((edge) => html`<${Label} key=${edge.id} edge=${edge}
+          at=${where.edges.get(edge.id).label} narrow=${where.narrow} />`)}</g>
         ${doc.operators.map((each) => html`<${Node} key=${each.name} operator=${each} at=${where.nodes.get(each.name)}
-          width=${where.nodeWidth} bottleneck=${marks.has(each.name)}
+          width=${where.nodeWidth} bottleneck=${marks.has(each.name)} blocks=${each.name === blocker(doc)}
           breakers=${each.breakers.filter((name) => open.has(name)).map((name) => open.get(name))}
           focus=${focus(`operator=${each.name}`)} />`)}
       </svg>
@@ -94,7 +100,7 @@ export function element(within, id) {
   return [...within.querySelectorAll("[data-id]")].find((each) => each.getAttribute("data-id") === id);
 }
 
-function Node({operator, at, width, bottleneck, breakers, focus}) {
+function Node({operator, at, width, bottleneck, blocks, breakers, focus}) {
   const {name, state, shares} = operator;
   const note = noteOf(operator, breakers);
   const label = [
@@ -102,9 +108,11 @@ function Node({operator, at, width, bottleneck, breakers, focus}) {
     operator.role,
     state,
     bottleneck ? "bottleneck" : "",
+    blocks ? "blocks the event loop" : "",
     ...breakers.map((each) => `breaker ${each.name} ${each.state}`),
   ].filter(Boolean);
-  const kind = isDown(operator) ? "bad" : state === "paused" ? "warn" : state;
+  const badge = blocks ? "BLOCKS LOOP" : bottleneck ? "BOTTLENECK" : "";
+  const kind = isDown(operator) || blocks ? "bad" : state === "paused" ? "warn" : state;
   return html`
     <g class=${`node ${operator.role} is-${kind}`} transform=${`translate(${at.x} ${at.y})`} role="button"
       aria-label=${label.join(", ")} data-operator=${name} data-state=${state}
@@ -115,10 +123,10 @@ function Node({operator, at, width, bottleneck, breakers, focus}) {
       ${operator.role === "source" && html`<rect class="role" width="4" height=${NODE_HEIGHT} />`}
       ${operator.role === "sink" && html`<rect class="role" x=${width - 4} width="4" height=${NODE_HEIGHT} />`}
       <text class="name" x="8" y="15">${fit(name, width - 10, 6.6)}</text>
-      <text class="state" x="8" y="29">${stateWithGlyph(operator)}</text>
-      <text class="share" x="8" y="42">busy ${percent(shares.busy)}</text>
+      <text class="state" x="8" y="29">${`${glyph(operator)} ${state}`}</text>
+      <text class="share" x="8" y="42">${state === "restarting" ? restartIn(operator) : `busy ${percent(shares.busy)}`}</text>
       <${Bar} shares=${shares} x=${7} y=${46} width=${width - 14} height=${6} />
-      ${bottleneck && html`<rect class="badge" x="-1" y="-13" width="84" height="13" /><text class="badge-text" x="4" y="-3">BOTTLENECK</text>`}
+      ${badge && html`<rect class="badge" x="-1" y="-13" width="88" height="13" /><text class="badge-text" x="4" y="-3">${badge}</text>`}
       ${note && html`<text class="note" x="2" y=${NODE_HEIGHT + 11}>${fit(note, width + 36, 5.6)}</text>`}
     </g>`;
 }
@@ -155,7 +163,6 @@ function Line({edge, where, focus}) {
   const {points, label} = where;
   const line = path(points, label.anchor);
   const end = points[points.length - 1];
-  const filled = held !== "none" || edge.fill >= 0.1;
   const pressed = held === "none" ? "no pressure" : `${held} pressure`;
   return html`
     <g class=${`edge pressure-${held}`} role="button" aria-label=${`edge ${edge.id}, ${pressed}`} data-edge=${edge.id}
@@ -165,9 +172,16 @@ function Line({edge, where, focus}) {
       <path class="ring" d=${line} />
       <path class="line" d=${line} stroke-width=${(1.5 + 4.5 * Math.min(1, edge.fill)).toFixed(1)} />
       <path class="tip" d=${`M${end.x - 6} ${end.y - 5}L${end.x + 1} ${end.y}L${end.x - 6} ${end.y + 5}z`} />
-      <text class="rate" x=${label.x} y=${label.y - 6} text-anchor=${label.anchor}>${rate(edge.rate)}/s</text>
-      ${filled && html`<text class="fill" x=${label.x} y=${label.y + 13} text-anchor=${label.anchor}>${percent(edge.fill)} full</text>`}
     </g>`;
+}
+
+/** Above all lines, so that none crosses it. */
+function Label({edge, at, narrow}) {
+  const held = pressure(edge);
+  const filled = held !== "none" || edge.fill >= 0.1;
+  return html`<g class=${`label pressure-${held}`}>
+    <text class="rate" x=${at.x} y=${at.y - 6} text-anchor=${at.anchor}>${rate(edge.rate)}/s</text>
+    ${filled && html`<text class="fill" x=${at.x} y=${at.y + 14} text-anchor=${at.anchor}>${percent(edge.fill)}${narrow ? "" : " full"}</text>`}</g>`;
 }
 
 function fit(text, width, character) {
@@ -184,5 +198,6 @@ export function Legend() {
       <li><svg width="24" height="10" aria-hidden="true"><path class="line-none" d="M0 5H24" /></svg> edge flows</li>
       <li><svg width="24" height="10" aria-hidden="true"><path class="line-some" d="M0 5H24" /></svg> some pressure</li>
       <li><svg width="24" height="10" aria-hidden="true"><path class="line-high" d="M0 5H24" /></svg> high pressure: it holds its writer up</li>
+      <li>n/s: items per second; n %: how full the edge is</li>
     </ul>`;
 }
