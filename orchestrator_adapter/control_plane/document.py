@@ -121,7 +121,7 @@ class Operator(_Part, frozen=True, kw_only=True):
 
     Attributes:
         name: Its name.
-        role: ``source``, ``operator`` or ``sink``.
+        role: ``source``, ``operator``, ``sink``, ``fan-in`` or ``fan-out``.
         column: Its place from left to right: every edge leads to a greater column. ``row``: its place in the column.
         state: ``waiting``, ``running``, ``paused``, ``restarting``, or how it ended: ``ok``, ``errored``, ``panicked``,
             ``aborted``, ``straggler``.
@@ -137,7 +137,7 @@ class Operator(_Part, frozen=True, kw_only=True):
     """
 
     name: str
-    role: Literal["source", "operator", "sink"]
+    role: Literal["source", "operator", "sink", "fan-in", "fan-out"]
     column: int
     row: int
     state: str
@@ -173,7 +173,7 @@ class Edge(_Part, frozen=True, kw_only=True):
         pressure: The share of the last ``window_s`` seconds in which it held up its writer, dropped items, or had items on disk.
         wait: How long items waited in it.
         dropped: Items that its flow policy has shed or dead-lettered.
-        policy: Its flow policy in words.
+        policy: Its flow policy in words; ``note``: why, as it was declared.
     """
 
     id: str
@@ -191,6 +191,7 @@ class Edge(_Part, frozen=True, kw_only=True):
     wait: Quantiles | None
     dropped: int
     policy: str
+    note: str = ""
     spilled: int = 0
     spilled_bytes: int = 0
 

@@ -53,8 +53,8 @@ def application(
     answers: Answers,
     collectors: Collectors,
     *,
-    documents: Renders | None,
-    streams: EventStreams | None,
+    documents: Renders,
+    streams: EventStreams,
     page: Mapping[str, bytes],
     more: tuple[Route, ...] = (),
 ) -> Starlette:
@@ -95,18 +95,17 @@ def application(
     async def page_file(request: Request) -> Response:
         return _file(page, request.path_params["name"])
 
+    async def graph(_: Request) -> Response:
+        return answer(await documents.current(), JSON)
+
     named = [
         Route("/", live),
+        Route("/graph", graph),
+        Route("/events", streams.answer),
         Route("/health", health),
         Route("/metrics", metrics),
         *more,
     ]
-    if documents is not None and streams is not None:
-
-        async def graph(_: Request) -> Response:
-            return answer(await documents.current(), JSON)
-
-        named += [Route("/graph", graph), Route("/events", streams.answer)]
     pages: list[BaseRoute] = [*named, Route("/page/{name:path}", page_file)]
 
     async def rejected(_: Request, error: Exception) -> Response:

@@ -20,8 +20,9 @@ from orchestrator_adapter.control_plane.answers import Answers
 from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.config import ControlPlane
 from orchestrator_adapter.control_plane.connections import BACKLOG, Server, tls_context
-from orchestrator_adapter.control_plane.event_stream import EventStreams, Renders
+from orchestrator_adapter.control_plane.event_stream import EventStreams
 from orchestrator_adapter.control_plane.exposition import families
+from orchestrator_adapter.control_plane.graph_document import Documents, Links
 from orchestrator_adapter.control_plane.pages import application, page_files
 from orchestrator_adapter.control_plane.snapshot import Snapshots
 from orchestrator_adapter.control_plane.worker_pools import WorkerPool
@@ -50,11 +51,19 @@ class ControlPlaneServer:
         url: The address with the real port; empty before ``__enter__``.
     """
 
-    def __init__(self, built: BuiltGraph, settings: ControlPlane, *, pools: Sequence[WorkerPool] = ()) -> None:
+    def __init__(
+        self,
+        built: BuiltGraph,
+        settings: ControlPlane,
+        *,
+        pools: Sequence[WorkerPool] = (),
+        links: Links | None = None,
+    ) -> None:
         self.url = ""
         self._built = built
         self._settings = settings
         self._pools = pools
+        self._links = links
         self._log = EventLog(logger, clock=built.clock, run=built.run_id, graph=built.plan.name)
         self._stopping = threading.Event()
         self._serving: tuple[asyncio.AbstractEventLoop, Server] | None = None
@@ -98,17 +107,17 @@ class ControlPlaneServer:
             self._socket.close()
 
     async def _serve(self) -> None:
-        documents: Renders | None = None
-        streams = None
-        if documents is not None:
-            streams = EventStreams(
-                documents, decisions=lambda: 0, ended=lambda: ending_of(self._built.event), log=self._log
-            )
+        documents = Documents(self._built, self._snapshots, self._settings, self._collectors, links=self._links)
+        streams = EventStreams(
+            documents,
+            decisions=lambda: self._built.timeline.recorded,
+            ended=lambda: ending_of(self._built.event),
+            log=self._log,
+        )
 
         def on_stop() -> None:
             self._snapshots.release()
-            if streams is not None:
-                streams.stop()
+            streams.stop()
 
         denials = DenialLog(self._log, self._built.clock)
         pages = application(
@@ -125,7 +134,11 @@ class ControlPlaneServer:
         self._serving = (asyncio.get_running_loop(), server)
         if self._stopping.is_set():
             server.stop_requested.set()
-        await server.serve(sockets=[self._socket])
+        sampling = asyncio.create_task(documents.sample(), name="sampling")
+        try:
+            await server.serve(sockets=[self._socket])
+        finally:
+            sampling.cancel()
 
 
 def _listen(settings: ControlPlane) -> socket.socket:

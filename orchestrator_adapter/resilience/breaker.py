@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import IntEnum
-from typing import Self
+from typing import Literal, Self
 
 from orchestrator_adapter.primitives.check_fields import check_fields
 from orchestrator_adapter.primitives.clock import Clock, SystemClock
@@ -40,9 +40,16 @@ class BreakerState(IntEnum):
     """One probe goes through and decides; all other calls are rejected."""
 
     @property
-    def label(self) -> str:
-        """For people and logs: ``closed``, ``open``, ``half-open``."""
-        return self.name.lower().replace("_", "-")
+    def label(self) -> Literal["closed", "open", "half-open"]:
+        """For people and logs."""
+        return _LABELS[self]
+
+
+_LABELS: Mapping[BreakerState, Literal["closed", "open", "half-open"]] = {
+    BreakerState.CLOSED: "closed",
+    BreakerState.OPEN: "open",
+    BreakerState.HALF_OPEN: "half-open",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +135,7 @@ class BreakerStatistics:
         rejections: The calls rejected so far.
         opened: How often it opened or was forced open.
         open_s: The total time that it was open, without the time half-open, seconds.
+        probe_in_s: Until its next request is a probe, seconds; ``None`` unless it is open and not forced.
     """
 
     name: str
@@ -138,6 +146,7 @@ class BreakerStatistics:
     rejections: int
     opened: int
     open_s: float
+    probe_in_s: float | None = None
 
 
 class Permit:
@@ -291,7 +300,13 @@ class CircuitBreaker:
             self._rejections,
             self._opened,
             open_s,
+            self._probe_in_s(now),
         )
+
+    def _probe_in_s(self, now: float) -> float | None:
+        if self._state is not BreakerState.OPEN or self._forced:
+            return None
+        return max(0.0, self._opened_at + self.policy.cooldown.total_seconds() - now)
 
     def _count(self, *, succeeded: bool) -> None:
         now = self._clock.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from orchestrator_adapter.runtime.operator_run import OperatorRun
 from orchestrator_adapter.runtime.shutdown import Phase
 from orchestrator_adapter.runtime.status import GraphStatus, operator_status
 from orchestrator_adapter.runtime.supervision_loop import SupervisionLoop, SupervisionPolicy
+from orchestrator_adapter.runtime.timeline import Timeline
 from orchestrator_adapter.runtime.wiring import GraphServices, wire
 from orchestrator_adapter.storage.dead_letter import DeadLetterList, DeadLetterStore
 from orchestrator_adapter.storage.dead_letter_writer import DeadLetterWriter
@@ -50,6 +51,7 @@ class BuiltGraph:
         dead_letters: Where its dead letters are stored.
         run_id: The ``run`` of its log lines: under Prefect the flow run's id, else its name and the time it was built.
         event: How the run ended, once it has; also if ``run`` was cancelled and could not return it.
+        timeline: Its last decisions. Any thread may read it.
     """
 
     def __init__(
@@ -88,7 +90,8 @@ class BuiltGraph:
         self._loop = SupervisionLoop(
             self._runs, self._supervisor, clock=self.clock, log=self._log, token=self._token, leftovers=self._leftovers
         )
-        self._log.listener = lambda event, fields: call_hook(self._loop.hooks.on_decision, Decided(event, fields))
+        self.timeline = Timeline()
+        self._log.listener = self._on_decision
 
     async def run(
         self, policy: SupervisionPolicy | None = None, *, hooks: SupervisionHooks | None = None
@@ -328,6 +331,11 @@ class BuiltGraph:
             loop_stalls=watchdog.stalls if watchdog is not None else 0,
             max_loop_lag_s=watchdog.max_lag_s if watchdog is not None else 0.0,
         )
+
+    def _on_decision(self, decision: Decision, fields: Mapping[str, object]) -> None:
+        """Called on the thread that decides: the loop's, or the watchdog's while the loop is blocked."""
+        self.timeline.record(decision, fields, self.clock.now_ns())
+        call_hook(self._loop.hooks.on_decision, Decided(decision, fields))
 
     def _on_loop_stall(self, stall: LoopStall) -> None:
         """Called on the watchdog's thread while the loop is blocked."""

@@ -25,7 +25,7 @@ from orchestrator_adapter import (
     map_items,
     sift,
 )
-from orchestrator_adapter.control_plane import ControlPlane
+from orchestrator_adapter.control_plane import ControlPlane, graph_document
 from orchestrator_adapter.control_plane.server import ControlPlaneServer
 from orchestrator_adapter.supervision import events
 from tests.helpers.control_plane import connect, fetch, is_closed, served, value, waiting
@@ -121,6 +121,7 @@ async def test_requests_within_the_reuse_time_share_one_rendered_answer(monkeypa
         assert len(taken) == 3
 
     monkeypatch.setattr(built, "status", counted)
+    monkeypatch.setattr(graph_document, "SAMPLE_EVERY_S", 3_600.0)
     await served(built, during, plane=ControlPlane(port=0, reuse_for=timedelta(hours=1)))
 
 
@@ -151,6 +152,7 @@ async def test_a_failed_answer_is_not_reused(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(built, "status", fails_once)
         assert [(await fetch(f"{url}/health")).status_code for _ in range(2)] == [500, 200]
 
+    monkeypatch.setattr(graph_document, "SAMPLE_EVERY_S", 3_600.0)
     await served(built, during, plane=ControlPlane(port=0, reuse_for=timedelta(hours=1)))
 
 

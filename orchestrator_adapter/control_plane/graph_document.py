@@ -1,0 +1,358 @@
+"""Makes the ``Document`` of a running graph: for ``/graph``, ``/events``, the live page and ``python -m flows top``.
+
+``make_document`` is a pure function of a view and what the history has. ``Documents`` takes the views, samples the history
+once a second, and hands the same encoded document to all who ask within a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from orchestrator_adapter.control_plane import document as doc
+from orchestrator_adapter.control_plane.bottleneck import EdgeFigures, OperatorFigures, find_bottlenecks
+from orchestrator_adapter.control_plane.collectors import Collectors
+from orchestrator_adapter.control_plane.config import ControlPlane
+from orchestrator_adapter.control_plane.headline import with_headline
+from orchestrator_adapter.control_plane.health import health_of
+from orchestrator_adapter.control_plane.history import History, Sample, Window, quantiles
+from orchestrator_adapter.control_plane.layout import places
+from orchestrator_adapter.control_plane.panels import panels
+from orchestrator_adapter.control_plane.snapshot import Snapshots, View
+from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Vertex
+from orchestrator_adapter.primitives.event_log import EventLog
+from orchestrator_adapter.primitives.metrics import difference
+from orchestrator_adapter.runtime.built_graph import BuiltGraph
+from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
+from orchestrator_adapter.runtime.timeline import Entry
+
+logger = logging.getLogger("orchestrator_adapter.control_plane")
+
+SAMPLE_EVERY_S: Final = 1.0
+_REUSE_FOR_S: Final = 0.2
+_ENTERED: Final = 3  # the first terms of the ledger are what came in
+
+
+class Links(Protocol):
+    """Where people find a run elsewhere. Called on the control plane's thread; it must not block."""
+
+    @property
+    def flow_run(self) -> str:
+        """The URL of the flow run's page; empty without one."""
+        ...
+
+    def task_run(self, operator: str, instance: int) -> str:
+        """The URL of the page of an operator instance's task run; empty without one."""
+        ...
+
+
+class Documents:
+    """The documents of one run. Use it on the control plane's loop."""
+
+    def __init__(
+        self,
+        built: BuiltGraph,
+        snapshots: Snapshots,
+        settings: ControlPlane,
+        collectors: Collectors,
+        *,
+        links: Links | None = None,
+    ) -> None:
+        self._built = built
+        self._snapshots = snapshots
+        self._settings = settings
+        self._collectors = collectors
+        self._links = links
+        self._log = EventLog(logger, clock=built.clock, run=built.run_id, graph=built.plan.name)
+        self._history = History()
+        self._places = places(built.plan)
+        self._started_at = time.time()
+        self._encoded: tuple[float, bytes] = (float("-inf"), b"")
+        self._add(snapshots.latest())
+
+    async def sample(self) -> None:
+        """Add a sample to the history once a second, until it is cancelled."""
+        failed = False
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY_S)
+            try:
+                self._add(await self._snapshots.view())
+                failed = False
+            except Exception as error:  # noqa: BLE001 - foreign figures may raise; the next sample may succeed
+                if not failed:
+                    self._log("sample_failed", level=logging.ERROR, exc=error)
+                failed = True
+
+    async def current(self) -> bytes:
+        """The document now, as JSON: a new one, or one of the last 0.2 s. Raises what taking the status raises."""
+        made_at, encoded = self._encoded
+        if time.monotonic() - made_at >= _REUSE_FOR_S:
+            view = await self._snapshots.view()
+            self._add(view)
+            encoded = msgspec.json.encode(with_headline(self._make(view)))
+            self._encoded = (time.monotonic(), encoded)
+        return encoded
+
+    def _add(self, view: View) -> None:
+        if not view.silent_s:
+            now, utc = time.monotonic(), time.time()
+            self._history.add(Sample(now - view.age_s, utc - view.age_s, view.status, view.process.cpu_s))
+
+    def _make(self, view: View) -> doc.Document:
+        now_s = time.time()
+        families = [family for each in self._collectors.each(list) for family in each] if self._settings.panels else []
+        watchdog = self._built.watchdog
+        stall = watchdog.current_stall if watchdog is not None else None
+        return make_document(
+            self._built.plan,
+            view,
+            self._history,
+            places=self._places,
+            run=self._built.run_id,
+            started_at=self._started_at,
+            at=now_s,
+            stack=stall.stack if stall is not None else "",
+            timeline=self._built.timeline.entries(),
+            panels=panels(self._settings.panels, families, now_s=now_s),
+            actions=self._settings.actions,
+            links=self._links,
+        )
+
+
+def make_document(
+    plan: Plan,
+    view: View,
+    history: History,
+    *,
+    places: Mapping[str, tuple[int, int]],
+    run: str,
+    started_at: float,
+    at: float,
+    stack: str = "",
+    timeline: Sequence[Entry] = (),
+    panels: tuple[doc.Panel, ...] = (),
+    actions: bool = False,
+    links: Links | None = None,
+) -> doc.Document:
+    """The document of ``view``. Times are UTC seconds; ``stack`` is where the loop is blocked."""
+    status = view.status
+    window = history.window() or _empty_window(view, at)
+    health = health_of(status, silent_s=view.silent_s, threshold_s=view.threshold_s, blocked_by=view.blocked_by)
+    by_name = {vertex.name: vertex for vertex in plan.order}
+    before = window.before()
+    operators = tuple(
+        _operator(
+            it,
+            by_name[it.name],
+            window,
+            before=before.get(it.name, it),
+            place=places[it.name],
+            url=links.task_run(it.name, it.instance) if links is not None else "",
+        )
+        for it in status.operators
+    )
+    edges = tuple(_edge(edge, status, window) for edge in plan.edges)
+    return doc.Document(
+        graph=plan.name,
+        run=run,
+        at=at,
+        started_at=started_at,
+        shutting_down=status.shutting_down,
+        window_s=window.length_s,
+        health=doc.Health(status=health.status.value, reasons=health.reasons),
+        loop=doc.Loop(
+            silent_s=view.silent_s,
+            stalled=view.silent_s >= view.threshold_s,
+            lag_s=view.lag_s,
+            stalls=view.stalls,
+            blocked_by=view.blocked_by,
+            stack=stack if view.silent_s else "",
+            snapshot_age_s=view.age_s,
+        ),
+        operators=operators,
+        edges=edges,
+        bottlenecks=_bottlenecks(plan, operators, edges, status, window),
+        breakers=_breakers(status),
+        blocking_pools=tuple(
+            doc.BlockingPool(
+                name=name,
+                threads=pool.threads,
+                busy=pool.busy,
+                waiting=pool.waiting,
+                abandoned=pool.abandoned,
+                hanging=tuple(str(call) for call in pool.hanging),
+            )
+            for name, pool in status.blocking_pools.items()
+        ),
+        worker_pools=tuple(
+            doc.WorkerPool(
+                name=pool.name,
+                workers=pool.workers,
+                ready=pool.alive,
+                waiting=pool.waiting,
+                in_flight=pool.in_flight,
+                calls=pool.calls,
+                lost=pool.lost,
+                restarts=pool.restarts,
+                hung=pool.hung,
+                exhausted=pool.exhausted,
+            )
+            for pool in view.pools
+        ),
+        ledger=_ledger(status),
+        latency=history.latency(),
+        process=doc.Process(
+            resident_bytes=view.process.resident_bytes,
+            open_fds=view.process.open_fds,
+            max_fds=view.process.max_fds,
+            threads=view.process.threads,
+            cpu=window.cpu,
+        ),
+        timeline=tuple(
+            doc.Happened(
+                number=entry.number,
+                at=entry.time_ns / 1e9,
+                decision=entry.decision,
+                alarming=entry.is_alarming,
+                operator=entry.operator,
+                text=entry.text,
+                times=entry.times,
+            )
+            for entry in timeline
+        ),
+        panels=panels,
+        actions=actions,
+        url=links.flow_run if links is not None else "",
+    )
+
+
+def _empty_window(view: View, at: float) -> Window:
+    sample = Sample(0.0, at, view.status, view.process.cpu_s)
+    return Window(sample, sample)
+
+
+def _operator(
+    now: OperatorStatus, vertex: Vertex, window: Window, *, before: OperatorStatus, place: tuple[int, int], url: str
+) -> doc.Operator:
+    taken_in = now.ingest_rate_per_s
+    return doc.Operator(
+        name=now.name,
+        role=vertex.role.value,
+        column=place[0],
+        row=place[1],
+        state=now.state,
+        instance=now.instance,
+        uptime_s=now.uptime_s,
+        restart_in_s=now.restart_in_s,
+        budget=doc.Budget(left=now.budget.left, of=now.budget.of, window_s=now.budget.window_s, restarts=now.restarts),
+        shares=window.shares(before, now),
+        rate_in=window.rate(before.consumed, now.consumed) if taken_in is None else taken_in,
+        rate_out=window.rate(before.emitted, now.emitted),
+        consumed=now.consumed,
+        emitted=now.emitted,
+        last_item_age_s=now.idle_s,
+        latency=quantiles(difference(now.batch_latency, before.batch_latency)),
+        last_error=None
+        if now.last_error is None
+        else doc.LastError(at=now.last_error.time_ns / 1e9, kind=now.last_error.kind, message=now.last_error.message),
+        policy=str(vertex.restart_policy),
+        note=vertex.note,
+        errors=dict(now.errors),
+        dead_letters={kind.value: count for kind, count in now.dead_letters.items() if count},
+        counters=dict(now.counters),
+        breakers=now.breakers,
+        url=url,
+    )
+
+
+def _edge(edge: DeclaredEdge, status: GraphStatus, window: Window) -> doc.Edge:
+    now = status.edges[edge.id]
+    before = window.oldest.status.edges[edge.id]
+    pressure = window.rate(before.pressure_s, now.pressure_s)
+    return doc.Edge(
+        id=edge.id,
+        upstream=edge.upstream.name,
+        downstream=edge.downstream.name,
+        occupancy=now.occupancy,
+        capacity=now.capacity,
+        fill=now.occupancy / now.capacity,
+        outbox=status.outboxes[edge.id],
+        high_water_mark=now.high_water_mark,
+        rate=window.rate(before.sent, now.sent),
+        sent=now.sent,
+        received=now.received,
+        pressure=min(1.0, max(0.0, pressure)),
+        wait=quantiles(difference(now.wait, before.wait)),
+        dropped=now.policy_drops,
+        policy=str(edge.policy),
+        note=edge.note,
+        spilled=now.spilled,
+        spilled_bytes=now.spilled_bytes,
+    )
+
+
+def _bottlenecks(
+    plan: Plan, operators: Sequence[doc.Operator], edges: Sequence[doc.Edge], status: GraphStatus, window: Window
+) -> tuple[doc.Bottleneck, ...]:
+    is_open = {name for name, breaker in status.breakers.items() if breaker.state.label == "open"}
+    waiting = {name: pool.waiting for name, pool in status.blocking_pools.items() if pool.waiting}
+    return find_bottlenecks(
+        (
+            OperatorFigures(
+                name=it.name,
+                shares=it.shares,
+                state=it.state,
+                is_source=it.role == "source",
+                restart_in_s=it.restart_in_s,
+                open_breakers=tuple(name for name in it.breakers if name in is_open),
+                notes=(f"{waiting[it.name]} blocking calls wait for a thread",) if it.name in waiting else (),
+            )
+            for it in operators
+        ),
+        (
+            EdgeFigures(
+                id=edge.id,
+                upstream=edge.upstream,
+                downstream=edge.downstream,
+                pressure=edge.pressure,
+                policy=declared.policy.name,
+                dropped=edge.dropped - window.oldest.status.edges[edge.id].policy_drops,
+                spilled=edge.spilled,
+            )
+            for edge, declared in zip(edges, plan.edges, strict=True)
+        ),
+        window_s=window.length_s,
+    )
+
+
+def _breakers(status: GraphStatus) -> tuple[doc.Breaker, ...]:
+    return tuple(
+        doc.Breaker(
+            name=breaker.name,
+            state=breaker.state.label,
+            forced=breaker.forced,
+            probe_in_s=breaker.probe_in_s,
+            failures=breaker.failures,
+            calls=breaker.calls,
+            rejections=breaker.rejections,
+            opened=breaker.opened,
+            operators=tuple(it.name for it in status.operators if breaker.name in it.breakers),
+        )
+        for breaker in status.breakers.values()
+    )
+
+
+def _ledger(status: GraphStatus) -> doc.Ledger:
+    terms = tuple(status.ledger.as_dict().items())
+    left, right = terms[:_ENTERED], terms[_ENTERED:]
+    return doc.Ledger(
+        left=left,
+        right=right,
+        balanced=status.ledger.balanced,
+        lost=sum(items for _, items in left) - sum(items for _, items in right),
+    )
