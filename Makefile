@@ -127,6 +127,10 @@ bench-event-time: $(VENV)/.run-ready  ## 50,000 obs/s through marks and windows 
 bench-faults: $(VENV)/.dev-ready debian-packages  ## twelve faults in real pipelines: when page, metrics, alerts and log show each one (eight minutes)
 	$(BIN)/python -m bench.faults $(ARGS)
 
+bench-bottleneck: $(VENV)/.dev-ready  ## the share of random graphs in which the right bottleneck is marked, in virtual time; then on a real clock (ten minutes)
+	$(BIN)/python -m bench.bottleneck $(ARGS)
+	$(BIN)/python -m bench.bottleneck_real_time
+
 bench-alerts: $(VENV)/.dev-ready  ## the real catalogue with staged conjunctions: from the observation to the acknowledged alert (minutes)
 	$(BIN)/python -m bench.alerts latency $(ARGS)
 

@@ -110,11 +110,10 @@ class _Graph:
             self.inputs[edge.downstream].append(edge)
             self.outputs[edge.upstream].append(edge)
         self._worst_inputs = {name: worst for name in operators if (worst := _worst(self.inputs[name]))}
-        self._held_by_backpressure: dict[str, float] = {}
+        self._held_by_backpressure = dict.fromkeys(operators, 0.0)
         for edge in edges:
             if edge.policy == "backpressure":
-                most = max(edge.pressure, self._held_by_backpressure.get(edge.upstream, 0.0))
-                self._held_by_backpressure[edge.upstream] = most
+                self._held_by_backpressure[edge.upstream] += edge.pressure
 
     def worst_input(self, name: str) -> EdgeFigures | None:
         """The input under the greatest pressure, if any is under pressure."""
@@ -133,9 +132,13 @@ class _Graph:
     def _holding(self, edge: EdgeFigures) -> float:
         """The share of the time for which it held its writer up. Pressure is more than that if the edge drops or spills."""
         blocked = self.operators[edge.upstream].shares.blocked
-        if edge.policy != "backpressure":
-            blocked -= self._held_by_backpressure.get(edge.upstream, 0.0)
-        return min(edge.pressure, blocked)
+        match edge.policy:
+            case "shed":
+                return 0.0
+            case "spill":  # only while its files are full: what the other outputs do not explain
+                return min(edge.pressure, blocked - self._held_by_backpressure[edge.upstream])
+            case _:
+                return min(edge.pressure, blocked)
 
     def is_pushed(self, name: str) -> bool:
         """Whether more comes to it than it takes: it is a source, or an input of it drops or spills.

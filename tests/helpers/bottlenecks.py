@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import assert_never
 
 from orchestrator_adapter import OperatorGraph
 from orchestrator_adapter.control_plane.bottleneck import EdgeFigures, OperatorFigures, find_bottlenecks
@@ -14,6 +20,7 @@ from orchestrator_adapter.graph.plan import Role
 from orchestrator_adapter.primitives.clock import sleep
 from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 from orchestrator_adapter.testing import ManualClock
+from tests.scenes.queueing import TINY_CAPACITIES, Network, Truth, random_network
 
 WINDOW_S = 10.0
 
@@ -22,6 +29,53 @@ def marked_in_virtual_time(graph: OperatorGraph, *, after_s: float) -> tuple[Bot
     """Run ``graph`` for ``after_s`` and a window, and mark what limits it in the window."""
     before, after = asyncio.run(_two_statuses(graph, after_s))
     return bottlenecks(graph, before, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A random network, what limits it, and what the rule has marked."""
+
+    seed: int
+    network: Network
+    truth: Truth
+    marked: tuple[Bottleneck, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the rule has marked the right ones."""
+        return self.truth.allows([it.operator for it in self.marked])
+
+
+def trial(seed: int, kind: NetworkKind, *, after_s: float = 20.0) -> Trial:
+    """Draw a network from the seed, run it and mark its bottlenecks."""
+    rng = random.Random(seed)
+    network = kind.draw(rng)
+    with TemporaryDirectory() as folder:
+        marked = marked_in_virtual_time(network.graph(Path(folder), rng), after_s=after_s)
+    return Trial(seed, network, network.truth(), marked)
+
+
+class NetworkKind(Enum):
+    """Kinds of random networks."""
+
+    SLOW = "with one or two slow operators"
+    SLOW_TINY = "the same with edges of 1, 2 or 4 items"
+    BALANCED = "without a slow operator, with sources that send what is taken"
+    IDLE = "without a slow operator, with feeds that all operators can follow"
+
+    def draw(self, rng: random.Random) -> Network:
+        """One of them."""
+        match self:
+            case NetworkKind.SLOW:
+                return random_network(rng, slow=rng.choice((1, 2)))
+            case NetworkKind.SLOW_TINY:
+                return random_network(rng, slow=rng.choice((1, 2)), capacities=TINY_CAPACITIES)
+            case NetworkKind.BALANCED:
+                return random_network(rng, slow=0, greedy=True)
+            case NetworkKind.IDLE:
+                return random_network(rng, slow=0, greedy=False)
+            case _:
+                assert_never(self)
 
 
 async def _two_statuses(graph: OperatorGraph, after_s: float) -> tuple[GraphStatus, GraphStatus]:
@@ -52,7 +106,11 @@ def figures(
     """The figures of the window."""
     operators = [
         OperatorFigures(
-            name=new.name, shares=_shares(old, new, window_s), state=new.state, is_source=new.role is Role.SOURCE
+            name=new.name,
+            shares=_shares(old, new, window_s),
+            state=new.state,
+            is_source=new.role is Role.SOURCE,
+            restart_in_s=new.restart_in_s,
         )
         for old, new in zip(before.operators, after.operators, strict=True)
     ]
