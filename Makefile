@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Every process of the tests and the demo would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time bench-faults isolation screenshot storm lock clean
+.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time bench-faults isolation screenshot storm lock schemas clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -147,6 +147,9 @@ lock: | $(VENV)/bin/python  ## pin the requirements again, with hashes and witho
 		$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
 			--universal --python-version 3.11 $$extra pyproject.toml -o $$out; \
 	done
+
+schemas: $(VENV)/.run-ready  ## write docs/schemas/graph-1.json again: the JSON Schema of /graph
+	$(BIN)/python -c 'import sys; from orchestrator_adapter.control_plane.document import schema; sys.stdout.buffer.write(schema())' > docs/schemas/graph-1.json
 
 clean:  ## remove everything that these targets created, the environment included
 	rm -rf $(VENV) run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

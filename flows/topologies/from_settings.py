@@ -28,7 +28,7 @@ from orchestrator_adapter import (
     SupervisionPolicy,
     Verdict,
 )
-from orchestrator_adapter.control_plane import ControlPlane
+from orchestrator_adapter.control_plane import ControlPlane, MetricsPanel
 from sda_ops.records.observation import Observation
 from sda_ops.sources.isl import IslFeed
 from sda_ops.sources.optical import SHORT_WINDOW, OpticalFeed
@@ -114,14 +114,17 @@ def supervision_policy(shutdown: ShutdownSettings) -> SupervisionPolicy:
     return SupervisionPolicy(timedelta(seconds=shutdown.grace_s), timedelta(seconds=shutdown.patience_s))
 
 
-def control_plane(settings: ControlPlaneSettings, *collectors: Collector) -> ControlPlane | None:
-    """The control plane, with these metrics too, unless it is disabled."""
+def control_plane(
+    settings: ControlPlaneSettings, *collectors: Collector, panels: tuple[MetricsPanel, ...] = ()
+) -> ControlPlane | None:
+    """The control plane, with these metrics and tables too, unless it is disabled."""
     if not settings.enabled:
         return None
     return ControlPlane(
         host=settings.host,
         port=settings.port,
         collectors=collectors,
+        panels=panels,
         token=settings.token or "",
         tls=settings.tls,
         behind_proxy=settings.behind_proxy,

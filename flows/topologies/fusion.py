@@ -36,6 +36,7 @@ from flows.topologies.from_settings import (
     supervision_policy,
     validation,
 )
+from flows.topologies.panels import ALERTS, OUTBOX, WATERMARKS
 from flows.topologies.screening import UNTIL_IT_WORKS, CatalogScreening, screening_of
 from orchestrator_adapter import (
     DeadLetterFile,
@@ -220,7 +221,12 @@ def fusion_pipeline(settings: FusionSettings) -> Pipeline:
         policy=supervision_policy(settings.shutdown),
         dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
         report=settings.report,
-        control_plane=control_plane(settings.control_plane, event_time, *(() if alerts is None else (alerts.metrics,))),
+        control_plane=control_plane(
+            settings.control_plane,
+            event_time,
+            *(() if alerts is None else (alerts.metrics,)),
+            panels=(WATERMARKS, *(() if alerts is None else (OUTBOX, ALERTS))),
+        ),
         claims=claims(
             radars=settings.radars,
             isls=settings.isls,

@@ -8,6 +8,7 @@ a change of a field's meaning makes a new version.
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Final, Literal
 
 import msgspec
@@ -355,6 +356,15 @@ class Document(_Part, frozen=True, kw_only=True):
 def decode(body: bytes) -> Document:
     """Read a document. Raises ``msgspec.ValidationError`` if it is not one of this version."""
     return msgspec.json.decode(body, type=Document)
+
+
+def schema() -> bytes:
+    """The JSON Schema (draft 2020-12) of ``Document``; ``docs/schemas/graph-1.json`` has it."""
+    (made,), parts = msgspec.json.schema_components([Document], ref_template="#/$defs/{name}")
+    for part in parts.values():
+        part["description"] = cleandoc(part["description"])
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "$defs": parts}
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
 class DeadLetterRow(_Part, frozen=True, kw_only=True):
