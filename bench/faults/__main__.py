@@ -79,7 +79,7 @@ def observe(fault: Fault, browser: Browser, folder: Path) -> Seen:
     with ExitStack() as stack:
         run = stack.enter_context(fault.run(folder))
         watched = stack.enter_context(prometheus(run.url, run.job, folder))
-        page = browser.open(f"{run.url}/", width=1400, height=1000)
+        page = browser.open(f"{run.url}/{fault.fragment}", width=1400, height=1000)
         stack.callback(page.close)
         page.wait_for("document.querySelector('[data-operator][data-state=\"running\"]')")
         fault.prepare(run)

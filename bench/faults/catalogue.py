@@ -29,6 +29,7 @@ class Fault:
         on_page: JavaScript that gives the text by which the page shows it, and nothing before.
         in_metrics: The samples before it and now, to what shows it.
         in_log: Whether a line shows it.
+        fragment: Of the page's address: whose details are open.
         run: The pipeline.
         prepare: What must be so before.
         for_alerts_s: How long to wait for alerts after it.
@@ -41,6 +42,7 @@ class Fault:
     on_page: str
     in_metrics: Callable[[Samples, Samples], str | None]
     in_log: Callable[[dict[str, Any]], object]
+    fragment: str = ""
     run: Callable[[Path], AbstractContextManager[Run]] = ingest
     prepare: Callable[[Run], object] = lambda _: None
     for_alerts_s: float = 20.0
@@ -51,7 +53,7 @@ class Fault:
 
 
 def _text(selector: str) -> str:
-    return f"(document.querySelector(`{selector}`)?.innerText ?? '')"
+    return f"(document.querySelector(`{selector}`)?.textContent ?? '')"
 
 
 def _timeline(decision: str, operator: str = "") -> str:
@@ -60,21 +62,16 @@ def _timeline(decision: str, operator: str = "") -> str:
     return _text(f'[data-decision="{decision}"]{of}')
 
 
-def _operator_state(name: str, *states: str) -> str:
-    """An operator in one of these states."""
-    selectors = ", ".join(f'[data-operator="{name}"][data-state="{state}"]' for state in states)
-    return _text(selectors)
+def _finding(*words: str) -> str:
+    """The sentence at the head of the page that has all these words."""
+    has = " && ".join(f"it.textContent.includes({word!r})" for word in words)
+    return f"([...document.querySelectorAll('[data-headline], [data-finding]')].find(it => {has})?.textContent ?? '')"
 
 
-def _bottleneck(name: str) -> str:
-    """The marked bottleneck, if it is this one."""
-    return _text(f'[data-operator="{name}"][data-bottleneck="true"]')
-
-
-def _panel(*words: str) -> str:
-    """The smallest elements whose text has all these words."""
-    has = " && ".join(f"it.innerText?.includes({word!r})" for word in words)
-    return f"([...document.querySelectorAll('section, tr, li, article')].filter(it => {has}).at(-1)?.innerText ?? '')"
+def _pool(*words: str) -> str:
+    """The pool whose line has all these words."""
+    has = " && ".join(f"it.textContent.includes({word!r})" for word in words)
+    return f"([...document.querySelectorAll('.pool')].find(it => {has})?.textContent ?? '')"
 
 
 # The metrics.
@@ -220,7 +217,7 @@ def catalogue() -> Iterator[Fault]:
         how="each fsync of the event log takes 3 s, under 4,000 observations/s",
         prepare=_loaded(4_000),
         inject=_code("sync 3"),
-        on_page=_bottleneck("event-log"),
+        on_page=_finding("event-log", "bottleneck"),
         in_metrics=_pressed("dedup -> event-log", "event-log"),
         in_log=lambda _: False,
         for_alerts_s=40.0,
@@ -231,7 +228,7 @@ def catalogue() -> Iterator[Fault]:
         how="`validate` waits for 0.25 s with each batch, as for another service, under 4,000 observations/s",
         prepare=_loaded(4_000),
         inject=_code("work 0.25"),
-        on_page=_bottleneck("validate"),
+        on_page=_finding("validate", "bottleneck"),
         in_metrics=_pressed("normalize -> validate", "validate"),
         in_log=lambda _: False,
         for_alerts_s=30.0,
@@ -241,7 +238,7 @@ def catalogue() -> Iterator[Fault]:
         name="archive answers 500",
         how="the archive answers each poll with 500",
         inject=_answers("500"),
-        on_page=_text('[data-breaker][data-state="open"]'),
+        on_page=_finding("optical", "open"),
         in_metrics=at_least('circuit_breaker_state{breaker="optical"}', 1.0),
         in_log=_event("circuit_breaker", state="open"),
         repair=_answers("pages"),
@@ -250,8 +247,9 @@ def catalogue() -> Iterator[Fault]:
         name="feed goes silent",
         how="`radar-01` sends nothing any more; the rule waits for two minutes of silence",
         inject=_silence,
-        on_page="([...document.querySelectorAll('[data-operator=\"radar-01\"][data-state]')].map(it => it.innerText)"
-        ".find(it => /(^|\\D)0(\\.0)?\\s*(items)?\\/s/.test(it)) ?? '')",
+        fragment="#operator=radar-01",
+        on_page="([...document.querySelectorAll('[data-details] dl div')].map(it => it.innerText)"
+        ".find(it => /Last item\\s+[2-9]/.test(it)) ?? '')",
         in_metrics=over('source_last_item_age_seconds{source="radar-01"}', 1.0),
         in_log=lambda _: False,
         for_alerts_s=130.0,
@@ -269,7 +267,7 @@ def catalogue() -> Iterator[Fault]:
         how="`kill -9` of the propagator's worker process (`sda-fusion`)",
         run=fusion,
         inject=_kill_a_worker,
-        on_page=_panel("propagator", "1 restart"),
+        on_page=_pool("propagator", "1 restart"),
         in_metrics=grows("bulkhead_worker_restarts_total"),
         in_log=_event("worker_lost"),
     )
@@ -277,7 +275,7 @@ def catalogue() -> Iterator[Fault]:
         name="event loop blocked",
         how="`validate` blocks the event loop for 5 s",
         inject=_code("block 5"),
-        on_page=_text('[data-banner="stalled"]'),
+        on_page=_finding("event loop", "validate"),
         in_metrics=over("event_loop_lag_seconds", 0.25),
         in_log=_event("loop_stall"),
     )

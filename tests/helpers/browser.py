@@ -296,11 +296,12 @@ class Page:
             parameters |= {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", parameters)["data"]))
 
-    def click(self, selector: str) -> None:
-        """Press the left mouse button in the middle of the first element that the CSS selector finds."""
+    def click(self, selector: str, *, text: str = "") -> None:
+        """Press the left mouse button in the middle of the first element that the CSS selector finds, with this ``text``."""
         found = self.evaluate(
             f"""(() => {{
-                const element = document.querySelector({json.dumps(selector)});
+                const element = [...document.querySelectorAll({json.dumps(selector)})]
+                    .find(each => !{json.dumps(text)} || each.textContent.trim() === {json.dumps(text)});
                 if (!element) return null;
                 element.scrollIntoView({{block: "center", inline: "center", behavior: "instant"}});
                 const box = element.getBoundingClientRect();
@@ -308,7 +309,7 @@ class Page:
             }})()"""
         )
         if found is None:
-            raise PageError(f"there is no element {selector}")
+            raise PageError(f"there is no element {selector}{f' with the text {text!r}' if text else ''}")
         at = {"x": found[0], "y": found[1]}
         self.call("Input.dispatchMouseEvent", at | {"type": "mouseMoved"})
         for kind in ("mousePressed", "mouseReleased"):

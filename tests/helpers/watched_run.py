@@ -1,4 +1,4 @@
-"""Runs to look at, each as a process of its own, with faults on demand, for the tests of the live page.
+"""Runs to watch, each as a process of its own, with faults on demand, for the tests of the live page.
 
 ``python -m tests.helpers.watched_run faults FOLDER ARCHIVE_URL`` runs ``feed -> work -> call -> compute -> store`` with
 ``run_pipeline``; ``... scenes FOLDER`` runs the ten topologies of ``tests.scenes.bottlenecks``, each with a control plane.
@@ -227,9 +227,9 @@ class WatchedRun:
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        return float(self.heard(wait_for)["at"]) if wait_for else time.time()
+        return float(self.received(wait_for)["at"]) if wait_for else time.time()
 
-    def heard(self, what: str) -> dict[str, Any]:
+    def received(self, what: str) -> dict[str, Any]:
         """The next line with this event that the process prints."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
