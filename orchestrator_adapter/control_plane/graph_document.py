@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
@@ -35,6 +36,7 @@ logger = logging.getLogger("orchestrator_adapter.control_plane")
 
 SAMPLE_EVERY_S: Final = 1.0
 _REUSE_FOR_S: Final = 0.2
+_INSTANCE: Final = re.compile(r" #\d+$")  # of the label of an operator's later instances
 _ENTERED: Final = 3  # the first terms of the ledger are what came in
 
 
@@ -170,7 +172,7 @@ def make_document(
             stalled=view.silent_s >= view.threshold_s,
             lag_s=view.lag_s,
             stalls=view.stalls,
-            blocked_by=view.blocked_by,
+            blocked_by=_INSTANCE.sub("", view.blocked_by),
             stack=stack if view.silent_s else "",
             snapshot_age_s=view.age_s,
         ),

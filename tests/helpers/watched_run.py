@@ -49,12 +49,12 @@ from tests.helpers.support import ROOT, environment, wait_until
 from tests.orchestrator_adapter.bulkhead.bulkhead_handlers import bulkhead
 from tests.scenes.bottlenecks import scenes
 
-TOKEN = "a token for the tests"
+TOKEN = "a-token-for-the-tests"
 COOLDOWN_S = 3.0
 
 _PAUSE_S = 0.005  # between two items of the feed
 _RETRY = RetryPolicy(timedelta(milliseconds=20), timedelta(milliseconds=100), max_attempts=None)
-_BREAKER = BreakerPolicy(window=timedelta(seconds=10), cooldown=timedelta(seconds=COOLDOWN_S), min_calls=3)
+_BREAKER = BreakerPolicy(window=timedelta(seconds=0.5), cooldown=timedelta(seconds=COOLDOWN_S), min_calls=3)
 _RESTARTS = RestartPolicy.bounded(
     10, timedelta(minutes=5), backoff=Backoff(timedelta(milliseconds=800), timedelta(seconds=1))
 )
@@ -180,7 +180,12 @@ async def _run_scenes(folder: Path) -> None:
         for scene in scenes():
             built = scene.graph(folder).build()
             url = stack.enter_context(ControlPlaneServer(built, ControlPlane(port=0))).url
-            running.append((built, asyncio.create_task(built.run(SupervisionPolicy(grace=timedelta(seconds=1))))))
+            running.append(
+                (
+                    built,
+                    asyncio.create_task(built.run(SupervisionPolicy(timedelta(seconds=0.5), timedelta(seconds=0.5)))),
+                )
+            )
             say("scene", name=scene.name, url=url)
         await asyncio.to_thread(sys.stdin.readline)
         for built, _ in running:
