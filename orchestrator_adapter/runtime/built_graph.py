@@ -50,6 +50,7 @@ class BuiltGraph:
         clock: Its clock.
         dead_letters: Where its dead letters are stored.
         run_id: The ``run`` of its log lines: under Prefect the flow run's id, else its name and the time it was built.
+        recent_dead_letters: Its last dead letters, without their items. Any thread may read it.
         event: How the run ended, once it has; also if ``run`` was cancelled and could not return it.
         timeline: Its last decisions. Any thread may read it.
     """
@@ -72,6 +73,7 @@ class BuiltGraph:
         self._token = ShutdownToken()
         self._supervisor = supervisor.Supervisor(rng)
         self._dead_letter_writer = DeadLetterWriter(self._log, self.dead_letters, self.clock)
+        self.recent_dead_letters = self._dead_letter_writer.recent
         self._problems: list[str] = []
         self._requests_before_run: list[str] = []  # their reasons
         self._pools = BlockingPools(plan.name)

@@ -17,6 +17,7 @@ from orchestrator_adapter.primitives.decision import Decision
 from orchestrator_adapter.primitives.errors import LastError, describe, raised_at
 from orchestrator_adapter.primitives.event_log import DecisionLog
 from orchestrator_adapter.storage.dead_letter import DeadLetter, DeadLetterKind, DeadLetterStore
+from orchestrator_adapter.storage.recent_dead_letters import RecentDeadLetters
 
 
 @dataclass(slots=True)
@@ -33,10 +34,12 @@ class DeadLetterWriter:
 
     Attributes:
         undelivered: The number of items that were dead-lettered because no reader was left.
+        recent: The last letters, those that the store did not accept included.
     """
 
     def __init__(self, log: DecisionLog, store: DeadLetterStore, clock: Clock) -> None:
         self.undelivered = 0
+        self.recent = RecentDeadLetters()
         self._counts: dict[str, Counter[DeadLetterKind]] = {}
         self._last: dict[str, tuple[int, DeadLetterKind, str]] = {}
         self._lost: dict[tuple[str, DeadLetterKind, type[Exception], str], _Loss] = {}
@@ -129,7 +132,7 @@ class DeadLetterWriter:
                 )
             loss.items += count
             loss.failures += 1
-            self._count(operator, kind, count, message, self._clock.now_ns())
+            self._count(self._letters(operator, items, kind, message, attempts), count)
 
     def write_unlogged_or_raise(
         self,
@@ -142,8 +145,20 @@ class DeadLetterWriter:
         stands_for: int | None = None,
     ) -> None:
         """As ``write_unlogged``, but raises what the store raises. ``attempts``: by default the length of an item's history."""
+        letters = self._letters(operator, items, kind, message, attempts)
+        self._store.append(letters)
+        self._count(letters, len(items) if stands_for is None else stands_for)
+
+    def _letters(
+        self,
+        operator: str,
+        items: Sequence[Undeliverable[Any]],
+        kind: DeadLetterKind,
+        message: str,
+        attempts: int | None,
+    ) -> list[DeadLetter]:
         now_ns = self._clock.now_ns()
-        letters = [
+        return [
             DeadLetter(
                 time_ns=now_ns,
                 operator=operator,
@@ -155,9 +170,10 @@ class DeadLetterWriter:
             )
             for item in items
         ]
-        self._store.append(letters)
-        self._count(operator, kind, len(items) if stands_for is None else stands_for, message, now_ns)
 
-    def _count(self, operator: str, kind: DeadLetterKind, items: int, message: str, now_ns: int) -> None:
-        self._counts.setdefault(operator, Counter())[kind] += items
-        self._last[operator] = (now_ns, kind, message)
+    def _count(self, letters: Sequence[DeadLetter], items: int) -> None:
+        if letters:
+            last = letters[-1]
+            self._counts.setdefault(last.operator, Counter())[last.kind] += items
+            self._last[last.operator] = (last.time_ns, last.kind, last.message)
+            self.recent.add(letters)
