@@ -20,6 +20,7 @@ from orchestrator_adapter.control_plane.answers import Answers
 from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.config import ControlPlane
 from orchestrator_adapter.control_plane.connections import BACKLOG, Server, tls_context
+from orchestrator_adapter.control_plane.dead_letters_page import dead_letters_route
 from orchestrator_adapter.control_plane.event_stream import EventStreams
 from orchestrator_adapter.control_plane.exposition import families
 from orchestrator_adapter.control_plane.graph_document import Documents, Links
@@ -127,7 +128,10 @@ class ControlPlaneServer:
             documents=documents,
             streams=streams,
             page=self._page,
-            more=Actions(self._built, self._graph_loop, self._settings, denials).routes,
+            more=(
+                dead_letters_route(self._built.plan, self._built.recent_dead_letters),
+                *Actions(self._built, self._graph_loop, self._settings, denials).routes,
+            ),
         )
         guarded = Guard(pages, self._settings, denials)
         server = Server(guarded, self._settings, self._tls, on_stop=on_stop)

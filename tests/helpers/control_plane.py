@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator_adapter import (
@@ -105,3 +106,12 @@ def is_closed(sock: socket.socket) -> bool:
     except ConnectionError:
         pass
     return True
+
+
+def server_connections(url: str) -> list[str]:
+    """Established connections to the control plane, as the kernel lists them."""
+    port = int(url.rsplit(":", 1)[1])
+    connections = [
+        connection for connection in psutil.Process().net_connections("tcp4") if connection.laddr.port == port
+    ]
+    return [str(each.raddr) for each in connections if each.status == psutil.CONN_ESTABLISHED]

@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,7 +27,7 @@ from orchestrator_adapter import (
 from orchestrator_adapter.control_plane import ControlPlane, graph_document
 from orchestrator_adapter.control_plane.server import ControlPlaneServer
 from orchestrator_adapter.supervision import events
-from tests.helpers.control_plane import connect, fetch, is_closed, served, value, waiting
+from tests.helpers.control_plane import connect, fetch, is_closed, served, server_connections, value, waiting
 from tests.helpers.running import eventually
 
 
@@ -186,15 +185,6 @@ async def test_a_connection_whose_client_does_not_read_the_answer_is_closed(monk
             assert (await fetch(f"{url}/health")).status_code == 200
 
     await served(waiting(), during, plane=plane)
-
-
-def server_connections(url: str) -> list[str]:
-    """Established connections to the control plane, as the kernel lists them."""
-    port = int(url.rsplit(":", 1)[1])
-    connections = [
-        connection for connection in psutil.Process().net_connections("tcp4") if connection.laddr.port == port
-    ]
-    return [str(each.raddr) for each in connections if each.status == psutil.CONN_ESTABLISHED]
 
 
 async def test_requests_of_clients_that_disconnect_leave_no_task() -> None:
