@@ -9,7 +9,6 @@ well: a browser sends a password only to the host name for which it was entered.
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import logging
 from collections.abc import Mapping
@@ -86,7 +85,7 @@ def _has_token(authorization: str | None, token: str, *, basic: bool) -> bool:
     if basic and scheme.lower() == "basic":
         try:
             given = base64.b64decode(given, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, or not text
             return False
     elif scheme.lower() != "bearer":
         return False

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from datetime import timedelta
@@ -24,7 +24,7 @@ from tests.helpers.running import eventually
 REQUEST = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-async def events_of(url: str) -> AsyncIterator[tuple[str, bytes]]:
+async def events_of(url: str) -> AsyncGenerator[tuple[str, bytes], None]:
     """The name and the data of each event, until the server ends the stream."""
     async with httpx.AsyncClient(timeout=30) as client, client.stream("GET", f"{url}/events") as answer:
         assert answer.status_code == 200
@@ -128,7 +128,7 @@ async def test_the_seventeenth_stream_is_a_503_until_another_one_ends() -> None:
     await served(waiting(), during)
 
 
-async def _when_admitted(url: str) -> AsyncIterator[tuple[str, bytes]]:
+async def _when_admitted(url: str) -> AsyncGenerator[tuple[str, bytes], None]:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
