@@ -30,7 +30,7 @@ OPEN = replace(ANY, host="0.0.0.0", token=TOKEN, behind_proxy=True)
 
 async def ask(url: str, **headers: str) -> httpx.Response:
     async with httpx.AsyncClient(verify=NOTHING_TRUSTED, timeout=30) as client:
-        return await client.get(url, headers={name: value.encode() for name, value in headers.items()})
+        return await client.get(url, headers=[(name.encode(), value.encode()) for name, value in headers.items()])
 
 
 def basic(password: str) -> str:
