@@ -45,7 +45,7 @@ class Fault:
     fragment: str = ""
     run: Callable[[Path], AbstractContextManager[Run]] = ingest
     prepare: Callable[[Run], object] = lambda _: None
-    for_alerts_s: float = 20.0
+    for_alerts_s: float = 12.0
     repair: Callable[[Run], object] = lambda _: None
 
 
@@ -59,7 +59,7 @@ def _text(selector: str) -> str:
 def _timeline(decision: str, operator: str = "") -> str:
     """The timeline's entry."""
     of = f'[data-operator="{operator}"]' if operator else ""
-    return _text(f'[data-decision="{decision}"]{of}')
+    return _text(f'[data-decision="{decision}"]{of} span')
 
 
 def _finding(*words: str) -> str:

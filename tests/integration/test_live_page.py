@@ -137,6 +137,7 @@ def test_an_operator_that_fails_is_shown_as_restarting_and_again_as_running(run:
     fault_at = run.command("fail", wait_for="fail")
     _shown("an operator that fails", fault_at, restarting.held_at())
     page.wait_for(_operator("work", "running"))
+    page.wait_for(_says('[data-decision="restart"][data-operator="work"]', "work has failed"))
     page.wait_for(_says('[data-decision="restart"][data-operator="work"]', "the antenna is gone"))
     after = next(each for each in _document(run).operators if each.name == "work")
     assert after.instance == before.instance + 1

@@ -113,7 +113,7 @@ export function Timeline({timeline, now}) {
     <ol class="timeline" tabindex="0" aria-label="Decisions">${[...timeline].reverse().map((each) => html`
       <li key=${each.number} data-decision=${each.decision} data-operator=${each.operator} class=${each.alarming ? "alarming" : ""}>
         <time title=${moment(each.at)} datetime=${new Date(each.at * 1000).toISOString()}>${ago(now - each.at)}</time>
-        <span>${each.alarming ? "✕ " : ""}${each.text}${each.times > 1 ? ` (${count(each.times)} times in a row)` : ""}</span></li>`)}</ol></${Section}>`;
+        <span>${each.alarming ? "✕ " : ""}${each.operator && html`<b>${each.operator}</b> `}${each.text}${each.times > 1 ? ` (${count(each.times)} times in a row)` : ""}</span></li>`)}</ol></${Section}>`;
 }
 
 export function ProcessFigures({process, loop, started_at: startedAt}) {
