@@ -10,7 +10,7 @@ high rate, or with small batches, a measurement stands for what was not measured
   is proportional to n, and this weight makes ``batches`` an unbiased count of batches (Horvitz and Thompson, 1952, J. Am. Stat.
   Assoc. 47, 663-685).
 
-The rate decides how many items lie between two measurements: as many as come in 5 ms, 512 at most. The places are jittered, so
+The rate decides how many items lie between two measurements: as many as come in 5 ms, 4,096 at most. The places are jittered, so
 that no regular pattern of batches escapes. After a slow rate has followed a fast one, ``measure_next`` ends the long gap: who
 reads the figures calls it, so there is a measurement at least as often as there are readings.
 
@@ -31,7 +31,7 @@ NEVER: Final = 1 << 62
 """Greater than any number of items."""
 
 _EVERY_S = 0.005
-_MOST = 512  # items between two measurements, on average; a power of two
+_MOST = 4_096  # items between two measurements, on average; a power of two
 
 
 class HandoverTimes:
@@ -129,7 +129,7 @@ class HandoverTimes:
         elapsed_s, items = now - at, received - before
         fast = items * _EVERY_S >= _MOST * elapsed_s
         mean = _MOST if fast else int(items * _EVERY_S / elapsed_s)
-        self._jitter = (self._jitter * 5 + 3) % _MOST  # each number below 512 once, then again
+        self._jitter = (self._jitter * 5 + 3) % _MOST  # each number below it once, then again
         self._stride = mean // 2 + mean * self._jitter // _MOST
         self._measure_from(end + self._stride)
 
