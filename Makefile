@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Every process of the tests and the demo would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time bench-faults isolation screenshot storm lock schemas clean
+.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time bench-sight bench-faults isolation screenshot storm lock schemas clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -105,6 +105,9 @@ bench-build: $(VENV)/.run-ready  ## build() of a 10-operator graph, cold and war
 
 bench-cost: $(VENV)/.run-ready  ## orchestrated against a plain loop; instruments; long chains; memory (four minutes)
 	$(BIN)/python -m bench.cost $(ARGS)
+
+bench-sight: $(VENV)/.run-ready  ## what the figures of the data plane and a watched control plane cost, against the same without them (six minutes)
+	$(BIN)/python -m bench.sight_cost $(ARGS)
 
 bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
 	$(BIN)/python -m bench.ingest $(ARGS)

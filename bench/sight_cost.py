@@ -163,11 +163,12 @@ class BareChannel(Channel[T]):
 
     def push(self, items: Sequence[T]) -> int:
         accepted = len(items)
-        if accepted > (room := self.room):
-            accepted, items = room, items[:room]
+        occupancy = len(self._buffer) - self._head - len(self.controls) + accepted
+        if occupancy > self.capacity:
+            accepted -= occupancy - self.capacity
+            items, occupancy = items[:accepted], self.capacity
         self._buffer += items
         self.sent += accepted
-        occupancy = len(self._buffer) - self._head - len(self.controls)
         if occupancy > self.high_water_mark:  # noqa: PLR1730 - as in Channel
             self.high_water_mark = occupancy
         return accepted
@@ -182,12 +183,13 @@ class BareChannel(Channel[T]):
         if sequence < self._suspects_end:
             raise NotImplementedError
         items = self._buffer[taken : taken + max_items]
-        self._taken = taken + len(items)
-        self.received += len(items)
+        count = len(items)
+        self._taken = taken + count
+        self.received += count
         return items
 
     def acknowledge(self, count: int) -> int:
-        if not 0 <= count <= self.leased:
+        if not 0 <= count <= self._taken - self._head:
             raise ValueError
         if self._failures:
             raise NotImplementedError

@@ -66,7 +66,7 @@ class WatermarkedFeeds:
         return self._watermarked(lambda _: replay, rules)
 
     def _watermarked(self, make: Callable[[OnContact], Factory], rules: PromiseRules) -> Factory:
-        return watermarked(make, rules, times_of=self._times_of, metrics=self.metrics)
+        return watermarked(make, rules, times_of=times_of_sensors(self.validation), metrics=self.metrics)
 
     def _rules(self, feed: FeedTimeSettings, order: ReadOrder) -> PromiseRules:
         return PromiseRules(
@@ -84,10 +84,11 @@ class WatermarkedFeeds:
         offsets_ns = (0, *self.validation.clock_offset_ns.values())
         return timedelta(microseconds=-((min(offsets_ns) - max(offsets_ns)) // 1_000))
 
-    @property
-    def _times_of(self) -> TimesOf:
-        offsets_ns = {source: offset for source, offset in self.validation.clock_offset_ns.items() if offset}
-        return _times_with(offsets_ns) if offsets_ns else attrgetter("sensor_timestamp", "ingest_timestamp")
+
+def times_of_sensors(validation: ValidationSettings) -> TimesOf:
+    """The event time of an observation, with the known clock offset of its sensor subtracted, and its arrival."""
+    offsets_ns = {source: offset for source, offset in validation.clock_offset_ns.items() if offset}
+    return _times_with(offsets_ns) if offsets_ns else attrgetter("sensor_timestamp", "ingest_timestamp")
 
 
 def _times_with(offsets_ns: Mapping[str, int]) -> TimesOf:

@@ -249,11 +249,12 @@ class Channel(Generic[T]):
     def push(self, items: Sequence[T]) -> int:
         """Accept as many of ``items``, which are data, as fit, from the front; return how many that was."""
         accepted = len(items)
-        if accepted > (room := self.room):
-            accepted, items = room, items[:room]
+        occupancy = len(self._buffer) - self._head - len(self.controls) + accepted
+        if occupancy > self.capacity:
+            accepted -= occupancy - self.capacity
+            items, occupancy = items[:accepted], self.capacity
         self._buffer += items
         self.sent += accepted
-        occupancy = len(self._buffer) - self._head - len(self.controls)
         if occupancy > self.high_water_mark:  # noqa: PLR1730 - the data path: a call of max costs twice as much
             self.high_water_mark = occupancy
         if self.sent >= self.times.mark_from:
@@ -296,15 +297,16 @@ class Channel(Generic[T]):
                 self.redelivered += 1
                 self.received -= 1
         items = self._buffer[taken : taken + max_items]
-        self._taken = taken + len(items)
-        self.received += len(items)
-        if items and sequence + len(items) > self.times.attend_at:
-            self.times.taken(sequence + len(items), len(items), received=self.received, sent=self.sent)
+        count = len(items)
+        self._taken = taken + count
+        self.received += count
+        if count and sequence + count > self.times.attend_at:
+            self.times.taken(sequence + count, count, received=self.received, sent=self.sent)
         return items
 
     def acknowledge(self, count: int) -> int:
         """Drop the first ``count`` leased items and control items: they are processed. Returns how many were control items."""
-        if not 0 <= count <= self.leased:
+        if not 0 <= count <= self._taken - self._head:
             raise ValueError(f"edge {self.edge!r}: {count} items acknowledged, but {self.leased} are leased")
         if self._failures:
             first = self._base + self._head

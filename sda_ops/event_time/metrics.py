@@ -22,10 +22,10 @@ LateOutcome: TypeAlias = Literal["amended", "dropped", "dead_lettered"]
 only. ``dead_lettered``: later than that; a dead letter has it."""
 
 LAG_BUCKETS_S: Final = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0),
+    *(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    *(1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0),
 )
-"""Upper bounds, seconds: from one millisecond to one hour. A radar is late by milliseconds, an archive by half a minute."""
+"""Upper bounds, seconds: those of the orchestrator's histograms, from 0.2 ms to 120 s, and up to one hour. A radar is late by milliseconds, an archive by half a minute."""
 
 MAX_SOURCES: Final = 100
 """Sources with a label of their own in lags and clock skew, beside those that are named at the start. The names of satellites come from the network."""
@@ -104,16 +104,19 @@ class EventTimeMetrics(Collector):
         """A mark of the source was earlier than its last one, and was not sent."""
         self._regressions.labels(source).inc()
 
-    def source_lag(self, source: str, lags_ns: Sequence[int]) -> None:
-        """Ingest time minus event time of these items, nanoseconds. Negative ones are counted as clock skew only."""
-        self._lags(self._source_lag, source, lags_ns)
+    def source_lag(self, source: str, lags_ns: Sequence[int], *, each: int = 1) -> None:
+        """Ingest time minus event time of these items, nanoseconds. Negative ones are counted as clock skew only.
 
-    def pipeline_lag(self, source: str, lags_ns: Sequence[int]) -> None:
-        """The time now minus ingest time of these items, nanoseconds. Negative ones are counted as clock skew only.
+        Each of them counts for ``each`` items: more than one, if they are a sample.
+        """
+        self._lags(self._source_lag, source, lags_ns, each)
+
+    def pipeline_lag(self, source: str, lags_ns: Sequence[int], *, each: int = 1) -> None:
+        """The time now minus ingest time of these items, nanoseconds; otherwise as ``source_lag``.
 
         Where streams are merged, ``source`` may be a kind of sensor: this lag does not depend on the feed.
         """
-        self._lags(self._pipeline_lag, source, lags_ns)
+        self._lags(self._pipeline_lag, source, lags_ns, each)
 
     def pipeline_mark(self, mark: Watermark) -> None:
         """The least mark of all sources. ``mark.source`` holds it; no source does if it is idle."""
@@ -153,16 +156,16 @@ class EventTimeMetrics(Collector):
         )
         yield from (*families, *collected(*rest))
 
-    def _lags(self, histogram: _Lags, source: str, lags_ns: Sequence[int]) -> None:
+    def _lags(self, histogram: _Lags, source: str, lags_ns: Sequence[int], each: int) -> None:
         with self._lock:
             if source not in self._sources:
                 if len(self._sources) < self._max_sources:
                     self._sources[source] = None
                 else:
                     source = OTHER
-            negative = histogram.observe(source, lags_ns)
+            negative = histogram.observe(source, lags_ns, each)
         if negative:
-            self._skew.labels(source).inc(negative)
+            self._skew.labels(source).inc(negative * each)
 
 
 class _Lags:
@@ -174,7 +177,7 @@ class _Lags:
         self._counts: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
         self._sums_s: dict[str, float] = {}
 
-    def observe(self, source: str, lags_ns: Sequence[int]) -> int:
+    def observe(self, source: str, lags_ns: Sequence[int], each: int) -> int:
         """Count these lags; returns how many are negative. Those are not in the histogram."""
         # Not integers: a sender may claim any time, and these cannot overflow.
         lags = np.fromiter(lags_ns, dtype=np.float64, count=len(lags_ns))
@@ -184,8 +187,8 @@ class _Lags:
         if source not in self._counts:
             self._counts[source] = np.zeros(len(LAG_BUCKETS_S) + 1, dtype=np.int64)
         at = np.searchsorted(_BOUNDS_NS, lags)  # a lag equal to a bound belongs to that bucket
-        self._counts[source] += np.bincount(at, minlength=len(LAG_BUCKETS_S) + 1)
-        self._sums_s[source] = self._sums_s.get(source, 0.0) + float(lags.sum()) / _NS_PER_S
+        self._counts[source] += np.bincount(at, minlength=len(LAG_BUCKETS_S) + 1) * each
+        self._sums_s[source] = self._sums_s.get(source, 0.0) + float(lags.sum()) * each / _NS_PER_S
         return negative
 
     def family(self) -> Metric:

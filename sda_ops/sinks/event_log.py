@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,8 @@ from orchestrator_adapter import (
     WriteFailedError,
     read_lines,
 )
+from sda_ops.event_time.lags import PipelineLag
+from sda_ops.event_time.metrics import EventTimeMetrics
 from sda_ops.records.observation import Observation
 
 STEM = "observations"
@@ -35,8 +38,12 @@ class EventLogFiles:
     max_bytes: int = DEFAULT_MAX_FILE_BYTES
 
 
-def event_log_sink(log: EventLogFiles) -> Factory:
-    """A sink into ``log``. Raises ``StoreInUseError``, which names the other process, if another process writes it."""
+def event_log_sink(log: EventLogFiles, *, metrics: EventTimeMetrics | None = None) -> Factory:
+    """A sink into ``log``. Raises ``StoreInUseError``, which names the other process, if another process writes it.
+
+    ``metrics`` get the pipeline's lag, by the kind of sensor: until the acknowledgement.
+    """
+    lag = None if metrics is None else PipelineLag(metrics, attrgetter("source_kind", "ingest_timestamp"))
     encode_lines = msgspec.json.Encoder().encode_lines
 
     async def run(ends: WiredEnds) -> None:
@@ -56,6 +63,8 @@ def event_log_sink(log: EventLogFiles) -> Factory:
             now_ns = ends.clock.now_ns()
             for ingested_ns, count in Counter([observation.ingest_timestamp for observation in batch]).items():
                 ends.latency.record(now_ns - ingested_ns, count)
+            if lag is not None:
+                lag.ended(batch, now_ns)
 
     return run
 

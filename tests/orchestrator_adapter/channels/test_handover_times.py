@@ -164,7 +164,7 @@ def test_an_item_that_expires_is_not_measured(items: str, taken: str, wait_s: in
 
 
 def test_fast_single_items_are_sampled_and_the_counts_are_right() -> None:
-    """Of 100,000 batches of one item at 2 us each, about one in 512 is measured; each stands for those between."""
+    """Of 100,000 batches of one item at 2 us each, about one in 2,500 is measured (5 ms); each stands for those between."""
     channel, clock = channel_of()
     reads = clock.monotonic
     calls = 0
@@ -180,9 +180,9 @@ def test_fast_single_items_are_sampled_and_the_counts_are_right() -> None:
         channel.take(1)
         clock.advance(2e-6)
         channel.acknowledge(1)
-    assert calls < 100_000 / 512 * 4 * 1.5
-    assert abs(batches(channel).count - 100_000) < 1_024
-    assert abs(waits(channel).count - 100_000) < 1_024
+    assert calls < 100_000 / 2_500 * 4 * 2
+    assert 0 <= 100_000 - batches(channel).count < 5_000
+    assert 0 <= 100_000 - waits(channel).count < 5_000
 
 
 def test_slow_single_items_are_all_measured() -> None:
@@ -218,7 +218,7 @@ def test_every_item_is_counted_once_whatever_the_batches_are(sizes: list[int], s
         clock.advance(rng.choice([0, 1e-5, 1e-3]))
         channel.acknowledge(size)
         items += size
-    assert items - 2_048 <= waits(channel).count <= items
+    assert items - 8_192 <= waits(channel).count <= items
     assert sum(batches(channel).counts) <= items
 
 

@@ -20,16 +20,16 @@ def holders(samples: Iterable[tuple[str, tuple[str, ...]]]) -> list[str]:
 
 
 def test_a_lag_is_counted_in_every_bucket_whose_bound_it_does_not_exceed() -> None:
-    """1 ms and 250 ms are exactly two bounds; 2 h is beyond the last one. The sum has all three."""
+    """1 ms and 200 ms are exactly two bounds; 2 h is beyond the last one. The sum has all three."""
     metrics = EventTimeMetrics()
-    metrics.source_lag("radar-01", [1 * NS_PER_MS, 250 * NS_PER_MS, 7_200 * NS_PER_S])
+    metrics.source_lag("radar-01", [1 * NS_PER_MS, 200 * NS_PER_MS, 7_200 * NS_PER_S])
     metrics.source_lag("radar-01", [2 * NS_PER_MS])
     samples = scraped_from(metrics)
     counts = {le: samples["source_lag_seconds_bucket", (le, "radar-01")] for le in map(str, LAG_BUCKETS_S)}
-    assert (counts["0.001"], counts["0.0025"], counts["0.1"], counts["0.25"], counts["3600.0"]) == (1, 2, 2, 3, 3)
+    assert (counts["0.001"], counts["0.002"], counts["0.1"], counts["0.2"], counts["3600.0"]) == (1, 2, 2, 3, 3)
     assert samples["source_lag_seconds_bucket", ("+Inf", "radar-01")] == 4
     assert samples["source_lag_seconds_count", ("radar-01",)] == 4
-    assert samples["source_lag_seconds_sum", ("radar-01",)] == pytest.approx(7_200.253, rel=1e-12)
+    assert samples["source_lag_seconds_sum", ("radar-01",)] == pytest.approx(7_200.203, rel=1e-12)
 
 
 def test_negative_lags_are_counted_as_skew_and_change_no_histogram() -> None:
