@@ -60,7 +60,7 @@ def main() -> None:
     if args.client:
         watch()
         return
-    graphs = {
+    graphs: dict[str, tuple[str, Callable[[], Callable[[], OperatorGraph]]]] = {
         "a": ("the pipeline of sda-ingest in memory, batches", lambda: ingest(int(300_000 * args.scale))),
         "b": ("single items from hand to hand, an await each", lambda: singles(int(300_000 * args.scale))),
         "c": ("a chain of five operators, batches of up to 256", lambda: batches(int(4_000_000 * args.scale))),

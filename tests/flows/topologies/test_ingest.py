@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -17,6 +18,7 @@ from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.storage.dead_letter import DeadLetterFile
 from sda_ops.records.observation import Observation, OpticalTarget, StateTarget, Uncertainty
 from sda_ops.sources.optical import SHORT_WINDOW, UNLIMITED_RETRY, OpticalFeed
+from tests.helpers.metrics import scraped_from
 
 SETTINGS = IngestSettings.model_validate(
     {"radars": [{"name": f"radar-{number:02}", "port": 9200 + number} for number in (1, 2, 3)]}
@@ -81,10 +83,17 @@ def test_every_feed_is_endless() -> None:
 
 
 def test_the_control_plane_has_the_address_of_the_settings_or_is_disabled() -> None:
-    """By default the loopback's port 9100."""
-    assert ingest_pipeline(SETTINGS).control_plane == ControlPlane(host="127.0.0.1", port=9100)
+    """By default the loopback's port 9100. It serves the lags of every source, which begin with no skew."""
+    plane = ingest_pipeline(SETTINGS).control_plane
+    assert plane is not None
+    assert replace(plane, collectors=()) == ControlPlane(host="127.0.0.1", port=9100)
+    (event_time,) = plane.collectors
+    skews = {labels for name, labels in scraped_from(event_time) if name == "clock_skew_observed_total"}
+    assert skews == {(name,) for name in (*(radar.name for radar in SETTINGS.radars), "optical", "isl")}
     elsewhere = SETTINGS.model_copy(update={"control_plane": ControlPlaneSettings(host="::1", port=5)})
-    assert ingest_pipeline(elsewhere).control_plane == ControlPlane(host="::1", port=5)
+    there = ingest_pipeline(elsewhere).control_plane
+    assert there is not None
+    assert (there.host, there.port) == ("::1", 5)
     nowhere = SETTINGS.model_copy(update={"control_plane": ControlPlaneSettings(enabled=False)})
     assert ingest_pipeline(nowhere).control_plane is None
 
