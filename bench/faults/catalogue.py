@@ -258,7 +258,8 @@ def catalogue() -> Iterator[Fault]:
         name="malformed frames",
         how="500 datagrams a second to `radar-01` that are no detections",
         inject=_garbage,
-        on_page=_timeline("dead_letter", "radar-01"),
+        fragment="#operator=radar-01",
+        on_page=_text("[data-details] [data-letter]"),
         in_metrics=grows('source_decode_errors_total{source="radar-01"}'),
         in_log=_event("dead_letter", operator="radar-01"),
     )

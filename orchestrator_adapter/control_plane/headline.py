@@ -30,8 +30,19 @@ def headline_of(document: Document) -> str:
     conditions = conditions_of(document)
     first = conditions[0] if conditions else _all_well(document)
     further = f" {_count(len(conditions) - 1, 'further condition')}." if len(conditions) > 1 else ""
-    balance = " No item is lost." if document.ledger.balanced else ""
+    balance = f" {_losses(document)}." if document.ledger.balanced else ""
     return f"{first}.{further}{balance}"
+
+
+def _losses(document: Document) -> str:
+    """What the ledger accounts for, or never had: what a flow policy dropped, what the kernel dropped before it was read."""
+    dropped = sum(edge.dropped for edge in document.edges)
+    unread = sum(operator.counters.get("kernel_drops", 0) for operator in document.operators)
+    found = [
+        f"{_count(unread, 'datagram')} dropped by the kernel before a source read them" if unread else "",
+        f"{_count(dropped, 'item')} dropped by flow policies" if dropped else "",
+    ]
+    return "; ".join(filter(None, found)) or "No item is lost"
 
 
 def conditions_of(document: Document) -> tuple[str, ...]:

@@ -85,8 +85,12 @@ function lostAnswer({ledger, operators, edges}) {
   }
   const letters = operators.reduce((sum, each) => sum + total(each.dead_letters), 0);
   const dropped = edges.reduce((sum, each) => sum + each.dropped, 0);
+  const unread = operators.reduce((sum, each) => sum + (each.counters.kernel_drops ?? 0), 0);
   const kept = [letters ? plural(letters, "dead letter") : "", dropped ? `${count(dropped)} dropped by policy` : ""];
   const more = `every item is accounted for${kept.filter(Boolean).map((each) => `; ${each}`).join("")}`;
+  if (unread) {
+    return {question, answer: plural(unread, "datagram"), more: `dropped by the kernel before a source read them; ${more}`, level: "bad", href: "#ledger"};
+  }
   return {question, answer: "nothing", more, level: "ok", href: "#ledger"};
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator_adapter.control_plane.document import Bottleneck, Breaker, Budget, Health, LastError, Ledger, Loop
 from orchestrator_adapter.control_plane.headline import headline_of, with_headline
-from tests.helpers.documents import AT, document, operator
+from tests.helpers.documents import AT, document, edge, operator
 
 
 def breaker(**changes: Any) -> Breaker:
@@ -94,6 +94,14 @@ RESTARTING = operator(
                 "bottlenecks": (BOTTLENECK,),
             },
             "The ledger does not balance: 1 item is unaccounted for. 1 further condition.",
+        ),
+        (
+            {"operators": (operator("radar", state="paused", counters={"kernel_drops": 1_200}),)},
+            "Source 'radar' is paused. 1,200 datagrams dropped by the kernel before a source read them.",
+        ),
+        (
+            {"operators": (operator("radar", state="paused"),), "edges": (edge("radar", "normalize", dropped=1),)},
+            "Source 'radar' is paused. 1 item dropped by flow policies.",
         ),
     ],
 )
