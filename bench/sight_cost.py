@@ -4,7 +4,7 @@ Three candidates take turns, A B C C B A …, in one process. The ratios are of 
 other load disturbs less than wall-clock time:
 
 ``bare``     no time is measured: no wait, no batch, no pressure, no time busy, idle or blocked
-``figures``  everything is measured, and nobody asks for it
+``figures``  everything is measured, and no client reads it
 ``watched``  the same with a control plane: Prometheus scrapes it every 15 s, a client reads ``/events``, it samples itself
 
 It prints figures and asserts nothing. The client is another process.
@@ -154,7 +154,7 @@ def bare(graph: OperatorGraph) -> BuiltGraph:
 
 
 class BareChannel(Channel[T]):
-    """A channel whose steps look at no times."""
+    """A channel that measures no times."""
 
     __slots__ = ()
 

@@ -35,7 +35,7 @@ def test_a_reading_has_the_present_time() -> None:
 
 
 def test_time_in_which_two_causes_hold_is_counted_once() -> None:
-    """0 to 2 and 1 to 4 are four seconds, in whatever order they end."""
+    """0 to 2 and 1 to 4 are four seconds, in any order of their ends."""
     clock = ManualClock()
     stopwatch = Stopwatch(clock)
     stopwatch.start()
