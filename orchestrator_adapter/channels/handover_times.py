@@ -10,7 +10,7 @@ high rate, or with small batches, a measurement stands for what was not measured
   is proportional to n, and this weight makes ``batches`` an unbiased count of batches (Horvitz and Thompson, 1952, J. Am. Stat.
   Assoc. 47, 663-685).
 
-The rate decides how many items lie between two measurements: as many as come in 5 ms, 4,096 at most. The places are jittered, so
+The rate decides how many items lie between two measurements: as many as come in 10 ms, 4,096 at most. The places are jittered, so
 that no regular pattern of batches escapes. After a slow rate has followed a fast one, ``measure_next`` ends the long gap: who
 reads the figures calls it, so there is a measurement at least as often as there are readings.
 
@@ -30,7 +30,7 @@ from orchestrator_adapter.primitives.metrics import LatencyHistogram
 NEVER: Final = 1 << 62
 """Greater than any number of items."""
 
-_EVERY_S = 0.005
+_EVERY_S = 0.01
 _MOST = 4_096  # items between two measurements, on average; a power of two
 
 
