@@ -95,7 +95,11 @@ def observe(fault: Fault, browser: Browser, folder: Path) -> Seen:
             on_page = Shown(None)
         time.sleep(max(0.0, at + fault.for_alerts_s - time.time()))
         metrics.close()
-        alerts = [(alert.since - at, alert) for alert in watched.alerts() if (alert.name, alert.about) not in known]
+        alerts = [
+            (alert.since - at, alert)
+            for alert in watched.alerts()
+            if (alert.name, alert.about) not in known and alert.name not in _OF_YOUNG_PROCESSES
+        ]
         fault.repair(run)
         line: Line | None = run.log.first(fault.in_log, since=at - 0.01)
         run.end()

@@ -198,7 +198,7 @@ def catalogue() -> Iterator[Fault]:
         name="operator panics",
         how="a bug in `validate`: `KeyError` at one observation",
         inject=_code("bug"),
-        on_page=_timeline("escalate", "validate"),
+        on_page="(" + _timeline("escalate", "validate") + " || " + _finding("The run has ended") + ")",
         in_metrics=lambda _, now: next(
             (f"`{key}` {now[key]:g}" for key in ('pipeline_health{status="failing"}',) if now.get(key)), None
         ),
@@ -284,7 +284,7 @@ def catalogue() -> Iterator[Fault]:
         name="disk full",
         how="no file of the process may grow any more (`prlimit --fsize`): each write of the event log fails",
         inject=_disk_full,
-        on_page=_timeline("budget_exhausted", "event-log"),
+        on_page="(" + _timeline("budget_exhausted", "event-log") + " || " + _finding("The run has ended") + ")",
         in_metrics=lambda _, now: next(
             (f"`{key}` {now[key]:g}" for key in ('pipeline_health{status="failing"}',) if now.get(key)), None
         ),

@@ -58,7 +58,7 @@ class Radar:
 
 
 class Archive:
-    """A proxy before the simulator's archive. ``answers`` is ``pages``, ``500`` or ``rubbish`` (a page that is none)."""
+    """A proxy before the simulator's archive. ``answers`` is ``pages``, ``500`` or ``rubbish`` (once, a body that is not JSON)."""
 
     def __init__(self, port: int, behind: int) -> None:
         self.answers = "pages"

@@ -1,4 +1,4 @@
-"""Who looks at a run: the log, ``/metrics``, Prometheus with the rules of ``deploy/``. The page has its own driver."""
+"""The observers of a run: the log, ``/metrics``, Prometheus with the rules of ``deploy/``. The page has its own driver."""
 
 from __future__ import annotations
 
