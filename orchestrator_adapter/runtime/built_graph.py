@@ -189,19 +189,10 @@ class BuiltGraph:
 
     def status(self) -> GraphStatus:
         """The graph as it is now, consistent because it is taken between two steps. Cheap enough for once a second."""
-        restarts = {operator: history.total for operator, history in self._supervisor.restarts.items()}
         requested = self._requests_before_run[0] if self._requests_before_run else None
-        now = self.clock.monotonic()
+        operators = tuple(operator_status(run, self.clock, self._supervisor) for run in self._runs.values())
         return GraphStatus(
-            operators=tuple(
-                operator_status(
-                    run,
-                    self.clock,
-                    restarts=restarts.get(run.name, 0),
-                    restarts_left=self._supervisor.restarts_left(run.name, now),
-                )
-                for run in self._runs.values()
-            ),
+            operators=operators,
             edges={edge_id: edge.statistics() for edge_id, edge in self._edges.items()},
             outboxes={edge_id: edge.outbox_items for edge_id, edge in self._edges.items()},
             ledger=self.ledger(),
@@ -209,7 +200,7 @@ class BuiltGraph:
             latency=_merged_latency(self._runs.values()).summary(),
             breakers=self._breakers.statistics(),
             blocking_pools=self._pools.statistics(),
-            restarts=sum(restarts.values()),
+            restarts=sum(operator.restarts for operator in operators),
             shutting_down=requested if self._loop.shutdown.phase is Phase.RUNNING else self._loop.shutdown.reason,
             verdict=None if self._loop.teardown is None else str(self._loop.teardown),
             loop_lag_s=self._watchdog.lag_s if self._watchdog is not None else 0.0,

@@ -17,6 +17,7 @@ from orchestrator_adapter.resilience.breaker import BreakerStatistics
 from orchestrator_adapter.runtime.operator_run import OperatorRun, OperatorState
 from orchestrator_adapter.storage.dead_letter import DeadLetterKind
 from orchestrator_adapter.supervision.restart import BoundedRestart, NeverRestart, RestartPolicy
+from orchestrator_adapter.supervision.supervisor import Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class GraphStatus:
     signals: SignalsSnapshot = field(default_factory=SignalsSnapshot)
 
 
-def operator_status(run: OperatorRun, clock: Clock, *, restarts: int, restarts_left: int | None) -> OperatorStatus:
+def operator_status(run: OperatorRun, clock: Clock, supervisor: Supervisor) -> OperatorStatus:
     """One operator as it is now."""
     services, now = run.services, clock.monotonic()
     last_item, rate = services.last_item_monotonic, services.ingest_rate
@@ -168,7 +169,7 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int, restarts_l
         exit=str(run.exit) if run.exit is not None else None,
         ended_for_good=run.has_ended,
         has_done_its_part=run.readers_are_done,
-        restarts=restarts,
+        restarts=supervisor.restart_count(run.name),
         ingest_rate_per_s=rate.rate(now) if rate is not None else None,
         latency=services.latency.summary(),
         sink_latency=services.latency.figures() if run.vertex.role is Role.SINK else None,
@@ -178,7 +179,7 @@ def operator_status(run: OperatorRun, clock: Clock, *, restarts: int, restarts_l
         signals_out=run.account.signals_out,
         errors=dict(run.failures.counts),
         last_error=_last_error(run),
-        budget=_budget(run.vertex.restart_policy, restarts_left),
+        budget=_budget(run.vertex.restart_policy, supervisor.restarts_left(run.name, now)),
         restart_in_s=max(0.0, run.due - now) if run.state is OperatorState.RESTARTING and run.due is not None else None,
         breakers=tuple(services.breakers_used),
         batch_latency=merged(edge.channel.times.batches.figures() for edge in run.inputs),

@@ -148,6 +148,10 @@ class Supervisor:
             if operator.restarts
         }
 
+    def restart_count(self, operator: str) -> int:
+        """How often ``operator`` was restarted."""
+        return self._operators[operator].restarts
+
     def restarts_left(self, operator: str, now: float) -> int | None:
         """How many more restarts of ``operator`` are within its budget at ``now``; ``None`` without a limit."""
         watched = self._operators[operator]
