@@ -216,7 +216,7 @@ def test_a_source_is_paused_and_resumed_by_the_page_s_own_buttons_and_all_figure
     page.wait_for(_first('[data-details="feed"]'))
     _act(page, "Pause")
     page.wait_for(_operator("feed", "paused"))
-    wait_until(lambda: dict(_document(run).ledger.right).get("in flight", 0) == 0, "nothing is in flight")
+    wait_until(lambda: dict(_document(run).ledger.right)["in_flight"] == 0, "nothing is in flight")
     ledger = _document(run).ledger
     assert ledger.balanced
     assert ledger.lost == 0
