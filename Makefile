@@ -106,7 +106,7 @@ bench-build: $(VENV)/.run-ready  ## build() of a 10-operator graph, cold and war
 bench-cost: $(VENV)/.run-ready  ## orchestrated against a plain loop; instruments; long chains; memory (four minutes)
 	$(BIN)/python -m bench.cost $(ARGS)
 
-bench-sight: $(VENV)/.run-ready  ## what the figures of the data plane and a watched control plane cost, against the same without them (six minutes)
+bench-sight: $(VENV)/.run-ready  ## what the figures of the data plane and a watched control plane cost, against the same without them (fifteen minutes)
 	$(BIN)/python -m bench.sight_cost $(ARGS)
 
 bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced log for 60 s, then SIGTERM under load
