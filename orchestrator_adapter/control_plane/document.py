@@ -36,7 +36,7 @@ class Loop(_Part, frozen=True, kw_only=True):
         lag_s: How late it is now.
         stalls: How often it has stalled.
         blocked_by: The operator that blocks it; empty if that is not known, or nothing blocks it.
-        stack: Where in its code, one line a frame; empty likewise.
+        stack: Where in its code, one line a frame; empty if that is not known.
         snapshot_age_s: The age of the figures.
     """
 
@@ -280,7 +280,7 @@ class Happened(_Part, frozen=True, kw_only=True):
         alarming: A person should check it.
         operator: Which operator; empty if it concerns the graph.
         text: A sentence for people.
-        times: How often it happened in a row.
+        times: How often it happened without another decision in between.
     """
 
     number: int

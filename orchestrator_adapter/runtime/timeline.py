@@ -50,7 +50,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One decision, or several equal ones in a row.
+    """One decision, or several equal ones with no other in between.
 
     Attributes:
         number: Counts up from 1.
@@ -58,7 +58,7 @@ class Entry:
         decision: A value of ``Decision``.
         operator: Which operator; empty if it concerns the graph.
         text: A sentence for people.
-        times: How often it happened in a row.
+        times: How often it happened without another decision in between.
     """
 
     number: int
@@ -75,7 +75,7 @@ class Entry:
 
 
 class Timeline:
-    """The last ``CAPACITY`` entries. Equal decisions of one operator in a row are one entry, with the newest sentence."""
+    """The last ``CAPACITY`` entries. Equal decisions of one operator, with no other in between, are one entry, with the newest sentence."""
 
     def __init__(self) -> None:
         self._entries: deque[tuple[tuple[object, ...], Entry]] = deque(maxlen=CAPACITY)

@@ -142,7 +142,7 @@ def test_the_pipeline_has_its_pool_and_its_control_plane() -> None:
     pipeline = fusion_pipeline(SETTINGS)
     assert [bulkhead.name for bulkhead in pipeline.bulkheads] == ["propagator", "screening"]
     assert pipeline.control_plane is not None
-    assert replace(pipeline.control_plane, collectors=()) == ControlPlane(host="127.0.0.1", port=9101)
+    assert replace(pipeline.control_plane, collectors=(), panels=()) == ControlPlane(host="127.0.0.1", port=9101)
     assert any(isinstance(each, EventTimeMetrics) for each in pipeline.control_plane.collectors)
 
 
