@@ -25,7 +25,7 @@ from orchestrator_adapter.control_plane.history import History, Sample, Window, 
 from orchestrator_adapter.control_plane.layout import places
 from orchestrator_adapter.control_plane.panels import panels
 from orchestrator_adapter.control_plane.snapshot import Snapshots, View
-from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Vertex
+from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Role, Vertex
 from orchestrator_adapter.primitives.event_log import EventLog
 from orchestrator_adapter.primitives.metrics import difference
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
@@ -241,7 +241,7 @@ def _empty_window(view: View, at: float) -> Window:
 def _operator(
     now: OperatorStatus, vertex: Vertex, window: Window, *, before: OperatorStatus, place: tuple[int, int], url: str
 ) -> doc.Operator:
-    taken_in = now.ingest_rate_per_s
+    is_source = vertex.role is Role.SOURCE
     return doc.Operator(
         name=now.name,
         role=vertex.role.value,
@@ -253,7 +253,7 @@ def _operator(
         restart_in_s=now.restart_in_s,
         budget=doc.Budget(left=now.budget.left, of=now.budget.of, window_s=now.budget.window_s, restarts=now.restarts),
         shares=window.shares(before, now),
-        rate_in=window.rate(before.consumed, now.consumed) if taken_in is None else taken_in,
+        rate_in=window.rate(_taken_in(before, is_source=is_source), _taken_in(now, is_source=is_source)),
         rate_out=window.rate(before.emitted, now.emitted),
         consumed=now.consumed,
         emitted=now.emitted,
@@ -270,6 +270,11 @@ def _operator(
         breakers=now.breakers,
         url=url,
     )
+
+
+def _taken_in(operator: OperatorStatus, *, is_source: bool) -> int:
+    """What it has acknowledged; of a source, what it has sent or dead-lettered."""
+    return operator.emitted + sum(operator.dead_letters.values()) if is_source else operator.consumed
 
 
 def _edge(edge: DeclaredEdge, status: GraphStatus, window: Window) -> doc.Edge:

@@ -109,6 +109,8 @@ def _text(value: float, figure: Figure) -> str:
 
 def duration(seconds: float) -> str:
     """For people: ``350 µs``, ``12 ms``, ``3.2 s``, ``4 min``, ``2.5 h``, ``3.1 d``."""
+    if not seconds:
+        return "0 s"
     for limit, by, unit in ((1e-3, 1e-6, "µs"), (1, 1e-3, "ms"), (_MINUTE_S, 1, "s"), (_HOUR_S, _MINUTE_S, "min")):
         if seconds < limit:
             return f"{seconds / by:.3g} {unit}"
