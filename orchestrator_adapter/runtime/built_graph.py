@@ -158,8 +158,7 @@ class BuiltGraph:
     def pause_source(self, name: str, reason: str) -> bool:
         """Pause a source: it is suspended at its next ``emit`` or ``flush``. Call it on the event loop. False: it is paused already.
 
-        What it has ingested is delivered, and a restart does not end the pause. A shutdown does. Raises ``UnknownName``, and
-        ``CannotIntervene`` if the source has ended or the graph drains.
+        A restart does not end the pause; a shutdown does. Raises ``UnknownName``, or ``CannotIntervene``: it has ended or drains.
         """
         return self._interventions.pause_source(name, reason)
 
@@ -173,10 +172,9 @@ class BuiltGraph:
 
     def drain(self, reason: str) -> bool:
         """As the first ``request_shutdown``; without effect, and False, if the graph drains already or has ended."""
-        if self._requests_before_run or self._token.is_set or self.event is not None:
-            return False
-        self.request_shutdown(reason)
-        return True
+        if running := not (self._requests_before_run or self._token.is_set or self.event is not None):
+            self.request_shutdown(reason)
+        return running
 
     def record_action(self, who: str, action: str, result: str) -> None:
         """Log what a person has requested, and how it ended. Any thread may call it."""
