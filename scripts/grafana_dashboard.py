@@ -196,7 +196,7 @@ def dashboard() -> dict[str, Any]:
     return {
         "uid": "sda-pipelines",
         "title": "Space-safety pipelines",
-        "description": "sda-ingest and sda-fusion. docs/on-call.md says what to look at first.",
+        "description": "sda-ingest and sda-fusion. docs/on-call.md says what to check first.",
         "tags": ["sda"],
         "timezone": "utc",
         "editable": True,
