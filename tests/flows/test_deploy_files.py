@@ -95,7 +95,7 @@ def test_every_variable_of_compose_is_in_the_example() -> None:
     used = set(re.findall(r"\$\{([A-Z_]+)(:[-?])?", COMPOSE.read_text()))
     optional = {name for name, how in used if how == ":-"}
     needed = {name for name, _ in used} - optional
-    assert needed == {"POSTGRES_PASSWORD", "PREFECT_AUTH", "SDA_CONTROL_TOKEN"}
+    assert needed == {"POSTGRES_PASSWORD", "PREFECT_AUTH"}
     assert set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE)) == needed
     assert set(re.findall(r"^# ([A-Z_]+)=", example, re.MULTILINE)) == optional
     assert "/deploy/.env" in (ROOT / ".gitignore").read_text().splitlines()
