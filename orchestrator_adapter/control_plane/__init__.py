@@ -19,5 +19,6 @@ without a control plane loads no web server.
 
 from orchestrator_adapter.control_plane.config import ControlPlane, Figure, MetricsPanel
 from orchestrator_adapter.control_plane.health import Health, HealthStatus, health_of
+from orchestrator_adapter.control_plane.links import Links
 
-__all__ = ["ControlPlane", "Figure", "Health", "HealthStatus", "MetricsPanel", "health_of"]
+__all__ = ["ControlPlane", "Figure", "Health", "HealthStatus", "Links", "MetricsPanel", "health_of"]

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from orchestrator_adapter.control_plane.headline import with_headline
 from orchestrator_adapter.control_plane.health import health_of
 from orchestrator_adapter.control_plane.history import History, Sample, Window, quantiles
 from orchestrator_adapter.control_plane.layout import places
+from orchestrator_adapter.control_plane.links import Links
 from orchestrator_adapter.control_plane.panels import panels
 from orchestrator_adapter.control_plane.snapshot import Snapshots, View
 from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Role, Vertex
@@ -38,19 +39,6 @@ SAMPLE_EVERY_S: Final = 1.0
 _REUSE_FOR_S: Final = 0.2
 _INSTANCE: Final = re.compile(r" #\d+$")  # of the label of an operator's later instances
 _ENTERED: Final = 3  # the first terms of the ledger are what came in
-
-
-class Links(Protocol):
-    """Where people find a run elsewhere. Called on the control plane's thread; it must not block."""
-
-    @property
-    def flow_run(self) -> str:
-        """The URL of the flow run's page; empty without one."""
-        ...
-
-    def task_run(self, operator: str, instance: int) -> str:
-        """The URL of the page of an operator instance's task run; empty without one."""
-        ...
 
 
 class Documents:

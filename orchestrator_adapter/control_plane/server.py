@@ -23,7 +23,8 @@ from orchestrator_adapter.control_plane.connections import BACKLOG, Server, tls_
 from orchestrator_adapter.control_plane.dead_letters_page import dead_letters_route
 from orchestrator_adapter.control_plane.event_stream import EventStreams
 from orchestrator_adapter.control_plane.exposition import families
-from orchestrator_adapter.control_plane.graph_document import Documents, Links
+from orchestrator_adapter.control_plane.graph_document import Documents
+from orchestrator_adapter.control_plane.links import Links
 from orchestrator_adapter.control_plane.pages import application, page_files
 from orchestrator_adapter.control_plane.snapshot import Snapshots
 from orchestrator_adapter.control_plane.worker_pools import WorkerPool

@@ -6,6 +6,7 @@
 ``event``     what happened: a stable name; a graph's decisions are named in ``Decision``
 ``run``       the flow run's id under Prefect, else the graph's name and the time it was built; empty outside a run
 ``operator``  where there is one, and then its ``instance`` (a number) as a field of its own, where one is known
+``task_run``  under Prefect, after the event's own fields: the id of the instance's task run
 ==========  ==============================================================================================================
 
 The event's own fields follow. ``JsonFormatter`` gives the lines of other loggers the same form. Items never cause one line
@@ -21,7 +22,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from orchestrator_adapter.primitives.clock import Clock, SystemClock
 from orchestrator_adapter.primitives.decision import Decision, is_alarming
@@ -39,7 +40,12 @@ _FURTHER_KEYS = object()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMPLETE = "is_json_line"  # marks the records whose message is a complete line
 
+TaskRunId: TypeAlias = Callable[[str, int], str]
+"""The id of the task run of an operator's instance."""
+
 _run: ContextVar[str] = ContextVar("run", default="")
+_task_run_id: ContextVar[TaskRunId | None] = ContextVar("task_run_id", default=None)
+_instance: ContextVar[tuple[str, int, str] | None] = ContextVar("instance", default=None)  # with its task run
 
 
 # Which run a line belongs to.
@@ -59,13 +65,38 @@ def current_run() -> str:
 
 
 @contextmanager
-def in_run(run: str) -> Iterator[None]:
-    """Within this context, and in the tasks that are started in it, log lines belong to ``run``."""
-    token = _run.set(run)
+def in_run(run: str, *, task_run_id: TaskRunId | None = None) -> Iterator[None]:
+    """Within this context, and in the tasks that are started in it, log lines belong to ``run``.
+
+    With ``task_run_id``, lines that name an operator and its instance get the field ``task_run``.
+    """
+    run_token, id_token = _run.set(run), _task_run_id.set(task_run_id)
     try:
         yield
     finally:
-        _run.reset(token)
+        _task_run_id.reset(id_token)
+        _run.reset(run_token)
+
+
+def enter_instance(operator: str, instance: int, task_run: str) -> None:
+    """From here on, lines that are written in the current context belong to this instance and its task run.
+
+    These are the lines that name the operator without an instance, and the lines of loggers that name none (``JsonFormatter``).
+    """
+    _instance.set((operator, instance, task_run))
+
+
+def _task_run(fields: Mapping[str, object], task_run_id: TaskRunId | None) -> dict[str, object]:
+    """The field ``task_run`` of a line with these fields, if it has one."""
+    if task_run_id is None or not isinstance(operator := fields.get("operator"), str):
+        return {}
+    match fields.get("instance"):
+        case int(instance) if instance >= 1:
+            return {"task_run": task_run_id(operator, instance)}
+        case None if (inside := _instance.get()) is not None and inside[0] == operator:
+            return {"task_run": inside[2]}
+        case _:
+            return {}
 
 
 # Writing lines.
@@ -84,6 +115,7 @@ class EventLog:
         self._logger = logger
         self._clock: Clock = SystemClock() if clock is None else clock
         self._run = current_run() if run is None else run
+        self._task_run_id = _task_run_id.get()
         self._fields = fields
 
     def __call__(
@@ -96,7 +128,9 @@ class EventLog:
         """As a call, for fields whose names are not known beforehand."""
         if self._logger.isEnabledFor(level):
             at = _datetime(self._clock.now_ns())
-            line = _line(at, level, event, self._run or current_run(), {**self._fields, **fields})
+            whole = {**self._fields, **fields}
+            whole |= _task_run(whole, self._task_run_id or _task_run_id.get())
+            line = _line(at, level, event, self._run or current_run(), whole)
             self._logger.log(level, "%s", line, extra={_COMPLETE: True})
 
 
@@ -104,7 +138,7 @@ class JsonFormatter(logging.Formatter):
     """Formats every log record as one JSON line; for handlers whose output consists of JSON lines only.
 
     The lines of ``EventLog`` stay as they are. Any other record becomes the event ``message``, with ``logger`` and
-    ``message``, and ``cause`` and ``traceback`` if it carries an exception.
+    ``message``, ``cause`` and ``traceback`` if it carries an exception, and under Prefect the operator instance that wrote it.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -114,6 +148,8 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, object] = {"logger": record.name, "message": record.getMessage()}
         if record.exc_info is not None and (exc := record.exc_info[1]) is not None:
             fields |= _failure(exc)
+        if (inside := _instance.get()) is not None:
+            fields |= dict(zip(("operator", "instance", "task_run"), inside, strict=True))
         at = datetime.fromtimestamp(record.created, UTC)
         return _line(at, record.levelno, "message", current_run(), fields)
 

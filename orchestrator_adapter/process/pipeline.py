@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator_adapter.bulkhead import Bulkhead
-from orchestrator_adapter.control_plane import ControlPlane
+from orchestrator_adapter.control_plane import ControlPlane, Links
 from orchestrator_adapter.graph.operator_graph import OperatorGraph
 from orchestrator_adapter.primitives.clock import Clock
 from orchestrator_adapter.primitives.daemon_threads import DaemonThreads
-from orchestrator_adapter.primitives.event_log import EventLog, current_run, in_run, new_run_id
+from orchestrator_adapter.primitives.event_log import EventLog, TaskRunId, current_run, in_run, new_run_id
 from orchestrator_adapter.primitives.gc_freeze import freeze_heap
 from orchestrator_adapter.process.notices import NoticeBoard
 from orchestrator_adapter.process.report import ExitCode, exit_code, write_report
@@ -85,6 +85,8 @@ async def run_pipeline(
     on_built: Callable[[BuiltGraph], object] | None = None,
     run_label: str = "",
     run_id: str = "",
+    task_run_id: TaskRunId | None = None,
+    links: Links | None = None,
     stop: StopRequests | None = None,
     on_forced_end: Callable[[RunOutcome], object] | None = None,
 ) -> RunOutcome:
@@ -101,7 +103,8 @@ async def run_pipeline(
 
     ``on_built`` gets the built graph before it starts, for example to show progress. ``run_label`` is this run's name in the
     errors of other runs that claim the same things. ``run_id`` is the field ``run`` of its log lines: the flow run's id under
-    Prefect; a new one if it is empty.
+    Prefect; a new one if it is empty. ``task_run_id`` gives the field ``task_run`` of lines that name an operator's instance,
+    and ``links`` the addresses where another system shows the run and its instances.
 
     Raises ``GraphError`` before anything is opened; the error of a preparation; ``OSError`` if another run has claimed
     the same socket or folder, a bulkhead cannot start, the dead-letter store cannot be opened or the control plane cannot
@@ -115,8 +118,8 @@ async def run_pipeline(
             # Until the report is written, so that a second Ctrl-C cannot lose it.
             resources.enter_context((stop := StopRequests()).listen())
         pipeline.graph.validate()
-        resources.enter_context(in_run(run_id))
-        forced = _ForcedEnd(pipeline, run_id, on_forced_end)
+        resources.enter_context(in_run(run_id, task_run_id=task_run_id))
+        forced = _ForcedEnd(pipeline, partial(in_run, run_id, task_run_id=task_run_id), on_forced_end)
         policy = pipeline.policy
         stop.forced = ForcedEnd(policy.grace.total_seconds(), policy.patience.total_seconds(), forced.end)
         owner = Owner.this_process(pipeline.graph.name, run=run_label)
@@ -126,7 +129,7 @@ async def run_pipeline(
         dead_letters = pipeline.dead_letters() if prepared and pipeline.dead_letters is not None else None
         try:
             built = pipeline.graph.build(clock=pipeline.clock, rng=pipeline.rng, dead_letters=dead_letters)
-            run_resources.enter_context(_control_plane(built, pipeline, prepared=prepared))
+            run_resources.enter_context(_control_plane(built, pipeline, links, prepared=prepared))
             if on_built is not None:
                 on_built(built)
         except BaseException:
@@ -176,11 +179,16 @@ class _ForcedEnd:
         outcome: How the run has ended, once its report is written.
     """
 
-    def __init__(self, pipeline: Pipeline, run_id: str, on_end: Callable[[RunOutcome], object] | None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        within_run: Callable[[], AbstractContextManager[None]],
+        on_end: Callable[[RunOutcome], object] | None,
+    ) -> None:
         self.built: BuiltGraph | None = None
         self.outcome: RunOutcome | None = None
         self._pipeline = pipeline
-        self._run_id = run_id
+        self._within_run = within_run
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
@@ -192,7 +200,7 @@ class _ForcedEnd:
                 self._on_end(self.outcome)
             return self.outcome.exit_code
         problems: list[str] = []
-        with in_run(self._run_id):
+        with self._within_run():
             stall = inspect_loop(self._loop, self._loop_thread, silent_s)
             built = self.built or self._pipeline.graph.build(clock=self._pipeline.clock)
             event = built.event_of_forced_end(stall, signal_name)
@@ -213,13 +221,15 @@ class _ForcedEnd:
         return outcome.exit_code
 
 
-def _control_plane(built: BuiltGraph, pipeline: Pipeline, *, prepared: bool) -> AbstractContextManager[object]:
+def _control_plane(
+    built: BuiltGraph, pipeline: Pipeline, links: Links | None, *, prepared: bool
+) -> AbstractContextManager[object]:
     if pipeline.control_plane is None or not prepared:
         return nullcontext()
     # Imported here: a web server takes a tenth of a second to import.
     from orchestrator_adapter.control_plane.server import ControlPlaneServer  # noqa: PLC0415
 
-    return ControlPlaneServer(built, pipeline.control_plane, pools=pipeline.bulkheads)
+    return ControlPlaneServer(built, pipeline.control_plane, pools=pipeline.bulkheads, links=links)
 
 
 def _report(built: BuiltGraph, path: Path, problems: list[str]) -> None:

@@ -35,6 +35,7 @@ from orchestrator_adapter.prefect_flow.reporting.delivery import RECORDED_AFTER_
 from orchestrator_adapter.prefect_flow.reporting.flow_run_watch import FlowRunWatch
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 from orchestrator_adapter.prefect_flow.reporting.task_runs import task_run_of
+from orchestrator_adapter.primitives.event_log import enter_instance
 from orchestrator_adapter.process.notices import NoticeBoard
 from orchestrator_adapter.process.pipeline import RunOutcome
 from orchestrator_adapter.resilience.retry import RetryPolicy
@@ -167,6 +168,7 @@ class Reporter:
         context = contextvars.copy_context()
         task_run = task_run_of(self._identity, spawned, datetime.now(UTC))
         context.run(enter_task_run, task_run, spawned.operator)
+        context.run(enter_instance, spawned.operator, spawned.instance, str(task_run.id))
         return context
 
     def _call(self, action: Callable[[], object]) -> None:

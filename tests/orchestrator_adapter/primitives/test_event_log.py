@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from orchestrator_adapter.primitives.event_log import (
     JsonFormatter,
     RateLimiter,
     current_run,
+    enter_instance,
     in_run,
     new_run_id,
 )
@@ -190,3 +192,51 @@ def test_the_limiter_counts_keys_beyond_the_first_thousand_as_one() -> None:
     assert limiter.admit("request 0") is None
     clock.advance(1.0)
     assert limiter.admit("request 30000") == 18_999
+
+
+def test_lines_that_name_an_operators_instance_have_its_task_run(caplog: pytest.LogCaptureFixture) -> None:
+    """Also lines of the instance that do not name it, and in threads; without the ids of task runs, the field is absent."""
+    caplog.set_level(logging.INFO)
+    log = logging.getLogger("orchestrator_adapter.task_run")
+
+    def within() -> None:
+        enter_instance("parse", 2, "parse/2")
+        EventLog(log, operator="parse")("of_the_operator")
+        EventLog(log, operator="other")("of_another")
+        log.info("of a library")
+
+    with in_run("run", task_run_id=lambda operator, instance: f"{operator}/{instance}"):
+        early = EventLog(log)
+        EventLog(log)("decided", operator="parse", instance=1)
+        EventLog(log)("not_started", operator="parse", instance=0)
+        EventLog(log)("of_the_graph")
+        thread = threading.Thread(target=copy_context().run, args=(within,))
+        thread.start()
+        thread.join()
+    early("decided_later", operator="parse", instance=3)
+    with in_run("run"):
+        EventLog(log)("without_prefect", operator="parse", instance=1)
+        log.info("of a library")
+
+    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records if record.name == log.name]
+    assert [(line["event"], line.get("task_run")) for line in lines if line["event"] != "message"] == [
+        ("decided", "parse/1"),
+        ("not_started", None),
+        ("of_the_graph", None),
+        ("of_the_operator", "parse/2"),
+        ("of_another", None),
+        ("decided_later", "parse/3"),
+        ("without_prefect", None),
+    ]
+
+
+def test_a_librarys_line_within_an_instance_names_it() -> None:
+    """The formatter runs in the thread that logs."""
+    record = logging.LogRecord("httpx", logging.INFO, "", 0, "a request", None, None)
+    context = copy_context()
+    context.run(enter_instance, "parse", 2, "an id")
+
+    line = json.loads(context.run(JsonFormatter().format, record))
+
+    assert (line["operator"], line["instance"], line["task_run"]) == ("parse", 2, "an id")
+    assert "operator" not in json.loads(JsonFormatter().format(record))
