@@ -143,8 +143,8 @@ def test_the_names_of_decisions_are_stable() -> None:
     assert " ".join(Decision) == (
         "spawn clean_exit exit_while_draining not_wanted restart budget_exhausted escalate ignored stalled abort "
         "aborted straggler stray_tasks shutdown shutdown_again shutdown_under_way loop_stall blocking_call_abandoned "
-        "blocking_call_overdue dead_letter dead_letters_lost circuit_breaker spilling spill_full spill_left "
-        "ledger_violation ended"
+        "blocking_call_overdue dead_letter dead_letters_lost circuit_breaker source_paused source_resumed action "
+        "spilling spill_full spill_left ledger_violation ended"
     )
 
 
