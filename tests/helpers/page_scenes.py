@@ -190,8 +190,7 @@ def _restarting() -> Document:
         _happened(1, AT, "spawn", "", "The run has started"),
         _happened(2, time.time() - 2, "restart", "optical-01", text, alarming=True),
     )
-    health = Health(status="degraded", reasons=("operator 'optical-01' is restarting",))
-    return graph(SDA_FUSION, changed={"optical-01": down}, timeline=timeline, health=health)
+    return graph(SDA_FUSION, changed={"optical-01": down}, timeline=timeline)
 
 
 def _breaker_open() -> Document:
@@ -205,8 +204,7 @@ def _breaker_open() -> Document:
         operators=("optical-01", "optical-02"),
     )
     users = {name: {"breakers": ("optical-archive",)} for name in ("optical-01", "optical-02")}
-    health = Health(status="degraded", reasons=("circuit breaker 'optical-archive' is open",))
-    return graph(SDA_FUSION, changed=users, breakers=(archive, _breaker("outbox")), health=health, actions=True)
+    return graph(SDA_FUSION, changed=users, breakers=(archive, _breaker("outbox")), actions=True)
 
 
 def _stalled() -> Document:
@@ -220,14 +218,14 @@ def _stalled() -> Document:
         stack='File "sda_ops/dedup.py", line 88, in check\n    time.sleep(60)',
         snapshot_age_s=silent,
     )
-    health = Health(status="failing", reasons=(f"event loop has not answered for {silent:.1f} s, blocked by 'dedup'",))
+    health = Health(status="failing", reasons=(f"event loop has not answered for {silent:.2f} s; dedup blocks it",))
     return graph(_CHAIN, loop=loop, health=health)
 
 
 def _draining() -> Document:
     ended = {"radar": {"state": "ok"}, "normalize": {"state": "ok"}}
     reason = "SIGTERM"
-    health = Health(status="draining", reasons=(f"draining: {reason}",))
+    health = Health(status="draining", reasons=(f"shutting down: {reason}",))
     return graph(_CHAIN, changed=ended, shutting_down=reason, health=health)
 
 
@@ -252,7 +250,7 @@ def _failing() -> Document:
 
 
 def _paused() -> Document:
-    health = Health(status="degraded", reasons=("source 'radar' is paused",))
+    health = Health(status="degraded", reasons=("source 'radar' is paused (requested by 127.0.0.1) and ingests nothing until it is resumed",))
     return graph(_CHAIN, changed={"radar": {"state": "paused", "rate_in": 0.0}}, health=health, actions=True)
 
 

@@ -1,10 +1,11 @@
 // Numbers, durations and times as text. Pure functions.
 
 const UNKNOWN = "–";
+const GROUPED = new Intl.NumberFormat("en-US", {maximumFractionDigits: 0});
 
 /** 12345 -> "12,345". */
 export function count(n) {
-  return n === null || n === undefined ? UNKNOWN : Math.round(n).toLocaleString("en-US");
+  return n === null || n === undefined ? UNKNOWN : GROUPED.format(n);
 }
 
 /** Items per second, in few characters: "0", "0.4", "412", "12.3k". */

@@ -9,6 +9,7 @@ const GLYPHS = {
   waiting: "○", running: "●", paused: "‖", restarting: "↻", ok: "✓", errored: "✕", panicked: "✕", aborted: "■", straggler: "✕",
 };
 export const STATES = ["busy", "idle", "blocked", "down"];
+const HAS_ENDED = new Set(["ok", "errored", "panicked", "aborted", "straggler"]);
 const HIGH = 0.25; // of the time under pressure
 const ARROWS = new Set(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]);
 
@@ -124,11 +125,16 @@ function Node({operator, at, width, bottleneck, blocks, breakers, focus}) {
       ${operator.role === "sink" && html`<rect class="role" x=${width - 4} width="4" height=${NODE_HEIGHT} />`}
       <text class="name" x="8" y="15">${fit(name, width - 10, 6.6)}</text>
       <text class="state" x="8" y="29">${`${glyph(operator)} ${state}`}</text>
-      <text class="share" x="8" y="42">${state === "restarting" ? restartIn(operator) : `busy ${percent(shares.busy)}`}</text>
+      <text class="share" x="8" y="42">${below(operator)}</text>
       <${Bar} shares=${shares} x=${7} y=${46} width=${width - 14} height=${6} />
       ${badge && html`<rect class="badge" x="-1" y="-13" width="88" height="13" /><text class="badge-text" x="4" y="-3">${badge}</text>`}
       ${note && html`<text class="note" x="2" y=${NODE_HEIGHT + 11}>${fit(note, width + 36, 5.6)}</text>`}
     </g>`;
+}
+
+function below(operator) {
+  if (operator.state === "restarting") return restartIn(operator);
+  return HAS_ENDED.has(operator.state) ? "has ended" : `busy ${percent(operator.shares.busy)}`;
 }
 
 function noteOf(operator, breakers) {

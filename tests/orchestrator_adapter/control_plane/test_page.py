@@ -1,4 +1,4 @@
-"""The live page in a browser, drawn from documents made by hand: names, keys, colours, safety, and what it says of trouble."""
+"""The live page in a browser, drawn from documents made by hand: names, keys, colours, safety, and what it says of faults."""
 
 from __future__ import annotations
 
