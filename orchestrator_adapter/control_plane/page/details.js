@@ -3,7 +3,7 @@
 import {ActionButton} from "./actions.js";
 import {total} from "./findings.js";
 import {ago, bytes, count, duration, moment, percent, plural, rate, whole} from "./format.js";
-import {Bar, pressure, shareText, STATES, stateWithGlyph} from "./topology.js";
+import {Bar, pressure, shareText, stateName, STATES, stateWithGlyph} from "./topology.js";
 import {html, useEffect, useRef, useState} from "./vendor/htm-preact.js";
 
 export function Details({doc, now, selected, onClose, onSelect, act}) {
@@ -38,8 +38,8 @@ function OperatorDetails({doc, now, operator, onSelect, act}) {
     <p class="word">${stateWithGlyph(operator)} · ${operator.role}${operator.instance > 1 ? ` · instance ${operator.instance}` : ""}</p>
     ${mark && html`<p class="callout warn"><b>Bottleneck.</b> ${mark.reason}</p>`}
     ${error && html`<p class=${operator.state === "running" ? "callout" : "callout bad"}><b>Last error, ${ago(now - error.at)}:</b> ${error.kind}: <span class="message">${error.message}</span> <span class="quiet">${moment(error.at)}</span></p>`}
-    <svg class="bar" viewBox="0 0 300 14" preserveAspectRatio="none" role="img" aria-label=${shareText(shares)}><${Bar} shares=${shares} x=${0} y=${0} width=${300} height=${14} /></svg>
-    <ul class="legend">${STATES.map((each) => html`<li key=${each}><svg width="14" height="10" aria-hidden="true"><rect width="14" height="10" class=${`fill-${each}`} /></svg> ${each} ${percent(shares[each])}</li>`)}</ul>
+    <svg class="bar" viewBox="0 0 300 14" preserveAspectRatio="none" role="img" aria-label=${shareText(shares, operator.role)}><${Bar} shares=${shares} source=${operator.role === "source"} x=${0} y=${0} width=${300} height=${14} /></svg>
+    <ul class="legend">${STATES.map((each) => html`<li key=${each}><svg width="14" height="10" aria-hidden="true"><rect width="14" height="10" class=${`fill-${operator.role === "source" && each === "busy" ? "feed" : each}`} /></svg> ${stateName(each, operator.role)} ${percent(shares[each])}</li>`)}</ul>
     ${doc.actions && operator.role === "source" && html`<p class="buttons">
       <${ActionButton} act=${act} path=${`actions/pause?source=${encodeURIComponent(operator.name)}`} what=${`${operator.name} ingests nothing more until it is resumed. The rest of the run goes on.`}>Pause</${ActionButton}>
       <${ActionButton} act=${act} path=${`actions/resume?source=${encodeURIComponent(operator.name)}`} what=${`${operator.name} ingests again.`}>Resume</${ActionButton}></p>`}

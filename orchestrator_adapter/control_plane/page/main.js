@@ -93,7 +93,7 @@ class App extends Component {
               </section>
               <${OperatorTable} doc=${doc} open=${table} onToggle=${(open) => this.setState({table: open})} onSelect=${this.select} />
               <div class="cards">
-                <${Timeline} timeline=${doc.timeline} now=${now} />
+                <${Timeline} timeline=${doc.timeline} now=${now} onSelect=${this.select} />
                 <${Ledger} ledger=${doc.ledger} />
                 <${Latency} latency=${doc.latency} window_s=${doc.window_s} />
                 <${Panels} panels=${doc.panels} />

@@ -11,7 +11,7 @@ export function Section({id, title, wide, children}) {
 }
 
 export function Ledger({ledger}) {
-  const side = (terms) => terms.map(([term, items]) => html`<tr key=${term}><th scope="row">${term}</th><td>${count(items)}</td></tr>`);
+  const side = (terms) => terms.map(([term, items]) => html`<tr key=${term}><th scope="row">${term.replaceAll("_", " ")}</th><td>${count(items)}</td></tr>`);
   const sum = (terms) => terms.reduce((all, [, items]) => all + items, 0);
   const verdict = ledger.balanced
     ? "✓ Nothing lost: both sides are equal."
@@ -107,13 +107,13 @@ export function Panels({panels}) {
       ${!panel.rows.length && html`<p class="quiet">No figures yet.</p>`}</${Section}>`);
 }
 
-export function Timeline({timeline, now}) {
+export function Timeline({timeline, now, onSelect}) {
   return html`<${Section} id="timeline" title="What the supervisor has decided, newest first">
     ${timeline.length ? "" : html`<p class="quiet">Nothing yet.</p>`}
     <ol class="timeline" tabindex="0" aria-label="Decisions">${[...timeline].reverse().map((each) => html`
       <li key=${each.number} data-decision=${each.decision} data-operator=${each.operator} class=${each.alarming ? "alarming" : ""}>
         <time title=${moment(each.at)} datetime=${new Date(each.at * 1000).toISOString()}>${ago(now - each.at)}</time>
-        <span>${each.alarming ? "✕ " : ""}${each.operator && html`<b>${each.operator}</b> `}${each.text}${each.times > 1 ? ` (${count(each.times)} times in a row)` : ""}</span></li>`)}</ol></${Section}>`;
+        <span>${each.alarming ? "✕ " : ""}${each.operator ? html`<button class="link" onClick=${() => onSelect(`operator=${each.operator}`)}>${each.operator}</button>: ` : ""}${each.text}${each.times > 1 ? ` (${count(each.times)} times in a row)` : ""}</span></li>`)}</ol></${Section}>`;
 }
 
 export function ProcessFigures({process, loop, started_at: startedAt}) {
@@ -139,7 +139,7 @@ export function OperatorTable({doc, open, onToggle, onSelect}) {
       <thead><tr><th scope="col">Operator</th>${head.map((each) => html`<th key=${each} scope="col">${each}</th>`)}</tr></thead>
       <tbody>${doc.operators.map((each) => html`<tr key=${each.name} class=${marks.has(each.name) ? "alarming" : ""}>
         <th scope="row"><button class="link" onClick=${() => onSelect(`operator=${each.name}`)}>${each.name}</button>${marks.has(each.name) ? " (bottleneck)" : ""}</th>
-        <td>${stateWithGlyph(each)}</td><td>${percent(each.shares.busy)}</td><td>${percent(each.shares.idle)}</td><td>${percent(each.shares.blocked)}</td>
+        <td>${stateWithGlyph(each)}</td><td>${each.role === "source" ? "–" : percent(each.shares.busy)}</td><td>${percent(each.shares.idle)}</td><td>${percent(each.shares.blocked)}</td>
         <td>${count(each.rate_in)}</td><td>${count(each.rate_out)}</td><td>${each.latency === null ? "–" : duration(each.latency.p99_s)}</td>
         <td>${count(each.budget.restarts)}</td><td>${count(Object.values(each.dead_letters).reduce((a, b) => a + b, 0))}</td></tr>`)}</tbody></table></div>`}
   </details>`;

@@ -118,7 +118,7 @@ function Node({operator, at, width, bottleneck, blocks, breakers, focus}) {
     <g class=${`node ${operator.role} is-${kind}`} transform=${`translate(${at.x} ${at.y})`} role="button"
       aria-label=${label.join(", ")} data-operator=${name} data-state=${state}
       data-bottleneck=${bottleneck ? "true" : "false"} ...${focus}>
-      <title>${`${name}: ${stateText(operator)}; ${shareText(shares)}`}</title>
+      <title>${`${name}: ${stateText(operator)}; ${shareText(shares, operator.role)}`}</title>
       <rect class="ring" x="-4" y="-4" width=${width + 8} height=${NODE_HEIGHT + 8} rx="9" />
       <rect class="box" width=${width} height=${NODE_HEIGHT} rx=${operator.role === "operator" ? 6 : 0} />
       ${operator.role === "source" && html`<rect class="role" width="4" height=${NODE_HEIGHT} />`}
@@ -126,7 +126,7 @@ function Node({operator, at, width, bottleneck, blocks, breakers, focus}) {
       <text class="name" x="8" y="15">${fit(name, width - 10, 6.6)}</text>
       <text class="state" x="8" y="29">${`${glyph(operator)} ${state}`}</text>
       <text class="share" x="8" y="42">${below(operator)}</text>
-      <${Bar} shares=${shares} x=${7} y=${46} width=${width - 14} height=${6} />
+      <${Bar} shares=${shares} source=${operator.role === "source"} x=${7} y=${46} width=${width - 14} height=${6} />
       ${badge && html`<rect class="badge" x="-1" y="-13" width="88" height="13" /><text class="badge-text" x="4" y="-3">${badge}</text>`}
       ${note && html`<text class="note" x="2" y=${NODE_HEIGHT + 11}>${fit(note, width + 36, 5.6)}</text>`}
     </g>`;
@@ -134,7 +134,10 @@ function Node({operator, at, width, bottleneck, blocks, breakers, focus}) {
 
 function below(operator) {
   if (operator.state === "restarting") return restartIn(operator);
-  return HAS_ENDED.has(operator.state) ? "has ended" : `busy ${percent(operator.shares.busy)}`;
+  if (HAS_ENDED.has(operator.state)) return "has ended";
+  const {busy, blocked} = operator.shares;
+  if (operator.role !== "source") return `busy ${percent(busy)}`;
+  return blocked > 0.01 ? `blocked ${percent(blocked)}` : `in ${rate(operator.rate_in)}/s`; // its busy time includes the wait for its feed
 }
 
 function noteOf(operator, breakers) {
@@ -147,20 +150,25 @@ function noteOf(operator, breakers) {
   return budget.left === null ? plural(budget.restarts, "restart") : `${plural(budget.left, "restart")} left`;
 }
 
-/** The shares as a stacked bar; they add up to 1. */
-export function Bar({shares, x, y, width, height}) {
+/** The shares as a stacked bar; they add up to 1. Of a source, the busy share includes the wait for its feed. */
+export function Bar({shares, source, x, y, width, height}) {
   let from = x;
   return STATES.map((state) => {
     const length = Math.round(shares[state] * width * 10) / 10;
-    const rect = html`<rect key=${state} class=${`fill-${state}`} x=${from} y=${y} width=${length} height=${height} />`;
+    const rect = html`<rect key=${state} class=${`fill-${source && state === "busy" ? "feed" : state}`} x=${from} y=${y} width=${length} height=${height} />`;
     from += length;
     return rect;
   });
 }
 
-export function shareText(shares) {
+export function stateName(state, role) {
+  if (state === "busy" && role === "source") return "reads, or waits for its feed";
+  return state === "blocked" ? "blocked on output" : state;
+}
+
+export function shareText(shares, role) {
   return STATES.filter((state) => state !== "down" || shares.down > 0)
-    .map((state) => `${state === "blocked" ? "blocked on output" : state} ${percent(shares[state])}`)
+    .map((state) => `${stateName(state, role)} ${percent(shares[state])}`)
     .join(", ");
 }
 
@@ -201,6 +209,7 @@ export function Legend() {
   return html`
     <ul class="legend" aria-label="What the bars and edges mean">
       ${STATES.map((state) => html`<li key=${state}><svg width="14" height="10" aria-hidden="true"><rect width="14" height="10" class=${`fill-${state}`} /></svg> ${LEGEND[state]}</li>`)}
+      <li><svg width="14" height="10" aria-hidden="true"><rect width="14" height="10" class="fill-feed" /></svg> source: reads, or waits for its feed</li>
       <li><svg width="24" height="10" aria-hidden="true"><path class="line-none" d="M0 5H24" /></svg> edge flows</li>
       <li><svg width="24" height="10" aria-hidden="true"><path class="line-some" d="M0 5H24" /></svg> some pressure</li>
       <li><svg width="24" height="10" aria-hidden="true"><path class="line-high" d="M0 5H24" /></svg> high pressure: it holds its writer up</li>
