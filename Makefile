@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Every process of the tests and the demo would compile the packages again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time bench-sight bench-faults isolation screenshot storm lock schemas clean
+.PHONY: help demo demo-no-api fusion-demo up down debian-packages browser topology check test test-long explore chaos chaos-seed outage prefect-outage lint types contracts format bench bench-alerts bench-build bench-cost bench-ingest bench-prefect bench-correlation bench-screening bench-event-time bench-sight bench-faults isolation screenshot screenshot-page storm lock schemas clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -114,6 +114,9 @@ bench-ingest: $(VENV)/.run-ready  ## 10,000 obs/s from sockets to the fsynced lo
 
 screenshot: $(VENV)/.dev-ready debian-packages  ## screenshots of the Prefect UI: docs/flow-run*.png (a minute)
 	$(BIN)/python -m bench.flow_run_page $(ARGS)
+
+screenshot-page: $(VENV)/.dev-ready debian-packages  ## screenshots of the live page of a run with a slow operator: docs/live-page*.png (a minute); ARGS=--cost measures its scripts
+	$(BIN)/python -m bench.live_page $(ARGS)
 
 bench-prefect: $(VENV)/.run-ready  ## what reporting to a Prefect server costs: start, restarts, throughput, hooks, a killed server (ten minutes)
 	$(BIN)/python -m bench.prefect_cost $(ARGS)

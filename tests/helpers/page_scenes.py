@@ -250,7 +250,10 @@ def _failing() -> Document:
 
 
 def _paused() -> Document:
-    health = Health(status="degraded", reasons=("source 'radar' is paused (requested by 127.0.0.1) and ingests nothing until it is resumed",))
+    health = Health(
+        status="degraded",
+        reasons=("source 'radar' is paused (requested by 127.0.0.1) and ingests nothing until it is resumed",),
+    )
     return graph(_CHAIN, changed={"radar": {"state": "paused", "rate_in": 0.0}}, health=health, actions=True)
 
 
