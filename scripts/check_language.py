@@ -56,7 +56,7 @@ PLAIN = {
     r"\bLeftBehind\b": "the alias in orchestrator_adapter.testing",
 }
 
-SKIPPED = {"LICENSE", "CHANGELOG.md", "requirements.txt", "requirements-dev.txt", "scripts/check_language.py"}
+SKIPPED = {"CHANGELOG.md", "requirements.txt", "requirements-dev.txt", "scripts/check_language.py"}
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".sh", ""}
 
 
@@ -76,7 +76,7 @@ def main(places: list[str]) -> int:
     count = 0
     for name in listed.stdout.splitlines():
         path = Path(name)
-        if name in SKIPPED or path.suffix not in SUFFIXES or not path.is_file():
+        if name in SKIPPED or path.name.startswith("LICENSE") or path.suffix not in SUFFIXES or not path.is_file():
             continue
         for number, word, plain in findings(path.read_text(encoding="utf-8")):
             print(f"{name}:{number}: {word!r}: write {plain}")

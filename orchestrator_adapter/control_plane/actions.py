@@ -1,7 +1,7 @@
 """``POST /actions/…``: drain, pause and resume of a source, force of a circuit breaker. Each request is logged with its result.
 
 An action runs on the graph's loop. If the loop does not begin it within ``ControlPlane.patience``, it is withdrawn: it
-will not happen later, when nobody expects it.
+does not happen later, when it is no longer expected.
 """
 
 from __future__ import annotations

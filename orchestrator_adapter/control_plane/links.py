@@ -10,7 +10,7 @@ class Links(Protocol):
 
     @property
     def flow_run(self) -> str:
-        """The run's page; empty if there is none."""
+        """The run's page; empty if it is unknown."""
 
     def task_run(self, operator: str, instance: int) -> str:
-        """The page of one instance of an operator; empty if there is none, and for an ``instance`` below 1."""
+        """The page of one instance of an operator; empty if it is unknown, and for an ``instance`` below 1."""

@@ -32,7 +32,7 @@ from orchestrator_adapter.prefect_flow.client.retries import retries_left, withd
 from orchestrator_adapter.prefect_flow.options import Reporting
 from orchestrator_adapter.prefect_flow.pipeline_flow import PARAMETER, PipelineFlow, default_of
 from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
-from orchestrator_adapter.prefect_flow.reporting.links import PrefectLinks
+from orchestrator_adapter.prefect_flow.reporting.links import RunPageLinks
 from orchestrator_adapter.prefect_flow.reporting.reporter import Reporter
 from orchestrator_adapter.prefect_flow.reporting.run_record_file import RunRecordFile
 from orchestrator_adapter.prefect_flow.states import flow_state
@@ -225,7 +225,7 @@ async def _run(pipeline: Pipeline, options: Reporting, flow_name: str) -> State[
                 run_label=identity.label,
                 run_id=str(identity.flow_run_id),
                 task_run_id=lambda operator, instance: str(identity.task_run_id(operator, instance)),
-                links=PrefectLinks(identity),
+                links=RunPageLinks(identity),
                 stop=requests,
                 on_forced_end=forced_end,
             )

@@ -1,4 +1,4 @@
-"""``RecentDeadLetters``: the last dead letters of a run, to look at: why, where and when, and never what the item was.
+"""``RecentDeadLetters``: the last dead letters of a run, for a reader: why, where and when, never the item itself.
 
 The store has all of them, with their payloads. A message may quote a value of the input, so it is cut to 300 characters and
 has no control characters. Bounded: about 1 KiB a letter, 1,000 letters of the run and 20 more of each operator.

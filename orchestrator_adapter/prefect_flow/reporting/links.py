@@ -11,7 +11,7 @@ from orchestrator_adapter.prefect_flow.reporting.identity import RunIdentity
 _ANY = UUID(int=0)
 
 
-class PrefectLinks:
+class RunPageLinks:
     """The ``Links`` of one run. Without a UI's address, all of them are empty.
 
     Prefect's settings are read here, because other threads may not have them.

@@ -106,7 +106,7 @@ async def test_a_drain_is_requested_once_and_a_second_request_does_not_abort() -
 @pytest.mark.parametrize(
     ("action", "status", "message"),
     [
-        ("pause?source=nobody", 404, "there is no source 'nobody'; there are: source"),
+        ("pause?source=absent", 404, "there is no source 'absent'; there are: source"),
         ("resume?source=sink", 404, "there is no source 'sink'; there are: source"),
         ("breaker?name=x&state=open", 404, "there is no circuit breaker 'x'; there are: none"),
         ("breaker?name=x&state=opened", 400, "state: expected open, closed, auto, got 'opened'"),

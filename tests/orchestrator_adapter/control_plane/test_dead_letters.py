@@ -43,7 +43,7 @@ async def test_dead_letters_are_paged_and_have_no_payload() -> None:
         assert (await fetch(f"{url}/dead-letters?operator=sink")).json()["total"] == 0
 
         for query, status, message in (
-            ("operator=nobody", 404, "there is no operator 'nobody'; there are: op-1, sink, source"),
+            ("operator=absent", 404, "there is no operator 'absent'; there are: op-1, sink, source"),
             ("limit=0", 400, "limit: expected a number of at least 1, got '0'"),
             ("before=x", 400, "before: expected a number of at least 1, got 'x'"),
             (f"before={'9' * 5_000}", 400, f"before: expected a number of at least 1, got '{'9' * 100}'"),

@@ -47,7 +47,7 @@ async def test_a_client_receives_documents_and_at_last_how_the_run_ended() -> No
 
         async def listen() -> None:
             async for event in events_of(server.url):
-                received.append(event)  # noqa: PERF401 - the test looks at the list meanwhile
+                received.append(event)  # noqa: PERF401 - the test reads the list while it grows
 
         listening = asyncio.create_task(listen())
         await eventually(lambda: len(received) >= 3, "three documents")

@@ -34,7 +34,7 @@ def test_the_last_thousand_of_a_run_and_the_last_twenty_of_each_operator_are_kep
     assert [each.number for each in run.letters] == list(range(5_040, 4_040, -1))
     quiet = recent.page(operator="quiet", limit=10_000)
     assert ([each.number for each in quiet.letters], quiet.kept, quiet.total) == (list(range(30, 10, -1)), 20, 30)
-    assert recent.page(operator="nobody").letters == ()
+    assert recent.page(operator="absent").letters == ()
 
 
 def test_pages_have_every_letter_once() -> None:
