@@ -1,7 +1,7 @@
 """``GET /events``: the run's document as server-sent events, one rendering for all clients.
 
 =================  =============================================================================
-``event: graph``   the document: every 0.5 s, and 0.1 to 0.2 s after a decision of the supervisor
+``event: graph``   the document: every 0.5 s, 0.1 to 0.2 s after a decision of the supervisor, and at the end of the run
 ``event: end``     the last event of a run: ``{"outcome": "ShutDown", "text": "…"}``
 =================  =============================================================================
 
@@ -66,13 +66,14 @@ class EventStreams:
         self._decisions = decisions
         self._ended = ended
         self._log = log
+        self._failures = RateLimiter(SystemClock(), period_s=60.0)
         self._latest: bytes | None = None  # the newest event; a new object for each
         self._published = asyncio.Event()  # set, and replaced, with each event
         self._stopped = asyncio.Event()
         self._publishing: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """End every stream. Each one sends how the run has ended."""
+        """End every stream. Each one sends the document of this moment, and how the run has ended."""
         self._stopped.set()
         self._published.set()
 
@@ -109,31 +110,36 @@ class EventStreams:
             else:
                 await self._published.wait()
         connection.extend()
+        if (last := await self._rendered()) is not None:
+            yield _event("graph", last)
         yield _event("end", json.dumps(dict(zip(("outcome", "text"), self._ended(), strict=True))).encode())
 
     async def _publish(self) -> None:
         """Until no client listens any more."""
         loop = asyncio.get_running_loop()
-        limiter = RateLimiter(SystemClock(), period_s=60.0)
         document, decisions, due = None, -1, loop.time()
         while self.clients and not self._stopped.is_set():
             now_decided = self._decisions()
             if now_decided != decisions or loop.time() >= due:
-                try:
-                    newest = await self._documents.current()
-                except Exception as error:  # noqa: BLE001 - logged; the streams go on, and the next document may succeed
-                    if limiter.admit(type(error).__name__) is not None:
-                        self._log("document_failed", level=logging.ERROR, exc=error)
-                else:
-                    if newest is not document:
-                        document, decisions, due = newest, now_decided, loop.time() + _EVERY_S
-                        self._latest = _event("graph", document)
-                        self._published.set()
-                        self._published = asyncio.Event()
+                newest = await self._rendered()
+                if newest is not None and newest is not document:
+                    document, decisions, due = newest, now_decided, loop.time() + _EVERY_S
+                    self._latest = _event("graph", document)
+                    self._published.set()
+                    self._published = asyncio.Event()
             try:
                 await asyncio.wait_for(self._stopped.wait(), _LOOK_EVERY_S)
             except TimeoutError:
                 continue
+
+    async def _rendered(self) -> bytes | None:
+        """The document; ``None`` if it cannot be made, which is logged."""
+        try:
+            return await self._documents.current()
+        except Exception as error:  # noqa: BLE001 - logged; the streams go on, and the next document may succeed
+            if self._failures.admit(type(error).__name__) is not None:
+                self._log("document_failed", level=logging.ERROR, exc=error)
+            return None
 
 
 class _Stream(StreamingResponse):

@@ -88,6 +88,10 @@ class Documents:
             self._encoded = (time.monotonic(), encoded)
         return encoded
 
+    def expire(self) -> None:
+        """The next document is a new one."""
+        self._encoded = (float("-inf"), b"")
+
     def _add(self, view: View) -> None:
         if not view.silent_s:
             now, utc = time.monotonic(), time.time()

@@ -89,6 +89,7 @@ class ControlPlaneServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._snapshots.finish()
         self._stopping.set()
         if self._serving is not None:  # else the thread has not got there yet and checks `_stopping` itself
             loop, server = self._serving
@@ -119,6 +120,7 @@ class ControlPlaneServer:
 
         def on_stop() -> None:
             self._snapshots.release()
+            documents.expire()
             streams.stop()
 
         denials = DenialLog(self._log, self._built.clock)

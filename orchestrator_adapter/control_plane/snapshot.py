@@ -74,18 +74,22 @@ class Snapshots:
         self._graph_loop = asyncio.get_running_loop()
         self._latest = self._take()
         self._open: list[_Query] = []  # those that the loop is answering, and at most one that it has not begun
-        self._released = False
+        self._last: _Snapshot | None = None  # of the end; set by the graph's thread
 
     async def view(self) -> View:
         """The graph now, or as it was when its loop last answered; returns after ``patience`` at the latest.
 
-        If the loop answers, the status is never older than this call. Raises ``RuntimeError`` if taking it failed.
+        If the loop answers, the status is never older than this call. Raises ``RuntimeError`` if taking it failed. After
+        ``finish``, it is the last status.
         """
+        if self._last is not None:
+            return self._view(self._last, silent_since=None)
         if not self._open or self._open[-1].begun:
             self._ask()
         query = self._open[-1]
-        if not self._released:
-            await asyncio.wait({query.answered}, timeout=self._patience_s)
+        await asyncio.wait({query.answered}, timeout=self._patience_s)
+        if self._last is not None:
+            return self._view(self._last, silent_since=None)
         if query.failure is not None:
             raise RuntimeError("the graph's status could not be taken") from query.failure
         if query.snapshot is not None:
@@ -96,9 +100,15 @@ class Snapshots:
         """The last status that was taken. Waits for nothing."""
         return self._view(self._latest, silent_since=None)
 
+    def finish(self) -> None:
+        """Take the last status. Call it on the graph's loop, which will answer no more; then ``release`` on the other one."""
+        try:
+            self._last = self._take()
+        except Exception:  # noqa: BLE001 - a status that cannot be taken has been logged or answered; the end goes on
+            self._last = self._latest
+
     def release(self) -> None:
-        """End every wait: the graph's loop will not answer any more."""
-        self._released = True
+        """End every wait: there is a last status."""
         for query in self._open:
             if not query.answered.done():
                 query.answered.set_result(None)

@@ -78,9 +78,7 @@ def test_a_radar_under_load_is_paused_resumed_and_drained_over_http(tmp_path: Pa
         assert "source 'radar-01' is paused (requested by 127.0.0.1)" in health["reasons"][0]
         assert plane.sample("source_paused", source="radar-01") == 1
         dropped = plane.sample("source_kernel_drops_total", source="radar-01")
-        wait_until(
-            lambda: plane.sample("source_kernel_drops_total", source="radar-01") > dropped, "its buffer is full"
-        )
+        wait_until(lambda: plane.sample("source_kernel_drops_total", source="radar-01") > dropped, "its buffer is full")
         assert plane.ingested() == stood_at
 
         assert plane.act("resume?source=radar-01").json() == {"result": "source 'radar-01' is resumed"}

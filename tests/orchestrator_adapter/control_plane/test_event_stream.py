@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing
@@ -14,10 +15,11 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from orchestrator_adapter import SupervisionPolicy
+from orchestrator_adapter import SupervisionPolicy, WiredEnds
 from orchestrator_adapter.control_plane import document
 from orchestrator_adapter.control_plane.graph_document import Documents
 from orchestrator_adapter.control_plane.server import ControlPlaneServer
+from orchestrator_adapter.testing import CollectSink, chain
 from tests.helpers.control_plane import ANY, connect, fetch, served, server_connections, waiting
 from tests.helpers.running import eventually
 
@@ -60,12 +62,47 @@ async def test_a_client_receives_documents_and_at_last_how_the_run_ended() -> No
     assert len(documents) == len(received) - 1
     assert {each.graph for each in documents} == {"chain"}
     assert [each.at for each in documents] == sorted({each.at for each in documents})
+    assert {each.state for each in documents[-1].operators} == {"ok"}
+    assert documents[-1].timeline[-1].decision == built.timeline.entries()[-1].decision
     name, data = received[-1]
     assert name == "end"
     assert json.loads(data) == {
         "outcome": "ShutDown",
         "text": "the run was asked to stop (the test is over) and has drained",
     }
+
+
+async def test_the_final_state_of_a_run_that_has_just_failed_is_sent_before_its_end() -> None:
+    """Also if the graph's loop answers no more: it goes from the failure to the stop without a suspension."""
+    fail = asyncio.Event()
+
+    async def failing(ends: WiredEnds) -> None:
+        await fail.wait()
+        raise AssertionError("a bug")
+
+    built = chain(failing, CollectSink()).build()
+    received: list[tuple[str, bytes]] = []
+    listening = threading.Thread(target=lambda: received.extend(_read_to_the_end(server.url)))
+    with ControlPlaneServer(built, ANY) as server:
+        running = asyncio.create_task(built.run())
+        listening.start()
+        await eventually(lambda: built.status().operators[0].state == "running", "it runs")
+        await eventually(lambda: len(server_connections(server.url)) > 0, "the stream")
+        fail.set()
+        await running
+    listening.join(30)
+    assert [name for name, _ in received[-2:]] == ["graph", "end"]
+    last = document.decode(received[-2][1])
+    assert last.health.status == "failing"
+    assert {each.name: each.state for each in last.operators}["source"] == "panicked"
+    assert json.loads(received[-1][1])["outcome"] == "Panicked"
+
+
+def _read_to_the_end(url: str) -> list[tuple[str, bytes]]:
+    async def read() -> list[tuple[str, bytes]]:
+        return [event async for event in events_of(url)]
+
+    return asyncio.run(read())
 
 
 async def test_a_decision_is_sent_soon_without_a_request() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -177,6 +178,40 @@ async def test_a_silent_source_is_idle_after_its_bound_and_returns_with_its_next
     source = ListSource(at(500), Pause(timedelta(seconds=60)), at(60_000))
     items, _ = await run(plain(source))
     assert items == [*at(500), mark(400), mark(None), *at(60_000), mark(59_900)]
+
+
+async def test_a_paused_source_becomes_idle_and_returns_with_its_next_item() -> None:
+    """So it does not hold windows back. While what it ingested still waits for space in its edge, it is not idle."""
+    clock, gate = ManualClock(), asyncio.Event()
+    seen: list[Any] = []
+
+    async def sink(ends: WiredEnds) -> None:
+        async for part in ends.receiver.batches(controls=True):
+            await gate.wait()
+            seen.extend([part] if isinstance(part, Control) else part)
+
+    graph = OperatorGraph("paused")
+    source = graph.add_source("source", plain(ListSource(at(500, 501, 502, 503), at(70_000))))
+    graph.connect(source, graph.add_sink("sink", sink), 2)
+
+    async def during(built: BuiltGraph) -> None:
+        async def passed(seconds: int) -> list[Any]:
+            for _ in range(seconds):
+                await clock.advance_when_idle(1.0)
+            return seen[4:]
+
+        await eventually(lambda: built.ledger().ingested == 4, "the edge is full")
+        built.pause_source("source", "by a test")
+        await passed(20)
+        gate.set()
+        assert await passed(4) == [mark(403)]
+        assert await passed(2) == [mark(403), mark(None)]
+        assert await passed(60) == [mark(403), mark(None)]
+        built.resume_source("source", "by a test")
+
+    event = await run_graph(graph, clock=clock, during=during)
+    assert event.figures.ledger_holds
+    assert seen == [*at(500, 501, 502, 503), mark(403), mark(None), *at(70_000), mark(69_900)]
 
 
 async def test_a_source_that_fails_at_each_start_is_idle() -> None:
