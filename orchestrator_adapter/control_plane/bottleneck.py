@@ -211,8 +211,8 @@ def _by_starvation(graph: _Graph, window_s: float) -> Iterable[Bottleneck]:
             idle = graph.operators[fan_in].shares.idle
             is_paused = graph.operators[slow].state == "paused"
             reason = (
-                f"{'it is paused' if is_paused else 'it is slow'}: `{fan_in}` waited for its items for {_percent(idle)} of {_last(window_s)}, "
-                f"while its other input `{worst.id}` was full for {_percent(worst.pressure)} of it"
+                f"{'it is paused' if is_paused else 'it is slow'}: '{fan_in}' waited for its items for {_percent(idle)} of {_last(window_s)}, "
+                f"while its other input '{worst.id}' was full for {_percent(worst.pressure)} of it"
             )
             yield Bottleneck(operator=slow, score=min(idle, worst.pressure), reason=reason)
 
@@ -244,15 +244,15 @@ def _reason(operator: OperatorFigures, edge: EdgeFigures, output: EdgeFigures | 
         what = f"busy for {_percent(shares.busy)} of {last}"
         if shares.down >= _NEGLIGIBLE:
             what += f" and down for {_percent(shares.down)}"
-    parts = [f"{what} while its input `{edge.id}` {_held_up(edge)}"]
+    parts = [f"{what} while its input '{edge.id}' {_held_up(edge)}"]
     if operator.restart_in_s is not None:
         parts.append(f"it has failed, and its next instance starts in {_seconds(operator.restart_in_s)}")
-    parts += (f"its circuit breaker `{name}` is open" for name in operator.open_breakers)
+    parts += (f"its circuit breaker '{name}' is open" for name in operator.open_breakers)
     parts += operator.notes
     if output is not None and shares.blocked < _NEGLIGIBLE:
         parts.append("no output made it wait")
     elif output is not None:
-        parts.append(f"its outputs made it wait for {_percent(shares.blocked)}, most of all `{output.id}`")
+        parts.append(f"its outputs made it wait for {_percent(shares.blocked)}, most of all '{output.id}'")
     return "; ".join(parts)
 
 

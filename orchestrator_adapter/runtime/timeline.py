@@ -33,15 +33,15 @@ _SENTENCES: Final[Mapping[str, str]] = {
     Decision.LOOP_STALL: "the event loop is blocked for {lag_s} s",
     Decision.BLOCKING_CALL_ABANDONED: "waits no more for a blocking call, whose thread runs on: {function}",
     Decision.BLOCKING_CALL_OVERDUE: "waits for a blocking call longer than its timeout: {function}",
-    Decision.DEAD_LETTER: "{items} items became dead letters ({kind}): {message}",
-    Decision.DEAD_LETTERS_LOST: "{items} items could not be kept as dead letters: {cause}",
+    Decision.DEAD_LETTER: "has dead-lettered {items} ({kind}): {message}",
+    Decision.DEAD_LETTERS_LOST: "could not keep the dead letters of {items}: {cause}",
     Decision.CIRCUIT_BREAKER: "circuit breaker {breaker}: {was} -> {state} ({reason})",
     Decision.SOURCE_PAUSED: "is paused: {reason}",
     Decision.SOURCE_RESUMED: "is resumed: {reason}",
     Decision.ACTION: "{who} requested {action}: {result}",
     Decision.SPILLING: "edge {edge} writes to disk: its reader is late",
     Decision.SPILL_FULL: "the files of edge {edge} are full: {cause}",
-    Decision.SPILL_LEFT: "earlier runs have left {items} items in the files of edge {edge}",
+    Decision.SPILL_LEFT: "earlier runs have left {items} in the files of edge {edge}",
     Decision.LEDGER_VIOLATION: "items are unaccounted for: {message}",
     Decision.ENDED: "the run has ended: {outcome}",
 }
@@ -115,8 +115,10 @@ def sentence(decision: str, fields: Mapping[str, object]) -> str:
 
 
 class _Words(dict[str, object]):
-    """The fields as text."""
+    """The fields as text; ``items`` with its noun."""
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
+        if name == "items" and isinstance(value, int):
+            return f"{value:,} {'item' if value == 1 else 'items'}"
         return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -146,7 +146,7 @@ _SLOW: dict[str, dict[str, Any]] = {
     "normalize": {"shares": Shares(busy=0.20, idle=0.19, blocked=0.61, down=0.0)},
 }
 _WHY = (
-    "busy for 98 % of the last 10 s while its input `validate -> dedup` was full for 96 % of it; no output made it wait"
+    "busy for 98 % of the last 10 s while its input 'validate -> dedup' was full for 96 % of it; no output made it wait"
 )
 
 

@@ -170,7 +170,7 @@ def test_pressure_behind_a_slow_sink_is_shown_and_the_sink_is_the_bottleneck(run
         _shown("the slow sink as the bottleneck", fault_at, marked.held_at())
         (bottleneck,) = _document(run).bottlenecks
         assert bottleneck.operator == "store"
-        assert "`compute -> store`" in bottleneck.reason
+        assert "'compute -> store'" in bottleneck.reason
         page.wait_for(_says("[data-headline]", "store"))
     finally:
         run.command("write 0", wait_for="write")

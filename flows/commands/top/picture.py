@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
 from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
@@ -25,7 +26,7 @@ from flows.commands.top.figures import (
     shares_bar,
     trend,
 )
-from orchestrator_adapter.control_plane.document import Breaker, Document, Edge, Ledger, Operator, Panel
+from orchestrator_adapter.control_plane.document import Breaker, Document, Edge, Ledger, Operator, Panel, Shares
 
 _WIDE = 120  # columns from which on the table has last errors and latencies
 _HIGH = 0.9  # a fill or pressure that is marked
@@ -127,7 +128,8 @@ def _chosen(document: Document, most: int) -> tuple[Operator, ...]:
 
     def calm(operator: Operator) -> tuple[bool, bool, float]:
         well = operator.state in {"running", "ok"}
-        return operator.name not in limits, well, -operator.shares.busy - operator.shares.down
+        shares = _known_shares(operator)
+        return operator.name not in limits, well, -shares.busy - shares.down
 
     chosen = {
         operator.name for operator in sorted(document.operators, key=calm)[: most - 1]
@@ -164,8 +166,8 @@ def _operators(rows: Sequence[Operator], document: Document, width: int) -> Grou
             Text("▶" if operator.name in limits else " ", "bold red"),
             Text(clean(operator.name), "bold red" if operator.name in limits else ""),
             _state(operator),
-            shares_bar(operator.shares, 14 if wide else 9),
-            percent(operator.shares.busy),
+            shares_bar(_known_shares(operator), 14 if wide else 9),
+            MISSING if operator.role == "source" else percent(operator.shares.busy),
             number(operator.rate_in),
             "" if operator.role == "sink" else number(operator.rate_out),
             _share(max((edge.fill for edge in inputs), default=None)),
@@ -177,6 +179,13 @@ def _operators(rows: Sequence[Operator], document: Document, width: int) -> Grou
     missing = len(document.operators) - len(rows)
     others = [Text(f"… and {missing} more operators, which need less attention", "dim")] if missing else []
     return Group(table, *others)
+
+
+def _known_shares(operator: Operator) -> Shares:
+    """Its shares. The busy share of a source includes the wait for its feed, so it is not shown as work; its rate is beside it."""
+    if operator.role != "source":
+        return operator.shares
+    return replace(operator.shares, busy=0.0, idle=operator.shares.idle + operator.shares.busy)
 
 
 def _state(operator: Operator) -> Text:
@@ -239,7 +248,7 @@ def _sections(document: Document, width: int) -> Iterator[RenderableType]:
     used = document.process
     yield Text(
         f"process  {data_size(used.resident_bytes)}  {number(used.cpu)} cores  {used.threads} threads"
-        f"  {used.open_fds}/{used.max_fds} files  loop lag {duration(document.loop.lag_s)}, {document.loop.stalls} stalls",
+        f"  {used.open_fds}/{used.max_fds} files  loop lag {duration(document.loop.lag_s)}, {document.loop.stalls} {'stall' if document.loop.stalls == 1 else 'stalls'}",
         "dim",
         no_wrap=True,
         overflow="ellipsis",
@@ -280,7 +289,12 @@ def _edge(edge: Edge) -> Text:
 
 
 def _pools(document: Document) -> Iterator[Text]:
+    idle = [
+        each for each in document.blocking_pools if not (each.busy or each.waiting or each.abandoned or each.hanging)
+    ]
     for threads in document.blocking_pools:
+        if threads in idle:
+            continue
         text = _label("threads").append(clean(threads.name), "bold")
         text.append(f" {threads.busy}/{threads.threads} busy, {threads.waiting} calls wait")
         for sentence in (
@@ -288,6 +302,8 @@ def _pools(document: Document) -> Iterator[Text]:
         ):
             text.append(f"; {clean(sentence)}", "yellow")
         yield text
+    if idle:
+        yield _label("threads").append("1 pool is idle" if len(idle) == 1 else f"{len(idle)} pools are idle")
     for pool in document.worker_pools:
         text = _label("workers").append(clean(pool.name), "bold")
         text.append(f" {pool.ready}/{pool.workers} ready, {pool.in_flight} calls in flight, {pool.waiting} wait")

@@ -16,9 +16,11 @@ export function isDown(operator) {
   return operator.state === "restarting" || ENDED_BADLY.has(operator.state);
 }
 
-/** The operator that a condition names, so that it can be selected. */
+/** The operator that a condition names first, so that it can be selected. */
 export function named(condition, doc) {
-  return doc.operators.find((each) => condition.includes(`'${each.name}'`))?.name ?? null;
+  const at = (each) => condition.indexOf(`'${each.name}'`);
+  const found = doc.operators.filter((each) => at(each) >= 0).sort((a, b) => at(a) - at(b));
+  return found[0]?.name ?? null;
 }
 
 /** A sentence without its figures: it changes only when the meaning does. */

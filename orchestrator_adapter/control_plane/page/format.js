@@ -19,11 +19,10 @@ export function rate(n) {
   return `${(n / 1_000_000).toFixed(1)}M`;
 }
 
-/** A share from 0 to 1 as "96 %". What is not all is never shown as 100 %, and what is not nothing never as 0 %. */
+/** A share from 0 to 1 as "96 %", rounded as in the headline. What is not nothing is never shown as 0 %. */
 export function percent(share) {
   if (share === null || share === undefined) return UNKNOWN;
-  if (share > 0 && share < 0.01) return "<1 %";
-  if (share < 1 && share > 0.99) return "99 %";
+  if (share > 0 && share < 0.005) return "<1 %";
   return `${Math.round(share * 100)} %`;
 }
 

@@ -134,18 +134,23 @@ function ports(edges, placed) {
   return offsets;
 }
 
-/** Beside the end at which the edge is alone, so that labels do not cover each other. */
+/** Beside the end at which the edge is alone, so that labels do not cover each other. side: where the curve does not go. */
 function label(edge, edges, points) {
   const siblings = edges.filter((each) => each.upstream === edge.upstream).length;
   const first = points[0];
   const end = points[1];
-  if (siblings === 1) return {x: first.x + 4, y: first.y, anchor: "start"};
-  return points.length > 2 ? {x: end.x + 4, y: end.y, anchor: "start"} : {x: end.x - 9, y: end.y, anchor: "end"};
+  if (siblings === 1) return {x: first.x + 4, y: first.y, anchor: "start", side: side(end.y - first.y)};
+  if (points.length > 2) return {x: end.x + 4, y: end.y, anchor: "start", side: "both"};
+  return {x: end.x - 9, y: end.y, anchor: "end", side: side(first.y - end.y)};
+}
+
+function side(turnsTo) {
+  return turnsTo === 0 ? "both" : turnsTo > 0 ? "above" : "below";
 }
 
 /** The path through the points: curves between columns, straight lines past nodes. It turns away from the label's side. */
 export function path(points, labelledAt) {
-  const turn = labelledAt === "start" ? 0.7 : 0.3;
+  const turn = labelledAt === "start" ? 0.85 : 0.15;
   const parts = [`M${points[0].x} ${points[0].y}`];
   for (let i = 1; i < points.length; i += 1) {
     const [a, b] = [points[i - 1], points[i]];

@@ -125,11 +125,12 @@ const HEALTH = {ok: "✓ ok", degraded: "! degraded", draining: "↓ draining", 
 
 function Head({doc, now, gone, end, act}) {
   const {status} = doc.health;
+  const calm = status === "ok" && level(doc) !== "ok"; // no green beside a headline that asks for attention
   return html`<header class="head">
     <h1>${doc.graph}</h1>
     ${gone
       ? html`<span class="health unknown" data-health="unknown">${end ? "■ ended" : "? no answer"}</span>`
-      : html`<span class=${`health ${status}`} data-health=${status}>${HEALTH[status]}</span>`}
+      : html`<span class=${`health ${status} ${calm ? "calm" : ""}`} data-health=${status}>${calm ? "health: ok" : HEALTH[status]}</span>`}
     <span class="quiet">run ${doc.url ? html`<a href=${doc.url} target="_blank" rel="noreferrer">${doc.run} in Prefect ↗</a>` : doc.run}, started ${whole(now - doc.started_at)} ago</span>
     ${doc.actions && !gone && html`<${ActionButton} act=${act} path="actions/drain" danger=${true}
       what="Every source stops; what is in the graph is finished, and then the run ends. This cannot be undone.">Drain the run</${ActionButton}>`}

@@ -14,7 +14,7 @@ export function Ledger({ledger}) {
   const side = (terms) => terms.map(([term, items]) => html`<tr key=${term}><th scope="row">${term.replaceAll("_", " ")}</th><td>${count(items)}</td></tr>`);
   const sum = (terms) => terms.reduce((all, [, items]) => all + items, 0);
   const verdict = ledger.balanced
-    ? "✓ Nothing lost: both sides are equal."
+    ? "✓ It balances: both sides are equal."
     : ledger.lost > 0
       ? `✕ ${plural(ledger.lost, "item")} unaccounted for.`
       : `✕ ${plural(-ledger.lost, "item")} more on the right than came in.`;
@@ -88,14 +88,24 @@ const BREAKER_ACTIONS = {
 
 export function Pools({blocking_pools: threads, worker_pools: workers}) {
   if (!threads.length && !workers.length) return null;
+  const idle = threads.filter(isIdle);
   return html`<${Section} id="pools" title="Workers and threads">
     ${workers.map((each) => html`<div key=${`w ${each.name}`} class=${each.exhausted || each.ready < each.workers ? "pool alarming" : "pool"}>
       <b>${each.name}</b> <span class="word">${each.exhausted ? "✕ no worker is left" : `${count(each.ready)} of ${plural(each.workers, "worker")} ready`}</span>
       <span class="quiet">${plural(each.waiting, "call")} waiting, ${count(each.in_flight)} in flight, ${count(each.calls)} made; ${count(each.lost)} lost, ${plural(each.restarts, "restart")}, ${count(each.hung)} hung</span></div>`)}
-    ${threads.map((each) => html`<div key=${`t ${each.name}`} class=${each.hanging.length ? "pool alarming" : "pool"}>
+    ${threads.filter((each) => !isIdle(each)).map(thread)}
+    ${idle.length > 0 && html`<details class="pool" key="idle"><summary>${plural(idle.length, "thread pool is idle", "thread pools are idle")}</summary>${idle.map(thread)}</details>`}</${Section}>`;
+}
+
+function isIdle({busy, waiting, abandoned, hanging}) {
+  return busy === 0 && waiting === 0 && abandoned === 0 && hanging.length === 0;
+}
+
+function thread(each) {
+  return html`<div key=${`t ${each.name}`} class=${each.hanging.length ? "pool alarming" : "pool"}>
       <b>${each.name}</b> <span class="word">${count(each.busy)} of ${plural(each.threads, "thread")} busy</span>
       <span class="quiet">${plural(each.waiting, "call")} waiting, ${count(each.abandoned)} abandoned</span>
-      ${each.hanging.map((sentence) => html`<p key=${sentence}>✕ ${sentence}</p>`)}</div>`)}</${Section}>`;
+      ${each.hanging.map((sentence) => html`<p key=${sentence}>✕ ${sentence}</p>`)}</div>`;
 }
 
 export function Panels({panels}) {

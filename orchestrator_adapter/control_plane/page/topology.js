@@ -50,6 +50,7 @@ export function Topology({doc, width, selected, active, onActive, onSelect}) {
     const scrolls = figure.current;
     if (mark === undefined || scrolls.scrollWidth <= scrolls.clientWidth) return;
     const scale = where.shown / where.width;
+    scrolls.scrollTop = (mark.y + NODE_HEIGHT / 2) * scale - scrolls.clientHeight / 2;
     scrolls.scrollLeft = (mark.x + where.nodeWidth / 2) * scale - scrolls.clientWidth / 2;
   }, [first, width]);
 
@@ -75,7 +76,7 @@ export function Topology({doc, width, selected, active, onActive, onSelect}) {
     "aria-pressed": id === selected ? "true" : "false",
   });
   return html`
-    <div class="topology" ref=${figure}>
+    <div class=${first === undefined ? "topology" : "topology marked"} ref=${figure}>
       <svg width=${where.shown} height=${Math.ceil((where.height * where.shown) / where.width)}
         viewBox=${`0 0 ${where.width} ${where.height}`} role="group"
         aria-label="Topology, from left to right. The arrow keys move along the edges, and Enter opens the details."
@@ -125,19 +126,19 @@ function Node({operator, at, width, bottleneck, blocks, breakers, focus}) {
       ${operator.role === "sink" && html`<rect class="role" x=${width - 4} width="4" height=${NODE_HEIGHT} />`}
       <text class="name" x="8" y="15">${fit(name, width - 10, 6.6)}</text>
       <text class="state" x="8" y="29">${`${glyph(operator)} ${state}`}</text>
-      <text class="share" x="8" y="42">${below(operator)}</text>
+      <text class="share" x="8" y="42">${below(operator, width)}</text>
       <${Bar} shares=${shares} source=${operator.role === "source"} x=${7} y=${46} width=${width - 14} height=${6} />
       ${badge && html`<rect class="badge" x="-1" y="-13" width="88" height="13" /><text class="badge-text" x="4" y="-3">${badge}</text>`}
       ${note && html`<text class="note" x="2" y=${NODE_HEIGHT + 11}>${fit(note, width + 36, 5.6)}</text>`}
     </g>`;
 }
 
-function below(operator) {
+function below(operator, width) {
   if (operator.state === "restarting") return restartIn(operator);
   if (HAS_ENDED.has(operator.state)) return "has ended";
   const {busy, blocked} = operator.shares;
   if (operator.role !== "source") return `busy ${percent(busy)}`;
-  return blocked > 0.01 ? `blocked ${percent(blocked)}` : `in ${rate(operator.rate_in)}/s`; // its busy time includes the wait for its feed
+  return blocked > 0.01 ? `blocked ${percent(blocked)}` : `${width < 110 ? "" : "takes "}in ${rate(operator.rate_in)}/s`; // its busy time includes the wait for its feed
 }
 
 function noteOf(operator, breakers) {
@@ -181,7 +182,7 @@ function Line({edge, where, focus}) {
   return html`
     <g class=${`edge pressure-${held}`} role="button" aria-label=${`edge ${edge.id}, ${pressed}`} data-edge=${edge.id}
       data-pressure=${held} ...${focus}>
-      <title>${`${edge.id}: ${rate(edge.rate)} items/s, ${count(edge.occupancy)} of ${count(edge.capacity)} in it`}</title>
+      <title>${`${edge.id}: ${rate(edge.rate)} items/s, ${count(edge.occupancy)} of ${count(edge.capacity)} in it, under pressure for ${percent(edge.pressure)} of the time`}</title>
       <path class="hit" d=${line} />
       <path class="ring" d=${line} />
       <path class="line" d=${line} stroke-width=${(1.5 + 4.5 * Math.min(1, edge.fill)).toFixed(1)} />
@@ -189,13 +190,14 @@ function Line({edge, where, focus}) {
     </g>`;
 }
 
-/** Above all lines, so that none crosses it. */
+/** Above all lines, and on the side from which its own line turns away. */
 function Label({edge, at, narrow}) {
   const held = pressure(edge);
-  const filled = held !== "none" || edge.fill >= 0.1;
+  const filled = edge.fill >= 0.1;
+  const [rateAt, fillAt] = {both: [-6, 14], above: filled ? [-18, -6] : [-6], below: [14, 26]}[at.side];
   return html`<g class=${`label pressure-${held}`}>
-    <text class="rate" x=${at.x} y=${at.y - 6} text-anchor=${at.anchor}>${rate(edge.rate)}/s</text>
-    ${filled && html`<text class="fill" x=${at.x} y=${at.y + 14} text-anchor=${at.anchor}>${percent(edge.fill)}${narrow ? "" : " full"}</text>`}</g>`;
+    <text class="rate" x=${at.x} y=${at.y + rateAt} text-anchor=${at.anchor}>${rate(edge.rate)}/s</text>
+    ${filled && html`<text class="fill" x=${at.x} y=${at.y + fillAt} text-anchor=${at.anchor}>${percent(edge.fill)}${narrow || at.side !== "both" ? "" : " full"}</text>`}</g>`;
 }
 
 function fit(text, width, character) {

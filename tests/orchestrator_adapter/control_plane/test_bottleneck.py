@@ -47,7 +47,7 @@ def test_the_slow_operator_of_a_chain_is_marked_with_its_figures() -> None:
     assert found.operator == "b"
     assert found.score == pytest.approx(0.96)
     assert found.reason == (
-        "busy for 98 % of the last 10 s while its input `a -> b` was full for 96 % of it; no output made it wait"
+        "busy for 98 % of the last 10 s while its input 'a -> b' was full for 96 % of it; no output made it wait"
     )
 
 
@@ -118,7 +118,7 @@ def test_a_join_that_waits_for_a_source_marks_the_source(state: str, why: str) -
     (found,) = marked(operators, [edge("s", "behind s"), edge("behind s", "join"), edge("t", "join", 0.99)])
     assert found.operator == "s"
     assert found.reason == (
-        f"{why}: `join` waited for its items for 95 % of the last 10 s, while its other input `t -> join` was full for "
+        f"{why}: 'join' waited for its items for 95 % of the last 10 s, while its other input 't -> join' was full for "
         "99 % of it"
     )
 
@@ -134,7 +134,7 @@ def test_a_shed_edge_marks_its_reader_and_says_how_many_items_were_dropped() -> 
     edges = [edge("source", "tee"), edge("tee", "preview", 0.9, policy="shed", dropped=1234), edge("tee", "log")]
     (found,) = marked(operators, edges)
     assert found.operator == "preview"
-    assert "its input `tee -> preview` was full for 90 % of it and dropped 1,234 items" in found.reason
+    assert "its input 'tee -> preview' was full for 90 % of it and dropped 1,234 items" in found.reason
 
 
 def test_a_timed_edge_says_what_it_dropped() -> None:
@@ -179,7 +179,7 @@ def test_an_operator_that_waits_for_its_restart_says_so() -> None:
     restarting = operator("a", busy=0.1, down=0.9, state="restarting", restart_in_s=4.21)
     (found,) = marked([source(), restarting], [edge("source", "a", 0.99)])
     assert found.reason == (
-        "down for 90 % of the last 10 s while its input `source -> a` was full for 99 % of it; it has failed, and its next "
+        "down for 90 % of the last 10 s while its input 'source -> a' was full for 99 % of it; it has failed, and its next "
         "instance starts in 4.21 s"
     )
 
@@ -187,17 +187,17 @@ def test_an_operator_that_waits_for_its_restart_says_so() -> None:
 def test_an_open_breaker_and_a_full_pool_are_named() -> None:
     """They are why it is slow."""
     waiting = operator(
-        "propagate", busy=1.0, open_breakers=("space-track",), notes=("8 calls wait for a worker of pool `orbits`",)
+        "propagate", busy=1.0, open_breakers=("space-track",), notes=("8 calls wait for a worker of pool 'orbits'",)
     )
     (found,) = marked([source(), waiting], [edge("source", "propagate", 0.99)])
-    assert "; its circuit breaker `space-track` is open; 8 calls wait for a worker of pool `orbits`" in found.reason
+    assert "; its circuit breaker 'space-track' is open; 8 calls wait for a worker of pool 'orbits'" in found.reason
 
 
 def test_a_marked_operator_with_a_slow_output_names_the_output() -> None:
     """It waits for a part of the time."""
     operators = [source(), operator("a", busy=0.8, blocked=0.2), operator("b", busy=0.6)]
     (found,) = marked(operators, [edge("source", "a", 0.97), edge("a", "b", 0.2)])
-    assert found.reason.endswith("its outputs made it wait for 20 %, most of all `a -> b`")
+    assert found.reason.endswith("its outputs made it wait for 20 %, most of all 'a -> b'")
 
 
 def test_an_operator_that_has_ended_is_not_marked() -> None:

@@ -67,6 +67,7 @@ def test_a_bottleneck_is_named_with_its_reason_and_marked_in_the_topology(show: 
     )
     marked = "[...document.querySelectorAll('[data-bottleneck=true]')].map(each => each.dataset.operator)"
     assert page.evaluate(marked) == ["dedup"]
+    assert page.evaluate("document.querySelector('[data-health=ok]').innerText") == "health: ok"
     pressure = "document.querySelector('[data-edge=\"{}\"]').dataset.pressure"
     assert page.evaluate(pressure.format("validate -> dedup")) == "high"
     assert page.evaluate(pressure.format("dedup -> log")) == "none"

@@ -32,7 +32,8 @@ def test_equal_decisions_in_a_row_are_one_entry() -> None:
     timeline.record(Decision.SHUTDOWN, {"reason": "SIGTERM", "phase": 1}, 5)
     first, second, third = timeline.entries()
     assert (first.number, first.times, first.time_ns, first.operator) == (1, 3, 3, "dedup")
-    assert first.text.startswith("3 items became dead letters (PoisonPill)")
+    assert first.text.startswith("has dead-lettered 3 items (PoisonPill)")
+    assert second.text.startswith("has dead-lettered 1 item (Undelivered)")
     assert (second.number, second.times, third.operator) == (2, 1, "")
     assert first.is_alarming
     assert not third.is_alarming

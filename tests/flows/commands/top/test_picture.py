@@ -28,7 +28,7 @@ from orchestrator_adapter.control_plane.document import (
 from orchestrator_adapter.control_plane.headline import with_headline
 from tests.helpers.documents import AT, document, edge, operator
 
-REASON = "busy for 98 % of the last 10 s while its input `radar -> normalize` was full for 96 % of it"
+REASON = "busy for 98 % of the last 10 s while its input 'radar -> normalize' was full for 96 % of it"
 
 
 def shown(shown_document: Document, *, width: int = 160, height: int | None = None, **banners: Any) -> list[str]:
@@ -85,7 +85,7 @@ def test_a_bottleneck_is_marked_with_its_reason_and_the_edge_before_it() -> None
     assert line_of(lines, "normalize  ").startswith("▶ normalize")
     assert line_of(lines, "normalize  ").split()[3:9] == ["██████████████", "98%", "1,000", "990", "98%", "96%"]
     assert line_of(lines, "normalize: ") == f"▶ normalize: {REASON}"
-    assert line_of(lines, "radar  ").split()[2:4] == ["█▒▒▒▒▒▒▒▒▒▒▒▒▒", "4%"]
+    assert line_of(lines, "radar  ").split()[2:4] == ["▒▒▒▒▒▒▒▒▒▒▒▒▒·", "-"]
     assert line_of(lines, "edge").startswith("edge radar -> normalize 98% full, under pressure 96% of the time")
 
 
