@@ -1,7 +1,7 @@
 """What sight costs: the figures of the data plane, and a control plane that is watched, against the same graph without them.
 
 Three candidates take turns, A B C C B A …, in one process. The ratios are of CPU time of this process (all threads), which
-other load disturbs less than wall-clock time:
+other load disturbs less than wall-clock time. If ``bare`` differs more from run to run than the bound, the machine is too busy:
 
 ``bare``     no time is measured: no wait, no batch, no pressure, no time busy, idle or blocked
 ``figures``  everything is measured, and no client reads it
@@ -53,7 +53,7 @@ _SCRAPE_EVERY_S = 15.0
 def main() -> None:
     logging.disable(logging.CRITICAL)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11, help="in which the candidates take turns (default: 11)")
+    parser.add_argument("--rounds", type=int, default=9, help="in which the candidates take turns (default: 9)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of items (default: 1)")
     parser.add_argument("--only", choices=("a", "b", "c"), help="one of the graphs")
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
@@ -63,8 +63,8 @@ def main() -> None:
         return
     graphs: dict[str, tuple[str, Callable[[], Callable[[], OperatorGraph]]]] = {
         "a": ("the pipeline of sda-ingest in memory, batches", lambda: ingest(int(600_000 * args.scale))),
-        "b": ("single items from hand to hand, an await each", lambda: singles(int(800_000 * args.scale))),
-        "c": ("a chain of five operators, batches of up to 256", lambda: batches(int(12_000_000 * args.scale))),
+        "b": ("single items from hand to hand, an await each", lambda: singles(int(240_000 * args.scale))),
+        "c": ("a chain of five operators, batches of up to 256", lambda: batches(int(3_600_000 * args.scale))),
     }
     with client() as watcher:
         for key, (what, make) in graphs.items():
@@ -117,11 +117,12 @@ def compare(what: str, make: Callable[[], OperatorGraph], rounds: int, watcher: 
     costs: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name in list(candidates)[:: -1 if number % 2 else 1]:
-            gc.collect()
             cost = candidates[name]()
             if number:  # the first round is warm-up
                 costs[name].append(cost)
-    print(f"{what}; {rounds} rounds, CPU time of a run: {median(costs['bare']):.2f} s bare")
+    bare_s = costs["bare"]
+    noise = f"[{min(bare_s) / median(bare_s) - 1:+.1%} … {max(bare_s) / median(bare_s) - 1:+.1%}] from run to run"
+    print(f"{what}; {rounds} rounds, CPU time of a run: {median(bare_s):.2f} s bare, {noise}")
     for name in ("figures", "watched"):
         more = [cost / without - 1 for cost, without in zip(costs[name], costs["bare"], strict=True)]
         least = min(costs[name]) / min(costs["bare"]) - 1  # other load disturbs this figure least
@@ -136,9 +137,23 @@ async def _cost_s(built: BuiltGraph, watcher: Client | None = None) -> float:
             server = stack.enter_context(ControlPlaneServer(built, ControlPlane(port=0)))
             watcher.watch(server.url)
             await asyncio.sleep(0.3)  # until the client is connected: what that costs is no part of the run
-        started = time.process_time()
-        await built.run()
-        return time.process_time() - started
+        with without_collections():
+            started = time.process_time()
+            await built.run()
+            return time.process_time() - started
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """No garbage collection of the cyclic kind: when it happens, and what it finds, would be noise."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def bare(graph: OperatorGraph) -> BuiltGraph:

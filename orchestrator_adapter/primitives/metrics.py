@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from operator import sub
 from typing import Final
 
 RATE_TAU_S = 30.0
@@ -45,6 +46,7 @@ def _fine_bounds_ns() -> tuple[int, ...]:
 _FINE_NS: Final = _fine_bounds_ns()
 _COARSE_AT: Final = tuple(_FINE_NS.index(round(bound * _NS_PER_S)) for bound in BOUNDS_S)
 """Which of the fine bounds the bounds of ``BOUNDS_S`` are."""
+_AT_ONCE: Final = 32  # buckets that the search for a quantile steps over: a document has some hundred quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ def difference(later: LatencyFigures, earlier: LatencyFigures) -> LatencyFigures
     """What the same histogram has recorded between two moments."""
     if not earlier.counts:
         return later
-    counts = tuple(now - before for now, before in zip(later.counts, earlier.counts, strict=True))
+    if later is earlier:
+        return LatencyFigures()
+    counts = tuple(map(sub, later.counts, earlier.counts))
     return LatencyFigures(later.count - earlier.count, later.sum_s - earlier.sum_s, counts)
 
 
@@ -98,8 +102,11 @@ def cumulative_counts(figures: LatencyFigures) -> tuple[int, ...]:
 
 
 def _bucket_of(figures: LatencyFigures, quantile: float) -> int:
-    up_to = accumulate(figures.counts)
-    return next(bucket for bucket, seen in enumerate(up_to) if seen and seen >= quantile * figures.count)
+    rank, counts, start = max(1, quantile * figures.count), figures.counts, 0
+    while (here := sum(counts[start : start + _AT_ONCE])) < rank:
+        rank -= here
+        start += _AT_ONCE
+    return start + bisect_left(list(accumulate(counts[start : start + _AT_ONCE])), rank)
 
 
 class LatencyHistogram:
@@ -109,16 +116,19 @@ class LatencyHistogram:
     clocks may disagree; they add nothing to the sum), and the last one everything above a day.
     """
 
-    __slots__ = ("_counts", "_max_ns", "_sum_ns")
+    __slots__ = ("_count", "_counts", "_figures", "_max_ns", "_sum_ns")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(_FINE_NS) + 1)
+        self._count = 0
+        self._figures = LatencyFigures()  # those that were last asked for: right until something is recorded
         self._max_ns = 0
         self._sum_ns = 0
 
     def record(self, latency_ns: int, count: int = 1) -> None:
         """``count`` items took ``latency_ns`` nanoseconds each."""
         self._counts[bisect_left(_FINE_NS, latency_ns)] += count
+        self._count += count
         if latency_ns > 0:
             self._sum_ns += latency_ns * count
             if latency_ns > self._max_ns:  # noqa: PLR1730 - a call of max costs twice as much
@@ -126,14 +136,18 @@ class LatencyHistogram:
 
     def merge(self, other: LatencyHistogram) -> None:
         """Add everything that ``other`` has recorded."""
+        if not other._count:
+            return
         self._counts = list(map(sum, zip(self._counts, other._counts, strict=True)))
+        self._count += other._count
         self._sum_ns += other._sum_ns
         self._max_ns = max(self._max_ns, other._max_ns)
 
     def figures(self) -> LatencyFigures:
-        """What was recorded so far."""
-        count = sum(self._counts)
-        return LatencyFigures(count, self._sum_ns / _NS_PER_S, tuple(self._counts)) if count else LatencyFigures()
+        """What was recorded so far: the same object as before if nothing was recorded since then."""
+        if self._figures.count != self._count:
+            self._figures = LatencyFigures(self._count, self._sum_ns / _NS_PER_S, tuple(self._counts))
+        return self._figures
 
     def summary(self) -> LatencySummary | None:
         """The quantiles, or ``None`` if nothing was measured."""

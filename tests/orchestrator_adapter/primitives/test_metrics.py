@@ -196,3 +196,20 @@ def test_the_default_tau_is_half_a_minute() -> None:
     for meter in (short, long):
         meter.mark(100, 1.0)
     assert short.rate(60.0) == long.rate(60.0)
+
+
+def test_what_a_histogram_recorded_after_its_figures_were_read_is_in_the_next_ones() -> None:
+    histogram, other = LatencyHistogram(), LatencyHistogram()
+    histogram.record(1_000_000)
+    before = histogram.figures()
+    assert histogram.figures() is before
+    assert difference(before, before) == LatencyFigures()
+    histogram.record(-5, 2)  # adds nothing to the sum
+    assert histogram.figures().count == 3
+    other.record(3_000_000, 4)
+    histogram.merge(other)
+    assert histogram.figures().count == 7
+    assert sum(histogram.figures().counts) == 7
+    histogram.merge(LatencyHistogram())
+    assert histogram.figures().count == 7
+    assert difference(histogram.figures(), before).count == 6
