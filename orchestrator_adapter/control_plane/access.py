@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hmac
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from orchestrator_adapter.primitives.event_log import EventLog, RateLimiter
 
 _QUOTED = 100  # characters of a client's text in an answer or a log line
 _HEALTH = "/health"
+_HOST = re.compile(r"(?:\[(?P<address>[^][]*)\]|(?P<name>[^][:]*))(?::[0-9]*)?")
 READS = "may_read"
 """The key of a request's state: whether it may read everything. ``/health`` is answered without that, but has no reasons then."""
 
@@ -93,9 +95,9 @@ def _has_token(authorization: str | None, token: str, *, basic: bool) -> bool:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """The name or address in a ``Host`` header; empty if that is not one with or without a port (RFC 9110, section 7.2)."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else found["address"] or found["name"]
 
 
 class Guard:

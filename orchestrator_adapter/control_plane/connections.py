@@ -179,11 +179,12 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def extend(self) -> None:
-        """The timeout begins anew."""
+        """The timeout begins anew, unless the connection closes already: TLS may wait for the client then."""
+        if self.transport.is_closing():
+            return
         if self._deadline is not None:
             self._deadline.cancel()
-        if not self.transport.is_closing():
-            self._deadline = self.loop.call_later(self._timeout_s, self.transport.abort)
+        self._deadline = self.loop.call_later(self._timeout_s, self.transport.abort)
 
     def limit_send_buffer(self, size: int) -> None:
         """Let the kernel keep about ``size`` bytes that the client has not read, instead of megabytes."""

@@ -34,6 +34,11 @@ class Plane:
     def json(self, page: str) -> Any:
         return self._client.get(page).json()
 
+    def text(self, page: str) -> str:
+        answer = self._client.get(page)
+        assert answer.status_code == 200
+        return answer.text
+
     def ingested(self) -> float:
         return self.sample("ledger_items", term="ingested")
 
@@ -80,6 +85,9 @@ def test_a_radar_under_load_is_paused_resumed_and_drained_over_http(tmp_path: Pa
         dropped = plane.sample("source_kernel_drops_total", source="radar-01")
         wait_until(lambda: plane.sample("source_kernel_drops_total", source="radar-01") > dropped, "its buffer is full")
         assert plane.ingested() == stood_at
+
+        for page in ("/", "/graph", "/metrics", "/health", "/dead-letters"):
+            assert TOKEN not in plane.text(page)
 
         assert plane.act("resume?source=radar-01").json() == {"result": "source 'radar-01' is resumed"}
         wait_until(lambda: plane.ingested() > stood_at + LOAD, "it ingests again")

@@ -23,6 +23,7 @@ from tests.helpers.support import Addresses
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
 PASSWORD, TOKEN = "hunter2-correct-horse", "battery-staple-4711"
+ACCESS = "open-sesame-for-actions-0815"
 
 
 def found_in(folder: Path, *secrets: str) -> list[str]:
@@ -34,14 +35,20 @@ def found_in(folder: Path, *secrets: str) -> list[str]:
 async def test_a_secret_block_s_address_is_nowhere_in_clear(
     shared_prefect_server: PrefectServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The archive at the address rejects each poll. Parameters, states, logs, artifacts, events and files name it without it."""
+    """The archive at the address rejects each poll. Parameters, states, logs, artifacts, events and files name it without it.
+
+    The same holds for the token of the control plane.
+    """
     archive = await asyncio.start_server(_rejects, "127.0.0.1", 0)
     port = archive.sockets[0].getsockname()[1]
     address = f"http://me:{PASSWORD}@127.0.0.1:{port}/observations?token={TOKEN}"
     await Secret(value=address).save("archive-address", overwrite=True)
+    await Secret(value=ACCESS).save("access", overwrite=True)
     document = Addresses.free(radars=1).settings(tmp_path)
     settings = IngestSettings.model_validate(
-        document | {"optical": document["optical"] | {"url": "secret:archive-address"}}
+        document
+        | {"optical": document["optical"] | {"url": "secret:archive-address"}}
+        | {"control_plane": {"port": 0, "actions": True, "token": "secret:access"}}
     )
     feeding: list[asyncio.Task[None]] = []
 
@@ -65,15 +72,16 @@ async def test_a_secret_block_s_address_is_nowhere_in_clear(
             client, run_id, lambda seen: seen.over and "FAILED" in seen.states.values(), "it is recorded"
         )
     assert seen.flow_run.parameters["settings"]["optical"]["url"] == "secret:archive-address"
+    assert seen.flow_run.parameters["settings"]["control_plane"]["token"] == "secret:access"
     assert any(
         f"http://127.0.0.1:{port}/observations" in (run.state.message or "") for run in seen.task_runs if run.state
     )
     assert found_in(shared_prefect_server.home, f"127.0.0.1:{port}/observations")  # the search finds what is there
-    assert found_in(shared_prefect_server.home, PASSWORD, TOKEN) == []
-    assert found_in(tmp_path, PASSWORD, TOKEN) == []
+    assert found_in(shared_prefect_server.home, PASSWORD, TOKEN, ACCESS) == []
+    assert found_in(tmp_path, PASSWORD, TOKEN, ACCESS) == []
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("orchestrator_adapter")]
     assert ours
-    assert not [line for line in ours if PASSWORD in line or TOKEN in line]
+    assert not [line for line in ours if any(secret in line for secret in (PASSWORD, TOKEN, ACCESS))]
 
 
 async def _rejects(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -70,6 +70,8 @@ async def test_a_request_for_another_host_name_is_rejected_on_a_loopback_address
             "evil.example:9100",
             "192.168.0.1",
             "localhost@evil.example",
+            "localhost:80@evil.example",
+            "[::1].evil.example",
             "[::2]:1",
             "x" * 5_000,
         ):
