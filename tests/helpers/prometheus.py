@@ -51,6 +51,11 @@ class Prometheus:
         assert answer["status"] == "success", (parameters, answer)
         return answer["data"]
 
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series of an expression now."""
+        found: list[dict[str, Any]] = self.get("query", query=expression)["result"]
+        return found
+
     def alerts(self) -> dict[tuple[str, str], dict[str, Any]]:
         """Those that fire, by name and what they concern: an operator, a source, a breaker, or nothing."""
         found = {}
@@ -93,7 +98,13 @@ def prometheus(
         timeout=60,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    taken = {address.rpartition(":")[2] for address in targets.values()}  # also of a target that does not listen yet
+    # Also a target that does not listen yet keeps its port.
+    taken = {
+        address.rpartition(":")[2]
+        for job in config["scrape_configs"]
+        for group in job["static_configs"]
+        for address in group["targets"]
+    }
     port = next(port for port in free_ports(1 + len(taken)) if str(port) not in taken)
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(

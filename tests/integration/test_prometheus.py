@@ -1,4 +1,4 @@
-"""Debian's Prometheus scrapes runs, loads the deployed rules, and fires the alerts when a fault is injected. Ends them afterwards."""
+"""Debian's Prometheus scrapes runs, also with token and TLS, loads the deployed rules, and fires their alerts for injected faults."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import trustme
+import yaml  # type: ignore[import-untyped]  # it comes with Prefect, its stubs do not
 
 from flows.local_prefect.processes import free_ports
 from orchestrator_adapter import Backoff, BreakerPolicy, Factory, OperatorGraph, RestartPolicy, WiredEnds
 from orchestrator_adapter.control_plane import ControlPlane
 from orchestrator_adapter.control_plane.server import ControlPlaneServer
 from orchestrator_adapter.resilience.breaker import Rejection
-from tests.helpers.prometheus import Prometheus, needs_prometheus, prometheus, shortened
+from tests.helpers.prometheus import DEPLOYED, Prometheus, needs_prometheus, prometheus, shortened
 from tests.helpers.support import listens, wait_until
 
-pytestmark = [needs_prometheus, pytest.mark.timeout(180)]
+pytestmark = [needs_prometheus, pytest.mark.timeout(400)]
 
 
 _BREAKER = BreakerPolicy(min_calls=1, window=timedelta(seconds=1), cooldown=timedelta(milliseconds=500))
@@ -84,20 +86,20 @@ class Faulty:
 
 
 @contextmanager
-def running(faulty: Faulty, port: int) -> Iterator[None]:
-    """Run the graph with a control plane on this port, in a thread of its own; it drains at the end."""
+def running(faulty: Faulty, plane: ControlPlane) -> Iterator[None]:
+    """Run the graph with this control plane, in a thread of its own; it drains at the end."""
     stopping: list[Callable[[], object]] = []
 
     async def run() -> None:
         built, loop = faulty.graph.build(), asyncio.get_running_loop()
         stopping.append(partial(loop.call_soon_threadsafe, built.request_shutdown, "the test is over"))
-        with ControlPlaneServer(built, ControlPlane(port=port)):
+        with ControlPlaneServer(built, plane):
             await built.run()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
     try:
-        wait_until(lambda: bool(stopping) and listens(port), "the control plane listens")
+        wait_until(lambda: bool(stopping) and listens(plane.port), "the control plane listens")
         yield
     finally:
         if thread.is_alive():
@@ -115,7 +117,7 @@ def wait_for(server: Prometheus, *expected: tuple[str, str], also: bool = False)
         return seen >= set(expected) if also else seen == set(expected)
 
     try:
-        wait_until(fire, "the alerts", limit_s=25)
+        wait_until(fire, "the alerts", limit_s=60)
     except AssertionError:
         pytest.fail(f"expected {sorted(expected)}, at last {sorted(seen)} fire")
 
@@ -130,7 +132,7 @@ def test_alerts_fire_for_injected_faults_and_end_with_them(tmp_path: Path) -> No
         print(f"{time.monotonic() - began:5.1f} s: {what}")
 
     with prometheus(tmp_path, {"sda-test": f"127.0.0.1:{port}"}, rules=shortened) as server:
-        with running(faulty, port):
+        with running(faulty, ControlPlane(port=port)):
             wait_until(lambda: server.up() == {"sda-test": "up"}, "the first scrape")
             wait_for(server)
             report("scraped, no alert")
@@ -159,6 +161,34 @@ def test_alerts_fire_for_injected_faults_and_end_with_them(tmp_path: Path) -> No
             report("it has ended")
         wait_for(server, ("PipelineDown", ""))
         report("PipelineDown fires")
-        with running(Faulty(), port):
+        with running(Faulty(), ControlPlane(port=port)):
             wait_for(server)
             report("it has ended")
+
+
+def test_the_job_for_another_machine_reads_with_token_and_tls(tmp_path: Path) -> None:
+    """The job of ``remote.yml``; a target with another token in it is down."""
+    (port,) = free_ports(1)
+    authority, token = trustme.CA(), "0123456789abcdef-token"
+    issued = authority.issue_cert("localhost")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    (tmp_path / "token").write_text(f"{token}\n")
+    (tmp_path / "wrong").write_text("another-token-0123456789\n")
+    deployed, local = (yaml.safe_load((DEPLOYED / name).read_text()) for name in ("remote.yml", "prometheus.yml"))
+    assert {**deployed, "scrape_configs": []} == {**local, "scrape_configs": []}
+    (job,) = deployed["scrape_configs"]
+    job["static_configs"] = [{"targets": [f"localhost:{port}"]}]
+    wrong = {**job, "job_name": "wrong", "authorization": {"credentials_file": "wrong"}}
+    plane = ControlPlane(
+        host="0.0.0.0", port=port, token=token, tls=(certificate, key)
+    )  # reading needs the token there
+    with running(Faulty(), plane), prometheus(tmp_path, {}, extra=[job, wrong]) as server:
+        wait_until(lambda: server.up() == {"sda-ingest": "up", "wrong": "down"}, "the first scrapes")
+        (reason,) = (
+            each["lastError"] for each in server.get("targets")["activeTargets"] if each["labels"]["job"] == "wrong"
+        )
+        assert "401" in reason
+        assert server.query('pipeline_health{status="ok", job="sda-ingest"} == 1')

@@ -141,6 +141,18 @@ NOTHING_COMES = {
     'source_watermark_seconds{source="optical"}': "1000x*",
     "pipeline_watermark_seconds": "1000x*",
 }
+DRAIN = {
+    'pipeline_health{status="ok"}': "1 0x*",
+    'pipeline_health{status="draining"}': "0 1x*",
+    'source_ingest_rate{source="optical"}': "3 0x*",
+    'source_last_item_age_seconds{source="optical"}': "0+15x*",
+    **NOTHING_COMES,
+}
+DEPLOYMENT = {  # 45 s without an answer; then counters begin again at 0
+    name: values.replace("x*", "x12") + " _ _ _ " + AT_A_START.get(name, values).removeprefix("_ _ ")
+    for name, values in {**HEALTHY, **DRAIN}.items()
+    if name != "up"
+} | {"up": "1x12 0x2 1x*"}
 RESTARTS = 'operator_restart_total{operator="dedup"}'
 LEFT = 'operator_restarts_left{operator="dedup"}'
 AGE = 'source_last_item_age_seconds{source="optical"}'
@@ -231,6 +243,8 @@ CASES = [
         {'pipeline_lag_seconds_bucket{source="radar",le="10"}': "0+90x*"},
         {"PipelineLagging": {"source": "radar"}},
     ),
+    Case("a planned drain", "1m 3m 5m 8m", DRAIN),
+    Case("it drains, ends and starts again", "1m 3m 4m 5m 8m", DEPLOYMENT),
     Case("a feed is silent", "5m", {AGE: "0+15x*"}, SILENT),
     Case("a feed pauses for two minutes", "2m30s", {AGE: "0+15x9 0x*"}),
     Case("a feed has never sent", "5m", {AGE: "_x*", 'source_ingest_rate{source="optical"}': "0x*"}, SILENT),

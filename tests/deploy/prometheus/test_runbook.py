@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with Prefect, its stubs do not
 
-from flows.__main__ import COMMANDS, parser
+from flows.__main__ import parser
 from scripts import grafana_dashboard
 from tests.helpers.expositions import expositions
 from tests.helpers.promql import Schema
@@ -90,8 +90,6 @@ def test_every_command_of_a_page_exists(page: Path) -> None:
     for command in commands_of(page):
         for words in re.findall(r"-m flows ([^|>]+)", command):
             arguments = shlex.split(words, comments=True)
-            if arguments[0] == "top" and "top" not in COMMANDS:
-                continue
             parser(arguments[0]).parse_args(arguments)
         for target in re.findall(r"\bmake ([a-z-]+)", command):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
