@@ -16,7 +16,7 @@ GLOSSARY = {
     r"\b_?(tell|tells|telling|told|retold|untold)\b": "report, notify, log, record, say",
     r"_(tell|told|untold)\b|\b_?(tell|told|untold)_": "report, notify, log, record",
     r"courier": "delivery",
-    r"PrefectLink|\b_?desk\b|_?RecordDesk|\bDisplay\b": "reporter, run record file, artifact publisher",
+    r"PrefectLink\b|\b_?desk\b|_?RecordDesk|\bDisplay\b": "reporter, run record file, artifact publisher",
     r"\bput(s|ting)?[ _]right\b": "reconcile",
     r"\bhurry\b|\blast[ _]words\b|\btidy|\bexhibit": "stop waiting, final update, reconcile earlier runs, publish artifacts",
     r"\b_?(hear|hears|heard|doubt|doubtful|news)\b": "receive, be notified; on response, mark uncertain, not on server",
