@@ -26,6 +26,7 @@ from flows.topologies.from_settings import (
     supervision_policy,
     validation,
 )
+from flows.topologies.panels import LAGS
 from orchestrator_adapter import DeadLetterFile, Factory, OperatorGraph, RestartPolicy, VertexId, map_items, sift
 from orchestrator_adapter.process import Pipeline
 from sda_ops.dedup import deduplicate
@@ -121,7 +122,7 @@ def ingest_pipeline(settings: IngestSettings) -> Pipeline:
         policy=supervision_policy(settings.shutdown),
         dead_letters=lambda: DeadLetterFile(settings.dead_letters.directory),
         report=settings.report,
-        control_plane=control_plane(settings.control_plane, event_time),
+        control_plane=control_plane(settings.control_plane, event_time, panels=(LAGS,)),
         claims=claims(
             radars=settings.radars,
             isls=[settings.isl],

@@ -33,6 +33,10 @@ SATURATED: Final = 0.95
 
 _NEGLIGIBLE: Final = 0.005  # less than this is shown as "no output made it wait"
 _IN_TURN: Final = 0.5  # of the greatest pressure at a fan-in: an input with less gets all that it offers
+_FULL_LOOP: Final = (
+    0.75  # of the time operators compute on the event loop; a hog leaves some of it to what it waits for
+)
+_MOST: Final = 0.5
 _ENDED: Final = frozenset({"ok", "errored", "panicked", "aborted", "straggler"})
 
 
@@ -48,6 +52,7 @@ class OperatorFigures:
         restart_in_s: Until its next instance starts; ``None`` unless it is restarting.
         open_breakers: The names of its circuit breakers that are open.
         notes: What else slows it down, in words that can follow a semicolon: ``2 calls wait for a thread``.
+        on_loop: The share of the time for which it computed on the event loop; 0 if that is not known.
     """
 
     name: str
@@ -57,6 +62,7 @@ class OperatorFigures:
     restart_in_s: float | None = None
     open_breakers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    on_loop: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +94,13 @@ def find_bottlenecks(
 
     An operator is marked if an input of it is under pressure, no operator that shares its throughput is busy (or down) for
     more of the time, and it makes others wait more than it waits itself. A fan-in that waits for one input while another
-    one is full is not marked; what that input waits for is.
+    one is full is not marked; what that input waits for is. An operator that takes the event loop from the others is marked
+    alone.
     """
     running = {it.name: it for it in operators}
     graph = _Graph(running, tuple(edges))
+    if hogs := tuple(_by_the_loop(graph, window_s)):
+        return hogs
     found = {it.operator: it for it in _by_utilisation(graph, window_s)}
     for starving in _by_starvation(graph, window_s):
         found.setdefault(starving.operator, starving)
@@ -160,6 +169,24 @@ class _Graph:
 def _worst(edges: Sequence[EdgeFigures]) -> EdgeFigures | None:
     worst = max(edges, key=lambda edge: edge.pressure, default=None)
     return worst if worst is not None and worst.pressure >= LEAST_PRESSURE else None
+
+
+def _by_the_loop(graph: _Graph, window_s: float) -> Iterable[Bottleneck]:
+    """The operator that computes on the event loop, if that leaves the others no time.
+
+    While it computes, every await of another operator returns late, so that the other one seems to work as well: then shares
+    say nothing.
+    """
+    hog = max(graph.operators.values(), key=lambda it: it.on_loop, default=None)
+    worst = _worst(graph.edges)
+    if hog is None or worst is None or hog.on_loop < _MOST:
+        return
+    if sum(it.on_loop for it in graph.operators.values()) >= _FULL_LOOP:
+        reason = (
+            f"computed on the event loop for {_percent(hog.on_loop)} of {_last(window_s)}, so that every other operator "
+            f"waited for it and '{worst.id}' {_held_up(worst)}; what it computes belongs into a thread or a worker process"
+        )
+        yield Bottleneck(operator=hog.name, score=hog.on_loop, reason=reason)
 
 
 def _by_utilisation(graph: _Graph, window_s: float) -> Iterable[Bottleneck]:

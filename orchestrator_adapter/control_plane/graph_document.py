@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -21,7 +22,7 @@ from orchestrator_adapter.control_plane.collectors import Collectors
 from orchestrator_adapter.control_plane.config import ControlPlane
 from orchestrator_adapter.control_plane.headline import with_headline
 from orchestrator_adapter.control_plane.health import health_of
-from orchestrator_adapter.control_plane.history import History, Sample, Window, quantiles
+from orchestrator_adapter.control_plane.history import WINDOW_S, History, Sample, Window, quantiles
 from orchestrator_adapter.control_plane.layout import places
 from orchestrator_adapter.control_plane.links import Links
 from orchestrator_adapter.control_plane.panels import panels
@@ -30,6 +31,7 @@ from orchestrator_adapter.graph.plan import DeclaredEdge, Plan, Role, Vertex
 from orchestrator_adapter.primitives.event_log import EventLog
 from orchestrator_adapter.primitives.metrics import difference
 from orchestrator_adapter.runtime.built_graph import BuiltGraph
+from orchestrator_adapter.runtime.loop_usage import LoopUsage
 from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 from orchestrator_adapter.runtime.timeline import Entry
 
@@ -37,6 +39,7 @@ logger = logging.getLogger("orchestrator_adapter.control_plane")
 
 SAMPLE_EVERY_S: Final = 1.0
 _REUSE_FOR_S: Final = 0.2
+_LOOK_EVERY_S: Final = 0.05  # at what the graph's loop runs
 _INSTANCE: Final = re.compile(r" #\d+$")  # of the label of an operator's later instances
 _ENTERED: Final = 3  # the first terms of the ledger are what came in
 
@@ -63,13 +66,23 @@ class Documents:
         self._places = places(built.plan)
         self._started_at = time.time()
         self._encoded: tuple[float, bytes] = (float("-inf"), b"")
+        self._making = asyncio.Lock()
+        self._usage = LoopUsage(snapshots.graph_loop)
+        self._cpu: deque[tuple[float, float]] = deque()  # monotonic seconds, processor time so far; also during a stall
         self._add(snapshots.latest())
 
     async def sample(self) -> None:
-        """Add a sample to the history once a second, until it is cancelled."""
-        failed = False
+        """Add a sample to the history once a second, until it is cancelled. While documents are read, watch the graph's loop."""
+        failed, sampled_at = False, time.monotonic()
         while True:
-            await asyncio.sleep(SAMPLE_EVERY_S)
+            is_read = time.monotonic() - self._encoded[0] < WINDOW_S
+            await asyncio.sleep(_LOOK_EVERY_S if is_read else SAMPLE_EVERY_S)
+            now = time.monotonic()
+            if is_read:
+                self._usage.look(now)
+            if now - sampled_at < SAMPLE_EVERY_S:
+                continue
+            sampled_at = now
             try:
                 self._add(await self._snapshots.view())
                 failed = False
@@ -80,12 +93,13 @@ class Documents:
 
     async def current(self) -> bytes:
         """The document now, as JSON: a new one, or one of the last 0.2 s. Raises what taking the status raises."""
-        made_at, encoded = self._encoded
-        if time.monotonic() - made_at >= _REUSE_FOR_S:
-            view = await self._snapshots.view()
-            self._add(view)
-            encoded = msgspec.json.encode(with_headline(self._make(view)))
-            self._encoded = (time.monotonic(), encoded)
+        async with self._making:  # requests that arrive together share one
+            made_at, encoded = self._encoded
+            if time.monotonic() - made_at >= _REUSE_FOR_S:
+                view = await self._snapshots.view()
+                self._add(view)
+                encoded = msgspec.json.encode(with_headline(self._make(view)))
+                self._encoded = (time.monotonic(), encoded)
         return encoded
 
     def expire(self) -> None:
@@ -93,9 +107,17 @@ class Documents:
         self._encoded = (float("-inf"), b"")
 
     def _add(self, view: View) -> None:
+        now = time.monotonic()
+        self._cpu.append((now, view.process.cpu_s))
+        while len(self._cpu) > 1 and now - self._cpu[1][0] >= WINDOW_S:
+            self._cpu.popleft()
         if not view.silent_s:
-            now, utc = time.monotonic(), time.time()
-            self._history.add(Sample(now - view.age_s, utc - view.age_s, view.status, view.process.cpu_s))
+            self._history.add(Sample(now - view.age_s, time.time() - view.age_s, view.status))
+
+    def _cores(self) -> float:
+        """Processor time per second."""
+        (began, before), (ended, now) = self._cpu[0], self._cpu[-1]
+        return (now - before) / (ended - began) if ended > began else 0.0
 
     def _make(self, view: View) -> doc.Document:
         now_s = time.time()
@@ -107,6 +129,8 @@ class Documents:
             view,
             self._history,
             places=self._places,
+            on_loop=self._usage.shares(),
+            cores=self._cores(),
             run=self._built.run_id,
             started_at=self._started_at,
             at=now_s,
@@ -127,13 +151,19 @@ def make_document(
     run: str,
     started_at: float,
     at: float,
+    on_loop: Mapping[str, float] | None = None,
+    cores: float = 0.0,
     stack: str = "",
     timeline: Sequence[Entry] = (),
     panels: tuple[doc.Panel, ...] = (),
     actions: bool = False,
     links: Links | None = None,
 ) -> doc.Document:
-    """The document of ``view``. Times are UTC seconds; ``stack`` is where the loop is blocked."""
+    """The document of ``view``. Times are UTC seconds; ``stack`` is where the loop is blocked.
+
+    ``on_loop`` is the share of the time for which each operator computed on the loop, as far as that is known; ``cores`` is
+    the processor time per second.
+    """
     status = view.status
     window = history.window() or _empty_window(view, at)
     health = health_of(status, silent_s=view.silent_s, threshold_s=view.threshold_s, blocked_by=view.blocked_by)
@@ -170,7 +200,7 @@ def make_document(
         ),
         operators=operators,
         edges=edges,
-        bottlenecks=_bottlenecks(plan, operators, edges, status, window),
+        bottlenecks=_bottlenecks(plan, status, history.brief_window() or window, on_loop or {}),
         breakers=_breakers(status),
         blocking_pools=tuple(
             doc.BlockingPool(
@@ -205,7 +235,7 @@ def make_document(
             open_fds=view.process.open_fds,
             max_fds=view.process.max_fds,
             threads=view.process.threads,
-            cpu=window.cpu,
+            cpu=cores,
         ),
         timeline=tuple(
             doc.Happened(
@@ -226,7 +256,7 @@ def make_document(
 
 
 def _empty_window(view: View, at: float) -> Window:
-    sample = Sample(0.0, at, view.status, view.process.cpu_s)
+    sample = Sample(0.0, at, view.status)
     return Window(sample, sample)
 
 
@@ -272,7 +302,6 @@ def _taken_in(operator: OperatorStatus, *, is_source: bool) -> int:
 def _edge(edge: DeclaredEdge, status: GraphStatus, window: Window) -> doc.Edge:
     now = status.edges[edge.id]
     before = window.oldest.status.edges[edge.id]
-    pressure = window.rate(before.pressure_s, now.pressure_s)
     return doc.Edge(
         id=edge.id,
         upstream=edge.upstream.name,
@@ -285,7 +314,7 @@ def _edge(edge: DeclaredEdge, status: GraphStatus, window: Window) -> doc.Edge:
         rate=window.rate(before.sent, now.sent),
         sent=now.sent,
         received=now.received,
-        pressure=min(1.0, max(0.0, pressure)),
+        pressure=_pressure(edge.id, window),
         wait=quantiles(difference(now.wait, before.wait)),
         dropped=now.policy_drops,
         policy=str(edge.policy),
@@ -296,37 +325,46 @@ def _edge(edge: DeclaredEdge, status: GraphStatus, window: Window) -> doc.Edge:
 
 
 def _bottlenecks(
-    plan: Plan, operators: Sequence[doc.Operator], edges: Sequence[doc.Edge], status: GraphStatus, window: Window
+    plan: Plan, status: GraphStatus, window: Window, on_loop: Mapping[str, float]
 ) -> tuple[doc.Bottleneck, ...]:
+    """What holds the graph up in ``window``, which is brief."""
     is_open = {name for name, breaker in status.breakers.items() if breaker.state.label == "open"}
     waiting = {name: pool.waiting for name, pool in status.blocking_pools.items() if pool.waiting}
+    before, edges_before = window.before(), window.oldest.status.edges
     return find_bottlenecks(
         (
             OperatorFigures(
                 name=it.name,
-                shares=it.shares,
+                shares=window.shares(before[it.name], it),
                 state=it.state,
-                is_source=it.role == "source",
+                is_source=it.role is Role.SOURCE,
                 restart_in_s=it.restart_in_s,
                 open_breakers=tuple(name for name in it.breakers if name in is_open),
                 notes=(f"{waiting[it.name]} blocking calls wait for a thread",) if it.name in waiting else (),
+                on_loop=on_loop.get(it.name, 0.0),
             )
-            for it in operators
+            for it in window.newest.status.operators
         ),
         (
             EdgeFigures(
                 id=edge.id,
-                upstream=edge.upstream,
-                downstream=edge.downstream,
-                pressure=edge.pressure,
-                policy=declared.policy.name,
-                dropped=edge.dropped - window.oldest.status.edges[edge.id].policy_drops,
-                spilled=edge.spilled,
+                upstream=edge.upstream.name,
+                downstream=edge.downstream.name,
+                pressure=_pressure(edge.id, window),
+                policy=edge.policy.name,
+                dropped=now.policy_drops - edges_before[edge.id].policy_drops,
+                spilled=now.spilled,
             )
-            for edge, declared in zip(edges, plan.edges, strict=True)
+            for edge in plan.edges
+            for now in (window.newest.status.edges[edge.id],)
         ),
         window_s=window.length_s,
     )
+
+
+def _pressure(edge: str, window: Window) -> float:
+    before, now = window.oldest.status.edges[edge], window.newest.status.edges[edge]
+    return min(1.0, max(0.0, window.rate(before.pressure_s, now.pressure_s)))
 
 
 def _breakers(status: GraphStatus) -> tuple[doc.Breaker, ...]:

@@ -1,7 +1,7 @@
 """What a run did in the last seconds and in the last 15 minutes, from samples of its status. Bounded, and in memory only.
 
 A sample is a status and the time at which it was taken. Of the last ``WINDOW_S`` seconds a few samples are kept: their
-differences are rates, shares and present latencies. Of the last ``LATENCY_S`` seconds only the latency of the sinks is kept,
+differences are rates, shares and present latencies. The last ``BRIEF_S`` seconds say what holds the graph up now. Of the last ``LATENCY_S`` seconds only the latency of the sinks is kept,
 once each ``INTERVAL_S``.
 """
 
@@ -19,17 +19,18 @@ from orchestrator_adapter.runtime.status import GraphStatus, OperatorStatus
 WINDOW_S: Final = 10.0
 LATENCY_S: Final = 900.0
 INTERVAL_S: Final = 10.0
+BRIEF_S: Final = 2.5
 _APART_S: Final = 2.0  # between two kept samples: a sample of a large graph has many figures
+_BRIEFLY_APART_S: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A status and when it was taken: seconds of a monotonic clock, and UTC seconds. ``cpu_s``: processor time so far."""
+    """A status and when it was taken: seconds of a monotonic clock, and UTC seconds."""
 
     at_s: float
     utc_s: float
     status: GraphStatus
-    cpu_s: float
 
 
 class History:
@@ -37,6 +38,7 @@ class History:
 
     def __init__(self) -> None:
         self._recent: deque[Sample] = deque()
+        self._brief: deque[Sample] = deque()
         self._newest: Sample | None = None
         self._intervals: deque[tuple[float, float, LatencyFigures]] = deque(maxlen=round(LATENCY_S / INTERVAL_S) + 1)
 
@@ -45,16 +47,18 @@ class History:
         if self._newest is not None and sample.at_s <= self._newest.at_s:
             return
         self._newest = sample
-        if not self._recent or sample.at_s - self._recent[-1].at_s >= _APART_S:
-            self._recent.append(sample)
-        while len(self._recent) > 1 and sample.at_s - self._recent[1].at_s >= WINDOW_S:
-            self._recent.popleft()
+        _keep(self._recent, sample, length_s=WINDOW_S, apart_s=_APART_S)
+        _keep(self._brief, sample, length_s=BRIEF_S, apart_s=_BRIEFLY_APART_S)
         if not self._intervals or sample.at_s - self._intervals[-1][0] >= INTERVAL_S:
             self._intervals.append((sample.at_s, sample.utc_s, latency_of(sample.status)))
 
     def window(self) -> Window | None:
         """The last ``WINDOW_S`` seconds, or what there is of them; ``None`` without a sample."""
         return None if self._newest is None else Window(self._recent[0], self._newest)
+
+    def brief_window(self) -> Window | None:
+        """The last ``BRIEF_S`` seconds, or what there is of them; ``None`` without a sample."""
+        return None if self._newest is None else Window(self._brief[0], self._newest)
 
     def latency(self) -> Latency:
         """The latency of the sinks, now and in the last 15 minutes."""
@@ -73,6 +77,14 @@ class History:
         )
 
 
+def _keep(samples: deque[Sample], newest: Sample, *, length_s: float, apart_s: float) -> None:
+    """Keep samples of at least the last ``length_s`` seconds, some ``apart_s`` from each other."""
+    if not samples or newest.at_s - samples[-1].at_s >= apart_s:
+        samples.append(newest)
+    while len(samples) > 1 and newest.at_s - samples[1].at_s >= length_s:
+        samples.popleft()
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Two samples of one run, and what happened between them. At the start of a run both may be the same."""
@@ -88,11 +100,6 @@ class Window:
     def rate(self, before: float, now: float) -> float:
         """Per second, of a figure that only grows; 0 in an empty window."""
         return (now - before) / self.length_s if self.length_s > 0 else 0.0
-
-    @property
-    def cpu(self) -> float:
-        """Processor time per second."""
-        return self.rate(self.oldest.cpu_s, self.newest.cpu_s)
 
     def before(self) -> dict[str, OperatorStatus]:
         """The operators at the beginning, by name."""

@@ -17,7 +17,7 @@ _Found: TypeAlias = Mapping[str, Sequence[tuple[Mapping[str, str], float]]]
 
 _QUANTILE = 0.99
 _NONE = "–"
-_MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
+_DURATIONS = {"µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _KIB = 1024
 
@@ -108,17 +108,22 @@ def _text(value: float, figure: Figure) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people: ``350 µs``, ``12 ms``, ``3.2 s``, ``4 min``, ``2.5 h``, ``3.1 d``."""
+    """For people: ``350 µs``, ``12 ms``, ``3.2 s``, ``4 min``, ``2.5 h``, ``41 d``."""
     if not seconds:
         return "0 s"
-    for limit, by, unit in ((1e-3, 1e-6, "µs"), (1, 1e-3, "ms"), (_MINUTE_S, 1, "s"), (_HOUR_S, _MINUTE_S, "min")):
-        if seconds < limit:
-            return f"{seconds / by:.3g} {unit}"
-    return f"{seconds / _HOUR_S:.3g} h" if seconds < _DAY_S else f"{seconds / _DAY_S:.3g} d"
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    fitting = [unit for unit, size in _DURATIONS.items() if float(f"{seconds / size:.3g}") >= 1]
+    unit = fitting[-1] if fitting else "µs"
+    return _three_digits(seconds / _DURATIONS[unit], unit)
 
 
 def _bytes(value: float) -> str:
     unit = 0
-    while abs(value) >= _KIB and unit < len(_UNITS) - 1:
+    while float(f"{abs(value):.3g}") >= _KIB and unit < len(_UNITS) - 1:
         value, unit = value / _KIB, unit + 1
-    return f"{value:.3g} {_UNITS[unit]}"
+    return _three_digits(value, _UNITS[unit])
+
+
+def _three_digits(value: float, unit: str) -> str:
+    return f"{value:,.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"  # noqa: PLR2004 - of three digits

@@ -96,6 +96,11 @@ class Snapshots:
             return self._view(query.snapshot, silent_since=None)
         return self._view(self._latest, silent_since=query.since)
 
+    @property
+    def graph_loop(self) -> asyncio.AbstractEventLoop:
+        """The graph's event loop."""
+        return self._graph_loop
+
     def latest(self) -> View:
         """The last status that was taken. Waits for nothing."""
         return self._view(self._latest, silent_since=None)

@@ -146,11 +146,23 @@ def inspect_loop(loop: asyncio.AbstractEventLoop, thread: int, lag_s: float) -> 
     stack = "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in reversed(frames)).format())
     if instance is not None:
         return LoopStall(instance.name, instance.instance, lag_s, stack)
-    name = running.get_name() if running is not None else ""
+    if running is None:
+        return LoopStall("", None, lag_s, stack)
+    operator, number = _named(running)
+    return LoopStall(operator or running.get_name(), number, lag_s, stack)
+
+
+def operator_of(task: asyncio.Task[object]) -> str:
+    """The operator whose instance ``task`` is; empty for any other task. Any thread may call it."""
+    return _named(task)[0]
+
+
+def _named(task: asyncio.Task[object]) -> tuple[str, int | None]:
+    name = task.get_name()
     operator, _, number = name.removeprefix(TASK_NAME_PREFIX).rpartition(" #")
     if name.startswith(TASK_NAME_PREFIX) and number.isdecimal():
-        return LoopStall(operator, int(number), lag_s, stack)
-    return LoopStall(name, None, lag_s, stack)
+        return operator, int(number)
+    return "", None
 
 
 def _with_callers(frame: FrameType | None) -> list[FrameType]:

@@ -86,7 +86,7 @@ def test_the_control_plane_has_the_address_of_the_settings_or_is_disabled() -> N
     """By default the loopback's port 9100. It serves the lags of every source, which begin with no skew."""
     plane = ingest_pipeline(SETTINGS).control_plane
     assert plane is not None
-    assert replace(plane, collectors=()) == ControlPlane(host="127.0.0.1", port=9100)
+    assert replace(plane, collectors=(), panels=()) == ControlPlane(host="127.0.0.1", port=9100)
     (event_time,) = plane.collectors
     skews = {labels for name, labels in scraped_from(event_time) if name == "clock_skew_observed_total"}
     assert skews == {(name,) for name in (*(radar.name for radar in SETTINGS.radars), "optical", "isl")}

@@ -208,3 +208,27 @@ def test_an_operator_that_has_ended_is_not_marked() -> None:
         operator("b", down=1.0, state="errored"),
     ]
     assert names(operators, [edge("source", "a", 0.3), edge("a", "b", 0.9)]) == ["a"]
+
+
+def test_an_operator_that_takes_the_event_loop_from_the_others_is_marked_alone() -> None:
+    """The operator before it only awaits, but its awaits return late: it is busy all the time, and its input is full."""
+    (found,) = marked(
+        [
+            source(),
+            operator("awaits", busy=1.0),
+            operator("computes", busy=0.9, on_loop=0.88),
+            operator("sink", busy=0.5),
+        ],
+        [edge("source", "awaits", 0.97), edge("awaits", "computes"), edge("computes", "sink")],
+    )
+    assert found.operator == "computes"
+    assert found.reason == (
+        "computed on the event loop for 88 % of the last 10 s, so that every other operator waited for it and "
+        "'source -> awaits' was full for 97 % of it; what it computes belongs into a thread or a worker process"
+    )
+
+
+def test_a_busy_event_loop_is_no_bottleneck_while_nothing_is_held_up() -> None:
+    assert not names(
+        [source(busy=1.0, blocked=0.0), operator("computes", busy=0.9, on_loop=0.9)], [edge("source", "computes")]
+    )

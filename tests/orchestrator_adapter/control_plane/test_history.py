@@ -25,7 +25,7 @@ def sample(at_s: float, *, times: OperatorTimes | None = None, latency: LatencyH
     """At this time, with these figures of the sink."""
     source, sink = IDLE.operators
     sink = replace(sink, times=times or OperatorTimes(), sink_latency=latency.figures() if latency else None)
-    return Sample(at_s, 1_000_000 + at_s, replace(IDLE, operators=(source, sink)), cpu_s=at_s / 2)
+    return Sample(at_s, 1_000_000 + at_s, replace(IDLE, operators=(source, sink)))
 
 
 def history_of(*samples: Sample) -> History:
@@ -42,7 +42,6 @@ def test_shares_are_those_of_the_window_and_add_up_to_one() -> None:
     assert window is not None
     shares = window.shares(window.oldest.status.operators[1], window.newest.status.operators[1])
     assert (shares.busy, shares.idle, shares.blocked, shares.down) == pytest.approx((0.4, 0.3, 0.1, 0.2))
-    assert window.cpu == 0.5
 
 
 def test_the_window_is_at_least_ten_seconds_long_and_not_much_longer() -> None:
