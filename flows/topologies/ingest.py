@@ -95,11 +95,10 @@ def build_topology(settings: IngestSettings, event_time: EventTimeMetrics | None
         note="its seen-set survives a restart",
     )
     graph.connect(check, unique, 1_024, note="four micro-batches keep both ends busy")
+    files = EventLogFiles(settings.event_log.directory, settings.event_log.max_file_bytes)
     log = graph.add_sink(
         "event-log",
-        event_log_sink(
-            EventLogFiles(settings.event_log.directory, settings.event_log.max_file_bytes), metrics=event_time
-        ),
+        event_log_sink(files, metrics=event_time),
         restart_policy=RestartPolicy.never(),
         note="the log must be complete: if it cannot be written, the run ends",
     )
