@@ -1,7 +1,7 @@
 """Which operators compute on the event loop, by looking from another thread what it runs.
 
 An operator that computes on the loop keeps every other operator from going on: they seem to work as well, because their
-awaits return late. Only what the loop runs says them apart.
+awaits return late. Only what the loop runs distinguishes them.
 """
 
 from __future__ import annotations

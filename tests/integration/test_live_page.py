@@ -137,7 +137,7 @@ def test_an_operator_that_fails_is_shown_as_restarting_and_again_as_running(run:
     fault_at = run.command("fail", wait_for="fail")
     _shown("an operator that fails", fault_at, restarting.held_at())
     page.wait_for(_operator("work", "running"))
-    page.wait_for(_says('[data-decision="restart"][data-operator="work"]', "work has failed"))
+    page.wait_for(_says('[data-decision="restart"][data-operator="work"]', "work: has failed"))
     page.wait_for(_says('[data-decision="restart"][data-operator="work"]', "the antenna is gone"))
     after = next(each for each in _document(run).operators if each.name == "work")
     assert after.instance == before.instance + 1
@@ -225,7 +225,7 @@ def test_a_source_is_paused_and_resumed_by_the_page_s_own_buttons_and_all_figure
         assert value(metrics, "ledger_items", term=term) == items
         page.wait_for(
             "[...document.querySelectorAll('#ledger tr')].some(row => row.cells[0].textContent === "
-            f"{json.dumps(term)} && row.cells[1].textContent.replace(/\\D/g, '') === '{items}')"
+            f"{json.dumps(term.replace("_", " "))} && row.cells[1].textContent.replace(/\\D/g, '') === '{items}')"
         )
     assert value(metrics, "ledger_balanced") == 1
     page.wait_for(_first('#ledger [data-balanced="true"]'))
