@@ -82,7 +82,10 @@ def graph(edges: tuple[str, ...], *, changed: dict[str, dict[str, Any]] | None =
         "panels": _PANELS,
         "breakers": (_breaker("optical-archive", operators=("optical-01", "optical-02")), _breaker("outbox")),
         "worker_pools": (_WORKERS,),
-        "blocking_pools": (BlockingPool(name="audit", threads=2, busy=1, waiting=0, abandoned=0),),
+        "blocking_pools": tuple(
+            BlockingPool(name=name, threads=2, busy=int(name == "audit"), waiting=0, abandoned=0)
+            for name in ("audit", "log", "alerts")
+        ),
         "url": "https://prefect.example/run",
     }
     return document((names[0], names[-1]), operators=tuple(operators), edges=drawn, **{**fields, **changes})

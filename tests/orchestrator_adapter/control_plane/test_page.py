@@ -76,6 +76,16 @@ def test_a_bottleneck_is_named_with_its_reason_and_marked_in_the_topology(show: 
 
 
 @needs_chromium
+def test_idle_thread_pools_are_one_line_that_opens(show: Any) -> None:
+    page = show("healthy")
+    pools = "document.querySelector('#pools').innerText"
+    assert "2 thread pools are idle" in page.evaluate(pools)
+    assert "alerts" not in page.evaluate(pools)
+    page.click("#pools summary")
+    page.wait_for(f"{pools}.includes('alerts 0 of 2 threads busy')")
+
+
+@needs_chromium
 def test_a_screen_reader_has_names_and_states_of_operators_and_hears_the_headline_only_when_its_meaning_changes(
     show: Any, server: SceneServer
 ) -> None:

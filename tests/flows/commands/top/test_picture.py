@@ -12,6 +12,7 @@ from rich.console import Console
 from flows.commands.top.figures import duration, number, percent, shares_bar, trend
 from flows.commands.top.picture import Banners, picture
 from orchestrator_adapter.control_plane.document import (
+    BlockingPool,
     Bottleneck,
     Breaker,
     Budget,
@@ -77,6 +78,13 @@ def test_a_healthy_run_shows_its_headline_its_operators_its_balance_and_its_late
     )
     assert line_of(lines, "latency") == "latency now p50 4 ms  p99 21 ms   15 min p50 4 ms  p99 35 ms"
     assert line_of(lines, "process").startswith("process  181 MB  0.4 cores  9 threads  34/1024 files")
+
+
+def test_idle_thread_pools_are_one_line() -> None:
+    pools = tuple(BlockingPool(name=f"pool-{n}", threads=4, busy=int(n == 0), waiting=0, abandoned=0) for n in range(13))
+    lines = shown(msgspec.structs.replace(document(), blocking_pools=pools))
+    threads = [line.rstrip() for line in lines if line.startswith("threads")]
+    assert threads == ["threads pool-0 1/4 busy, 0 calls wait", "threads 12 pools are idle"]
 
 
 def test_a_bottleneck_is_marked_with_its_reason_and_the_edge_before_it() -> None:
