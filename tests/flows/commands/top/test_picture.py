@@ -81,7 +81,9 @@ def test_a_healthy_run_shows_its_headline_its_operators_its_balance_and_its_late
 
 
 def test_idle_thread_pools_are_one_line() -> None:
-    pools = tuple(BlockingPool(name=f"pool-{n}", threads=4, busy=int(n == 0), waiting=0, abandoned=0) for n in range(13))
+    pools = tuple(
+        BlockingPool(name=f"pool-{n}", threads=4, busy=int(n == 0), waiting=0, abandoned=0) for n in range(13)
+    )
     lines = shown(msgspec.structs.replace(document(), blocking_pools=pools))
     threads = [line.rstrip() for line in lines if line.startswith("threads")]
     assert threads == ["threads pool-0 1/4 busy, 0 calls wait", "threads 12 pools are idle"]
