@@ -225,7 +225,7 @@ def test_a_source_is_paused_and_resumed_by_the_page_s_own_buttons_and_all_figure
         assert value(metrics, "ledger_items", term=term) == items
         page.wait_for(
             "[...document.querySelectorAll('#ledger tr')].some(row => row.cells[0].textContent === "
-            f"{json.dumps(term.replace("_", " "))} && row.cells[1].textContent.replace(/\\D/g, '') === '{items}')"
+            f"{json.dumps(term.replace('_', ' '))} && row.cells[1].textContent.replace(/\\D/g, '') === '{items}')"
         )
     assert value(metrics, "ledger_balanced") == 1
     page.wait_for(_first('#ledger [data-balanced="true"]'))
