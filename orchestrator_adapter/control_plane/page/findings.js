@@ -51,7 +51,7 @@ function bottleneckAnswer(doc) {
   const names = doc.bottlenecks.map((each) => each.operator);
   const question = names.length > 1 ? "Bottlenecks" : "Bottleneck";
   if (!names.length) return {question, answer: "none", more: "no operator holds up the others", level: "ok"};
-  const more = `limits the run for ${percent(doc.bottlenecks[0].score)} of the last ${whole(doc.window_s)}`;
+  const more = `limits the run for ${percent(doc.bottlenecks[0].score)} of the time`;
   return {question, answer: list(names), more, level: "warn", operator: names[0]};
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +255,7 @@ def test_small_objects_have_alfanos_closed_form() -> None:
     aspect = np.array([1.0, 3.0, 2.0])
     radius_m = np.array([0.05, 1e-3, 1e-3])
     greatest = max_probability(miss_m, radius_m, aspect)
-    assert greatest.probability == pytest.approx(aspect * radius_m**2 / (np.e * miss_m**2), rel=1e-8)
+    assert greatest.probability == pytest.approx(aspect * radius_m**2 / (math.e * miss_m**2), rel=1e-8)
     assert greatest.sigma_m == pytest.approx(miss_m / np.sqrt(2.0), rel=1e-6)
 
 
