@@ -78,12 +78,12 @@ class Documents:
             is_read = time.monotonic() - self._encoded[0] < WINDOW_S
             await asyncio.sleep(_LOOK_EVERY_S if is_read else SAMPLE_EVERY_S)
             now = time.monotonic()
-            if is_read:
-                self._usage.look(now)
-            if now - sampled_at < SAMPLE_EVERY_S:
-                continue
-            sampled_at = now
             try:
+                if is_read:
+                    self._usage.look(now)
+                if now - sampled_at < SAMPLE_EVERY_S:
+                    continue
+                sampled_at = now
                 self._add(await self._snapshots.view())
                 failed = False
             except Exception as error:  # noqa: BLE001 - foreign figures may raise; the next sample may succeed
@@ -129,7 +129,7 @@ class Documents:
             view,
             self._history,
             places=self._places,
-            on_loop=self._usage.shares(),
+            on_loop=self._usage.shares(time.monotonic()),
             cores=self._cores(),
             run=self._built.run_id,
             started_at=self._started_at,

@@ -28,15 +28,19 @@ class LoopUsage:
         """Note what runs now (monotonic seconds). Called on another thread."""
         task = asyncio.current_task(self._loop)
         self._looks.append((now_s, None if task is None else operator_of(task)))
-        while now_s - self._looks[0][0] > PERIOD_S:
-            self._looks.popleft()
+        self._forget_old(now_s)
 
-    def shares(self) -> Mapping[str, float]:
-        """The share of the time for which each operator computed on the loop; empty while that is not known yet.
+    def shares(self, now_s: float) -> Mapping[str, float]:
+        """The share of the time for which each operator computed on the loop; empty while that is not known.
 
         What else the loop ran has the name ``""``.
         """
+        self._forget_old(now_s)
         if len(self._looks) < _LEAST_LOOKS:
             return {}
         seen = Counter(operator for _, operator in self._looks if operator is not None)
         return {operator: count / len(self._looks) for operator, count in seen.items()}
+
+    def _forget_old(self, now_s: float) -> None:
+        while self._looks and now_s - self._looks[0][0] > PERIOD_S:
+            self._looks.popleft()
